@@ -1,0 +1,33 @@
+# The same commands here and in CI. Each does its own set-up.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RECORDINGS ?=
+DEMO ?= demo
+
+.PHONY: setup demo test lint bench clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[deepspeed,dev]"
+	touch $@
+
+demo: setup
+	$(BIN)/birdsd run demo out=$(DEMO) $(if $(RECORDINGS),recordings="$(RECORDINGS)")
+
+test: setup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf demo runs shards audit generated build *.egg-info

@@ -1,0 +1,188 @@
+"""The command line. It imports nothing heavy: a verb's own imports happen when the verb runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import birdsd
+from birdsd import config, schema
+from birdsd.errors import UserError, unknown_name
+
+EXAMPLES = """examples:
+  birdsd presets                                      what there is to choose from
+  birdsd audit recordings/ codec=birdsong codec=riffusion
+  birdsd run prepare data.recordings=recordings/ data.shards=shards/
+  birdsd inspect shards/
+  birdsd run train method=autoencoder model=tiny data.shards=shards/
+  birdsd run train method=full model=tiny model.autoencoder=RUN data.shards=shards/
+  birdsd run generate run=RUN prompt="an American Robin singing" count=4
+
+Running the same command again resumes; on a finished run it does nothing and says so."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The entry point; returns the exit status."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(
+        _verb_checked(sys.argv[1:] if arguments is None else list(arguments))
+    )
+    if rest and hasattr(options, "settings") and not any(item.startswith("-") for item in rest):
+        options.settings.extend(rest)  # settings may stand before and after a flag
+    elif rest:
+        parser.error(f"unrecognised: {' '.join(rest)}")
+    if not hasattr(options, "call"):
+        parser.print_help()
+        return 0
+    try:
+        return options.call(options)
+    except UserError as error:
+        print(f"birdsd: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("birdsd: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone; its closing is not an error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _verb_checked(arguments: list[str]) -> list[str]:
+    verbs = ("run", "presets", "audit", "inspect")
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in verbs:
+        print(f"birdsd: {unknown_name('verb', arguments[0], verbs)}", file=sys.stderr)
+        raise SystemExit(2)
+    return arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    text = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "birdsd", description=birdsd.__doc__, epilog=EXAMPLES, formatter_class=text
+    )
+    parser.add_argument("--version", action="version", version=f"birdsd {birdsd.__version__}")
+    verbs = parser.add_subparsers(metavar="VERB")
+
+    run = verbs.add_parser("run", help="run a job on this machine", formatter_class=text, epilog=_jobs_help())
+    run.add_argument("job", help="the job's name")
+    run.add_argument(
+        "settings", nargs="*", help="group=preset or key=value; `birdsd run JOB --keys` lists them"
+    )
+    run.add_argument("--keys", action="store_true", help="list every key of the job with its value, and stop")
+    run.add_argument("--json", action="store_true", help="print the result as JSON")
+    run.set_defaults(call=_run)
+
+    listing = verbs.add_parser("presets", help="list the presets, with a line each")
+    listing.add_argument("--json", action="store_true")
+    listing.set_defaults(call=_presets)
+
+    audit = verbs.add_parser(
+        "audit",
+        help="what codecs do to your own recordings",
+        formatter_class=text,
+        epilog="example:\n  birdsd audit recordings/ codec=birdsong codec=riffusion --limit 20",
+    )
+    audit.add_argument("recordings", help="a folder of recordings, or one file")
+    audit.add_argument(
+        "settings", nargs="*", help="codec=PRESET, once for each codec (default: birdsong riffusion)"
+    )
+    audit.add_argument(
+        "--out", default="audit", help="folder for the pictures and audit.json (default: audit)"
+    )
+    audit.add_argument(
+        "--limit", type=int, default=40, help="at most so many recordings, drawn evenly (default: 40)"
+    )
+    audit.add_argument("--json", action="store_true")
+    audit.set_defaults(call=_audit)
+
+    inspect = verbs.add_parser("inspect", help="what is in a folder of shards")
+    inspect.add_argument("shards", help="the folder")
+    inspect.add_argument("--verify", action="store_true", help="read everything and compare the checksums")
+    inspect.add_argument("--json", action="store_true")
+    inspect.set_defaults(call=_inspect)
+    return parser
+
+
+def _jobs_help() -> str:
+    return "jobs:\n" + "\n".join(f"  {job:10} {config.job_line(job)}" for job in schema.JOBS)
+
+
+def _run(options: argparse.Namespace) -> int:
+    settings = config.compose(options.job, options.settings)
+    if options.keys:
+        _print_keys(options.job, settings, options.json)
+        return 0
+    from birdsd.cluster.jobs import load_job
+
+    outcome = load_job(options.job)(settings)
+    _print(outcome.facts if options.json else outcome.text)
+    return outcome.exit_status
+
+
+def _print_keys(job: str, settings: Any, as_json: bool) -> None:
+    if as_json:
+        _print(config.as_dict(settings))
+        return
+    known = config.presets()
+    for group, preset in schema.GROUP_DEFAULTS[job].items():
+        print(f"{group}={preset}    (of {', '.join(p.name for p in known.get(group, []))})")
+    for key, _ in config.keys(type(settings)):
+        value: Any = settings
+        for part in key.split("."):
+            value = getattr(value, part)
+        print(f"{key}={'null' if value is None else value}")
+
+
+def _presets(options: argparse.Namespace) -> int:
+    known = config.presets()
+    if options.json:
+        _print({group: {preset.name: preset.line for preset in found} for group, found in known.items()})
+        return 0
+    for group, found in known.items():
+        print(group)
+        for preset in found:
+            print(f"  {group + '=' + preset.name:28} {preset.line}")
+    print(_jobs_help())
+    return 0
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from birdsd.sound import audit
+    from birdsd.sound.codec import SpectrogramCodec
+
+    chosen: list[list[str]] = []
+    for setting in options.settings or ["codec=birdsong", "codec=riffusion"]:
+        if setting.startswith("codec="):
+            chosen.append([setting])
+        elif setting.startswith("codec.") and chosen:
+            chosen[-1].append(setting)  # a change to the codec named just before it
+        else:
+            raise UserError(
+                f"cannot read {setting!r}", "audit takes codec=PRESET and codec.KEY=VALUE after it"
+            )
+    codecs = [SpectrogramCodec.from_config(config.compose("prepare", settings).codec) for settings in chosen]
+    result = audit.run_audit(Path(options.recordings), codecs, Path(options.out), options.limit)
+    _print(result.to_json() if options.json else audit.audit_text(result))
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from birdsd.shards import inspect
+
+    facts = inspect.describe(Path(options.shards), verify=options.verify)
+    _print(facts if options.json else inspect.text(facts))
+    return 1 if facts.get("damaged") else 0
+
+
+def _print(value: object) -> None:
+    print(value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

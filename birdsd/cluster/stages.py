@@ -1,0 +1,91 @@
+"""Running jobs one after the other as processes of their own, with what each cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from birdsd.errors import UserError
+from birdsd.files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one process took: wall and processor seconds, and its peak resident memory in MiB."""
+
+    stage: str
+    wall_s: float
+    cpu_s: float
+    peak_mib: float
+    killed: bool = False
+
+
+class Stages:
+    """Runs `birdsd run JOB SETTINGS --json` as a child, and keeps the costs in FOLDER/costs.json.
+
+    A stage that finds its work done already keeps the costs of the time when it did the work.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self._path = self.folder / "costs.json"
+        self.costs: dict[str, Cost] = {}
+        if self._path.is_file():
+            self.costs = {entry["stage"]: Cost(**entry) for entry in read_json(self._path)}
+
+    def run(
+        self, stage: str, job: str, settings: Sequence[str], kill_when: Callable[[], bool] | None = None
+    ) -> dict[str, Any]:
+        """Run one job and return its facts. With `kill_when` the child is killed (SIGKILL) as soon as
+        it says so, and the result is {"killed": True}. Raises `UserError` if the job fails."""
+        print(f"\n== {stage}", flush=True)
+        command = [sys.executable, "-m", "birdsd.cli", "run", job, *settings, "--json"]
+        start = time.monotonic()
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        killed = kill_when is not None and self._watch(child, kill_when)
+        assert child.stdout is not None
+        output = child.stdout.read()
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        cost = Cost(
+            stage,
+            round(time.monotonic() - start, 2),
+            round(usage.ru_utime + usage.ru_stime, 2),
+            round(usage.ru_maxrss / 1024, 1),
+            killed,
+        )
+        if killed:
+            self._keep(cost)
+            return {"killed": True}
+        if child.returncode != 0:
+            raise UserError(
+                f"the stage '{stage}' ended with status {child.returncode}", "its own message is above"
+            )
+        facts: dict[str, Any] = json.loads(output)
+        if stage not in self.costs or not facts.get("nothing_to_do"):
+            self._keep(cost)
+        return facts
+
+    def _keep(self, cost: Cost) -> None:
+        self.costs[cost.stage] = cost
+        write_json(self._path, [asdict(entry) for entry in self.costs.values()])
+
+    @staticmethod
+    def _watch(child: subprocess.Popen[str], kill_when: Callable[[], bool]) -> bool:
+        """Kill the child once `kill_when` says so; False if it ended by itself before that.
+
+        Its exit is only looked at, not reaped, so that the later wait4 still finds its usage."""
+        while os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if kill_when():
+                child.send_signal(signal.SIGKILL)
+                return True
+            time.sleep(0.2)
+        return False

@@ -1,0 +1,220 @@
+"""One way to configure: presets in groups, then `key=value`.
+
+`compose("train", ["machine=smoke", "optim.learning_rate=1e-4"])` gives a typed `TrainConfig`.
+Hydra's compose API chooses and merges the presets over the dataclasses of `birdsd.schema`; values
+are then set through OmegaConf's typed nodes rather than Hydra's override grammar, so that a prompt
+or a path may hold commas, quotes, `$`, `=` or brackets as they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import birdsd
+from birdsd import schema
+from birdsd.errors import UserError, unknown_name
+from birdsd.files import fingerprint
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One file of configs/GROUP: its name and the line that describes it."""
+
+    group: str
+    name: str
+    line: str
+
+
+def config_folder() -> Path:
+    """configs/ of the checkout, or the copy inside the installed package."""
+    for root in birdsd.__path__:
+        folder = Path(root) / "configs"
+        if folder.is_dir():
+            return folder.resolve()
+    raise UserError("the folder configs/ is missing from this installation", "", "install birdsd again")
+
+
+def presets() -> dict[str, list[Preset]]:
+    """Every preset by group; the line is the first comment of its file."""
+    found: dict[str, list[Preset]] = {}
+    for path in sorted(config_folder().glob("*/*.yaml")):
+        first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+        line = first.lstrip("# ").strip() if first.startswith("#") else ""
+        found.setdefault(path.parent.name, []).append(Preset(path.parent.name, path.stem, line))
+    return found
+
+
+def job_type(job: str) -> type:
+    """The configuration class of a job; an unknown job names the valid ones."""
+    if job not in schema.JOBS:
+        raise unknown_name("job", job, schema.JOBS)
+    return schema.JOBS[job]
+
+
+def job_line(job: str) -> str:
+    """What a job does, in one line: the first line of its configuration's docstring."""
+    return (job_type(job).__doc__ or "").strip().split("\n")[0]
+
+
+def keys(kind: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key that can be set, with its default; dictionaries are open below their own key."""
+    for item in dataclasses.fields(kind):
+        default = item.default if item.default is not dataclasses.MISSING else None
+        if item.default_factory is not dataclasses.MISSING:
+            default = item.default_factory()
+        if dataclasses.is_dataclass(default):
+            yield from keys(type(default), f"{prefix}{item.name}.")
+        else:
+            yield f"{prefix}{item.name}", default
+
+
+def compose(job: str, overrides: Sequence[str] = ()) -> Any:
+    """The resolved configuration of `job`: an instance of its dataclass in `birdsd.schema`.
+
+    An override is `group=preset` or `key=value`. Raises `UserError` for an unknown job, group,
+    preset or key (naming the valid ones and the nearest) and for a value of the wrong type.
+    """
+    kind = job_type(job)
+    groups = dict(schema.GROUP_DEFAULTS[job])
+    values: list[tuple[str, str]] = []
+    for override in overrides:
+        key, value = _split(override)
+        if key in groups:
+            groups[key] = _preset(key, value, values)
+        else:
+            values.append((key, value))
+    resolved = _merge_presets(job, kind, groups)
+    valid = dict(keys(kind))
+    for key, value in values:
+        _set(resolved, job, key, value, valid)
+    return _finish(resolved)
+
+
+def _split(override: str) -> tuple[str, str]:
+    key, equals, value = override.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z_][\w.-]*", key):
+        raise UserError(
+            f"cannot read the setting {override!r}",
+            "a setting is group=preset or key=value, e.g. machine=smoke or optim.learning_rate=1e-4",
+        )
+    return key, value
+
+
+def _preset(group: str, value: str, values: list[tuple[str, str]]) -> str:
+    """The preset that `group=value` names. `data=FOLDER` stands for data=song with those recordings."""
+    known = [preset.name for preset in presets().get(group, [])]
+    if value in known:
+        return value
+    if group == "data" and ("/" in value or Path(value).exists()):
+        values.insert(0, ("data.recordings", value))
+        return schema.GROUP_DEFAULTS["prepare"]["data"]
+    raise unknown_name(f"preset of {group}", value, known, "`birdsd presets` describes them.")
+
+
+def _merge_presets(job: str, kind: type, groups: dict[str, str]) -> DictConfig:
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    defaults: list[Any] = ["_self_", *({group: preset} for group, preset in groups.items())]
+    node = dataclasses.make_dataclass(
+        kind.__name__,
+        [("defaults", list, dataclasses.field(default_factory=lambda: list(defaults)))],
+        bases=(kind,),
+    )
+    ConfigStore.instance().store(name=f"job_{job}", node=node)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_folder()), version_base="1.3", job_name="birdsd"):
+            composed = hydra_compose(f"job_{job}")
+        plain = OmegaConf.to_container(composed)
+        assert isinstance(plain, dict)
+        plain.pop("defaults", None)
+        return OmegaConf.merge(OmegaConf.structured(kind), plain)  # type: ignore[return-value]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"a preset of {groups} cannot be used: {error}") from error
+
+
+def _set(resolved: DictConfig, job: str, key: str, value: str, valid: dict[str, Any]) -> None:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    below_open = [k for k, default in valid.items() if isinstance(default, dict) and key.startswith(k + ".")]
+    if key not in valid and not below_open:
+        groups = schema.GROUP_DEFAULTS[job]
+        raise unknown_name(f"key for job {job}", key, [*valid, *groups], "A group takes a preset's name.")
+    try:
+        OmegaConf.update(
+            resolved, key, _value(value, valid.get(key), bool(below_open)), force_add=bool(below_open)
+        )
+    except (OmegaConfBaseException, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(
+            f"{key}={value} does not fit", f"{reason}; the default is {valid.get(key)!r}"
+        ) from error
+
+
+def _value(text: str, default: Any, is_open: bool) -> Any:
+    """What a setting's text means for a field with this default."""
+    import yaml
+
+    if text == "null":
+        return None
+    if isinstance(default, list):
+        listed = yaml.safe_load(text) if text.startswith("[") else [text]
+        return [_literal(item) if isinstance(item, str) else item for item in listed]
+    if is_open or isinstance(default, dict):
+        return yaml.safe_load(text)
+    return _literal(text)
+
+
+def _literal(text: str) -> str:
+    # "${...}" would be read as an interpolation, which may even name an environment variable.
+    return text.replace("${", "\\${")
+
+
+def _finish(resolved: DictConfig) -> Any:
+    """Fill the optimizer's nulls from the model's recommendation, and make plain dataclasses of it all."""
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.to_object(resolved)
+    if isinstance(config, schema.TrainConfig):
+        advice = {**schema.OPTIM_DEFAULTS, **(config.model.recommended.get(config.method.name) or {})}
+        for name, value in advice.items():
+            if name not in schema.OPTIM_DEFAULTS:
+                raise unknown_name(
+                    f"optimizer setting in model preset {config.model.name}", name, schema.OPTIM_DEFAULTS
+                )
+            if getattr(config.optim, name) is None:
+                setattr(config.optim, name, value)
+    return config
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """The configuration as plain JSON-able values."""
+    return dataclasses.asdict(config)
+
+
+def signature(config: schema.TrainConfig, **fingerprints: str) -> str:
+    """A hash of what decides the learning: the scientific sections and what they point to.
+
+    Paths are left out and come in as `fingerprints` (the data's, the autoencoder's) instead, so
+    that the same run on another machine, or in another folder, has the same signature.
+    """
+    plain = as_dict(config)
+    science = {name: plain[name] for name in schema.SCIENTIFIC}
+    for name in ("autoencoder", "recommended", "name"):
+        science["model"].pop(name)
+    return fingerprint({**science, **fingerprints}, length=12)

@@ -1,0 +1,1 @@
+"""Models, methods, sampling and formats."""

@@ -1,0 +1,1 @@
+"""Honest measures of what was learnt."""

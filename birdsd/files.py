@@ -1,0 +1,114 @@
+"""Writing files so that a kill or a full disk never leaves half of one behind."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from birdsd.errors import UserError
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextmanager
+def explained_write(path: Path) -> Iterator[None]:
+    """Turn a full disk, a missing right or a read-only file system into a sentence for the user."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise UserError(
+                f"the disk is full while writing {path}",
+                "nothing that was already complete is lost, and the unfinished file was removed",
+                "free some space (or choose another folder) and run the same command again",
+            ) from error
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            raise UserError(
+                f"cannot write {path}: {error.strerror}", "", "choose a folder that you may write to"
+            ) from error
+        raise
+
+
+@contextmanager
+def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path`; on success fsync it and rename it over `path`.
+
+    The name is unique to the process, so that two writers never share a temporary file.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with explained_write(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(partial, mode, **({} if "b" in mode else {"encoding": "utf-8"})) as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(partial, path)
+            fsync_folder(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()
+            raise
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` durable; file systems that cannot do so are left alone."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` atomically, as UTF-8."""
+    with atomic_write(path, "w") as stream:
+        stream.write(text)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` atomically as indented JSON with a trailing newline."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, what: str = "file") -> Any:
+    """Read JSON; a missing or damaged file becomes a `UserError` that names it."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{what} {path} does not exist") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{what} {path} is not valid JSON: {error}") from error
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(value: object, length: int = 16) -> str:
+    """A short hash of a JSON-able value, the same whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def safe_name(text: str, limit: int = 80) -> str:
+    """A file name made of `text` that cannot leave its folder, hide itself or look like an option.
+
+    Letters and digits of any script stay; everything else becomes '_'.
+    """
+    name = re.sub(r"[^\w.+-]+", "_", text, flags=re.UNICODE).strip("._-")
+    return name[:limit].rstrip("._-") or "unnamed"

@@ -1,0 +1,245 @@
+"""What can be configured: one typed dataclass a group, one a job.
+
+The presets under configs/ fill these in. A field's unit is in its name. `SCIENTIFIC` says which
+sections decide what is learnt; everything else only decides how and where the work is done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+MISSING: Any = "???"
+
+# OmegaConf reads the annotations at run time and wants typing.Optional on Python 3.10.
+Text = Optional[str]
+
+
+@dataclass
+class CodecConfig:
+    """Waveform <-> image: the fields of `birdsd.sound.codec.SpectrogramCodec`."""
+
+    name: str = MISSING
+    rate_hz: int = 32000
+    window_ms: float = 16.0
+    hop_ms: float = 5.0
+    n_fft: int = 0
+    scale: str = "linear"
+    bands: int = 256
+    fmin_hz: float = 0.0
+    fmax_hz: float = 16000.0
+    frames: int = 512
+    channels: int = 1
+    intensity: str = "decibel"
+    floor_db: float = -100.0
+    ceiling_db: float = 0.0
+    exponent: float = 0.25
+    mel_formula: str = "htk"
+    mel_norm: Text = None
+    griffin_lim_iterations: int = 32
+    momentum: float = 0.99
+
+
+@dataclass
+class DataConfig:
+    """Where recordings, labels and shards are, and how recordings become samples."""
+
+    name: str = MISSING
+    recordings: Text = None
+    labels: Text = None
+    environment: Text = None
+    shards: Text = None
+    segmentation: str = "song"
+    overlap: float = 0.0
+    max_clips_per_recording: int = 5
+    min_label_overlap_s: float = 0.25
+    snr_db_low: float = 3.0
+    snr_db_high: float = 20.0
+    mixtures_per_clip: int = 0
+    keep_clean: bool = True
+    wordings: int = 4
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.1
+    samples_per_shard: int = 512
+    seed: int = 0
+
+
+@dataclass
+class ModelConfig:
+    """The networks. `recommended` holds optimizer settings by method for this size of model."""
+
+    name: str = MISSING
+    init: str = "scratch"
+    source: Text = None
+    autoencoder: Text = None
+    unet: dict[str, Any] = field(default_factory=dict)
+    vae: dict[str, Any] = field(default_factory=dict)
+    text: dict[str, Any] = field(default_factory=dict)
+    vocabulary_size: int = 1000
+    max_tokens: int = 77
+    recommended: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class MethodConfig:
+    """What is taught, and with which loss."""
+
+    name: str = MISSING
+    prediction: str = "epsilon"
+    min_snr_gamma: float = 0.0
+    caption_dropout: float = 0.1
+    train_text_encoder: bool = True
+    kl_weight: float = 1e-6
+    gradient_weight: float = 0.0
+    crop_frames: int = 0
+    noise_schedule: str = "scaled_linear"
+    zero_terminal_snr: bool = False
+
+
+@dataclass
+class OptimConfig:
+    """AdamW and its schedule, in samples. Null means: as the model preset recommends, else the usual."""
+
+    learning_rate: Optional[float] = None
+    beta1: Optional[float] = None
+    beta2: Optional[float] = None
+    epsilon: Optional[float] = None
+    weight_decay: Optional[float] = None
+    gradient_clip: Optional[float] = None
+    global_batch: Optional[int] = None
+    total_samples: Optional[int] = None
+    warmup_samples: Optional[int] = None
+    decay: Text = None
+    min_learning_rate_ratio: Optional[float] = None
+    ema_decay: Optional[float] = None
+
+
+# What an OptimConfig field means where neither the user nor the model preset says anything.
+OPTIM_DEFAULTS: dict[str, Any] = {
+    "learning_rate": 1e-4,
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "epsilon": 1e-8,
+    "weight_decay": 0.01,
+    "gradient_clip": 1.0,
+    "global_batch": 16,
+    "total_samples": 100_000,
+    "warmup_samples": 1_000,
+    "decay": "cosine",
+    "min_learning_rate_ratio": 0.0,
+    "ema_decay": 0.999,
+}
+
+
+@dataclass
+class MachineConfig:
+    """How the work is carried out here; never what is learnt."""
+
+    name: str = MISSING
+    device: str = "auto"
+    engine: str = "torch"
+    zero_stage: int = 2
+    offload_optimizer: bool = False
+    precision: str = "auto"
+    micro_batch: int = 8
+    gradient_checkpointing: bool = False
+    reader_threads: int = 1
+    prefetch_batches: int = 2
+    cache_latents: bool = True
+    processes: int = 0
+    threads: int = 0
+
+
+@dataclass
+class SaveConfig:
+    """When a run saves, logs, validates and draws: in samples seen, so that no machine changes it."""
+
+    every_samples: int = 2_000
+    keep: int = 2
+    log_every_steps: int = 1
+    validate_every_samples: int = 2_000
+    validation_samples: int = 64
+    preview_every_samples: int = 0
+    preview_prompts: list[str] = field(default_factory=list)
+    max_bad_samples: int = 100
+
+
+@dataclass
+class PrepareConfig:
+    """recordings -> labelled spectrogram shards"""
+
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    machine: MachineConfig = field(default_factory=MachineConfig)
+
+
+@dataclass
+class TrainConfig:
+    """shards -> a trained model, resumed by the same command"""
+
+    name: Text = None
+    seed: int = 0
+    runs: str = "runs"
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    machine: MachineConfig = field(default_factory=MachineConfig)
+    save: SaveConfig = field(default_factory=SaveConfig)
+
+
+@dataclass
+class GenerateConfig:
+    """prompts -> sound, pictures, Raven tables, and the JSON that reproduces them"""
+
+    prompt: list[str] = field(default_factory=list)
+    run: Text = None
+    recipe: Text = None
+    out: str = "generated"
+    count: int = 1
+    seed: int = 0
+    steps: int = 25
+    guidance: float = 3.0
+    negative_prompt: str = ""
+    scheduler: str = "ddim"
+    batch_size: int = 8
+    runs: str = "runs"
+    machine: MachineConfig = field(default_factory=MachineConfig)
+
+
+@dataclass
+class DemoConfig:
+    """the whole way once: recordings -> shards -> model -> kill -> resume -> sound -> report"""
+
+    out: str = "demo"
+    recordings: Text = None
+    environment: Text = None
+    seed: int = 0
+    clips_per_species: int = 6
+    steps: int = 25
+    guidance: float = 3.0
+    autoencoder_samples: int = 0
+    diffusion_samples: int = 0
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    machine: MachineConfig = field(default_factory=MachineConfig)
+
+
+# Job name -> its configuration. The module that runs it is jobs/NAME.py.
+JOBS: dict[str, type] = {
+    "prepare": PrepareConfig,
+    "train": TrainConfig,
+    "generate": GenerateConfig,
+    "demo": DemoConfig,
+}
+
+# The preset of each group that a job starts from.
+GROUP_DEFAULTS: dict[str, dict[str, str]] = {
+    "prepare": {"codec": "birdsong", "data": "song", "machine": "smoke"},
+    "train": {"data": "song", "model": "tiny", "method": "full", "machine": "smoke"},
+    "generate": {"machine": "smoke"},
+    "demo": {"codec": "birdsong-small", "model": "tiny", "machine": "smoke"},
+}
+
+# The sections of a training configuration that decide what is learnt (see config.signature).
+SCIENTIFIC = ("seed", "model", "method", "optim")

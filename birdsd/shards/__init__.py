@@ -1,0 +1,1 @@
+"""WebDataset shards: index, writer, order of samples, reader."""

@@ -1,0 +1,1 @@
+"""Recordings, labels, segments, the spectrogram codec and its inverse."""

@@ -1,0 +1,1 @@
+"""One loop for every method: batch plan, engine, checkpoint, EMA."""

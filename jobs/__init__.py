@@ -1,0 +1,1 @@
+"""The jobs that a cluster runs, one short recipe a file."""

@@ -1,0 +1,18 @@
+"""Fixtures that many tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real recordings; the test is skipped, with the reason, where there is none."""
+    named = os.environ.get("BIRDSD_DATA")
+    folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not (folder / "manifest.csv").is_file():
+        pytest.skip(f"no real recordings at {folder}: set BIRDSD_DATA to a folder that has manifest.csv")
+    return folder
