@@ -47,7 +47,7 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     with explained_write(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(partial, mode, **({} if "b" in mode else {"encoding": "utf-8"})) as stream:
+            with open(partial, mode, encoding=None if "b" in mode else "utf-8") as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())

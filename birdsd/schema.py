@@ -214,15 +214,15 @@ class DemoConfig:
     out: str = "demo"
     recordings: Text = None
     environment: Text = None
+    codec: str = "birdsong-small"
+    model: str = "tiny"
+    machine: str = "smoke"
     seed: int = 0
     clips_per_species: int = 6
     steps: int = 25
     guidance: float = 3.0
-    autoencoder_samples: int = 0
-    diffusion_samples: int = 0
-    codec: CodecConfig = field(default_factory=CodecConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    machine: MachineConfig = field(default_factory=MachineConfig)
+    autoencoder_samples: Optional[int] = None
+    diffusion_samples: Optional[int] = None
 
 
 # Job name -> its configuration. The module that runs it is jobs/NAME.py.
@@ -238,7 +238,7 @@ GROUP_DEFAULTS: dict[str, dict[str, str]] = {
     "prepare": {"codec": "birdsong", "data": "song", "machine": "smoke"},
     "train": {"data": "song", "model": "tiny", "method": "full", "machine": "smoke"},
     "generate": {"machine": "smoke"},
-    "demo": {"codec": "birdsong-small", "model": "tiny", "machine": "smoke"},
+    "demo": {},
 }
 
 # The sections of a training configuration that decide what is learnt (see config.signature).

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "diffusion": BASE | {"sound", "shards"},
     "training": BASE | {"sound", "shards", "diffusion"},
     "evaluation": BASE | {"sound", "shards", "diffusion"},
-    "cluster": BASE | {"sound", "shards", "diffusion", "training"},
+    "cluster": BASE | {"sound", "shards", "diffusion", "training", "evaluation"},
     "jobs": BASE | {"sound", "shards", "diffusion", "training", "evaluation", "cluster"},
     "cli": BASE | {"sound", "shards", "diffusion", "training", "evaluation", "cluster", "jobs"},
 }

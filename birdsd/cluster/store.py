@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,24 @@ class Run:
         return self.folder / "export"
 
     @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration, as it was written when the run was opened."""
+        return read_json(self.folder / "config.json")
+
+    @property
     def result(self) -> dict[str, Any] | None:
         """What the finished run wrote as its last act; None while there is something left to do."""
         path = self.folder / "finished.json"
         return read_json(path) if path.is_file() else None
+
+    def events(self) -> list[dict[str, Any]]:
+        """What happened so far, in order; a line torn by a kill is left out."""
+        found = []
+        path = self.folder / "events.jsonl"
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+            with suppress(ValueError):
+                found.append(json.loads(line))
+        return found
 
     def event(self, event: dict[str, Any]) -> None:
         """Append one line to events.jsonl. One write of one line with O_APPEND does not interleave."""
@@ -73,13 +88,13 @@ class RunStore:
         mark = signature(config, **models, data=index.fingerprint)
         title = config.name or f"{config.model.name}-{config.method.name}"
         run = Run(self.root / f"{safe_name(title)}-{mark}", mark)
-        shards = {"folder": str(index.folder.resolve()), "inventory": index.inventory()}
+        folder = str(index.folder.resolve())
         if not run.folder.is_dir():
-            self._refuse_changed_shards(safe_name(title), recipe, shards["folder"], index)
+            self._refuse_changed_shards(safe_name(title), recipe, folder, index)
         with explained_write(run.folder):
             run.folder.mkdir(parents=True, exist_ok=True)
         write_json(run.folder / "config.json", as_dict(config))
-        write_json(run.folder / "shards.json", shards)
+        write_json(run.folder / "shards.json", {"folder": folder, "inventory": index.inventory()})
         # Last, since a folder counts as a run once this file is there.
         write_json(
             run.folder / "signature.json",
@@ -91,7 +106,7 @@ class RunStore:
         return run
 
     def _refuse_changed_shards(self, title: str, recipe: str, folder: str, index: ShardIndex) -> None:
-        for run in self.list():
+        for run in self.runs():
             if run.folder.name != f"{title}-{run.signature}":
                 continue
             if read_json(run.folder / "signature.json").get("recipe") != recipe:
@@ -105,7 +120,7 @@ class RunStore:
                     "restore the shards, or begin a new run beside it with name=ANOTHER_NAME",
                 )
 
-    def list(self) -> list[Run]:
+    def runs(self) -> list[Run]:
         """Every run below the root, oldest folder name first."""
         marks = sorted(self.root.glob("*/signature.json"))
         return [Run(path.parent, read_json(path)["signature"]) for path in marks]
@@ -115,7 +130,7 @@ class RunStore:
         folder = Path(text)
         if (folder / "signature.json").is_file():
             return Run(folder, read_json(folder / "signature.json")["signature"])
-        runs = self.list()
+        runs = self.runs()
         matches = [run for run in runs if run.folder.name == text] or [
             run for run in runs if run.signature.startswith(text) or run.folder.name.startswith(text)
         ]

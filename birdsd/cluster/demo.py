@@ -1,0 +1,122 @@
+"""The stages of the demo, each a `birdsd run` of its own process, just as a user would type it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from birdsd.cluster.stages import Stages
+from birdsd.cluster.store import Run, RunStore
+from birdsd.errors import UserError
+from birdsd.files import write_json
+from birdsd.schema import DemoConfig
+from birdsd.shards.index import ShardIndex
+from birdsd.sound.captions import prompt_for
+from birdsd.training.records import read_metrics
+
+KILLED_STAGE = "diffusion, until it is killed"
+KILLED_FILE = "killed.json"
+
+
+class Demo:
+    """Runs the stages in the folder `config.out`; what is done already is not done again."""
+
+    def __init__(self, config: DemoConfig) -> None:
+        self.config = config
+        self.out = Path(config.out)
+        self.synthetic = config.recordings is None
+        self.stages = Stages(self.out)
+        self.store = RunStore(self.out / "runs")
+        self._common = [f"machine={config.machine}"]
+
+    def recordings(self) -> Path:
+        """The user's folder, or the synthetic aviary."""
+        if self.config.recordings is not None:
+            folder = Path(self.config.recordings)
+            if not folder.is_dir():
+                raise UserError(
+                    f"the folder of recordings {folder} does not exist",
+                    "the demo takes a folder with a sub-folder for each species",
+                    "make demo RECORDINGS=FOLDER, or leave it out for the synthetic aviary",
+                )
+            return folder
+        from birdsd.sound.aviary import make_aviary
+
+        return make_aviary(self.out / "aviary", seed=self.config.seed)
+
+    def prepare(self, recordings: Path) -> ShardIndex:
+        """recordings -> shards; an eighth of the recordings for validation, another for the test."""
+        settings = [
+            f"data.recordings={recordings}",
+            f"data.shards={self.out / 'shards'}",
+            f"codec={self.config.codec}",
+            "data.validation_fraction=0.125",
+            "data.test_fraction=0.125",
+            *self._common,
+        ]
+        if self.config.environment:
+            settings += ["data=song+environment", f"data.environment={self.config.environment}"]
+        facts = self.stages.run("prepare", "prepare", settings)
+        print(facts.get("summary", ""), flush=True)
+        return ShardIndex.open(self.out / "shards")
+
+    def train(self, method: str, shards: ShardIndex, samples: int | None) -> Run:
+        """One training run, to its end."""
+        facts = self.stages.run(method, "train", self._training(method, shards, samples))
+        return self.store.find(facts["run"])
+
+    def train_through_a_kill(
+        self, method: str, shards: ShardIndex, samples: int | None, autoencoder: Run
+    ) -> Run:
+        """The same command twice: the first is killed half-way (SIGKILL), the second goes on from there."""
+        settings = self._training(method, shards, samples)
+        settings.append(f"model.autoencoder={autoencoder.folder}")
+        if KILLED_STAGE not in self.stages.costs:
+            self.stages.run(KILLED_STAGE, "train", settings, kill_when=lambda: self._half_way(method))
+            write_json(self.out / KILLED_FILE, {"position": self._seen(method)})
+        facts = self.stages.run("diffusion, resumed", "train", settings)
+        return self.store.find(facts["run"])
+
+    def _training(self, method: str, shards: ShardIndex, samples: int | None) -> list[str]:
+        settings = [
+            f"method={method}",
+            f"model={self.config.model}",
+            f"data.shards={shards.folder}",
+            f"runs={self.store.root}",
+            f"seed={self.config.seed}",
+            *self._common,
+        ]
+        return settings + ([f"optim.total_samples={samples}"] if samples else [])
+
+    def _half_way(self, method: str) -> bool:
+        """Whether the run of this method has seen half its samples and has something to resume from."""
+        run = self._run_of(method)
+        if run is None or not any((run.folder / "checkpoints").glob("*/COMMIT.json")):
+            return False
+        return self._seen(method) >= run.config["optim"]["total_samples"] / 2
+
+    def _seen(self, method: str) -> int:
+        """The samples that the curve of this method's run reaches to."""
+        run = self._run_of(method)
+        return max((line["position"] for line in read_metrics(run.folder)), default=0) if run else 0
+
+    def _run_of(self, method: str) -> Run | None:
+        return next((run for run in self.store.runs() if run.config["method"]["name"] == method), None)
+
+    def generate(self, run: Run, shards: ShardIndex) -> Mapping[str, Any]:
+        """Clips of every species, asked for in the canonical wording."""
+        prompts = [prompt_for([species]) for species in shards.species]
+
+        settings = [
+            f"run={run.folder}",
+            f"prompt={json.dumps(prompts)}",
+            f"out={self.out / 'generated'}",
+            f"count={self.config.clips_per_species}",
+            f"steps={self.config.steps}",
+            f"guidance={self.config.guidance}",
+            f"seed={self.config.seed}",
+            *self._common,
+        ]
+        return self.stages.run("generate", "generate", settings)
