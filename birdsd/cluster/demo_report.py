@@ -15,7 +15,6 @@ import numpy as np
 import birdsd
 from birdsd.cluster.demo import KILLED_FILE, Demo
 from birdsd.cluster.store import Run
-from birdsd.errors import UserError
 from birdsd.evaluation.demo_page import Clip, DemoData, Interruption, Losses, Pair, Training, demo_page
 from birdsd.evaluation.learning_check import GeneratedClip, LearningCheck, learning_check
 from birdsd.files import read_json, write_json
@@ -33,19 +32,10 @@ def write_report(
 ) -> tuple[Path, LearningCheck | None]:
     """Judge the generated sounds and write `report.html` and `check.json`; returns the page and the check."""
     codec = SpectrogramCodec.from_json(index.codec or {})
-    sounds = [
-        GeneratedClip(
-            clip["species"][0], waveform=read(Path(clip["sound"]), codec.rate_hz), rate_hz=codec.rate_hz
-        )
-        for clip in generated["clips"]
-        if len(clip["species"]) == 1
-    ]
-    try:
-        check = learning_check(index, sounds)
+    clips = [clip for clip in generated["clips"] if len(clip["species"]) == 1]
+    check = _check(index, codec, clips)
+    if check is not None:
         write_json(demo.out / "check.json", check.to_json())
-    except UserError as error:
-        print(f"no check of learning: {error}", flush=True)
-        check = None
     facts = list(_metadata(index))
     recordings = {entry["recording_id"]: entry for entry in facts}
     costs = list(demo.stages.costs.values())
@@ -57,7 +47,7 @@ def write_report(
         clips=len(facts),
         hours=len(facts) * codec.clip_s / 3600,
         clips_per_species=Counter(species for entry in facts for species in entry["species"]),
-        pairs=_pairs(index, codec, generated["clips"]),
+        pairs=_pairs(index, codec, clips, check),
         trainings=[_training(demo, run) for run in runs],
         check=check,
         stages=[(cost.stage, cost.wall_s) for cost in costs],
@@ -77,6 +67,23 @@ def write_report(
     return demo_page(demo.out / "report.html", data), check
 
 
+def _check(index: ShardIndex, codec: SpectrogramCodec, clips: list[dict[str, Any]]) -> LearningCheck | None:
+    """The check of learning on the sounds as they were written; None with fewer than two species."""
+    if len(index.species) < 2:
+        return None
+    return learning_check(
+        index,
+        [
+            GeneratedClip(
+                clip["species"][0],
+                waveform=read(Path(clip["sound"]), codec.rate_hz, channels=codec.channels),
+                rate_hz=codec.rate_hz,
+            )
+            for clip in clips
+        ],
+    )
+
+
 def _metadata(index: ShardIndex) -> Iterable[dict[str, Any]]:
     for split in index.splits:
         reader = ShardReader(index, split, want=("metadata",))
@@ -84,29 +91,43 @@ def _metadata(index: ShardIndex) -> Iterable[dict[str, Any]]:
             yield reader.read(number).metadata
 
 
-def _pairs(index: ShardIndex, codec: SpectrogramCodec, clips: list[dict[str, Any]]) -> list[Pair]:
+def _pairs(
+    index: ShardIndex, codec: SpectrogramCodec, clips: list[dict[str, Any]], check: LearningCheck | None
+) -> list[Pair]:
     """The first generated clip of every species, beside the first training clip of it."""
     from PIL import Image
 
+    real = _first_training_clips(index, codec)
+    near = check.nearness.distance if check and check.nearness else None
+    pairs: dict[str, Pair] = {}
+    for number, clip in enumerate(clips):
+        species = clip["species"][0]
+        if species not in real or species in pairs:
+            continue
+        with Image.open(clip["picture"]) as picture:
+            image = codec.from_rgb(np.asarray(picture.convert("RGB")))
+        sound = read(Path(clip["sound"]), codec.rate_hz, channels=codec.channels)
+        words = f"distance to the nearest training clip {near[number]:.2f} (0 = a copy)" if near else ""
+        pairs[species] = Pair(
+            species, clip["prompt"], Clip(image, sound, codec.rate_hz, words), real[species]
+        )
+    return list(pairs.values())
+
+
+def _first_training_clips(index: ShardIndex, codec: SpectrogramCodec) -> dict[str, Clip]:
+    """The first training clip of every species that holds this species alone, decoded."""
     reader = ShardReader(index, "train")
-    real: dict[str, Clip] = {}
+    found: dict[str, Clip] = {}
     for number in range(len(reader)):
         sample = reader.read(number)
-        species = sample.metadata["species"]
-        if len(species) == 1 and species[0] not in real and sample.image is not None:
-            entry = sample.metadata
-            words = ", ".join(t for t in (entry["recording_id"], entry["recordist"], entry["licence"]) if t)
-            real[species[0]] = Clip(sample.image, codec.decode(sample.image), codec.rate_hz, words)
-    pairs: dict[str, Pair] = {}
-    for clip in clips:
-        name = clip["species"][0] if len(clip["species"]) == 1 else None
-        if name in real and name not in pairs:
-            with Image.open(clip["picture"]) as picture:
-                image = codec.from_rgb(np.asarray(picture.convert("RGB")))
-            sound = read(Path(clip["sound"]), codec.rate_hz, channels=codec.channels)
-            made = Clip(image, sound, codec.rate_hz, f"number {clip['index']}")
-            pairs[name] = Pair(name, clip["prompt"], made, real[name])
-    return list(pairs.values())
+        entry = sample.metadata
+        if len(entry["species"]) == 1 and entry["species"][0] not in found and sample.image is not None:
+            mixed = f"mixed with {entry['environment']}" if entry.get("snr_db") is not None else ""
+            words = ", ".join(
+                t for t in (entry["recording_id"], entry["recordist"], entry["licence"], mixed) if t
+            )
+            found[entry["species"][0]] = Clip(sample.image, codec.decode(sample.image), codec.rate_hz, words)
+    return found
 
 
 def _training(demo: Demo, run: Run) -> Training:
