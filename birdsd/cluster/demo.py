@@ -9,6 +9,7 @@ from typing import Any
 
 from birdsd.cluster.stages import Stages
 from birdsd.cluster.store import Run, RunStore
+from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.files import write_json
 from birdsd.schema import DemoConfig
@@ -75,7 +76,7 @@ class Demo:
         settings.append(f"model.autoencoder={autoencoder.folder}")
         if KILLED_STAGE not in self.stages.costs:
             self.stages.run(KILLED_STAGE, "train", settings, kill_when=lambda: self._half_way(method))
-            write_json(self.out / KILLED_FILE, {"position": self._seen(method)})
+            write_json(self.out / KILLED_FILE, {"curve": self._curve(method)})
         facts = self.stages.run("diffusion, resumed", "train", settings)
         return self.store.find(facts["run"])
 
@@ -87,8 +88,15 @@ class Demo:
             f"runs={self.store.root}",
             f"seed={self.config.seed}",
             *self._common,
+            *([f"optim.total_samples={samples}"] if samples else []),
         ]
-        return settings + ([f"optim.total_samples={samples}"] if samples else [])
+        total = compose("train", settings).optim.total_samples
+        return [
+            *settings,
+            f"save.every_samples={max(1, total // 8)}",
+            f"save.validate_every_samples={max(1, total // 10)}",
+            f"save.preview_every_samples={max(1, total // 2)}",
+        ]
 
     def _half_way(self, method: str) -> bool:
         """Whether the run of this method has seen half its samples and has something to resume from."""
@@ -99,8 +107,13 @@ class Demo:
 
     def _seen(self, method: str) -> int:
         """The samples that the curve of this method's run reaches to."""
+        return max((position for position, _ in self._curve(method)), default=0)
+
+    def _curve(self, method: str) -> list[tuple[int, float]]:
+        """(samples seen, training loss) of every step so far."""
         run = self._run_of(method)
-        return max((line["position"] for line in read_metrics(run.folder)), default=0) if run else 0
+        lines = read_metrics(run.folder) if run else []
+        return [(line["position"], line["loss"]) for line in lines if line["kind"] == "train"]
 
     def _run_of(self, method: str) -> Run | None:
         return next((run for run in self.store.runs() if run.config["method"]["name"] == method), None)

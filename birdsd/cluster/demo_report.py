@@ -131,20 +131,15 @@ def _first_training_clips(index: ShardIndex, codec: SpectrogramCodec) -> dict[st
 
 
 def _training(demo: Demo, run: Run) -> Training:
-    lines = list(read_metrics(run.folder))
     by_kind: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for line in lines:
+    for line in read_metrics(run.folder):
         by_kind[line["kind"]].append(line)
-    method = run.config["method"]["name"]
-    killed = demo.out / KILLED_FILE
-    stops = [
-        Interruption(
-            read_json(killed)["position"] if killed.is_file() else line["position"], line["position"]
-        )
-        for line in by_kind["resume"]
-    ]
     trained = by_kind["train"]
+    method = run.config["method"]["name"]
     batch = run.config["optim"]["global_batch"]
+    killed = demo.out / KILLED_FILE
+    before = [(at, loss) for at, loss in read_json(killed)["curve"]] if killed.is_file() else []
+    resumed = [line["position"] for line in by_kind["resume"]]
     return Training(
         title=TITLES.get(method, method),
         training=_losses(trained),
@@ -152,7 +147,19 @@ def _training(demo: Demo, run: Run) -> Training:
         parameters=_parameters(run),
         samples=trained[-1]["position"] if trained else 0,
         seconds=sum(batch / line["samples_per_s"] for line in trained),
-        interruptions=stops,
+        interruptions=[Interruption(before[-1][0] if before else at, at) for at in resumed],
+        remark=_twice(before, trained, resumed[-1]) if resumed and before else "",
+    )
+
+
+def _twice(before: list[tuple[int, float]], trained: list[dict[str, Any]], resumed: int) -> str:
+    """Whether the steps that the kill made it do again gave the same losses, to the last bit."""
+    now = {line["position"]: line["loss"] for line in trained}
+    redone = [(loss, now.get(at)) for at, loss in before if at > resumed]
+    same = sum(one == other for one, other in redone)
+    return (
+        f"It was killed without warning and resumed from the newest checkpoint. Of the {len(redone)} steps "
+        f"that had to be done again, {same} gave a loss that is equal to the last bit."
     )
 
 

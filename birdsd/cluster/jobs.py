@@ -10,7 +10,6 @@ from typing import Any
 
 from birdsd.config import job_type
 
-
 # The libraries' own chatter (optional packages that are missing, a bar for each file loaded) hides what
 # birdsd has to say. Their errors still come through.
 QUIET = {
