@@ -1,0 +1,94 @@
+"""What a training method hands to the loop: the parts, the module that learns, and the protocol.
+
+A method knows nothing of ranks, engines or checkpoints; the loop knows nothing of noise or captions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from birdsd.shards.reader import Sample
+
+
+class Learner(nn.Module):
+    """Everything that learns, as one module, so that one GPU, many GPUs and ZeRO treat it alike.
+
+    Its state is its parameters alone: a checkpoint holds no buffers, so a buffer must be constant.
+    It must not draw random numbers (no dropout): what is random comes with the batch.
+    """
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """One loss per sample, float32, shape [B]; `batch` is what `Method.prepare` returned."""
+        raise NotImplementedError
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute activations in backward: diffusers and transformers models know how."""
+        for module in self.modules():
+            switch = getattr(module, "enable_gradient_checkpointing", None) or getattr(
+                module, "gradient_checkpointing_enable", None
+            )
+            if module is not self and callable(switch):
+                switch()
+
+
+@dataclass
+class Parts:
+    """A built method: what learns, what stays as it is, and what turns pictures back into sound.
+
+    `learner` holds float32 weights whatever the precision: the engine casts. `frozen` modules are in
+    eval mode, need no gradients, and may be in the dtype given to `Method.build`.
+    """
+
+    learner: Learner
+    frozen: dict[str, nn.Module] = field(default_factory=dict)
+    tokenizer: Any = None
+    codec: Any = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+    extras: dict[str, Any] = field(default_factory=dict)
+
+
+class Method(Protocol):
+    """What a method must offer; built as `METHODS[name](config, index)`."""
+
+    def build(self, device: torch.device, dtype: torch.dtype) -> Parts:
+        """Make the parts. The caller has seeded torch, so that every rank builds the same weights."""
+        ...
+
+    def example(
+        self, parts: Parts, sample: Sample, position: int, purpose: str = "train"
+    ) -> dict[str, Tensor]:
+        """CPU tensors of one sample, without the batch dimension; called in reader threads.
+
+        All randomness of the sample is drawn here, from `generator(seed, purpose, position, ...)`:
+        noise, timestep, caption choice, dropout, crop. `purpose` is "train" or "validation"; in
+        validation the caption is not dropped, so that the loss is comparable from one to the next.
+        The keys and shapes are the same for every sample: the loop stacks them to [B, ...].
+        """
+        ...
+
+    def prepare(self, parts: Parts, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """On the device, without gradients: what the frozen parts compute from the stacked batch."""
+        ...
+
+    def latents(self, parts: Parts, split: str) -> np.ndarray | None:
+        """What `Sample.latent` should be for each sample of a split: [n, ...], memory-mapped, made if
+        need be (machine.cache_latents). None for a method that learns from the pictures themselves."""
+        ...
+
+    def preview(self, parts: Parts, prompts: Sequence[str], folder: Path) -> list[Path]:
+        """Write pictures (.png) and sound (.wav) that show what has been learnt; return the paths."""
+        ...
+
+    def export(self, parts: Parts, folder: Path) -> Path:
+        """Write what a user takes away (a diffusers pipeline folder with codec.json); return its path."""
+        ...

@@ -1,0 +1,166 @@
+"""Positions -> micro-batches of tensors, made by reader threads ahead of use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from birdsd.errors import UserError
+from birdsd.shards.prefetch import Prefetcher
+from birdsd.training.plan import BatchPlan, MicroBatch
+
+if TYPE_CHECKING:
+    from birdsd.diffusion.parts import Method, Parts
+    from birdsd.shards.index import ShardIndex
+    from birdsd.shards.reader import Sample
+    from birdsd.training.world import World
+
+MakeExample = Callable[["Sample", int], dict[str, Tensor]]
+
+
+class Reader(Protocol):
+    """What batches need of a `ShardReader`."""
+
+    def read(self, number: int) -> Sample: ...
+
+    def __len__(self) -> int: ...
+
+
+class Order(Protocol):
+    """What batches need of a `SampleOrder`."""
+
+    def batch(self, start: int, count: int) -> np.ndarray: ...
+
+
+@dataclass
+class Examples:
+    """A micro-batch on the CPU. `weights`: 0 for a slot that is only filled or could not be decoded.
+
+    `numbers`: the samples of this rank's share, -1 - n where one could not be decoded; without the
+    slots that only fill. `problems`: sample number -> why it could not be decoded.
+    """
+
+    tensors: dict[str, Tensor]
+    weights: Tensor
+    numbers: list[int]
+    problems: dict[int, str]
+
+
+class CachedReader:
+    """Samples whose latents were computed ahead, so that their pictures need not be read."""
+
+    def __init__(self, index: ShardIndex, split: str, latents: np.ndarray) -> None:
+        from birdsd.shards.reader import ShardReader
+
+        self._whole = ShardReader(index, split)
+        self._light = ShardReader(index, split, want=("metadata",))
+        self._latents = latents
+
+    def __len__(self) -> int:
+        return len(self._light)
+
+    def read(self, number: int) -> Sample:
+        latent = self._latents[number]
+        if not latent.any():  # zeros stand where the picture could not be decoded: read it, to say why
+            return self._whole.read(number)
+        sample = self._light.read(number)
+        sample.latent = latent
+        return sample
+
+
+def open_reader(index: ShardIndex, split: str, method: Method, parts: Parts | None, world: World) -> Reader:
+    """Reads a split from its shards; with `parts`, from its cached latents where the method has any.
+
+    Rank 0 computes what is missing, and the others find it there.
+    """
+    from birdsd.shards.reader import ShardReader
+
+    latents = None
+    if parts is not None:
+        if world.is_first:
+            latents = method.latents(parts, split)
+        world.from_first(None)
+        if not world.is_first:
+            latents = method.latents(parts, split)
+    return ShardReader(index, split) if latents is None else CachedReader(index, split, latents)
+
+
+class FixedOrder:
+    """The same samples each time: `count` of `total`, spread evenly. For validation."""
+
+    def __init__(self, total: int, count: int) -> None:
+        self.numbers = np.linspace(0, total, num=min(count, total), endpoint=False).astype(np.int64)
+
+    def batch(self, start: int, count: int) -> np.ndarray:
+        return self.numbers[start : start + count]
+
+
+class BatchMaker:
+    """Makes the micro-batches of one rank; used by several threads at once."""
+
+    def __init__(self, reader: Reader, order: Order, example: MakeExample, pin: bool = False) -> None:
+        self.reader, self.order, self.example, self.pin = reader, order, example, pin
+        self._spare: dict[str, Tensor] | None = None
+
+    def make(self, start: int, micro: MicroBatch) -> Examples:
+        """The micro-batch of the global batch that begins at position `start`."""
+        first = micro.offsets[0]
+        numbers = self.order.batch(start + first, len(micro.offsets))
+        made: list[dict[str, Tensor] | None] = []
+        result = Examples({}, torch.tensor(micro.weights, dtype=torch.float32), [], {})
+        for slot, (offset, number) in enumerate(zip(micro.offsets, numbers.tolist(), strict=True)):
+            sample = self.reader.read(number)
+            made.append(self.example(sample, start + offset) if sample.weight else None)
+            if not sample.weight:  # reading the metadata may find the fault only now
+                made[slot] = None
+                result.problems[number] = getattr(sample, "problem", "") or sample.key
+            if micro.weights[slot]:
+                result.numbers.append(-1 - number if made[slot] is None else number)
+            if made[slot] is None:
+                result.weights[slot] = 0.0
+        self._spare = next((m for m in made if m is not None), self._spare)
+        filled = [m if m is not None else self._filler(start) for m in made]
+        result.tensors = {key: torch.stack([m[key] for m in filled]) for key in filled[0]}
+        if self.pin:
+            result.tensors = {key: tensor.pin_memory() for key, tensor in result.tensors.items()}
+        return result
+
+    def _filler(self, start: int) -> dict[str, Tensor]:
+        """Something of the right shapes to stand where a sample could not be decoded, at weight 0."""
+        if self._spare is None:
+            for number in range(min(len(self.reader), 200)):
+                sample = self.reader.read(number)
+                if sample.weight:
+                    self._spare = self.example(sample, start)
+                    break
+            else:
+                raise UserError(
+                    "not one of the first 200 samples can be decoded",
+                    "there is nothing to train on",
+                    "look at the shards with `birdsd inspect SHARDS`",
+                )
+        return self._spare
+
+
+def global_batches(
+    maker: BatchMaker, plan: BatchPlan, start: int, stop: int, threads: int, ahead: int
+) -> Generator[list[Examples], None, None]:
+    """This rank's micro-batches of each global batch from position `start` to before `stop`.
+
+    `ahead` global batches are made before they are asked for, micro-batch by micro-batch.
+    """
+    pieces = plan.micro_batches()
+    work = ((position, micro) for position in range(start, stop, plan.global_batch) for micro in pieces)
+    prefetcher = Prefetcher(lambda item: maker.make(*item), work, threads, depth=max(1, ahead) * len(pieces))
+    with prefetcher:
+        batch: list[Examples] = []
+        for examples in prefetcher:
+            batch.append(examples)
+            if len(batch) == len(pieces):
+                yield batch
+                batch = []

@@ -1,0 +1,294 @@
+"""How a step is carried out: the protocol, plain torch, and the choice between torch and DeepSpeed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from birdsd.errors import UserError, unknown_name
+from birdsd.training.ema import Ema
+from birdsd.training.flat import FlatParameters, GradientSum
+from birdsd.training.precision import Precision
+from birdsd.training.world import World
+
+if TYPE_CHECKING:
+    from birdsd.diffusion.parts import Learner
+    from birdsd.schema import MachineConfig, OptimConfig
+
+# A checkpoint's tensors by kind and parameter name.
+TensorsByKind = Mapping[str, Mapping[str, Tensor]]
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """`loss`: this rank's share of the batch's mean (float32, no dimension, on the device);
+    `gradient_norm`: of all ranks, before clipping, or None where nothing is clipped."""
+
+    loss: Tensor
+    gradient_norm: Tensor | float | None
+
+
+class Engine(Protocol):
+    """What the loop needs of an engine. All methods but `close` are collective."""
+
+    name: str
+    device: torch.device
+    parameter_names: list[str]
+    shapes: dict[str, torch.Size]
+    ema: Ema | None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What a checkpoint holds for each parameter: weights, exp_avg, exp_avg_sq, and ema if on."""
+        ...
+
+    def step(
+        self,
+        batches: Sequence[tuple[Callable[[], dict[str, Tensor]], Tensor]],
+        learning_rate: float,
+        ema_decay: float,
+    ) -> StepResult:
+        """One optimizer step on this rank's micro-batches.
+
+        Each is a function that gives the prepared batch, and its weights (on the device, shape [B]),
+        already divided by the global batch's total weight.
+        """
+        ...
+
+    def losses(self, batch: dict[str, Tensor]) -> Tensor:
+        """One loss per sample without gradients: float32 [B]."""
+        ...
+
+    def copy_state(self, into: TensorsByKind) -> None:
+        """Copy the state into `into[kind][name]`, which holds the names that this rank is to write."""
+        ...
+
+    def load_state(self, tensor: Callable[[str, str], Tensor], extra: Mapping[str, Any]) -> None:
+        """Take up the state of a checkpoint: `tensor(kind, name)`; the module has its weights already."""
+        ...
+
+    def extra_state(self) -> dict[str, Any]:
+        """What else a checkpoint must hold, as JSON: the optimizer's step, the loss scale."""
+        ...
+
+    def showing(self) -> AbstractContextManager[bool]:
+        """Inside, the learner holds the weights to show (the EMA where it is on): True; or False where
+        the engine keeps them in pieces, and they must come from a checkpoint."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def decay_groups(learner: nn.Module) -> list[list[tuple[str, nn.Parameter]]]:
+    """[matrices and filters, vectors]: weight decay is for the former, never for norms and biases."""
+    learning = [(name, p) for name, p in learner.named_parameters() if p.requires_grad]
+    if not learning:
+        raise UserError(
+            "nothing in this method learns", "its learner has no parameter that requires a gradient"
+        )
+    return [
+        [item for item in learning if item[1].ndim >= 2],
+        [item for item in learning if item[1].ndim < 2],
+    ]
+
+
+def adamw(groups: Sequence[Sequence[nn.Parameter]], optim: OptimConfig) -> torch.optim.AdamW:
+    """Fused AdamW over [decayed, not decayed]."""
+    decays = (float(optim.weight_decay or 0), 0.0)
+    held = [{"params": list(g), "weight_decay": d} for g, d in zip(groups, decays, strict=True) if g]
+    return torch.optim.AdamW(
+        held,
+        lr=float(optim.learning_rate or 0),
+        betas=(float(optim.beta1 or 0), float(optim.beta2 or 0)),
+        eps=float(optim.epsilon or 0),
+        fused=True,
+    )
+
+
+def engine_name(machine: MachineConfig) -> tuple[str, str]:
+    """The engine in use, and why."""
+    if machine.engine not in ("torch", "deepspeed"):
+        raise unknown_name("machine.engine", machine.engine, ("torch", "deepspeed"))
+    if machine.engine == "torch":
+        if machine.offload_optimizer:
+            raise UserError(
+                "machine.offload_optimizer=true with machine.engine=torch",
+                "only DeepSpeed keeps the optimizer's state in host memory",
+                "set machine.engine=deepspeed and machine.zero_stage=2",
+            )
+        return "torch", "machine.engine=torch"
+    if machine.zero_stage not in (0, 1, 2, 3):
+        raise unknown_name("machine.zero_stage", str(machine.zero_stage), ("0", "1", "2", "3"))
+    if machine.zero_stage == 0:
+        return "torch", "ZeRO stage 0 deals nothing out over the ranks: plain torch does the same, faster"
+    return "deepspeed", f"machine.engine=deepspeed, ZeRO stage {machine.zero_stage}"
+
+
+def make_engine(
+    learner: Learner,
+    optim: OptimConfig,
+    machine: MachineConfig,
+    precision: Precision,
+    device: torch.device,
+    world: World,
+    micro_batches: int,
+) -> Engine:
+    """Wrap `learner`, which holds the weights to start from, for training here."""
+    if engine_name(machine)[0] == "torch":
+        return TorchEngine(learner, optim, precision, device, world)
+    from birdsd.training.deepspeed_engine import DeepSpeedEngine
+
+    return DeepSpeedEngine(learner, optim, machine, precision, device, world, micro_batches)
+
+
+class TorchEngine:
+    """Replicas in plain PyTorch: every rank holds everything, gradients are summed."""
+
+    name = "torch"
+
+    def __init__(
+        self, learner: Learner, optim: OptimConfig, precision: Precision, device: torch.device, world: World
+    ) -> None:
+        from accelerate import Accelerator
+
+        self.accelerator = Accelerator(
+            cpu=device.type == "cpu", mixed_precision="no" if precision.name == "fp32" else precision.name
+        )
+        self.device, self.world, self.precision = device, world, precision
+        self.learner = learner.to(device=device, dtype=torch.float32)
+        self.clip = float(optim.gradient_clip or 0)
+        self.flat = FlatParameters(decay_groups(self.learner))
+        self.parameter_names = sorted(self.flat.names)
+        self.shapes = {name: p.shape for name, p in self.learner.named_parameters() if p.requires_grad}
+        chunks: list[list[nn.Parameter]] = [[], []]
+        for chunk, group in zip(self.flat.chunks, self.flat.group_of, strict=True):
+            chunks[group].append(chunk)
+        self.optimizer = adamw(chunks, optim)
+        for chunk in self.flat.chunks:
+            self.optimizer.state[chunk] = {
+                "step": torch.zeros((), device=device),
+                **{key: torch.zeros_like(chunk.detach()) for key in MOMENTS},
+            }
+        self.summing = GradientSum(self.flat) if world.size > 1 else None
+        if world.size > 1:
+            for chunk in self.flat.chunks:
+                torch.distributed.broadcast(chunk.detach(), src=0)
+        self.ema = Ema(self.flat.chunks) if optim.ema_decay else None
+        self.scaler = self.accelerator.scaler
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return ("weights", *MOMENTS, *(("ema",) if self.ema else ()))
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        if self.precision.name == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, self.precision.dtype)
+
+    def step(
+        self,
+        batches: Sequence[tuple[Callable[[], dict[str, Tensor]], Tensor]],
+        learning_rate: float,
+        ema_decay: float,
+    ) -> StepResult:
+        """See `Engine.step`."""
+        self.flat.zero_gradients()
+        total = torch.zeros((), device=self.device)
+        for number, (make, weights) in enumerate(batches):
+            batch = make()
+            if self.summing and number == len(batches) - 1:
+                self.summing.begin()
+            with self._autocast():
+                losses = self.learner(batch)
+            loss = (losses.float() * weights).sum()
+            (self.scaler.scale(loss) if self.scaler else loss).backward()
+            total += loss.detach()
+        if self.summing:
+            self.summing.finish()
+        return StepResult(total, self._update(learning_rate, ema_decay))
+
+    def _update(self, learning_rate: float, ema_decay: float) -> Tensor | None:
+        norm = None
+        if self.scaler:
+            self.scaler.unscale_(self.optimizer)
+        if self.clip:
+            norm = torch.nn.utils.clip_grad_norm_(self.flat.chunks, self.clip, foreach=True)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        if self.scaler:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+        if self.ema:
+            self.ema.update(ema_decay)
+        return norm
+
+    @torch.no_grad()
+    def losses(self, batch: dict[str, Tensor]) -> Tensor:
+        """See `Engine.losses`."""
+        with self._autocast():
+            return self.learner(batch).float()
+
+    def _tensors(self, kind: str) -> list[Tensor]:
+        if kind == "weights":
+            return [chunk.detach() for chunk in self.flat.chunks]
+        if kind == "ema":
+            return self.ema.averages if self.ema else []
+        return [self.optimizer.state[chunk][kind] for chunk in self.flat.chunks]
+
+    @torch.no_grad()
+    def copy_state(self, into: TensorsByKind) -> None:
+        """See `Engine.copy_state`."""
+        for kind, tensors in into.items():
+            held = self._tensors(kind)
+            for name, target in tensors.items():
+                target.copy_(self.flat.view(held, name), non_blocking=True)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    @torch.no_grad()
+    def load_state(self, tensor: Callable[[str, str], Tensor], extra: Mapping[str, Any]) -> None:
+        """See `Engine.load_state`."""
+        for kind in self.kinds:
+            held = self._tensors(kind)
+            for name in self.parameter_names:
+                self.flat.view(held, name).copy_(tensor(kind, name))
+        for chunk in self.flat.chunks:
+            self.optimizer.state[chunk]["step"].fill_(float(extra["optimizer_step"]))
+        if self.scaler and extra.get("loss_scaler"):
+            self.scaler.load_state_dict(extra["loss_scaler"])
+
+    def extra_state(self) -> dict[str, Any]:
+        """See `Engine.extra_state`."""
+        step = self.optimizer.state[self.flat.chunks[0]]["step"]
+        return {
+            "optimizer_step": int(step.item()),
+            "loss_scaler": self.scaler.state_dict() if self.scaler else None,
+        }
+
+    @contextmanager
+    def showing(self) -> Iterator[bool]:
+        """See `Engine.showing`."""
+        with self.ema.exchanged() if self.ema else nullcontext():
+            yield True
+
+    def close(self) -> None:
+        """Forget what accelerate keeps for the whole process, so that another engine may follow."""
+        forget_accelerate()
+
+
+def forget_accelerate() -> None:
+    """Reset accelerate's process-wide state; the process group is the `World`'s to close."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    # Not `reset_partial_state`'s way of destroying the group: that is left to who made it.
+    AcceleratorState._reset_state()
+    GradientState._reset_state()
+    PartialState._reset_state()

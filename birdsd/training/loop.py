@@ -1,0 +1,485 @@
+"""The training loop: the same for every method, engine and world.
+
+Everything that happens is a function of the position, the number of samples seen: which samples
+come next, the noise on them, the learning rate, when to save. Killed anywhere and started again, it
+goes on from the newest checkpoint as if nothing had been.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from birdsd.errors import UserError
+from birdsd.files import read_json, write_json
+from birdsd.training.batches import BatchMaker, Examples, Reader, global_batches, open_reader
+from birdsd.training.checkpoint import Checkpoint, Checkpointer, Event
+from birdsd.training.engine import Engine, StepResult, engine_name, make_engine
+from birdsd.training.plan import BatchPlan
+from birdsd.training.precision import choose_device, choose_precision
+from birdsd.training.progress import Progress, Stopwatch
+from birdsd.training.records import Ledger, Metrics
+from birdsd.training.schedule import check_schedule, ema_decay_at, learning_rate_at
+from birdsd.training.showing import load_weights, parts_of, prompts_for
+from birdsd.training.trackers import Trackers
+from birdsd.training.validation import HELD_OUT, Validation
+from birdsd.training.world import World
+
+if TYPE_CHECKING:
+    from birdsd.diffusion.parts import Method, Parts
+    from birdsd.schema import TrainConfig
+    from birdsd.shards.index import ShardIndex
+
+FINISHED_FILE, CHECKPOINTS = "finished.json", "checkpoints"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a call of `train` ended. `seconds` says where this call's time went."""
+
+    position: int
+    total: int
+    finished: bool
+    stopped: bool
+    export: Path | None
+    resumed_from: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "export": None if self.export is None else str(self.export)}
+
+
+def train(
+    config: TrainConfig,
+    method: Method,
+    index: ShardIndex,
+    run_folder: Path,
+    should_stop: Callable[[], bool] = lambda: False,
+    events: Event = lambda event: None,
+) -> TrainResult:
+    """Train until `optim.total_samples`, or until `should_stop` says so at a step boundary.
+
+    Run again, it resumes; a finished run returns at once. Raises `UserError` for settings that cannot
+    train, a full disk, shards or settings that changed, a loss that is no longer finite.
+    """
+    run_folder = Path(run_folder)
+    finished = run_folder / FINISHED_FILE
+    if finished.is_file():
+        facts = read_json(finished, "record of the finished run")
+        events({"event": "nothing to do", "position": facts["position"]})
+        export = None if facts["export"] is None else Path(facts["export"])
+        return TrainResult(**{**facts, "export": export, "resumed_from": facts["position"], "seconds": {}})
+    check_schedule(config.optim)
+    world = World.from_environment()
+    try:
+        return Trainer(config, method, index, run_folder, should_stop, events, world).run()
+    finally:
+        world.close()
+
+
+class Trainer:
+    """One process's part in one call of `train`."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        method: Method,
+        index: ShardIndex,
+        run_folder: Path,
+        should_stop: Callable[[], bool],
+        events: Event,
+        world: World,
+    ) -> None:
+        self.config, self.method, self.index, self.folder = config, method, index, run_folder
+        self.should_stop, self.world = should_stop, world
+        self.events: Event = events if world.is_first else (lambda event: None)
+        self.clock = Stopwatch()
+        optim, machine = config.optim, config.machine
+        self.batch = int(optim.global_batch or 1)
+        # Whole global batches only: the last one may reach beyond total_samples.
+        self.total = math.ceil(int(optim.total_samples or 1) / self.batch) * self.batch
+        self.device = choose_device(machine.device, world.local_rank)
+        self.precision = choose_precision(machine.precision, self.device)
+        self.plan = BatchPlan(self.batch, world.size, world.rank, machine.micro_batch)
+        self.engine_name, self.engine_reason = engine_name(machine)
+        self.position = self.resumed_from = self.saved_position = 0
+        self.metrics, self.ledger = Metrics(run_folder), Ledger(run_folder)
+        self.engine: Engine | None = None
+        self._waiting: list[tuple[int, float, StepResult]] = []
+        self._seen: list[np.ndarray] = []
+        self._bad: set[int] = set()
+        self._flushed = time.perf_counter()
+
+    # -- the course of it ---------------------------------------------------------------------------
+
+    def run(self) -> TrainResult:
+        """Build, restore, train, and export once all samples were seen."""
+        self.world.start(self.device, always=self.engine_name == "deepspeed")
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        self._set_threads()
+        signature = self.folder / "signature.json"
+        self.checkpointer = Checkpointer(
+            self.folder / CHECKPOINTS,
+            self.world,
+            read_json(signature)["signature"] if signature.is_file() else "",
+            self.config.save.keep,
+            self.events,
+        )
+        with self.clock("restore"):
+            checkpoint = self.checkpointer.newest()
+            self._take_up(checkpoint)
+        if self.position < self.total:
+            stopped = self._train(checkpoint)
+        else:
+            stopped = False
+        if stopped:
+            self.events({"event": "stopped", "position": self.position, "seconds": self.clock.rounded()})
+            return self._result(finished=False, export=None)
+        return self._finish()
+
+    def _train(self, checkpoint: Checkpoint | None) -> bool:
+        """From here to the end of the samples; True where it was asked to stop before."""
+        with self.clock("build"):
+            parts = self._build(checkpoint)
+            maker = self._maker(parts)
+            validation = self._validation(parts)
+        self.progress = Progress(self.total, self.position, self.world.is_first)
+        self.trackers = Trackers(self.folder, self.position, self.world.is_first)
+        self._announce(checkpoint)
+        machine = self.config.machine
+        batches = global_batches(
+            maker, self.plan, self.position, self.total, machine.reader_threads, machine.prefetch_batches
+        )
+        try:
+            with closing(batches):
+                return self._steps(parts, batches, validation)
+        finally:
+            self.progress.close()
+            self.trackers.close()
+            assert self.engine is not None
+            try:
+                self.checkpointer.wait()
+            finally:
+                self.engine.close()
+
+    def _steps(self, parts: Parts, batches: Iterator[list[Examples]], validation: Validation | None) -> bool:
+        save = self.config.save
+        step = self.position // self.batch
+        while self.position < self.total:
+            examples, weight = self._next(batches)
+            if examples is None:
+                self._save(parts)
+                return True
+            self._step(parts, examples, weight)
+            step += 1
+            if step % max(1, save.log_every_steps) == 0:
+                self._flush()
+            if validation and self._due(save.validate_every_samples):
+                self._validate(validation)
+            if self._due(save.every_samples):
+                self._save(parts)
+            if self._due(save.preview_every_samples):
+                self._preview(parts)
+        self._save(parts)
+        return False
+
+    def _due(self, every: int) -> bool:
+        """Whether the last step crossed a multiple of `every` samples."""
+        return every > 0 and self.position // every > (self.position - self.batch) // every
+
+    # -- starting -----------------------------------------------------------------------------------
+
+    def _set_threads(self) -> None:
+        if self.config.machine.threads > 0:
+            torch.set_num_threads(self.config.machine.threads)
+
+    def _take_up(self, checkpoint: Checkpoint | None) -> None:
+        """Go to the checkpoint's position, and make what was written down end there."""
+        if checkpoint is not None:
+            changes = self.index.changes_since(checkpoint.state["shards"])
+            if changes:
+                raise UserError(
+                    f"the shards in {self.index.folder} changed under this run: {', '.join(changes[:5])}",
+                    "a run goes on with the samples that it began with",
+                    "restore the shards, or begin a new run",
+                )
+            self.position = self.resumed_from = self.saved_position = checkpoint.position
+        if self.world.is_first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.metrics.rewind(self.position)
+            self.ledger.rewind(self.position)
+        self.world.from_first(None)
+        self._bad = self.ledger.bad_samples()
+
+    def _build(self, checkpoint: Checkpoint | None) -> Parts:
+        torch.manual_seed(self.config.seed)
+        parts = self.method.build(self.device, self.precision.dtype)
+        if checkpoint is not None:
+            load_weights(parts.learner, checkpoint, "weights")
+        self.engine = make_engine(
+            parts.learner,
+            self.config.optim,
+            self.config.machine,
+            self.precision,
+            self.device,
+            self.world,
+            self.plan.count,
+        )
+        self._set_threads()  # accelerate chooses them too
+        if checkpoint is not None:
+            self.engine.load_state(checkpoint.tensor, checkpoint.state)
+        return parts
+
+    def _maker(self, parts: Parts) -> BatchMaker:
+        from birdsd.shards.order import SampleOrder
+
+        return BatchMaker(
+            self._reader(parts, "train"),
+            SampleOrder(self.index.shard_sizes("train"), self.config.seed),
+            lambda sample, position: self.method.example(parts, sample, position),
+            pin=self.device.type == "cuda",
+        )
+
+    def _reader(self, parts: Parts, split: str) -> Reader:
+        cached = self.config.machine.cache_latents
+        return open_reader(self.index, split, self.method, parts if cached else None, self.world)
+
+    def _validation(self, parts: Parts) -> Validation | None:
+        samples = min(self.config.save.validation_samples, self.index.count(HELD_OUT))
+        if not samples or not self.config.save.validate_every_samples:
+            return None
+        reader = self._reader(parts, HELD_OUT)
+        return Validation(self.method, parts, reader, self.world, self.plan.size, samples)
+
+    def _announce(self, checkpoint: Checkpoint | None) -> None:
+        assert self.engine is not None
+        facts = {
+            "position": self.position,
+            "total": self.total,
+            "device": str(self.device),
+            "precision": self.precision.name,
+            "precision_reason": self.precision.reason,
+            "engine": self.engine.name,
+            "engine_reason": self.engine_reason,
+            "world_size": self.world.size,
+            "global_batch": self.batch,
+            "micro_batch": self.plan.size,
+            "micro_batches": self.plan.count,
+            "parameters": sum(shape.numel() for shape in self.engine.shapes.values()),
+            "threads": torch.get_num_threads(),
+        }
+        self.events({"event": "training", **facts})
+        if checkpoint is not None:
+            came_from = {"world_size": checkpoint.commit["world_size"], "engine": checkpoint.commit["engine"]}
+            self.events({"event": "resumed", "checkpoint": checkpoint.folder.name, "from": came_from})
+            if self.world.is_first:
+                line = {"kind": "resume", "position": self.position, "time": time.time(), "from": came_from}
+                self.metrics.append([line])
+        self.progress.say(
+            f"{facts['precision']} on {self.device} ({self.precision.reason}); engine {self.engine.name} "
+            f"({self.engine_reason}); {facts['parameters']:,} parameters learn; global batch {self.batch} = "
+            f"{self.world.size} x {self.plan.count} x up to {self.plan.size}; "
+            + (
+                f"resumed at {self.position} of {self.total} samples"
+                if checkpoint
+                else f"{self.total} samples"
+            )
+        )
+
+    # -- one step -----------------------------------------------------------------------------------
+
+    def _next(self, batches: Iterator[list[Examples]]) -> tuple[list[Examples] | None, int]:
+        """This rank's micro-batches and the weight of the whole global batch; (None, 0) to stop.
+
+        All ranks agree here, at the step boundary: on stopping, on errors of one, and on the samples.
+        """
+        stop, error, examples = self.should_stop(), None, None
+        if not (stop and self.world.size == 1):
+            try:
+                with self.clock("wait for data"):
+                    examples = next(batches)
+            except Exception as raised:
+                error = raised
+        numbers = [number for micro in examples or [] for number in micro.numbers]
+        mine = np.full(3 + self.plan.largest_slice, np.iinfo(np.int64).min)
+        mine[:3] = stop, error is not None, self.checkpointer.failed
+        mine[3 : 3 + len(numbers)] = numbers
+        all_ranks = self.world.exchange(mine)
+        if error is not None:
+            raise error
+        if all_ranks[:, 2].any():
+            self.checkpointer.wait()
+        if all_ranks[:, 1].any():
+            raise RuntimeError(f"rank {int(all_ranks[:, 1].argmax())} could not make its batch; see its log")
+        if all_ranks[:, 0].any():
+            return None, 0
+        seen = all_ranks[:, 3:].ravel()
+        seen = seen[seen != np.iinfo(np.int64).min]
+        self._seen.append(seen)
+        self._note_bad(seen, examples or [])
+        return examples, int((seen >= 0).sum())
+
+    def _note_bad(self, seen: np.ndarray, examples: list[Examples]) -> None:
+        """Name each sample that cannot be decoded once, and stop where there are too many of them."""
+        fresh = {int(-1 - n) for n in seen[seen < 0]} - self._bad
+        if not fresh:
+            return
+        self._bad |= fresh
+        problems = {number: why for micro in examples for number, why in micro.problems.items()}
+        for number in sorted(fresh):
+            key = self.index.key("train", number)
+            reason = problems.get(number, "see the log of the rank that read it")
+            self.events({"event": "sample not decoded", "key": key, "reason": reason})
+        limit = self.config.save.max_bad_samples
+        if len(self._bad) > limit:
+            raise UserError(
+                f"{len(self._bad)} samples could not be decoded, the last of them {key}: {reason}",
+                f"save.max_bad_samples allows {limit}",
+                "look at the shards with `birdsd inspect SHARDS`, restore them, or raise the limit",
+            )
+
+    def _step(self, parts: Parts, examples: list[Examples], weight: int) -> None:
+        assert self.engine is not None
+        optim = self.config.optim
+        after = self.position + self.batch
+        learning_rate = learning_rate_at(after, optim)
+        with self.clock("train"):
+            work = [
+                (
+                    lambda micro=micro: self._prepared(parts, micro),
+                    (micro.weights / max(1, weight)).to(self.device),
+                )
+                for micro in examples
+            ]
+            result = self.engine.step(work, learning_rate, ema_decay_at(after, optim))
+        self.position = after
+        self._waiting.append((after, learning_rate, result))
+
+    def _prepared(self, parts: Parts, micro: Examples) -> dict[str, Tensor]:
+        with torch.no_grad():
+            batch = {key: tensor.to(self.device, non_blocking=True) for key, tensor in micro.tensors.items()}
+            return self.method.prepare(parts, batch)
+
+    def _flush(self) -> None:
+        """Write down the steps since the last time. Only here does the host wait for the device."""
+        if not self._waiting:
+            return
+        with self.clock("train"):
+            losses = torch.stack([result.loss for _, _, result in self._waiting]).double().cpu()
+            losses = self.world.total(losses)
+        now = time.perf_counter()
+        per_s = len(self._waiting) * self.batch / max(1e-9, now - self._flushed)
+        self._flushed = now
+        lines = []
+        for (position, rate, result), loss in zip(self._waiting, losses.tolist(), strict=True):
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"the loss is {loss} at step {position // self.batch} "
+                    f"(positions {position - self.batch} to {position - 1})",
+                    "nothing of this step was saved",
+                    "lower optim.learning_rate or set optim.gradient_clip, or machine.precision=fp32",
+                )
+            line = {"kind": "train", "position": position, "loss": loss, "learning_rate": rate}
+            if result.gradient_norm is not None:
+                line["gradient_norm"] = float(result.gradient_norm)
+            lines.append({**line, "samples_per_s": round(per_s, 2)})
+        self._waiting.clear()
+        if self.world.is_first:
+            self.ledger.append(np.concatenate(self._seen))
+            self.metrics.append(lines)
+        self._seen.clear()
+        for line in lines:
+            self.trackers.scalars(
+                {f"train/{k}": v for k, v in line.items() if k not in ("kind", "position")}, line["position"]
+            )
+        self.progress.update(
+            self.position, {**lines[-1], "remaining_s": (self.total - self.position) / max(1e-9, per_s)}
+        )
+
+    # -- now and then -------------------------------------------------------------------------------
+
+    def _validate(self, validation: Validation) -> None:
+        assert self.engine is not None
+        self._flush()
+        with self.clock("validate"):
+            result = validation.run(self.engine)
+        self._flushed = time.perf_counter()
+        if result is None:
+            return
+        line = {"kind": "validation", "position": self.position, **result}
+        if self.world.is_first:
+            self.metrics.append([line])
+        self.trackers.scalars({"validation/loss": result["loss"]}, self.position)
+        self.events({"event": "validated", "position": self.position, **result})
+
+    def _save(self, parts: Parts) -> None:
+        """Save where we are, unless that is saved already. On stopping and at the end, `wait` follows."""
+        assert self.engine is not None
+        self._flush()
+        if self.position == self.saved_position:
+            return
+        with self.clock("save"):
+            state = {
+                "shards": self.index.inventory(),
+                "seed": self.config.seed,
+                "step": self.position // self.batch,
+            }
+            self.checkpointer.save(self.engine, self.position, state)
+        self.saved_position = self.position
+        self._flushed = time.perf_counter()
+
+    def _preview(self, parts: Parts) -> None:
+        assert self.engine is not None
+        self._flush()
+        with self.clock("preview"):
+            with self.engine.showing() as whole:
+                if whole and self.world.is_first:
+                    self._write_preview(parts)
+            if not whole:
+                # The weights lie in pieces on the ranks: show what a checkpoint put together.
+                self._save(parts)
+                self.checkpointer.wait()
+                checkpoint = self.checkpointer.newest()
+                if self.world.is_first and checkpoint is not None:
+                    self._write_preview(parts_of(self.method, checkpoint, self.device, self.config.seed))
+            self.world.from_first(None)
+        self._flushed = time.perf_counter()
+
+    def _write_preview(self, parts: Parts) -> None:
+        folder = self.folder / "previews" / f"{self.position:012d}"
+        paths = self.method.preview(parts, prompts_for(self.config, self.index), folder)
+        self.trackers.previews(paths, self.position)
+        self.events({"event": "preview", "position": self.position, "folder": str(folder)})
+
+    # -- ending -------------------------------------------------------------------------------------
+
+    def _finish(self) -> TrainResult:
+        """Export what the last checkpoint holds. Killed in here, the next call comes straight back."""
+        with self.clock("export"):
+            checkpoint = self.checkpointer.newest()
+            assert checkpoint is not None and checkpoint.position == self.position
+            export = self.folder / "export"
+            if self.world.is_first:
+                parts = parts_of(self.method, checkpoint, self.device, self.config.seed)
+                export = self.method.export(parts, export)
+        result = self._result(finished=True, export=export)
+        if self.world.is_first:
+            write_json(self.folder / FINISHED_FILE, result.to_json())
+        self.events({"event": "finished", "position": self.position, "seconds": self.clock.rounded()})
+        self.world.from_first(None)
+        return result
+
+    def _result(self, finished: bool, export: Path | None) -> TrainResult:
+        return TrainResult(
+            self.position, self.total, finished, not finished, export, self.resumed_from, self.clock.rounded()
+        )

@@ -1,0 +1,75 @@
+"""What a run says while it trains: a bar where someone watches, a line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tqdm import tqdm
+
+_LINE_EVERY_S = 30.0
+
+
+class Progress:
+    """Speaks on rank 0 only, to stderr."""
+
+    def __init__(self, total: int, position: int, speaks: bool) -> None:
+        self.speaks = speaks
+        self._watched = speaks and sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total,
+            initial=position,
+            unit="sample",
+            unit_scale=True,
+            dynamic_ncols=True,
+            disable=not self._watched,
+        )
+        self._said = time.monotonic()
+
+    def say(self, line: str) -> None:
+        """A line of its own."""
+        if self.speaks:
+            self._bar.write(line, file=sys.stderr)
+
+    def update(self, position: int, values: dict[str, Any]) -> None:
+        """Where the run is: loss, samples a second, and when it will be done."""
+        if self._watched:
+            self._bar.set_postfix({"loss": f"{values['loss']:.4f}"}, refresh=False)
+            self._bar.update(position - self._bar.n)
+        elif self.speaks and time.monotonic() - self._said > _LINE_EVERY_S:
+            self._said = time.monotonic()
+            self.say(
+                f"{position}/{self._bar.total} samples  loss {values['loss']:.4f}  "
+                f"{values['samples_per_s']:.1f}/s  {duration(values['remaining_s'])} to go"
+            )
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class Stopwatch:
+    """Where the seconds went, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def rounded(self) -> dict[str, float]:
+        return {name: round(seconds, 3) for name, seconds in self.seconds.items()}
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min, 2.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

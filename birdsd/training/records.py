@@ -1,0 +1,102 @@
+"""What a run writes down as it goes: the curve (metrics.jsonl) and which samples it saw (ledger.bin).
+
+Both hold each step once, however often the run was stopped: what was written beyond the position
+that a run resumes from is dropped when it resumes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from birdsd.files import atomic_write, explained_write
+
+METRICS_FILE, LEDGER_FILE = "metrics.jsonl", "ledger.bin"
+# In the ledger: sample n that could not be decoded is -1 - n; a position that was never written down.
+UNKNOWN = np.iinfo(np.int32).min
+
+
+def read_metrics(run_folder: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a run's metrics, in order; a line torn by a kill or a full disk is skipped.
+
+    Each has `kind` ("train", "validation" or "resume") and `position`, the samples seen.
+    """
+    path = Path(run_folder) / METRICS_FILE
+    if not path.is_file():
+        return
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        for line in stream:
+            try:
+                value = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(value, dict) and "position" in value:
+                yield value
+
+
+class Metrics:
+    """Appends to metrics.jsonl; one write per batch of whole lines."""
+
+    def __init__(self, run_folder: Path) -> None:
+        self.path = Path(run_folder) / METRICS_FILE
+
+    def rewind(self, position: int) -> None:
+        """Drop what lies beyond `position`, and anything torn."""
+        if not self.path.is_file():
+            return
+        kept = [line for line in read_metrics(self.path.parent) if line["position"] <= position]
+        with atomic_write(self.path) as stream:
+            stream.write(_lines(kept))
+
+    def append(self, lines: list[dict[str, Any]]) -> None:
+        """Add lines at the end."""
+        if lines:
+            _append(self.path, _lines(lines))
+
+
+class Ledger:
+    """The number of the sample at every position, as int32 in a file: position i is at byte 4 * i."""
+
+    def __init__(self, run_folder: Path) -> None:
+        self.path = Path(run_folder) / LEDGER_FILE
+
+    def rewind(self, position: int) -> None:
+        """Make the ledger end at `position`; entries that a crash of the machine lost become UNKNOWN."""
+        with explained_write(self.path), open(self.path, "ab") as stream:
+            held = stream.tell() // 4
+            stream.truncate(4 * min(held, position))
+        if held < position:
+            _append(self.path, np.full(position - held, UNKNOWN, np.int32).tobytes())
+
+    def append(self, numbers: np.ndarray) -> None:
+        """Add the samples of the positions that follow; -1 - n for one that could not be decoded."""
+        _append(self.path, np.ascontiguousarray(numbers, np.int32).tobytes())
+
+    def read(self) -> np.ndarray:
+        """All entries, int32 [positions]."""
+        return np.fromfile(self.path, np.int32) if self.path.is_file() else np.zeros(0, np.int32)
+
+    def bad_samples(self) -> set[int]:
+        """The numbers of the samples that could not be decoded so far."""
+        entries = self.read()
+        return {int(-1 - n) for n in np.unique(entries[(entries < 0) & (entries != UNKNOWN)])}
+
+
+def _lines(values: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values).encode()
+
+
+def _append(path: Path, data: bytes) -> None:
+    with explained_write(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,49 @@
+"""The loss on held-out recordings, with the same samples and the same noise each time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from birdsd.training.batches import BatchMaker, FixedOrder, Reader
+from birdsd.training.engine import Engine
+from birdsd.training.plan import BatchPlan
+from birdsd.training.world import World
+
+if TYPE_CHECKING:
+    from birdsd.diffusion.parts import Method, Parts
+
+HELD_OUT = "validation"
+
+
+class Validation:
+    """Measures the weights as they are being learnt (previews and exports show the EMA).
+
+    The noise is drawn by (seed, "validation", i): nothing but the weights moves the figure.
+    """
+
+    def __init__(
+        self, method: Method, parts: Parts, reader: Reader, world: World, micro_batch: int, samples: int
+    ) -> None:
+        self.method, self.parts, self.world = method, parts, world
+        self._maker = BatchMaker(
+            reader,
+            FixedOrder(len(reader), samples),
+            lambda sample, position: method.example(parts, sample, position, purpose=HELD_OUT),
+        )
+        self._pieces = BatchPlan(samples, world.size, world.rank, micro_batch).micro_batches()
+
+    @torch.no_grad()
+    def run(self, engine: Engine) -> dict[str, Any] | None:
+        """{"loss", "samples"} over all ranks; None where not one sample could be decoded."""
+        total = torch.zeros(2, dtype=torch.float64)
+        for micro in self._pieces:
+            examples = self._maker.make(0, micro)
+            batch = {k: v.to(engine.device) for k, v in examples.tensors.items()}
+            losses = engine.losses(self.method.prepare(self.parts, batch)).double().cpu()
+            weights = examples.weights.double()
+            total += torch.stack([(losses * weights).sum(), weights.sum()])
+        total = self.world.total(total)
+        weight = float(total[1])
+        return {"loss": float(total[0]) / weight, "samples": int(weight)} if weight else None
