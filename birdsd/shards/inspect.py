@@ -1,0 +1,128 @@
+"""What is in a folder of shards: the facts behind `birdsd inspect`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from birdsd.errors import UserError
+from birdsd.files import read_json
+from birdsd.shards.index import ShardIndex
+from birdsd.shards.reader import ShardReader
+from birdsd.shards.summary import Summary, add_up
+
+_PROBLEMS_SHOWN = 20
+
+
+def describe(folder: Path | str, verify: bool = False) -> dict[str, Any]:
+    """The facts of a set of shards, as JSON-able values. With `verify` everything is read and checked, and
+    "damaged" lists what does not fit (empty: all is well)."""
+    folder = Path(folder)
+    index = ShardIndex.open(folder)
+    own = "splits" in index.dataset
+    counted = {k: v for k, v in index.dataset.items() if k != "shards"} if own else count_samples(index)
+    left_out = _left_out(folder)
+    facts: dict[str, Any] = {
+        "folder": str(folder),
+        "written_by": "others (indexed by birdsd)",
+        **counted,
+        "fingerprint": index.fingerprint,
+        "shards": {split: len(index.shards(split)) for split in index.splits},
+        "bytes": sum(shard.size for split in index.splits for shard in index.shards(split)),
+        "codec": index.codec,
+        "problems": left_out.get("problems", []),
+        "skipped_clips": left_out.get("skipped_clips", []),
+    }
+    if verify:
+        facts["damaged"] = list(index.verify())
+    return facts
+
+
+def _left_out(folder: Path) -> dict[str, Any]:
+    path = folder / "problems.json"
+    found = read_json(path) if path.is_file() else {}
+    return found if isinstance(found, dict) else {}
+
+
+def count_samples(index: ShardIndex) -> dict[str, Any]:
+    """Counts for shards that others wrote: every sample's metadata is read once."""
+    shapes: set[tuple[int, ...]] = set()
+
+    def summaries() -> Iterator[tuple[str, dict[str, Any]]]:
+        for split in index.splits:
+            summary = Summary(0.0)
+            seconds = 0.0
+            reader = ShardReader(index, split, want=("metadata",))
+            for number in range(len(reader)):
+                metadata = reader.read(number).metadata
+                duration = metadata.get("duration_s")
+                seconds += duration if isinstance(duration, int | float) else 0.0
+                summary.add_sample(number, metadata)
+            summary.clip_s = seconds / max(1, summary.samples)
+            yield split, summary.to_json()
+            try:
+                shapes.add(ShardReader(index, split, want=("image",)).image_shape)
+            except UserError:
+                continue
+
+    facts = add_up(summaries())
+    return {**facts, "image_shape": list(min(shapes)) if shapes else None}
+
+
+def text(facts: dict[str, Any]) -> str:
+    """The facts as a page for people."""
+    lines = [f"{facts['folder']}  ({facts['written_by']}, fingerprint {facts['fingerprint']})", ""]
+    lines += ["split         samples  recordings   hours  shards"]
+    for split, held in facts["splits"].items():
+        lines.append(
+            f"{split:12} {held['samples']:8} {held['recordings']:11} {held['hours']:7.2f} "
+            f"{facts['shards'][split]:7}"
+        )
+    lines += ["", *species_table(facts)]
+    codec = facts["codec"]
+    if codec:
+        lines += [
+            "",
+            f"codec     {codec['name']}: {codec['rate_hz']} Hz, window {codec['window_ms']:g} ms, hop "
+            f"{codec['hop_ms']:g} ms, {codec['bands']} {codec['scale']} bands {codec['fmin_hz']:g}-"
+            f"{codec['fmax_hz']:g} Hz, {codec['frames']} frames",
+        ]
+    else:
+        lines += ["", "codec     none is known (no codec.json beside the shards)"]
+    lines.append(f"image     {facts.get('image_shape')}")
+    lines.append(f"size      {facts['bytes'] / 1e6:.1f} MB")
+    for name, label in (("licences", "licence"), ("environments", "mixed in")):
+        lines += [f"{label:9} {key} ({count} samples)" for key, count in facts[name].items()]
+    if facts["synthetic"]:
+        lines.append(f"synthetic {facts['synthetic']} samples are of synthetic birds, not of real ones")
+    if problems := facts["problems"]:
+        lines += ["", f"left out: {len(problems)} (problems.json has them all)"]
+        lines += [f"  {entry['path']}: {entry['reason']}" for entry in problems[:_PROBLEMS_SHOWN]]
+    if skipped := facts["skipped_clips"]:
+        lines.append(f"skipped clips: {len(skipped)}")
+    if "damaged" in facts:
+        damaged = facts["damaged"]
+        lines += [
+            "",
+            f"checked: {len(damaged)} damaged" if damaged else "checked: every byte is as it was written",
+        ]
+        lines += [f"  {problem}" for problem in damaged[:_PROBLEMS_SHOWN]]
+    return "\n".join(lines)
+
+
+def species_table(facts: dict[str, Any]) -> list[str]:
+    """Lines with the samples (and recordings) of each species in each split."""
+    splits = list(facts["splits"])
+    width = max([len(name) for name in facts["species"]] + [9]) + 1
+    lines = [f"{'species':{width}}" + "".join(f"{split:>18}" for split in splits)]
+    for name, held in facts["species"].items():
+        cells = [held.get(split, {"samples": 0, "recordings": 0}) for split in splits]
+        lines.append(
+            f"{name:{width}}" + "".join(f"{c['samples']:10} ({c['recordings']:4})" + " " for c in cells)
+        )
+    if facts["no_bird"]:
+        lines.append(
+            f"{'(no bird)':{width}}" + "".join(f"{facts['no_bird'].get(s, 0):10}" + " " * 8 for s in splits)
+        )
+    return [*lines, "samples, and in brackets the recordings they come from"]

@@ -1,0 +1,242 @@
+"""What prepare is going to do, decided before any sound is decoded: which recordings go into which shard.
+
+The plan is a function of the recordings, the codec and the data settings, so that running prepare again
+finds the same shards and writes only those that are missing. It is kept in `prepare.json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from birdsd.errors import UserError, unknown_name
+from birdsd.files import fingerprint, read_json
+from birdsd.randomness import permutation
+from birdsd.schema import DataConfig
+from birdsd.shards.index import listed
+from birdsd.shards.splits import SPLITS, assign_splits
+from birdsd.sound.annotation import LabelledSet, Recording
+from birdsd.sound.codec import SpectrogramCodec
+from birdsd.sound.recordings import find_recordings
+from birdsd.sound.segments import windows
+
+FORMAT = "birdsd-plan-1"
+PLAN_FILE = "prepare.json"
+SEGMENTATIONS = ("song", "windows", "whole")
+# A small set is still cut into several shards, so that processes share the work and the order of
+# samples has shards to permute; below this size a shard is not worth its file.
+_SHARDS_PER_SPLIT, _SMALLEST_SHARD = 16, 16
+# Settings of DataConfig that decide no sample.
+_NOT_SCIENTIFIC = {"name", "recordings", "labels", "environment", "shards"}
+
+
+@dataclass(frozen=True)
+class Item:
+    """The segments [first, last) of one recording."""
+
+    recording: Recording
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard to write: `name` inside the folder, its split, and what goes into it."""
+
+    name: str
+    split: str
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All shards, and the fingerprint of everything that they depend on."""
+
+    tasks: tuple[ShardTask, ...]
+    splits: dict[str, str]  # recording id -> split
+    facts: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.facts)
+
+
+def check_settings(data: DataConfig) -> None:
+    """Refuse settings that cannot work, before anything is read."""
+    if data.segmentation not in SEGMENTATIONS:
+        raise unknown_name("segmentation", data.segmentation, SEGMENTATIONS)
+    for name, lowest in (
+        ("max_clips_per_recording", 0),
+        ("mixtures_per_clip", 0),
+        ("wordings", 1),
+        ("samples_per_shard", 1),
+        ("min_label_overlap_s", 0.0),
+    ):
+        if getattr(data, name) < lowest:
+            raise UserError(f"data.{name} is {getattr(data, name)}", f"it must be at least {lowest}")
+    if not 0 <= data.overlap < 1:
+        raise UserError(
+            f"data.overlap is {data.overlap}", "it must be at least 0 and less than 1", "0.5 is usual"
+        )
+    if data.snr_db_low > data.snr_db_high:
+        raise UserError(
+            f"data.snr_db_low is {data.snr_db_low} and data.snr_db_high {data.snr_db_high}",
+            "the low end must not lie above the high end",
+        )
+    if data.mixtures_per_clip and not data.environment:
+        raise UserError(
+            f"data.mixtures_per_clip is {data.mixtures_per_clip}, but data.environment is not set",
+            "mixtures need a folder of environmental sound (a sub-folder per kind, e.g. rain/)",
+            "set data.environment=FOLDER, or data.mixtures_per_clip=0",
+        )
+    if not data.keep_clean and not data.mixtures_per_clip:
+        raise UserError(
+            "data.keep_clean is false and data.mixtures_per_clip is 0",
+            "nothing would be left",
+            "set data.mixtures_per_clip=1, or data.keep_clean=true",
+        )
+
+
+def make_plan(found: LabelledSet, codec: SpectrogramCodec, data: DataConfig) -> Plan:
+    """Assign recordings to splits, and pack their segments into shards in an order drawn from the seed."""
+    by_id: dict[str, list[Recording]] = {}
+    for recording in found.recordings:
+        by_id.setdefault(recording.recording_id, []).append(recording)
+    species = {name: sorted({s for r in held for s in r.species}) for name, held in by_id.items()}
+    splits = assign_splits(species, data.validation_fraction, data.test_fraction, data.seed)
+    tasks: list[ShardTask] = []
+    for split in SPLITS:
+        held = [r for r in found.recordings if splits[r.recording_id] == split]
+        held.sort(key=lambda r: (r.recording_id, str(r.path)))
+        order = permutation(len(held), data.seed, "prepare", split)
+        tasks += _pack(split, [held[i] for i in order], codec, data)
+    return Plan(tuple(tasks), splits, _facts(found, codec, data))
+
+
+def samples_per_segment(data: DataConfig) -> int:
+    """The clean clip and its mixtures."""
+    return int(data.keep_clean) + data.mixtures_per_clip
+
+
+def most_segments(recording: Recording, codec: SpectrogramCodec, data: DataConfig) -> int:
+    """How many segments a recording has at most; exact for windows."""
+    if data.segmentation == "whole":
+        return 1
+    limit = data.max_clips_per_recording or math.inf
+    if data.segmentation == "windows":
+        return int(min(limit, sum(1 for _ in windows(recording.duration_s, codec.clip_s, data.overlap))))
+    return int(min(limit, max(1, math.ceil(recording.duration_s / codec.clip_s))))
+
+
+def _pack(
+    split: str, recordings: Sequence[Recording], codec: SpectrogramCodec, data: DataConfig
+) -> list[ShardTask]:
+    counts = [most_segments(recording, codec, data) for recording in recordings]
+    per_segment = samples_per_segment(data)
+    share = math.ceil(sum(counts) * per_segment / _SHARDS_PER_SPLIT)
+    room = max(1, min(data.samples_per_shard, max(_SMALLEST_SHARD, share)) // per_segment)
+    tasks: list[ShardTask] = []
+    items: list[Item] = []
+    held = 0
+
+    def close() -> None:
+        nonlocal items, held
+        if items:
+            tasks.append(ShardTask(f"{split}-{len(tasks):06d}.tar", split, tuple(items)))
+        items, held = [], 0
+
+    for recording, count in zip(recordings, counts, strict=True):
+        first = 0
+        # Only windows are cut across shards: where the songs are is not known before the sound is read.
+        while first < count:
+            if held and held + min(count - first, room) > room:
+                close()
+            last = min(count, first + room - held) if data.segmentation == "windows" else count
+            items.append(Item(recording, first, last))
+            held += last - first
+            first = last
+    close()
+    return tasks
+
+
+def _facts(found: LabelledSet, codec: SpectrogramCodec, data: DataConfig) -> dict[str, Any]:
+    """Everything that the samples depend on; what prepare.json keeps, to say later what changed."""
+    root = Path(data.recordings or ".")
+    settings = {k: v for k, v in dataclasses.asdict(data).items() if k not in _NOT_SCIENTIFIC}
+    facts: dict[str, Any] = {
+        "format": FORMAT,
+        "codec": codec.fingerprint(),
+        "settings": settings,
+        "recordings": {
+            relative(recording.path, root): [*_stamp(recording.path), _known_of(recording)]
+            for recording in found.recordings
+        },
+    }
+    if data.environment and data.mixtures_per_clip:
+        folder = Path(data.environment)
+        facts["environment"] = {relative(path, folder): _stamp(path) for path in find_recordings(folder)}
+    return facts
+
+
+def _known_of(recording: Recording) -> str:
+    """A hash of everything that is known about a recording beside its sound."""
+    facts = dataclasses.asdict(dataclasses.replace(recording, path=Path()))
+    return fingerprint(facts, 8)
+
+
+def _stamp(path: Path) -> list[int]:
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns]
+
+
+def relative(path: Path, root: Path) -> str:
+    """The path as it is kept with a sample: below `root` where it lies there, else its name alone."""
+    base = root if root.is_dir() else root.parent
+    try:
+        return path.resolve().relative_to(base.resolve()).as_posix()
+    except ValueError:
+        return path.name
+
+
+def refuse_other_plan(folder: Path, plan: Plan) -> None:
+    """A folder holds the shards of one plan: anything else in it is a `UserError` that says what differs."""
+    path = folder / PLAN_FILE
+    if not path.is_file():
+        if strangers := sorted(tar.name for tar in folder.glob("*.tar")):
+            raise UserError(
+                f"{folder} already holds shards that were not prepared here ({listed(strangers, 3)})",
+                "prepare writes only into an empty folder or one of its own",
+                "choose another data.shards",
+            )
+        return
+    known = read_json(path, "plan file")
+    changes = _changes(known if isinstance(known, dict) else {}, plan.facts)
+    if changes:
+        raise UserError(
+            f"{folder} holds shards that were prepared differently: {listed(changes)}",
+            "the shards of one folder share their settings and recordings",
+            f"choose another data.shards, or delete {folder} to prepare it anew",
+        )
+
+
+def _changes(known: dict[str, Any], facts: dict[str, Any]) -> list[str]:
+    changes = [
+        f"{name} was {known.get(name)!r}, is {facts[name]!r}"
+        for name in ("format", "codec")
+        if known.get(name) != facts[name]
+    ]
+    before, after = known.get("settings", {}), facts["settings"]
+    changes += [f"data.{k} was {before.get(k)!r}, is {v!r}" for k, v in after.items() if before.get(k) != v]
+    for kind in ("recordings", "environment"):
+        old, new = known.get(kind, {}), facts.get(kind, {})
+        names = Counter({"removed": len(old.keys() - new.keys()), "added": len(new.keys() - old.keys())})
+        names["changed"] = sum(list(old[k]) != list(new[k]) for k in old.keys() & new.keys())
+        changes += [
+            f"{count} file{'s' * (count > 1)} of data.{kind} {verb}" for verb, count in names.items() if count
+        ]
+    return changes

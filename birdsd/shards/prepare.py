@@ -1,0 +1,225 @@
+"""Recordings -> labelled spectrogram shards, in parallel processes, each shard atomically.
+
+What is finished is known by its index alone: running prepare again writes only the shards that are
+missing, and the set is described (dataset.json, card, contact sheet) once all are there. Nothing about
+single samples is held in memory, so that 100 hours need no more of it than one.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from birdsd.errors import UserError
+from birdsd.files import write_json
+from birdsd.schema import DataConfig
+from birdsd.shards.card import CARD_FILE
+from birdsd.shards.clips import SampleMaker
+from birdsd.shards.dataset import describe_set, write_dataset
+from birdsd.shards.index import CODEC_FILE, DATASET_FILE
+from birdsd.shards.plan import PLAN_FILE, Plan, ShardTask, check_settings, make_plan, refuse_other_plan
+from birdsd.shards.summary import Summary
+from birdsd.shards.table import ShardTable, index_path, load_table
+from birdsd.shards.writer import ShardWriter
+from birdsd.sound.codec import SpectrogramCodec
+from birdsd.sound.labels import load_recordings
+from birdsd.sound.mixing import EnvironmentPool
+from birdsd.sound.recordings import RecordingError
+
+# One thread each: the processes share the cores, and threads inside them only get in each other's way.
+_THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What prepare did: `written` shards of `total`, and the facts of the whole set (see dataset.py)."""
+
+    folder: Path
+    written: int
+    total: int
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def nothing_to_do(self) -> bool:
+        return self.written == 0
+
+
+def prepare(
+    data: DataConfig, codec: SpectrogramCodec, processes: int = 0, progress: bool = True
+) -> PrepareReport:
+    """Prepare `data.recordings` into the folder `data.shards`; `processes` = 0 takes every core.
+
+    Raises `UserError` where nothing usable is found, where the folder holds other shards, and where
+    the disk is full; recordings that cannot be read are listed in problems.json, and the rest goes on.
+    """
+    if not data.recordings:
+        raise UserError(
+            "data.recordings is not set", "prepare needs recordings", "set data.recordings=FOLDER"
+        )
+    if not data.shards:
+        raise UserError("data.shards is not set", "prepare writes into a folder", "set data.shards=FOLDER")
+    check_settings(data)
+    folder = Path(data.shards)
+    found = load_recordings(Path(data.recordings), Path(data.labels) if data.labels else None)
+    if pool := _environment_pool(data):
+        found.problems.extend(pool.problems)
+    plan = make_plan(found, codec, data)
+    refuse_other_plan(folder, plan)
+    if not (folder / PLAN_FILE).is_file():
+        write_json(folder / CODEC_FILE, codec.to_json())
+        write_json(folder / PLAN_FILE, plan.facts)
+    _remove_leftovers(folder)
+
+    missing = [task for task in plan.tasks if finished_table(folder, task, plan.fingerprint) is None]
+    written = _write_shards(missing, folder, plan, data, codec, processes or _cores(), progress)
+    described = (folder / DATASET_FILE).is_file() and (folder / CARD_FILE).is_file()  # the card comes last
+    if missing or not described:
+        write_dataset(folder, plan, data, codec, found)
+    return PrepareReport(folder, written, len(plan.tasks), describe_set(folder))
+
+
+def _environment_pool(data: DataConfig) -> EnvironmentPool | None:
+    return EnvironmentPool(Path(data.environment)) if data.environment and data.mixtures_per_clip else None
+
+
+def finished_table(folder: Path, task: ShardTask, plan: str) -> ShardTable | None:
+    """The index of a shard that is finished and whole; None where it has to be written."""
+    tar = folder / task.name
+    try:
+        table = load_table(index_path(tar))
+        size = tar.stat().st_size
+    except (UserError, OSError):
+        return None
+    return table if table.summary.get("plan") == plan and table.size == size else None
+
+
+def _write_shards(
+    tasks: list[ShardTask], folder: Path, plan: Plan, data: DataConfig, codec: SpectrogramCodec,
+    processes: int, progress: bool,
+) -> int:  # fmt: skip
+    from tqdm import tqdm
+
+    total = sum(len(task.items) for task in tasks)
+    settings = (str(folder), plan.fingerprint, asdict(data), codec.to_json())
+    with tqdm(total=total, desc="prepare", unit="recording", disable=None if progress else True) as bar:
+        if processes <= 1 or len(tasks) <= 1:
+            worker = _Worker(*settings)
+            for task in tasks:
+                worker.write(task)
+                bar.update(len(task.items))
+        else:
+            for task in _in_processes(tasks, settings, min(processes, len(tasks))):
+                bar.update(len(task.items))
+    return len(tasks)
+
+
+def _in_processes(tasks: list[ShardTask], settings: tuple[Any, ...], processes: int) -> Iterator[ShardTask]:
+    """Yield each task when it is done. The largest first, so that no process is left with one at the end."""
+    queue = sorted(tasks, key=lambda task: sum(i.last - i.first for i in task.items))
+    context = multiprocessing.get_context("spawn")  # fork would copy locks that threads of ours may hold
+    with _single_threaded(), ProcessPoolExecutor(processes, context, _start_worker, (settings,)) as pool:
+        running: dict[Future[None], ShardTask] = {}
+        try:
+            while queue or running:
+                while queue and len(running) < processes + 2:
+                    task = queue.pop()
+                    running[pool.submit(_write_in_worker, task)] = task
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    task = running.pop(future)
+                    future.result()
+                    yield task
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a process that was preparing shards ended abruptly",
+                "most often the machine ran out of memory; every finished shard is kept",
+                "run the same command again with fewer processes: machine.processes=1",
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Worker:
+    """Writes shards; one in each process."""
+
+    def __init__(self, folder: str, plan: str, data: dict[str, Any], codec: dict[str, Any]) -> None:
+        self.folder, self.plan = Path(folder), plan
+        self.data, self.codec = DataConfig(**data), SpectrogramCodec.from_json(codec)
+        self.maker = SampleMaker(self.codec, self.data, _environment_pool(self.data))
+
+    def write(self, task: ShardTask) -> None:
+        """Write one shard and its index; what cannot be read goes into the index's summary."""
+        summary = Summary(self.codec.clip_s)
+        kept: dict[str, Any] = {"plan": self.plan}
+        with ShardWriter(self.folder / task.name, kept) as shard:
+            for item in task.items:
+                samples = self.maker.samples(item, task.split)
+                while True:
+                    try:  # only the making may fail quietly: a full disk must stop everything
+                        sample = next(samples, None)
+                    except RecordingError as error:
+                        summary.add_problem(item.recording.path, str(error))
+                        break
+                    if sample is None:
+                        break
+                    if sample.image is None:
+                        summary.add_skipped(item.recording.path, sample.skipped)
+                        continue
+                    summary.add_sample(len(shard), sample.metadata)
+                    shard.write(sample.key, {"npy": sample.image, "json": sample.metadata})
+            kept.update(summary.to_json())
+
+
+_worker: _Worker | None = None
+
+
+def _start_worker(settings: tuple[Any, ...]) -> None:
+    global _worker
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    _worker = _Worker(*settings)
+
+
+def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
+    """Should the parent be killed, its workers must not wait for work for ever."""
+    parent.join()
+    os._exit(1)
+
+
+def _write_in_worker(task: ShardTask) -> None:
+    assert _worker is not None
+    _worker.write(task)
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Processes started meanwhile compute with one thread each."""
+    before = {name: os.environ.get(name) for name in _THREAD_SETTINGS}
+    os.environ.update(dict.fromkeys(_THREAD_SETTINGS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Unfinished files of a process that was killed; their names begin with a dot."""
+    for leftover in folder.glob(".*.partial"):
+        leftover.unlink(missing_ok=True)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,183 @@
+"""Samples by number, at random, from plain tars: one read for all parts of a sample."""
+
+from __future__ import annotations
+
+import zlib
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from birdsd.errors import UserError
+from birdsd.shards import decode
+from birdsd.shards.bytes import ShardBytes
+from birdsd.shards.index import ShardIndex
+from birdsd.shards.table import ABSENT, ShardTable
+
+_OPEN_FILES = 64
+_KINDS = {
+    "image": decode.IMAGE_SUFFIXES,
+    "latent": decode.LATENT_SUFFIXES,
+    "metadata": decode.METADATA_SUFFIXES,
+}
+
+
+class Sample:
+    """One sample. A weight of 0 means that it could not be decoded, and `problem` says why.
+
+    `image`: uint8 [C, H, W] as the codec made it (row 0 = highest frequency), or None; `latent`: as
+    stored, or None; `metadata` is parsed when first asked for.
+    """
+
+    __slots__ = ("_metadata", "_raw", "image", "key", "latent", "problem", "weight")
+
+    def __init__(
+        self, key: str, image: np.ndarray | None = None, latent: np.ndarray | None = None,
+        raw_metadata: Sequence[tuple[str, np.ndarray]] = (), weight: float = 1.0, problem: str = "",
+    ) -> None:  # fmt: skip
+        self.key, self.image, self.latent, self.weight, self.problem = key, image, latent, weight, problem
+        self._raw = raw_metadata
+        self._metadata: dict[str, Any] | None = None
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The sample's metadata; always with the lists `captions` and `species`."""
+        if self._metadata is None:
+            try:
+                self._metadata = decode.metadata({suffix: data.tobytes() for suffix, data in self._raw})
+            except decode.Undecodable as error:
+                self.image = self.latent = None
+                self.weight, self.problem = 0.0, f"{self.key}: {error}"
+                self._metadata = decode.metadata({})
+        return self._metadata
+
+
+class _Source:
+    """An open shard: its bytes, and per wanted column its kind, suffix, offsets and sizes."""
+
+    __slots__ = ("bytes", "check", "columns", "keys", "table")
+
+    def __init__(self, table: ShardTable, data: ShardBytes, want: frozenset[str]) -> None:
+        self.table, self.bytes, self.keys = table, data, table.keys
+        self.check = data.mtime_ns != table.mtime_ns
+        # A memoryview hands out plain ints, several times faster than an array does.
+        self.columns = [
+            (kind, suffix, table.parts[suffix].offset.data, table.parts[suffix].size.data)
+            for kind, suffixes in _KINDS.items()
+            if kind in want
+            for suffix in suffixes
+            if suffix in table.parts
+        ]
+
+
+class ShardReader:
+    """Reads the samples of a split by number. Safe to use from several threads.
+
+    `want` leaves parts out ("image", "latent", "metadata"), which saves reading them. Checksums are
+    compared where the shard's time is not the one that its index recorded (it was copied, or touched).
+    """
+
+    def __init__(
+        self, index: ShardIndex, split: str, want: Sequence[str] = ("image", "latent", "metadata")
+    ) -> None:
+        self.index, self.split, self.want = index, split, frozenset(want)
+        if unknown := self.want - set(_KINDS):
+            raise ValueError(f"unknown parts {sorted(unknown)}; there are {sorted(_KINDS)}")
+        self._shards = index.shards(split)  # an unknown split is named here, not in a reader thread
+        self._ends = np.cumsum([shard.count for shard in self._shards]).tolist()
+        self._sources: OrderedDict[int, _Source] = OrderedDict()
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of the first image that can be read; `UserError` where there is none."""
+        for number in range(min(len(self), 100)):
+            if (image := self.read(number).image) is not None:
+                return image.shape
+        raise UserError(
+            f"no image can be read from split '{self.split}' of {self.index.folder}",
+            f"a sample needs a part named {', '.join(decode.IMAGE_SUFFIXES[:4])}, ...",
+            "look at the shards with `birdsd inspect SHARDS --verify`",
+        )
+
+    def read(self, number: int) -> Sample:
+        """The sample with this number (0 <= number < len(self)).
+
+        One that cannot be decoded comes back with weight 0 and its problem. A shard that is gone or
+        was replaced by other samples raises a `UserError`: that is no longer one bad sample.
+        """
+        place = bisect_right(self._ends, number)
+        if number < 0 or place == len(self._ends):
+            raise IndexError(f"sample {number} of {len(self)} in split '{self.split}'")
+        source = self._sources.get(place) or self._open(place)
+        row = number - self._ends[place] + self._shards[place].count
+        try:
+            return self._decode(source, row)
+        except (decode.Undecodable, OSError, EOFError) as error:
+            reason = "the shard ends before this sample does" if isinstance(error, EOFError) else error
+            key = source.keys[row]
+            return Sample(key, weight=0.0, problem=f"{self._shards[place].name}: {key}: {reason}")
+
+    def read_many(self, numbers: Iterable[int]) -> list[Sample]:
+        """`read` for each number."""
+        return [self.read(int(number)) for number in numbers]
+
+    def _decode(self, source: _Source, row: int) -> Sample:
+        first, last, parts = -1, 0, []
+        for kind, suffix, offsets, sizes in source.columns:
+            start = offsets[row]
+            if start != ABSENT:
+                end = start + sizes[row]
+                first = start if first < 0 or start < first else first
+                last = end if end > last else last
+                parts.append((kind, suffix, start, end))
+        if not parts:
+            raise decode.Undecodable("it has none of the parts that are read")
+        buffer = source.bytes.read(first, last)
+        if source.check:
+            _check(source.table, row, buffer, first, parts)
+        image = latent = None
+        metadata = []
+        for kind, suffix, start, end in parts:
+            if kind == "metadata":
+                metadata.append((suffix, buffer[start - first : end - first]))
+            elif kind == "image" and image is None:
+                image = decode.image(suffix, buffer, start - first, end - start)
+            elif kind == "latent" and latent is None:
+                latent = decode.npy(buffer, start - first, end - start)
+        if image is None and latent is None and "image" in self.want:
+            raise decode.Undecodable("it has no image")
+        return Sample(source.keys[row], image, latent, metadata)
+
+    def _open(self, place: int) -> _Source:
+        shard = self._shards[place]
+        table, path = self.index.table(shard), self.index.path(shard)
+        try:
+            data = ShardBytes(path)
+        except OSError as error:
+            raise UserError(
+                f"shard {path} cannot be opened: {error.strerror}",
+                "it was there when the run began",
+                "restore it and run the same command again",
+            ) from error
+        source = _Source(table, data, self.want)
+        with self._lock:
+            self._sources[place] = source
+            while len(self._sources) > _OPEN_FILES:
+                self._sources.popitem(last=False)
+        return source
+
+
+def _check(
+    table: ShardTable, row: int, buffer: np.ndarray, first: int, parts: Sequence[tuple[str, str, int, int]]
+) -> None:
+    for _, suffix, start, end in parts:
+        crc32 = table.parts[suffix].crc32
+        if crc32 is not None and zlib.crc32(buffer.data[start - first : end - first]) != int(crc32[row]):
+            raise decode.Undecodable(f"the bytes of .{suffix} are not those that were written")

@@ -1,0 +1,44 @@
+"""prepare: recordings -> labelled spectrogram shards. The same command does only what is missing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from birdsd.cluster.jobs import Outcome
+from birdsd.schema import PrepareConfig
+from birdsd.shards.inspect import species_table
+from birdsd.shards.prepare import PrepareReport, prepare
+from birdsd.sound.codec import SpectrogramCodec
+
+
+def run(config: PrepareConfig) -> Outcome:
+    """Cut, encode and write the shards in parallel; say what is in them and what was left out."""
+    codec = SpectrogramCodec.from_config(config.codec)
+    report = prepare(config.data, codec, config.machine.processes)
+    facts = {
+        **report.facts,
+        "folder": str(report.folder),
+        "shards_written": report.written,
+        "nothing_to_do": report.nothing_to_do,
+    }
+    return Outcome("\n".join(_lines(report, facts)), facts)
+
+
+def _lines(report: PrepareReport, facts: dict[str, Any]) -> list[str]:
+    if report.nothing_to_do:
+        done = "nothing to do: the shards are finished"
+    else:
+        done = f"{report.written} of {report.total} shards written"
+    lines = [f"{report.folder}: {done} (fingerprint {facts['fingerprint']})"]
+    lines += [
+        f"  {split:11} {held['samples']} samples of {held['recordings']} recordings, {held['hours']:.2f} h"
+        for split, held in facts["splits"].items()
+    ]
+    lines += ["", *species_table(facts)]
+    if count := facts["problems"]:
+        lines += ["", f"left out: {count}, with their reasons in {report.folder / 'problems.json'}"]
+        lines += [f"  {entry['path']}: {entry['reason']}" for entry in facts["problem_list"][:10]]
+    if facts["skipped"]:
+        lines += [f"skipped clips: {facts['skipped']} (silent), also in problems.json"]
+    lines += ["", f"look at {report.folder / 'contact_sheet.png'} and {report.folder / 'README.md'}"]
+    return lines
