@@ -13,6 +13,7 @@ from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.files import write_json
 from birdsd.schema import DemoConfig
+from birdsd.shards import inspect
 from birdsd.shards.index import ShardIndex
 from birdsd.sound.captions import prompt_for
 from birdsd.training.records import read_metrics
@@ -59,8 +60,8 @@ class Demo:
         ]
         if self.config.environment:
             settings += ["data=song+environment", f"data.environment={self.config.environment}"]
-        facts = self.stages.run("prepare", "prepare", settings)
-        print(facts.get("summary", ""), flush=True)
+        self.stages.run("prepare", "prepare", settings)
+        print(inspect.text(inspect.describe(self.out / "shards")), flush=True)
         return ShardIndex.open(self.out / "shards")
 
     def train(self, method: str, shards: ShardIndex, samples: int | None) -> Run:

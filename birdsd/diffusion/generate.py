@@ -1,0 +1,274 @@
+"""Prompts -> pictures, sound, Raven tables, and the recipe that makes the same bytes again."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from birdsd.diffusion import sampling
+from birdsd.diffusion.export import quiet_diffusers, read_codec, read_training, weights_fingerprint
+from birdsd.errors import UserError
+from birdsd.files import atomic_write, fingerprint, read_json, safe_name, write_json
+
+if TYPE_CHECKING:
+    from birdsd.sound.codec import SpectrogramCodec
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for. Clip k of a prompt is a function of (prompt, seed, k) and the settings below."""
+
+    prompts: tuple[str, ...]
+    count: int = 1
+    seed: int = 0
+    steps: int = 25
+    guidance: float = 3.0
+    negative_prompt: str = ""
+    scheduler: str = "ddim"
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        sampling.check_request(self.steps, self.guidance, self.count, self.batch_size)
+        if self.scheduler not in sampling.SCHEDULERS:
+            sampling.make_scheduler(self.scheduler, {})
+        if not self.prompts or not all(text.strip() for text in self.prompts):
+            raise UserError(
+                "there is no prompt", "say what should sing", 'add prompt="an American Robin singing"'
+            )
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One generated clip and its four files."""
+
+    prompt: str
+    index: int
+    species: tuple[str, ...]
+    picture: Path
+    sound: Path
+    table: Path
+    recipe: Path
+    duration_s: float
+
+
+class Generator:
+    """An exported pipeline folder, loaded once and asked as often as one likes.
+
+    The UNet computes in `dtype` (float32 by default); text encoder and autoencoder stay in float32.
+    """
+
+    def __init__(self, folder: Path, device: Any = "cpu", dtype: Any = None) -> None:
+        import torch
+        from diffusers import StableDiffusionPipeline
+
+        from birdsd.sound.codec import SpectrogramCodec
+
+        self.folder = pipeline_folder(folder)
+        self.codec: SpectrogramCodec = SpectrogramCodec.from_json(read_codec(self.folder))
+        self.training = read_training(self.folder)
+        self.identity = str(self.training.get("weights") or weights_fingerprint(self.folder))
+        try:
+            with quiet_diffusers():
+                self.pipeline = StableDiffusionPipeline.from_pretrained(
+                    str(self.folder), safety_checker=None, requires_safety_checker=False, use_safetensors=True
+                )
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"cannot load the model in {self.folder}: {reason}",
+                "expected a StableDiffusionPipeline folder with safetensors",
+                "export the run again, or name another folder",
+            ) from error
+        self.pipeline.to(device)
+        self.pipeline.unet.to(dtype or torch.float32)
+        self.device = device
+
+    @property
+    def species(self) -> tuple[str, ...]:
+        return tuple(self.training.get("species", ()))
+
+    def latents(
+        self, request: Request, prompts: Sequence[str], indices: Sequence[int], tick: Any = None
+    ) -> Any:
+        """Scaled latents float32 [B, C, h, w] of clip indices[i] of prompts[i], one batch."""
+        parts = self.pipeline
+        unet, tokenizer = parts.unet, parts.tokenizer
+        scheduler = sampling.make_scheduler(request.scheduler, parts.scheduler.config)
+        size = unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        noise = sampling.initial_noise(request.seed, indices, (unet.config.in_channels, height, width))
+        context = sampling.encode_texts(parts.text_encoder, tokenizer, prompts)
+        negative = sampling.encode_texts(
+            parts.text_encoder, tokenizer, [request.negative_prompt] * len(prompts)
+        )
+        return sampling.sample_latents(
+            unet,
+            scheduler,
+            context.to(unet.dtype),
+            negative.to(unet.dtype),
+            noise.to(self.device, unet.dtype),
+            steps=request.steps,
+            guidance=request.guidance,
+            generators=[sampling.torch_generator(request.seed, "sampler", int(k)) for k in indices],
+            progress=tick,
+        )
+
+    def images(
+        self, request: Request, prompts: Sequence[str], indices: Sequence[int], tick: Any = None
+    ) -> np.ndarray:
+        """uint8 [B, H, W, 3]: the pictures of one batch."""
+        return sampling.decode_images(self.pipeline.vae, self.latents(request, prompts, indices, tick))
+
+
+def generate(
+    model: Generator, request: Request, out: Path, *, only: Sequence[int] | None = None, progress: bool = True
+) -> list[Clip]:
+    """Make `count` clips of every prompt into `out`; returns them prompt by prompt.
+
+    `only` keeps some clips, by their number in the request: their whole batches are computed all the
+    same, since the last bits of a matrix product depend on its shape, and a recipe promises identical
+    bytes.
+    """
+    from tqdm import tqdm
+
+    work = [(text, index) for text in request.prompts for index in range(request.count)]
+    wanted = set(range(len(work)) if only is None else only)
+    batches = range(0, len(work), request.batch_size)
+    needed = [start for start in batches if wanted & set(range(start, start + request.batch_size))]
+    clips = []
+    with tqdm(total=len(needed) * request.steps, unit="step", disable=None if progress else True) as bar:
+        for start in needed:
+            batch = work[start : start + request.batch_size]
+            pictures = model.images(request, [text for text, _ in batch], [k for _, k in batch], bar.update)
+            for offset, (text, index) in enumerate(batch):
+                if start + offset in wanted:
+                    clips.append(
+                        _write(model, request, start + offset, text, index, pictures[offset], Path(out))
+                    )
+    return clips
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The .json beside a clip: everything that decides its bytes."""
+
+    path: Path
+    request: Request
+    number: int
+    model: Path
+    weights: str
+
+    @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """Read a recipe; a file that is none is a `UserError`."""
+        told = read_json(path, "recipe")
+        try:
+            asked = {**told["request"], "prompts": tuple(told["request"]["prompts"])}
+            recipe = cls(
+                path, Request(**asked), int(told["number"]), Path(told["model"]), str(told["weights"])
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path} is not a recipe of birdsd ({type(error).__name__}: {error})",
+                "a recipe is the .json beside a generated clip",
+            ) from error
+        total = recipe.request.count * len(recipe.request.prompts)
+        if not 0 <= recipe.number < total:
+            raise UserError(
+                f"{path} asks for clip {recipe.number}", f"its own request makes {total}, from 0 on"
+            )
+        return recipe
+
+
+def regenerate(model: Generator, recipe: Recipe, out: Path) -> list[Clip]:
+    """Make the clip of a recipe again: on the same kind of machine, to the byte."""
+    if model.identity != recipe.weights:
+        raise UserError(
+            f"the model in {model.folder} is not the one that {recipe.path} was made with",
+            f"its weights have the fingerprint {model.identity}, the recipe names {recipe.weights}",
+            "name the folder of the right model with run=",
+        )
+    return generate(model, recipe.request, out, only=[recipe.number])
+
+
+def pipeline_folder(folder: Path) -> Path:
+    """The diffusers folder that `folder` is, or that lies in its export/."""
+    for candidate in (Path(folder), Path(folder) / "export"):
+        if (candidate / "model_index.json").is_file():
+            return candidate
+    raise UserError(
+        f"{folder} holds no model to generate with",
+        "expected a diffusers pipeline folder (model_index.json), or a finished run with one in export/",
+        "finish the run first (the same `birdsd run train ...` command goes on with it)",
+    )
+
+
+def species_in(prompt: str, known: Sequence[str]) -> tuple[str, ...]:
+    """Which of the `known` species a prompt names, in order of appearance; the longest name wins an
+    overlap.
+    """
+    found: list[tuple[int, str]] = []
+    rest = prompt.casefold()
+    for name in sorted(known, key=lambda text: (-len(text), text)):
+        pattern = r"(?<!\w)" + re.escape(name.casefold()).replace(r"\ ", r"[\s_-]+") + r"(?:s|es)?(?!\w)"
+        for match in re.finditer(pattern, rest):
+            found.append((match.start(), name))
+        rest = re.sub(pattern, lambda match: " " * len(match.group()), rest)
+    return tuple(dict.fromkeys(name for _, name in sorted(found)))
+
+
+def _write(
+    model: Generator, request: Request, number: int, prompt: str, index: int, picture: np.ndarray, out: Path
+) -> Clip:
+    """The four files of one clip, named after the prompt and a hash of all that decides it."""
+    from PIL import Image
+
+    from birdsd.sound.labels import Label, write_raven
+    from birdsd.sound.recordings import write_wav
+
+    codec = model.codec
+    decides = {
+        **asdict(replace(request, prompts=(prompt,), count=1, batch_size=1)),
+        "weights": model.identity,
+    }
+    stem = f"{safe_name(prompt, 60)}-{fingerprint(decides, 8)}-{index:03d}"
+    files = {kind: out / f"{stem}.{kind}" for kind in ("png", "wav", "json")}
+    table = out / f"{stem}.Table.1.selections.txt"
+    with atomic_write(files["png"]) as stream:
+        Image.fromarray(picture).save(stream, format="PNG")
+    waveform = codec.decode(codec.from_rgb(picture))
+    write_wav(files["wav"], waveform, codec.rate_hz)
+    species = species_in(prompt, model.species)
+    asked = [
+        Label(label=name, start_s=0.0, end_s=codec.clip_s, low_hz=codec.fmin_hz, high_hz=codec.fmax_hz)
+        for name in species
+    ]
+    write_raven(table, asked)
+    recipe = {
+        "request": json.loads(json.dumps(asdict(request))),
+        "number": number,
+        "prompt": prompt,
+        "index": index,
+        "species": list(species),
+        "synthetic": bool(model.training.get("synthetic", False)),
+        "generated": True,
+        "model": str(model.folder.resolve()),
+        "weights": model.identity,
+        "duration_s": round(codec.clip_s, 6),
+        "rate_hz": codec.rate_hz,
+        "made_with": {**_versions(), "device": str(model.device), "dtype": str(model.pipeline.unet.dtype)},
+    }
+    write_json(files["json"], recipe)
+    return Clip(prompt, index, species, files["png"], files["wav"], table, files["json"], codec.clip_s)
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "diffusers", "transformers")}

@@ -1,0 +1,29 @@
+"""Ways to teach a model birds. Each method is a module of its own, loaded when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from birdsd.errors import unknown_name
+
+if TYPE_CHECKING:
+    from birdsd.diffusion.parts import Method
+    from birdsd.schema import TrainConfig
+    from birdsd.shards.index import ShardIndex
+
+# Name -> (module, class).
+METHODS: dict[str, tuple[str, str]] = {
+    "autoencoder": ("birdsd.diffusion.methods.autoencoder", "AutoencoderMethod"),
+    "full": ("birdsd.diffusion.methods.full", "FullMethod"),
+}
+
+
+def make_method(config: TrainConfig, index: ShardIndex) -> Method:
+    """The method that `config.method.name` asks for, on the samples of `index`."""
+    name = config.method.name
+    if name not in METHODS:
+        raise unknown_name("method", name, METHODS)
+    module, kind = METHODS[name]
+    method: Method = getattr(importlib.import_module(module), kind)(config, index)
+    return method

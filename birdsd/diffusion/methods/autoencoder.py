@@ -1,0 +1,203 @@
+"""method=autoencoder: a spectrogram AutoencoderKL of one's own.
+
+The loss of a sample is the mean absolute error of its picture, plus the KL divergence of its latents from
+a normal distribution (nats per latent value), plus, if asked for, the error of its differences along time
+and frequency: without these, fast trills are what a small model blurs first. At export the latents are
+brought to mean 0 and standard deviation 1 in every channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from birdsd.diffusion import export, models
+from birdsd.diffusion.methods.common import (
+    codec_of,
+    evaluating,
+    load_codec,
+    picture_of,
+    read,
+    required_source,
+    to_range,
+    write_preview,
+)
+from birdsd.diffusion.parts import Learner, Parts
+from birdsd.errors import UserError
+from birdsd.randomness import generator
+
+if TYPE_CHECKING:
+    from birdsd.schema import TrainConfig
+    from birdsd.shards.index import ShardIndex
+    from birdsd.shards.reader import Sample
+
+_MEASURED_SAMPLES = 256  # for the statistics of the latents; their error is below 1% long before
+
+
+class AutoencoderLearner(Learner):
+    """The autoencoder and its loss. The batch: `image` float [B, 3, H, W] in -1..1, `noise` [B, C, h, w]."""
+
+    vae: Any
+
+    def __init__(self, vae: nn.Module, kl_weight: float, gradient_weight: float) -> None:
+        super().__init__()
+        self.vae = vae
+        self.kl_weight, self.gradient_weight = kl_weight, gradient_weight
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """float32 [B]: reconstruction + kl_weight x KL + gradient_weight x error of the differences."""
+        image = batch["image"]
+        posterior = self.vae.encode(image).latent_dist
+        decoded = self.vae.decode(posterior.mean + posterior.std * batch["noise"]).sample.float()
+        loss = _mean(decoded - image)
+        kl = 0.5 * (posterior.mean.float().square() + posterior.var.float() - 1 - posterior.logvar.float())
+        loss = loss + self.kl_weight * kl.flatten(1).mean(1)
+        if self.gradient_weight > 0:
+            error = decoded - image
+            loss = loss + self.gradient_weight * (_mean(error.diff(dim=2)) + _mean(error.diff(dim=3)))
+        return loss
+
+
+def _mean(error: Tensor) -> Tensor:
+    return error.abs().flatten(1).mean(1)
+
+
+class AutoencoderMethod:
+    """Trains the autoencoder on random stretches of time; see `birdsd.diffusion.parts.Method`."""
+
+    def __init__(self, config: TrainConfig, index: ShardIndex) -> None:
+        self.config, self.index = config, index
+        self.codec = codec_of(index)
+        width = config.method.crop_frames
+        if width < 0 or width > self.codec["frames"]:
+            raise UserError(
+                f"method.crop_frames={width}",
+                f"the images are {self.codec['frames']} frames wide",
+                "set it to a part of that, or to 0 for whole images",
+            )
+        self.width = width or int(self.codec["frames"])
+
+    def build(self, device: torch.device, dtype: torch.dtype) -> Parts:
+        """A new autoencoder (model.init=scratch), or the one of model.source to go on from."""
+        model = self.config.model
+        vae: Any
+        if model.init == "pretrained":
+            vae = models.load_vae(required_source(self.config))
+        else:
+            vae = models.build_vae(model.vae, self.config.seed)
+        self.latent_shape = (
+            vae.config.latent_channels,
+            *models.latent_size(vae, self.codec["bands"], self.width),
+        )
+        models.latent_size(vae, self.codec["bands"], self.codec["frames"])
+        method = self.config.method
+        learner = AutoencoderLearner(vae.train(), method.kl_weight, method.gradient_weight).to(device)
+        if self.config.machine.gradient_checkpointing:
+            learner.enable_gradient_checkpointing()
+        return Parts(learner, codec=load_codec(self.codec), device=device, dtype=dtype)
+
+    def example(
+        self, parts: Parts, sample: Sample, position: int, purpose: str = "train"
+    ) -> dict[str, Tensor]:
+        """A crop in time and the noise of the latents. In validation the crop is a function of position
+        too.
+        """
+        draw = generator(self.config.seed, purpose, position, "autoencoder")
+        start = int(draw.integers(self.codec["frames"] - self.width + 1))
+        noise = draw.standard_normal(self.latent_shape, dtype=np.float32)
+        image = picture_of(sample, self.codec)[:, :, start : start + self.width]
+        return {"pixels": torch.from_numpy(np.ascontiguousarray(image)), "noise": torch.from_numpy(noise)}
+
+    def prepare(self, parts: Parts, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """uint8 -> -1..1 in three channels."""
+        return {"image": to_range(batch["pixels"]), "noise": batch["noise"]}
+
+    def latents(self, parts: Parts, split: str) -> None:
+        """There are none: it learns from pictures."""
+
+    def preview(self, parts: Parts, prompts: Sequence[str], folder: Path) -> list[Path]:
+        """Held-out recordings above what is left of them after the autoencoder, with the sound of both."""
+        split = "validation" if self.index.count("validation") else "train"
+        count = min(4, self.index.count(split))
+        chosen = [number * self.index.count(split) // count for number in range(count)]
+        pixels = torch.stack(
+            [torch.from_numpy(picture_of(s, self.codec)) for s in read(self.index, split, chosen)]
+        )
+        vae: Any = parts.learner.vae
+        with torch.no_grad(), evaluating(parts.learner):
+            decoded = vae.decode(vae.encode(to_range(pixels.to(parts.device))).latent_dist.mode()).sample
+        after = decoded.float().clamp(-1, 1).add(1).mul(127.5).round().byte().cpu().numpy()
+        before = to_range(pixels).add(1).mul(127.5).round().byte().numpy()
+        rows = [np.concatenate([b, a], axis=1).transpose(1, 2, 0) for b, a in zip(before, after, strict=True)]
+        halves = [half.transpose(1, 2, 0) for b, a in zip(before, after, strict=True) for half in (b, a)]
+        names = [f"{number:02d}-{kind}" for number in range(count) for kind in ("recorded", "reconstructed")]
+        return write_preview(folder, rows, halves, names, parts.codec)
+
+    def export(self, parts: Parts, folder: Path) -> Path:
+        """Normalise the latents and write a diffusers AutoencoderKL folder with codec.json."""
+        import copy
+
+        vae: Any = copy.deepcopy(parts.learner.vae)
+        vae.eval().requires_grad_(False)
+        mean, std = self.latent_statistics(vae, parts.device)
+        normalise_latents(vae, mean, std)
+        about = {
+            "base": self.config.model.source or "from scratch",
+            "latent_mean_before": [round(float(value), 4) for value in mean],
+            "latent_std_before": [round(float(value), 4) for value in std],
+        }
+        heard = export.training_set(self.index)
+        return export.write_autoencoder(folder, vae.cpu(), codec=self.codec, heard=heard, about=about)
+
+    def latent_statistics(self, vae: Any, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of every latent channel, float64 [C], over evenly spaced training
+        samples.
+        """
+        total = self.index.count("train")
+        count = min(total, _MEASURED_SAMPLES)
+        sums = torch.zeros(2, self.latent_shape[0], dtype=torch.float64)
+        values = 0
+        for number in range(count):
+            for sample in read(self.index, "train", [number * total // count]):
+                if sample.weight == 0:
+                    continue
+                pixels = torch.from_numpy(picture_of(sample, self.codec))[None].to(device)
+                with torch.no_grad():
+                    posterior = vae.encode(to_range(pixels)).latent_dist
+                drawn = posterior.mean.double().square() + posterior.var.double()
+                sums += torch.stack([posterior.mean.double().sum((0, 2, 3)), drawn.sum((0, 2, 3))]).cpu()
+                values += posterior.mean[0, 0].numel()
+        mean = sums[0] / max(values, 1)
+        return mean, (sums[1] / max(values, 1) - mean.square()).clamp(min=1e-12).sqrt()
+
+
+def normalise_latents(vae: Any, mean: Tensor, std: Tensor) -> None:
+    """Bring every latent channel to mean 0 and standard deviation 1 without changing what is decoded.
+
+    The affine change is folded into the 1x1 convolutions at the end of the encoder and the start of the
+    decoder, so that any pipeline gets it, and scaling_factor is 1. A single factor for all channels, as
+    in Stable Diffusion, would leave quiet channels buried in the noise of the diffusion. Without these
+    convolutions (or where another trainer left them out) the single factor 1 / std is all that can be
+    set.
+    """
+    if vae.quant_conv is None or vae.post_quant_conv is None:
+        overall = float((std.square().mean() + mean.var(unbiased=False)).sqrt())
+        vae.register_to_config(scaling_factor=1 / overall)
+        return
+    channels = len(mean)
+    with torch.no_grad():
+        entering, leaving = vae.quant_conv, vae.post_quant_conv
+        mean = mean.to(entering.weight)
+        std = std.to(entering.weight)
+        # Means and log-variances come out of one convolution, in this order.
+        entering.weight[:channels] /= std[:, None, None, None]
+        entering.bias[:channels] = (entering.bias[:channels] - mean) / std
+        entering.bias[channels:] -= 2 * std.log()
+        leaving.bias += (leaving.weight[:, :, 0, 0] * mean[None]).sum(1)
+        leaving.weight *= std[None, :, None, None]
+    vae.register_to_config(scaling_factor=1.0)

@@ -1,0 +1,137 @@
+"""Noise -> latents -> images, one seed an image.
+
+Image k of a request is a function of (seed, k) alone: its first noise and everything that a stochastic
+scheduler draws come from generators of its own, so neither the batch size nor its neighbours matter. The
+loop does what StableDiffusionPipeline does, step for step; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from birdsd.errors import UserError, unknown_name
+from birdsd.randomness import generator
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+# Name -> (diffusers class, settings on top of the trained noise schedule).
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "ddpm": ("DDPMScheduler", {}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "dpm++sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+}
+
+
+def make_scheduler(name: str, trained: Mapping[str, Any]) -> Any:
+    """The diffusers scheduler `name` for the noise schedule in `trained` (a scheduler's configuration)."""
+    if name not in SCHEDULERS:
+        raise unknown_name("scheduler", name, SCHEDULERS)
+    kind, settings = SCHEDULERS[name]
+    own = {key: value for key, value in trained.items() if not key.startswith("_")}
+    return getattr(importlib.import_module("diffusers"), kind).from_config({**own, **settings})
+
+
+def torch_generator(*key: int | str) -> torch.Generator:
+    """A torch generator on the CPU that depends on `key` alone: the same numbers on every device."""
+    import torch
+
+    return torch.Generator("cpu").manual_seed(int(generator(*key).integers(2**62)))
+
+
+def initial_noise(seed: int, indices: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
+    """float32 [len(indices), *shape]: the noise that image k of a request with `seed` starts from."""
+    import torch
+
+    draws = [
+        generator(seed, "initial noise", int(k)).standard_normal(shape, dtype=np.float32) for k in indices
+    ]
+    return torch.from_numpy(np.stack(draws))
+
+
+def check_request(steps: int, guidance: float, count: int, batch_size: int) -> None:
+    """Refuse numbers that cannot be sampled with, by name."""
+    for name, value, low in (("steps", steps, 1), ("count", count, 1), ("batch_size", batch_size, 1)):
+        if value < low:
+            raise UserError(f"{name}={value}", f"it must be at least {low}", f"set {name}={low}")
+    if steps > 1000:
+        raise UserError(f"steps={steps}", "the noise schedule has 1000 steps", "set steps to 20-50")
+    if not np.isfinite(guidance) or guidance < 0:
+        raise UserError(f"guidance={guidance}", "it must be a number >= 0", "try guidance=3; 1 turns it off")
+
+
+def sample_latents(
+    unet: Any,
+    scheduler: Any,
+    context: Tensor,
+    negative: Tensor | None,
+    noise: Tensor,
+    *,
+    steps: int,
+    guidance: float,
+    generators: Sequence[torch.Generator],
+    progress: Callable[[], object] | None = None,
+) -> Tensor:
+    """Denoise `noise` [B, C, h, w] under `context` [B, n, width]; returns latents as the UNet knows them
+    (scaled).
+
+    `negative` [B, n, width] is what guidance > 1 leads away from. `generators`: one an image, for the
+    schedulers that add noise. `progress` is called once a step of the network.
+    """
+    import inspect
+
+    import torch
+
+    guided = guidance > 1 and negative is not None
+    states = torch.cat([negative, context]) if guided and negative is not None else context
+    scheduler.set_timesteps(steps, device=noise.device)
+    latents = noise * scheduler.init_noise_sigma
+    takes = inspect.signature(scheduler.step).parameters
+    extra = {"generator": list(generators)} if "generator" in takes else {}
+    with torch.no_grad():
+        for step in scheduler.timesteps:
+            entering = torch.cat([latents] * 2) if guided else latents
+            entering = scheduler.scale_model_input(entering, step)
+            predicted = unet(entering, step, encoder_hidden_states=states, return_dict=False)[0]
+            if guided:
+                without, within = predicted.chunk(2)
+                predicted = without + guidance * (within - without)
+            latents = scheduler.step(predicted, step, latents, **extra, return_dict=False)[0]
+            if progress is not None:
+                progress()
+    return latents
+
+
+def encode_texts(text_encoder: Any, tokenizer: Any, texts: Sequence[str]) -> Tensor:
+    """[len(texts), n, width]: the text encoder's last hidden states, on its device."""
+    import torch
+
+    from birdsd.diffusion.tokenizer import token_ids
+
+    device = next(text_encoder.parameters()).device
+    with torch.no_grad():
+        states: Tensor = text_encoder(token_ids(tokenizer, texts).to(device))[0]
+    return states
+
+
+def decode_images(vae: Any, latents: Tensor) -> np.ndarray:
+    """uint8 [B, H, W, 3]: scaled latents through the autoencoder, rounded as diffusers rounds."""
+    import torch
+
+    with torch.no_grad():
+        # One image at a time: the decoder works at full resolution, and its memory would set the batch size.
+        scale = vae.config.scaling_factor
+        images = [vae.decode(latent[None].to(vae.dtype) / scale, return_dict=False)[0] for latent in latents]
+    stacked = torch.cat(images).float().cpu()
+    levels = ((stacked / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return levels.permute(0, 2, 3, 1).contiguous().numpy()

@@ -1,0 +1,59 @@
+"""generate: prompts -> pictures, sounds, Raven tables, recipes; recipe=FILE makes a clip again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from birdsd.cluster.jobs import Outcome
+from birdsd.cluster.store import RunStore
+from birdsd.diffusion.generate import Clip, Generator, Recipe, Request, generate, regenerate
+from birdsd.errors import UserError
+from birdsd.schema import GenerateConfig
+from birdsd.training.precision import choose_device, choose_precision
+
+
+def run(config: GenerateConfig) -> Outcome:
+    """Load the model once, make every clip, and say where they are."""
+    out = Path(config.out)
+    if config.recipe:
+        recipe = Recipe.read(Path(config.recipe))
+        model = _load(config, _folder(config) if config.run else recipe.model)
+        return _outcome(regenerate(model, recipe, out), out)
+    request = Request(
+        prompts=tuple(config.prompt),
+        count=config.count,
+        seed=config.seed,
+        steps=config.steps,
+        guidance=config.guidance,
+        negative_prompt=config.negative_prompt,
+        scheduler=config.scheduler,
+        batch_size=config.batch_size,
+    )
+    return _outcome(generate(_load(config, _folder(config)), request, out), out)
+
+
+def _load(config: GenerateConfig, folder: Path) -> Generator:
+    device = choose_device(config.machine.device)
+    return Generator(folder, device, choose_precision(config.machine.precision, device).dtype)
+
+
+def _folder(config: GenerateConfig) -> Path:
+    if not config.run:
+        raise UserError(
+            "run is not set", "a model must make the sound", "run=NAME of a finished run, or a folder"
+        )
+    folder = Path(config.run)
+    if folder.is_dir():
+        return folder
+    return RunStore(Path(config.runs)).find(config.run).export_folder
+
+
+def _outcome(clips: list[Clip], out: Path) -> Outcome:
+    lines = [f"  {clip.sound}  {', '.join(clip.species) or 'no species it knows'}" for clip in clips]
+    facts = {"out": str(out), "clips": [{k: _plain(v) for k, v in asdict(clip).items()} for clip in clips]}
+    return Outcome("\n".join([f"{len(clips)} clips in {out}", *lines]), facts)
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,193 @@
+"""Prompts to files: reproducible to the byte, independent of batches, safe with any text."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from birdsd.diffusion import generate as room
+from birdsd.diffusion import sampling
+from birdsd.diffusion.generate import Generator, Recipe, Request, generate, regenerate, species_in
+from birdsd.errors import UserError
+from birdsd.sound.labels import read_raven
+from tests.diffusion.conftest import CODEC
+
+PROMPTS = ("an American Robin singing", "a Eurasian Wren")
+
+
+@pytest.fixture(scope="module")
+def model(pipeline_folder):
+    return Generator(pipeline_folder)
+
+
+def names(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_every_clip_has_four_files(model, tmp_path):
+    clips = generate(model, Request(PROMPTS, count=2, steps=2), tmp_path / "out", progress=False)
+    assert [(clip.prompt, clip.index) for clip in clips] == [(text, k) for text in PROMPTS for k in range(2)]
+    assert len(names(tmp_path / "out")) == 16
+    clip = clips[0]
+    assert np.array(Image.open(clip.picture)).shape == (CODEC.bands, CODEC.frames, 3)
+    sound, rate = soundfile.read(clip.sound)
+    assert rate == CODEC.rate_hz and len(sound) == CODEC.samples_per_clip
+    (label,) = read_raven(clip.table)
+    assert label.label == "American Robin" and label.end_s == pytest.approx(CODEC.clip_s)
+    assert (label.low_hz, label.high_hz) == (CODEC.fmin_hz, CODEC.fmax_hz)
+    recipe = json.loads(clip.recipe.read_text())
+    assert recipe["generated"] is True and recipe["species"] == ["American Robin"]
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "euler_ancestral"])
+def test_a_recipe_makes_the_same_bytes_again(model, tmp_path, scheduler):
+    request = Request(
+        PROMPTS, count=3, steps=2, seed=9, scheduler=scheduler, batch_size=4, negative_prompt="rain"
+    )
+    clips = generate(model, request, tmp_path / "first", progress=False)
+    for clip in (clips[1], clips[5]):
+        (again,) = regenerate(model, Recipe.read(clip.recipe), tmp_path / "again")
+        for before, after in zip(
+            (clip.picture, clip.sound, clip.table, clip.recipe),
+            (again.picture, again.sound, again.table, again.recipe),
+            strict=True,
+        ):
+            assert before.name == after.name and before.read_bytes() == after.read_bytes()
+
+
+@pytest.mark.parametrize("scheduler", sorted(sampling.SCHEDULERS))
+def test_a_clip_does_not_depend_on_its_batch(model, scheduler):
+    request = Request((PROMPTS[0],), steps=3, seed=1, scheduler=scheduler)
+    together = model.latents(request, [PROMPTS[0], PROMPTS[1], PROMPTS[0]], [0, 1, 2]).numpy()
+    alone = model.latents(request, [PROMPTS[0]], [2]).numpy()
+    assert np.isfinite(together).all()
+    assert np.allclose(together[2], alone[0], atol=1e-4)
+    assert not np.allclose(together[0], together[2], atol=1e-2)
+
+
+def test_clips_of_a_prompt_do_not_depend_on_the_other_prompts(model, tmp_path):
+    both = generate(
+        model, Request(PROMPTS, count=2, steps=2, batch_size=1), tmp_path / "both", progress=False
+    )
+    one = generate(
+        model, Request(PROMPTS[1:], count=2, steps=2, batch_size=1), tmp_path / "one", progress=False
+    )
+    assert [c.sound.read_bytes() for c in both[2:]] == [c.sound.read_bytes() for c in one]
+    assert both[2].sound.name == one[0].sound.name
+
+
+def test_seed_guidance_and_negative_prompt_matter(model):
+    plain = Request((PROMPTS[0],), steps=2)
+    base = model.latents(plain, PROMPTS[:1], [0])
+    for changed in (
+        {"seed": 1},
+        {"guidance": 6.0},
+        {"negative_prompt": "wren"},
+        {"scheduler": "euler"},
+        {"steps": 3},
+    ):
+        other = model.latents(Request((PROMPTS[0],), **{"steps": 2, **changed}), PROMPTS[:1], [0])
+        assert not np.allclose(base.numpy(), other.numpy(), atol=1e-4), changed
+
+
+@pytest.mark.parametrize(
+    "prompt", ["../../etc/passwd", "-rf 'x' \"y\" $HOME; |", "鳥 🐦\nnew line", "a" * 500, "..."]
+)
+def test_hostile_prompts_stay_in_the_folder(model, tmp_path, prompt):
+    out = tmp_path / "out"
+    (clip,) = generate(model, Request((prompt,), steps=1), out, progress=False)
+    assert sorted(p.relative_to(tmp_path).parts[0] for p in tmp_path.rglob("*")) == ["out"] * 5
+    assert not clip.sound.name.startswith(("-", "."))
+    assert json.loads(clip.recipe.read_text())["prompt"] == prompt
+    assert clip.species == () and read_raven(clip.table) == []
+
+
+def test_two_prompts_with_the_same_file_name_are_kept_apart(model, tmp_path):
+    generate(model, Request(("a/b", "a b"), steps=1), tmp_path, progress=False)
+    assert len(names(tmp_path)) == 8
+
+
+def test_species_are_read_from_the_prompt():
+    known = ("Robin", "American Robin", "Eurasian Wren", "Steller's Jay")
+    assert species_in("a wren? no, a EURASIAN WREN and two american robins", known) == (
+        "Eurasian Wren",
+        "American Robin",
+    )
+    assert species_in("a robin beside an American Robin", known) == ("Robin", "American Robin")
+    assert species_in("Steller's Jays in rain", known) == ("Steller's Jay",)
+    assert species_in("Robinson's song", known) == ()
+
+
+def test_what_cannot_be_sampled_is_refused_by_name():
+    with pytest.raises(UserError, match=r"unknown scheduler 'eulr'.*Did you mean 'euler'"):
+        Request(("a",), scheduler="eulr")
+    for wrong, match in (
+        ({"steps": 0}, "steps=0"), ({"steps": 5000}, "1000 steps"), ({"count": 0}, "count=0"),
+        ({"guidance": float("nan")}, "guidance"), ({"batch_size": -1}, "batch_size=-1"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=match):
+            Request(("a",), **wrong)
+    for prompts in ((), ("",), ("a", "  ")):
+        with pytest.raises(UserError, match="no prompt"):
+            Request(prompts)
+
+
+def test_folders_that_are_no_model_are_sentences(pipeline_folder, tmp_path):
+    with pytest.raises(UserError, match="holds no model"):
+        Generator(tmp_path)
+    copy = shutil.copytree(pipeline_folder, tmp_path / "copy")
+    (copy / "codec.json").unlink()
+    with pytest.raises(UserError, match=r"no codec\.json"):
+        Generator(copy)
+    (copy / "codec.json").write_bytes((pipeline_folder / "codec.json").read_bytes())
+    (copy / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"broken")
+    with pytest.raises(UserError, match="cannot load the model"):
+        Generator(copy)
+
+
+def test_a_recipe_of_another_model_is_refused(model, tmp_path, monkeypatch):
+    (clip,) = generate(model, Request((PROMPTS[0],), steps=1), tmp_path, progress=False)
+    recipe = Recipe.read(clip.recipe)
+    monkeypatch.setattr(model, "identity", "another")
+    with pytest.raises(UserError, match=r"fingerprint another.*run="):
+        regenerate(model, recipe, tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"request": {}}, {"number": 7}, {"weights": None, "request": None}])
+def test_a_file_that_is_no_recipe_is_refused(model, tmp_path, change):
+    (clip,) = generate(model, Request((PROMPTS[0],), steps=1), tmp_path, progress=False)
+    clip.recipe.write_text(json.dumps({**json.loads(clip.recipe.read_text()), **change}))
+    with pytest.raises(UserError, match=r"not a recipe|asks for clip 7"):
+        Recipe.read(clip.recipe)
+
+
+def test_a_run_folder_stands_for_its_export(pipeline_folder):
+    assert room.pipeline_folder(pipeline_folder.parent) == pipeline_folder
+
+
+def test_the_job_generates_and_makes_a_clip_again(pipeline_folder, tmp_path):
+    from birdsd.jobs import generate as job
+
+    from birdsd.config import compose
+
+    settings = [
+        f"run={pipeline_folder}",
+        f"out={tmp_path / 'a'}",
+        "steps=1",
+        "count=2",
+        "prompt=a robin, or 'two'",
+    ]
+    outcome = job.run(compose("generate", settings))
+    assert outcome.exit_status == 0 and len(outcome.facts["clips"]) == 2
+    json.dumps(outcome.facts)
+    clip = outcome.facts["clips"][1]
+    again = job.run(compose("generate", [f"recipe={clip['recipe']}", f"out={tmp_path / 'b'}"]))
+    with open(clip["sound"], "rb") as first, open(again.facts["clips"][0]["sound"], "rb") as second:
+        assert first.read() == second.read()
+    with pytest.raises(UserError, match="run is not set"):
+        job.run(compose("generate", ["prompt=a robin"]))
