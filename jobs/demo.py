@@ -17,4 +17,7 @@ def run(config: DemoConfig) -> Outcome:
     clips = demo.generate(diffusion, shards)
     report, check = write_report(demo, shards, [autoencoder, diffusion], clips)
     text = f"\n{check.text() if check else ''}\n\nlook and listen: {report}"
-    return Outcome(text, {"report": str(report), "check": check.to_json() if check else None})
+    return Outcome(
+        text,
+        {"report": str(report), "shards": str(shards.folder), "check": check.to_json() if check else None},
+    )

@@ -11,7 +11,7 @@ from birdsd.cluster.stages import Stages
 from birdsd.cluster.store import Run, RunStore
 from birdsd.config import compose
 from birdsd.errors import UserError
-from birdsd.files import write_json
+from birdsd.files import fingerprint, safe_name, write_json
 from birdsd.schema import DemoConfig
 from birdsd.shards import inspect
 from birdsd.shards.index import ShardIndex
@@ -23,14 +23,16 @@ KILLED_FILE = "killed.json"
 
 
 class Demo:
-    """Runs the stages in the folder `config.out`; what is done already is not done again."""
+    """Runs the stages below the folder `config.out`; what is done already is not done again."""
 
     def __init__(self, config: DemoConfig) -> None:
         self.config = config
         self.out = Path(config.out)
         self.synthetic = config.recordings is None
-        self.stages = Stages(self.out)
-        self.store = RunStore(self.out / "runs")
+        # Each source has a folder of its own, so that a demo on other recordings disturbs none.
+        self.work = self.out / _folder_name(config.recordings)
+        self.stages = Stages(self.work)
+        self.store = RunStore(self.work / "runs")
         self._common = [f"machine={config.machine}"]
 
     def recordings(self) -> Path:
@@ -46,13 +48,13 @@ class Demo:
             return folder
         from birdsd.sound.aviary import make_aviary
 
-        return make_aviary(self.out / "aviary", seed=self.config.seed)
+        return make_aviary(self.work / "recordings", seed=self.config.seed)
 
     def prepare(self, recordings: Path) -> ShardIndex:
         """recordings -> shards; an eighth of the recordings for validation, another for the test."""
         settings = [
             f"data.recordings={recordings}",
-            f"data.shards={self.out / 'shards'}",
+            f"data.shards={self.work / 'shards'}",
             f"codec={self.config.codec}",
             "data.validation_fraction=0.125",
             "data.test_fraction=0.125",
@@ -61,8 +63,8 @@ class Demo:
         if self.config.environment:
             settings += ["data=song+environment", f"data.environment={self.config.environment}"]
         self.stages.run("prepare", "prepare", settings)
-        print(inspect.text(inspect.describe(self.out / "shards")), flush=True)
-        return ShardIndex.open(self.out / "shards")
+        print(inspect.text(inspect.describe(self.work / "shards")), flush=True)
+        return ShardIndex.open(self.work / "shards")
 
     def train(self, method: str, shards: ShardIndex, samples: int | None) -> Run:
         """One training run, to its end."""
@@ -77,7 +79,7 @@ class Demo:
         settings.append(f"model.autoencoder={autoencoder.folder}")
         if KILLED_STAGE not in self.stages.costs:
             self.stages.run(KILLED_STAGE, "train", settings, kill_when=lambda: self._half_way(method))
-            write_json(self.out / KILLED_FILE, {"curve": self._curve(method)})
+            write_json(self.work / KILLED_FILE, {"curve": self._curve(method)})
         facts = self.stages.run("diffusion, resumed", "train", settings)
         return self.store.find(facts["run"])
 
@@ -126,7 +128,7 @@ class Demo:
         settings = [
             f"run={run.folder}",
             f"prompt={json.dumps(prompts)}",
-            f"out={self.out / 'generated'}",
+            f"out={self.work / 'generated'}",
             f"count={self.config.clips_per_species}",
             f"steps={self.config.steps}",
             f"guidance={self.config.guidance}",
@@ -134,3 +136,10 @@ class Demo:
             *self._common,
         ]
         return self.stages.run("generate", "generate", settings)
+
+
+def _folder_name(recordings: str | None) -> str:
+    if recordings is None:
+        return "aviary"
+    place = Path(recordings).resolve()
+    return f"{safe_name(place.name)}-{fingerprint(str(place), 6)}"

@@ -35,7 +35,7 @@ def write_report(
     clips = [clip for clip in generated["clips"] if len(clip["species"]) == 1]
     check = _check(index, codec, clips)
     if check is not None:
-        write_json(demo.out / "check.json", check.to_json())
+        write_json(demo.work / "check.json", check.to_json())
     facts = list(_metadata(index))
     recordings = {entry["recording_id"]: entry for entry in facts}
     costs = list(demo.stages.costs.values())
@@ -137,7 +137,7 @@ def _training(demo: Demo, run: Run) -> Training:
     trained = by_kind["train"]
     method = run.config["method"]["name"]
     batch = run.config["optim"]["global_batch"]
-    killed = demo.out / KILLED_FILE
+    killed = demo.work / KILLED_FILE
     before = [(at, loss) for at, loss in read_json(killed)["curve"]] if killed.is_file() else []
     resumed = [line["position"] for line in by_kind["resume"]]
     return Training(
@@ -190,7 +190,7 @@ def _commands(demo: Demo, run: Run) -> list[tuple[str, str]]:
             "Another sound from this model",
             f'birdsd run generate run={run.folder} prompt="..." count=4 out=generated',
         ),
-        ("What is in the shards", f"birdsd inspect {demo.out / 'shards'}"),
+        ("What is in the shards", f"birdsd inspect {demo.work / 'shards'}"),
         ("What a codec does to your recordings", "birdsd audit folder codec=birdsong codec=riffusion"),
         ("A larger model, on a GPU", "birdsd run train model=small machine=notebook data.shards=shards ..."),
     ]

@@ -250,8 +250,8 @@ def read_codec(folder: Path) -> dict[str, Any]:
 
 
 class quiet_diffusers:
-    """diffusers warns about the missing safety checker at every load and save; hold that back, nothing
-    else.
+    """diffusers warns about the missing safety checker at every load and save, and draws a bar for each;
+    hold that back, nothing else.
     """
 
     def __enter__(self) -> None:
@@ -259,8 +259,10 @@ class quiet_diffusers:
 
         self._level = logging.get_verbosity()
         logging.set_verbosity_error()
+        logging.disable_progress_bar()
 
     def __exit__(self, *_: object) -> None:
         from diffusers.utils import logging
 
         logging.set_verbosity(self._level)
+        logging.enable_progress_bar()
