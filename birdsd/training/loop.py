@@ -402,9 +402,7 @@ class Trainer:
             self.trackers.scalars(
                 {f"train/{k}": v for k, v in line.items() if k not in ("kind", "position")}, line["position"]
             )
-        self.progress.update(
-            self.position, {**lines[-1], "remaining_s": (self.total - self.position) / max(1e-9, per_s)}
-        )
+        self.progress.update(self.position, lines[-1])
 
     # -- now and then -------------------------------------------------------------------------------
 

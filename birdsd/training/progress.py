@@ -27,7 +27,8 @@ class Progress:
             dynamic_ncols=True,
             disable=not self._watched,
         )
-        self._said = time.monotonic()
+        self._said = self._began = time.monotonic()
+        self._first = position
 
     def say(self, line: str) -> None:
         """A line of its own."""
@@ -35,15 +36,19 @@ class Progress:
             self._bar.write(line, file=sys.stderr)
 
     def update(self, position: int, values: dict[str, Any]) -> None:
-        """Where the run is: loss, samples a second, and when it will be done."""
+        """Where the run is: loss, samples a second, and when it will be done.
+
+        The rate is that of this process as a whole: single steps wait for saves and for other programs.
+        """
         if self._watched:
             self._bar.set_postfix({"loss": f"{values['loss']:.4f}"}, refresh=False)
             self._bar.update(position - self._bar.n)
         elif self.speaks and time.monotonic() - self._said > _LINE_EVERY_S:
             self._said = time.monotonic()
+            per_s = (position - self._first) / max(1e-9, self._said - self._began)
             self.say(
                 f"{position}/{self._bar.total} samples  loss {values['loss']:.4f}  "
-                f"{values['samples_per_s']:.1f}/s  {duration(values['remaining_s'])} to go"
+                f"{per_s:.1f}/s  {duration((self._bar.total - position) / max(1e-9, per_s))} to go"
             )
 
     def close(self) -> None:

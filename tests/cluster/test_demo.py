@@ -1,0 +1,38 @@
+"""The whole way, with real processes and a real kill, only shorter than `make demo`."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from birdsd import cli
+
+
+@pytest.mark.slow
+def test_the_demo_walks_the_whole_way_through_a_kill(tmp_path: Path, capfd) -> None:
+    short = ["autoencoder_samples=32", "diffusion_samples=320", "clips_per_species=1", "steps=2"]
+    command = ["run", "demo", f"out={tmp_path / 'demo'}", *short, "--json"]
+    assert cli.main(command) == 0
+    facts = json.loads(capfd.readouterr().out)
+    page = Path(facts["report"]).read_text(encoding="utf-8")
+    work = Path(facts["shards"]).parent
+    # The kill is real, it came before the end, and the steps done twice had the same losses.
+    said = re.search(r"Of the (\d+) steps that had to be done again, (\d+) gave a loss", page)
+    costs = {entry["stage"]: entry for entry in json.loads((work / "costs.json").read_text())}
+    assert costs["diffusion, until it is killed"]["killed"]
+    assert said is not None
+    assert said[1] == said[2]
+    # One picture, sound, table and recipe for each of the eight species, and the page shows them all.
+    for ending in ("png", "wav", "selections.txt", "json"):
+        assert len(list((work / "generated").glob(f"*.{ending}"))) == 8
+    assert page.count("<audio") == 16
+    assert facts["check"]["generated"]["clips"] == 8
+    assert facts["check"]["chance"] == 1 / 8
+    # Again: what is done is not done twice.
+    checkpoints = sorted((work / "runs").glob("*/checkpoints/*/COMMIT.json"))
+    written = [path.stat().st_mtime_ns for path in checkpoints]
+    assert cli.main(command) == 0
+    assert [path.stat().st_mtime_ns for path in checkpoints] == written
