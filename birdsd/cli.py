@@ -52,6 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) has gone; its closing is not an error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.filename is None:
+            raise  # not about a file that the user named
+        print(f"birdsd: {error.filename}: {error.strerror}", file=sys.stderr)
+        return UserError.exit_status
 
 
 def _verb_checked(arguments: list[str]) -> list[str]:
@@ -97,7 +102,10 @@ def _parser() -> argparse.ArgumentParser:
         "--out", default="audit", help="folder for the pictures and audit.json (default: audit)"
     )
     audit.add_argument(
-        "--limit", type=int, default=40, help="at most so many recordings, drawn evenly (default: 40)"
+        "--limit",
+        type=_at_least_one,
+        default=40,
+        help="at most so many recordings, drawn evenly (default: 40)",
     )
     audit.add_argument("--json", action="store_true")
     audit.set_defaults(call=_audit)
@@ -108,6 +116,13 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--json", action="store_true")
     inspect.set_defaults(call=_inspect)
     return parser
+
+
+def _at_least_one(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is below 1")
+    return value
 
 
 def _jobs_help() -> str:

@@ -173,11 +173,26 @@ def _value(text: str, default: Any, is_open: bool) -> Any:
     if text == "null":
         return None
     if isinstance(default, list):
-        listed = yaml.safe_load(text) if text.startswith("[") else [text]
-        return [_literal(item) if isinstance(item, str) else item for item in listed]
+        return [_literal(item) for item in _listed(text)]
     if is_open or isinstance(default, dict):
-        return yaml.safe_load(text)
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"it is not valid YAML: {getattr(error, 'problem', error)}") from error
     return _literal(text)
+
+
+def _listed(text: str) -> list[str]:
+    """The items of `[a, "b, c"]`; anything that is not such a list is one item as it stands."""
+    import yaml
+
+    try:
+        items = yaml.safe_load(text) if text.startswith("[") else None
+    except yaml.YAMLError:
+        items = None
+    if not isinstance(items, list) or any(isinstance(item, (dict, list)) for item in items):
+        return [text]
+    return [str(item) for item in items]
 
 
 def _literal(text: str) -> str:

@@ -14,6 +14,11 @@ from typing import IO, Any
 
 from birdsd.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # not a Unix
+    fcntl = None  # type: ignore[assignment]
+
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -33,7 +38,9 @@ def explained_write(path: Path) -> Iterator[None]:
             raise UserError(
                 f"cannot write {path}: {error.strerror}", "", "choose a folder that you may write to"
             ) from error
-        raise
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}", "", "choose another folder"
+        ) from error
 
 
 @contextmanager
@@ -57,6 +64,35 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             with suppress(OSError):
                 partial.unlink()
             raise
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process: a second one that asks is refused with a `UserError`.
+
+    The lock goes with the process, however it ends. Where the file system has no locks there is none.
+    """
+    with explained_write(folder):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        stream = open(Path(folder) / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held to the end
+    with stream:
+        if fcntl is not None:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                stream.seek(0)
+                raise UserError(
+                    f"process {stream.read().strip() or '(unknown)'} is at work in {folder}",
+                    "two at once would spoil each other's files",
+                    "wait for it, or stop it, and run the same command again",
+                ) from error
+            except OSError:
+                pass  # some network file systems know no locks
+        stream.seek(0)
+        stream.truncate()
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield
 
 
 def fsync_folder(folder: Path) -> None:

@@ -33,6 +33,7 @@ class Demo:
         self.work = self.out / _folder_name(config.recordings)
         self.stages = Stages(self.work)
         self.store = RunStore(self.work / "runs")
+        self._totals: dict[str, int] = {}
         self._common = [f"machine={config.machine}"]
 
     def recordings(self) -> Path:
@@ -79,7 +80,9 @@ class Demo:
         settings.append(f"model.autoencoder={autoencoder.folder}")
         if KILLED_STAGE not in self.stages.costs:
             self.stages.run(KILLED_STAGE, "train", settings, kill_when=lambda: self._half_way(method))
-            write_json(self.work / KILLED_FILE, {"curve": self._curve(method)})
+            run = self._run_of(method)
+            mark = run.signature if run else ""
+            write_json(self.work / KILLED_FILE, {"signature": mark, "curve": self._curve(method)})
         facts = self.stages.run("diffusion, resumed", "train", settings)
         return self.store.find(facts["run"])
 
@@ -94,6 +97,7 @@ class Demo:
             *([f"optim.total_samples={samples}"] if samples else []),
         ]
         total = compose("train", settings).optim.total_samples
+        self._totals[method] = total
         return [
             *settings,
             f"save.every_samples={max(1, total // 8)}",
@@ -119,7 +123,19 @@ class Demo:
         return [(line["position"], line["loss"]) for line in lines if line["kind"] == "train"]
 
     def _run_of(self, method: str) -> Run | None:
-        return next((run for run in self.store.runs() if run.config["method"]["name"] == method), None)
+        """The run that the settings of this demo began; the folder may hold others, from other settings."""
+        wanted = (method, self.config.model, self.config.seed, self._totals.get(method))
+        for run in self.store.runs():
+            told = run.config
+            is_one = (
+                told["method"]["name"],
+                told["model"]["name"],
+                told["seed"],
+                told["optim"]["total_samples"],
+            )
+            if is_one == wanted:
+                return run
+        return None
 
     def generate(self, run: Run, shards: ShardIndex) -> Mapping[str, Any]:
         """Clips of every species, asked for in the canonical wording."""

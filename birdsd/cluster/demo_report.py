@@ -138,7 +138,8 @@ def _training(demo: Demo, run: Run) -> Training:
     method = run.config["method"]["name"]
     batch = run.config["optim"]["global_batch"]
     killed = demo.work / KILLED_FILE
-    before = [(at, loss) for at, loss in read_json(killed)["curve"]] if killed.is_file() else []
+    told = read_json(killed) if killed.is_file() else {}
+    before = [(at, loss) for at, loss in told["curve"]] if told.get("signature") == run.signature else []
     resumed = [line["position"] for line in by_kind["resume"]]
     return Training(
         title=TITLES.get(method, method),
@@ -146,9 +147,9 @@ def _training(demo: Demo, run: Run) -> Training:
         validation=_losses(by_kind["validation"]),
         parameters=_parameters(run),
         samples=trained[-1]["position"] if trained else 0,
-        seconds=sum(batch / line["samples_per_s"] for line in trained),
+        seconds=sum(batch / max(0.01, line["samples_per_s"]) for line in trained),
         interruptions=[Interruption(before[-1][0] if before else at, at) for at in resumed],
-        remark=_twice(before, trained, resumed[-1]) if resumed and before else "",
+        remark=_twice(before, trained, resumed[0]) if resumed and before else "",
     )
 
 

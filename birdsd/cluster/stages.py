@@ -50,16 +50,22 @@ class Stages:
         command = [sys.executable, "-m", "birdsd.cli", "run", job, *settings, "--json"]
         start = time.monotonic()
         child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        killed = kill_when is not None and self._watch(child, kill_when)
-        assert child.stdout is not None
-        output = child.stdout.read()
-        _, status, usage = os.wait4(child.pid, 0)
+        try:
+            killed = kill_when is not None and self._watch(child, kill_when)
+            assert child.stdout is not None
+            output = child.stdout.read()
+            _, status, usage = os.wait4(child.pid, 0)
+        except BaseException:
+            # Ctrl-C reaches the child too; it saves before it leaves, and nobody else may begin till then.
+            child.terminate()
+            child.wait()
+            raise
         child.returncode = os.waitstatus_to_exitcode(status)
         cost = Cost(
             stage,
             round(time.monotonic() - start, 2),
             round(usage.ru_utime + usage.ru_stime, 2),
-            round(usage.ru_maxrss / 1024, 1),
+            round(usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 1024), 1),
             killed,
         )
         if killed:

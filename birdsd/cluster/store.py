@@ -143,6 +143,30 @@ class RunStore:
             "run", text, (run.folder.name for run in runs), f"Runs are looked for in {self.root}."
         )
 
+    def model_source(self, text: str | None, key: str) -> str | None:
+        """What `model.autoencoder` or `model.source` names: a folder, a run (by name or signature), or a
+        hub id (`someone/model`, whose first part is no folder here). A name that is none of these is a
+        `UserError`, before anything is made or asked of a hub.
+        """
+        if not text:
+            return None
+        place = Path(text).expanduser()
+        if place.exists():
+            return str(place)
+        names = [run.folder.name for run in self.runs()]
+        if any(name.startswith(text) for name in names) or any(
+            r.signature.startswith(text) for r in self.runs()
+        ):
+            return str(self.find(text).folder)
+        is_path = text.startswith((".", "/", "~")) or Path(text).parts[0] in (self.root.name, "runs")
+        if is_path or text.count("/") != 1 or Path(text.split("/")[0]).is_dir():
+            raise UserError(
+                f"{key}={text} does not exist",
+                "it is a folder, a run's name or signature, or a hub id like someone/model",
+                f"runs in {self.root}: {', '.join(names) or '(there are none)'}",
+            )
+        return text
+
 
 def content_identity(source: str | None) -> str:
     """What a model folder holds, as a fingerprint that is the same wherever the folder lies.
@@ -156,5 +180,8 @@ def content_identity(source: str | None) -> str:
         return source
     if (folder / "export").is_dir():
         folder = folder / "export"
-    weights = sorted(folder.rglob("*.safetensors"))
+    # The JSON files beside the weights count too: a scaling factor or a schedule changes what is learnt.
+    weights = sorted(
+        [*folder.rglob("*.safetensors"), *folder.glob("*/*config.json"), *folder.glob("config.json")]
+    )
     return fingerprint([[str(path.relative_to(folder)), sha256_file(path)] for path in weights])

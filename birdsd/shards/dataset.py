@@ -73,7 +73,6 @@ def collect_problems(
     """Everything that was left out, from the labels and from the sound; also written to problems.json."""
     root = Path(data.recordings or ".")
     problems = [{"path": str(p.path), "reason": p.reason} for p in found.problems]
-    problems += [{"path": str(r.path), "reason": "it has no label"} for r in found.unlabelled]
     skipped: list[dict[str, str]] = []
     for _, table in _tables(folder, plan):
         problems += table.summary["problems"]

@@ -77,7 +77,7 @@ def check_settings(data: DataConfig) -> None:
         ("samples_per_shard", 1),
         ("min_label_overlap_s", 0.0),
     ):
-        if getattr(data, name) < lowest:
+        if not getattr(data, name) >= lowest:  # NaN is refused too
             raise UserError(f"data.{name} is {getattr(data, name)}", f"it must be at least {lowest}")
     if not 0 <= data.overlap < 1:
         raise UserError(

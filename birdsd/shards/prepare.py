@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from birdsd.errors import UserError
-from birdsd.files import write_json
+from birdsd.files import exclusive, write_json
 from birdsd.schema import DataConfig
 from birdsd.shards.card import CARD_FILE
 from birdsd.shards.clips import SampleMaker
@@ -73,16 +73,19 @@ def prepare(
         found.problems.extend(pool.problems)
     plan = make_plan(found, codec, data)
     refuse_other_plan(folder, plan)
-    if not (folder / PLAN_FILE).is_file():
-        write_json(folder / CODEC_FILE, codec.to_json())
-        write_json(folder / PLAN_FILE, plan.facts)
-    _remove_leftovers(folder)
+    with exclusive(folder):
+        if not (folder / PLAN_FILE).is_file():
+            write_json(folder / CODEC_FILE, codec.to_json())
+            write_json(folder / PLAN_FILE, plan.facts)
+        _remove_leftovers(folder)
 
-    missing = [task for task in plan.tasks if finished_table(folder, task, plan.fingerprint) is None]
-    written = _write_shards(missing, folder, plan, data, codec, processes or _cores(), progress)
-    described = (folder / DATASET_FILE).is_file() and (folder / CARD_FILE).is_file()  # the card comes last
-    if missing or not described:
-        write_dataset(folder, plan, data, codec, found)
+        missing = [task for task in plan.tasks if finished_table(folder, task, plan.fingerprint) is None]
+        written = _write_shards(missing, folder, plan, data, codec, processes or _cores(), progress)
+        described = (folder / DATASET_FILE).is_file() and (
+            folder / CARD_FILE
+        ).is_file()  # the card comes last
+        if missing or not described:
+            write_dataset(folder, plan, data, codec, found)
     return PrepareReport(folder, written, len(plan.tasks), describe_set(folder))
 
 

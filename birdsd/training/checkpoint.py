@@ -111,7 +111,8 @@ class Checkpointer:
     def _newest_name(self) -> str | None:
         if not self.folder.is_dir():
             return None
-        names = [p.name for p in self.folder.iterdir() if p.name.isdigit() and (p / COMMIT).is_file()]
+        # Also those that lost their COMMIT: they are set aside and named, not taken for never written.
+        names = [p.name for p in self.folder.iterdir() if p.name.isdigit()]
         return max(names, key=int, default=None)
 
     def _read(self, folder: Path) -> tuple[Checkpoint | None, str | None]:

@@ -73,7 +73,7 @@ def train(
     """
     run_folder = Path(run_folder)
     finished = run_folder / FINISHED_FILE
-    if finished.is_file():
+    if finished.is_file() and (run_folder / "export").is_dir():
         facts = read_json(finished, "record of the finished run")
         events({"event": "nothing to do", "position": facts["position"]})
         export = None if facts["export"] is None else Path(facts["export"])
@@ -465,7 +465,12 @@ class Trainer:
         """Export what the last checkpoint holds. Killed in here, the next call comes straight back."""
         with self.clock("export"):
             checkpoint = self.checkpointer.newest()
-            assert checkpoint is not None and checkpoint.position == self.position
+            if checkpoint is None or checkpoint.position != self.position:
+                raise UserError(
+                    f"the last checkpoint of {self.folder} is damaged and was set aside",
+                    "the export is made from it",
+                    "run the same command again: it goes on from the checkpoint before",
+                )
             export = self.folder / "export"
             if self.world.is_first:
                 parts = parts_of(self.method, checkpoint, self.device, self.config.seed)

@@ -28,7 +28,7 @@ class Progress:
             disable=not self._watched,
         )
         self._said = self._began = time.monotonic()
-        self._first = position
+        self._first, self._total = position, total
 
     def say(self, line: str) -> None:
         """A line of its own."""
@@ -47,8 +47,8 @@ class Progress:
             self._said = time.monotonic()
             per_s = (position - self._first) / max(1e-9, self._said - self._began)
             self.say(
-                f"{position}/{self._bar.total} samples  loss {values['loss']:.4f}  "
-                f"{per_s:.1f}/s  {duration((self._bar.total - position) / max(1e-9, per_s))} to go"
+                f"{position}/{self._total} samples  loss {values['loss']:.4f}  "
+                f"{per_s:.1f}/s  {duration((self._total - position) / max(1e-9, per_s))} to go"
             )
 
     def close(self) -> None:

@@ -18,10 +18,15 @@ def check_schedule(optim: OptimConfig) -> None:
     if optim.decay not in DECAYS:
         raise unknown_name("optim.decay", str(optim.decay), DECAYS)
     for name in ("learning_rate", "total_samples", "global_batch"):
-        if not getattr(optim, name) or getattr(optim, name) <= 0:
+        if not 0 < (getattr(optim, name) or 0) < math.inf:
             raise UserError(f"optim.{name} is {getattr(optim, name)}", "it must be greater than 0")
+    if not 0 < optim.epsilon < math.inf:  # type: ignore[operator]
+        raise UserError(f"optim.epsilon is {optim.epsilon}", "it must be greater than 0", "e.g. 1e-8")
+    for name in ("beta1", "beta2", "min_learning_rate_ratio"):
+        if not 0 <= getattr(optim, name) <= 1 or (getattr(optim, name) == 1 and "beta" in name):
+            raise UserError(f"optim.{name} is {getattr(optim, name)}", "it must lie between 0 and 1")
     for name in ("warmup_samples", "gradient_clip", "weight_decay"):
-        if getattr(optim, name) < 0:
+        if not getattr(optim, name) >= 0:
             raise UserError(
                 f"optim.{name} is {getattr(optim, name)}", "it must not be negative", "0 switches it off"
             )

@@ -19,7 +19,7 @@ from birdsd.cluster.stages import Stages
 from birdsd.cluster.store import RunStore, content_identity
 from birdsd.config import compose
 from birdsd.errors import UserError
-from birdsd.files import fingerprint
+from birdsd.files import exclusive, fingerprint
 
 
 @dataclasses.dataclass
@@ -140,3 +140,34 @@ def test_ctrl_c_twice_interrupts() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert "KeyboardInterrupt" in done.stderr
+
+
+def test_a_model_is_named_by_folder_run_or_hub_id_and_a_typo_never_reaches_a_hub(
+    tmp_path: Path, shards: Shards
+) -> None:
+    store = RunStore(tmp_path / "runs")
+    run = store.open(compose("train", []), shards)
+    assert store.model_source(run.folder.name, "model.autoencoder") == str(run.folder)
+    assert store.model_source(run.signature, "model.autoencoder") == str(run.folder)
+    assert store.model_source(str(run.folder), "model.autoencoder") == str(run.folder)
+    assert store.model_source("someone/model", "model.source") == "someone/model"
+    assert store.model_source(None, "model.source") is None
+    for typo in ("runs/typo", "./typo", "typo", "/no/where", "~/typo"):
+        with pytest.raises(UserError, match="does not exist"):
+            store.model_source(typo, "model.autoencoder")
+
+
+def test_a_folder_in_use_is_refused_and_free_again_after_a_kill(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from birdsd.files import exclusive\n"
+        "with exclusive(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match=f"process {holder.pid} is at work"), exclusive(tmp_path):
+        raise AssertionError("two hold it")
+    holder.kill()
+    holder.wait()
+    with exclusive(tmp_path):
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
