@@ -36,7 +36,7 @@ def _lines(report: PrepareReport, facts: dict[str, Any]) -> list[str]:
     ]
     lines += ["", *species_table(facts)]
     if count := facts["problems"]:
-        lines += ["", f"left out: {count}, with their reasons in {report.folder / 'problems.json'}"]
+        lines += ["", f"left out or noted: {count}, with the reasons in {report.folder / 'problems.json'}"]
         lines += [f"  {entry['path']}: {entry['reason']}" for entry in facts["problem_list"][:10]]
     if facts["skipped"]:
         lines += [f"skipped clips: {facts['skipped']} (silent), also in problems.json"]
