@@ -13,6 +13,7 @@ from typing import Any
 
 import birdsd
 from birdsd import config, schema
+from birdsd.cluster.verbs import VERBS, add_verbs
 from birdsd.errors import UserError, unknown_name
 
 EXAMPLES = """examples:
@@ -23,6 +24,8 @@ EXAMPLES = """examples:
   birdsd run train method=autoencoder model=tiny data.shards=shards/
   birdsd run train method=full model=tiny model.autoencoder=RUN data.shards=shards/
   birdsd run generate run=RUN prompt="an American Robin singing" count=4
+  birdsd submit train machine=cluster site=SITE nodes=2 model=sd15 data.shards=shards/
+  birdsd status; birdsd logs -f RUN; birdsd report RUN
 
 Running the same command again resumes; on a finished run it does nothing and says so."""
 
@@ -60,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _verb_checked(arguments: list[str]) -> list[str]:
-    verbs = ("run", "presets", "audit", "inspect")
+    verbs = ("run", "presets", "audit", "inspect", *VERBS)
     if arguments and not arguments[0].startswith("-") and arguments[0] not in verbs:
         print(f"birdsd: {unknown_name('verb', arguments[0], verbs)}", file=sys.stderr)
         raise SystemExit(2)
@@ -115,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--verify", action="store_true", help="read everything and compare the checksums")
     inspect.add_argument("--json", action="store_true")
     inspect.set_defaults(call=_inspect)
+    add_verbs(verbs)
     return parser
 
 

@@ -9,6 +9,7 @@ or a path may hold commas, quotes, `$`, `=` or brackets as they are.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,15 @@ class Preset:
     group: str
     name: str
     line: str
+    path: Path
+
+    @property
+    def reference(self) -> str:
+        """What stands for it among the groups to compose: its name, or the file of one that is not ours."""
+        return self.name if self.path.parent.parent == config_folder() else str(self.path)
+
+
+_GROUPS = ("codec", "data", "machine", "method", "model", "site")
 
 
 def config_folder() -> Path:
@@ -42,18 +52,31 @@ def config_folder() -> Path:
     raise UserError("the folder configs/ is missing from this installation", "", "install birdsd again")
 
 
+def own_config_folder() -> Path:
+    """Presets of the user's own, in the same groups: $BIRDSD_CONFIGS, or birdsd/ in the user's settings."""
+    named = os.environ.get("BIRDSD_CONFIGS")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "birdsd"
+
+
 def presets() -> dict[str, list[Preset]]:
     """Every preset by group; the line is the first comment of its file."""
     found: dict[str, list[Preset]] = {}
-    for path in sorted(config_folder().glob("*/*.yaml")):
+    own = [path for path in own_config_folder().glob("*/*.yaml") if path.parent.name in _GROUPS]
+    for path in [*sorted(config_folder().glob("*/*.yaml")), *sorted(own)]:
         first = path.read_text(encoding="utf-8").split("\n", 1)[0]
         line = first.lstrip("# ").strip() if first.startswith("#") else ""
-        found.setdefault(path.parent.name, []).append(Preset(path.parent.name, path.stem, line))
+        same = found.setdefault(path.parent.name, [])
+        same[:] = [preset for preset in same if preset.name != path.stem]  # one's own goes before ours
+        same.append(Preset(path.parent.name, path.stem, line, path))
     return found
 
 
 def job_type(job: str) -> type:
     """The configuration class of a job; an unknown job names the valid ones."""
+    if job == schema.SUBMIT:
+        return schema.SubmitConfig
     if job not in schema.JOBS:
         raise unknown_name("job", job, schema.JOBS)
     return schema.JOBS[job]
@@ -79,8 +102,9 @@ def keys(kind: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def compose(job: str, overrides: Sequence[str] = ()) -> Any:
     """The resolved configuration of `job`: an instance of its dataclass in `birdsd.schema`.
 
-    An override is `group=preset` or `key=value`. Raises `UserError` for an unknown job, group,
-    preset or key (naming the valid ones and the nearest) and for a value of the wrong type.
+    An override is `group=preset`, `group=FILE.yaml` (a preset of one's own) or `key=value`. Raises
+    `UserError` for an unknown job, group, preset or key (naming the valid ones and the nearest) and for
+    a value of the wrong type.
     """
     kind = job_type(job)
     groups = dict(schema.GROUP_DEFAULTS[job])
@@ -110,12 +134,16 @@ def _split(override: str) -> tuple[str, str]:
 
 def _preset(group: str, value: str, values: list[tuple[str, str]]) -> str:
     """The preset that `group=value` names. `data=FOLDER` stands for data=song with those recordings."""
-    known = [preset.name for preset in presets().get(group, [])]
+    known = {preset.name: preset for preset in presets().get(group, [])}
     if value in known:
-        return value
+        return known[value].reference
+    if value.endswith((".yaml", ".yml")):
+        if not Path(value).is_file():
+            raise UserError(f"{group}={value}: the file does not exist", "", f"or one of {', '.join(known)}")
+        return str(Path(value).resolve())
     if group == "data" and ("/" in value or Path(value).exists()):
         values.insert(0, ("data.recordings", value))
-        return schema.GROUP_DEFAULTS["prepare"]["data"]
+        return known[schema.GROUP_DEFAULTS["prepare"]["data"]].reference
     raise unknown_name(f"preset of {group}", value, known, "`birdsd presets` describes them.")
 
 
@@ -128,7 +156,9 @@ def _merge_presets(job: str, kind: type, groups: dict[str, str]) -> DictConfig:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    defaults: list[Any] = ["_self_", *({group: preset} for group, preset in groups.items())]
+    own = {group: Path(value) for group, value in groups.items() if value.endswith((".yaml", ".yml"))}
+    ours = {group: value for group, value in groups.items() if group not in own}
+    defaults: list[Any] = ["_self_", *({group: preset} for group, preset in ours.items())]
     node = dataclasses.make_dataclass(
         kind.__name__,
         [("defaults", list, dataclasses.field(default_factory=lambda: list(defaults)))],
@@ -142,9 +172,36 @@ def _merge_presets(job: str, kind: type, groups: dict[str, str]) -> DictConfig:
         plain = OmegaConf.to_container(composed)
         assert isinstance(plain, dict)
         plain.pop("defaults", None)
+        plain.update({group: {"name": path.stem, **_read_yaml(path)} for group, path in own.items()})
         return OmegaConf.merge(OmegaConf.structured(kind), plain)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"a preset of {groups} cannot be used: {error}") from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the preset {path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"the preset {path} holds no settings", "a preset is a YAML file of key: value lines")
+    # A value like $TMPDIR is the shell's to resolve; "${...}" would be an interpolation.
+    return {str(key): _literal(value) if isinstance(value, str) else value for key, value in values.items()}
+
+
+def split_settings(job: str, settings: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The settings of `birdsd submit JOB`, told apart: (where it runs, what the job is)."""
+    of_submit = set(schema.GROUP_DEFAULTS[schema.SUBMIT])
+    of_submit |= {key.split(".")[0] for key, _ in keys(schema.SubmitConfig)}
+    of_job = {key.split(".")[0] for key, _ in keys(job_type(job))}
+    where: list[str] = []
+    what: list[str] = []
+    for setting in settings:
+        first = _split(setting)[0].split(".")[0]
+        (where if first in of_submit - of_job else what).append(setting)
+    return where, what
 
 
 def _set(resolved: DictConfig, job: str, key: str, value: str, valid: dict[str, Any]) -> None:

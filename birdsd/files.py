@@ -95,6 +95,19 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
 
 
+def append_bytes(path: Path, data: bytes) -> None:
+    """Add `data` at the end of a file that this process alone writes."""
+    with explained_write(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+        finally:
+            os.close(descriptor)
+
+
 def fsync_folder(folder: Path) -> None:
     """Make a rename inside `folder` durable; file systems that cannot do so are left alone."""
     with suppress(OSError):

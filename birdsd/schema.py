@@ -148,6 +148,51 @@ class MachineConfig:
     cache_latents: bool = True
     processes: int = 0
     threads: int = 0
+    watchdog_s: int = 900  # a step that takes longer ends the process, with a stack dump; 0: never
+    offload_parameters: bool = False  # ZeRO-3 only: the weights too wait in host memory
+    collective_timeout_s: int = 1800  # a rank that its peers wait for longer is given up, and the run ends
+
+
+@dataclass
+class SiteConfig:
+    """A cluster's own facts, as data. `birdsd site detect` writes one from what Slurm itself says."""
+
+    name: str = MISSING
+    executor: str = "slurm"  # or local: processes on this machine
+    partition: Text = None
+    account: Text = None
+    qos: Text = None
+    constraint: Text = None
+    gpus_per_node: int = 0  # one task a GPU; 0: the partition has none
+    gpu_syntax: str = "gpus"  # gpus: --gpus-per-node=N; gres: --gres=gpu:N
+    gpu_type: Text = None
+    cpus_per_task: int = 0  # 0: the site's default
+    memory_gb_per_node: float = 0.0  # 0: the site's default
+    time_limit_min: int = 60  # of one allocation; the longest that the partition allows
+    max_nodes: int = 0  # 0: no limit is known
+    signal_lead_s: int = 120  # the warning comes so long before the time limit
+    hand_over: str = "requeue"  # or chain, resubmit, manual: how the next allocation comes
+    chain_length: int = 4  # allocations that are queued at once with hand_over=chain
+    max_idle_allocations: int = 5  # so many without a new checkpoint end the run's chain
+    modules: list[str] = field(default_factory=list)
+    setup: list[str] = field(default_factory=list)  # shell lines, before Python starts
+    environment: dict[str, Any] = field(default_factory=dict)
+    proxy: Text = None  # for http and https, where compute nodes reach the network through one
+    offline: bool = True  # compute nodes have no internet: hubs and trackers are told so
+    scratch: Text = None  # node-local, e.g. $TMPDIR
+    python: Text = None  # null: the interpreter that submits
+    sbatch: dict[str, Any] = field(default_factory=dict)  # further options of sbatch, by their long names
+    srun: list[str] = field(default_factory=list)  # further options of srun
+
+
+@dataclass
+class SubmitConfig:
+    """Where a job runs and with what: what `birdsd submit` takes besides the job's own settings."""
+
+    nodes: int = 1
+    tasks_per_node: int = 0  # processes; 0: one a GPU of the site, or 1
+    array: int = 0  # so many tasks share out the shards (prepare) or the clips (generate)
+    site: SiteConfig = field(default_factory=SiteConfig)
 
 
 @dataclass
@@ -162,12 +207,14 @@ class SaveConfig:
     preview_every_samples: int = 0
     preview_prompts: list[str] = field(default_factory=list)
     max_bad_samples: int = 100
+    max_failed_saves: int = 3  # so many in a row end the run; before that the next save tries again
 
 
 @dataclass
 class PrepareConfig:
     """recordings -> labelled spectrogram shards"""
 
+    part: str = "0/1"  # i/n: the i-th of n tasks that share the work out between them
     codec: CodecConfig = field(default_factory=CodecConfig)
     data: DataConfig = field(default_factory=DataConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
@@ -203,6 +250,7 @@ class GenerateConfig:
     negative_prompt: str = ""
     scheduler: str = "ddim"
     batch_size: int = 8
+    part: str = "0/1"  # i/n: the i-th of n tasks that share the clips out between them
     runs: str = "runs"
     machine: MachineConfig = field(default_factory=MachineConfig)
 
@@ -233,12 +281,16 @@ JOBS: dict[str, type] = {
     "demo": DemoConfig,
 }
 
+# What goes with a job without being one: its settings are told apart from the job's by their names.
+SUBMIT = "submit"
+
 # The preset of each group that a job starts from.
 GROUP_DEFAULTS: dict[str, dict[str, str]] = {
     "prepare": {"codec": "birdsong", "data": "song", "machine": "smoke"},
     "train": {"data": "song", "model": "tiny", "method": "full", "machine": "smoke"},
     "generate": {"machine": "smoke"},
     "demo": {},
+    SUBMIT: {"site": "local"},
 }
 
 # The sections of a training configuration that decide what is learnt (see config.signature).

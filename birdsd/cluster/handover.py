@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import threading
+import time
 from types import FrameType
 
 # What asks a run to save and leave: Slurm's warning and its preemption, a `kill`, and Ctrl-C.
@@ -14,6 +16,7 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self.received_at: float | None = None
         self._before = {number: signal.getsignal(number) for number in SIGNALS}
         for number in SIGNALS:
             signal.signal(number, self._note)
@@ -21,7 +24,8 @@ class StopFlag:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received is not None:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number)
+        if self.received is None:
+            self.received, self.received_at = signal.Signals(number), time.time()
 
     def restore(self) -> None:
         """Give the signals back to whoever handled them before."""
@@ -30,3 +34,21 @@ class StopFlag:
 
     def __call__(self) -> bool:
         return self.received is not None
+
+
+_early: StopFlag | None = None
+
+
+def listen_early() -> StopFlag:
+    """Begin to listen before anything slow is imported, so that no signal is lost until the job asks."""
+    global _early
+    if _early is None and threading.current_thread() is threading.main_thread():
+        _early = StopFlag()
+    return _early or StopFlag()
+
+
+def take_flag() -> StopFlag:
+    """The flag that `listen_early` made, or a new one; the taker restores it."""
+    global _early
+    flag, _early = _early or StopFlag(), None
+    return flag

@@ -18,6 +18,9 @@ QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
 
+# EX_TEMPFAIL of sysexits.h: what comes after in a script must not take the run for finished.
+STOPPED_STATUS = 75
+
 
 @dataclass(frozen=True)
 class Outcome:

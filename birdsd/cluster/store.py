@@ -2,11 +2,13 @@
 
 The same settings give the same signature, and so the same folder: that is how "run it again"
 resumes, here or on another machine. A folder holds `config.json`, `signature.json`,
-`events.jsonl`, and what training writes there (checkpoints, metrics, previews, export).
+`events/`, and what training writes there (checkpoints, metrics, previews, export). A job that is not
+a training has such a folder too once it is submitted: `RUNS/JOB-SIGNATURE/`.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
 import os
 import platform
@@ -16,17 +18,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import birdsd
 from birdsd.config import as_dict, signature
 from birdsd.errors import UserError, unknown_name
-from birdsd.files import explained_write, fingerprint, read_json, safe_name, sha256_file, write_json
+from birdsd.files import (
+    append_bytes,
+    explained_write,
+    fingerprint,
+    read_json,
+    safe_name,
+    sha256_file,
+    write_json,
+)
 from birdsd.schema import TrainConfig
 from birdsd.shards.index import ShardIndex, listed
+
+SIGNATURE_FILE, EVENTS = "signature.json", "events"
+# Two machines may give out the same process id, and one machine may after a restart.
+_WRITER = safe_name(f"{platform.node()}-{time.time():.0f}")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run and its folder."""
+    """One run of a job and its folder."""
 
     folder: Path
     signature: str
@@ -46,25 +59,32 @@ class Run:
         path = self.folder / "finished.json"
         return read_json(path) if path.is_file() else None
 
+    @property
+    def job(self) -> str:
+        """Which job it is the folder of."""
+        return read_json(self.folder / SIGNATURE_FILE).get("job", "train")
+
     def events(self) -> list[dict[str, Any]]:
-        """What happened so far, in order; a line torn by a kill is left out."""
-        found = []
-        path = self.folder / "events.jsonl"
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-            with suppress(ValueError):
-                found.append(json.loads(line))
-        return found
+        """What happened so far, as all its processes told it; a line torn by a kill is left out.
+
+        The order within a process is the order of writing, whatever the clocks said.
+        """
+        streams = []
+        for path in sorted((self.folder / EVENTS).glob("*.jsonl")):
+            told, latest = [], 0.0
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                with suppress(ValueError, TypeError, KeyError):
+                    event = json.loads(line)
+                    latest = max(latest, float(event["time"]))
+                    told.append((latest, event))
+            streams.append(told)
+        return [event for _, event in heapq.merge(*streams, key=lambda pair: pair[0])]
 
     def event(self, event: dict[str, Any]) -> None:
-        """Append one line to events.jsonl. One write of one line with O_APPEND does not interleave."""
+        """Append one line to this process's own file in events/: no two writers share one, since
+        appending together is safe on a local disk and not on NFS or Lustre."""
         line = json.dumps({"time": round(time.time(), 3), **event}, ensure_ascii=False, default=str) + "\n"
-        path = self.folder / "events.jsonl"
-        with explained_write(path):
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                os.write(descriptor, line.encode())
-            finally:
-                os.close(descriptor)
+        append_bytes(self.folder / EVENTS / f"{_WRITER}-{os.getpid()}.jsonl", line.encode())
 
 
 class RunStore:
@@ -73,8 +93,9 @@ class RunStore:
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
 
-    def open(self, config: TrainConfig, index: ShardIndex) -> Run:
+    def open(self, config: TrainConfig, index: ShardIndex, write: bool = True) -> Run:
         """The run of this configuration on these shards, made or found again by its signature.
+        Without `write` it is only named.
 
         Raises `UserError` where the same run exists on the same folder of shards but the shards
         have changed since: going on would teach something else than what was begun.
@@ -91,25 +112,38 @@ class RunStore:
         folder = str(index.folder.resolve())
         if not run.folder.is_dir():
             self._refuse_changed_shards(safe_name(title), recipe, folder, index)
+        if not write:
+            return run
         with explained_write(run.folder):
             run.folder.mkdir(parents=True, exist_ok=True)
         write_json(run.folder / "config.json", as_dict(config))
         write_json(run.folder / "shards.json", {"folder": folder, "inventory": index.inventory()})
         # Last, since a folder counts as a run once this file is there.
         write_json(
-            run.folder / "signature.json",
-            {"signature": mark, "recipe": recipe, **models, "data": index.fingerprint},
-        )
-        run.event(
-            {"event": "opened", "birdsd": birdsd.__version__, "host": platform.node(), "pid": os.getpid()}
+            run.folder / SIGNATURE_FILE,
+            {"signature": mark, "job": "train", "recipe": recipe, **models, "data": index.fingerprint},
         )
         return run
 
+    def open_job(self, job: str, config: Any, write: bool = True) -> Run:
+        """The folder of a job that is not a training, made or found again by its settings."""
+        plain = as_dict(config)
+        plain.pop("machine", None), plain.pop("part", None)
+        mark = fingerprint(plain, length=12)
+        run = Run(self.root / f"{safe_name(job)}-{mark}", mark)
+        if not write:
+            return run
+        with explained_write(run.folder):
+            run.folder.mkdir(parents=True, exist_ok=True)
+        write_json(run.folder / "config.json", as_dict(config))
+        write_json(run.folder / SIGNATURE_FILE, {"signature": mark, "job": job})
+        return run
+
     def _refuse_changed_shards(self, title: str, recipe: str, folder: str, index: ShardIndex) -> None:
-        for run in self.runs():
+        for run in self.runs("train"):
             if run.folder.name != f"{title}-{run.signature}":
                 continue
-            if read_json(run.folder / "signature.json").get("recipe") != recipe:
+            if read_json(run.folder / SIGNATURE_FILE).get("recipe") != recipe:
                 continue
             known = read_json(run.folder / "shards.json")
             if known["folder"] == folder:
@@ -120,16 +154,20 @@ class RunStore:
                     "restore the shards, or begin a new run beside it with name=ANOTHER_NAME",
                 )
 
-    def runs(self) -> list[Run]:
-        """Every run below the root, oldest folder name first."""
-        marks = sorted(self.root.glob("*/signature.json"))
-        return [Run(path.parent, read_json(path)["signature"]) for path in marks]
+    def runs(self, job: str | None = None) -> list[Run]:
+        """Every run below the root, by folder name; those of one job where it is named."""
+        marks = [(path, read_json(path)) for path in sorted(self.root.glob(f"*/{SIGNATURE_FILE}"))]
+        return [
+            Run(path.parent, told["signature"])
+            for path, told in marks
+            if job in (None, told.get("job", "train"))
+        ]
 
     def find(self, text: str) -> Run:
         """The run that `text` names: a folder, a folder's name, or the start of a signature."""
         folder = Path(text)
-        if (folder / "signature.json").is_file():
-            return Run(folder, read_json(folder / "signature.json")["signature"])
+        if (folder / SIGNATURE_FILE).is_file():
+            return Run(folder, read_json(folder / SIGNATURE_FILE)["signature"])
         runs = self.runs()
         matches = [run for run in runs if run.folder.name == text] or [
             run for run in runs if run.signature.startswith(text) or run.folder.name.startswith(text)
@@ -153,10 +191,8 @@ class RunStore:
         place = Path(text).expanduser()
         if place.exists():
             return str(place)
-        names = [run.folder.name for run in self.runs()]
-        if any(name.startswith(text) for name in names) or any(
-            r.signature.startswith(text) for r in self.runs()
-        ):
+        names = [run.folder.name for run in self.runs("train")]
+        if any(r.folder.name.startswith(text) or r.signature.startswith(text) for r in self.runs("train")):
             return str(self.find(text).folder)
         is_path = text.startswith((".", "/", "~")) or Path(text).parts[0] in (self.root.name, "runs")
         if is_path or text.count("/") != 1 or Path(text.split("/")[0]).is_dir():
@@ -166,6 +202,19 @@ class RunStore:
                 f"runs in {self.root}: {', '.join(names) or '(there are none)'}",
             )
         return text
+
+
+def open_training(config: TrainConfig, write: bool = True) -> tuple[Run, ShardIndex]:
+    """The run of a training configuration and its shards; `model.*` then hold folders or hub ids."""
+    if not config.data.shards:
+        raise UserError(
+            "data.shards is not set", "training reads prepared shards", "data.shards=FOLDER of `prepare`"
+        )
+    index = ShardIndex.open(Path(config.data.shards))
+    store = RunStore(Path(config.runs))
+    config.model.autoencoder = store.model_source(config.model.autoencoder, "model.autoencoder")
+    config.model.source = store.model_source(config.model.source, "model.source")
+    return store.open(config, index, write), index
 
 
 def content_identity(source: str | None) -> str:

@@ -11,9 +11,8 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,9 +23,10 @@ from birdsd.files import read_json, write_json
 from birdsd.training.batches import BatchMaker, Examples, Reader, global_batches, open_reader
 from birdsd.training.checkpoint import Checkpoint, Checkpointer, Event
 from birdsd.training.engine import Engine, StepResult, engine_name, make_engine
+from birdsd.training.outcome import CHECKPOINTS, FINISHED_FILE, TrainResult
 from birdsd.training.plan import BatchPlan
 from birdsd.training.precision import choose_device, choose_precision
-from birdsd.training.progress import Progress, Stopwatch
+from birdsd.training.progress import Progress, Pulse, Stopwatch
 from birdsd.training.records import Ledger, Metrics
 from birdsd.training.schedule import check_schedule, ema_decay_at, learning_rate_at
 from birdsd.training.showing import load_weights, parts_of, prompts_for
@@ -39,24 +39,6 @@ if TYPE_CHECKING:
     from birdsd.schema import TrainConfig
     from birdsd.shards.index import ShardIndex
 
-FINISHED_FILE, CHECKPOINTS = "finished.json", "checkpoints"
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """How a call of `train` ended. `seconds` says where this call's time went."""
-
-    position: int
-    total: int
-    finished: bool
-    stopped: bool
-    export: Path | None
-    resumed_from: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "export": None if self.export is None else str(self.export)}
-
 
 def train(
     config: TrainConfig,
@@ -65,8 +47,10 @@ def train(
     run_folder: Path,
     should_stop: Callable[[], bool] = lambda: False,
     events: Event = lambda event: None,
+    beat: Callable[[Pulse], None] = lambda pulse: None,
 ) -> TrainResult:
     """Train until `optim.total_samples`, or until `should_stop` says so at a step boundary.
+    `beat` is called at every step boundary, and when another phase begins.
 
     Run again, it resumes; a finished run returns at once. Raises `UserError` for settings that cannot
     train, a full disk, shards or settings that changed, a loss that is no longer finite.
@@ -81,7 +65,7 @@ def train(
     check_schedule(config.optim)
     world = World.from_environment()
     try:
-        return Trainer(config, method, index, run_folder, should_stop, events, world).run()
+        return Trainer(config, method, index, run_folder, should_stop, events, world, beat).run()
     finally:
         world.close()
 
@@ -98,11 +82,14 @@ class Trainer:
         should_stop: Callable[[], bool],
         events: Event,
         world: World,
+        beat: Callable[[Pulse], None] = lambda pulse: None,
     ) -> None:
         self.config, self.method, self.index, self.folder = config, method, index, run_folder
         self.should_stop, self.world = should_stop, world
         self.events: Event = events if world.is_first else (lambda event: None)
-        self.clock = Stopwatch()
+        self.pulse, self._beat = Pulse(), beat
+        self.clock = Stopwatch(self._enter)
+        self.pulse.seconds = self.clock.seconds
         optim, machine = config.optim, config.machine
         self.batch = int(optim.global_batch or 1)
         # Whole global batches only: the last one may reach beyond total_samples.
@@ -118,6 +105,12 @@ class Trainer:
         self._seen: list[np.ndarray] = []
         self._bad: set[int] = set()
         self._flushed = time.perf_counter()
+
+    def _enter(self, name: str) -> None:
+        """Another phase begins. Waiting for data and computing are one phase: that of the steps."""
+        self.pulse.phase = "train" if name in ("wait for data", "train", "first batch") else name
+        self.pulse.position, self.pulse.total = self.position, self.total
+        self._beat(self.pulse)
 
     # -- the course of it ---------------------------------------------------------------------------
 
@@ -214,6 +207,7 @@ class Trainer:
                     "restore the shards, or begin a new run",
                 )
             self.position = self.resumed_from = self.saved_position = checkpoint.position
+            self.pulse.resumed_from = self.position
         if self.world.is_first:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.metrics.rewind(self.position)
@@ -306,7 +300,8 @@ class Trainer:
         stop, error, examples = self.should_stop(), None, None
         if not (stop and self.world.size == 1):
             try:
-                with self.clock("wait for data"):
+                first = self.position == self.resumed_from
+                with self.clock("first batch" if first else "wait for data"):
                     examples = next(batches)
             except Exception as raised:
                 error = raised
@@ -393,6 +388,7 @@ class Trainer:
             if result.gradient_norm is not None:
                 line["gradient_norm"] = float(result.gradient_norm)
             lines.append({**line, "samples_per_s": round(per_s, 2)})
+            self.pulse.loss, self.pulse.samples_per_s = loss, per_s
         self._waiting.clear()
         if self.world.is_first:
             self.ledger.append(np.concatenate(self._seen))

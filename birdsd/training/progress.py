@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from tqdm import tqdm
 
 _LINE_EVERY_S = 30.0
+
+
+@dataclass
+class Pulse:
+    """Where a process is in its work. One object, changed as it goes on and shown at every sign of life.
+
+    `phase`: restore, build, train, validate, save, preview or export. Positions are samples seen;
+    `seconds` says where the time went, by phase.
+    """
+
+    phase: str = "restore"
+    position: int = 0
+    total: int = 0
+    samples_per_s: float = 0.0
+    loss: float | None = None
+    resumed_from: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 class Progress:
@@ -56,13 +74,15 @@ class Progress:
 
 
 class Stopwatch:
-    """Where the seconds went, by name."""
+    """Where the seconds went, by name. `entered` is told the name each time that one begins."""
 
-    def __init__(self) -> None:
+    def __init__(self, entered: Callable[[str], None] = lambda name: None) -> None:
         self.seconds: dict[str, float] = {}
+        self._entered = entered
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
+        self._entered(name)
         start = time.perf_counter()
         try:
             yield

@@ -7,14 +7,13 @@ that a run resumes from is dropped when it resumes.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from birdsd.files import atomic_write, explained_write
+from birdsd.files import append_bytes, atomic_write, explained_write
 
 METRICS_FILE, LEDGER_FILE = "metrics.jsonl", "ledger.bin"
 # In the ledger: sample n that could not be decoded is -1 - n; a position that was never written down.
@@ -56,7 +55,7 @@ class Metrics:
     def append(self, lines: list[dict[str, Any]]) -> None:
         """Add lines at the end."""
         if lines:
-            _append(self.path, _lines(lines))
+            append_bytes(self.path, _lines(lines))
 
 
 class Ledger:
@@ -71,11 +70,11 @@ class Ledger:
             held = stream.tell() // 4
             stream.truncate(4 * min(held, position))
         if held < position:
-            _append(self.path, np.full(position - held, UNKNOWN, np.int32).tobytes())
+            append_bytes(self.path, np.full(position - held, UNKNOWN, np.int32).tobytes())
 
     def append(self, numbers: np.ndarray) -> None:
         """Add the samples of the positions that follow; -1 - n for one that could not be decoded."""
-        _append(self.path, np.ascontiguousarray(numbers, np.int32).tobytes())
+        append_bytes(self.path, np.ascontiguousarray(numbers, np.int32).tobytes())
 
     def read(self) -> np.ndarray:
         """All entries, int32 [positions]."""
@@ -89,14 +88,3 @@ class Ledger:
 
 def _lines(values: list[dict[str, Any]]) -> bytes:
     return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values).encode()
-
-
-def _append(path: Path, data: bytes) -> None:
-    with explained_write(path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
-        finally:
-            os.close(descriptor)

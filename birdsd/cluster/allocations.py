@@ -1,0 +1,267 @@
+"""What each allocation of a run leaves behind: RUN/allocations/NAME/, and the submission that it belongs to.
+
+    RUN/submission.json            the newest submission: what was asked for, job ids, code snapshot
+    RUN/claim.json                 a requeued job asks what is left of its last allocation to let go
+    RUN/stop.json                  somebody asked the run to stop (birdsd cancel); gone with the next submit
+    RUN/allocations/NAME/          one for each time that processes took the run up
+        allocation.json            who and where; written once, when it begins
+        heartbeat.json             where it is; written anew every few seconds by rank 0
+        end.json                   how it ended; absent where it was killed
+        rank-00000.log             what a rank printed
+        rank-00000.stacks          where a rank hung, if it did
+
+Every file has one writer and is replaced whole, so that a network file system needs no locks for them.
+Nothing here imports torch: a login node reads these files to say how a run is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from birdsd.errors import UserError
+from birdsd.files import safe_name, write_json
+
+FOLDER, SUBMISSION, STOP, CLAIM = "allocations", "submission.json", "stop.json", "claim.json"
+BEGAN, HEARTBEAT, END = "allocation.json", "heartbeat.json", "end.json"
+HEARTBEAT_S = 5.0
+# A heartbeat this old is no sign of life any more; file servers may show it half a minute late.
+SILENT_S = 60.0
+
+T = TypeVar("T")
+
+
+@dataclass
+class Submission:
+    """What `birdsd submit` was asked for: enough to submit the same again, from any node.
+
+    `settings` are the job's own; `submit` the resolved SubmitConfig. `job_ids`: of Slurm, or the process
+    ids of local supervisors, oldest first. Times are seconds since 1970.
+    """
+
+    id: str
+    job: str
+    settings: list[str]
+    submit: dict[str, Any]
+    time: float
+    cwd: str
+    python: str
+    snapshot: str = ""
+    code_version: str = ""
+    job_ids: list[str] = field(default_factory=list)
+
+    @property
+    def site(self) -> dict[str, Any]:
+        return self.submit["site"]
+
+    @property
+    def is_local(self) -> bool:
+        return self.site["executor"] == "local"
+
+    def write(self, run_folder: Path) -> None:
+        write_json(Path(run_folder) / SUBMISSION, asdict(self))
+
+    @classmethod
+    def read(cls, run_folder: Path) -> Submission | None:
+        """The newest submission of a run; None where it was only ever run by hand."""
+        return _read(cls, Path(run_folder) / SUBMISSION)
+
+
+@dataclass
+class Began:
+    """The beginning of an allocation. `position`: samples of the newest checkpoint before it.
+
+    `waited_s`: in the queue before it, where the cluster says so.
+    """
+
+    time: float
+    job_id: str = ""
+    restart: int = 0
+    part: str = ""
+    host: str = ""
+    hosts: list[str] = field(default_factory=list)
+    pid: int = 0
+    boot_id: str = ""
+    world_size: int = 1
+    nodes: int = 1
+    gpus: int = 0
+    position: int = 0
+    submission: str = ""
+    waited_s: float | None = None
+
+
+@dataclass
+class Heartbeat:
+    """Where an allocation is. `seconds`: where its time went so far, by phase."""
+
+    time: float
+    count: int
+    phase: str
+    position: int
+    total: int
+    samples_per_s: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+    loss: float | None = None
+    resumed_from: int | None = None
+
+
+@dataclass
+class Ended:
+    """How it ended: `reason` is finished, stopped, error or refused; `status` the exit status of the job."""
+
+    time: float
+    reason: str
+    status: int
+    position: int = 0
+    message: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """One folder of RUN/allocations."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def began(self) -> Began | None:
+        return _read(Began, self.folder / BEGAN)
+
+    @property
+    def heartbeat(self) -> Heartbeat | None:
+        return _read(Heartbeat, self.folder / HEARTBEAT)
+
+    @property
+    def ended(self) -> Ended | None:
+        return _read(Ended, self.folder / END)
+
+    @property
+    def seems_alive(self) -> bool:
+        """Whether its heartbeat is recent by this machine's clock; only a hint where clocks differ."""
+        if (self.folder / END).is_file():
+            return False
+        with suppress(OSError):
+            return abs(time.time() - (self.folder / HEARTBEAT).stat().st_mtime) < SILENT_S
+        return False
+
+    def log(self, rank: int) -> Path:
+        return self.folder / f"rank-{rank:05d}.log"
+
+    def stacks(self, rank: int) -> Path:
+        return self.folder / f"rank-{rank:05d}.stacks"
+
+    @property
+    def logs(self) -> list[Path]:
+        return sorted(self.folder.glob("rank-*.log"))
+
+
+def allocations(run_folder: Path) -> list[Allocation]:
+    """The allocations of a run, in the order in which they began."""
+    found = [Allocation(path) for path in (Path(run_folder) / FOLDER).glob("*") if path.is_dir()]
+    return sorted(found, key=lambda allocation: (_begin_time(allocation), allocation.name))
+
+
+def _begin_time(allocation: Allocation) -> float:
+    began = allocation.began
+    return began.time if began else float("inf")
+
+
+def allocation_of_environment(run_folder: Path) -> Allocation:
+    """The allocation that this process is part of, the same on all its ranks."""
+    return Allocation(Path(run_folder) / FOLDER / allocation_name())
+
+
+def allocation_name() -> str:
+    """JOBID.RESTART under Slurm; host and process id of the launcher, or of this process, elsewhere."""
+    if named := os.environ.get("BIRDSD_ALLOCATION"):
+        return safe_name(named)
+    if job := slurm_job_id():
+        return safe_name(f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}")
+    return safe_name(f"local-{platform.node()}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+
+
+def slurm_job_id() -> str:
+    """The id by which squeue and scontrol know this job, with the array's task; "" outside a job."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
+
+
+def boot_id() -> str:
+    """Tells one boot of one machine from every other; "" where the system has no such thing."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+def newest_position(run_folder: Path) -> int:
+    """Samples of the newest committed checkpoint; 0 without one. Its checksums are not looked at."""
+    commits = (Path(run_folder) / "checkpoints").glob("*/COMMIT.json")
+    return max((int(path.parent.name) for path in commits if path.parent.name.isdigit()), default=0)
+
+
+def stop_requested(run_folder: Path) -> bool:
+    """Whether somebody asked this run to stop."""
+    return (Path(run_folder) / STOP).is_file()
+
+
+def request_stop(run_folder: Path, who: str) -> None:
+    """Ask a run to stop at its next step boundary, wherever it runs."""
+    write_json(Path(run_folder) / STOP, {"time": time.time(), "by": who})
+
+
+def withdraw_stop(run_folder: Path) -> None:
+    """Take a request to stop back: the run is wanted again."""
+    (Path(run_folder) / STOP).unlink(missing_ok=True)
+
+
+def claim(run_folder: Path) -> None:
+    """Say that this job's newer allocation wants the run. A node that Slurm lost sight of may still
+    train for a job that Slurm has long started elsewhere: it sees this, and ends."""
+    restart = os.environ.get("SLURM_RESTART_COUNT", "0")
+    write_json(
+        Path(run_folder) / CLAIM, {"job_id": slurm_job_id(), "restart": int(restart), "time": time.time()}
+    )
+
+
+def is_superseded(run_folder: Path) -> bool:
+    """Whether a newer allocation of this very job has claimed the run."""
+    try:
+        told = json.loads((Path(run_folder) / CLAIM).read_text(encoding="utf-8"))
+        mine = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        return bool(told["job_id"]) and told["job_id"] == slurm_job_id() and int(told["restart"]) > mine
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def write_record(folder: Path, name: str, record: Any) -> None:
+    """Replace one of an allocation's files."""
+    write_json(folder / name, asdict(record))
+
+
+def _read(kind: type[T], path: Path) -> T | None:
+    """A record, or None where the file is missing, torn or of another kind. Unknown fields are left out."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
+        return kind(**{key: held for key, held in value.items() if key in known})
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def no_submission(run_name: str) -> UserError:
+    """The error for a run that was never submitted."""
+    return UserError(
+        f"{run_name} was never submitted",
+        "it was run by hand, and knows no site to run on",
+        "`birdsd submit JOB ... site=...` with the same settings takes it up",
+    )

@@ -1,0 +1,48 @@
+"""`birdsd cancel`: a run saves and stops, and what waits in the queue for it is taken out."""
+
+from __future__ import annotations
+
+import getpass
+import platform
+from typing import Any
+
+from birdsd.cluster import slurm
+from birdsd.cluster.allocations import Submission, request_stop
+from birdsd.cluster.launch import active_jobs
+from birdsd.cluster.store import Run
+from birdsd.errors import UserError
+
+
+def cancel(run: Run, now: bool = False) -> tuple[dict[str, Any], str]:
+    """Ask for a stop; jobs that have not begun are cancelled, those at work save first (unless `now`).
+
+    Returns the facts and a text. A run with nothing at work is told to stay where it is, too.
+    """
+    if run.result is not None:
+        raise UserError(f"{run.folder.name} is finished", "there is nothing to cancel")
+    active = active_jobs(run)
+    request_stop(run.folder, f"{_user()} on {platform.node()}")
+    run.event({"event": "cancelled", "by": _user(), "now": now})
+    last = Submission.read(run.folder)
+    ended: list[str] = []
+    if last is not None and not last.is_local:
+        for number, state in slurm.jobs(last.job_ids).items():
+            if state.state == "PENDING" or (now and state.state in ("RUNNING", "COMPLETING", "SUSPENDED")):
+                slurm.cancel(number)
+                ended.append(number)
+    lines = [f"{run.folder.name}: asked to stop"]
+    if ended:
+        lines.append(f"  cancelled: {', '.join(ended)}")
+    if rest := [job for job in active if job.split()[-1] not in ended]:
+        lines.append(f"  {', '.join(rest)} will save at the next step and leave; nothing brings it back")
+    if not active:
+        lines.append("  nothing of it was at work or queued")
+    lines.append(f"  birdsd resume {run.folder.name} takes it up again")
+    return {"run": str(run.folder), "active": active, "cancelled": ended}, "\n".join(lines)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "somebody"

@@ -1,0 +1,412 @@
+"""`birdsd submit`: a job's settings and a site's facts become a Slurm job, or processes here, by submitit."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from birdsd import config
+from birdsd.cluster import slurm
+from birdsd.cluster.allocations import Submission, withdraw_stop
+from birdsd.cluster.site import check_site, choose_site
+from birdsd.cluster.snapshot import take_snapshot
+from birdsd.cluster.store import Run, RunStore, open_training
+from birdsd.cluster.task import RankTask
+from birdsd.errors import UserError
+from birdsd.files import safe_name
+from birdsd.schema import SiteConfig, SubmitConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SUBMITIT_FOLDER = "submitit"
+ARRAY_JOBS = ("prepare", "generate")
+# What tells libraries that there is no internet: they then fail at once, not after minutes.
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "WANDB_MODE": "offline",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What came of a submission: the run, its new job ids (none where nothing was to be done), and a line."""
+
+    run: Run
+    job_ids: list[str]
+    line: str
+    script: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"run": str(self.run.folder), "job_ids": self.job_ids, "text": self.line}
+        return {**facts, "script": self.script} if self.script else facts
+
+
+def submit(job: str, settings: Sequence[str], dry_run: bool = False) -> Submitted:
+    """Send a job to its site. A run that is finished, queued or running already is left alone."""
+    where, what = config.split_settings(job, settings)
+    asked: SubmitConfig = config.compose(config.schema.SUBMIT, choose_site(where))
+    check_site(asked, job)
+    run = open_run(job, what, write=not dry_run)
+    if run.result is not None and job == "train":
+        return Submitted(run, [], f"{run.folder.name}: nothing to do, this run is finished")
+    if not dry_run and (active := active_jobs(run)):
+        return Submitted(
+            run,
+            [],
+            f"{run.folder.name}: nothing to do, {', '.join(active)} is at work on it or waiting to be",
+        )
+    submission = Submission(
+        id=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+        job=job,
+        settings=what,
+        submit=asdict(asked),
+        time=time.time(),
+        cwd=os.getcwd(),
+        python=asked.site.python or sys.executable,
+    )
+    if dry_run:
+        submission.snapshot = str(run.folder.resolve() / "code" / "(made when it is submitted)")
+        return Submitted(run, [], "", batch_script(run, submission))
+    return send(run, submission)
+
+
+def resubmit(run: Run, settings: Sequence[str] = ()) -> Submitted:
+    """Send a run's newest submission once more, with other settings of where it runs where some are given.
+
+    The code is copied anew: whoever resumes by hand wants the code as it is now.
+    """
+    last = Submission.read(run.folder)
+    if last is None:
+        from birdsd.cluster.allocations import no_submission
+
+        raise no_submission(run.folder.name)
+    if run.result is not None and last.job == "train":
+        return Submitted(run, [], f"{run.folder.name}: nothing to do, this run is finished")
+    if active := active_jobs(run):
+        raise UserError(
+            f"{run.folder.name} is at work or waits in the queue: {', '.join(active)}",
+            "two at once on one run would only wait for each other",
+            f"birdsd status {run.folder.name}, or birdsd cancel {run.folder.name} first",
+        )
+    where, what = config.split_settings(last.job, settings)
+    submit_config = last.submit
+    if where:
+        changed = config.compose(config.schema.SUBMIT, [*_as_settings(last.submit, where), *where])
+        check_site(changed, last.job)
+        submit_config = asdict(changed)
+    if any(not setting.startswith("machine") for setting in what):
+        raise UserError(
+            f"cannot change {', '.join(s for s in what if not s.startswith('machine'))} of a run",
+            "its settings decide what is learnt; only machine.* and where it runs may change",
+            f"birdsd submit {last.job} ... begins another run",
+        )
+    submission = Submission(
+        id=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+        job=last.job,
+        settings=[*last.settings, *what],
+        submit=submit_config,
+        time=time.time(),
+        cwd=last.cwd,
+        python=last.python,
+    )
+    return send(run, submission)
+
+
+def send(run: Run, submission: Submission) -> Submitted:
+    """Copy the code, write the submission down, and start its jobs."""
+    if not submission.snapshot:
+        snapshot = take_snapshot(run.folder)
+        submission.snapshot, submission.code_version = str(snapshot.folder), snapshot.version
+    withdraw_stop(run.folder)
+    if submission.is_local:
+        submission.write(run.folder)
+        submission.job_ids = [_start_supervisor(run, submission)]
+    else:
+        _check_lead(run, submission.site)
+        submission.job_ids = _sbatch(run, submission)
+    submission.write(run.folder)
+    for job_id in submission.job_ids:
+        run.event(
+            {
+                "event": "submitted",
+                "submission": submission.id,
+                "job_id": job_id,
+                "site": submission.site["name"],
+                "code": submission.code_version,
+            }
+        )
+    kind = "process" if submission.is_local else "job"
+    line = (
+        f"{run.folder.name}: submitted as {kind} {', '.join(submission.job_ids)} to {submission.site['name']}"
+    )
+    return Submitted(run, submission.job_ids, line)
+
+
+def open_run(job: str, settings: Sequence[str], write: bool = True) -> Run:
+    """The run folder of a job's settings, made or found again. Nothing of it needs a GPU or torch."""
+    settled = config.compose(job, settings)
+    if job == "train":
+        return open_training(settled, write)[0]
+    return RunStore(Path(getattr(settled, "runs", "runs"))).open_job(job, settled, write)
+
+
+def active_jobs(run: Run) -> list[str]:
+    """The job ids of a run's newest submission that wait, run, or come back."""
+    last = Submission.read(run.folder)
+    if last is None or not last.job_ids:
+        return []
+    if last.is_local:
+        from birdsd.cluster.supervisor import is_supervised
+
+        return [f"process {last.job_ids[-1]}"] if is_supervised(run.folder, last.job_ids) else []
+    states = slurm.jobs(last.job_ids)
+    waiting = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD")
+    return [f"job {number}" for number, state in states.items() if state.state in waiting]
+
+
+# -- Slurm ---------------------------------------------------------------------------------------------
+
+
+def batch_script(run: Run, submission: Submission) -> str:
+    """The sbatch script, as it would be submitted."""
+    with _srun_or_not():
+        executor = _executor(run, submission)._executor
+        array = int(submission.submit["array"])
+        if array > 1:
+            executor.parameters["map_count"] = array
+        return executor._make_submission_file_text(executor._submitit_command_str, "dry-run")
+
+
+def _sbatch(run: Run, submission: Submission) -> list[str]:
+    task = RankTask(
+        submission.job,
+        submission.settings,
+        str(run.folder.resolve()),
+        submission.cwd,
+        int(submission.submit["array"]),
+    )
+    site = submission.site
+    ids: list[str] = []
+    array = max(1, int(submission.submit["array"]))
+    # A chain is queued at once: each job begins when the one before it has ended, however it ended.
+    links = int(site["chain_length"]) if site["hand_over"] == "chain" else 1
+    for _ in range(links):
+        executor = _executor(run, submission)
+        if ids:
+            executor.update_parameters(slurm_dependency=f"afterany:{ids[-1]}")
+        try:
+            if array > 1:
+                with executor.batch():
+                    jobs = [executor.submit(task) for _ in range(array)]
+                ids.append(jobs[0].job_id.split("_")[0])
+            else:
+                ids.append(executor.submit(task).job_id)
+        except Exception as error:
+            if ids:
+                break  # the chain is shorter than asked for: the site limits how many may wait
+            raise _refused(error, site) from error
+    return ids
+
+
+def _executor(run: Run, submission: Submission) -> Any:
+    """submitit's AutoExecutor with everything that the site and the submission say."""
+    import submitit
+
+    site, asked = submission.site, submission.submit
+    folder = run.folder.resolve() / SUBMITIT_FOLDER
+    executor = submitit.AutoExecutor(
+        folder=str(folder), cluster="slurm", slurm_python=shlex.quote(submission.python)
+    )
+    tasks = tasks_per_node(asked)
+    options: dict[str, Any] = {
+        "name": safe_name(run.folder.name, 60),
+        "nodes": int(asked["nodes"]),
+        "tasks_per_node": tasks,
+        "timeout_min": int(site["time_limit_min"]),
+        "slurm_signal_delay_s": int(site["signal_lead_s"]),
+        "slurm_setup": setup_lines(submission),
+        "slurm_teardown": _teardown_lines(run, submission),
+        "slurm_srun_args": _srun_arguments(site),
+        "slurm_additional_parameters": _additional(submission, tasks),
+    }
+    if site["cpus_per_task"]:
+        options["cpus_per_task"] = int(site["cpus_per_task"])
+    if site["memory_gb_per_node"]:
+        options["mem_gb"] = float(site["memory_gb_per_node"])
+    for name in ("partition", "account", "qos", "constraint"):
+        if site[name]:
+            options[f"slurm_{name}"] = str(site[name])
+    executor.update_parameters(**options)
+    return executor
+
+
+def tasks_per_node(asked: Mapping[str, Any]) -> int:
+    """Processes a node: as asked, else one a GPU, else one."""
+    return int(asked["tasks_per_node"]) or int(asked["site"]["gpus_per_node"]) or 1
+
+
+def _additional(submission: Submission, tasks: int) -> dict[str, Any]:
+    site = submission.site
+    options: dict[str, Any] = {"chdir": submission.cwd}
+    gpus = min(int(site["gpus_per_node"]), tasks)
+    if gpus:
+        count = f"{site['gpu_type']}:{gpus}" if site["gpu_type"] else str(gpus)
+        if site["gpu_syntax"] == "gres":
+            options["gres"] = f"gpu:{count}"
+        else:
+            options["gpus-per-node"] = count
+    # A node that fails must bring the job back wherever the site lets jobs come back.
+    options["requeue" if site["hand_over"] == "requeue" else "no-requeue"] = True
+    options.update({str(key): value for key, value in site["sbatch"].items()})
+    return options
+
+
+def _srun_arguments(site: Mapping[str, Any]) -> list[str]:
+    arguments = ["--kill-on-bad-exit=1"]  # one dead rank must not leave the others waiting for it
+    if site["cpus_per_task"]:
+        arguments.append(f"--cpus-per-task={int(site['cpus_per_task'])}")  # not inherited since 22.05
+    return [*arguments, *map(str, site["srun"])]
+
+
+def setup_lines(submission: Submission) -> list[str]:
+    """Shell lines before Python starts: modules, the site's own, variables, the code snapshot."""
+    site = submission.site
+    lines = [f"module load {shlex.quote(str(name))}" for name in site["modules"]]
+    lines += [str(line) for line in site["setup"]]
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in environment(submission).items()]
+    if site["scratch"]:
+        # The site's own variable is the shell's to resolve, on the node where the job runs.
+        lines.append(f'export BIRDSD_SCRATCH="{_shell_path(str(site["scratch"]))}"')
+    lines.append(f"export PYTHONPATH={shlex.quote(submission.snapshot)}${{PYTHONPATH:+:$PYTHONPATH}}")
+    # `python -m` looks in the working folder first, which may be a checkout that has been edited since.
+    lines.append(f"cd {shlex.quote(submission.snapshot)}")
+    # The script itself outlives the warning: it still has to bring the job back.
+    return [*lines, "trap : TERM USR2"]
+
+
+def environment(submission: Submission) -> dict[str, str]:
+    """The variables that a site wants set."""
+    site = submission.site
+    values = dict(OFFLINE) if site["offline"] else {}
+    if site["proxy"]:
+        values.update({name: str(site["proxy"]) for name in ("http_proxy", "https_proxy")})
+    values.update({str(name): str(value) for name, value in site["environment"].items()})
+    return values
+
+
+def _shell_path(text: str) -> str:
+    if not re.fullmatch(r"[\w./${}@:+-]*", text):
+        raise UserError(
+            f"site.scratch is {text!r}", "it is a path, which may name variables", "e.g. site.scratch=$TMPDIR"
+        )
+    return text
+
+
+def _teardown_lines(run: Run, submission: Submission) -> list[str]:
+    folder = shlex.quote(str(run.folder.resolve()))
+    return [
+        "status=$?",
+        f'{shlex.quote(submission.python)} -m birdsd.cluster.aftermath {folder} "$status"',
+        'exit "$status"',
+    ]
+
+
+def _check_lead(run: Run, site: Mapping[str, Any]) -> None:
+    """The warning must come early enough for the save that the run has been seen to need."""
+    seen = [float(e["seconds"]) for e in run.events() if e.get("event") == "saved" and "seconds" in e]
+    lead_s = float(site["signal_lead_s"])
+    if seen and 1.5 * max(seen) > lead_s:
+        raise UserError(
+            f"a checkpoint of {run.folder.name} took {max(seen):.0f} s to write, "
+            f"and the site's warning comes {lead_s:.0f} s before the time limit",
+            "the warning should come at least 1.5 times as early",
+            f"site.signal_lead_s={int(2 * max(seen)) + 30}",
+        )
+
+
+def _refused(error: Exception, site: Mapping[str, Any]) -> UserError:
+    said = str(error).strip().split("\n")
+    reason = next((line for line in said if "error" in line.lower()), said[-1] if said else "")
+    return UserError(
+        f"Slurm refused the job: {reason.replace('sbatch: error: ', '')}",
+        f"asked for: partition {site['partition']}, account {site['account']}, qos {site['qos']}, "
+        f"{site['time_limit_min']} min",
+        f"`birdsd doctor --site {site['name']}` compares the site's file with what Slurm says",
+    )
+
+
+@contextmanager
+def _srun_or_not() -> Iterator[None]:
+    """submitit makes no executor where there is no srun; to print a script none is needed."""
+    from submitit.slurm.slurm import SlurmExecutor
+
+    kept = SlurmExecutor.__dict__["affinity"]
+    SlurmExecutor.affinity = classmethod(lambda cls: 2)  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        SlurmExecutor.affinity = kept  # type: ignore[method-assign]
+
+
+# -- this machine ----------------------------------------------------------------------------------------
+
+
+def _start_supervisor(run: Run, submission: Submission) -> str:
+    """A process of its own that outlives this one; it starts the ranks, and again where they must go on."""
+    folder = run.folder.resolve() / SUBMITIT_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    surroundings = {**os.environ, **environment(submission), "PYTHONPATH": submission.snapshot}
+    if rest := os.environ.get("PYTHONPATH"):
+        surroundings["PYTHONPATH"] += os.pathsep + rest
+    with open(folder / "supervisor.log", "ab") as log:
+        process = subprocess.Popen(
+            [submission.python, "-m", "birdsd.cluster.supervisor", str(run.folder.resolve())],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd=submission.snapshot,  # see setup_lines
+            env=surroundings,
+        )
+    return str(process.pid)
+
+
+def _as_settings(submit_config: Mapping[str, Any], changes: Sequence[str]) -> list[str]:
+    """A stored SubmitConfig as settings, so that some of them can be changed."""
+    changed_site = any(change.split("=")[0] == "site" for change in changes)
+    lines = [f"{key}={submit_config[key]}" for key in ("nodes", "tasks_per_node", "array")]
+    if changed_site:
+        return lines
+    for key, value in submit_config["site"].items():
+        if isinstance(value, Mapping):
+            lines += [f"site.{key}.{name}={held}" for name, held in value.items()]
+        elif value is not None and value != []:
+            text = (
+                "[" + ", ".join(_quoted(str(item)) for item in value) + "]"
+                if isinstance(value, list)
+                else value
+            )
+            lines.append(f"site.{key}={text}")
+    return lines
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def site_of(asked: Mapping[str, Any]) -> SiteConfig:
+    """The SiteConfig of a stored submission."""
+    return SiteConfig(**asked["site"])

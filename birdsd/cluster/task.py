@@ -1,0 +1,124 @@
+"""What each rank of a submitted job runs. submitit pickles it: words and paths only, by module name."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import random
+import sys
+import time
+import traceback
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from birdsd.cluster.session import Session
+
+# A process whose work is done leaves within this time, whatever threads its libraries left behind.
+_LEAVE_S = 30.0
+# Below the ports that systems give out to connections of their own.
+_PORTS = (20000, 32000)
+
+
+@dataclass
+class RankTask:
+    """Runs `birdsd run JOB SETTINGS` as one rank of `run_folder`'s allocation.
+
+    It holds nothing that could grow old: a requeued job runs the same pickle, and finds the newest
+    checkpoint itself. Its exit status is the job's, but 0 where it stopped on request, since Slurm would
+    kill the other ranks otherwise.
+    """
+
+    job: str
+    settings: list[str]
+    run_folder: str
+    cwd: str
+    array: int = 0
+
+    def __call__(self) -> int:
+        from birdsd.cluster.handover import listen_early
+
+        listen_early()  # in place of submitit's own handler, which asks rank 0 alone to save
+        os.chdir(self.cwd)
+        settings = list(self.settings)
+        self._join()
+        if self.array:
+            settings.append(f"part={_array_task()}/{self.array}")
+        status = self._run(settings)
+        sys.stdout.flush(), sys.stderr.flush()
+        faulthandler.cancel_dump_traceback_later()
+        if status:
+            os._exit(status)
+        faulthandler.dump_traceback_later(_LEAVE_S, exit=True)
+        return status
+
+    def _join(self) -> None:
+        """Find out who we are, tell torch, and write this rank's output into the run's folder."""
+        import submitit
+
+        from birdsd.cluster.allocations import allocation_name, allocation_of_environment
+
+        environment = submitit.JobEnvironment()
+        if environment.num_tasks > 1:
+            # Another port after a requeue: the allocation before may not have let go of the first.
+            port = random.Random(allocation_name()).randint(*_PORTS)
+            os.environ["MASTER_PORT"] = str(port)
+            # Every rank sees every GPU of its node and takes its own by LOCAL_RANK.
+            submitit.helpers.TorchDistributedEnvironment().export(
+                set_cuda_visible_devices=False, overwrite=True
+            )
+        allocation = allocation_of_environment(Path(self.run_folder))
+        allocation.folder.mkdir(parents=True, exist_ok=True)
+        log = os.open(allocation.log(environment.global_rank), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        sys.stdout.flush(), sys.stderr.flush()
+        os.dup2(log, 1), os.dup2(log, 2)
+        os.close(log)
+
+    def _run(self, settings: list[str]) -> int:
+        from birdsd import config
+        from birdsd.cluster.jobs import STOPPED_STATUS, load_job
+        from birdsd.errors import UserError
+
+        try:
+            settled = config.compose(self.job, settings)
+            with self._session(settled) as session:
+                outcome = load_job(self.job)(settled)
+                if session is not None:
+                    session.outcome(finished=not outcome.exit_status, status=outcome.exit_status)
+            print(outcome.text, flush=True)
+            return 0 if outcome.exit_status == STOPPED_STATUS else outcome.exit_status
+        except UserError as error:
+            print(f"birdsd: {error}", file=sys.stderr, flush=True)
+            self._note_error(str(error))
+            return error.exit_status
+        except SystemExit as leaving:
+            return leaving.code if isinstance(leaving.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+            return 1
+
+    def _session(self, settled: Any) -> AbstractContextManager[Session | None]:
+        """A training keeps its own session; every other job gets one here, for its record and heartbeat."""
+        from birdsd.cluster.session import Session
+        from birdsd.cluster.store import RunStore
+
+        if self.job == "train":
+            return nullcontext()
+        run = RunStore(Path(self.run_folder).parent).find(self.run_folder)
+        return Session(run, part=getattr(settled, "part", ""), lock=False)
+
+    def _note_error(self, message: str) -> None:
+        """A job without a session of its own, or one that failed before it, ends with a word too."""
+        from birdsd.cluster.allocations import END, Ended, allocation_of_environment, write_record
+        from birdsd.errors import UserError
+
+        allocation = allocation_of_environment(Path(self.run_folder))
+        if allocation.ended is None:
+            with suppress(UserError):
+                write_record(allocation.folder, END, Ended(time.time(), "error", 2, message=message))
+
+
+def _array_task() -> int:
+    return int(os.environ.get("SLURM_ARRAY_TASK_ID") or os.environ.get("BIRDSD_ARRAY_TASK") or 0)
