@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RECORDINGS ?=
 DEMO ?= demo
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint bench clean slurm-up slurm-down
 
 setup: $(VENV)/.ready
 
@@ -28,6 +28,13 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m bench
+
+# A Slurm cluster on this machine, for tests; needs root.
+slurm-up:
+	slurm/testbed/up.sh
+
+slurm-down:
+	slurm/testbed/down.sh
 
 clean:
 	rm -rf demo runs shards audit generated build *.egg-info

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ try:
 except ImportError:  # not a Unix
     fcntl = None  # type: ignore[assignment]
 
+_HOST = re.sub(r"\W+", "_", platform.node())[:40]
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -47,10 +49,10 @@ def explained_write(path: Path) -> Iterator[None]:
 def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path`; on success fsync it and rename it over `path`.
 
-    The name is unique to the process, so that two writers never share a temporary file.
+    The name is unique to the process, also among machines, so that two writers never share one.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.partial")
     with explained_write(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

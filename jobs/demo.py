@@ -13,7 +13,8 @@ def run(config: DemoConfig) -> Outcome:
     demo = Demo(config)
     shards = demo.prepare(demo.recordings())
     autoencoder = demo.train("autoencoder", shards, config.autoencoder_samples)
-    diffusion = demo.train_through_a_kill("full", shards, config.diffusion_samples, autoencoder)
+    demo.train_on(autoencoder)
+    diffusion = demo.train("full", shards, config.diffusion_samples, kill=True)
     clips = demo.generate(diffusion, shards)
     report, check = write_report(demo, shards, [autoencoder, diffusion], clips)
     text = f"\n{check.text() if check else ''}\n\nlook and listen: {report}"

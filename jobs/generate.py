@@ -6,31 +6,29 @@ from dataclasses import asdict
 from pathlib import Path
 
 from birdsd.cluster.jobs import Outcome
+from birdsd.cluster.parts import Part
 from birdsd.cluster.store import RunStore
-from birdsd.diffusion.generate import Clip, Generator, Recipe, Request, generate, regenerate
+from birdsd.diffusion import generate as room
+from birdsd.diffusion.generate import Clip, Generator, Recipe, Request
 from birdsd.errors import UserError
 from birdsd.schema import GenerateConfig
 from birdsd.training.precision import choose_device, choose_precision
 
 
 def run(config: GenerateConfig) -> Outcome:
-    """Load the model once, make every clip, and say where they are."""
+    """Load the model once, make every clip that is not there, and say where they are."""
     out = Path(config.out)
     if config.recipe:
         recipe = Recipe.read(Path(config.recipe))
         model = _load(config, _folder(config) if config.run else recipe.model)
-        return _outcome(regenerate(model, recipe, out), out)
-    request = Request(
-        prompts=tuple(config.prompt),
-        count=config.count,
-        seed=config.seed,
-        steps=config.steps,
-        guidance=config.guidance,
-        negative_prompt=config.negative_prompt,
-        scheduler=config.scheduler,
-        batch_size=config.batch_size,
+        return _outcome(room.regenerate(model, recipe, out), out)
+    kept = ("count", "seed", "steps", "guidance", "negative_prompt", "scheduler", "batch_size")
+    request = Request(tuple(dict.fromkeys(config.prompt)), **{name: getattr(config, name) for name in kept})
+    mine = room.share_out(request, Part.parse(config.part).share)
+    folder = _folder(config)
+    return _outcome(
+        room.generate(_load(config, folder), request, out, only=mine, keep=True) if mine else [], out
     )
-    return _outcome(generate(_load(config, _folder(config)), request, out), out)
 
 
 def _load(config: GenerateConfig, folder: Path) -> Generator:
@@ -51,8 +49,11 @@ def _folder(config: GenerateConfig) -> Path:
 
 def _outcome(clips: list[Clip], out: Path) -> Outcome:
     lines = [f"  {clip.sound}  {', '.join(clip.species) or 'no species it knows'}" for clip in clips]
+    kept = sum(not clip.made for clip in clips)
     facts = {"out": str(out), "clips": [{k: _plain(v) for k, v in asdict(clip).items()} for clip in clips]}
-    return Outcome("\n".join([f"{len(clips)} clips in {out}", *lines]), facts)
+    facts["nothing_to_do"] = kept == len(clips)
+    title = f"{len(clips)} clips in {out}" + (f", {kept} of them made before" if kept else "")
+    return Outcome("\n".join([title, *lines]), facts)
 
 
 def _plain(value: object) -> object:

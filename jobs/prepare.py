@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from birdsd.cluster.jobs import Outcome
+from birdsd.cluster.parts import Part
 from birdsd.schema import PrepareConfig
 from birdsd.shards.inspect import species_table
 from birdsd.shards.prepare import PrepareReport, prepare
@@ -14,13 +15,20 @@ from birdsd.sound.codec import SpectrogramCodec
 def run(config: PrepareConfig) -> Outcome:
     """Cut, encode and write the shards in parallel; say what is in them and what was left out."""
     codec = SpectrogramCodec.from_config(config.codec)
-    report = prepare(config.data, codec, config.machine.processes)
+    part = Part.parse(config.part)
+    report = prepare(config.data, codec, config.machine.processes, part=part)
     facts = {
         **report.facts,
         "folder": str(report.folder),
+        "part": str(part),
+        "finished": report.finished,
         "shards_written": report.written,
+        "shards_present": report.present,
         "nothing_to_do": report.nothing_to_do,
     }
+    if not report.finished:
+        there = f"{report.present} of {report.total} shards are there; other parts are still working"
+        return Outcome(f"{report.folder}: part {part} wrote {report.written} shards; {there}", facts)
     return Outcome("\n".join(_lines(report, facts)), facts)
 
 

@@ -52,8 +52,8 @@ def decide(run: Run, submission: Submission, allocation: Allocation, status: int
         return Decision("stop", ended.message)
     if ended is not None and ended.reason == "error" and ended.status == UserError.exit_status:
         return Decision("stop", ended.message)
-    if not submission.is_local and (said := _cancelled()):
-        return Decision("stop", said)
+    if not submission.is_local and (said := _from_slurm()) is not None:
+        return said
     if idle := _no_progress(run, submission, began.part if began else ""):
         return Decision("stop", idle)
     if ended is not None and ended.reason == "stopped":
@@ -63,12 +63,15 @@ def decide(run: Run, submission: Submission, allocation: Allocation, status: int
     return Decision("again", f"the processes ended with status {status}")
 
 
-def _cancelled() -> str:
+def _from_slurm() -> Decision | None:
+    """What Slurm has decided already: it requeues a preempted job, and ends a cancelled one, by itself."""
     with suppress(UserError):
         state = slurm.show_job(slurm_job_id()).get("JobState", "")
         if state.startswith("CANCELLED"):
-            return "the job was cancelled"
-    return ""
+            return Decision("stop", "the job was cancelled")
+        if state.startswith(("PENDING", "REQUEUED", "SPECIAL_EXIT")):
+            return Decision("done", "Slurm brings the job back by itself")
+    return None
 
 
 def _no_progress(run: Run, submission: Submission, part: str) -> str:

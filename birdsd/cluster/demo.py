@@ -1,24 +1,27 @@
-"""The stages of the demo, each a `birdsd run` of its own process, just as a user would type it."""
+"""The stages of the demo, each a `birdsd run` or `birdsd submit` just as a user would type it."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from birdsd.cluster.allocations import allocations
 from birdsd.cluster.stages import Stages
 from birdsd.cluster.store import Run, RunStore
 from birdsd.config import compose
 from birdsd.errors import UserError
-from birdsd.files import fingerprint, safe_name, write_json
+from birdsd.files import fingerprint, read_json, safe_name, write_json
 from birdsd.schema import DemoConfig
 from birdsd.shards import inspect
 from birdsd.shards.index import ShardIndex
 from birdsd.sound.captions import prompt_for
 from birdsd.training.records import read_metrics
 
-KILLED_STAGE = "diffusion, until it is killed"
 KILLED_FILE = "killed.json"
 
 
@@ -35,6 +38,7 @@ class Demo:
         self.store = RunStore(self.work / "runs")
         self._totals: dict[str, int] = {}
         self._common = [f"machine={config.machine}"]
+        self._standing_on: list[str] = []
 
     def recordings(self) -> Path:
         """The user's folder, or the synthetic aviary."""
@@ -67,24 +71,38 @@ class Demo:
         print(inspect.text(inspect.describe(self.work / "shards")), flush=True)
         return ShardIndex.open(self.work / "shards")
 
-    def train(self, method: str, shards: ShardIndex, samples: int | None) -> Run:
-        """One training run, to its end."""
-        facts = self.stages.run(method, "train", self._training(method, shards, samples))
+    def train(self, method: str, shards: ShardIndex, samples: int | None, kill: bool = False) -> Run:
+        """One training run, to its end: a job of its own with a process for each core, which is killed
+        half-way (SIGKILL of rank 0) if `kill` says so, and goes on by itself."""
+        settings = self._training(method, shards, samples)
+        if kill:
+            stage, disturb = f"{method}, killed half-way", lambda: self._killed(method)
+        else:
+            stage, disturb = method, lambda: True
+        where = ["site=local", f"tasks_per_node={min(2, os.cpu_count() or 1)}"]
+        facts = self.stages.run(stage, "train", [*settings, *where], submitted=True, disturb=disturb)
         return self.store.find(facts["run"])
 
-    def train_through_a_kill(
-        self, method: str, shards: ShardIndex, samples: int | None, autoencoder: Run
-    ) -> Run:
-        """The same command twice: the first is killed half-way (SIGKILL), the second goes on from there."""
-        settings = self._training(method, shards, samples)
-        settings.append(f"model.autoencoder={autoencoder.folder}")
-        if KILLED_STAGE not in self.stages.costs:
-            self.stages.run(KILLED_STAGE, "train", settings, kill_when=lambda: self._half_way(method))
-            run = self._run_of(method)
-            mark = run.signature if run else ""
-            write_json(self.work / KILLED_FILE, {"signature": mark, "curve": self._curve(method)})
-        facts = self.stages.run("diffusion, resumed", "train", settings)
-        return self.store.find(facts["run"])
+    def train_on(self, autoencoder: Run) -> None:
+        """The trainings that follow stand on this autoencoder."""
+        self._standing_on = [f"model.autoencoder={autoencoder.folder}"]
+
+    def _killed(self, method: str) -> bool:
+        """Kill the run once it is half-way; True as soon as that is done, now or by an earlier demo."""
+        run = self._run_of(method)
+        if run is None:
+            return False
+        marked = self.work / KILLED_FILE
+        if run.result is not None or (marked.is_file() and read_json(marked)["signature"] == run.signature):
+            return True
+        last = next(reversed(allocations(run.folder)), None)
+        if last is None or (began := last.began) is None or not self._half_way(method):
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(began.pid, signal.SIGKILL)
+        # Read before the next allocation drops what lies beyond its checkpoint.
+        write_json(marked, {"signature": run.signature, "curve": self._curve(method)})
+        return True
 
     def _training(self, method: str, shards: ShardIndex, samples: int | None) -> list[str]:
         settings = [
@@ -94,6 +112,7 @@ class Demo:
             f"runs={self.store.root}",
             f"seed={self.config.seed}",
             *self._common,
+            *self._standing_on,
             *([f"optim.total_samples={samples}"] if samples else []),
         ]
         total = compose("train", settings).optim.total_samples
@@ -125,7 +144,7 @@ class Demo:
     def _run_of(self, method: str) -> Run | None:
         """The run that the settings of this demo began; the folder may hold others, from other settings."""
         wanted = (method, self.config.model, self.config.seed, self._totals.get(method))
-        for run in self.store.runs():
+        for run in self.store.runs("train"):
             told = run.config
             is_one = (
                 told["method"]["name"],

@@ -371,6 +371,9 @@ def _start_supervisor(run: Run, submission: Submission) -> str:
     surroundings = {**os.environ, **environment(submission), "PYTHONPATH": submission.snapshot}
     if rest := os.environ.get("PYTHONPATH"):
         surroundings["PYTHONPATH"] += os.pathsep + rest
+    # A library would choose this for each rank without regard to the others, and say so.
+    share = max(1, (os.cpu_count() or 1) // tasks_per_node(submission.submit))
+    surroundings.setdefault("OMP_NUM_THREADS", str(share))
     with open(folder / "supervisor.log", "ab") as log:
         process = subprocess.Popen(
             [submission.python, "-m", "birdsd.cluster.supervisor", str(run.folder.resolve())],
@@ -381,7 +384,19 @@ def _start_supervisor(run: Run, submission: Submission) -> str:
             cwd=submission.snapshot,  # see setup_lines
             env=surroundings,
         )
+    _supervisors[str(process.pid)] = process
     return str(process.pid)
+
+
+# Those that this process started: whoever waits for one also reaps it, with what it cost.
+_supervisors: dict[str, subprocess.Popen[bytes]] = {}
+
+
+def reap_supervisors(process_ids: Sequence[str]) -> None:
+    """Wait for supervisors that this process started and that are about to end."""
+    for number in process_ids:
+        if (process := _supervisors.pop(number, None)) is not None:
+            process.wait()
 
 
 def _as_settings(submit_config: Mapping[str, Any], changes: Sequence[str]) -> list[str]:

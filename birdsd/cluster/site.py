@@ -112,6 +112,8 @@ def _check_shape(asked: SubmitConfig, job: str) -> None:
 
 def _check_secrets(site: SiteConfig) -> None:
     """What goes into a job's script can be read by others."""
+    if wrong := [str(n) for n in site.environment if not re.fullmatch(r"[A-Za-z_]\w*", str(n))]:
+        raise UserError(f"site.environment sets {wrong[0]!r}", "that cannot be a variable's name")
     named = [str(name) for name in site.environment if _SECRET.search(str(name))]
     if named:
         raise UserError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,17 +18,18 @@ from birdsd.files import read_json, write_json
 
 @dataclass(frozen=True)
 class Cost:
-    """What one process took: wall and processor seconds, and its peak resident memory in MiB."""
+    """What one stage took: wall and processor seconds of all its processes, and the peak resident memory
+    of the largest in MiB. `disturbed`: something was done to it on purpose."""
 
     stage: str
     wall_s: float
     cpu_s: float
     peak_mib: float
-    killed: bool = False
+    disturbed: bool = False
 
 
 class Stages:
-    """Runs `birdsd run JOB SETTINGS --json` as a child, and keeps the costs in FOLDER/costs.json.
+    """Runs `birdsd VERB JOB SETTINGS --json` as a child, and keeps the costs in FOLDER/costs.json.
 
     A stage that finds its work done already keeps the costs of the time when it did the work.
     """
@@ -42,16 +42,25 @@ class Stages:
             self.costs = {entry["stage"]: Cost(**entry) for entry in read_json(self._path)}
 
     def run(
-        self, stage: str, job: str, settings: Sequence[str], kill_when: Callable[[], bool] | None = None
+        self,
+        stage: str,
+        job: str,
+        settings: Sequence[str],
+        submitted: bool = False,
+        disturb: Callable[[], bool] = lambda: True,
     ) -> dict[str, Any]:
-        """Run one job and return its facts. With `kill_when` the child is killed (SIGKILL) as soon as
-        it says so, and the result is {"killed": True}. Raises `UserError` if the job fails."""
+        """Run one job here, or `submitted` as a job of its own and waited for; returns its facts.
+
+        `disturb` is called now and then while it runs, until it says that it has done what it wanted to.
+        Raises `UserError` if the job fails.
+        """
         print(f"\n== {stage}", flush=True)
-        command = [sys.executable, "-m", "birdsd.cli", "run", job, *settings, "--json"]
+        how = ["submit", job, *settings, "--wait"] if submitted else ["run", job, *settings]
+        command = [sys.executable, "-m", "birdsd.cli", *how, "--json"]
         start = time.monotonic()
         child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
-            killed = kill_when is not None and self._watch(child, kill_when)
+            disturbed = self._watch(child, disturb)
             assert child.stdout is not None
             output = child.stdout.read()
             _, status, usage = os.wait4(child.pid, 0)
@@ -66,11 +75,8 @@ class Stages:
             round(time.monotonic() - start, 2),
             round(usage.ru_utime + usage.ru_stime, 2),
             round(usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 1024), 1),
-            killed,
+            disturbed,
         )
-        if killed:
-            self._keep(cost)
-            return {"killed": True}
         if child.returncode != 0:
             raise UserError(
                 f"the stage '{stage}' ended with status {child.returncode}", "its own message is above"
@@ -85,13 +91,14 @@ class Stages:
         write_json(self._path, [asdict(entry) for entry in self.costs.values()])
 
     @staticmethod
-    def _watch(child: subprocess.Popen[str], kill_when: Callable[[], bool]) -> bool:
-        """Kill the child once `kill_when` says so; False if it ended by itself before that.
+    def _watch(child: subprocess.Popen[str], disturb: Callable[[], bool]) -> bool:
+        """Whether something was done to the child before it ended by itself.
 
         Its exit is only looked at, not reaped, so that the later wait4 still finds its usage."""
+        if disturb():
+            return False  # there was nothing to do
         while os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            if kill_when():
-                child.send_signal(signal.SIGKILL)
+            if disturb():
                 return True
             time.sleep(0.2)
         return False

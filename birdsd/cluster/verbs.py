@@ -72,7 +72,7 @@ def _add_watching(verbs: Any) -> None:
         "  birdsd logs RUN --stacks",
     )
     logs.add_argument("run")
-    logs.add_argument("--rank", type=int, default=0)
+    logs.add_argument("--rank", type=int, help="one rank; rank 0 otherwise, with --stacks all")
     logs.add_argument("--allocation", help="one by its name; the newest otherwise")
     logs.add_argument("-f", "--follow", action="store_true", help="go on, also into the next allocation")
     logs.add_argument("-n", "--lines", type=int, default=40, help="the last so many lines (default: 40)")
@@ -214,7 +214,7 @@ def _status(options: argparse.Namespace) -> int:
         told = status.detail(_run(options))
         _print(told.to_json(), options.json, told.text())
         return 0
-    overview = status.overview(options.runs)
+    overview = status.overview(options.runs, everything=options.all or options.json)
     _print([one.to_json() for one in overview], options.json, status.text(overview, options.all))
     return 0
 
@@ -236,10 +236,10 @@ def _cancel(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from birdsd.cluster.report import report
+    from birdsd.cluster.report import write
 
-    path = report(_run(options), options.out, options.price, options.currency)
-    _print({"report": str(path)}, options.json, f"{path}")
+    written = write(_run(options), options.out, options.price, options.currency)
+    _print(written.facts, options.json, str(written.path))
     return 0
 
 
@@ -254,10 +254,11 @@ def _doctor(options: argparse.Namespace) -> int:
     where, what = config.split_settings(job, settings) if job else ([], [])
     if options.site:
         where.insert(0, f"site={options.site}")
-    site = config.compose(config.schema.SUBMIT, where).site if where else None
+    asked = config.compose(config.schema.SUBMIT, where) if where else None
     settled = config.compose(job, what) if job else None
     run = _run(options) if options.run else None
-    findings = doctor.diagnose(site, settled, run, options.runs, options.deep)
+    site, nodes, tasks = (asked.site, asked.nodes, asked.tasks_per_node) if asked else (None, 1, 0)
+    findings = doctor.diagnose(site, settled, run, options.runs, options.deep, nodes, tasks)
     _print([f.to_json() for f in findings], options.json, doctor.text(findings))
     return doctor.exit_status(findings)
 

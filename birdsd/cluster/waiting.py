@@ -7,7 +7,7 @@ import time
 
 from birdsd.cluster.allocations import Allocation, Submission, allocations, request_stop, stop_requested
 from birdsd.cluster.jobs import STOPPED_STATUS, Outcome
-from birdsd.cluster.launch import active_jobs
+from birdsd.cluster.launch import active_jobs, reap_supervisors
 from birdsd.cluster.store import Run
 
 _POLL_S = 0.5
@@ -37,6 +37,8 @@ def wait_for(run: Run) -> Outcome:
         return wait_for(run)
     for allocation in allocations(run.folder)[-1:]:
         _show(allocation, shown)
+    if last is not None:
+        reap_supervisors(last.job_ids)
     return _outcome(run)
 
 

@@ -28,7 +28,10 @@ RECORDINGS_FILE = "recordings.csv"
 def write_dataset(
     folder: Path, plan: Plan, data: DataConfig, codec: SpectrogramCodec, found: LabelledSet
 ) -> None:
-    """Describe the finished shards of `folder`; dataset.json comes last, as it makes the set valid."""
+    """Describe the finished shards of `folder`; dataset.json makes the set valid, and the card comes last.
+
+    The same shards are described in the same bytes, so that two that do so at once do no harm.
+    """
     from birdsd.shards.card import write_card
 
     problems, skipped = collect_problems(folder, plan, data, found)
@@ -62,7 +65,6 @@ def write_dataset(
         ],
     }
     write_text(folder / RECORDINGS_FILE, _recordings_table(found.recordings, plan, data))
-    (folder / DATASET_FILE).unlink(missing_ok=True)
     write_json(folder / DATASET_FILE, dataset)
     write_card(ShardIndex.open(folder))
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from birdsd.errors import UserError, unknown_name
 from birdsd.files import fingerprint, read_json
@@ -33,6 +33,16 @@ SEGMENTATIONS = ("song", "windows", "whole")
 _SHARDS_PER_SPLIT, _SMALLEST_SHARD = 16, 16
 # Settings of DataConfig that decide no sample.
 _NOT_SCIENTIFIC = {"name", "recordings", "labels", "environment", "shards"}
+T = TypeVar("T")
+
+
+class Share(Protocol):
+    """The part of one of several tasks that prepare the same set together (see `birdsd.cluster.parts`)."""
+
+    @property
+    def is_whole(self) -> bool: ...
+
+    def share(self, items: Sequence[T]) -> list[T]: ...
 
 
 @dataclass(frozen=True)
@@ -206,8 +216,10 @@ def relative(path: Path, root: Path) -> str:
 def refuse_other_plan(folder: Path, plan: Plan) -> None:
     """A folder holds the shards of one plan: anything else in it is a `UserError` that says what differs."""
     path = folder / PLAN_FILE
+    # Looked for first: another part writes the plan before its first shard, perhaps at this moment.
+    strangers = sorted(tar.name for tar in folder.glob("*.tar"))
     if not path.is_file():
-        if strangers := sorted(tar.name for tar in folder.glob("*.tar")):
+        if strangers:
             raise UserError(
                 f"{folder} already holds shards that were not prepared here ({listed(strangers, 3)})",
                 "prepare writes only into an empty folder or one of its own",

@@ -3,6 +3,10 @@
 What is finished is known by its index alone: running prepare again writes only the shards that are
 missing, and the set is described (dataset.json, card, contact sheet) once all are there. Nothing about
 single samples is held in memory, so that 100 hours need no more of it than one.
+
+Several tasks may share the work, on as many machines as read the same folders: each makes the same plan
+and writes its part of it, and whichever finds all shards there describes the set. A shard is written in a
+folder of the writer's own and then renamed, so that even two tasks that write the same one do no harm.
 """
 
 from __future__ import annotations
@@ -25,7 +29,17 @@ from birdsd.shards.card import CARD_FILE
 from birdsd.shards.clips import SampleMaker
 from birdsd.shards.dataset import describe_set, write_dataset
 from birdsd.shards.index import CODEC_FILE, DATASET_FILE
-from birdsd.shards.plan import PLAN_FILE, Plan, ShardTask, check_settings, make_plan, refuse_other_plan
+from birdsd.shards.plan import (
+    PLAN_FILE,
+    Item,
+    Plan,
+    ShardTask,
+    Share,
+    check_settings,
+    make_plan,
+    refuse_other_plan,
+)
+from birdsd.shards.sharing import beside_others, private_folder, publish, remove_leftovers, waiting_for
 from birdsd.shards.summary import Summary
 from birdsd.shards.table import ShardTable, index_path, load_table
 from birdsd.shards.writer import ShardWriter
@@ -40,12 +54,20 @@ _THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What prepare did: `written` shards of `total`, and the facts of the whole set (see dataset.py)."""
+    """What prepare did: `written` shards of the `total`, of which `present` are there now.
+
+    `facts` of the whole set (see dataset.py), once all shards are there.
+    """
 
     folder: Path
     written: int
     total: int
+    present: int
     facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        return self.present == self.total
 
     @property
     def nothing_to_do(self) -> bool:
@@ -53,12 +75,18 @@ class PrepareReport:
 
 
 def prepare(
-    data: DataConfig, codec: SpectrogramCodec, processes: int = 0, progress: bool = True
+    data: DataConfig,
+    codec: SpectrogramCodec,
+    processes: int = 0,
+    progress: bool = True,
+    part: Share | None = None,
 ) -> PrepareReport:
     """Prepare `data.recordings` into the folder `data.shards`; `processes` = 0 takes every core.
 
-    Raises `UserError` where nothing usable is found, where the folder holds other shards, and where
-    the disk is full; recordings that cannot be read are listed in problems.json, and the rest goes on.
+    With a `part`, only its share of the shards is written; the part that finds them all there then
+    describes the set. Raises `UserError` where nothing usable is found, where the folder holds other
+    shards, and where the disk is full; recordings that cannot be read are listed in problems.json, and
+    the rest goes on.
     """
     if not data.recordings:
         raise UserError(
@@ -73,20 +101,38 @@ def prepare(
         found.problems.extend(pool.problems)
     plan = make_plan(found, codec, data)
     refuse_other_plan(folder, plan)
-    with exclusive(folder):
+    whole = part is None or part.is_whole
+    with exclusive(folder) if whole else beside_others(folder, f"part-{part}"):
         if not (folder / PLAN_FILE).is_file():
             write_json(folder / CODEC_FILE, codec.to_json())
             write_json(folder / PLAN_FILE, plan.facts)
-        _remove_leftovers(folder)
-
-        missing = [task for task in plan.tasks if finished_table(folder, task, plan.fingerprint) is None]
+        remove_leftovers(folder, alone=whole)
+        # The share is of all shards: other parts may see others missing.
+        tasks = plan.tasks if part is None else part.share(plan.tasks)
+        missing = [task for task in tasks if finished_table(folder, task, plan.fingerprint) is None]
         written = _write_shards(missing, folder, plan, data, codec, processes or _cores(), progress)
-        described = (folder / DATASET_FILE).is_file() and (
-            folder / CARD_FILE
-        ).is_file()  # the card comes last
-        if missing or not described:
+        if whole and (missing or not _is_described(folder)):
             write_dataset(folder, plan, data, codec, found)
-    return PrepareReport(folder, written, len(plan.tasks), describe_set(folder))
+    present = _present(folder, plan)
+    if present < len(plan.tasks):
+        return PrepareReport(folder, written, len(plan.tasks), present)
+    if not whole:
+        with waiting_for(folder / ".lock"):
+            if not _is_described(folder):
+                write_dataset(folder, plan, data, codec, found)
+    return PrepareReport(folder, written, len(plan.tasks), present, describe_set(folder))
+
+
+def _is_described(folder: Path) -> bool:
+    return (folder / DATASET_FILE).is_file() and (folder / CARD_FILE).is_file()  # the card comes last
+
+
+def _present(folder: Path, plan: Plan) -> int:
+    """How many shards are finished. Each index is read only where all are there: there may be many."""
+    there = [task for task in plan.tasks if index_path(folder / task.name).is_file()]
+    if len(there) < len(plan.tasks):
+        return len(there)
+    return sum(finished_table(folder, task, plan.fingerprint) is not None for task in there)
 
 
 def _environment_pool(data: DataConfig) -> EnvironmentPool | None:
@@ -162,23 +208,28 @@ class _Worker:
         """Write one shard and its index; what cannot be read goes into the index's summary."""
         summary = Summary(self.codec.clip_s)
         kept: dict[str, Any] = {"plan": self.plan}
-        with ShardWriter(self.folder / task.name, kept) as shard:
-            for item in task.items:
-                samples = self.maker.samples(item, task.split)
-                while True:
-                    try:  # only the making may fail quietly: a full disk must stop everything
-                        sample = next(samples, None)
-                    except RecordingError as error:
-                        summary.add_problem(item.recording.path, str(error))
-                        break
-                    if sample is None:
-                        break
-                    if sample.image is None:
-                        summary.add_skipped(item.recording.path, sample.skipped)
-                        continue
-                    summary.add_sample(len(shard), sample.metadata)
-                    shard.write(sample.key, {"npy": sample.image, "json": sample.metadata})
-            kept.update(summary.to_json())
+        with private_folder(self.folder) as place:
+            with ShardWriter(place / task.name, kept) as shard:
+                for item in task.items:
+                    self._add(shard, summary, item, task.split)
+                kept.update(summary.to_json())
+            publish(place, self.folder, task.name, index_path(place / task.name).name)
+
+    def _add(self, shard: ShardWriter, summary: Summary, item: Item, split: str) -> None:
+        samples = self.maker.samples(item, split)
+        while True:
+            try:  # only the making may fail quietly: a full disk must stop everything
+                sample = next(samples, None)
+            except RecordingError as error:
+                summary.add_problem(item.recording.path, str(error))
+                return
+            if sample is None:
+                return
+            if sample.image is None:
+                summary.add_skipped(item.recording.path, sample.skipped)
+                continue
+            summary.add_sample(len(shard), sample.metadata)
+            shard.write(sample.key, {"npy": sample.image, "json": sample.metadata})
 
 
 _worker: _Worker | None = None
@@ -216,12 +267,6 @@ def _single_threaded() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Unfinished files of a process that was killed; their names begin with a dot."""
-    for leftover in folder.glob(".*.partial"):
-        leftover.unlink(missing_ok=True)
 
 
 def _cores() -> int:

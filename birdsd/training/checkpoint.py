@@ -2,11 +2,13 @@
 
 A save goes NAME.partial/ -> files, fsynced -> COMMIT.json -> one rename to NAME/. Only a folder with
 a sound COMMIT.json counts. The copy to host memory is the only stall: a thread does the rest, and
-the next save, or the exit, waits for it.
+the next save, or the exit, waits for it. A save that a full disk or a failing file system stops is
+given up and named, and the next one tries again; several in a row end the run.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,22 +16,26 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 import birdsd
 from birdsd.errors import UserError
 from birdsd.files import explained_write, fsync_folder, write_json
 from birdsd.training.engine import Engine
-from birdsd.training.tensorfile import TensorBuffer, difference, sum_file
+from birdsd.training.tensorfile import TensorBuffer, TensorFile
 from birdsd.training.world import World
 
 COMMIT, STATE = "COMMIT.json", "state.json"
 _PARTIAL, _OLD, _BAD = ".partial", ".old", ".bad"
+# Pauses before each further try of a save that must not be lost.
+RETRY_PAUSES_S = (2.0, 4.0, 6.0, 8.0, 10.0)
 
 Event = Callable[[dict[str, Any]], None]
 
@@ -45,16 +51,15 @@ class Checkpoint:
     folder: Path
     commit: dict[str, Any]
     state: dict[str, Any]
-    _open: dict[str, Any] = field(default_factory=dict)
+    _files: dict[str, TensorFile] = field(default_factory=dict)
 
     @property
     def position(self) -> int:
         return int(self.state["position"])
 
     def tensor(self, kind: str, name: str) -> Tensor:
-        """A tensor of a parameter: `kind` is weights, exp_avg, exp_avg_sq or ema. Read when asked for."""
-        from safetensors import safe_open
-
+        """A tensor of a parameter: `kind` is weights, exp_avg, exp_avg_sq or ema. It is a view of the file,
+        read when used, and not to be written to."""
         file = self.commit["tensors"].get(f"{kind}/{name}")
         if file is None:
             raise UserError(
@@ -62,26 +67,69 @@ class Checkpoint:
                 "the model of this run is not the one that was saved",
                 "use the version of birdsd that began the run, or begin a new one",
             )
-        if file not in self._open:
-            self._open[file] = safe_open(self.folder / file, framework="pt")
-        return self._open[file].get_tensor(f"{kind}/{name}")
+        if file not in self._files:
+            self._files[file] = TensorFile(self.folder / file)
+        return self._files[file].tensor(f"{kind}/{name}")
+
+    def release(self) -> None:
+        """Let go of the files; they are opened again where a tensor is asked for."""
+        self._files.clear()
 
     def has(self, kind: str) -> bool:
         return any(key.startswith(f"{kind}/") for key in self.commit["tensors"])
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why a save failed, the same on every rank."""
+
+    reason: str
+    passing: bool = False  # of the disk or the file system: the next try may go well
+    disk_full: bool = False
+
+
+@dataclass(frozen=True)
+class _Save:
+    """A state in host memory, until it is on disk."""
+
+    buffer: TensorBuffer
+    details: dict[str, Any]
+    state: dict[str, Any]
+
+    @property
+    def position(self) -> int:
+        return int(self.details["position"])
+
+    @property
+    def name(self) -> str:
+        return f"{self.position:012d}"
 
 
 class Checkpointer:
     """Saves and restores the checkpoints of one run, in `folder`. Every method is collective."""
 
     def __init__(
-        self, folder: Path, world: World, signature: str, keep: int = 2, events: Event = lambda e: None
+        self,
+        folder: Path,
+        world: World,
+        signature: str,
+        keep: int = 2,
+        events: Event = lambda e: None,
+        max_failed_saves: int = 3,
     ) -> None:
         self.folder, self.world, self.signature = Path(folder), world, signature
         self.keep, self.events = max(2, keep), events
+        self.max_failed_saves = max(1, max_failed_saves)
         self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
-        self._buffer: TensorBuffer | None = None
+        self._written = threading.Event()
+        self._written.set()
+        self._buffer: Future[TensorBuffer] | None = None
         self._owners: dict[str, int] = {}
+        self._restored: Checkpoint | None = None
+        self._unsaved: _Save | None = None
+        self._failure: _Failure | None = None
+        self._failures = 0  # in a row
+        self._raised: BaseException | None = None  # on this rank
 
     # -- restoring ----------------------------------------------------------------------------------
 
@@ -91,12 +139,14 @@ class Checkpointer:
         A bad one is set aside as NAME.bad..., named in an event, and the one before it is used. Raises
         `UserError` where there were checkpoints and none is whole, or where they are another run's.
         """
+        self._join()
         self._tidy()
         while (name := self.world.from_first(self._newest_name())) is not None:
             checkpoint, problem = self._read(self.folder / name)
             problems = [p for p in self.world.gather(problem) if p]
             if not problems and checkpoint is not None:
                 self._check_signature(checkpoint)
+                self._restored = checkpoint
                 return checkpoint
             self._set_aside(name, problems[0])
         bad = self.world.from_first(sorted(p.name for p in self.folder.glob(f"*{_BAD}*")))
@@ -121,16 +171,19 @@ class Checkpointer:
             commit = json.loads((folder / COMMIT).read_text(encoding="utf-8"))
             if commit.pop("crc32") != _json_sum(commit):
                 return None, f"the bytes of {COMMIT} are not those that were written"
+            files = {}
             for number, (name, recorded) in enumerate(sorted(commit["files"].items())):
-                mine = number % self.world.size == self.world.rank
-                if mine and (problem := difference(folder / name, recorded)):
+                if number % self.world.size != self.world.rank:
+                    continue
+                files[name] = TensorFile(folder / name)
+                if problem := files[name].difference(recorded):
                     return None, problem
             state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         except OSError as error:
             return None, f"{error.filename} cannot be read ({error.strerror})"
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return None, f"it is damaged ({error})"
-        return Checkpoint(folder, commit, state), None
+        return Checkpoint(folder, commit, state, files), None
 
     def _check_signature(self, checkpoint: Checkpoint) -> None:
         saved = checkpoint.commit["signature"]
@@ -163,13 +216,39 @@ class Checkpointer:
 
     # -- saving -------------------------------------------------------------------------------------
 
+    def prepare(self, engine: Engine) -> None:
+        """Get the host memory for saves in the background, so that the first save does not wait for it."""
+        if self._buffer is None:
+            beside = ThreadPoolExecutor(1, thread_name_prefix="birdsd-checkpoint-memory")
+            self._buffer = beside.submit(self._make_buffer, engine)
+            beside.shutdown(wait=False)
+
+    def _make_buffer(self, engine: Engine) -> TensorBuffer:
+        keys = {
+            f"{kind}/{name}": engine.shapes[name] for kind in engine.kinds for name in engine.parameter_names
+        }
+        self._owners = deal({key: shape.numel() for key, shape in keys.items()}, self.world.size)
+        mine = {key: shape for key, shape in keys.items() if self._owners[key] == self.world.rank}
+        pinned = engine.device.type == "cuda"
+        if pinned:
+            torch.cuda.set_device(engine.device)  # a thread begins on the first GPU
+        buffer = TensorBuffer(mine, pinned)
+        if not pinned:
+            buffer.touch()
+        return buffer
+
     def save(self, engine: Engine, position: int, state: Mapping[str, Any]) -> float:
         """Copy the state to host memory and begin to write it; returns the seconds that training stood still.
 
-        Waits for the save before it. Errors of the writing come out of `wait`, or of the next save.
+        Waits for the save before it. Raises only what `wait` raises.
         """
-        self.wait()
         start = time.perf_counter()
+        self._join()
+        self.wait()
+        if self._restored is not None:
+            # As long as its files are mapped, deleting them frees no space.
+            self._restored.release()
+            self._restored = None
         buffer = self._fill(engine)
         details = {
             "birdsd": birdsd.__version__,
@@ -178,111 +257,159 @@ class Checkpointer:
             "world_size": self.world.size,
             "engine": engine.name,
         }
-        full_state = {**state, "position": position, **engine.extra_state()}
+        self._unsaved = _Save(buffer, details, {**state, "position": position, **engine.extra_state()})
         stalled_s = time.perf_counter() - start
-        self._thread = threading.Thread(
-            target=self._write,
-            args=(buffer, f"{position:012d}", details, full_state),
-            name="birdsd-checkpoint",
-        )
+        self._written.clear()
+        self._thread = threading.Thread(target=self._work, args=(self._unsaved,), name="birdsd-checkpoint")
         self._thread.start()
         return stalled_s
 
-    def wait(self) -> None:
-        """Wait until what was saved is on disk; raises what went wrong with it."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        self.raise_error()
-
-    @property
-    def failed(self) -> bool:
-        """Whether a save went wrong; every rank learns of it."""
-        return self._error is not None
-
-    def raise_error(self) -> None:
-        """Raise what went wrong with the last save, once."""
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-
     def _fill(self, engine: Engine) -> TensorBuffer:
-        if self._buffer is None:
-            keys = {
-                f"{kind}/{name}": engine.shapes[name]
-                for kind in engine.kinds
-                for name in engine.parameter_names
-            }
-            self._owners = deal({key: shape.numel() for key, shape in keys.items()}, self.world.size)
-            mine = {key: shape for key, shape in keys.items() if self._owners[key] == self.world.rank}
-            self._buffer = TensorBuffer(mine, pinned=engine.device.type == "cuda")
+        self.prepare(engine)
+        assert self._buffer is not None
+        buffer = self._buffer.result()
         into: dict[str, dict[str, Tensor]] = {kind: {} for kind in engine.kinds}
-        for key, tensor in self._buffer.tensors.items():
+        for key, tensor in buffer.tensors.items():
             kind, name = key.split("/", 1)
             into[kind][name] = tensor
         engine.copy_state(into)
-        return self._buffer
+        return buffer
 
-    def _write(self, buffer: TensorBuffer, name: str, details: dict[str, Any], state: dict[str, Any]) -> None:
-        """In the background, on every rank; what goes wrong is kept for `wait`."""
+    def wait(self, must_be_saved: bool = False) -> None:
+        """Wait until the last save is on disk, or has failed. Old ones may still be going.
+
+        Raises where saves failed for good: `max_failed_saves` in a row, or not for want of a disk. With
+        `must_be_saved`, before an exit, a failed save is tried again from host memory, several times, and
+        raises unless it goes well in the end. All ranks must ask for the same.
+        """
+        self._written.wait()
+        if must_be_saved:
+            self._join()
+            for pause_s in RETRY_PAUSES_S:
+                if self._unsaved is None or self._failure is None or not self._failure.passing:
+                    break
+                time.sleep(pause_s)
+                self._work(self._unsaved)
+        if self.failed or (must_be_saved and self._failure is not None):
+            raise self._give_up()
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether saves failed for good; `wait` then raises. A rank may know it before the others do."""
+        failure = self._failure
+        return failure is not None and (not failure.passing or self._failures >= self.max_failed_saves)
+
+    def _give_up(self) -> Exception:
+        """The error to raise, once: it must not come again while the run is taken down."""
+        failure, save, failures = self._failure, self._unsaved, self._failures
+        assert failure is not None and save is not None
+        self._failure, self._unsaved, self._failures = None, None, 0
+        what = f"the state at position {save.position} could not be saved: {failure.reason}"
+        error: Exception
+        if failure.passing:
+            newest = None
+            with suppress(OSError):
+                newest = self._newest_name()
+            goes_on = f"from position {int(newest)}" if newest else "from the start, as nothing was saved yet"
+            error = UserError(
+                f"{what}; that was failure {failures} in a row",
+                f"save.max_failed_saves is {self.max_failed_saves}; no older checkpoint was lost",
+                f"make room, or see to the file system, and run the same command again: it goes on {goes_on}",
+            )
+        else:
+            error = RuntimeError(what)
+        error.__cause__ = self._raised
+        return error
+
+    def _work(self, save: _Save) -> None:
+        """In the background, or on a further try. Who waits for the save need not wait for old ones to go."""
         try:
-            self._error = self._write_and_commit(buffer, name, details, state)
-        except BaseException as error:  # a peer that died, for one
-            self._error = error
+            went_well = self._write(save)
+        finally:
+            self._written.set()
+        if went_well and self.world.is_first:
+            with suppress(OSError):  # the next save tries again
+                self._prune()
 
-    def _write_and_commit(
-        self, buffer: TensorBuffer, name: str, details: dict[str, Any], state: dict[str, Any]
-    ) -> BaseException | None:
-        """Each rank writes its file, rank 0 commits; returns the error that all ranks agree on."""
+    def _write(self, save: _Save) -> bool:
+        """On every rank alike; what comes of it is kept for `wait`."""
+        self._raised = None
+        try:
+            failure = self._write_and_commit(save)
+        except Exception as error:  # a peer that died, for one: no further try, as the ranks may not agree
+            self._raised, failure = error, _Failure(_failure_of(error).reason)
+        if failure is None:
+            self._failure, self._unsaved, self._failures = None, None, 0
+            return True
+        self._failures += 1
+        if self.world.is_first:
+            self.events(
+                {
+                    "event": "save failed",
+                    "position": save.position,
+                    "reason": failure.reason,
+                    "failures": self._failures,
+                }
+            )
+        self._failure = failure
+        return False
+
+    def _write_and_commit(self, save: _Save) -> _Failure | None:
+        """Each rank writes its file, rank 0 commits; returns the failure that all ranks agree on."""
         start = time.perf_counter()
-        partial = self.folder / f"{name}{_PARTIAL}"
+        partial = self.folder / f"{save.name}{_PARTIAL}"
         file = _file_of(self.world.rank, self.world.size)
         outcome: Any = None
         try:
             with explained_write(partial / file):
                 partial.mkdir(parents=True, exist_ok=True)
                 stage("begun")
-                outcome = buffer.write(partial / file).to_json()
+                outcome = save.buffer.write(partial / file).to_json()
                 stage("file written")
-        except BaseException as error:
-            outcome = _portable(error)
+        except Exception as error:
+            self._raised, outcome = error, _failure_of(error)
         outcomes = self.world.gather(outcome, writers=True)
-        failure = next((o for o in outcomes if isinstance(o, BaseException)), None)
+        failures = [o for o in outcomes if isinstance(o, _Failure)]
+        # The one that no further try can mend, if there is one.
+        failure = min(failures, key=lambda f: f.passing, default=None)
         if failure is None and self.world.is_first:
             try:
                 with explained_write(partial):
-                    self._commit(partial, name, outcomes, details, state)
-            except BaseException as error:
-                failure = _portable(error)
-        # The others may think that all is well only if rank 0 could commit.
+                    self._commit(partial, outcomes, save)
+            except Exception as error:
+                self._raised, failure = error, _failure_of(error)
+        if failure is not None and self.world.is_first:
+            shutil.rmtree(partial, ignore_errors=True)
+            if failure.disk_full:
+                self._make_room()
+        # Only if rank 0 could commit is all well, and only after it tidied may the others try again.
         failure = self.world.gather(failure, writers=True)[0]
-        if self.world.is_first:
-            if failure is not None:
-                shutil.rmtree(partial, ignore_errors=True)
-            else:
-                seconds = round(time.perf_counter() - start, 3)
-                self.events({"event": "saved", "position": details["position"], "seconds": seconds})
+        if self.world.is_first and failure is None:
+            seconds = round(time.perf_counter() - start, 3)
+            self.events({"event": "saved", "position": save.position, "seconds": seconds})
         return failure
 
-    def _commit(
-        self, partial: Path, name: str, outcomes: list[Any], details: dict[str, Any], state: dict[str, Any]
-    ) -> None:
-        write_json(partial / STATE, state)
+    def _commit(self, partial: Path, outcomes: list[Any], save: _Save) -> None:
+        write_json(partial / STATE, save.state)
         stage("state written")
         files = {_file_of(rank, self.world.size): outcome for rank, outcome in enumerate(outcomes)}
-        files[STATE] = sum_file(partial / STATE).to_json()
+        files[STATE] = TensorFile(partial / STATE).sum().to_json()
         tensors = {key: _file_of(owner, self.world.size) for key, owner in self._owners.items()}
-        commit = {**details, "time": time.time(), "files": files, "tensors": tensors}
+        commit = {**save.details, "time": time.time(), "files": files, "tensors": tensors}
         write_json(partial / COMMIT, {**commit, "crc32": _json_sum(commit)})
         stage("commit written")
         fsync_folder(partial)
-        target = self.folder / name
+        target = self.folder / save.name
         if target.exists():  # the same position again: whatever it is, the new one is whole
-            os.rename(target, self.folder / f"{name}.{os.getpid()}{_OLD}")
+            os.rename(target, self.folder / f"{save.name}.{os.getpid()}{_OLD}")
         os.rename(partial, target)
         fsync_folder(self.folder)
         stage("renamed")
-        self._prune()
 
     def _prune(self) -> None:
         names = sorted((p.name for p in self.folder.iterdir() if p.name.isdigit()), key=int)
@@ -293,6 +420,17 @@ class Checkpointer:
         for old in self.folder.glob(f"*{_OLD}"):
             with suppress(OSError):
                 shutil.rmtree(old)
+
+    def _make_room(self) -> None:
+        """The disk is full: remove what nobody needs. Of the checkpoints that count, `keep` stay as ever."""
+        marked = [p for mark in (_PARTIAL, _OLD, _BAD) for p in self.folder.glob(f"*{mark}*")]
+        ours = sorted(p for p in marked if p.name.split(".")[0].isdigit())
+        for leftover in ours:
+            shutil.rmtree(leftover, ignore_errors=True)
+        with suppress(OSError):
+            self._prune()
+        if ours:
+            self.events({"event": "made room", "removed": [p.name for p in ours]})
 
 
 def deal(sizes: Mapping[str, int], ranks: int) -> dict[str, int]:
@@ -306,9 +444,15 @@ def deal(sizes: Mapping[str, int], ranks: int) -> dict[str, int]:
     return owners
 
 
-def _portable(error: BaseException) -> BaseException:
-    """An error that can be sent to other ranks."""
-    return error if isinstance(error, UserError) else RuntimeError(f"{type(error).__name__}: {error}")
+def _failure_of(error: BaseException) -> _Failure:
+    """What went wrong, in a form that can be sent to other ranks."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__
+    if cause is None:
+        return _Failure(f"{type(error).__name__}: {error}")
+    reason = error.what if isinstance(error, UserError) else str(error)
+    return _Failure(reason, passing=True, disk_full=cause.errno in (errno.ENOSPC, errno.EDQUOT))
 
 
 def _file_of(rank: int, size: int) -> str:

@@ -95,6 +95,8 @@ class DeepSpeedEngine:
         zero: dict[str, Any] = {"stage": self.stage, "contiguous_gradients": self.stage == 3}
         if machine.offload_optimizer:
             zero["offload_optimizer"] = {"device": "cpu", "pin_memory": self.device.type == "cuda"}
+        if machine.offload_parameters:
+            zero["offload_param"] = {"device": "cpu", "pin_memory": self.device.type == "cuda"}
         return {
             "train_micro_batch_size_per_gpu": max(1, machine.micro_batch),
             "gradient_accumulation_steps": self.micro_batches,
@@ -186,20 +188,31 @@ class DeepSpeedEngine:
 
     def load_state(self, tensor: Callable[[str, str], Tensor], extra: Mapping[str, Any]) -> None:
         """See `Engine.load_state`."""
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-
         for kind in self.kinds:
             with self.ema.exchanged() if kind == "ema" and self.ema else nullcontext():
                 for name in self.parameter_names:
-                    value = tensor(kind, name).to(self.device)
-                    if kind in MOMENTS:
-                        safe_set_full_optimizer_state(self._parameters[name], value, kind)
-                    else:
-                        safe_set_full_fp32_param(self._parameters[name], value)
+                    self._set(self._parameters[name], kind, tensor(kind, name))
         for master in self._masters():
             self.optimizer.optimizer.state[master]["step"].fill_(float(extra["optimizer_step"]))
         if extra.get("loss_scale") and self.precision.name == "fp16":
             self.optimizer.loss_scaler.cur_scale = float(extra["loss_scale"])
+
+    def _set(self, parameter: Any, kind: str, value: Tensor) -> None:
+        from deepspeed import utils
+
+        if self.stage == 3:
+            # Its setters for a whole tensor fail where the ranks do not divide its size.
+            piece = torch.zeros(parameter.ds_tensor.numel())
+            mine = value.reshape(-1)[self.world.rank * len(piece) :][: len(piece)]
+            piece[: len(mine)] = mine
+            if kind in MOMENTS:
+                utils.safe_set_local_optimizer_state(parameter, piece, kind)
+            else:
+                utils.safe_set_local_fp32_param(parameter, piece)
+        elif kind in MOMENTS:
+            utils.safe_set_full_optimizer_state(parameter, value.to(self.device), kind)
+        else:
+            utils.safe_set_full_fp32_param(parameter, value.to(self.device))
 
     def extra_state(self) -> dict[str, Any]:
         """See `Engine.extra_state`."""

@@ -53,7 +53,7 @@ def train(
     `beat` is called at every step boundary, and when another phase begins.
 
     Run again, it resumes; a finished run returns at once. Raises `UserError` for settings that cannot
-    train, a full disk, shards or settings that changed, a loss that is no longer finite.
+    train, a disk that stays full, shards or settings that changed, a loss that is no longer finite.
     """
     run_folder = Path(run_folder)
     finished = run_folder / FINISHED_FILE
@@ -116,7 +116,11 @@ class Trainer:
 
     def run(self) -> TrainResult:
         """Build, restore, train, and export once all samples were seen."""
-        self.world.start(self.device, always=self.engine_name == "deepspeed")
+        self.world.start(
+            self.device,
+            always=self.engine_name == "deepspeed",
+            timeout_s=self.config.machine.collective_timeout_s,
+        )
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         self._set_threads()
@@ -127,6 +131,7 @@ class Trainer:
             read_json(signature)["signature"] if signature.is_file() else "",
             self.config.save.keep,
             self.events,
+            self.config.save.max_failed_saves,
         )
         with self.clock("restore"):
             checkpoint = self.checkpointer.newest()
@@ -172,6 +177,7 @@ class Trainer:
             examples, weight = self._next(batches)
             if examples is None:
                 self._save(parts)
+                self.checkpointer.wait(must_be_saved=True)
                 return True
             self._step(parts, examples, weight)
             step += 1
@@ -184,6 +190,7 @@ class Trainer:
             if self._due(save.preview_every_samples):
                 self._preview(parts)
         self._save(parts)
+        self.checkpointer.wait(must_be_saved=True)
         return False
 
     def _due(self, every: int) -> bool:
@@ -207,7 +214,7 @@ class Trainer:
                     "restore the shards, or begin a new run",
                 )
             self.position = self.resumed_from = self.saved_position = checkpoint.position
-            self.pulse.resumed_from = self.position
+        self.pulse.resumed_from = self.position
         if self.world.is_first:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.metrics.rewind(self.position)
@@ -232,6 +239,7 @@ class Trainer:
         self._set_threads()  # accelerate chooses them too
         if checkpoint is not None:
             self.engine.load_state(checkpoint.tensor, checkpoint.state)
+        self.checkpointer.prepare(self.engine)
         return parts
 
     def _maker(self, parts: Parts) -> BatchMaker:
@@ -444,7 +452,8 @@ class Trainer:
                 self._save(parts)
                 self.checkpointer.wait()
                 checkpoint = self.checkpointer.newest()
-                if self.world.is_first and checkpoint is not None:
+                at_hand = checkpoint is not None and checkpoint.position == self.position
+                if self.world.is_first and checkpoint is not None and at_hand:
                     self._write_preview(parts_of(self.method, checkpoint, self.device, self.config.seed))
             self.world.from_first(None)
         self._flushed = time.perf_counter()

@@ -27,7 +27,7 @@ class Pulse:
     total: int = 0
     samples_per_s: float = 0.0
     loss: float | None = None
-    resumed_from: int = 0
+    resumed_from: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
 

@@ -45,8 +45,11 @@ class World:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def start(self, device: torch.device, always: bool = False) -> None:
-        """Join the other ranks. A lone process needs no group, unless `always` (DeepSpeed wants one)."""
+    def start(self, device: torch.device, always: bool = False, timeout_s: float = 1800) -> None:
+        """Join the other ranks. A lone process needs no group, unless `always` (DeepSpeed wants one).
+
+        A collective that a peer does not join within `timeout_s` raises.
+        """
         if (self.size == 1 and not always) or dist.is_initialized():
             return
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -55,13 +58,16 @@ class World:
             # DeepSpeed holds on to the group it first saw: it must last as long as the process.
             atexit.register(dist.destroy_process_group)
         else:
-            dist.init_process_group(backend, timeout=timedelta(minutes=30))
+            dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
             # The thread that writes checkpoints meets its peers here, apart from the training's own traffic.
+            # A rank's file may take long to write.
             self._writers = dist.new_group(backend="gloo", timeout=timedelta(hours=2))
             self._owns_group = True
 
     def close(self) -> None:
         """Leave the group that `start` made."""
+        # Kept until Python ends, its C++ threads would abort one process in forty at the very end.
+        self._writers = None
         if self._owns_group and dist.is_initialized():
             dist.destroy_process_group()
         self._owns_group = False

@@ -31,7 +31,7 @@ def test_the_demo_walks_the_whole_way_through_a_kill(tmp_path: Path) -> None:
     # The kill is real, it came before the end, and the steps done twice had the same losses.
     said = re.search(r"Of the (\d+) steps that had to be done again, (\d+) gave a loss", page)
     costs = {entry["stage"]: entry for entry in json.loads((work / "costs.json").read_text())}
-    assert costs["diffusion, until it is killed"]["killed"]
+    assert costs["full, killed half-way"]["disturbed"]
     assert said is not None
     assert said[1] == said[2]
     # One picture, sound, table and recipe for each of the eight species, and the page shows them all.

@@ -20,6 +20,7 @@ from birdsd.cluster.store import RunStore, content_identity
 from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.files import exclusive, fingerprint
+from tests.training.toy import make_shards
 
 
 @dataclasses.dataclass
@@ -94,8 +95,20 @@ def test_events_of_several_writers_stay_whole_lines(tmp_path: Path, shards: Shar
         writer.start()
     for writer in writers:
         writer.join()
-    lines = (run.folder / "events.jsonl").read_text().splitlines()
-    assert sum(json.loads(line).get("n") is not None for line in lines) == 200
+    assert sum(event.get("n") is not None for event in run.events()) == 200
+
+
+def test_events_of_many_processes_are_told_in_order(tmp_path: Path, shards: Shards) -> None:
+    run = RunStore(tmp_path).open(compose("train", []), shards)
+    for writer, times in {"a": [1.0, 3.0, 5.0], "b": [2.0, 4.0]}.items():
+        lines = [json.dumps({"time": time, "event": f"{writer}{time}"}) for time in times]
+        (run.folder / "events").mkdir(exist_ok=True)
+        (run.folder / "events" / f"{writer}.jsonl").write_text("\n".join([*lines, '{"time": 9, "torn']))
+    (run.folder / "events" / "c.jsonl").write_text(
+        '{"time": 4.5, "event": "c1"}\n{"time": 0.5, "event": "c2"}\n'
+    )
+    told = [event["event"] for event in run.events()]
+    assert told == ["a1.0", "b2.0", "a3.0", "b4.0", "c1", "c2", "a5.0"]
 
 
 def test_content_identity_is_of_the_weights_not_of_the_place(tmp_path: Path) -> None:
@@ -127,10 +140,19 @@ def test_a_stage_reports_facts_costs_and_failure(tmp_path: Path, capfd) -> None:
     with pytest.raises(UserError, match="the stage 'broken' ended with status 2"):
         stages.run("broken", "train", ["data.shards=/nowhere"])
     assert "/nowhere does not exist" in capfd.readouterr().err
-    assert stages.run("killed", "train", ["data.shards=/nowhere"], kill_when=lambda: True) == {"killed": True}
-    kept = Stages(tmp_path).costs["killed"]
-    assert kept.killed
-    assert kept.peak_mib > 1
+    done: list[int] = []
+    with pytest.raises(UserError):
+        stages.run("broken", "train", ["data.shards=/nowhere"], disturb=lambda: bool(done.append(1)))
+    assert done, "it was called while the stage ran"
+
+
+def test_a_stage_keeps_its_costs_and_says_whether_it_was_disturbed(tmp_path: Path) -> None:
+    shards = make_shards(tmp_path / "shards")
+    stages = Stages(tmp_path)
+    calls = iter([False, True])
+    stages.run("keys", "train", [f"data.shards={shards}", "--keys"], disturb=lambda: next(calls, True))
+    kept = Stages(tmp_path).costs["keys"]
+    assert kept.disturbed and kept.peak_mib > 1 and kept.wall_s > 0
 
 
 def test_ctrl_c_twice_interrupts() -> None:

@@ -191,3 +191,72 @@ def test_the_job_generates_and_makes_a_clip_again(pipeline_folder, tmp_path):
         assert first.read() == second.read()
     with pytest.raises(UserError, match="run is not set"):
         job.run(compose("generate", ["prompt=a robin"]))
+
+
+def start_generate(pipeline_folder, out, *settings):
+    import os
+    import subprocess
+    import sys
+
+    settings = [f"run={pipeline_folder}", f"out={out}", "machine=smoke", "batch_size=2", "count=4", *settings]
+    command = [sys.executable, "-m", "birdsd.cli", "run", "generate", *settings, "--json"]
+    return subprocess.Popen(
+        [*command, f"prompt={json.dumps(PROMPTS)}"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_parts_in_processes_of_their_own_make_the_unsplit_clips(pipeline_folder, tmp_path):
+    """Two parts at once, one of them twice; the other is killed between its clips, and repeated."""
+    import time
+
+    steps, out = "steps=25", tmp_path / "parts"
+    whole = start_generate(pipeline_folder, tmp_path / "whole", steps)
+    assert whole.wait() == 0 and len(names(tmp_path / "whole")) == 32
+    children = [start_generate(pipeline_folder, out, steps, f"part={part}") for part in ("1/2", "0/2", "0/2")]
+    victim = children[0]
+    while victim.poll() is None and not list(out.glob(".writing-*")):
+        time.sleep(0.001)
+    victim.kill()
+    victim.communicate()
+    for child in children[1:]:
+        told, _ = child.communicate(timeout=120)
+        assert child.returncode == 0 and len(json.loads(told)["clips"]) == 4
+    again = start_generate(pipeline_folder, out, steps, "part=1/2")
+    told, _ = again.communicate(timeout=120)
+    assert again.returncode == 0
+    assert names(out) == names(tmp_path / "whole")
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    third = start_generate(pipeline_folder, out, steps, "part=1/2")
+    told, _ = third.communicate(timeout=120)
+    assert json.loads(told)["nothing_to_do"] and not any(c["made"] for c in json.loads(told)["clips"])
+    assert before == {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+
+
+def test_only_what_is_missing_or_was_made_otherwise_is_made_again(model, tmp_path):
+    request = Request(PROMPTS, count=2, steps=2, batch_size=2)
+    clips = generate(model, request, tmp_path, progress=False)
+    before = names(tmp_path)
+    clips[1].table.unlink()
+    clips[2].recipe.write_text(clips[2].recipe.read_text().replace('"torch": "', '"torch": "0'))
+    clips[3].recipe.write_text("{")
+    again = generate(model, request, tmp_path, keep=True, progress=False)
+    assert [clip.made for clip in again] == [False, True, True, True]
+    assert names(tmp_path) == before
+    assert [clip.made for clip in generate(model, request, tmp_path, keep=True, progress=False)] == [
+        False
+    ] * 4
+    assert all(clip.made for clip in generate(model, request, tmp_path, progress=False))
+
+
+def test_shares_keep_whole_batches_together(model, tmp_path):
+    from birdsd.cluster.parts import Part
+
+    request = Request(PROMPTS, count=3, steps=1, batch_size=4)
+    shares = [room.share_out(request, Part(index, 3).share) for index in range(3)]
+    assert shares == [[0, 1, 2, 3], [4, 5], []]
+    assert generate(model, request, tmp_path / "none", only=[], progress=False) == []
+    assert not (tmp_path / "none").exists()

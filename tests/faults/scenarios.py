@@ -97,16 +97,15 @@ def twenty(drill: Drill) -> None:
     """One rank, or all, at any moment: while starting, stepping or saving."""
     draw = random.Random(3)
     drill.begin()
-    for number in range(1, 21):
+    for number in range(20):
+        told = lambda: sum(e["event"] == "handed over" for e in drill.here.events())  # noqa: E731
+        drill.wait("the next allocation", lambda n=number: told() >= n and bool(drill.ranks()))
         # Every fourth may come while the ranks still start; the others a little after a new checkpoint.
-        if number % 4:
-            goal = min(TOTAL - 40, 25 * number) + draw.randrange(10)
-            drill.wait_position(goal, allocation=number)
-        else:
-            drill.wait(
-                "the next allocation",
-                lambda n=number: len(allocations(drill.here.folder)) >= n and drill.ranks(),
-            )
+        if number % 4 != 3:
+            goal = min(TOTAL - 60, 25 * (number + 1)) + draw.randrange(10)
+            drill.wait_position(goal)
+            now = drill.position()
+            drill.wait("a step", lambda n=now: drill.position() > n)
         time.sleep(draw.random() * 0.5)
         drill.kill({draw.randrange(2)} if draw.random() < 0.5 else None)
         drill.wait_gone()

@@ -1,9 +1,11 @@
 """A checkpoint counts only when it is whole; a bad one is set aside and named."""
 
-import errno
 import json
 import os
+import platform
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,13 +13,16 @@ import torch
 from safetensors.torch import load_file
 
 from birdsd.errors import UserError
+from birdsd.schema import OptimConfig
 from birdsd.shards.index import ShardIndex
 from birdsd.training import tensorfile
 from birdsd.training.checkpoint import Checkpointer, deal
+from birdsd.training.engine import TorchEngine
 from birdsd.training.loop import train
-from birdsd.training.tensorfile import TensorBuffer, difference
+from birdsd.training.precision import Precision
+from birdsd.training.tensorfile import TensorBuffer, TensorFile
 from birdsd.training.world import World
-from tests.training.toy import ToyMethod, losses, make_shards, toy_config
+from tests.training.toy import OPTIM, ToyLearner, ToyMethod, losses, make_shards, toy_config
 
 
 def go(shards, run, stop_at=0, events=None, **changes):
@@ -134,26 +139,6 @@ def test_any_safetensors_reader_reads_it(whole):
     assert not any(p.suffix in {".pt", ".pth", ".ckpt", ".pkl"} for p in whole.rglob("*"))
 
 
-@pytest.mark.parametrize("failing_save", [2, 3])
-def test_full_disk(shards, whole, tmp_path, monkeypatch, failing_save):
-    saves = []
-    written = TensorBuffer.write
-
-    def write(self, path):
-        saves.append(path)
-        if len(saves) == failing_save:
-            path.write_bytes(b"half of it")
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return written(self, path)
-
-    monkeypatch.setattr(TensorBuffer, "write", write)
-    with pytest.raises(UserError, match="disk is full"):
-        go(shards, tmp_path)
-    assert not list((tmp_path / "checkpoints").glob("*.partial")), "the unfinished one is gone"
-    assert go(shards, tmp_path).resumed_from == 20 * (failing_save - 1)
-    assert losses(tmp_path) == losses(whole)
-
-
 @pytest.mark.parametrize("elements", [0, 1, 1000, (1 << 18) - 30, 1 << 18, 3 * (1 << 18) + 7])
 def test_checksums_of_what_is_written(tmp_path, monkeypatch, elements):
     monkeypatch.setattr(tensorfile, "BLOCK_BYTES", 1 << 18)
@@ -161,7 +146,7 @@ def test_checksums_of_what_is_written(tmp_path, monkeypatch, elements):
     buffer.body.copy_(torch.arange(buffer.body.numel()))
     path = tmp_path / "x.safetensors"
     recorded = buffer.write(path).to_json()
-    assert difference(path, json.loads(json.dumps(recorded))) is None
+    assert TensorFile(path).difference(json.loads(json.dumps(recorded))) is None
     read = load_file(path)
     assert (
         torch.equal(read["b"].flatten(), torch.arange(elements, elements + 6.0)) and read["scalar"].ndim == 0
@@ -169,14 +154,63 @@ def test_checksums_of_what_is_written(tmp_path, monkeypatch, elements):
     data = bytearray(path.read_bytes())
     data[-1] ^= 4
     path.write_bytes(data)
-    assert "not those that were written" in difference(path, recorded)
+    assert "not those that were written" in TensorFile(path).difference(recorded)
 
 
 def test_a_header_of_many_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(tensorfile, "BLOCK_BYTES", 1 << 10)
     buffer = TensorBuffer({f"a tensor with a long name, number {i}": (3,) for i in range(100)})
     buffer.body.fill_(1)
-    assert difference(tmp_path / "x", buffer.write(tmp_path / "x").to_json()) is None
+    recorded = buffer.write(tmp_path / "x").to_json()
+    assert TensorFile(tmp_path / "x").difference(recorded) is None
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_copied_in_pieces(monkeypatch, threads):
+    monkeypatch.setattr(tensorfile, "_threads", lambda: threads)
+    monkeypatch.setattr(tensorfile, "_WORTH_THREADS_BYTES", 0)
+    monkeypatch.setattr(tensorfile, "_PIECE_ELEMENTS", 100)
+    sources = [torch.randn(shape) for shape in [(30, 40), (), (0,), (99,), (7, 15, 1), (100,), (3, 201)]]
+    targets = [torch.full_like(source, torch.nan) for source in sources]
+    tensorfile.copy_tensors(list(zip(targets, sources, strict=True)))
+    assert all(map(torch.equal, targets, sources))
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or tuple(map(int, platform.release().split(".")[:2])) < (5, 14),
+    reason="the system cannot say beforehand that a page cannot be read",
+)
+def test_a_file_that_cannot_be_read_to_its_end(tmp_path):
+    """A mapped page that the disk does not give would end the process; it is an error like any other."""
+    buffer = TensorBuffer({"a": (1 << 16,)})
+    buffer.body.fill_(1)
+    recorded = buffer.write(tmp_path / "x").to_json()
+    file = TensorFile(tmp_path / "x")
+    assert file.difference(recorded) is None
+    os.truncate(tmp_path / "x", 1 << 10)
+    assert file.difference(recorded) == "x cannot be read (Input/output error)"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="looks into /proc")
+def test_deleted_checkpoints_free_their_space(tmp_path):
+    """The one that a run resumed from is mapped until the first save, not for as long as the run lasts."""
+    torch.manual_seed(0)
+    engine = TorchEngine(
+        ToyLearner(), OptimConfig(**OPTIM), Precision("fp32", ""), torch.device("cpu"), World()
+    )
+    checkpointer = Checkpointer(tmp_path, World(), "")
+    checkpointer.prepare(engine)
+    checkpointer.save(engine, 10, {})
+    checkpointer.wait()
+    restored = checkpointer.newest()
+    engine.load_state(restored.tensor, restored.state)
+    assert str(tmp_path) in Path("/proc/self/maps").read_text()
+    for position in (20, 30, 40):
+        checkpointer.save(engine, position, {})
+    checkpointer.wait(must_be_saved=True)
+    engine.close()
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["000000000030", "000000000040"]
 
 
 def test_dealt_out_by_bytes():

@@ -220,6 +220,11 @@ def test_what_it_says_at_the_start(shards, tmp_path, capsys):
         ({"machine__engine": "deepsped"}, "Did you mean 'deepspeed'"),
         ({"machine__engine": "deepspeed", "machine__zero_stage": 4}, "zero_stage"),
         ({"machine__offload_optimizer": True}, "machine.engine=deepspeed"),
+        ({"machine__offload_parameters": True}, "machine.engine=deepspeed and machine.zero_stage=3"),
+        (
+            {"machine__offload_parameters": True, "machine__engine": "deepspeed", "machine__zero_stage": 2},
+            "only ZeRO-3",
+        ),
         ({"machine__device": "gpu"}, "machine.device"),
         ({"optim__decay": "cosin"}, "Did you mean 'cosine'"),
         ({"optim__learning_rate": 0.0}, "greater than 0"),

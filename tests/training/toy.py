@@ -37,15 +37,35 @@ class ToyLearner(Learner):
         return (guess.float() - batch["clean"].float()).square().mean(dim=1)
 
 
+class OddLearner(Learner):
+    """Sizes that no number of ranks divides, one of them too small for four and one too large for ZeRO-3
+    to keep whole everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(3))
+        self.inner = nn.Linear(12, 401)
+        self.middle = nn.Linear(401, 317)
+        self.norm = nn.LayerNorm(317)
+        self.outer = nn.Linear(317, 12)
+
+    def forward(self, batch):
+        noisy = (batch["noisy"].unflatten(1, (4, 3)) * self.gain).flatten(1)
+        hidden = self.norm(self.middle(torch.tanh(self.inner(noisy))))
+        return (self.outer(torch.tanh(hidden)).float() - batch["clean"].float()).square().mean(dim=1)
+
+
 class ToyMethod:
     """Denoises twelve pixels."""
+
+    learner: type[Learner] = ToyLearner
 
     def __init__(self, config: TrainConfig, index: ShardIndex, events=None) -> None:
         self.config, self.index, self.built = config, index, 0
 
     def build(self, device, dtype):
         self.built += 1
-        return Parts(ToyLearner().to(device), device=device, dtype=dtype)
+        return Parts(self.learner().to(device), device=device, dtype=dtype)
 
     def example(self, parts, sample, position, purpose="train"):
         clean = torch.from_numpy(sample.image.reshape(-1)[:12].astype(np.float32)) / 255
@@ -68,6 +88,10 @@ class ToyMethod:
     def export(self, parts, folder):
         self.preview(parts, [], folder)
         return folder
+
+
+class OddMethod(ToyMethod):
+    learner = OddLearner
 
 
 def make_shards(folder: Path, samples: int = 40, broken: tuple[int, ...] = (), shard: int = 16) -> Path:
@@ -121,46 +145,73 @@ def losses(run: Path) -> dict[int, float]:
     return found
 
 
+def fork_ranks(world: int, work, log: Path) -> list[int]:
+    """Run `work(rank)` in `world` forked processes that see each other; their exit codes by rank.
+
+    What they print goes to `log`. A traceback there and the exit code 1 stand for an exception.
+    """
+    port = _free_port()
+    children = []
+    for rank in range(world):
+        pid = os.fork()
+        if pid == 0:
+            _be_rank(rank, world, port, work, log)
+        children.append(pid)
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+
+
+def _be_rank(rank: int, world: int, port: int, work, log: Path) -> None:
+    status = 1
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.dup2(descriptor, 1), os.dup2(descriptor, 2)
+        sys.stdout = sys.stderr = os.fdopen(descriptor, "w", buffering=1)  # pytest's are elsewhere
+        if world > 1:
+            os.environ.update(
+                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_PORT=str(port)
+            )
+            os.environ.update(MASTER_ADDR="127.0.0.1", OMP_NUM_THREADS="1")
+        work(rank)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(status)
+
+
 class Children:
-    """Runs `train` in forked processes, one a rank, that may kill themselves; this process stays as it is."""
+    """Runs `train` in forked processes, one a rank, that may kill themselves; this one stays as it is."""
 
     def __init__(self, shards: Path) -> None:
         self.shards = shards
 
-    def train(self, run: Path, *, world: int = 1, kill: str = "", stop_at: int = 0, **changes) -> list[int]:
-        """The exit codes by rank: 0, or -SIGKILL. `kill` is a position ("50"), or a stage of the k-th save
-        ("file written@1"); `stop_at` asks rank 1 of two, or the only one, to stop at a position."""
-        port = _free_port()
-        children = []
-        for rank in range(world):
-            pid = os.fork()
-            if pid == 0:
-                self._child(run, rank, world, port, kill, stop_at, changes)
-            children.append(pid)
-        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
-        assert set(codes) <= {0, -signal.SIGKILL}, (run / "log.txt").read_text()[-3000:]
+    def train(
+        self,
+        run: Path,
+        *,
+        world: int = 1,
+        kill: str = "",
+        stop_at: int = 0,
+        fails=False,
+        on_event=None,
+        method=ToyMethod,
+        **changes,
+    ) -> list[int]:
+        """The exit codes by rank: 0, or -SIGKILL, or with `fails` 1. `kill` is a position ("50"), or a stage
+        of the k-th save ("file written@1"); `stop_at` asks the last rank to stop at a position; rank 0
+        calls `on_event` with each event."""
+        codes = fork_ranks(
+            world,
+            lambda rank: self._train(run, rank, world, kill, stop_at, changes, on_event, method),
+            run / "log.txt",
+        )
+        expected = {1} if fails else {0, -signal.SIGKILL}
+        assert set(codes) <= expected, (run / "log.txt").read_text()[-3000:]
         return codes
 
-    def _child(self, run, rank, world, port, kill, stop_at, changes) -> None:
-        status = 1
-        try:
-            run.mkdir(parents=True, exist_ok=True)
-            log = os.open(run / "log.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-            os.dup2(log, 1), os.dup2(log, 2)
-            if world > 1:
-                os.environ.update(
-                    RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_PORT=str(port)
-                )
-                os.environ.update(MASTER_ADDR="127.0.0.1", OMP_NUM_THREADS="1")
-            self._train(run, rank, world, kill, stop_at, changes)
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush(), sys.stderr.flush()
-            os._exit(status)
-
-    def _train(self, run, rank, world, kill, stop_at, changes) -> None:
+    def _train(self, run, rank, world, kill, stop_at, changes, on_event, method) -> None:
         from birdsd.training import checkpoint, loop
 
         reached = {"position": 0}
@@ -189,10 +240,12 @@ class Children:
         def should_stop() -> bool:
             return bool(stop_at) and rank == world - 1 and reached["position"] >= stop_at
 
-        method = ToyMethod(config, index)
-        loop.train(
-            config, method, index, run, should_stop, lambda e: print(json.dumps(e, default=str), flush=True)
-        )
+        def events(event) -> None:
+            print(json.dumps(event, default=str), flush=True)
+            if on_event is not None:
+                on_event(event)
+
+        loop.train(config, method(config, index), index, run, should_stop, events)
         if "deepspeed" in sys.modules:
             # Its process group and threads do not matter to anyone any more.
             sys.stdout.flush()
