@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RECORDINGS ?=
 DEMO ?= demo
 
-.PHONY: setup demo test lint bench clean slurm-up slurm-down
+.PHONY: setup demo test faults lint bench clean slurm-up slurm-down
 
 setup: $(VENV)/.ready
 
@@ -20,6 +20,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+faults: setup
+	$(BIN)/python -m tests.faults $(FAULTS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -106,9 +106,8 @@ def main() -> int:
         if fault.alone:
             one(fault)
     good = sum(entry["ok"] for entry in told)
-    print(
-        f"\n{good} of {len(told)} survived; samples: {_total(told, 'lost')} lost, {_total(told, 'doubled')} doubled"
-    )
+    lost, doubled = _total(told, "lost"), _total(told, "doubled")
+    print(f"\n{good} of {len(told)} survived; samples: {lost} lost, {doubled} doubled")
     if options.json:
         options.json.write_text(json.dumps(told, indent=2) + "\n")
     if good == len(told) and not options.work:

@@ -1,4 +1,4 @@
-"""The faults: each is a function that disturbs a drill and lets it finish. Names and order are the table's."""
+"""The faults: each is a function that disturbs a drill and lets it finish, in the order of the table."""
 
 from __future__ import annotations
 
@@ -92,17 +92,21 @@ def hung(drill: Drill) -> None:
     drill.finish()
 
 
-@fault("20 random kills in a row", where=LOCAL, redone=2 * EVERY, settings=("save.every_samples=20",))
+def handed_over(drill: Drill) -> int:
+    return sum(event["event"] == "handed over" for event in drill.here.events())
+
+
+@fault("20 random kills in a row", where=LOCAL, redone=40, settings=("save.every_samples=20",),
+       drill={"step_s": 0.25})  # fmt: skip
 def twenty(drill: Drill) -> None:
     """One rank, or all, at any moment: while starting, stepping or saving."""
     draw = random.Random(3)
     drill.begin()
     for number in range(20):
-        told = lambda: sum(e["event"] == "handed over" for e in drill.here.events())  # noqa: E731
-        drill.wait("the next allocation", lambda n=number: told() >= n and bool(drill.ranks()))
+        drill.wait("the next allocation", lambda n=number: handed_over(drill) >= n and bool(drill.ranks()))
         # Every fourth may come while the ranks still start; the others a little after a new checkpoint.
         if number % 4 != 3:
-            goal = min(TOTAL - 60, 25 * (number + 1)) + draw.randrange(10)
+            goal = min(TOTAL - 100, 22 * (number + 1)) + draw.randrange(10)
             drill.wait_position(goal)
             now = drill.position()
             drill.wait("a step", lambda n=now: drill.position() > n)
@@ -122,6 +126,15 @@ def requeue(drill: Drill) -> None:
     drill.finish()
 
 
+@fault("the user signal (SIGUSR2)", redone=0)
+def user_signal(drill: Drill) -> None:
+    """What a site sends before a preemption that has preempt_send_user_signal."""
+    begin_and_reach(drill)
+    slurm("scancel", "--signal=USR2", drill.job)
+    drill.finish()
+    assert len(allocations(drill.here.folder)) == 2
+
+
 @fault("a node set down", alone=True)
 def node_down(drill: Drill) -> None:
     begin_and_reach(drill)
@@ -130,10 +143,10 @@ def node_down(drill: Drill) -> None:
     try:
         drill.finish()
     finally:
-        slurm("scontrol", "update", f"nodename={node}", "state=resume")
+        node_up(node)
 
 
-@fault("slurmd killed, its ranks live on", alone=True, where=ONE_NODE, drill={"step_s": 0.6}, redone=TOTAL)
+@fault("slurmd killed, its ranks live on", alone=True, where=ONE_NODE, drill={"step_s": 1.5}, redone=TOTAL)
 def slurmd_killed(drill: Drill) -> None:
     """Slurm starts the job elsewhere while the old ranks still train: they must let go of the run."""
     begin_and_reach(drill, 120)
@@ -161,8 +174,8 @@ def powercut(drill: Drill) -> None:
         node_up(node)
 
 
-@fault("the time limit, with its warning", where=(*ONE_NODE, "site.time_limit_min=1", "site.signal_lead_s=20"),
-       drill={"step_s": 1.2}, redone=0)  # fmt: skip
+@fault("the time limit, with its warning", drill={"step_s": 1.2}, redone=0,
+       where=(*ONE_NODE, "site.time_limit_min=1", "site.signal_lead_s=20"))  # fmt: skip
 def time_limit(drill: Drill) -> None:
     drill.begin()
     drill.finish(400)
@@ -171,7 +184,7 @@ def time_limit(drill: Drill) -> None:
 
 
 @fault("the time limit, without a warning",
-       where=(*ONE_NODE, "site.time_limit_min=1", "site.sbatch.signal=USR2@0"), drill={"step_s": 1.5},
+       where=(*ONE_NODE, "site.time_limit_min=1", "site.signal_lead_s=1"), drill={"step_s": 1.5},
        redone=EVERY)  # fmt: skip
 def time_limit_unwarned(drill: Drill) -> None:
     drill.begin()
@@ -195,12 +208,10 @@ def preempted_unwarned(drill: Drill) -> None:
 def preempt(drill: Drill) -> None:
     """Jobs of higher priority take all nodes for a moment."""
     begin_and_reach(drill)
-    done = subprocess.run(
-        ["sbatch", "--parsable", "-p", "urgent", "-N4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3"],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
+    where = ["-p", "urgent", "-N4", "--exclusive"]
+    number = slurm("sbatch", "--parsable", *where, "-o", "/dev/null", "--wrap", "sleep 3").strip()
     drill.wait("the preemption", lambda: len([a for a in allocations(drill.here.folder) if a.began]) > 1, 180)
-    drill.notes.append(f"by job {done.stdout.strip()}")
+    drill.notes.append(f"by job {number}")
     drill.finish()
 
 
