@@ -200,7 +200,7 @@ def preempted(drill: Drill) -> None:
     assert any(e.get("signal") == "SIGTERM" for e in drill.here.events()), "no warning came"
 
 
-@fault("preemption without warning", where=(*ONE_NODE, "site.partition=besteffort"), alone=True)
+@fault("preemption without grace", where=(*ONE_NODE, "site.partition=besteffort"), alone=True)
 def preempted_unwarned(drill: Drill) -> None:
     preempt(drill)
 
