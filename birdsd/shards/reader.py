@@ -15,6 +15,7 @@ from birdsd.errors import UserError
 from birdsd.shards import decode
 from birdsd.shards.bytes import ShardBytes
 from birdsd.shards.index import ShardIndex
+from birdsd.shards.staging import staged
 from birdsd.shards.table import ABSENT, ShardTable
 
 _OPEN_FILES = 64
@@ -159,7 +160,7 @@ class ShardReader:
         shard = self._shards[place]
         table, path = self.index.table(shard), self.index.path(shard)
         try:
-            data = ShardBytes(path)
+            data = ShardBytes(staged(path, shard.contents))
         except OSError as error:
             raise UserError(
                 f"shard {path} cannot be opened: {error.strerror}",

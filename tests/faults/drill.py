@@ -131,11 +131,15 @@ class Drill:
             before = now
             time.sleep(0.03)
 
-    @property
-    def job(self) -> str:
+    def submission(self) -> Submission:
+        """The newest submission."""
         submission = Submission.read(self.here.folder)
         assert submission is not None
-        return submission.job_ids[-1]
+        return submission
+
+    @property
+    def job(self) -> str:
+        return self.submission().job_ids[-1]
 
     @property
     def here(self) -> Run:

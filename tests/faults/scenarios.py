@@ -206,9 +206,10 @@ def preempted_unwarned(drill: Drill) -> None:
 
 
 def preempt(drill: Drill) -> None:
-    """Jobs of higher priority take all nodes for a moment."""
+    """A job of higher priority takes the node for a moment."""
     begin_and_reach(drill)
-    where = ["-p", "urgent", "-N4", "--exclusive"]
+    node = slurm("squeue", "-h", "-j", drill.job, "-O", "BatchHost").strip()
+    where = ["-p", "urgent", "-w", node, "--exclusive"]
     number = slurm("sbatch", "--parsable", *where, "-o", "/dev/null", "--wrap", "sleep 3").strip()
     drill.wait("the preemption", lambda: len([a for a in allocations(drill.here.folder) if a.began]) > 1, 180)
     drill.notes.append(f"by job {number}")
