@@ -132,7 +132,7 @@ def test_a_job_array_shares_out_the_shards(testbed, tmp_path: Path) -> None:
     )  # fmt: skip
     whole, parts = ShardIndex.open(tmp_path / "whole"), ShardIndex.open(tmp_path / "parts")
     assert parts.fingerprint == whole.fingerprint
-    run = RunStore(tmp_path / "runs").find(told["run"])
+    run = RunStore(tmp_path / "runs").find(Path(told["run"]).name)
     held = {a.began.part: a.ended for a in allocations(run.folder) if a.began}
     assert set(held) == {"0/3", "1/3", "2/3"}
     assert all(ended is not None and ended.reason == "finished" for ended in held.values())

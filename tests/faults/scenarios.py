@@ -192,9 +192,7 @@ def time_limit_unwarned(drill: Drill) -> None:
     assert len(allocations(drill.here.folder)) > 1
 
 
-@fault(
-    "preemption with warning", where=(*ONE_NODE, "site.partition=normal"), alone=True, redone=0, quick=True
-)
+@fault("preemption with grace", where=(*ONE_NODE, "site.partition=normal"), alone=True, redone=0, quick=True)
 def preempted(drill: Drill) -> None:
     preempt(drill)
     assert any(e.get("signal") == "SIGTERM" for e in drill.here.events()), "no warning came"
