@@ -29,6 +29,8 @@ from birdsd.errors import UserError
 from birdsd.files import safe_name, write_json
 
 FOLDER, SUBMISSION, STOP, CLAIM = "allocations", "submission.json", "stop.json", "claim.json"
+# Tells a process the id of the submission that it belongs to; unset where a run is run by hand.
+SUBMISSION_VARIABLE = "BIRDSD_SUBMISSION"
 BEGAN, HEARTBEAT, END = "allocation.json", "heartbeat.json", "end.json"
 HEARTBEAT_S = 5.0
 # A heartbeat this old is no sign of life any more; file servers may show it half a minute late.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from birdsd import config
 from birdsd.cluster import slurm
-from birdsd.cluster.allocations import Submission, withdraw_stop
+from birdsd.cluster.allocations import SUBMISSION_VARIABLE, Submission, withdraw_stop
 from birdsd.cluster.site import check_site, choose_site
 from birdsd.cluster.snapshot import take_snapshot
 from birdsd.cluster.store import Run, RunStore, open_training
@@ -304,6 +304,7 @@ def environment(submission: Submission) -> dict[str, str]:
     if site["proxy"]:
         values.update({name: str(site["proxy"]) for name in ("http_proxy", "https_proxy")})
     values.update({str(name): str(value) for name, value in site["environment"].items()})
+    values[SUBMISSION_VARIABLE] = submission.id
     return values
 
 

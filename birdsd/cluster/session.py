@@ -20,11 +20,11 @@ from birdsd.cluster.allocations import (
     END,
     HEARTBEAT,
     HEARTBEAT_S,
+    SUBMISSION_VARIABLE,
     Allocation,
     Began,
     Ended,
     Heartbeat,
-    Submission,
     allocation_of_environment,
     allocations,
     boot_id,
@@ -33,6 +33,7 @@ from birdsd.cluster.allocations import (
     newest_position,
     slurm_job_id,
     stop_requested,
+    withdraw_stop,
     write_record,
 )
 from birdsd.cluster.handover import take_flag
@@ -119,7 +120,9 @@ class Session:
         folder = self.allocation.folder
         for name in (END, HEARTBEAT):
             (folder / name).unlink(missing_ok=True)
-        submission = Submission.read(self.run.folder)
+        submission = os.environ.get(SUBMISSION_VARIABLE, "")
+        if not submission:
+            withdraw_stop(self.run.folder)  # somebody runs it by hand: it is wanted again
         began = Began(
             time=time.time(),
             job_id=slurm_job_id(),
@@ -133,7 +136,7 @@ class Session:
             nodes=_environment_number("SLURM_JOB_NUM_NODES", 1),
             gpus=_gpus(self.world_size),
             position=newest_position(self.run.folder),
-            submission=submission.id if submission else "",
+            submission=submission,
         )
         write_record(folder, BEGAN, began)
         self.event({"event": "began", **asdict(began), "birdsd": birdsd.__version__})

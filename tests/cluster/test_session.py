@@ -147,6 +147,15 @@ def test_what_follows_from_an_ending(run: Run) -> None:
     assert decide(run, submission(), stopped, 0).what == "done"
 
 
+def test_a_run_by_hand_is_wanted_again_and_a_submitted_one_stays_stopped(run: Run, monkeypatch) -> None:
+    for submission_id, stays in (("s1", True), ("", False)):
+        monkeypatch.setenv("BIRDSD_SUBMISSION", submission_id)
+        request_stop(run.folder, "me")
+        with Session(run) as session:
+            session.outcome(finished=False, status=75)
+        assert (run.folder / "stop.json").exists() is stays
+
+
 def test_no_progress_ends_the_chain_and_says_why(run: Run) -> None:
     commit(run, 40)
     for number in range(2):
