@@ -365,7 +365,7 @@ def corrupt_shard(drill: Drill) -> None:
     drill.notes.append(f"{len(bad)} samples at weight zero")
 
 
-def node_up(node: str, timeout_s: float = 60.0) -> None:
+def node_up(node: str, timeout_s: float = 180.0) -> None:
     """Until Slurm gives out a node again."""
     subprocess.run(
         ["scontrol", "update", f"nodename={node}", "state=resume"], check=False, capture_output=True
