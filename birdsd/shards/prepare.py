@@ -17,13 +17,13 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from birdsd.errors import UserError
-from birdsd.files import exclusive, write_json
+from birdsd.files import environment, exclusive, write_json
 from birdsd.schema import DataConfig
 from birdsd.shards.card import CARD_FILE
 from birdsd.shards.clips import SampleMaker
@@ -254,19 +254,9 @@ def _write_in_worker(task: ShardTask) -> None:
     _worker.write(task)
 
 
-@contextmanager
-def _single_threaded() -> Iterator[None]:
+def _single_threaded() -> AbstractContextManager[None]:
     """Processes started meanwhile compute with one thread each."""
-    before = {name: os.environ.get(name) for name in _THREAD_SETTINGS}
-    os.environ.update(dict.fromkeys(_THREAD_SETTINGS, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    return environment(dict.fromkeys(_THREAD_SETTINGS, "1"))
 
 
 def _cores() -> int:

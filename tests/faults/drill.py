@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import signal
 import subprocess
 import threading
@@ -21,6 +20,7 @@ import psutil
 from birdsd.cluster.allocations import Allocation, Submission, allocations, newest_position
 from birdsd.cluster.launch import submit
 from birdsd.cluster.store import Run
+from birdsd.files import environment
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.order import SampleOrder
 from birdsd.training.records import UNKNOWN, Ledger, read_metrics
@@ -109,17 +109,8 @@ class Drill:
     @contextmanager
     def surroundings(self) -> Iterator[None]:
         """The environment that a local supervisor, started inside, hands on to its ranks."""
-        with _ENVIRONMENT:
-            before = {name: os.environ.get(name) for name in self.environment}
-            os.environ.update(self.environment)
-            try:
-                yield
-            finally:
-                for name, value in before.items():
-                    if value is None:
-                        os.environ.pop(name, None)
-                    else:
-                        os.environ[name] = value
+        with _ENVIRONMENT, environment(self.environment):
+            yield
 
     def _watch_for_redone_work(self) -> None:
         """A run that resumes makes its ledger end where it resumes from: what it loses is work done twice."""
