@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from types import FrameType
 
 # What asks a run to save and leave: Slurm's warning and its preemption, a `kill`, and Ctrl-C.
@@ -16,7 +15,6 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self.received_at: float | None = None
         self._before = {number: signal.getsignal(number) for number in SIGNALS}
         for number in SIGNALS:
             signal.signal(number, self._note)
@@ -25,7 +23,7 @@ class StopFlag:
         if number == signal.SIGINT and self.received is not None:
             raise KeyboardInterrupt
         if self.received is None:
-            self.received, self.received_at = signal.Signals(number), time.time()
+            self.received = signal.Signals(number)
 
     def restore(self) -> None:
         """Give the signals back to whoever handled them before."""

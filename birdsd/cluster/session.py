@@ -193,8 +193,7 @@ class Session:
         if self.flag() and not self._told:
             self._told = True
             assert self.flag.received is not None
-            told = {"signal": self.flag.received.name, "rank": self.rank, "at": self.flag.received_at}
-            self.event({"event": "signal", **told})
+            self.event({"event": "signal", "signal": self.flag.received.name, "rank": self.rank})
         return self.flag() or self._asked
 
     def event(self, event: dict[str, Any]) -> None:
