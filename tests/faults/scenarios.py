@@ -146,7 +146,7 @@ def node_down(drill: Drill) -> None:
         node_up(node)
 
 
-@fault("slurmd killed, its ranks live on", alone=True, where=ONE_NODE, drill={"step_s": 1.5}, redone=TOTAL)
+@fault("slurmd killed, its ranks live on", alone=True, where=ONE_NODE, drill={"step_s": 1.5}, redone=EVERY)
 def slurmd_killed(drill: Drill) -> None:
     """Slurm starts the job elsewhere while the old ranks still train: they must let go of the run."""
     begin_and_reach(drill, 120)
