@@ -61,6 +61,8 @@ class DataConfig:
     validation_fraction: float = 0.1
     test_fraction: float = 0.1
     samples_per_shard: int = 512
+    species: list[str] = field(default_factory=list)  # only recordings of these; empty: all
+    without_species: list[str] = field(default_factory=list)  # no recording in which one of these is labelled
     seed: int = 0
 
 
@@ -72,6 +74,7 @@ class ModelConfig:
     init: str = "scratch"
     source: Text = None
     autoencoder: Text = None
+    clip: Text = None  # a CLIP with its image tower, for aesthetic gradients
     unet: dict[str, Any] = field(default_factory=dict)
     vae: dict[str, Any] = field(default_factory=dict)
     text: dict[str, Any] = field(default_factory=dict)
@@ -94,6 +97,25 @@ class MethodConfig:
     crop_frames: int = 0
     noise_schedule: str = "scaled_linear"
     zero_terminal_snr: bool = False
+    species_balance: float = 0.0  # 0: as the shards have them; 1: every species as often as any other
+    learns: list[str] = field(default_factory=list)  # full: patterns of parameter names; empty: all of them
+    # lora, and dreambooth on lora
+    rank: int = 8
+    alpha: float = 0.0  # 0: as large as the rank, so that the update is scaled by 1
+    targets: list[str] = field(default_factory=lambda: ["attention"])
+    # textual_inversion
+    tokens: str = "per_species"  # or style: one token for them all
+    style_token: str = "<birdsong>"
+    vectors: int = 1
+    initial_word: str = "bird"
+    # dreambooth
+    base_method: str = "lora"  # or full
+    word: str = "rare"  # or class: the species' own name
+    class_word: str = "bird"
+    prior_weight: float = 1.0
+    class_samples: int = 100
+    class_steps: int = 25
+    class_guidance: float = 3.0
 
 
 @dataclass
@@ -250,6 +272,22 @@ class GenerateConfig:
     negative_prompt: str = ""
     scheduler: str = "ddim"
     batch_size: int = 8
+    seeds: list[int] = field(default_factory=list)  # count clips of every prompt for each; empty: seed alone
+    add: list[str] = field(default_factory=list)  # LoRA, tokens, aesthetics: FOLDER, FILE or run, with :WEIGHT
+    base: Text = None  # the model that an addition stands on, where it has moved
+    init: Text = None  # a recording or picture to start from
+    strength: float = 0.6  # of the change to it: 0 none, 1 all
+    mask_start_s: Optional[float] = None  # only this stretch of it is made anew
+    mask_end_s: Optional[float] = None
+    emphasis: bool = True  # (word:1.3) weights a word; false: brackets are letters
+    aesthetic_steps: int = 0  # above 0 the text encoder is personalised for each prompt
+    aesthetic_rate: float = 1e-4
+    aesthetic_behaviour: str = "original"  # or a1111
+    aesthetic_weight: Optional[float] = None  # null: what the behaviour says
+    aesthetic_blend: Text = None  # lerp or slerp; null: what the behaviour says
+    aesthetic_negative: Optional[bool] = None  # the negative prompt is personalised too
+    aesthetic_text: str = ""
+    aesthetic_name: Text = None  # which embedding; null: that of the first species in the prompt
     part: str = "0/1"  # i/n: the i-th of n tasks that share the clips out between them
     runs: str = "runs"
     machine: MachineConfig = field(default_factory=MachineConfig)

@@ -5,7 +5,7 @@ A method knows nothing of ranks, engines or checkpoints; the loop knows nothing 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class Learner(nn.Module):
     """Everything that learns, as one module, so that one GPU, many GPUs and ZeRO treat it alike.
 
-    Its state is its parameters alone: a checkpoint holds no buffers, so a buffer must be constant.
+    Its state is the parameters that require a gradient: a checkpoint holds neither buffers nor what is
+    frozen, so both must be the same whenever the method is built.
     It must not draw random numbers (no dropout): what is random comes with the batch.
     """
 
@@ -44,8 +45,8 @@ class Learner(nn.Module):
 class Parts:
     """A built method: what learns, what stays as it is, and what turns pictures back into sound.
 
-    `learner` holds float32 weights whatever the precision: the engine casts. `frozen` modules are in
-    eval mode, need no gradients, and may be in the dtype given to `Method.build`.
+    What learns in `learner` is float32 whatever the precision: the engine casts. What is frozen, there
+    and in the `frozen` modules (which are in eval mode), may be in the dtype given to `Method.build`.
     """
 
     learner: Learner
@@ -62,6 +63,14 @@ class Method(Protocol):
 
     def build(self, device: torch.device, dtype: torch.dtype) -> Parts:
         """Make the parts. The caller has seeded torch, so that every rank builds the same weights."""
+        ...
+
+    def provide(
+        self, parts: Parts, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
+    ) -> list[str]:
+        """Called on every rank before training begins: make or measure what it needs. `share` chooses this
+        rank's part of a list, `alive` keeps the watchdog quiet. Returns lines for the user to read.
+        """
         ...
 
     def example(

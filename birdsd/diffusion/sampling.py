@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -70,6 +70,25 @@ def check_request(steps: int, guidance: float, count: int, batch_size: int) -> N
         raise UserError(f"guidance={guidance}", "it must be a number >= 0", "try guidance=3; 1 turns it off")
 
 
+class Guide(Protocol):
+    """What a sampling starts from besides noise, and what it must keep to on its way."""
+
+    skipped: int  # so many of the first steps are left out
+
+    def begin(self, scheduler: Any, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The latents before the first of `timesteps` (all that are left; perhaps none)."""
+
+    def after(self, scheduler: Any, latents: Tensor, noise: Tensor, following: Tensor | None) -> Tensor:
+        """`latents` as they go into the timestep `following`; None after the last."""
+
+
+def network_steps(scheduler: str, trained: Mapping[str, Any], steps: int, skipped: int = 0) -> int:
+    """How often the network is asked: more often than `steps` where a scheduler looks twice at a step."""
+    made = make_scheduler(scheduler, trained)
+    made.set_timesteps(steps)
+    return len(made.timesteps[skipped * made.order :])
+
+
 def sample_latents(
     unet: Any,
     scheduler: Any,
@@ -81,12 +100,14 @@ def sample_latents(
     guidance: float,
     generators: Sequence[torch.Generator],
     progress: Callable[[], object] | None = None,
+    guide: Guide | None = None,
 ) -> Tensor:
     """Denoise `noise` [B, C, h, w] under `context` [B, n, width]; returns latents as the UNet knows them
     (scaled).
 
     `negative` [B, n, width] is what guidance > 1 leads away from. `generators`: one an image, for the
-    schedulers that add noise. `progress` is called once a step of the network.
+    schedulers that add noise. `progress` is called once a step of the network. `guide` starts from
+    something that is known, or keeps to it.
     """
     import inspect
 
@@ -95,11 +116,18 @@ def sample_latents(
     guided = guidance > 1 and negative is not None
     states = torch.cat([negative, context]) if guided and negative is not None else context
     scheduler.set_timesteps(steps, device=noise.device)
-    latents = noise * scheduler.init_noise_sigma
+    timesteps = scheduler.timesteps
+    if guide is None:
+        latents = noise * scheduler.init_noise_sigma
+    else:
+        timesteps = timesteps[guide.skipped * scheduler.order :]
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(guide.skipped * scheduler.order)
+        latents = guide.begin(scheduler, noise, timesteps)
     takes = inspect.signature(scheduler.step).parameters
     extra = {"generator": list(generators)} if "generator" in takes else {}
     with torch.no_grad():
-        for step in scheduler.timesteps:
+        for number, step in enumerate(timesteps):
             entering = torch.cat([latents] * 2) if guided else latents
             entering = scheduler.scale_model_input(entering, step)
             predicted = unet(entering, step, encoder_hidden_states=states, return_dict=False)[0]
@@ -107,6 +135,9 @@ def sample_latents(
                 without, within = predicted.chunk(2)
                 predicted = without + guidance * (within - without)
             latents = scheduler.step(predicted, step, latents, **extra, return_dict=False)[0]
+            if guide is not None:
+                following = timesteps[number + 1] if number + 1 < len(timesteps) else None
+                latents = guide.after(scheduler, latents, noise, following)
             if progress is not None:
                 progress()
     return latents

@@ -80,13 +80,22 @@ class SampleOrder:
 
     def _make_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The permuted non-empty shards of an epoch, and the first position of each window in it."""
-        filled = np.flatnonzero(self.sizes)
+        sizes = self._sizes_in(epoch)
+        filled = np.flatnonzero(sizes)
         shards = filled[permutation(len(filled), self.seed, "shards", epoch)]
-        ends = np.cumsum(self.sizes[shards])
+        ends = np.cumsum(sizes[shards])
         starts = np.concatenate([[0], ends[self.window_shards - 1 : -1 : self.window_shards]])
         return shards, starts
 
     def _make_window(self, epoch: int, window: int) -> np.ndarray:
         shards = self._epoch(epoch)[0][window * self.window_shards :][: self.window_shards]
-        numbers = np.concatenate([np.arange(self._first[s], self._first[s + 1]) for s in shards])
+        numbers = np.concatenate([self._numbers_in(epoch, int(s)) for s in shards])
         return numbers[permutation(len(numbers), self.seed, "window", epoch, window)]
+
+    def _sizes_in(self, epoch: int) -> np.ndarray:
+        """How many positions of an epoch each shard takes; they add up to `total`."""
+        return self.sizes
+
+    def _numbers_in(self, epoch: int, shard: int) -> np.ndarray:
+        """The sample numbers that a shard gives to an epoch, in their natural order."""
+        return np.arange(self._first[shard], self._first[shard + 1])

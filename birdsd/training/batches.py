@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,6 +16,7 @@ from birdsd.training.plan import BatchPlan, MicroBatch
 
 if TYPE_CHECKING:
     from birdsd.diffusion.parts import Method, Parts
+    from birdsd.schema import TrainConfig
     from birdsd.shards.index import ShardIndex
     from birdsd.shards.reader import Sample
     from birdsd.training.world import World
@@ -88,6 +89,30 @@ def open_reader(index: ShardIndex, split: str, method: Method, parts: Parts | No
         if not world.is_first:
             latents = method.latents(parts, split)
     return ShardReader(index, split) if latents is None else CachedReader(index, split, latents)
+
+
+def provide(method: Method, parts: Parts, world: World, alive: Callable[[], None]) -> list[str]:
+    """Let the method make what it needs, each rank its share; returns what it has to say."""
+
+    def share(numbers: Sequence[int]) -> list[int]:
+        return list(numbers[world.rank :: world.size])
+
+    lines = method.provide(parts, share, alive)
+    world.from_first(None)  # nobody begins before all of it is there
+    return lines
+
+
+def make_order(config: TrainConfig, index: ShardIndex) -> Order:
+    """The order of the training samples: every one as often, or balanced by species."""
+    from birdsd.shards.order import SampleOrder
+
+    sizes = index.shard_sizes("train")
+    if not config.method.species_balance:
+        return SampleOrder(sizes, config.seed)
+    from birdsd.shards.balance import BalancedOrder, species_weights
+
+    weights = species_weights(index, "train", config.method.species_balance)
+    return BalancedOrder(sizes, config.seed, weights)
 
 
 class FixedOrder:

@@ -170,7 +170,10 @@ class TorchEngine:
             cpu=device.type == "cpu", mixed_precision="no" if precision.name == "fp32" else precision.name
         )
         self.device, self.world, self.precision = device, world, precision
-        self.learner = learner.to(device=device, dtype=torch.float32)
+        self.learner = learner.to(device)
+        for parameter in learner.parameters():
+            if parameter.requires_grad:  # what is frozen stays in the precision it came in
+                parameter.data = parameter.data.float()
         self.clip = float(optim.gradient_clip or 0)
         self.flat = FlatParameters(decay_groups(self.learner))
         self.parameter_names = sorted(self.flat.names)

@@ -20,13 +20,21 @@ from torch import Tensor
 
 from birdsd.errors import UserError
 from birdsd.files import read_json, write_json
-from birdsd.training.batches import BatchMaker, Examples, Reader, global_batches, open_reader
+from birdsd.training.batches import (
+    BatchMaker,
+    Examples,
+    Reader,
+    global_batches,
+    make_order,
+    open_reader,
+    provide,
+)
 from birdsd.training.checkpoint import Checkpoint, Checkpointer, Event
 from birdsd.training.engine import Engine, StepResult, engine_name, make_engine
 from birdsd.training.outcome import CHECKPOINTS, FINISHED_FILE, TrainResult
 from birdsd.training.plan import BatchPlan
 from birdsd.training.precision import choose_device, choose_precision
-from birdsd.training.progress import Progress, Pulse, Stopwatch
+from birdsd.training.progress import Progress, Pulse, Stopwatch, opening_line
 from birdsd.training.records import Ledger, Metrics
 from birdsd.training.schedule import check_schedule, ema_decay_at, learning_rate_at
 from birdsd.training.showing import load_weights, parts_of, prompts_for
@@ -149,11 +157,12 @@ class Trainer:
         """From here to the end of the samples; True where it was asked to stop before."""
         with self.clock("build"):
             parts = self._build(checkpoint)
+            notes = provide(self.method, parts, self.world, lambda: self._beat(self.pulse))
             maker = self._maker(parts)
             validation = self._validation(parts)
         self.progress = Progress(self.total, self.position, self.world.is_first)
         self.trackers = Trackers(self.folder, self.position, self.world.is_first)
-        self._announce(checkpoint)
+        self._announce(checkpoint, notes)
         machine = self.config.machine
         batches = global_batches(
             maker, self.plan, self.position, self.total, machine.reader_threads, machine.prefetch_batches
@@ -243,11 +252,9 @@ class Trainer:
         return parts
 
     def _maker(self, parts: Parts) -> BatchMaker:
-        from birdsd.shards.order import SampleOrder
-
         return BatchMaker(
             self._reader(parts, "train"),
-            SampleOrder(self.index.shard_sizes("train"), self.config.seed),
+            make_order(self.config, self.index),
             lambda sample, position: self.method.example(parts, sample, position),
             pin=self.device.type == "cuda",
         )
@@ -263,8 +270,11 @@ class Trainer:
         reader = self._reader(parts, HELD_OUT)
         return Validation(self.method, parts, reader, self.world, self.plan.size, samples)
 
-    def _announce(self, checkpoint: Checkpoint | None) -> None:
+    def _announce(self, checkpoint: Checkpoint | None, notes: list[str]) -> None:
         assert self.engine is not None
+        for note in notes:
+            self.events({"event": "note", "text": note})
+            self.progress.say(note)
         facts = {
             "position": self.position,
             "total": self.total,
@@ -287,16 +297,7 @@ class Trainer:
             if self.world.is_first:
                 line = {"kind": "resume", "position": self.position, "time": time.time(), "from": came_from}
                 self.metrics.append([line])
-        self.progress.say(
-            f"{facts['precision']} on {self.device} ({self.precision.reason}); engine {self.engine.name} "
-            f"({self.engine_reason}); {facts['parameters']:,} parameters learn; global batch {self.batch} = "
-            f"{self.world.size} x {self.plan.count} x up to {self.plan.size}; "
-            + (
-                f"resumed at {self.position} of {self.total} samples"
-                if checkpoint
-                else f"{self.total} samples"
-            )
-        )
+        self.progress.say(opening_line(facts, resumed=checkpoint is not None))
 
     # -- one step -----------------------------------------------------------------------------------
 

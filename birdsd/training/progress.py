@@ -31,6 +31,17 @@ class Pulse:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+def opening_line(facts: dict[str, Any], resumed: bool) -> str:
+    """What a run says of itself when its steps begin; `facts` are those of its event "training"."""
+    where = f"resumed at {facts['position']} of {facts['total']} samples"
+    return (
+        f"{facts['precision']} on {facts['device']} ({facts['precision_reason']}); engine {facts['engine']} "
+        f"({facts['engine_reason']}); {facts['parameters']:,} parameters learn; global batch "
+        f"{facts['global_batch']} = {facts['world_size']} x {facts['micro_batches']} x up to "
+        f"{facts['micro_batch']}; {where if resumed else str(facts['total']) + ' samples'}"
+    )
+
+
 class Progress:
     """Speaks on rank 0 only, to stderr."""
 

@@ -76,6 +76,9 @@ class ToyMethod:
         assert not torch.is_grad_enabled()
         return batch
 
+    def provide(self, parts, share, alive):
+        return []
+
     def latents(self, parts, split):
         return None
 

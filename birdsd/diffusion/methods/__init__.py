@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 METHODS: dict[str, tuple[str, str]] = {
     "autoencoder": ("birdsd.diffusion.methods.autoencoder", "AutoencoderMethod"),
     "full": ("birdsd.diffusion.methods.full", "FullMethod"),
+    "lora": ("birdsd.diffusion.methods.lora", "LoraMethod"),
+    "textual_inversion": ("birdsd.diffusion.methods.textual_inversion", "TextualInversionMethod"),
+    "dreambooth": ("birdsd.diffusion.methods.dreambooth", "DreamBoothMethod"),
+    "clip": ("birdsd.diffusion.methods.clip", "ClipMethod"),
+    "aesthetic_gradients": ("birdsd.diffusion.methods.aesthetic_gradients", "AestheticGradientsMethod"),
 }
 
 

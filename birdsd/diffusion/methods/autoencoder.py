@@ -8,7 +8,7 @@ brought to mean 0 and standard deviation 1 in every channel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +116,12 @@ class AutoencoderMethod:
     def prepare(self, parts: Parts, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """uint8 -> -1..1 in three channels."""
         return {"image": to_range(batch["pixels"]), "noise": batch["noise"]}
+
+    def provide(
+        self, parts: Parts, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
+    ) -> list[str]:
+        """It needs nothing beforehand."""
+        return []
 
     def latents(self, parts: Parts, split: str) -> None:
         """There are none: it learns from pictures."""

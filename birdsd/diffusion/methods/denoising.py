@@ -1,0 +1,338 @@
+"""What every method that learns by denoising shares: latents, captions, noise, previews.
+
+A method says which networks there are, which of their weights learn, how its captions are worded, and
+what it exports.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from birdsd.diffusion import export, models, sampling
+from birdsd.diffusion.denoiser import STEPS, Denoising, DenoisingLearner
+from birdsd.diffusion.methods.common import (
+    codec_of,
+    evaluating,
+    load_codec,
+    picture_of,
+    required_source,
+    to_range,
+    write_preview,
+)
+from birdsd.diffusion.parts import Parts
+from birdsd.diffusion.tokenizer import token_ids
+from birdsd.errors import UserError, unknown_name
+from birdsd.randomness import generator
+
+if TYPE_CHECKING:
+    from birdsd.schema import TrainConfig
+    from birdsd.shards.index import ShardIndex
+    from birdsd.shards.reader import Sample
+
+INITS = ("scratch", "pretrained")
+_ENCODED_TOGETHER = 8  # pictures a batch: the encoder works at full resolution
+_PREVIEW_STEPS, _PREVIEW_GUIDANCE = 20, 3.0
+_TEXT_CACHE_BYTES = 512 * 2**20
+
+
+@dataclass
+class Networks:
+    """The four parts of a Stable Diffusion model."""
+
+    unet: Any
+    text_encoder: Any
+    tokenizer: Any
+    vae: Any
+
+
+class DenoisingMethod:
+    """See `birdsd.diffusion.parts.Method`; the hooks come first."""
+
+    def __init__(self, config: TrainConfig, index: ShardIndex) -> None:
+        self.config, self.index = config, index
+        self.codec = codec_of(index)
+        if config.model.init not in INITS:
+            raise unknown_name("model.init", config.model.init, INITS)
+        if not 0 <= config.method.caption_dropout <= 1:
+            raise UserError(
+                f"method.caption_dropout={config.method.caption_dropout}", "it is a probability, 0..1"
+            )
+        self.denoising = self.schedule()
+        self._texts: OrderedDict[bytes, Tensor] = OrderedDict()
+
+    # -- what a method says -------------------------------------------------------------------------
+
+    def schedule(self) -> Denoising:
+        """What the network predicts under which noise: that of the model it starts from."""
+        return base_denoising(required_source(self.config), self.config.method.min_snr_gamma)
+
+    def networks(self) -> Networks:
+        """The networks to start from, in float32: those of model.source."""
+        model = self.config.model
+        if model.init != "pretrained":
+            raise UserError(
+                f"method={self.config.method.name} with model.init={model.init}",
+                "this method teaches something new to a model that knows sounds already",
+                "set model.init=pretrained and model.source to a finished run, a folder or a hub id",
+            )
+        source = required_source(self.config)
+        text, tokenizer = models.load_text(source)
+        vae = models.load_vae(model.autoencoder or source)
+        return Networks(models.load_unet(source), text, tokenizer, vae)
+
+    def learner(self, networks: Networks, dtype: torch.dtype) -> DenoisingLearner:
+        """The module that learns, with `requires_grad` set as it should be: float32 where it learns,
+        `dtype` where it does not. The text encoder is inside only where gradients flow through it.
+        """
+        raise NotImplementedError
+
+    def wording(self, parts: Parts, text: str) -> str:
+        """What becomes of a caption or prompt before it is cut into tokens."""
+        return text
+
+    def about(self, parts: Parts) -> dict[str, Any]:
+        """What the exported folder says of itself, besides what every one says."""
+        return {}
+
+    def provide(
+        self, parts: Parts, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
+    ) -> list[str]:
+        """Before training begins, on every rank: make or measure what it needs. `share` chooses this
+        rank's part of a list, `alive` is to be called often. Returns lines for the user to read.
+        """
+        return []
+
+    # -- the parts ----------------------------------------------------------------------------------
+
+    def build(self, device: torch.device, dtype: torch.dtype) -> Parts:
+        """Make or load the networks; the autoencoder stays as it is, in float32."""
+        networks = self.networks()
+        vae = networks.vae
+        self.latent_shape = (
+            vae.config.latent_channels,
+            *models.latent_size(vae, self.codec["bands"], self.codec["frames"]),
+        )
+        self._check_channels(networks.unet)
+        learner = self.learner(networks, dtype)
+        if self.config.machine.gradient_checkpointing:
+            learner.enable_gradient_checkpointing()
+        frozen: dict[str, nn.Module] = {"vae": vae.eval().requires_grad_(False).to(device)}
+        if learner.text_encoder is None:
+            frozen["text_encoder"] = networks.text_encoder.eval().requires_grad_(False).to(device, dtype)
+        self._texts.clear()
+        codec = load_codec(self.codec)
+        return Parts(learner.to(device), frozen, networks.tokenizer, codec, device, dtype)
+
+    def _check_channels(self, unet: Any) -> None:
+        if unet.config.in_channels != self.latent_shape[0]:
+            raise UserError(
+                f"the UNet of model.source={self.config.model.source} takes {unet.config.in_channels} "
+                f"channels, the autoencoder makes {self.latent_shape[0]}",
+                "a UNet works on the latents of the autoencoder that it was trained with",
+                "leave model.autoencoder unset, or name the autoencoder of that model",
+            )
+
+    def example(
+        self, parts: Parts, sample: Sample, position: int, purpose: str = "train"
+    ) -> dict[str, Tensor]:
+        """Moments of the latents (or pixels), tokens, timestep and noises, all from (seed, purpose,
+        position).
+        """
+        draw = generator(self.config.seed, purpose, position, "denoising")
+        caption = self.wording(parts, self.caption(sample, draw, purpose))
+        step = int(draw.integers(STEPS))
+        posterior, noise = draw.standard_normal((2, *self.latent_shape), dtype=np.float32)
+        tensors = {
+            "input_ids": token_ids(parts.tokenizer, [caption])[0],
+            "timesteps": torch.tensor(step, dtype=torch.int64),
+            "posterior_noise": torch.from_numpy(posterior),
+            "noise": torch.from_numpy(noise),
+        }
+        if sample.latent is not None:
+            tensors["moments"] = self._moments(sample)
+        else:
+            tensors["pixels"] = torch.from_numpy(picture_of(sample, self.codec))
+        return tensors
+
+    def _moments(self, sample: Sample) -> Tensor:
+        latent = np.asarray(sample.latent)
+        expected = (2 * self.latent_shape[0], *self.latent_shape[1:])
+        if latent.shape != expected:
+            raise UserError(
+                f"the stored latent of sample {sample.key} has the shape {list(latent.shape)}",
+                f"this autoencoder makes {list(expected)} (means, then log-variances)",
+                "set machine.cache_latents=true: the latents are then computed with the right autoencoder",
+            )
+        return torch.from_numpy(np.array(latent, np.float16))
+
+    def caption(self, sample: Sample, draw: np.random.Generator, purpose: str) -> str:
+        """One of the sample's captions, or the empty one that guidance needs; no dropout in validation."""
+        captions = sample.metadata["captions"]
+        choice, dropped = int(draw.integers(1 << 30)), draw.random() < self.config.method.caption_dropout
+        if not captions or (dropped and purpose == "train"):
+            return ""
+        return str(captions[choice % len(captions)])
+
+    def prepare(self, parts: Parts, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Draw latents from their distribution (encoding the pictures first if need be), and encode the
+        text.
+        """
+        moments = batch["moments"] if "moments" in batch else self.encode_moments(parts, batch["pixels"])
+        latents = self.drawn(parts, moments, batch["posterior_noise"])
+        ready = {"latents": latents, "noise": batch["noise"], "timesteps": batch["timesteps"]}
+        return {**ready, **self.prepared_text(parts, batch["input_ids"])}
+
+    def drawn(self, parts: Parts, moments: Tensor, noise: Tensor) -> Tensor:
+        """Latents [B, C, h, w] as the UNet knows them, from their means and log-variances."""
+        vae: Any = parts.frozen["vae"]
+        mean, deviation = moments.float().chunk(2, dim=1)
+        latents: Tensor = mean + (deviation.clamp(-30, 20) / 2).exp() * noise
+        return latents * vae.config.scaling_factor
+
+    def prepared_text(self, parts: Parts, input_ids: Tensor) -> dict[str, Tensor]:
+        """The tokens where the text encoder takes part in the learning, else what it makes of them."""
+        if "text_encoder" not in parts.frozen:
+            return {"input_ids": input_ids}
+        return {"context": self._encoded(parts, input_ids)}
+
+    def _encoded(self, parts: Parts, input_ids: Tensor) -> Tensor:
+        """[B, n, width] of a frozen text encoder, each caption computed once and by itself.
+
+        By itself, since the last bits of a matrix product depend on its shape: what a caption means must
+        not depend on its neighbours in a micro-batch, nor on whether a resumed run has met it before.
+        """
+        encoder: Any = parts.frozen["text_encoder"]
+        rows = []
+        for ids in input_ids.cpu():
+            key = ids.numpy().tobytes()
+            state = self._texts.get(key)
+            if state is None:
+                with torch.autocast(parts.device.type, enabled=False):
+                    state = encoder(ids[None].to(parts.device))[0][0].to("cpu")
+                self._texts[key] = state
+                if len(self._texts) * state.numel() * state.element_size() > _TEXT_CACHE_BYTES:
+                    self._texts.popitem(last=False)
+            else:
+                self._texts.move_to_end(key)
+            rows.append(state)
+        return torch.stack(rows).to(parts.device)
+
+    def encode_moments(self, parts: Parts, pixels: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] -> float16 [B, 2 C', h, w]: means and log-variances, as the latent cache
+        stores them.
+
+        Rounded to float16 whether they are cached or not, so that caching does not change what is learnt.
+        """
+        vae: Any = parts.frozen["vae"]
+        with torch.no_grad(), torch.autocast(parts.device.type, enabled=False):
+            moments: Tensor = vae.encode(to_range(pixels)).latent_dist.parameters
+        return moments.half()
+
+    def latents(self, parts: Parts, split: str) -> np.ndarray:
+        """Moments of every sample of a split, float16 [n, 2 C, h, w], memory-mapped; computed if they are
+        not there.
+
+        A sample that cannot be decoded gets zeros: reading it again says so, and gives it no weight.
+        """
+        from birdsd.shards.latents import LatentCache
+        from birdsd.shards.reader import ShardReader
+
+        vae: Any = parts.frozen["vae"]
+        cache = LatentCache(self.index, split, models.weights_key(vae))
+        stored = cache.open()
+        if stored is not None:
+            return stored
+        reader = ShardReader(self.index, split, want=("image",))
+        made = (
+            moments
+            for start in range(0, len(reader), _ENCODED_TOGETHER)
+            for moments in self._encode(
+                parts, reader.read_many(range(start, min(start + _ENCODED_TOGETHER, len(reader))))
+            )
+        )
+        return cache.write(made)
+
+    def _encode(self, parts: Parts, samples: Sequence[Sample]) -> np.ndarray:
+        pixels = torch.stack([torch.from_numpy(picture_of(sample, self.codec)) for sample in samples])
+        moments = self.encode_moments(parts, pixels.to(parts.device)).cpu().numpy()
+        moments[[sample.weight == 0 for sample in samples]] = 0
+        return moments
+
+    # -- what it shows and gives away ---------------------------------------------------------------
+
+    def text_encoder(self, parts: Parts) -> Any:
+        """The text encoder as it is now, wherever it lies."""
+        learner: Any = parts.learner
+        return learner.text_encoder if learner.text_encoder is not None else parts.frozen["text_encoder"]
+
+    def preview(self, parts: Parts, prompts: Sequence[str], folder: Path) -> list[Path]:
+        """One clip a prompt, always from the same noise, so that the pictures show how it learns."""
+        learner: Any = parts.learner
+        text = self.text_encoder(parts)
+        scheduler = sampling.make_scheduler("ddim", self.denoising.scheduler_config())
+        indices = list(range(len(prompts)))
+        worded = [self.wording(parts, prompt) for prompt in prompts]
+        dtype = learner.unet.dtype
+        with evaluating(learner), torch.no_grad():
+            latents = sampling.sample_latents(
+                learner.unet,
+                scheduler,
+                sampling.encode_texts(text, parts.tokenizer, worded).to(dtype),
+                sampling.encode_texts(text, parts.tokenizer, [""] * len(prompts)).to(dtype),
+                sampling.initial_noise(self.config.seed, indices, self.latent_shape).to(parts.device, dtype),
+                steps=_PREVIEW_STEPS,
+                guidance=_PREVIEW_GUIDANCE,
+                generators=[sampling.torch_generator(self.config.seed, "preview", k) for k in indices],
+            )
+            pictures = list(sampling.decode_images(parts.frozen["vae"], latents))
+        names = [f"{number:02d}-{prompt}" for number, prompt in enumerate(prompts)]
+        return write_preview(folder, pictures, pictures, names, parts.codec)
+
+    def facts(self, parts: Parts) -> dict[str, Any]:
+        """What training.json and the model card say of how it was made."""
+        return {
+            "base": self.config.model.source or "from scratch",
+            "method": self.config.method.name,
+            "prediction": self.denoising.prediction,
+            "noise_schedule": self.denoising.noise_schedule,
+            "zero_terminal_snr": self.denoising.zero_terminal_snr,
+            "resolution": [self.codec["bands"], self.codec["frames"]],
+            **self.about(parts),
+        }
+
+    def export(self, parts: Parts, folder: Path) -> Path:
+        """Write the pipeline folder; methods that make something smaller write that."""
+        learner: Any = parts.learner
+        return export.write_pipeline(
+            folder,
+            unet=learner.unet,
+            vae=parts.frozen["vae"],
+            text_encoder=self.text_encoder(parts),
+            tokenizer=parts.tokenizer,
+            scheduler=self.denoising.scheduler_config(),
+            codec=self.codec,
+            heard=export.training_set(self.index),
+            about=self.facts(parts),
+        )
+
+
+def base_denoising(source: str, min_snr_gamma: float) -> Denoising:
+    """The prediction and noise schedule of a pretrained model, with our weighting of the timesteps."""
+    told = models.scheduler_config(source)
+    plain = Denoising()
+    return Denoising(
+        str(told.get("prediction_type", plain.prediction)),
+        str(told.get("beta_schedule", plain.noise_schedule)),
+        bool(told.get("rescale_betas_zero_snr", False)),
+        min_snr_gamma,
+        float(told.get("beta_start", plain.beta_start)),
+        float(told.get("beta_end", plain.beta_end)),
+    )
