@@ -263,7 +263,7 @@ def _finish(resolved: DictConfig) -> Any:
 
     config = OmegaConf.to_object(resolved)
     if isinstance(config, schema.TrainConfig):
-        advice = {**schema.OPTIM_DEFAULTS, **(config.model.recommended.get(config.method.name) or {})}
+        advice = {**schema.OPTIM_DEFAULTS, **(config.model.recommended.get(advice_name(config.method)) or {})}
         for name, value in advice.items():
             if name not in schema.OPTIM_DEFAULTS:
                 raise unknown_name(
@@ -272,6 +272,11 @@ def _finish(resolved: DictConfig) -> Any:
             if getattr(config.optim, name) is None:
                 setattr(config.optim, name, value)
     return config
+
+
+def advice_name(method: schema.MethodConfig) -> str:
+    """Under which name a model preset keeps its recommendation for a method."""
+    return f"dreambooth_{method.base_method}" if method.name == "dreambooth" else method.name
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -283,10 +288,15 @@ def signature(config: schema.TrainConfig, **fingerprints: str) -> str:
     """A hash of what decides the learning: the scientific sections and what they point to.
 
     Paths are left out and come in as `fingerprints` (the data's, the autoencoder's) instead, so
-    that the same run on another machine, or in another folder, has the same signature.
+    that the same run on another machine, or in another folder, has the same signature. A field at its
+    default is left out too: a setting that a later version adds does not make another run of an old one.
     """
     plain = as_dict(config)
+    defaults = dict(keys(schema.TrainConfig))
     science = {name: plain[name] for name in schema.SCIENTIFIC}
-    for name in ("autoencoder", "recommended", "name"):
-        science["model"].pop(name)
+    for section in ("model", "method"):
+        held = science[section]
+        science[section] = {k: v for k, v in held.items() if v != defaults[f"{section}.{k}"] or k == "name"}
+    for name in ("autoencoder", "source", "clip", "recommended", "name"):
+        science["model"].pop(name, None)
     return fingerprint({**science, **fingerprints}, length=12)

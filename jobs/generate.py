@@ -9,6 +9,7 @@ from birdsd.cluster.jobs import Outcome
 from birdsd.cluster.parts import Part
 from birdsd.cluster.store import RunStore
 from birdsd.diffusion import generate as room
+from birdsd.diffusion.additions import Addition
 from birdsd.diffusion.generate import Clip, Generator, Recipe, Request
 from birdsd.errors import UserError
 from birdsd.schema import GenerateConfig
@@ -33,7 +34,19 @@ def run(config: GenerateConfig) -> Outcome:
 
 def _load(config: GenerateConfig, folder: Path) -> Generator:
     device = choose_device(config.machine.device)
-    return Generator(folder, device, choose_precision(config.machine.precision, device).dtype)
+    dtype = choose_precision(config.machine.precision, device).dtype
+    base = str(_place(config, config.base)) if config.base else None
+    return Generator(folder, device, dtype, [_addition(config, text) for text in config.add], base)
+
+
+def _addition(config: GenerateConfig, text: str) -> Addition:
+    """FOLDER_OR_RUN[:WEIGHT]."""
+    name, colon, number = text.rpartition(":")
+    try:
+        weight = float(number) if colon else 1.0
+    except ValueError:
+        name, weight = text, 1.0
+    return Addition.open(_place(config, name if colon else text), weight)
 
 
 def _folder(config: GenerateConfig) -> Path:
@@ -41,10 +54,15 @@ def _folder(config: GenerateConfig) -> Path:
         raise UserError(
             "run is not set", "a model must make the sound", "run=NAME of a finished run, or a folder"
         )
-    folder = Path(config.run)
+    return _place(config, config.run)
+
+
+def _place(config: GenerateConfig, name: str) -> Path:
+    """A folder as it stands, or the export of the run that `name` names."""
+    folder = Path(name)
     if folder.is_dir():
         return folder
-    return RunStore(Path(config.runs)).find(config.run).export_folder
+    return RunStore(Path(config.runs)).find(name).export_folder
 
 
 def _outcome(clips: list[Clip], out: Path) -> Outcome:

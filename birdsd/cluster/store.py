@@ -103,6 +103,7 @@ class RunStore:
         models = {
             "autoencoder": content_identity(config.model.autoencoder),
             "source": content_identity(config.model.source),
+            **({"clip": content_identity(config.model.clip)} if config.model.clip else {}),
         }
         # The recipe is everything but the data, so that a run whose shards changed can be found.
         recipe = signature(config, **models)
@@ -214,6 +215,7 @@ def open_training(config: TrainConfig, write: bool = True) -> tuple[Run, ShardIn
     store = RunStore(Path(config.runs))
     config.model.autoencoder = store.model_source(config.model.autoencoder, "model.autoencoder")
     config.model.source = store.model_source(config.model.source, "model.source")
+    config.model.clip = store.model_source(config.model.clip, "model.clip")
     return store.open(config, index, write), index
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from birdsd.diffusion import sampling
-from birdsd.diffusion.export import quiet_diffusers, read_codec, read_training, weights_fingerprint
+from birdsd.diffusion.generator import Generator
+from birdsd.diffusion.words import species_in
 from birdsd.errors import UserError
 from birdsd.files import atomic_write, fingerprint, read_json, safe_name, write_json
 from birdsd.shards.sharing import private_folder, publish, remove_leftovers
@@ -58,75 +58,6 @@ class Clip:
     recipe: Path
     duration_s: float
     made: bool = True
-
-
-class Generator:
-    """An exported pipeline folder, loaded once and asked as often as one likes.
-
-    The UNet computes in `dtype` (float32 by default); text encoder and autoencoder stay in float32.
-    """
-
-    def __init__(self, folder: Path, device: Any = "cpu", dtype: Any = None) -> None:
-        import torch
-        from diffusers import StableDiffusionPipeline
-
-        from birdsd.sound.codec import SpectrogramCodec
-
-        self.folder = pipeline_folder(folder)
-        self.codec: SpectrogramCodec = SpectrogramCodec.from_json(read_codec(self.folder))
-        self.training = read_training(self.folder)
-        self.identity = str(self.training.get("weights") or weights_fingerprint(self.folder))
-        try:
-            with quiet_diffusers():
-                self.pipeline = StableDiffusionPipeline.from_pretrained(
-                    str(self.folder), safety_checker=None, requires_safety_checker=False, use_safetensors=True
-                )
-        except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"cannot load the model in {self.folder}: {reason}",
-                "expected a StableDiffusionPipeline folder with safetensors",
-                "export the run again, or name another folder",
-            ) from error
-        self.pipeline.to(device)
-        self.pipeline.unet.to(dtype or torch.float32)
-        self.device = device
-
-    @property
-    def species(self) -> tuple[str, ...]:
-        return tuple(self.training.get("species", ()))
-
-    def latents(
-        self, request: Request, prompts: Sequence[str], indices: Sequence[int], tick: Any = None
-    ) -> Any:
-        """Scaled latents float32 [B, C, h, w] of clip indices[i] of prompts[i], one batch."""
-        parts = self.pipeline
-        unet, tokenizer = parts.unet, parts.tokenizer
-        scheduler = sampling.make_scheduler(request.scheduler, parts.scheduler.config)
-        size = unet.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        noise = sampling.initial_noise(request.seed, indices, (unet.config.in_channels, height, width))
-        context = sampling.encode_texts(parts.text_encoder, tokenizer, prompts)
-        negative = sampling.encode_texts(
-            parts.text_encoder, tokenizer, [request.negative_prompt] * len(prompts)
-        )
-        return sampling.sample_latents(
-            unet,
-            scheduler,
-            context.to(unet.dtype),
-            negative.to(unet.dtype),
-            noise.to(self.device, unet.dtype),
-            steps=request.steps,
-            guidance=request.guidance,
-            generators=[sampling.torch_generator(request.seed, "sampler", int(k)) for k in indices],
-            progress=tick,
-        )
-
-    def images(
-        self, request: Request, prompts: Sequence[str], indices: Sequence[int], tick: Any = None
-    ) -> np.ndarray:
-        """uint8 [B, H, W, 3]: the pictures of one batch."""
-        return sampling.decode_images(self.pipeline.vae, self.latents(request, prompts, indices, tick))
 
 
 def generate(
@@ -222,32 +153,6 @@ def regenerate(model: Generator, recipe: Recipe, out: Path) -> list[Clip]:
             "name the folder of the right model with run=",
         )
     return generate(model, recipe.request, out, only=[recipe.number])
-
-
-def pipeline_folder(folder: Path) -> Path:
-    """The diffusers folder that `folder` is, or that lies in its export/."""
-    for candidate in (Path(folder), Path(folder) / "export"):
-        if (candidate / "model_index.json").is_file():
-            return candidate
-    raise UserError(
-        f"{folder} holds no model to generate with",
-        "expected a diffusers pipeline folder (model_index.json), or a finished run with one in export/",
-        "finish the run first (the same `birdsd run train ...` command goes on with it)",
-    )
-
-
-def species_in(prompt: str, known: Sequence[str]) -> tuple[str, ...]:
-    """Which of the `known` species a prompt names, in order of appearance; the longest name wins an
-    overlap.
-    """
-    found: list[tuple[int, str]] = []
-    rest = prompt.casefold()
-    for name in sorted(known, key=lambda text: (-len(text), text)):
-        pattern = r"(?<!\w)" + re.escape(name.casefold()).replace(r"\ ", r"[\s_-]+") + r"(?:s|es)?(?!\w)"
-        for match in re.finditer(pattern, rest):
-            found.append((match.start(), name))
-        rest = re.sub(pattern, lambda match: " " * len(match.group()), rest)
-    return tuple(dict.fromkeys(name for _, name in sorted(found)))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from birdsd.errors import UserError
+from birdsd.files import read_json
 from birdsd.randomness import generator
 
 if TYPE_CHECKING:
@@ -200,6 +201,13 @@ def locate(source: str, part: str) -> tuple[str, str | None]:
     if not path.exists():
         return str(source), part  # a hub id; whether it exists is for the loader to say
     for folder in (path, path / "export"):
+        kind = read_json(folder / "training.json").get("kind") if (folder / "training.json").is_file() else ""
+        if kind in ("lora", "embedding", "aesthetic"):
+            raise UserError(
+                f"{path} is only an addition ({kind}) to a model, and holds no {part}",
+                "training starts from a whole model",
+                f"make one of it: birdsd export {path} --format diffusers, and name that folder",
+            )
         if (folder / part).is_dir():
             return str(folder), part
         if part in ("vae", "unet") and _class_name(folder) == _CLASSES[part]:
@@ -215,8 +223,6 @@ _CLASSES = {"vae": "AutoencoderKL", "unet": "UNet2DConditionModel"}
 
 
 def _class_name(folder: Path) -> str:
-    from birdsd.files import read_json
-
     config = folder / "config.json"
     return str(read_json(config).get("_class_name", "")) if config.is_file() else ""
 

@@ -13,6 +13,7 @@ from PIL import Image
 from birdsd.diffusion import generate as room
 from birdsd.diffusion import sampling
 from birdsd.diffusion.generate import Generator, Recipe, Request, generate, regenerate, species_in
+from birdsd.diffusion.generator import pipeline_folder as pipeline_folder_of
 from birdsd.errors import UserError
 from birdsd.sound.labels import read_raven
 from tests.diffusion.conftest import CODEC
@@ -167,7 +168,7 @@ def test_a_file_that_is_no_recipe_is_refused(model, tmp_path, change):
 
 
 def test_a_run_folder_stands_for_its_export(pipeline_folder):
-    assert room.pipeline_folder(pipeline_folder.parent) == pipeline_folder
+    assert pipeline_folder_of(pipeline_folder.parent) == pipeline_folder
 
 
 def test_the_job_generates_and_makes_a_clip_again(pipeline_folder, tmp_path):
