@@ -6,13 +6,14 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import birdsd
 from birdsd import config, schema
+from birdsd.cluster.quiet import libraries_on_stderr
 from birdsd.cluster.verbs import VERBS, add_verbs
 from birdsd.errors import UserError, unknown_name
 
@@ -140,24 +141,10 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     from birdsd.cluster.jobs import load_job
 
-    with _libraries_speak_on_stderr() if options.json else nullcontext():
+    with libraries_on_stderr() if options.json else nullcontext():
         outcome = load_job(options.job)(settings)
     _print(outcome.facts if options.json else outcome.text)
     return outcome.exit_status
-
-
-@contextmanager
-def _libraries_speak_on_stderr() -> Iterator[None]:
-    """Some libraries, and their C code, print to standard output; there a script expects JSON alone."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 def _print_keys(job: str, settings: Any, as_json: bool) -> None:

@@ -279,6 +279,15 @@ def advice_name(method: schema.MethodConfig) -> str:
     return f"dreambooth_{method.base_method}" if method.name == "dreambooth" else method.name
 
 
+def altered(job: str, settled: Any, key: str, value: str) -> Any:
+    """A copy of a settled configuration of `job` in which `key` has another value, as `compose` reads it."""
+    from omegaconf import OmegaConf
+
+    resolved: Any = OmegaConf.structured(settled)
+    _set(resolved, job, key, value, dict(keys(type(settled))))
+    return OmegaConf.to_object(resolved)
+
+
 def as_dict(config: Any) -> dict[str, Any]:
     """The configuration as plain JSON-able values."""
     return dataclasses.asdict(config)

@@ -113,6 +113,7 @@ class MethodConfig:
     word: str = "rare"  # or class: the species' own name
     class_word: str = "bird"
     prior_weight: float = 1.0
+    class_prompts: list[str] = field(default_factory=list)  # empty: "a bird", and what the model knows by name
     class_samples: int = 100
     class_steps: int = 25
     class_guidance: float = 3.0
@@ -258,13 +259,11 @@ class TrainConfig:
 
 
 @dataclass
-class GenerateConfig:
-    """prompts -> sound, pictures, Raven tables, and the JSON that reproduces them"""
+class ClipsConfig:
+    """What decides generated clips: the settings that `generate` and `grid` share."""
 
     prompt: list[str] = field(default_factory=list)
     run: Text = None
-    recipe: Text = None
-    out: str = "generated"
     count: int = 1
     seed: int = 0
     steps: int = 25
@@ -273,14 +272,14 @@ class GenerateConfig:
     scheduler: str = "ddim"
     batch_size: int = 8
     seeds: list[int] = field(default_factory=list)  # count clips of every prompt for each; empty: seed alone
-    add: list[str] = field(default_factory=list)  # LoRA, tokens, aesthetics: FOLDER, FILE or run, with :WEIGHT
+    add: list[str] = field(default_factory=list)  # LoRA, tokens, aesthetics: FOLDER or run, with :WEIGHT
     base: Text = None  # the model that an addition stands on, where it has moved
-    init: Text = None  # a recording or picture to start from
-    strength: float = 0.6  # of the change to it: 0 none, 1 all
+    init: Text = None  # a recording (FILE@SECONDS: from there on) or a picture to start from
+    strength: Optional[float] = None  # of the change to it: 0 none, 1 all; null: 0.6, in a stretch 1
     mask_start_s: Optional[float] = None  # only this stretch of it is made anew
     mask_end_s: Optional[float] = None
     emphasis: bool = True  # (word:1.3) weights a word; false: brackets are letters
-    aesthetic_steps: int = 0  # above 0 the text encoder is personalised for each prompt
+    aesthetic_steps: Optional[int] = None  # in which each prompt is personalised; null: 5, 0 turns it off
     aesthetic_rate: float = 1e-4
     aesthetic_behaviour: str = "original"  # or a1111
     aesthetic_weight: Optional[float] = None  # null: what the behaviour says
@@ -288,9 +287,26 @@ class GenerateConfig:
     aesthetic_negative: Optional[bool] = None  # the negative prompt is personalised too
     aesthetic_text: str = ""
     aesthetic_name: Text = None  # which embedding; null: that of the first species in the prompt
-    part: str = "0/1"  # i/n: the i-th of n tasks that share the clips out between them
     runs: str = "runs"
     machine: MachineConfig = field(default_factory=MachineConfig)
+
+
+@dataclass
+class GenerateConfig(ClipsConfig):
+    """prompts -> sound, pictures, Raven tables, and the JSON that reproduces them"""
+
+    recipe: Text = None  # the JSON beside a clip: makes that clip again
+    out: str = "generated"
+    part: str = "0/1"  # i/n: the i-th of n tasks that share the clips out between them
+
+
+@dataclass
+class GridConfig(ClipsConfig):
+    """clips over any two settings of generate, to see and hear side by side on one page"""
+
+    x: Text = None  # SETTING=VALUE,VALUE,...; or SETTING=["a, b", "c"] where values hold commas
+    y: Text = None
+    out: str = "grid"
 
 
 @dataclass
@@ -311,11 +327,61 @@ class DemoConfig:
     diffusion_samples: Optional[int] = None
 
 
+def _few_recordings() -> DataConfig:
+    """Of eight recordings of a species one is held out, and seven are learnt from."""
+    return DataConfig(validation_fraction=0.125, test_fraction=0.0)
+
+
+@dataclass
+class ComparisonConfig:
+    """What comparisons have in common: birds, a base model, arms that learn as many samples, clips, a judge."""
+
+    environment: Text = None  # a folder of environmental sound to mix in
+    new_species: list[str] = field(default_factory=list)  # to be taught; empty: the last three tenths by name
+    base: Text = None  # a run, a folder or a hub id to start from; null: one is trained on the other species
+    model: str = "tiny"
+    codec: str = "birdsong-small"
+    samples: int = 4_000  # that each arm learns from
+    autoencoder_samples: Optional[int] = None  # null: as the model preset recommends
+    base_samples: Optional[int] = None
+    clips_per_species: int = 8
+    steps: int = 20
+    guidance: float = 3.0
+    seed: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)  # settings.ARM=[KEY=VALUE, ...]: of its training
+    runs: str = "runs"  # where `base` and `clip` are looked for; the comparison's own runs lie below `out`
+    part: str = "0/1"  # i/n: the i-th of n tasks that share the arms out between them
+    out: str = "comparison"
+    data: DataConfig = field(default_factory=_few_recordings)
+    machine: MachineConfig = field(default_factory=MachineConfig)
+
+
+@dataclass
+class MethodsConfig(ComparisonConfig):
+    """every method teaches the same birds to the same model, and a page compares them"""
+
+    methods: list[str] = field(default_factory=list)  # the arms; empty: all of them
+    clip: Text = None  # a CLIP with an image tower; null: one is trained for the base model
+    clip_samples: Optional[int] = None
+    out: str = "methods"
+
+
+@dataclass
+class FourWaysConfig(ComparisonConfig):
+    """fine-tuned or from scratch, on song or on song and environment: four models and a page"""
+
+    environments: list[str] = field(default_factory=list)  # asked for; empty: the two that are mixed in most
+    out: str = "four_ways"
+
+
 # Job name -> its configuration. The module that runs it is jobs/NAME.py.
 JOBS: dict[str, type] = {
     "prepare": PrepareConfig,
     "train": TrainConfig,
     "generate": GenerateConfig,
+    "grid": GridConfig,
+    "methods": MethodsConfig,
+    "four_ways": FourWaysConfig,
     "demo": DemoConfig,
 }
 
@@ -327,6 +393,9 @@ GROUP_DEFAULTS: dict[str, dict[str, str]] = {
     "prepare": {"codec": "birdsong", "data": "song", "machine": "smoke"},
     "train": {"data": "song", "model": "tiny", "method": "full", "machine": "smoke"},
     "generate": {"machine": "smoke"},
+    "grid": {"machine": "smoke"},
+    "methods": {"data": "song", "machine": "smoke"},
+    "four_ways": {"data": "song", "machine": "smoke"},
     "demo": {},
     SUBMIT: {"site": "local"},
 }

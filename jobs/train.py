@@ -18,11 +18,13 @@ def run(config: TrainConfig) -> Outcome:
     with Session(opened, config.machine.watchdog_s) as session:
         with session.timed("imports"):
             from birdsd.diffusion.methods import make_method
+            from birdsd.training.direct import run_direct
             from birdsd.training.loop import train
         session.seconds["start"] = since_process_start_s()
         method = make_method(config, index)
         # A method that optimises nothing goes its own short way.
-        work = getattr(method, "direct", None) or partial(train, config, method, index)
+        direct = hasattr(method, "direct")
+        work = partial(run_direct, config, method) if direct else partial(train, config, method, index)
         result = work(opened.folder, session.should_stop, session.event, session.beat)
         status = 0 if result.finished else STOPPED_STATUS
         session.outcome(result.finished, status, result.position)

@@ -88,10 +88,18 @@ def _no_progress(run: Run, submission: Submission, part: str) -> str:
     first = of_this[0][1]
     if submission.job == "train" and newest_position(run.folder) > first.position:
         return ""
+    if submission.job != "train" and _reached(of_this[-1][0]) > _reached(of_this[0][0]):
+        return ""
     last = next((a.ended.message for a, _ in reversed(of_this) if a.ended and a.ended.message), "")
     return f"{limit} allocations in a row brought no new checkpoint beyond {first.position} samples" + (
         f"; the last said: {last}" if last else ""
     )
+
+
+def _reached(allocation: Allocation) -> int:
+    """Where a job that is made of other jobs had got to when one of its allocations ended."""
+    told = [one.position for one in (allocation.ended, allocation.heartbeat) if one is not None]
+    return max(told, default=0)
 
 
 def carry_out(run: Run, submission: Submission, decision: Decision) -> None:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SUBMITIT_FOLDER = "submitit"
-ARRAY_JOBS = ("prepare", "generate")
 # What tells libraries that there is no internet: they then fail at once, not after minutes.
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",

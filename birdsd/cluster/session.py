@@ -36,7 +36,7 @@ from birdsd.cluster.allocations import (
     withdraw_stop,
     write_record,
 )
-from birdsd.cluster.handover import take_flag
+from birdsd.cluster.handover import attended_by, take_flag
 from birdsd.cluster.store import Run
 from birdsd.errors import UserError
 from birdsd.files import exclusive
@@ -83,6 +83,7 @@ class Session:
         except BaseException:
             self._close()
             raise
+        attended_by(self)
         return self
 
     def __exit__(
@@ -174,6 +175,7 @@ class Session:
         )
 
     def _close(self) -> None:
+        attended_by(None)
         self._done.set()
         if self._thread is not None:
             self._thread.join(timeout=2 * HEARTBEAT_S)

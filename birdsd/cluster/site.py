@@ -11,6 +11,8 @@ from birdsd.schema import SiteConfig, SubmitConfig
 
 HAND_OVERS = ("requeue", "chain", "resubmit", "manual")
 GPU_SYNTAXES = ("gpus", "gres")
+# Jobs of one process each, whose work an array of them shares out.
+SHARED_JOBS = ("prepare", "generate", "methods", "four_ways")
 _SECRET = re.compile(r"token|secret|passw|api_?key|credential", re.IGNORECASE)
 
 
@@ -91,9 +93,9 @@ def _check_shape(asked: SubmitConfig, job: str) -> None:
                 "use nodes=N for more GPUs",
             )  # fmt: skip
         return
-    if job not in ("prepare", "generate"):
+    if job not in SHARED_JOBS:
         raise UserError(
-            f"{job} cannot be submitted", "train, prepare and generate can", f"birdsd run {job} ..."
+            f"{job} cannot be submitted", f"train, {', '.join(SHARED_JOBS)} can", f"birdsd run {job} ..."
         )
     if asked.nodes > 1 or asked.tasks_per_node > 1:
         raise UserError(

@@ -1,4 +1,5 @@
-"""The verbs about jobs: submit, resume, status, logs, cancel, report, doctor, site, verify, cache-models.
+"""The verbs about jobs (submit, resume, status, logs, cancel, report, doctor, site, verify, cache-models)
+and about models (export, import, ui).
 
 Parsers only; what a verb needs is imported when it runs, so that a login node answers at once.
 """
@@ -11,7 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-VERBS = ("submit", "resume", "status", "logs", "cancel", "report", "doctor", "site", "verify", "cache-models")
+VERBS = (
+    "submit", "resume", "status", "logs", "cancel", "report", "doctor", "site", "verify", "cache-models",
+    "export", "import", "ui",
+)  # fmt: skip
 _TEXT = argparse.RawDescriptionHelpFormatter
 
 
@@ -20,6 +24,7 @@ def add_verbs(verbs: Any) -> None:
     _add_submit(verbs)
     _add_watching(verbs)
     _add_checking(verbs)
+    _add_formats(verbs)
 
 
 def _add_submit(verbs: Any) -> None:
@@ -153,6 +158,19 @@ def _add_checking(verbs: Any) -> None:
     cache.add_argument("models", nargs="+", help="hub ids, folders, or the settings of a training")
     cache.add_argument("--json", action="store_true")
     cache.set_defaults(call=_cache_models)
+
+
+def _add_formats(verbs: Any) -> None:
+    from birdsd.cluster.exporting import add_export
+    from birdsd.cluster.importing import add_import
+
+    add_export(verbs)
+    verbs.choices["export"].set_defaults(call=_export)
+    add_import(verbs)
+    verbs.choices["import"].set_defaults(call=_import)
+    from birdsd.cluster.ui import add_ui
+
+    add_ui(verbs)
 
 
 def _add_runs(parser: argparse.ArgumentParser, as_json: bool = True) -> None:
@@ -290,6 +308,32 @@ def _cache_models(options: argparse.Namespace) -> int:
     from birdsd.cluster.hub import cache_models
 
     facts, text = cache_models(options.models)
+    _print(facts, options.json, text)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from birdsd.cluster.exporting import export_run
+    from birdsd.cluster.quiet import libraries_on_stderr, silent_transformers
+
+    with libraries_on_stderr(), silent_transformers():
+        facts, text = export_run(
+            options.run, options.formats, out=options.out, dtype=options.dtype, base=options.base,
+            runs=options.runs,
+        )  # fmt: skip
+    _print(facts, options.json, text)
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    from birdsd.cluster.importing import import_path
+    from birdsd.cluster.quiet import libraries_on_stderr, silent_transformers
+
+    with libraries_on_stderr(), silent_transformers():
+        facts, text = import_path(
+            options.file, base=options.base, codec=options.codec, clip=options.clip, token=options.token,
+            out=options.out, runs=options.runs,
+        )  # fmt: skip
     _print(facts, options.json, text)
     return 0
 

@@ -40,6 +40,7 @@ class TrainingSet:
     species: tuple[str, ...]
     synthetic: bool
     recordings: tuple[dict[str, str], ...] = field(default_factory=tuple)
+    environments: tuple[str, ...] = ()  # by name, those that captions speak of
 
     @property
     def licences(self) -> Counter[str]:
@@ -52,12 +53,15 @@ def training_set(index: ShardIndex, split: str = "train") -> TrainingSet:
 
     recordings: dict[str, dict[str, str]] = {}
     species: set[str] = set()
+    environments: set[str] = set()
     synthetic = False
     reader = ShardReader(index, split, want=("metadata",))
     for number in range(len(reader)):
         sample = reader.read(number).metadata
         named = [str(name) for name in sample.get("species", [])]
         species.update(named)
+        if sample.get("environment"):
+            environments.add(str(sample["environment"]))
         synthetic = synthetic or bool(sample.get("synthetic"))
         _credit(
             recordings,
@@ -69,7 +73,7 @@ def training_set(index: ShardIndex, split: str = "train") -> TrainingSet:
         if sample.get("environment_source"):
             _credit(recordings, sample["environment_source"], "", sample.get("environment_licence"), "")
     ordered = tuple(recordings[key] for key in sorted(recordings))
-    return TrainingSet(tuple(sorted(species)), synthetic, ordered)
+    return TrainingSet(tuple(sorted(species)), synthetic, ordered, tuple(sorted(environments)))
 
 
 def _credit(
@@ -116,6 +120,7 @@ def write_companions(
     facts = {
         "birdsd": birdsd.__version__,
         "species": list(heard.species),
+        **({"environments": list(heard.environments)} if heard.environments else {}),
         "synthetic": heard.synthetic,
         "licences": dict(sorted(heard.licences.items())),
         "weights": weights_fingerprint(folder),

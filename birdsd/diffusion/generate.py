@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,37 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from birdsd.diffusion import sampling
+from birdsd.diffusion.conditioning import Span, Start, keep_sound
 from birdsd.diffusion.generator import Generator
-from birdsd.diffusion.words import species_in
+from birdsd.diffusion.request import Request
 from birdsd.errors import UserError
 from birdsd.files import atomic_write, fingerprint, read_json, safe_name, write_json
 from birdsd.shards.sharing import private_folder, publish, remove_leftovers
 
 if TYPE_CHECKING:
     from birdsd.sound.codec import SpectrogramCodec
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked for. Clip k of a prompt is a function of (prompt, seed, k) and the settings below."""
-
-    prompts: tuple[str, ...]
-    count: int = 1
-    seed: int = 0
-    steps: int = 25
-    guidance: float = 3.0
-    negative_prompt: str = ""
-    scheduler: str = "ddim"
-    batch_size: int = 8
-
-    def __post_init__(self) -> None:
-        sampling.check_request(self.steps, self.guidance, self.count, self.batch_size)
-        if self.scheduler not in sampling.SCHEDULERS:
-            sampling.make_scheduler(self.scheduler, {})
-        if not self.prompts or not all(text.strip() for text in self.prompts):
-            raise UserError(
-                "there is no prompt", "say what should sing", 'add prompt="an American Robin singing"'
-            )
 
 
 @dataclass(frozen=True)
@@ -59,6 +36,11 @@ class Clip:
     duration_s: float
     made: bool = True
 
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, paths as text."""
+        plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+        return {**plain, "species": list(self.species)}
+
 
 def generate(
     model: Generator,
@@ -67,49 +49,47 @@ def generate(
     *,
     only: Sequence[int] | None = None,
     keep: bool = False,
-    progress: bool = True,
+    progress: bool | Callable[[], object] = True,
 ) -> list[Clip]:
-    """Make `count` clips of every prompt into `out`; returns them prompt by prompt.
+    """Make every clip of the request into `out`; returns them prompt by prompt, seed by seed.
 
     `only` keeps some clips, by their number in the request: their whole batches are computed all the
     same, since the last bits of a matrix product depend on its shape, and a recipe promises identical
     bytes. With `keep`, a clip whose files are there, with the recipe that would be written, is left.
+    `progress`: a bar, nothing, or what to call once a step of the network (see `steps_of`).
     """
     from tqdm import tqdm
 
     out = Path(out)
-    wanted = range(len(request.prompts) * request.count) if only is None else sorted(set(only))
-    plans = {number: _plan(model, request, number, out) for number in wanted}
+    start = model.start(request)
+    wanted = range(request.total) if only is None else sorted(set(only))
+    plans = {number: _plan(model, request, number, out, start) for number in wanted}
     clips = {number: plan.clip(made=False) for number, plan in plans.items() if keep and plan.is_done()}
     needed = sorted({n // request.batch_size for n in plans.keys() - clips.keys()})
     remove_leftovers(out, alone=False)
-    with tqdm(total=len(needed) * request.steps, unit="step", disable=None if progress else True) as bar:
+    hidden = None if progress is True else True
+    with tqdm(total=len(needed) * steps_of(model, request), unit="step", disable=hidden) as bar:
+        tick = progress if callable(progress) else bar.update
         for batch in needed:
-            work = [_prompt_of(request, number) for number in _numbers_of(request, batch)]
-            pictures = model.images(request, [text for text, _ in work], [k for _, k in work], bar.update)
-            for number, picture in zip(_numbers_of(request, batch), pictures, strict=True):
+            numbers = request.numbers_of(batch)
+            prompts, seeds, indices = zip(*(request.work(number) for number in numbers), strict=True)
+            pictures = model.images(request, prompts, indices, tick, seeds=seeds, start=start)
+            for number, picture in zip(numbers, pictures, strict=True):
                 if number in plans and number not in clips:
                     clips[number] = _write(model.codec, plans[number], picture)
     return [clips[number] for number in wanted]
 
 
+def steps_of(model: Generator, request: Request) -> int:
+    """How often one batch of the request asks the network."""
+    trained = model.pipeline.scheduler.config
+    return sampling.network_steps(request.scheduler, trained, request.steps, request.skipped_steps())
+
+
 def share_out(request: Request, share: Callable[[Sequence[int]], list[int]]) -> list[int]:
     """The numbers of the clips that `share` keeps. It chooses among whole batches: two tasks with clips
     of the same batch would both compute all of it."""
-    total = len(request.prompts) * request.count
-    mine = share(range(-(-total // request.batch_size)))
-    return [number for batch in mine for number in _numbers_of(request, batch)]
-
-
-def _numbers_of(request: Request, batch: int) -> range:
-    first = batch * request.batch_size
-    return range(first, min(first + request.batch_size, len(request.prompts) * request.count))
-
-
-def _prompt_of(request: Request, number: int) -> tuple[str, int]:
-    """The prompt of a clip, and which of the prompt's clips it is."""
-    prompt, index = divmod(number, request.count)
-    return request.prompts[prompt], index
+    return [number for batch in share(range(request.batches)) for number in request.numbers_of(batch)]
 
 
 @dataclass(frozen=True)
@@ -121,25 +101,30 @@ class Recipe:
     number: int
     model: Path
     weights: str
+    base: str | None = None
+    additions: tuple[tuple[str, float], ...] = ()
+    start: str | None = None  # the identity of what it started from
 
     @classmethod
     def read(cls, path: Path) -> Recipe:
         """Read a recipe; a file that is none is a `UserError`."""
         told = read_json(path, "recipe")
         try:
-            asked = {**told["request"], "prompts": tuple(told["request"]["prompts"])}
             recipe = cls(
-                path, Request(**asked), int(told["number"]), Path(told["model"]), str(told["weights"])
-            )
-        except (KeyError, TypeError, ValueError) as error:
+                path, Request.from_json(told["request"]), int(told["number"]), Path(told["model"]),
+                str(told["weights"]), told.get("base"),
+                tuple((str(one["folder"]), float(one["weight"])) for one in told.get("additions", ())),
+                told.get("start"),
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"{path} is not a recipe of birdsd ({type(error).__name__}: {error})",
                 "a recipe is the .json beside a generated clip",
             ) from error
-        total = recipe.request.count * len(recipe.request.prompts)
-        if not 0 <= recipe.number < total:
+        if not 0 <= recipe.number < recipe.request.total:
             raise UserError(
-                f"{path} asks for clip {recipe.number}", f"its own request makes {total}, from 0 on"
+                f"{path} asks for clip {recipe.number}",
+                f"its own request makes {recipe.request.total}, from 0 on",
             )
         return recipe
 
@@ -150,7 +135,14 @@ def regenerate(model: Generator, recipe: Recipe, out: Path) -> list[Clip]:
         raise UserError(
             f"the model in {model.folder} is not the one that {recipe.path} was made with",
             f"its weights have the fingerprint {model.identity}, the recipe names {recipe.weights}",
-            "name the folder of the right model with run=",
+            "name the folder of the right model with run=, and what was added to it with add=",
+        )
+    start = model.start(recipe.request)
+    if start is not None and start.identity != recipe.start:
+        raise UserError(
+            f"{recipe.request.init} is not what {recipe.path} was started from",
+            f"its content has the fingerprint {start.identity}, the recipe names {recipe.start}",
+            "put the old recording back",
         )
     return generate(model, recipe.request, out, only=[recipe.number])
 
@@ -162,6 +154,8 @@ class _Plan:
     folder: Path
     stem: str
     recipe: dict[str, Any]
+    start: Start | None = None
+    span: Span | None = None
 
     @property
     def names(self) -> tuple[str, str, str, str]:
@@ -187,19 +181,21 @@ class _Plan:
         )  # fmt: skip
 
 
-def _plan(model: Generator, request: Request, number: int, out: Path) -> _Plan:
+def _plan(model: Generator, request: Request, number: int, out: Path, start: Start | None) -> _Plan:
     """The files of one clip are named after the prompt and a hash of all that decides it."""
-    prompt, index = _prompt_of(request, number)
-    decides = {
-        **asdict(replace(request, prompts=(prompt,), count=1, batch_size=1)),
-        "weights": model.identity,
-    }
+    work = request.work(number)
+    decides = {**request.alone(number).to_json(), "weights": model.identity}
+    asked = request.to_json()
+    if start is not None:
+        decides["init"] = start.identity
+        asked["init"] = start.named
+    span = request.span(model.codec.clip_s)
     recipe = {
-        "request": json.loads(json.dumps(asdict(request))),
+        "request": asked,
         "number": number,
-        "prompt": prompt,
-        "index": index,
-        "species": list(species_in(prompt, model.species)),
+        "prompt": work.prompt,
+        "index": work.nth,
+        "species": list(model.named_in(request, work.prompt)),
         "synthetic": bool(model.training.get("synthetic", False)),
         "generated": True,
         "model": str(model.folder.resolve()),
@@ -208,7 +204,21 @@ def _plan(model: Generator, request: Request, number: int, out: Path) -> _Plan:
         "rate_hz": model.codec.rate_hz,
         "made_with": {**_versions(), "device": str(model.device), "dtype": str(model.pipeline.unet.dtype)},
     }
-    return _Plan(out, f"{safe_name(prompt, 60)}-{fingerprint(decides, 8)}-{index:03d}", recipe)
+    if len(request.seeds) > 0:
+        recipe["seed"] = work.seed
+    if start is not None:
+        recipe["start"] = start.identity
+    if span is not None:
+        recipe["generated_s"] = [round(span.start_s, 6), round(span.end_s, 6)]
+    if model.base is not None:
+        recipe["base"] = model.base
+    if model.on_top:
+        recipe["additions"] = [
+            {"folder": str(one.folder.resolve()), "kind": one.kind, "weight": one.weight}
+            for one in model.on_top
+        ]
+    stem = f"{safe_name(work.prompt, 60)}-{fingerprint(decides, 8)}-{work.nth:03d}"
+    return _Plan(out, stem, recipe, start, span)
 
 
 def _write(codec: SpectrogramCodec, plan: _Plan, picture: np.ndarray) -> Clip:
@@ -218,16 +228,21 @@ def _write(codec: SpectrogramCodec, plan: _Plan, picture: np.ndarray) -> Clip:
     from birdsd.sound.labels import Label, write_raven
     from birdsd.sound.recordings import write_wav
 
+    sound = codec.decode(codec.from_rgb(picture))
+    begin_s, end_s = 0.0, codec.clip_s
+    if plan.span is not None and plan.start is not None:
+        begin_s, end_s = plan.span.start_s, plan.span.end_s
+        sound = keep_sound(sound, plan.start, plan.span, codec)
     with private_folder(plan.folder) as place:
         png, wav, table, recipe = (place / name for name in plan.names)
         with atomic_write(png) as stream:
             Image.fromarray(picture).save(stream, format="PNG")
-        write_wav(wav, codec.decode(codec.from_rgb(picture)), codec.rate_hz)
-        asked = [
-            Label(label=name, start_s=0.0, end_s=codec.clip_s, low_hz=codec.fmin_hz, high_hz=codec.fmax_hz)
+        write_wav(wav, sound, codec.rate_hz)
+        made = [
+            Label(label=name, start_s=begin_s, end_s=end_s, low_hz=codec.fmin_hz, high_hz=codec.fmax_hz)
             for name in plan.recipe["species"]
         ]
-        write_raven(table, asked)
+        write_raven(table, made)
         write_json(recipe, plan.recipe)
         publish(place, plan.folder, *plan.names)
     return plan.clip()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,17 @@ import numpy as np
 from birdsd.diffusion import additions as small
 from birdsd.diffusion import sampling
 from birdsd.diffusion.additions import Addition
+from birdsd.diffusion.aesthetics import Aesthetic, AestheticSettings, personalise
+from birdsd.diffusion.conditioning import Start, keep_outside, known_latents
 from birdsd.diffusion.export import quiet_diffusers, read_codec, read_training, weights_fingerprint
-from birdsd.diffusion.words import apply_words
+from birdsd.diffusion.prompts import emphasise_tokens, encode_weighted, keep_names, literal, plain_text
+from birdsd.diffusion.words import apply_words, species_in
 from birdsd.errors import UserError
 
 if TYPE_CHECKING:
-    from birdsd.diffusion.generate import Request
+    from torch import Tensor
+
+    from birdsd.diffusion.request import Request
     from birdsd.sound.codec import SpectrogramCodec
 
 
@@ -42,6 +48,7 @@ class Generator:
 
         under, lower = small.chain(folder, base)
         self.additions: tuple[Addition, ...] = (*lower, *additions)
+        self.on_top, self.base = tuple(additions), base
         self.folder = Path(folder)
         if not lower:
             self.folder = pipeline_folder(folder)
@@ -66,19 +73,78 @@ class Generator:
     def species(self) -> tuple[str, ...]:
         return tuple(self.training.get("species", ()))
 
+    @property
+    def environments(self) -> tuple[str, ...]:
+        """The environments whose names it knows, by itself or from what was added."""
+        return tuple(self.training.get("environments", ()))
+
     def wording(self, prompt: str) -> str:
         """The prompt in the words that the model was taught: its tokens and rare words for species."""
         return small.expanded(apply_words(prompt, self.words), self.additions)
 
-    def conditioning(self, request: Request, prompts: Sequence[str]) -> tuple[Any, Any]:
+    def named_in(self, request: Request, prompt: str) -> tuple[str, ...]:
+        """The species that a prompt names, brackets of emphasis aside."""
+        known = self.species
+        return species_in(plain_text(keep_names(prompt, known)) if request.emphasis else prompt, known)
+
+    def conditioning(self, request: Request, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """What the UNet is told of each prompt and of the negative one: float32 [B, n, width] each."""
+        settings = request.aesthetics()
+        aesthetic = self._aesthetic(request)
+        negative = [request.negative_prompt] * len(prompts)
+        both = []
+        for texts, tuned in ((prompts, True), (negative, settings.negative)):
+            states = None
+            if aesthetic and tuned and settings.active:
+                names = [request.aesthetic_name or aesthetic.name_for(prompt) for prompt in prompts]
+                states = self._tuning(aesthetic, names, settings)
+            marked = [self._marked(request, text) for text in texts]
+            both.append(encode_weighted(self.pipeline.text_encoder, self.pipeline.tokenizer, marked, states))
+        return both[0], both[1]
+
+    def _marked(self, request: Request, text: str) -> str:
+        """What is encoded: the model's own words, where only brackets that mean emphasis are brackets."""
+        text = apply_words(text, self.words)
+        text = keep_names(text, self.species) if request.emphasis else literal(text)
+        for addition in self.additions:
+            if addition.tokens:
+                text = emphasise_tokens(text, addition.tokens, addition.weight)
+        return text
+
+    def _aesthetic(self, request: Request) -> Aesthetic | None:
+        if len(self.aesthetics) > 1:
+            raise UserError(
+                f"{len(self.aesthetics)} aesthetic embeddings at once: "
+                + ", ".join(str(one.folder) for one in self.aesthetics),
+                "a prompt is personalised towards one",
+                "leave the others out of add=",
+            )
+        if self.aesthetics:
+            return Aesthetic.load(self.aesthetics[0].folder)
+        if request.aesthetic_steps or request.aesthetic_name:
+            raise UserError(
+                f"aesthetic_steps={request.aesthetic_steps} aesthetic_name={request.aesthetic_name}",
+                "there is no aesthetic embedding to personalise towards",
+                "add=RUN of method=aesthetic_gradients",
+            )
+        return None
+
+    def _tuning(
+        self, aesthetic: Aesthetic, names: Sequence[str], settings: AestheticSettings
+    ) -> Callable[[list[str]], Tensor]:
+        """Plain texts -> states of an encoder tuned to the embeddings `names`, by the addition's weight."""
+        import torch
+
+        weight = settings.weight * self.aesthetics[0].weight
+        settings = dataclasses.replace(settings, weight=weight)
+        embeddings = torch.cat([aesthetic.embedding(name) for name in names])
         parts = self.pipeline
-        worded = [self.wording(prompt) for prompt in prompts]
-        negative = [self.wording(request.negative_prompt)] * len(prompts)
-        return (
-            sampling.encode_texts(parts.text_encoder, parts.tokenizer, worded),
-            sampling.encode_texts(parts.text_encoder, parts.tokenizer, negative),
-        )
+
+        def states(plain: list[str]) -> Tensor:
+            projection = aesthetic.text_projection
+            return personalise(parts.text_encoder, parts.tokenizer, projection, embeddings, plain, settings)
+
+        return states
 
     def latent_shape(self) -> tuple[int, int, int]:
         """[C, h, w] of the latents that make pictures of the codec's size."""
@@ -86,15 +152,39 @@ class Generator:
         factor = 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
         return config.in_channels, self.codec.bands // factor, self.codec.frames // factor
 
+    def start(self, request: Request) -> Start | None:
+        """The recording or picture that the request starts from."""
+        return Start.read(request.init, self.codec) if request.init else None
+
     def latents(
-        self, request: Request, prompts: Sequence[str], indices: Sequence[int], tick: Any = None
-    ) -> Any:
-        """Scaled latents float32 [B, C, h, w] of clip indices[i] of prompts[i], one batch."""
+        self,
+        request: Request,
+        prompts: Sequence[str],
+        indices: Sequence[int],
+        tick: Any = None,
+        *,
+        seeds: Sequence[int] | None = None,
+        start: Start | None = None,
+    ) -> Tensor:
+        """Scaled latents float32 [B, C, h, w] of clip indices[i] of prompts[i], one batch.
+
+        `seeds`: one a clip, the request's own by default. `start`: what `start(request)` gave, if that was
+        asked for already.
+        """
+        import torch
+
         parts = self.pipeline
         unet = parts.unet
         scheduler = sampling.make_scheduler(request.scheduler, parts.scheduler.config)
-        noise = sampling.initial_noise(request.seed, indices, self.latent_shape())
+        drawn = list(zip(seeds or [request.seed] * len(indices), indices, strict=True))
+        shape = self.latent_shape()
+        noise = torch.cat([sampling.initial_noise(seed, [k], shape) for seed, k in drawn])
         context, negative = self.conditioning(request, prompts)
+        start = start or self.start(request)
+        guide = None
+        if start is not None:
+            span = request.span(self.codec.clip_s)
+            guide = known_latents(start, parts.vae, self.codec, request.skipped_steps(), span)
         return sampling.sample_latents(
             unet,
             scheduler,
@@ -103,15 +193,27 @@ class Generator:
             noise.to(self.device, unet.dtype),
             steps=request.steps,
             guidance=request.guidance,
-            generators=[sampling.torch_generator(request.seed, "sampler", int(k)) for k in indices],
+            generators=[sampling.torch_generator(seed, "sampler", int(k)) for seed, k in drawn],
             progress=tick,
+            guide=guide,
         )
 
     def images(
-        self, request: Request, prompts: Sequence[str], indices: Sequence[int], tick: Any = None
+        self,
+        request: Request,
+        prompts: Sequence[str],
+        indices: Sequence[int],
+        tick: Any = None,
+        *,
+        seeds: Sequence[int] | None = None,
+        start: Start | None = None,
     ) -> np.ndarray:
-        """uint8 [B, H, W, 3]: the pictures of one batch."""
-        return sampling.decode_images(self.pipeline.vae, self.latents(request, prompts, indices, tick))
+        """uint8 [B, H, W, 3]: the pictures of one batch; outside a masked stretch they are the start's."""
+        start = start or self.start(request)
+        latents = self.latents(request, prompts, indices, tick, seeds=seeds, start=start)
+        pictures = sampling.decode_images(self.pipeline.vae, latents)
+        span = request.span(self.codec.clip_s)
+        return keep_outside(pictures, start, span, self.codec) if start and span else pictures
 
 
 def pipeline_folder(folder: Path) -> Path:
@@ -154,8 +256,9 @@ def _codec(place: str, lower: Sequence[Addition]) -> dict[str, Any]:
 
 def _merged(told: dict[str, Any], additions: Sequence[Addition]) -> dict[str, Any]:
     """What base and additions have heard, together."""
-    species = [*told.get("species", ())]
-    for addition in additions:
-        species += [name for name in addition.training.get("species", ()) if name not in species]
-    synthetic = any(facts.get("synthetic") for facts in (told, *(one.training for one in additions)))
-    return {**told, "species": species, "synthetic": synthetic}
+    everything = [told, *(one.training for one in additions)]
+    together: dict[str, Any] = {
+        name: list(dict.fromkeys(one for facts in everything for one in facts.get(name, ())))
+        for name in ("species", "environments")
+    }
+    return {**told, **together, "synthetic": any(facts.get("synthetic") for facts in everything)}

@@ -2,16 +2,16 @@
 
 The grammar and the arithmetic are those of AUTOMATIC1111's web UI, so that a prompt means the same in both:
 round brackets multiply by 1.1 or by the number after a colon, square ones divide by 1.1, they nest, and a
-backslash makes a bracket a letter. The hidden states of a word's tokens are multiplied by its weight, and all
-of them by one factor that gives them back their mean. What differs: a prompt longer than the encoder's limit is
-cut, as everywhere else here, where the web UI goes on in a second chunk; the mean is each prompt's own, where
-the web UI takes a batch's; `[a:b:0.5]` and BREAK are plain words.
+backslash makes a bracket a letter. The hidden states of a word's tokens are multiplied by its weight, and
+all of them by one factor that gives them back their mean. What differs: a prompt longer than the encoder's
+limit is cut, as everywhere else here, where the web UI goes on in a second chunk; the mean is each prompt's
+own, where the web UI takes a batch's; `[a:b:0.5]` and BREAK are plain words.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -88,6 +88,23 @@ def keep_names(text: str, names: Iterable[str]) -> str:
     return re.sub(pattern, lambda match: literal(match.group()), text, flags=re.IGNORECASE)
 
 
+def emphasise_tokens(text: str, tokens: Mapping[str, int], weight: float) -> str:
+    """`text` with each learnt token (name -> vectors) followed by its further vectors, all of `weight`.
+
+    >>> emphasise_tokens("a <wren> in rain", {"<wren>": 2}, 0.5)
+    'a (<wren> <wren>_1:0.5) in rain'
+    """
+    from birdsd.diffusion.token_rows import expand_tokens, new_names
+
+    text = expand_tokens(text, tokens)
+    if weight != 1:
+        for token, vectors in tokens.items():
+            whole = r"\s+".join(re.escape(name) for name in new_names({token: vectors}))
+            number = f"{weight:.6f}".rstrip("0")
+            text = re.sub(rf"{whole}(?!_\d)", rf"(\g<0>:{number})", text, flags=re.IGNORECASE)
+    return text
+
+
 def weighted_ids(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """int64 [len(texts), n] tokens and float32 [len(texts), n] weights, n the tokenizer's longest prompt.
 
@@ -124,10 +141,10 @@ def weighted_ids(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> tuple[Tensor
 def emphasise(states: Tensor, weights: Tensor) -> Tensor:
     """Hidden `states` [B, n, width] times `weights` [B, n], each prompt's mean as it was before.
 
-    Rows whose weights are all 1 are left to the bit. The factor that gives the mean back lies between one over
-    the greatest and one over the smallest weight, as it must where the tokens' means have one sign (they do in
-    Stable Diffusion's encoder). In an encoder of one's own they may cancel out: then the quotient of two means
-    close to 0 could be anything, and is kept within these bounds.
+    Rows whose weights are all 1 are left to the bit. The factor that gives the mean back lies between one
+    over the greatest and one over the smallest weight, as it must where the tokens' means have one sign. In
+    an encoder of one's own they may cancel out: then the quotient of two means close to 0 could be anything,
+    and is kept within these bounds.
     """
     import torch
 
@@ -147,18 +164,21 @@ def encode_weighted(
     text_encoder: Any,
     tokenizer: CLIPTokenizer,
     texts: Sequence[str],
-    hidden_states: Callable[[Tensor], Tensor] | None = None,
+    hidden_states: Callable[[list[str]], Tensor] | None = None,
 ) -> Tensor:
     """[len(texts), n, width]: the text encoder's last hidden states under the prompts' emphasis.
 
-    `hidden_states` maps tokens int64 [B, n] to states [B, n, width] where something other than the encoder
-    itself gives them (a personalised one, say). Without emphasis the result is that of
-    `sampling.encode_texts`, to the bit.
+    `hidden_states` maps the plain texts to states [B, n, width] where something other than the encoder
+    itself gives them (a personalised one, say); weights go by the place of a token. Without emphasis the
+    result is that of `sampling.encode_texts`, to the bit.
     """
     import torch
 
     device = next(text_encoder.parameters()).device
     tokens, weights = weighted_ids(tokenizer, texts)
     with torch.no_grad():
-        states = hidden_states(tokens) if hidden_states else text_encoder(tokens.to(device))[0]
+        if hidden_states:
+            states = hidden_states([plain_text(text) for text in texts])
+        else:
+            states = text_encoder(tokens.to(device))[0]
         return emphasise(states, weights)

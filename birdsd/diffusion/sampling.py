@@ -73,7 +73,9 @@ def check_request(steps: int, guidance: float, count: int, batch_size: int) -> N
 class Guide(Protocol):
     """What a sampling starts from besides noise, and what it must keep to on its way."""
 
-    skipped: int  # so many of the first steps are left out
+    @property
+    def skipped(self) -> int:
+        """So many of the first steps are left out."""
 
     def begin(self, scheduler: Any, noise: Tensor, timesteps: Tensor) -> Tensor:
         """The latents before the first of `timesteps` (all that are left; perhaps none)."""

@@ -318,6 +318,67 @@ def nearness(training: Clips, held_out: Clips, made: Clips) -> Nearness | None:
     )
 
 
+@dataclass(frozen=True)
+class Jury:
+    """A judge, the recordings that it learnt from and those held out: it scores any sets of clips."""
+
+    judge: Judge
+    codec: SpectrogramCodec
+    training: Clips
+    held_out: Clips
+    left_out: int
+
+    @classmethod
+    def of(cls, index: ShardIndex, limit: int = 2000) -> Jury:
+        """Train a judge on the training recordings of some shards; at most `limit` clips a split.
+
+        Raises `UserError` when the shards have no codec, or fewer than two species.
+        """
+        from birdsd.sound.codec import SpectrogramCodec
+
+        if not index.codec:
+            raise UserError(
+                f"the shards in {index.folder} have no codec.json",
+                "the check of learning reads sound out of images, and needs to know how it was written",
+                "prepare the shards with birdsd, or copy the codec.json that belongs to them beside them",
+            )
+        codec = SpectrogramCodec.from_json(index.codec)
+        training = read_clips(index, codec, "train", limit)
+        judge = Judge(training, codec.clip_s / codec.frames)
+        parts = [read_clips(index, codec, split, limit) for split in ("validation", "test")]
+        # A species without any training recording cannot be named by the judge: its clips are left out.
+        held = [
+            row
+            for part in parts
+            for row in zip(part.levels, part.species, part.group, strict=True)
+            if row[1] in judge.species
+        ]
+        seen = sum(len(part.levels) for part in parts)
+        return cls(
+            judge,
+            codec,
+            training,
+            Clips([row[0] for row in held], [row[1] for row in held], [row[2] for row in held]),
+            training.left_out + sum(part.left_out for part in parts) + seen - len(held),
+        )
+
+    def heard(self, generated: Sequence[GeneratedClip]) -> Clips:
+        """Generated clips as the judge hears them; a `UserError` for a species that it does not know."""
+        for clip in generated:
+            if clip.species not in self.judge.species:
+                raise unknown_name("species of a generated clip", clip.species, self.judge.species)
+        levels = [band_levels_db(self.codec, _image(self.codec, clip)) for clip in generated]
+        return Clips(levels, [clip.species for clip in generated], [str(i) for i in range(len(levels))])
+
+    def score(self, made: Clips) -> Score | None:
+        """How often the judge names what was asked for, in generated clips."""
+        return score(self.judge, made, "generated clips")
+
+    def nearness(self, made: Clips) -> Nearness | None:
+        """How close generated clips come to training clips, beside how close held-out ones come."""
+        return nearness(self.training, self.held_out, made)
+
+
 def learning_check(
     index: ShardIndex, generated: Sequence[GeneratedClip], *, limit: int = 2000
 ) -> LearningCheck:
@@ -326,41 +387,17 @@ def learning_check(
     Raises `UserError` when the shards have no codec, fewer than two species, or when a clip was asked
     for a species that is not in the training split. Without held-out recordings `held_out` is None.
     """
-    from birdsd.sound.codec import SpectrogramCodec
-
-    if not index.codec:
-        raise UserError(
-            f"the shards in {index.folder} have no codec.json",
-            "the check of learning reads sound out of images, and needs to know how it was written",
-            "prepare the shards with birdsd, or copy the codec.json that belongs to them beside them",
-        )
-    codec = SpectrogramCodec.from_json(index.codec)
-    training = read_clips(index, codec, "train", limit)
-    judge = Judge(training, codec.clip_s / codec.frames)
-    parts = [read_clips(index, codec, split, limit) for split in ("validation", "test")]
-    # A species without any training recording cannot be named by the judge: its clips are left out.
-    held = [
-        row
-        for part in parts
-        for row in zip(part.levels, part.species, part.group, strict=True)
-        if row[1] in judge.species
-    ]
-    held_out = Clips([row[0] for row in held], [row[1] for row in held], [row[2] for row in held])
-    for clip in generated:
-        if clip.species not in judge.species:
-            raise unknown_name("species of a generated clip", clip.species, judge.species)
-    levels = [band_levels_db(codec, _image(codec, clip)) for clip in generated]
-    made = Clips(levels, [clip.species for clip in generated], [str(i) for i in range(len(levels))])
-    seen = sum(len(part.levels) for part in parts)
+    jury = Jury.of(index, limit)
+    made = jury.heard(generated)
     return LearningCheck(
-        species=judge.species,
-        chance=1 / len(judge.species),
-        training_clips=len(training.levels),
-        training_recordings=len(set(training.group)),
-        left_out=training.left_out + sum(part.left_out for part in parts) + seen - len(held),
-        held_out=score(judge, held_out, "recordings"),
-        generated=score(judge, made, "generated clips"),
-        nearness=nearness(training, held_out, made),
+        species=jury.judge.species,
+        chance=1 / len(jury.judge.species),
+        training_clips=len(jury.training.levels),
+        training_recordings=len(set(jury.training.group)),
+        left_out=jury.left_out,
+        held_out=score(jury.judge, jury.held_out, "recordings"),
+        generated=jury.score(made),
+        nearness=jury.nearness(made),
     )
 
 

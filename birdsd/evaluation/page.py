@@ -150,6 +150,8 @@ class Page:
     badges: tuple[Html, ...] = ()
     footer: object = ""
     sections: list[tuple[str, str, Html]] = field(default_factory=list)
+    css: str = ""  # of this page alone, behind what all have
+    script: str = ""
 
     def section(self, title: str, *blocks: object) -> None:
         """Add a section; it also appears in the list of contents."""
@@ -173,7 +175,7 @@ class Page:
             element("meta", name="color-scheme", content="light dark"),
             element("title", self.title),
             element("link", rel="icon", href=data_uri(_ICON.encode(), "image/svg+xml")),
-            element("style", Html(CSS)),
+            element("style", Html(CSS + self.css)),
         ]
         top = element(
             "header",
@@ -186,7 +188,7 @@ class Page:
         document = element(
             "html",
             element("head", *head),
-            element("body", top, element("main", *body), foot, element("script", Html(SCRIPT))),
+            element("body", top, element("main", *body), foot, element("script", Html(SCRIPT + self.script))),
             lang="en",
         )
         return f"<!doctype html>\n{escape(document)}\n"

@@ -91,6 +91,13 @@ def species_weights(index: ShardIndex, split: str, balance: float) -> np.ndarray
     return weights / weights.sum()
 
 
+def species_of(index: ShardIndex, split: str) -> tuple[str, ...]:
+    """The species of a split, sorted; read from `dataset.json`, or from every sample without one."""
+    names = index.species  # counts the samples where dataset.json does not
+    held = index.dataset["species"]
+    return tuple(name for name in names if split in held[name])
+
+
 def _species_of_samples(index: ShardIndex, split: str) -> tuple[list[list[str]], np.ndarray]:
     """The sets of species that occur together, and the number of its set for every sample, int64.
 

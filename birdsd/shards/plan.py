@@ -33,6 +33,8 @@ SEGMENTATIONS = ("song", "windows", "whole")
 _SHARDS_PER_SPLIT, _SMALLEST_SHARD = 16, 16
 # Settings of DataConfig that decide no sample.
 _NOT_SCIENTIFIC = {"name", "recordings", "labels", "environment", "shards"}
+# Those that choose recordings by species: their order and their case decide nothing.
+_CHOICES = ("species", "without_species")
 T = TypeVar("T")
 
 
@@ -128,6 +130,45 @@ def make_plan(found: LabelledSet, codec: SpectrogramCodec, data: DataConfig) -> 
     return Plan(tuple(tasks), splits, _facts(found, codec, data))
 
 
+def choose_species(found: LabelledSet, data: DataConfig) -> LabelledSet:
+    """The recordings that data.species and data.without_species leave.
+
+    A recording of several species stays where one of them is asked for, and goes where one of them is
+    unwanted: so `species=X` and `without_species=X` share out all recordings between them. Names are
+    compared without regard to case. `UserError` for a name that no recording has, and where nothing is left.
+    """
+    wanted, unwanted = named_species(found, data.species), named_species(found, data.without_species)
+    if both := wanted & unwanted:
+        raise UserError(
+            f"data.species and data.without_species both name {listed(sorted(both), 5)}",
+            "a species is wanted or it is not",
+        )
+    if not wanted and not unwanted:
+        return found
+    kept = [
+        recording
+        for recording in found.recordings
+        if (not wanted or wanted & set(recording.species)) and not unwanted & set(recording.species)
+    ]
+    if not kept:
+        raise UserError(
+            f"data.species={sorted(wanted)} data.without_species={sorted(unwanted)} leave no recording",
+            f"the {len(found.recordings)} recordings hold {', '.join(found.species)}",
+        )
+    return LabelledSet(kept, found.unlabelled, found.problems)
+
+
+def named_species(found: LabelledSet, names: Sequence[str]) -> set[str]:
+    """The species of a set that `names` name, as the set writes them (perhaps in more than one way)."""
+    known: dict[str, set[str]] = {}
+    for name in found.species:
+        known.setdefault(name.casefold(), set()).add(name)
+    for name in names:
+        if name.casefold() not in known:
+            raise unknown_name("species", name, found.species, "These are the species of the recordings.")
+    return {spelling for name in names for spelling in known[name.casefold()]}
+
+
 def samples_per_segment(data: DataConfig) -> int:
     """The clean clip and its mixtures."""
     return int(data.keep_clean) + data.mixtures_per_clip
@@ -178,6 +219,10 @@ def _facts(found: LabelledSet, codec: SpectrogramCodec, data: DataConfig) -> dic
     """Everything that the samples depend on; what prepare.json keeps, to say later what changed."""
     root = Path(data.recordings or ".")
     settings = {k: v for k, v in dataclasses.asdict(data).items() if k not in _NOT_SCIENTIFIC}
+    for name in _CHOICES:
+        # Left out where nothing is asked for, as in sets that were prepared before one could ask.
+        if names := sorted({species.casefold() for species in settings.pop(name)}):
+            settings[name] = names
     facts: dict[str, Any] = {
         "format": FORMAT,
         "codec": codec.fingerprint(),
@@ -243,7 +288,9 @@ def _changes(known: dict[str, Any], facts: dict[str, Any]) -> list[str]:
         if known.get(name) != facts[name]
     ]
     before, after = known.get("settings", {}), facts["settings"]
-    changes += [f"data.{k} was {before.get(k)!r}, is {v!r}" for k, v in after.items() if before.get(k) != v]
+    for key in dict.fromkeys([*after, *before]):
+        if before.get(key) != after.get(key):
+            changes.append(f"data.{key} was {before.get(key)!r}, is {after.get(key)!r}")
     for kind in ("recordings", "environment"):
         old, new = known.get(kind, {}), facts.get(kind, {})
         names = Counter({"removed": len(old.keys() - new.keys()), "added": len(new.keys() - old.keys())})

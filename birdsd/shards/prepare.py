@@ -36,6 +36,7 @@ from birdsd.shards.plan import (
     ShardTask,
     Share,
     check_settings,
+    choose_species,
     make_plan,
     refuse_other_plan,
 )
@@ -96,7 +97,9 @@ def prepare(
         raise UserError("data.shards is not set", "prepare writes into a folder", "set data.shards=FOLDER")
     check_settings(data)
     folder = Path(data.shards)
-    found = load_recordings(Path(data.recordings), Path(data.labels) if data.labels else None)
+    found = choose_species(
+        load_recordings(Path(data.recordings), Path(data.labels) if data.labels else None), data
+    )
     if pool := _environment_pool(data):
         found.problems.extend(pool.problems)
     plan = make_plan(found, codec, data)

@@ -89,7 +89,13 @@ class DeepSpeedEngine:
                 "unset it, or set machine.engine=torch",
             )
         groups = [[p for _, p in group] for group in decay_groups(learner)]
-        return accelerator.prepare(learner, adamw(groups, optim))[0]
+        engine = accelerator.prepare(learner, adamw(groups, optim))[0]
+        # Under ZeRO-3 transformers would load any further model in pieces, and wait for all ranks to join in;
+        # previews are made by one.
+        from transformers.integrations import unset_hf_deepspeed_config
+
+        unset_hf_deepspeed_config()
+        return engine
 
     def _settings(self, optim: OptimConfig, machine: MachineConfig) -> dict[str, Any]:
         zero: dict[str, Any] = {"stage": self.stage, "contiguous_gradients": self.stage == 3}

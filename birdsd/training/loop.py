@@ -156,8 +156,7 @@ class Trainer:
     def _train(self, checkpoint: Checkpoint | None) -> bool:
         """From here to the end of the samples; True where it was asked to stop before."""
         with self.clock("build"):
-            parts = self._build(checkpoint)
-            notes = provide(self.method, parts, self.world, lambda: self._beat(self.pulse))
+            parts, notes = self._build(checkpoint)
             maker = self._maker(parts)
             validation = self._validation(parts)
         self.progress = Progress(self.total, self.position, self.world.is_first)
@@ -231,9 +230,12 @@ class Trainer:
         self.world.from_first(None)
         self._bad = self.ledger.bad_samples()
 
-    def _build(self, checkpoint: Checkpoint | None) -> Parts:
+    def _build(self, checkpoint: Checkpoint | None) -> tuple[Parts, list[str]]:
         torch.manual_seed(self.config.seed)
         parts = self.method.build(self.device, self.precision.dtype)
+        # Before the checkpoint's weights come and an engine deals them out: what a method makes, it makes
+        # with the model that it starts from, whole on every rank.
+        notes = provide(self.method, parts, self.world, lambda: self._beat(self.pulse))
         if checkpoint is not None:
             load_weights(parts.learner, checkpoint, "weights")
         self.engine = make_engine(
@@ -249,7 +251,7 @@ class Trainer:
         if checkpoint is not None:
             self.engine.load_state(checkpoint.tensor, checkpoint.state)
         self.checkpointer.prepare(self.engine)
-        return parts
+        return parts, notes
 
     def _maker(self, parts: Parts) -> BatchMaker:
         return BatchMaker(

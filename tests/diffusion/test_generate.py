@@ -12,8 +12,11 @@ from PIL import Image
 
 from birdsd.diffusion import generate as room
 from birdsd.diffusion import sampling
-from birdsd.diffusion.generate import Generator, Recipe, Request, generate, regenerate, species_in
+from birdsd.diffusion.generate import Recipe, generate, regenerate
+from birdsd.diffusion.generator import Generator
 from birdsd.diffusion.generator import pipeline_folder as pipeline_folder_of
+from birdsd.diffusion.request import Request
+from birdsd.diffusion.words import species_in
 from birdsd.errors import UserError
 from birdsd.sound.labels import read_raven
 from tests.diffusion.conftest import CODEC

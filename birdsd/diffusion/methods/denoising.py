@@ -77,12 +77,7 @@ class DenoisingMethod:
     def networks(self) -> Networks:
         """The networks to start from, in float32: those of model.source."""
         model = self.config.model
-        if model.init != "pretrained":
-            raise UserError(
-                f"method={self.config.method.name} with model.init={model.init}",
-                "this method teaches something new to a model that knows sounds already",
-                "set model.init=pretrained and model.source to a finished run, a folder or a hub id",
-            )
+        check_pretrained(self.config)
         source = required_source(self.config)
         text, tokenizer = models.load_text(source)
         vae = models.load_vae(model.autoencoder or source)
@@ -336,3 +331,14 @@ def base_denoising(source: str, min_snr_gamma: float) -> Denoising:
         float(told.get("beta_start", plain.beta_start)),
         float(told.get("beta_end", plain.beta_end)),
     )
+
+
+def check_pretrained(config: TrainConfig) -> None:
+    """Refuse to begin from scratch, for a method that adds to what a model knows."""
+    if config.model.init != "pretrained":
+        raise UserError(
+            f"method={config.method.name} with model.init={config.model.init}",
+            "this method teaches something new to a model that knows sounds already",
+            "set model.init=pretrained and model.source to a finished run, a folder or a hub id",
+        )
+    required_source(config)

@@ -1,0 +1,304 @@
+"""method=dreambooth: a rare word for each species, and pictures of the model's own that keep what "a bird"
+was (Ruiz et al. 2023, arXiv 2208.12242).
+
+It stands on full fine-tuning or on LoRA. Each sample brings a class picture with it:
+loss = error of the sample + prior_weight * error of the class picture, each under a noise and at a timestep
+of its own. Both go through the UNet in one batch, samples first.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from birdsd.diffusion.additions import source_identity
+from birdsd.diffusion.class_pictures import ClassPictures, ClassRequest, model_sampler
+from birdsd.diffusion.denoiser import STEPS, DenoisingLearner
+from birdsd.diffusion.export import read_training
+from birdsd.diffusion.methods.common import evaluating
+from birdsd.diffusion.methods.denoising import DenoisingMethod, Networks, base_denoising, check_pretrained
+from birdsd.diffusion.methods.full import FullMethod
+from birdsd.diffusion.methods.lora import LoraMethod
+from birdsd.diffusion.parts import Parts
+from birdsd.diffusion.tokenizer import token_ids
+from birdsd.diffusion.words import apply_words
+from birdsd.errors import UserError, unknown_name
+from birdsd.randomness import generator, permutation
+from birdsd.shards.balance import species_of
+from birdsd.sound.captions import prompt_for, with_article
+
+if TYPE_CHECKING:
+    from birdsd.diffusion.denoiser import Denoising
+    from birdsd.schema import TrainConfig
+    from birdsd.shards.index import ShardIndex
+    from birdsd.shards.reader import Sample
+
+WORDS = ("rare", "class")
+_MOMENTS_BYTES = 512 * 2**20
+_CONSONANTS = "bcdfghjklmnpqrstvwxz"
+_NOT_FOR_BIRDS = {"fck", "sht", "lsd", "kkk"}  # rare, but nobody's idea of a neutral word
+_LARGE_VOCABULARY = 20_000  # a smaller tokenizer was made of the captions: it has no rare words
+
+
+class PriorLearner(DenoisingLearner):
+    """A `DenoisingLearner` whose batch may hold class pictures behind the samples: tensors of [2 B, ...], and
+    `prior` float32 [B], what the error of each class picture counts.
+    """
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """float32 [B]: the error of each sample + prior * the error of its class picture."""
+        losses = super().forward(batch)
+        if "prior" not in batch:
+            return losses
+        instance, own = losses.chunk(2)
+        return instance + batch["prior"] * own
+
+
+class DreamBooth(DenoisingMethod):
+    """What both forms share; put before the method that says which weights learn."""
+
+    def __init__(self, config: TrainConfig, index: ShardIndex) -> None:
+        method = config.method
+        check_pretrained(config)
+        if method.word not in WORDS:
+            raise unknown_name("method.word", method.word, WORDS)
+        if not method.class_word.strip():
+            raise UserError(
+                "method.class_word is empty", "it says what a species is", "method.class_word=bird"
+            )
+        if not (np.isfinite(method.prior_weight) and method.prior_weight >= 0):
+            raise UserError(
+                f"method.prior_weight={method.prior_weight}",
+                "it is what the class pictures' error counts beside the samples', so 0 or more",
+                "1 is the paper's; 0 turns them off",
+            )
+        if method.class_samples < 0:
+            raise UserError(
+                f"method.class_samples={method.class_samples}",
+                "it is a number of pictures",
+                "take 100, or 0 for none",
+            )
+        super().__init__(config, index)
+        self.species = species_of(index, "train")
+        if not self.species:
+            raise UserError(
+                f"the shards in {index.folder} name no species",
+                "DreamBooth binds a word to each",
+                "label the recordings and prepare them again, or take method=lora",
+            )
+        told = base_facts(str(config.model.source))
+        self._known = tuple(sorted(str(name) for name in told.get("species") or ()))
+        # Words that the model was taught before stay what they were.
+        held = told.get("words") or {}
+        self._words = {str(name): str(word) for name, word in held.items() if name not in self.species}
+        self._moments_of: OrderedDict[int, Tensor] = OrderedDict()
+        self.request = ClassRequest(
+            base=source_identity(str(config.model.source)) if self.keeps_prior else "",
+            prompts=tuple(method.class_prompts) or self._class_prompts(),
+            seed=config.seed,
+            steps=method.class_steps,
+            guidance=method.class_guidance,
+            height=int(self.codec["bands"]),
+            width=int(self.codec["frames"]),
+        )
+        self.pictures = ClassPictures(index.folder, self.request, method.class_samples)
+
+    @property
+    def keeps_prior(self) -> bool:
+        """Whether there are class pictures at all."""
+        return self.config.method.class_samples > 0 and self.config.method.prior_weight > 0
+
+    def _class_prompts(self) -> tuple[str, ...]:
+        """ "a bird", and each species that the model was trained on and is not taught now: a model of birdsd
+        knows birds by their names only, and would forget them one by one."""
+        others = [
+            apply_words(prompt_for(name), self._words) for name in self._known if name not in self.species
+        ]
+        return with_article(self.config.method.class_word.strip()), *others
+
+    # -- the words ----------------------------------------------------------------------------------
+
+    def schedule(self) -> Denoising:
+        """That of the model it starts from."""
+        return base_denoising(str(self.config.model.source), self.config.method.min_snr_gamma)
+
+    def learner(self, networks: Networks, dtype: torch.dtype) -> DenoisingLearner:
+        """The method's own, with the second half of the loss."""
+        if self.config.method.word == "rare":
+            kind = self.config.method.class_word.strip()
+            others = {name: word for name, word in self._words.items() if name not in self.species}
+            rare = rare_words(networks.tokenizer, self.species, [*self._known, *others.values()])
+            own = {name: f"{word} {kind}" for name, word in zip(self.species, rare, strict=True)}
+            self._words = {**others, **own}
+        plain = super().learner(networks, dtype)
+        return PriorLearner(plain.unet, plain.text_encoder, plain.denoising) if self.keeps_prior else plain
+
+    def words(self, parts: Parts) -> dict[str, str]:
+        """Species -> "zxq bird"; nothing where the species keep their names."""
+        return dict(self._words)
+
+    def wording(self, parts: Parts, text: str) -> str:
+        """Species become their rare words."""
+        return apply_words(text, self._words)
+
+    def about(self, parts: Parts) -> dict[str, Any]:
+        """The words, and what kept the class as it was."""
+        method = self.config.method
+        kept = {"prior_weight": method.prior_weight, "class_samples": method.class_samples}
+        return {
+            **super().about(parts),
+            "base_method": method.base_method,
+            "words": self.words(parts),
+            "class_prompts": list(self.request.prompts),
+            **(kept if self.keeps_prior else {"prior_weight": 0.0, "class_samples": 0}),
+        }
+
+    # -- the class pictures -------------------------------------------------------------------------
+
+    def provide(
+        self, parts: Parts, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
+    ) -> list[str]:
+        """Make the class pictures that are missing, each rank its share. The learner must still be the model
+        that it starts from.
+        """
+        lines = super().provide(parts, share, alive)
+        own = {name: word for name, word in self._words.items() if name in self.species}
+        if own:
+            shown = [f"{name} = '{word}'" for name, word in list(own.items())[:3]]
+            lines.append(f"words: {', '.join(shown)}{', ...' if len(own) > 3 else ''}")
+        if not self.keeps_prior:
+            return [*lines, "no class pictures: nothing keeps what the model knew"]
+        learner: Any = parts.learner
+        text = self.text_encoder(parts)
+        base = base_denoising(str(self.config.model.source), 0.0)
+        with evaluating(learner):
+            made = self.pictures.make(
+                model_sampler(
+                    self.request,
+                    unet=learner.unet,
+                    vae=parts.frozen["vae"],
+                    text_encoder=text,
+                    tokenizer=parts.tokenizer,
+                    scheduler=base.scheduler_config(),
+                    latent_shape=self.latent_shape,
+                    device=parts.device,
+                    dtype=parts.dtype,
+                ),
+                share,
+                alive,
+            )
+        first, *more = self.request.prompts
+        asked = f"'{first}'" + (f" and {len(more)} more prompts" if more else "")
+        return [*lines, f"{self.pictures.count} class pictures of {asked} ({made} made here and now)"]
+
+    def example(
+        self, parts: Parts, sample: Sample, position: int, purpose: str = "train"
+    ) -> dict[str, Tensor]:
+        """The sample's tensors; in training with those of a class picture, drawn by a key of their own.
+
+        In validation there is none, so that its loss compares with other methods'.
+        """
+        tensors = super().example(parts, sample, position, purpose)
+        if not self.keeps_prior or purpose != "train":
+            return tensors
+        draw = generator(self.config.seed, purpose, position, "prior")
+        number, step = int(draw.integers(self.pictures.count)), int(draw.integers(STEPS))
+        dropped = draw.random() < self.config.method.caption_dropout
+        posterior, noise = draw.standard_normal((2, *self.latent_shape), dtype=np.float32)
+        return {
+            **tensors,
+            "class_number": torch.tensor(number),
+            "class_input_ids": token_ids(parts.tokenizer, ["" if dropped else self.request.prompt(number)])[
+                0
+            ],
+            "class_timesteps": torch.tensor(step, dtype=torch.int64),
+            "class_posterior_noise": torch.from_numpy(posterior),
+            "class_noise": torch.from_numpy(noise),
+        }
+
+    def prepare(self, parts: Parts, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The samples made ready, and behind them their class pictures."""
+        ready = super().prepare(parts, batch)
+        if "class_number" not in batch:
+            return ready
+        moments = torch.stack(list(self._class_moments(parts, batch["class_number"]))).to(parts.device)
+        names = ("input_ids", "timesteps", "posterior_noise", "noise")
+        own = super().prepare(parts, {"moments": moments, **{name: batch[f"class_{name}"] for name in names}})
+        joined = {key: torch.cat([tensor, own[key]]) for key, tensor in ready.items()}
+        count = len(batch["class_number"])
+        joined["prior"] = torch.full((count,), float(self.config.method.prior_weight), device=parts.device)
+        return joined
+
+    def _class_moments(self, parts: Parts, numbers: Tensor) -> Iterator[Tensor]:
+        """float16 [2 C, h, w] of each class picture, encoded once and by itself (see `_encoded`)."""
+        for number in numbers.tolist():
+            held = self._moments_of.get(number)
+            if held is None:
+                pixels = torch.from_numpy(self.pictures.read(number))[None].to(parts.device)
+                held = self._moments_of[number] = self.encode_moments(parts, pixels)[0].cpu()
+                if len(self._moments_of) * held.numel() * 2 > _MOMENTS_BYTES:
+                    self._moments_of.popitem(last=False)
+            else:
+                self._moments_of.move_to_end(number)
+            yield held
+
+
+class DreamBoothOnLora(DreamBooth, LoraMethod):
+    """Small low-rank updates learn."""
+
+
+class DreamBoothOnFull(DreamBooth, FullMethod):
+    """The UNet learns, and the text encoder if asked."""
+
+
+FORMS = {"lora": DreamBoothOnLora, "full": DreamBoothOnFull}
+
+
+def DreamBoothMethod(config: TrainConfig, index: ShardIndex) -> DreamBooth:
+    """The form that method.base_method asks for."""
+    if config.method.base_method not in FORMS:
+        raise unknown_name("method.base_method", config.method.base_method, FORMS)
+    made: DreamBooth = FORMS[config.method.base_method](config, index)
+    return made
+
+
+def base_facts(source: str) -> dict[str, Any]:
+    """What a model source says of its training: species, words; {} for a model from elsewhere."""
+    folder = Path(source).expanduser()
+    return read_training(folder / "export" if (folder / "export").is_dir() else folder)
+
+
+def rare_words(tokenizer: Any, species: Sequence[str], others: Sequence[str] = ()) -> list[str]:
+    """A word for each species that means nothing yet: three consonants; the same for the same tokenizer.
+
+    In CLIP's large vocabulary words of one token, from the end of its list, which goes from common to rare.
+    A small one, made from captions, has no such word: there they are of several tokens, none of which
+    stands for a word. No word occurs in a species' name, nor in one of `others`.
+    """
+    vocabulary = tokenizer.get_vocab()
+    taken = {word for name in (*species, *others) for word in name.lower().split()}
+    found: list[str] = []
+    if tokenizer.vocab_size >= _LARGE_VOCABULARY:
+        rare = sorted(vocabulary, key=lambda token: -vocabulary[token])[: tokenizer.vocab_size // 2]
+        words = [token.removesuffix("</w>") for token in rare if token.endswith("</w>")]
+        found = [word for word in words if len(word) == 3 and set(word) <= set(_CONSONANTS)]
+    letters = len(_CONSONANTS)
+    for number in permutation(letters**3, "rare words"):
+        at = np.unravel_index(number, (letters, letters, letters))
+        word = "".join(_CONSONANTS[int(place)] for place in at)
+        if len(set(word)) == 3 and f"{word}</w>" not in vocabulary and word not in vocabulary:
+            found.append(word)
+    found = [word for word in dict.fromkeys(found) if word not in taken | _NOT_FOR_BIRDS]
+    if len(found) < len(species):
+        raise UserError(
+            f"there are {len(species)} species and {len(found)} rare words",
+            "each species needs a word of its own",
+            "set method.word=class",
+        )
+    return found[: len(species)]

@@ -1,0 +1,122 @@
+"""The judge hears every arm's clips: one judge for all of them, trained on recordings alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from birdsd.evaluation.comparison import (
+    IN_ENVIRONMENT,
+    KNOWN,
+    NEW,
+    ArmResult,
+    MadeClip,
+    differences,
+    kappa,
+)
+from birdsd.evaluation.comparison_background import (
+    NONE,
+    Background,
+    BackgroundJudge,
+    background_db,
+    change,
+)
+from birdsd.evaluation.learning_check import Clips, GeneratedClip, Jury
+from birdsd.sound.recordings import read
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass
+class Heard:
+    """An arm's clips, and their band levels."""
+
+    clips: list[MadeClip]
+    levels: list[np.ndarray]
+
+    def of(self, *kinds: str) -> Clips:
+        """Those of some kinds, as the learning check takes them."""
+        chosen = [number for number, clip in enumerate(self.clips) if clip.kind in kinds]
+        return Clips(
+            [self.levels[number] for number in chosen],
+            [self.clips[number].species for number in chosen],
+            [str(number) for number in chosen],
+        )
+
+
+def judge_arms(
+    jury: Jury, arms: Sequence[ArmResult], backgrounds: BackgroundJudge | None = None
+) -> list[ArmResult]:
+    """The arms with everything that the judge says of their clips; those without clips stay as they are."""
+    heard = {arm.name: _hear(jury, arm.clips) for arm in arms if arm.clips}
+    judged = []
+    for arm in arms:
+        if arm.name in heard:
+            one = heard[arm.name]
+            made = one.of(NEW)
+            near = jury.nearness(made) if made.levels else None
+            if near is not None:
+                one.clips = _with_distances(one.clips, near.distance)
+            scores = {kind: jury.score(one.of(kind)) for kind in (NEW, KNOWN, IN_ENVIRONMENT)}
+            everything = jury.score(one.of(NEW, KNOWN))
+            arm = replace(
+                arm,
+                clips=one.clips,
+                scores={kind: score for kind, score in scores.items() if score is not None},
+                everything=everything,
+                kappa=kappa(everything.confusion) if everything else None,
+                nearness=near,
+                background=_background(one, backgrounds) if backgrounds else None,
+            )
+        judged.append(arm)
+    return _compared(judged)
+
+
+def _compared(arms: Sequence[ArmResult]) -> list[ArmResult]:
+    clips = {arm.name: arm.clips for arm in arms if arm.clips}
+    control = next((arm.name for arm in arms if arm.control), "")
+    gains = differences(clips, control, NEW, better=True)
+    # What never knew the others has nothing to forget.
+    knew = {arm.name: arm.clips for arm in arms if arm.clips and arm.knew_others}
+    losses = differences(knew, control, KNOWN, better=False)
+    return [replace(arm, gain=gains.get(arm.name), forgetting=losses.get(arm.name)) for arm in arms]
+
+
+def _hear(jury: Jury, clips: Sequence[MadeClip]) -> Heard:
+    codec = jury.codec
+    made = []
+    for clip in clips:
+        waveform = read(clip.sound, codec.rate_hz, channels=codec.channels)
+        made.append(GeneratedClip(clip.species, waveform=waveform, rate_hz=codec.rate_hz))
+    heard = jury.heard(made)
+    named = jury.judge.probabilities(heard).argmax(axis=1)
+    told = [replace(clip, named=jury.judge.species[int(n)]) for clip, n in zip(clips, named, strict=True)]
+    return Heard(told, heard.levels)
+
+
+def _with_distances(clips: Sequence[MadeClip], distances: Sequence[float]) -> list[MadeClip]:
+    rest = iter(distances)
+    return [replace(clip, distance=next(rest)) if clip.kind == NEW else clip for clip in clips]
+
+
+def _background(heard: Heard, judge: BackgroundJudge) -> Background | None:
+    """The clips asked for in an environment, each beside the one of the same species and noise without."""
+    level = [background_db(levels) for levels in heard.levels]
+    plain = {(c.species, c.index): n for n, c in enumerate(heard.clips) if c.kind == NEW}
+    asked = [
+        n for n, c in enumerate(heard.clips) if c.kind == IN_ENVIRONMENT and (c.species, c.index) in plain
+    ]
+    if not asked:
+        return None
+    pairs = [(plain[heard.clips[n].species, heard.clips[n].index], n) for n in asked]
+    told = change([level[before] for before, _ in pairs], [level[after] for _, after in pairs])
+    named = judge.name(heard.levels)
+    if not named:
+        return Background(len(pairs), *told)
+    right = [named[n] == heard.clips[n].environment for n in asked]
+    none = [named[n] == NONE for n in plain.values()]
+    return Background(
+        len(pairs), *told, sum(right) / len(right), sum(none) / len(none), len(right), len(none)
+    )

@@ -1,0 +1,69 @@
+"""grid: clips over any two settings of generate, side by side on one page; run again, it goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tqdm import tqdm
+
+from birdsd.cluster import axes
+from birdsd.cluster.axes import Cell, Grid
+from birdsd.cluster.jobs import Outcome
+from birdsd.cluster.loading import load_model
+from birdsd.diffusion import generate as room
+from birdsd.diffusion.generate import Clip
+from birdsd.diffusion.sampling import network_steps
+from birdsd.evaluation import grid_page
+from birdsd.schema import GridConfig
+
+
+def run(config: GridConfig) -> Outcome:
+    """Make the cells that are not there, model by model, and the page that holds them all."""
+    grid = Grid.of(config)
+    commands = [axes.command(cell.settings) for cell in grid.cells]
+    out = Path(config.out)
+    made: dict[tuple[int, int], tuple[list[grid_page.Shown], list[Clip]]] = {}
+    with tqdm(total=sum(map(_steps, grid.cells)), unit="step", disable=None) as bar:
+        for key in dict.fromkeys(cell.model_key for cell in grid.cells):
+            cells = [cell for cell in grid.cells if cell.model_key == key]
+            model = load_model(cells[0].settings)
+            for cell in cells:
+                before = bar.n
+                clips = room.generate(model, cell.request, out / "clips", keep=True, progress=bar.update)
+                bar.update(before + _steps(cell) - bar.n)  # what was there already
+                made[cell.place] = (
+                    [grid_page.Shown.read(model.codec, x.picture, x.sound, x.prompt) for x in clips],
+                    clips,
+                )
+    shown = [
+        grid_page.Cell(cell.column, cell.row, command, made[cell.place][0])
+        for cell, command in zip(grid.cells, commands, strict=True)
+    ]
+    page = grid_page.write_grid_page(out / "grid.html", grid_page.GridData(
+        axes.axis_name(grid.x.key), [axes.value_name(grid.x.key, value) for value in grid.x.values],
+        axes.axis_name(grid.y.key) if grid.y else "",
+        [axes.value_name(grid.y.key, value) for value in grid.y.values] if grid.y else [""],
+        shown, axes.fixed_settings(config, grid),
+    ))  # fmt: skip
+    return _outcome(grid, [made[cell.place][1] for cell in grid.cells], commands, page)
+
+
+def _steps(cell: Cell) -> int:
+    request = cell.request
+    return request.batches * network_steps(request.scheduler, {}, request.steps, request.skipped_steps())
+
+
+def _outcome(grid: Grid, clips: list[list[Clip]], commands: list[str], page: Path) -> Outcome:
+    cells = [
+        {
+            "x": grid.x.values[cell.column],
+            "y": grid.y.values[cell.row] if grid.y else None,
+            "command": command,
+            "clips": [clip.to_json() for clip in made],
+        }
+        for cell, command, made in zip(grid.cells, commands, clips, strict=True)
+    ]
+    kept = sum(all(not clip.made for clip in made) for made in clips)
+    facts = {"page": str(page), "cells": cells, "nothing_to_do": kept == len(cells)}
+    before = f", {kept} of them made before" if kept else ""
+    return Outcome(f"{len(cells)} cells{before}; look and listen: {page}", facts)
