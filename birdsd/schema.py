@@ -113,7 +113,7 @@ class MethodConfig:
     word: str = "rare"  # or class: the species' own name
     class_word: str = "bird"
     prior_weight: float = 1.0
-    class_prompts: list[str] = field(default_factory=list)  # empty: "a bird", and what the model knows by name
+    class_prompts: list[str] = field(default_factory=list)  # empty: "a bird", and what it knows by name
     class_samples: int = 100
     class_steps: int = 25
     class_guidance: float = 3.0
@@ -334,7 +334,7 @@ def _few_recordings() -> DataConfig:
 
 @dataclass
 class ComparisonConfig:
-    """What comparisons have in common: birds, a base model, arms that learn as many samples, clips, a judge."""
+    """What comparisons share: birds, a base model, arms that learn as many samples, clips, a judge."""
 
     environment: Text = None  # a folder of environmental sound to mix in
     new_species: list[str] = field(default_factory=list)  # to be taught; empty: the last three tenths by name

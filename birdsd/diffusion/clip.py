@@ -27,7 +27,7 @@ _WAY_OUT = (
     "take a whole CLIP (a CLIPModel folder, or the hub id openai/clip-vit-large-patch14 for Stable Diffusion "
     "1.5), or train an image tower for a text encoder of your own with method=clip"
 )
-# As loud as the patches. CLIP's 0.02 counts on many millions of pictures; where a patch lies is its pitch, and
+# As loud as the patches. CLIP's 0.02 counts on millions of pictures; where a patch lies is its pitch, and
 # a small tower took half of a short training to notice.
 _POSITION_STD = 1.0
 PREPROCESSOR = "preprocessor_config.json"

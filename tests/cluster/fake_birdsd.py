@@ -1,8 +1,9 @@
 """Stands in for `birdsd` where a test is about the order of jobs and not about what they do.
 
 prepare is the real one; train and generate leave behind what the real ones would, in a moment. Every call
-adds a line to calls.jsonl in the folder that $FAKE_BIRDSD names. A file `hold-NAME` there makes the training
-NAME wait until it is told to stop (it saves, and leaves with 75) or the file is gone; `fail-NAME` makes it fail.
+adds a line to calls.jsonl in the folder that $FAKE_BIRDSD names. A file `hold-NAME` there makes the
+training NAME wait until it is told to stop (it saves, and leaves with 75) or the file is gone; `fail-NAME`
+makes it fail.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ def main(verb: str, job: str, *words: str) -> int:
 
 def train(told: dict[str, str]) -> dict | None:
     form = told.get("method.base_method", "")
-    name = f"{told['method']}{'-' + form if form else ''}-{told['model.init']}-{Path(told['data.shards']).name}"
+    name = (
+        f"{told['method']}{'-' + form if form else ''}-{told['model.init']}-{Path(told['data.shards']).name}"
+    )
     folder = Path(told["runs"]) / name
     facts = {"run": str(folder), "nothing_to_do": (folder / "finished.json").is_file(), "position": 32}
     if (HERE / f"fail-{told['method']}").exists():

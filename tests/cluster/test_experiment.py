@@ -307,7 +307,8 @@ def task(birds: Path, place: Path, *more: str) -> subprocess.Popen[str]:
     """A task of its own, as a job array would start it."""
     words = settings(birds, place, "methods=[full,lora]", *more)
     script = (
-        "import sys; from tests.cluster.test_experiment import Experiment, carry_out, methods, compose, FAKE\n"
+        "import sys\n"
+        "from tests.cluster.test_experiment import Experiment, carry_out, methods, compose, FAKE\n"
         "from birdsd.cluster.handover import attendant\n"
         f"config = compose('methods', {words!r})\n"
         "with attendant() as who:\n"
@@ -329,7 +330,7 @@ def test_two_tasks_at_once_do_every_step_once(birds: Path, place: Path) -> None:
     tasks = [task(birds, place, f"part={part}/2") for part in range(2)]
     wait_for((place / "begun-autoencoder").exists)
     time.sleep(0.5)  # time for the other to want it too
-    assert len([told for told in calls(place, "train")]) == 1, "the other waits for its lock"
+    assert len(list(calls(place, "train"))) == 1, "the other waits for its lock"
     (place / "hold-autoencoder").unlink()
     texts = [one.communicate(timeout=120)[0] for one in tasks]
     assert [one.returncode for one in tasks] == [0, 0], texts
