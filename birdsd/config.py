@@ -258,24 +258,38 @@ def _literal(text: str) -> str:
 
 
 def _finish(resolved: DictConfig) -> Any:
-    """Fill the optimizer's nulls from the model's recommendation, and make plain dataclasses of it all."""
+    """Fill what is left open from the model's recommendation, and make plain dataclasses of it all."""
     from omegaconf import OmegaConf
 
     config = OmegaConf.to_object(resolved)
     if isinstance(config, schema.TrainConfig):
-        advice = {**schema.OPTIM_DEFAULTS, **(config.model.recommended.get(advice_name(config.method)) or {})}
-        for name, value in advice.items():
-            if name not in schema.OPTIM_DEFAULTS:
-                raise unknown_name(
-                    f"optimizer setting in model preset {config.model.name}", name, schema.OPTIM_DEFAULTS
-                )
-            if getattr(config.optim, name) is None:
-                setattr(config.optim, name, value)
+        _take_advice(config)
     return config
 
 
-def advice_name(method: schema.MethodConfig) -> str:
+def _take_advice(config: schema.TrainConfig) -> None:
+    own = schema.METHOD_DEFAULTS.get(advice_name(config), {})
+    for name, value in {**schema.OPTIM_DEFAULTS, **own, **_advice(config)}.items():
+        if name not in schema.OPTIM_DEFAULTS and name not in own:
+            raise unknown_name(
+                f"setting recommended by model preset {config.model.name}", name, [*schema.OPTIM_DEFAULTS, *own]
+            )
+        section: Any = config.method if name in own else config.optim
+        said = getattr(section, name)
+        if said is None or (name in own and not said):  # an optimizer's 0 is a choice
+            setattr(section, name, value)
+
+
+def _advice(config: schema.TrainConfig) -> dict[str, Any]:
+    """What the model preset recommends for the method; a fine-tuning may have a line of its own."""
+    told, name = config.model.recommended, advice_name(config)
+    names = [f"{name}_pretrained", name] if config.model.init == "pretrained" else [name]
+    return next((told[one] for one in names if told.get(one)), {})
+
+
+def advice_name(config: schema.TrainConfig) -> str:
     """Under which name a model preset keeps its recommendation for a method."""
+    method = config.method
     return f"dreambooth_{method.base_method}" if method.name == "dreambooth" else method.name
 
 

@@ -68,7 +68,7 @@ class DataConfig:
 
 @dataclass
 class ModelConfig:
-    """The networks. `recommended` holds optimizer settings by method for this size of model."""
+    """The networks. `recommended` holds settings by method for this size of model."""
 
     name: str = MISSING
     init: str = "scratch"
@@ -100,13 +100,13 @@ class MethodConfig:
     species_balance: float = 0.0  # 0: as the shards have them; 1: every species as often as any other
     learns: list[str] = field(default_factory=list)  # full: patterns of parameter names; empty: all of them
     # lora, and dreambooth on lora
-    rank: int = 8
+    rank: int = 0  # 0: as the model preset recommends, else 8
     alpha: float = 0.0  # 0: as large as the rank, so that the update is scaled by 1
-    targets: list[str] = field(default_factory=lambda: ["attention"])
+    targets: list[str] = field(default_factory=list)  # empty: as the model preset recommends, else attention
     # textual_inversion
     tokens: str = "per_species"  # or style: one token for them all
     style_token: str = "<birdsong>"
-    vectors: int = 1
+    vectors: int = 0  # 0: as the model preset recommends, else 1
     initial_word: str = "bird"
     # dreambooth
     base_method: str = "lora"  # or full
@@ -151,6 +151,13 @@ OPTIM_DEFAULTS: dict[str, Any] = {
     "decay": "cosine",
     "min_learning_rate_ratio": 0.0,
     "ema_decay": 0.999,
+}
+
+# The same for fields of MethodConfig that are open (0 or empty), by method.
+METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "lora": {"rank": 8, "targets": ["attention"]},
+    "dreambooth_lora": {"rank": 8, "targets": ["attention"]},
+    "textual_inversion": {"vectors": 1},
 }
 
 
