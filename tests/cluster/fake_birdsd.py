@@ -92,9 +92,9 @@ def generate(told: dict[str, str]) -> dict:
             sound, picture = out / f"{number}-{index}.wav", out / f"{number}-{index}.png"
             made = sound.is_file()
             time_s = np.arange(CODEC.samples_per_clip) / CODEC.rate_hz
-            level = 0.02 if " rain" in prompt else 0.0005
+            level = 0.02 if " rain" in prompt else 0.0  # as silent between its tones as the recordings are
             noise = level * np.random.default_rng(number).standard_normal(len(time_s))
-            wave = 0.3 * np.sin(2 * np.pi * (hz + 20 * index) * time_s) * (np.sin(2 * np.pi * 3 * time_s) > 0)
+            wave = 0.3 * np.sin(2 * np.pi * (hz + 20 * index) * time_s) * (np.sin(2 * np.pi * 1.5 * time_s) > 0)
             waveform = (wave + noise).astype(np.float32)[None]
             write_wav(sound, waveform, CODEC.rate_hz)
             image = CODEC.to_rgb(CODEC.encode(waveform, CODEC.rate_hz))

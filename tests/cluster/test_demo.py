@@ -30,8 +30,9 @@ def test_the_demo_walks_the_whole_way_through_a_kill(tmp_path: Path) -> None:
     work = Path(facts["shards"]).parent
     # The kill is real, it came before the end, and the steps done twice had the same losses.
     said = re.search(r"Of the (\d+) steps that had to be done again, (\d+) gave a loss", page)
-    costs = {entry["stage"]: entry for entry in json.loads((work / "costs.json").read_text())}
-    assert costs["full, killed half-way"]["disturbed"]
+    records = [json.loads(path.read_text()) for path in (work / "stages").glob("*.json")]
+    killed = next(record for record in records if record["stage"] == "full, killed half-way")
+    assert killed["pieces"][0]["disturbed"]
     assert said is not None
     assert said[1] == said[2]
     # One picture, sound, table and recipe for each of the eight species, and the page shows them all.

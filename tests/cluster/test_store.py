@@ -150,8 +150,11 @@ def test_a_stage_keeps_its_costs_and_says_whether_it_was_disturbed(tmp_path: Pat
     shards = make_shards(tmp_path / "shards")
     stages = Stages(tmp_path)
     calls = iter([False, True])
-    stages.run("keys", "train", [f"data.shards={shards}", "--keys"], disturb=lambda: next(calls, True))
-    kept = Stages(tmp_path).costs["keys"]
+    settings = [f"data.shards={shards}", "--keys"]
+    stages.run("keys", "train", settings, disturb=lambda: next(calls, True))
+    record = Stages(tmp_path).record("keys", settings)
+    assert record is not None and Stages(tmp_path).record("keys", [*settings, "seed=1"]) is None
+    kept = record.cost
     assert kept.disturbed and kept.peak_mib > 1 and kept.wall_s > 0
 
 
