@@ -263,16 +263,19 @@ def _finish(resolved: DictConfig) -> Any:
 
     config = OmegaConf.to_object(resolved)
     if isinstance(config, schema.TrainConfig):
-        _take_advice(config)
+        fill_open(config)
     return config
 
 
-def _take_advice(config: schema.TrainConfig) -> None:
+def fill_open(config: schema.TrainConfig) -> None:
+    """Fill the settings that are left open as the model preset recommends, else with the usual values."""
     own = schema.METHOD_DEFAULTS.get(advice_name(config), {})
     for name, value in {**schema.OPTIM_DEFAULTS, **own, **_advice(config)}.items():
         if name not in schema.OPTIM_DEFAULTS and name not in own:
             raise unknown_name(
-                f"setting recommended by model preset {config.model.name}", name, [*schema.OPTIM_DEFAULTS, *own]
+                f"setting recommended by model preset {config.model.name}",
+                name,
+                [*schema.OPTIM_DEFAULTS, *own],
             )
         section: Any = config.method if name in own else config.optim
         said = getattr(section, name)

@@ -351,7 +351,7 @@ class ComparisonConfig:
     samples: int = 4_000  # that each arm learns from
     autoencoder_samples: Optional[int] = None  # null: as the model preset recommends
     base_samples: Optional[int] = None
-    clips_per_species: int = 8
+    clips_per_species: int = 16
     steps: int = 20
     guidance: float = 3.0
     seed: int = 0

@@ -76,7 +76,7 @@ def train(told: dict[str, str]) -> dict | None:
 
 
 def generate(told: dict[str, str]) -> dict:
-    """A tone of the species that was asked for, or of the first where the base model is asked."""
+    """A recording of the species that was asked for, or of the first where the base model is asked."""
     from PIL import Image
 
     from birdsd.sound.recordings import write_wav
@@ -84,24 +84,44 @@ def generate(told: dict[str, str]) -> dict:
 
     out = Path(told["out"])
     out.mkdir(parents=True, exist_ok=True)
+    recorded = recordings(next((out.parent.parent / "shards").glob("all-*")))
     clips = []
     for number, prompt in enumerate(json.loads(told["prompt"])):
         named = next(name for name in SPECIES_HZ if name in prompt.lower())
-        hz = SPECIES_HZ["one" if out.name == "base" else named]
         for index in range(int(told["count"])):
             sound, picture = out / f"{number}-{index}.wav", out / f"{number}-{index}.png"
             made = sound.is_file()
-            time_s = np.arange(CODEC.samples_per_clip) / CODEC.rate_hz
-            level = 0.02 if " rain" in prompt else 0.0  # as silent between its tones as the recordings are
-            noise = level * np.random.default_rng(number).standard_normal(len(time_s))
-            wave = 0.3 * np.sin(2 * np.pi * (hz + 20 * index) * time_s) * (np.sin(2 * np.pi * 1.5 * time_s) > 0)
-            waveform = (wave + noise).astype(np.float32)[None]
+            waveform = recorded["one" if out.name == "base" else named][index]
+            if " rain" in prompt:
+                noise = np.random.default_rng(number).standard_normal(waveform.shape)
+                waveform = (waveform + 0.02 * noise).astype(np.float32)
             write_wav(sound, waveform, CODEC.rate_hz)
-            image = CODEC.to_rgb(CODEC.encode(waveform, CODEC.rate_hz))
-            Image.fromarray(image).save(picture)
+            Image.fromarray(CODEC.to_rgb(CODEC.encode(waveform, CODEC.rate_hz))).save(picture)
             clips.append({"prompt": prompt, "index": index, "sound": str(sound), "picture": str(picture)})
             clips[-1]["made"] = not made
     return {"clips": clips, "nothing_to_do": not any(clip.pop("made") for clip in clips)}
+
+
+def recordings(shards: Path) -> dict[str, list[np.ndarray]]:
+    """The sound of each species' training clips, cut out of the recordings."""
+    from birdsd.shards.index import ShardIndex
+    from birdsd.shards.reader import ShardReader
+    from birdsd.sound.recordings import read
+    from tests.shards.makers import CODEC
+
+    calls = [json.loads(line) for line in (HERE / "calls.jsonl").read_text().splitlines()]
+    root = Path(next(told["data.recordings"] for told in calls if told["job"] == "prepare"))
+    reader = ShardReader(ShardIndex.open(shards), "train", want=("metadata",))
+    found: dict[str, list[np.ndarray]] = {}
+    for facts in (reader.read(number).metadata for number in range(len(reader))):
+        if not facts["environment"]:
+            whole = read(root / facts["path"], CODEC.rate_hz, channels=1)
+            start = round(facts["start_s"] * CODEC.rate_hz)
+            clip = np.zeros((1, CODEC.samples_per_clip), np.float32)
+            cut = whole[:, start : start + CODEC.samples_per_clip]
+            clip[:, : cut.shape[1]] = cut
+            found.setdefault(facts["species"][0].lower(), []).append(clip)
+    return found
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from birdsd.config import fill_open
 from birdsd.files import write_json
-from birdsd.schema import OPTIM_DEFAULTS, MethodConfig, ModelConfig, OptimConfig, TrainConfig
+from birdsd.schema import MethodConfig, ModelConfig, OptimConfig, TrainConfig
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.writer import ShardWriter
 from birdsd.sound.codec import SpectrogramCodec
@@ -82,9 +83,11 @@ def train_config(method: str, **changes) -> TrainConfig:
     for name in ("autoencoder", "source", "init"):
         if name in changes:
             setattr(model, name, str(changes.pop(name)))
-    return TrainConfig(
-        model=model, method=MethodConfig(name=method, **changes), optim=OptimConfig(**OPTIM_DEFAULTS), seed=3
+    config = TrainConfig(
+        model=model, method=MethodConfig(name=method, **changes), optim=OptimConfig(), seed=3
     )
+    fill_open(config)
+    return config
 
 
 @pytest.fixture(scope="session")

@@ -246,7 +246,7 @@ def test_rows_are_split_by_token():
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"vectors": 0}, r"method\.vectors=0"),
+        ({"vectors": -1}, r"method\.vectors=-1"),
         ({"vectors": 15}, "room for 14"),
         ({"tokens": "per_bird"}, "per_species"),
         ({"tokens": "style", "style_token": "song"}, "song exists already"),

@@ -45,8 +45,6 @@ class LoraMethod(DenoisingMethod):
         for name in method.targets:
             if name not in (*TARGETS, TEXT_ENCODER):
                 raise unknown_name("method.targets", name, (*TARGETS, TEXT_ENCODER))
-        if not method.targets:
-            raise UserError("method.targets is empty", "nothing would learn", "method.targets=[attention]")
 
     def learner(self, networks: Networks, dtype: torch.dtype) -> DenoisingLearner:
         """Frozen networks in `dtype`, with the updates in float32."""
