@@ -15,6 +15,7 @@ from birdsd.diffusion.additions import Addition
 from birdsd.diffusion.aesthetics import Aesthetic, AestheticSettings, personalise
 from birdsd.diffusion.conditioning import Start, keep_outside, known_latents
 from birdsd.diffusion.export import quiet_diffusers, read_codec, read_training, weights_fingerprint
+from birdsd.diffusion.models import variant_of
 from birdsd.diffusion.prompts import emphasise_tokens, encode_weighted, keep_names, literal, plain_text
 from birdsd.diffusion.words import apply_words, species_in
 from birdsd.errors import UserError
@@ -232,10 +233,13 @@ def pipeline_folder(folder: Path) -> Path:
 def _load(place: str) -> Any:
     from diffusers import StableDiffusionPipeline
 
+    # Neither looks at sound; a folder that names them and lacks them is as good as any.
+    without = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    stored = [variant for part in Path(place).glob("*/") if (variant := variant_of(part))]
     try:
         with quiet_diffusers():
             return StableDiffusionPipeline.from_pretrained(
-                place, safety_checker=None, requires_safety_checker=False, use_safetensors=True
+                place, **without, use_safetensors=True, variant=stored[0] if stored else None
             )
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,6 +6,7 @@ becomes latents of (bands / f) x (frames / f), where f = 2 ** (levels of the aut
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -219,6 +220,15 @@ def locate(source: str, part: str) -> tuple[str, str | None]:
     )
 
 
+def variant_of(folder: str | Path) -> str | None:
+    """ "fp16" where a part's folder holds its weights as model.fp16.safetensors alone; None where it has the
+    plain ones, and for a hub id."""
+    names = [path.name for path in Path(folder).glob("*.safetensors")]
+    marked = [match[1] for name in names if (match := _VARIANT.search(name))]
+    return marked[0] if marked and len(marked) == len(names) else None
+
+
+_VARIANT = re.compile(r"\.(fp16|bf16)(?:-\d+-of-\d+)?\.safetensors$")
 _CLASSES = {"vae": "AutoencoderKL", "unet": "UNet2DConditionModel"}
 
 
@@ -230,6 +240,8 @@ def _class_name(folder: Path) -> str:
 def _load(kind: Any, source: str, part: str, setting: str, options: Mapping[str, Any] = _LOADING) -> Any:
     """`kind.from_pretrained` with every way in which it can fail turned into one sentence."""
     folder, subfolder = locate(source, part)
+    variant = variant_of(Path(folder, subfolder or ""))
+    options = {**options, **({"variant": variant} if variant else {})}
     try:
         loaded = kind.from_pretrained(folder, **({"subfolder": subfolder} if subfolder else {}), **options)
     except Exception as error:  # the libraries raise OSError, ValueError, KeyError, SafetensorError, ...

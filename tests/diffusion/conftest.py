@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -52,13 +53,17 @@ def picture(species: int, number: int) -> np.ndarray:
     return image
 
 
-def make_shards(folder: Path, codec: SpectrogramCodec = CODEC) -> Path:
+def make_shards(
+    folder: Path,
+    codec: SpectrogramCodec = CODEC,
+    species_of: Callable[[int], int] = lambda number: number % 2,
+) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "codec.json", codec.to_json())
     for split, count in (("train", 12), ("validation", 4)):
         with ShardWriter(folder / f"{split}-000000.tar") as writer:
             for number in range(count):
-                species = number % 2
+                species = species_of(number)
                 facts = {
                     "key": f"{split}{number}",
                     "recording_id": f"XC{number}",

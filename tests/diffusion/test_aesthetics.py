@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,7 @@ from birdsd.shards.reader import ShardReader
 from birdsd.shards.writer import ShardWriter
 from birdsd.training.direct import run_direct
 from tests.diffusion.conftest import CODEC, SPECIES, TEXT, make_shards, train_config
+from tests.training.toy import fork_ranks
 
 CPU = torch.device("cpu")
 VISION = {
@@ -368,6 +371,21 @@ def test_asked_to_stop_it_leaves_nothing_and_comes_back(index, pipeline_folder, 
     )
     assert stopped.stopped and not stopped.finished and not list(tmp_path.iterdir()) and beats
     assert run_direct(config, method, tmp_path).finished
+
+
+def test_killed_on_the_way_and_made_anew_by_two_ranks_it_is_the_same(
+    run_folder, index, pipeline_folder, clip_folder, tmp_path
+):
+    def work(**options) -> None:
+        run_direct(*direct_method(index, pipeline_folder, clip_folder), tmp_path / "run", **options)
+
+    log, killed = tmp_path / "log.txt", lambda pulse: os.kill(os.getpid(), signal.SIGKILL)
+    assert fork_ranks(1, lambda _: work(beat=killed), log) == [-signal.SIGKILL]
+    assert not (tmp_path / "run" / "export").exists()
+    assert fork_ranks(2, lambda _: work(), log) == [0, 0], log.read_text()[-3000:]
+    assert (tmp_path / "run" / "finished.json").is_file()
+    made = [folder / "export" / "aesthetic.safetensors" for folder in (tmp_path / "run", run_folder)]
+    assert made[0].read_bytes() == made[1].read_bytes()
 
 
 def test_shards_without_pictures_are_refused(tmp_path, pipeline_folder, clip_folder):

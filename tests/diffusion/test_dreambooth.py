@@ -221,6 +221,29 @@ def test_the_sample_half_is_that_of_the_method_underneath(own, pipeline_folder):
         assert torch.equal(parts.learner(ours), plain_parts.learner(theirs))
 
 
+def test_samples_stand_first_and_their_class_pictures_behind(own, pipeline_folder):
+    method, parts, _ = made(own, pipeline_folder, word="class", prior_weight=0.3)
+    plain = make_method(train_config("lora", init="pretrained", source=pipeline_folder, rank=2), own)
+    ours = batch(method, parts, own, 0, 4)
+    theirs = batch(plain, plain.build(CPU, torch.float32), own, 0, 4)
+    assert all(torch.equal(ours[key][:4], theirs[key]) for key in theirs) and ours.keys() - theirs == {
+        "prior"
+    }
+    assert torch.equal(ours["prior"], torch.full((4,), 0.3))
+    vae, reader = parts.frozen["vae"], ShardReader(own, "train")
+    for at in range(4):
+        drawn = method.example(parts, reader.read(at), at)
+        image = torch.from_numpy(method.pictures.read(int(drawn["class_number"])))[None] / 127.5 - 1
+        with torch.no_grad():
+            spread = vae.encode(image).latent_dist
+            context = parts.frozen["text_encoder"](drawn["class_input_ids"][None])[0][0]
+        latents = (spread.mean + spread.std * drawn["class_posterior_noise"]) * vae.config.scaling_factor
+        torch.testing.assert_close(ours["latents"][4 + at], latents[0], rtol=0, atol=5e-3)
+        assert torch.equal(ours["noise"][4 + at], drawn["class_noise"])
+        assert ours["timesteps"][4 + at] == drawn["class_timesteps"]
+        torch.testing.assert_close(ours["context"][4 + at], context)
+
+
 @pytest.mark.parametrize("off", [{"class_samples": 0}, {"prior_weight": 0.0}])
 def test_without_class_pictures_it_is_the_method_underneath(own, pipeline_folder, off):
     method, parts, lines = made(own, pipeline_folder, **off)

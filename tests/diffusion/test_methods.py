@@ -90,6 +90,22 @@ def test_the_autoencoder_learns(index):
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:3])
 
 
+def test_the_loss_is_error_divergence_and_error_of_the_differences(index):
+    config = train_config("autoencoder", crop_frames=32, kl_weight=0.5, gradient_weight=2.0)
+    method, parts = build(make_method(config, index), index)
+    data = batch(method, parts, index, 0)
+    with torch.no_grad():
+        posterior = parts.learner.vae.encode(data["image"]).latent_dist
+        drawn = torch.distributions.Normal(posterior.mean, posterior.std)
+        nats = torch.distributions.kl_divergence(drawn, torch.distributions.Normal(0.0, 1.0))
+        latents = posterior.mean + posterior.std * data["noise"]
+        error = parts.learner.vae.decode(latents).sample - data["image"]
+        along = [(error[:, :, 1:] - error[:, :, :-1]), (error[..., 1:] - error[..., :-1])]
+        expected = error.abs().mean((1, 2, 3)) + 0.5 * nats.mean((1, 2, 3))
+        expected = expected + 2.0 * sum(change.abs().mean((1, 2, 3)) for change in along)
+        torch.testing.assert_close(parts.learner(data), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_crops_come_from_all_of_the_picture_at_the_right_place(index):
     method, parts = build(make_method(train_config("autoencoder", crop_frames=32), index), index)
     ramp = np.broadcast_to(np.arange(CODEC.frames, dtype=np.uint8), (1, CODEC.bands, CODEC.frames))
@@ -140,6 +156,35 @@ def test_the_autoencoders_preview_has_pictures_and_sound(index, tmp_path):
         p.stat().st_size for p in paths
     )
     assert parts.learner.training
+
+
+@pytest.mark.parametrize(
+    ("name", "ways"),
+    [
+        ("full", {"init": "scratch"}),
+        ("full", {"init": "pretrained"}),
+        ("lora", {"init": "pretrained", "rank": 2}),
+        ("textual_inversion", {"init": "pretrained", "vectors": 1, "initial_word": "song"}),
+        ("autoencoder", {"init": "pretrained"}),
+    ],
+)
+def test_what_the_autoencoder_loses_is_measured_and_said_first(
+    name, ways, index, pipeline_folder, autoencoder_folder
+):
+    source = {"autoencoder": autoencoder_folder} if ways["init"] == "scratch" else {"source": pipeline_folder}
+    method, parts = build(make_method(train_config(name, **ways, **source), index), index)
+    vae = models.load_vae(str(next(iter(source.values()))))
+    images = to_range(pixels(index, "validation"))
+    with torch.no_grad():
+        decoded = vae.decode(vae.encode(images).latent_dist.mode()).sample.clamp(-1, 1)
+    share = (decoded - images).abs().mean().item() / 2  # of the range -1..1
+    alive = []
+    lines = method.provide(parts, list, lambda: alive.append(1))
+    assert f"loses {share:.1%} of the range of 4 validation spectrograms" in lines[0] and len(alive) == 4
+    assert f"{share * 100:.1f} dB" in lines[0]  # the codec's range is 100 dB
+    assert str(next(iter(source.values()))) in lines[0]
+    others = method.provide(parts, lambda numbers: [], lambda: None)  # one rank says it for all
+    assert not any("loses" in line for line in others)
 
 
 # -- full -------------------------------------------------------------------------------------------

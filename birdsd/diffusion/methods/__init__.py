@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from birdsd.errors import unknown_name
+from birdsd.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from birdsd.diffusion.parts import Method
@@ -25,10 +25,17 @@ METHODS: dict[str, tuple[str, str]] = {
 
 
 def make_method(config: TrainConfig, index: ShardIndex) -> Method:
-    """The method that `config.method.name` asks for, on the samples of `index`."""
+    """The method that `config.method.name` asks for, on the samples of `index`; `UserError` where there are
+    none to learn from."""
     name = config.method.name
     if name not in METHODS:
         raise unknown_name("method", name, METHODS)
+    if not index.count("train"):
+        raise UserError(
+            f"there is no picture in the training split of {index.folder}",
+            f"method={name} learns from at least one",
+            "prepare shards from at least one recording, or set data.validation_fraction=0 for very few",
+        )
     module, kind = METHODS[name]
     method: Method = getattr(importlib.import_module(module), kind)(config, index)
     return method

@@ -39,12 +39,6 @@ class AestheticGradientsMethod:
         self.config, self.index = config, index
         self.codec = codec_of(index)
         self.base = required_source(config)
-        if not index.count("train"):
-            raise UserError(
-                f"there is no picture in the training split of {index.folder}",
-                "an aesthetic embedding is the mean of some pictures",
-                "prepare shards from at least one recording",
-            )
 
     def direct(self, folder: Path, device: torch.device, goes_on: Callable[[int, int], bool]) -> int | None:
         """Compute the embeddings and write them to `folder`; returns how many pictures there were.

@@ -27,6 +27,7 @@ from birdsd.diffusion.methods.common import (
     to_range,
     write_preview,
 )
+from birdsd.diffusion.methods.measuring import autoencoder_loss
 from birdsd.diffusion.parts import Learner, Parts
 from birdsd.errors import UserError
 from birdsd.randomness import generator
@@ -120,8 +121,11 @@ class AutoencoderMethod:
     def provide(
         self, parts: Parts, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
     ) -> list[str]:
-        """It needs nothing beforehand."""
-        return []
+        """Nothing is to be made; says what a pretrained autoencoder loses before it has learnt anything."""
+        if self.config.model.init != "pretrained":
+            return []
+        source = required_source(self.config)
+        return autoencoder_loss(parts.learner.vae, source, self.index, self.codec, share, alive)
 
     def latents(self, parts: Parts, split: str) -> None:
         """There are none: it learns from pictures."""

@@ -27,6 +27,7 @@ from birdsd.diffusion.methods.common import (
     to_range,
     write_preview,
 )
+from birdsd.diffusion.methods.measuring import autoencoder_loss
 from birdsd.diffusion.parts import Parts
 from birdsd.diffusion.tokenizer import token_ids
 from birdsd.errors import UserError, unknown_name
@@ -101,9 +102,11 @@ class DenoisingMethod:
         self, parts: Parts, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
     ) -> list[str]:
         """Before training begins, on every rank: make or measure what it needs. `share` chooses this
-        rank's part of a list, `alive` is to be called often. Returns lines for the user to read.
+        rank's part of a list, `alive` is to be called often. Returns lines for the user to read: first what
+        the autoencoder, which stays as it is, loses of these spectrograms.
         """
-        return []
+        source = str(self.config.model.autoencoder or self.config.model.source)
+        return autoencoder_loss(parts.frozen["vae"], source, self.index, self.codec, share, alive)
 
     # -- the parts ----------------------------------------------------------------------------------
 

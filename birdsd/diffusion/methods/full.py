@@ -5,23 +5,18 @@ pretrained model: the UNet, and the text encoder if asked. `method.learns` narro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-import numpy as np
 import torch
 
 from birdsd.diffusion import models
 from birdsd.diffusion.denoiser import Denoising, DenoisingLearner
-from birdsd.diffusion.methods.common import picture_of, read, to_range
 from birdsd.diffusion.methods.denoising import DenoisingMethod, Networks
-from birdsd.diffusion.parts import Parts
 from birdsd.diffusion.tokenizer import train_tokenizer
 from birdsd.errors import UserError
 
 _CAPTION_SAMPLES = 20_000  # the tokenizer's merges have settled long before
-_MEASURED_PICTURES = 16
 
 
 class FullMethod(DenoisingMethod):
@@ -94,34 +89,3 @@ class FullMethod(DenoisingMethod):
                     f"it is a pattern of names (* stands for anything), which begin with {shown}",
                     "e.g. unet.*attn2* for the layers that look at the text, or unet.up_blocks.*",
                 )
-
-    def provide(
-        self, parts: Parts, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
-    ) -> list[str]:
-        """From scratch: what the autoencoder, which stays as it is, loses of these spectrograms."""
-        if self.config.model.init == "pretrained" and not self.config.model.autoencoder:
-            return []
-        split = "validation" if self.index.count("validation") else "train"
-        count = min(_MEASURED_PICTURES, self.index.count(split))
-        numbers = [number * self.index.count(split) // count for number in range(count)]
-        vae: Any = parts.frozen["vae"]
-        errors = []
-        for sample in read(self.index, split, numbers):
-            alive()
-            if sample.weight == 0:
-                continue
-            pixels = torch.from_numpy(picture_of(sample, self.codec))[None].to(parts.device)
-            with torch.no_grad(), torch.autocast(parts.device.type, enabled=False):
-                image = to_range(pixels)
-                decoded = vae.decode(vae.encode(image).latent_dist.mode()).sample
-            errors.append(float((decoded.clamp(-1, 1) - image).abs().mean()) / 2)
-        return [self._loss_line(errors, split)] if errors else []
-
-    def _loss_line(self, errors: list[float], split: str) -> str:
-        mean = float(np.mean(errors))
-        source = self.config.model.autoencoder or self.config.model.source
-        line = f"the autoencoder {source} loses {mean:.1%} of the range of {len(errors)} {split} spectrograms"
-        if self.codec.get("intensity") == "decibel":
-            span_db = float(self.codec["ceiling_db"]) - float(self.codec["floor_db"])
-            line += f" (mean absolute error {mean * span_db:.1f} dB)"
-        return line

@@ -79,14 +79,14 @@ class TextualInversionMethod(DenoisingMethod):
         self, parts: Parts, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
     ) -> list[str]:
         """Nothing to make; says which words are taught and what they begin as."""
+        lines = super().provide(parts, share, alive)
         word, shown = self.config.method.initial_word, ", ".join(list(self.tokens)[:4])
         more = f" and {len(self.tokens) - 4} more" if len(self.tokens) > 4 else ""
         begin = f"'{word}'" + (
             f", the mean of its {self._start_tokens} tokens" if self._start_tokens > 1 else ""
         )
-        return [
-            f"new words: {shown}{more}; {self.config.method.vectors} vector(s) each, beginning as {begin}"
-        ]
+        vectors = f"{self.config.method.vectors} vector(s) each"
+        return [*lines, f"new words: {shown}{more}; {vectors}, beginning as {begin}"]
 
     def wording(self, parts: Parts, text: str) -> str:
         """Species become their tokens; a style's token is put behind the text. The empty text stays empty:
