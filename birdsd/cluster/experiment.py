@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -328,9 +328,8 @@ class Experiment:
 
     def _saving(self, name: str, settings: Sequence[str]) -> list[str]:
         """Saves now and then; validations that come out even, so that the last is at the end."""
-        optim = compose("train", settings).optim
-        steps = -(-optim.total_samples // optim.global_batch)
-        total = self._totals[name] = steps * optim.global_batch
+        steps, batch = _length(tuple(settings))
+        total = self._totals[name] = steps * batch
         times = next(n for n in range(_VALIDATIONS, 0, -1) if steps % n == 0)
         return [
             f"save.every_samples={min(2000, max(1, total // 4))}",
@@ -381,6 +380,13 @@ class Experiment:
             clips = sum(1 for _ in (self.work / "clips").glob("*/*.json"))
             self.attendant.beat(Pulse("compare", seen + clips, max(sum(self._totals.values()), seen + clips)))
         return self._stop
+
+
+@lru_cache(maxsize=None)
+def _length(settings: tuple[str, ...]) -> tuple[int, int]:
+    """Steps of a training, and samples a step. It is asked for often, and composing takes a while."""
+    optim = compose("train", settings).optim
+    return -(-optim.total_samples // optim.global_batch), optim.global_batch
 
 
 def _recordings(config: ComparisonConfig) -> Path:
