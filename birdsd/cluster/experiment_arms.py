@@ -24,13 +24,16 @@ if TYPE_CHECKING:
     from birdsd.schema import ComparisonConfig, FourWaysConfig, MethodsConfig
 
 AESTHETIC = "aesthetic_gradients"
+# A text encoder that never met a species' name tells the UNet little by it: fine-tuning tunes both, as
+# starting from scratch does.
+_WHOLE = ("method.train_text_encoder=true",)
 CONTROL = Arm(
     BASE, "Base model", "Nothing is taught: the model that the others start from, asked in the same words.",
     BASE, loss="", control=True,
 )  # fmt: skip
 METHODS = (
     CONTROL,
-    Arm("full", "Full fine-tuning", "Every weight of the UNet learns.", "full"),
+    Arm("full", "Full fine-tuning", "Every weight of the UNet and of the text encoder learns.", "full"),
     Arm("lora", "LoRA", "Small low-rank updates of its layers learn; the model stays as it is.", "lora"),
     Arm(
         "textual_inversion", "Textual inversion", "Only the vector of one new word for each species learns.",
@@ -43,7 +46,7 @@ METHODS = (
     ),
     Arm(
         "dreambooth_full", "DreamBooth on all weights",
-        "The same with every weight of the UNet.", "dreambooth_full",
+        "The same with every weight of the UNet and of the text encoder.", "dreambooth_full",
     ),
     Arm(
         AESTHETIC, "Aesthetic gradients",
@@ -94,7 +97,7 @@ def methods(config: MethodsConfig) -> Design:
     if config.clip:
         given[CLIP] = str(RunStore(Path(config.runs)).model_source(config.clip, "clip"))
     ways = {
-        "full": Training("full", NEW, BASE, samples=count),
+        "full": Training("full", NEW, BASE, settings=_WHOLE, samples=count),
         "lora": Training("lora", NEW, BASE, samples=count),
         "textual_inversion": Training("textual_inversion", NEW, BASE, samples=count),
         "dreambooth": Training(
@@ -124,8 +127,8 @@ def four_ways(config: FourWaysConfig) -> Design:
     under = _latents(given)
     noisy = "new + environment"
     ways = {
-        "finetune_song": Training("full", NEW, BASE, samples=count),
-        "finetune_environment": Training("full", noisy, BASE, samples=count),
+        "finetune_song": Training("full", NEW, BASE, settings=_WHOLE, samples=count),
+        "finetune_environment": Training("full", noisy, BASE, settings=_WHOLE, samples=count),
         "scratch_song": Training("full", NEW, under, scratch=True, samples=count),
         "scratch_environment": Training("full", noisy, under, scratch=True, samples=count),
     }

@@ -13,6 +13,12 @@ from pathlib import Path
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
+# What is on the page and in its fields, for the error of a wait that was in vain.
+_SHOWN = (
+    "document.body.innerText.slice(0, 2000) + JSON.stringify("
+    "[...document.querySelectorAll('input,textarea')].map(e => [e.id || e.ariaLabel, e.value]))"
+)
+
 
 class Browser:
     """One page. Events that arrive while an answer is awaited are kept in `events`."""
@@ -51,7 +57,8 @@ class Browser:
         patient = f"(()=>{{try{{return {script}}}catch(error){{return false}}}})()"
         while not (value := self.run(patient)):
             if time.monotonic() > end:
-                raise TimeoutError(script)
+                shown = self.run(_SHOWN)
+                raise TimeoutError(f"{script}\nThe page shows: {shown}")
             time.sleep(0.1)
         return value
 
@@ -65,12 +72,17 @@ class Browser:
         self.call("Input.insertText", text=text)
 
     def click(self, selector: str) -> None:
-        """Click in the middle of an element, once it is there."""
-        self.wait_for(f"document.querySelector({json.dumps(selector)}).getBoundingClientRect().width > 0")
-        box = self.run(
-            f"(e=>{{e.scrollIntoView({{block:'center'}});const r=e.getBoundingClientRect();"
-            f"return [r.x+r.width/2,r.y+r.height/2]}})(document.querySelector({json.dumps(selector)}))"
+        """Click in the middle of an element, once it is there, on top, and has come to rest."""
+        middle = (
+            f"(e=>{{e.scrollIntoView({{block:'center',behavior:'instant'}});"
+            f"const r=e.getBoundingClientRect(),x=r.x+r.width/2,y=r.y+r.height/2;"
+            f"return r.width>0&&e.contains(document.elementFromPoint(x,y))&&[x,y]}})"
+            f"(document.querySelector({json.dumps(selector)}))"
         )
+        box, before = self.wait_for(middle), None
+        while box != before:
+            time.sleep(0.2)
+            box, before = self.wait_for(middle), box
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
 
