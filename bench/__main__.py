@@ -17,7 +17,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-AREAS = ("prepare", "codec", "reader", "loop", "memory", "checkpoint", "zero", "status", "start")
+AREAS = ("prepare", "codec", "reader", "loop", "methods", "memory", "checkpoint", "zero", "status", "start")
 
 
 def main() -> int:

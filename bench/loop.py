@@ -129,11 +129,15 @@ def our_steps(config: TrainConfig, folder: Path) -> Any:
         trainer.plan.count,
     )
     trainer.checkpointer = Checkpointer(folder / "checkpoints", World(), "")
-    trainer.progress, trainer.trackers = _Silent(), _Silent()  # type: ignore[assignment]
     batches = global_batches(
         BatchMaker(_Reader(), _Order(), example), trainer.plan, 0, trainer.total, threads=1, ahead=2
     )
-    parts = Parts(learner)
+    yield from timed_steps(trainer, Parts(learner), batches)
+
+
+def timed_steps(trainer: Any, parts: Parts, batches: Any) -> Any:
+    """Yields seconds a step of a trainer whose engine is made, with everything around the step."""
+    trainer.progress, trainer.trackers = _Silent(), _Silent()
     while True:
         begin = time.perf_counter()
         examples, weight = trainer._next(batches)

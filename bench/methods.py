@@ -1,0 +1,263 @@
+"""Each method's step beside diffusers' own example of it, reduced to its core: time, and memory at the most.
+
+The same `tiny` model, batch of 16, optimizer settings and one thread on both sides, step by step in turn.
+Ours is the trainer's whole step: reading, planning, ledger, metrics and EMA; the examples' batches lie
+ready-made. Memory is that of tensors (`LiveTensors`), from building to the third step, so what encodes the
+pictures beforehand counts. Neither side saves: what ours keeps ready in host memory for that is not there.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench import peers
+from bench.common import Row, paired
+from bench.loop import timed_steps
+from birdsd.config import compose
+from birdsd.diffusion.aesthetics import AestheticSettings, personalise
+from birdsd.diffusion.methods import make_method
+from birdsd.diffusion.methods.common import to_range
+from birdsd.diffusion.models import load_text
+from birdsd.files import write_json
+from birdsd.shards.index import ShardIndex
+from birdsd.shards.writer import ShardWriter
+from birdsd.sound.codec import SpectrogramCodec
+from birdsd.training.batches import global_batches
+from birdsd.training.tensor_memory import LiveTensors
+from birdsd.training.world import World
+
+SPECIES = ("American Robin", "Black Phoebe", "Eurasian Wren", "House Sparrow")
+SAMPLES, BATCH = 64, 16
+ATTENTION = "method.targets=[attention]"
+WAYS: dict[str, list[str]] = {
+    "full": ["method=full"],
+    "lora": ["method=lora", ATTENTION],
+    "textual_inversion": ["method=textual_inversion"],
+    "dreambooth on lora": ["method=dreambooth", "method.base_method=lora", ATTENTION],
+    "dreambooth on full": ["method=dreambooth", "method.base_method=full"],
+    "autoencoder": ["method=autoencoder", f"optim.global_batch={BATCH}", "method.crop_frames=0"],
+}
+_NOISE = 1.02  # of timings that are equal
+# Less, where that is what the method is for; elsewhere as much, an EMA that the example lacks included.
+_MEMORY_FLOORS = {"textual_inversion": 0.95}
+
+
+def run(quick: bool = False) -> list[Row]:
+    """A row of time and one of memory for each method, and one for what a cached text saves."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            bench = Bench(Path(name), pairs=5 if quick else 20)
+            rows = [row for way in WAYS for row in bench.rows(way)]
+            return [*rows, *bench.aesthetic_rows(), bench.cached_text_row()]
+    finally:
+        torch.set_num_threads(before)
+
+
+class _NoSaves:
+    """Stands in for the checkpointer."""
+
+    failed = False
+
+    def prepare(self, engine: Any) -> None: ...
+
+
+class Bench:
+    """Shards, a base model, and both sides of each method."""
+
+    def __init__(self, folder: Path, pairs: int) -> None:
+        self.folder, self.pairs = folder, pairs
+        self.pictures = _pictures()
+        self.index = _shards(folder / "shards", self.pictures)
+        self.autoencoder = self._made("autoencoder", ["method=autoencoder"])
+        scratch = ["method=full", "model.init=scratch", f"model.autoencoder={self.autoencoder}"]
+        self.base = self._made("base", scratch)
+
+    def _config(self, settings: list[str]) -> Any:
+        common = [f"data.shards={self.index.folder}", "model=tiny", "machine=smoke", "machine.threads=1"]
+        config = compose("train", [*common, "method.class_samples=16", "method.class_steps=1", *settings])
+        config.optim.total_samples = 10**9
+        return config
+
+    def _made(self, name: str, settings: list[str]) -> Path:
+        torch.manual_seed(0)
+        method = make_method(self._config(settings), self.index)
+        return method.export(method.build(torch.device("cpu"), torch.float32), self.folder / name)
+
+    def ours(self, settings: list[str]) -> Iterator[float]:
+        """Seconds a step of our trainer."""
+        from birdsd.training.loop import Trainer
+
+        if "method=autoencoder" not in settings:
+            settings = [*settings, "model.init=pretrained", f"model.source={self.base}"]
+        config = self._config(settings)
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        method = make_method(config, self.index)
+        trainer = Trainer(config, method, self.index, folder, lambda: False, lambda event: None, World())
+        trainer.checkpointer = _NoSaves()
+        parts, _ = trainer._build(None)
+        batches = global_batches(trainer._maker(parts), trainer.plan, 0, trainer.total, threads=1, ahead=2)
+        yield from timed_steps(trainer, parts, batches)
+
+    def example(self, way: str) -> Iterator[float]:
+        """Seconds a step of the example."""
+        torch.manual_seed(0)
+        yield from peers.timed(peers.PEERS[way](self.base, self.ready()).steps())
+
+    def ready(self) -> peers.Ready:
+        pixels = [to_range(torch.from_numpy(self.pictures[i : i + BATCH])) for i in range(0, SAMPLES, BATCH)]
+        said = [[_caption(n) for n in range(i, i + BATCH)] for i in range(0, SAMPLES, BATCH)]
+        return peers.Ready(pixels, said, pixels[0], ["a bird"] * BATCH)
+
+    def rows(self, way: str) -> list[Row]:
+        """Time and memory of one method."""
+        most = _peak(lambda: self.ours(WAYS[way]))
+        theirs = _peak(lambda: self.example(way))
+        ours, example = self.ours(WAYS[way]), self.example(way)
+        for _ in range(3):
+            next(ours), next(example)
+        times = [(next(ours), next(example)) for _ in range(self.pairs)]
+        step = 1000 * statistics.median(mine for mine, _ in times)
+        ratio = statistics.median(mine / other for mine, other in times)
+        floor = _MEMORY_FLOORS.get(way, 1.02)
+        return [
+            Row("methods", f"{way}: a step / diffusers' example", ratio, 1.0, False, f"{step:.0f} ms"),
+            Row(
+                "methods",
+                f"{way}: memory / diffusers' example",
+                most / theirs,
+                floor,
+                False,
+                _mib(most, theirs),
+            ),
+        ]
+
+    def aesthetic_rows(self) -> list[Row]:
+        """Personalising a prompt: ours holds the text tower, the extension two whole CLIPs."""
+        prompt, target = f"a {SPECIES[0]} singing", torch.randn(1, 64, generator=torch.manual_seed(0))
+
+        def ours() -> Callable[[], Any]:
+            text, tokenizer = load_text(str(self.base))
+            projection = torch.randn(64, text.config.hidden_size, generator=torch.manual_seed(1))
+            text.requires_grad_(False)
+            settings = AestheticSettings()
+            return lambda: personalise(text, tokenizer, projection, target, [prompt], settings)
+
+        def extension() -> Callable[[], Any]:
+            peer = peers.AestheticGradients(self.base, _clip(self.base), target)
+            return lambda: peer(prompt)
+
+        most, theirs = (_peak(lambda make=make: _again(make())) for make in (ours, extension))
+        pair = paired(ours(), extension(), repeats=self.pairs)
+        note = f"{1000 * pair.ours_s:.0f} ms for 5 steps"
+        what = "aesthetic gradients: a prompt / the web UI's extension"
+        memory = "aesthetic gradients: memory / the web UI's extension"
+        return [
+            _row(what, 1 / pair.speedup, _NOISE, note),
+            _row(memory, most / theirs, 0.95, _mib(most, theirs)),
+        ]
+
+    def cached_text_row(self) -> Row:
+        """A step of `full` that knows its captions' encodings, beside one that encodes them every time."""
+        known, fresh = self.ours(WAYS["full"]), self.ours(WAYS["full"])
+        for _ in range(3):
+            next(known), next(fresh)
+        forget = _forgetting(fresh)
+        ratios = []
+        for _ in range(self.pairs):
+            one = next(known)
+            forget()
+            ratios.append(one / next(fresh))
+        note = "a text encoder of 2 layers; the larger it is, the more it saves"
+        what = "full: a step with cached text / encoding it every time"
+        return _row(what, statistics.median(ratios), _NOISE, note)
+
+
+def _row(what: str, ratio: float, floor: float, note: str) -> Row:
+    return Row("methods", what, ratio, floor, higher_is_better=False, note=note)
+
+
+def _forgetting(steps: Any) -> Callable[[], None]:
+    """What makes the method behind these steps forget its encoded captions."""
+    method = steps.gi_frame.f_locals["method"]
+    return method._texts.clear  # type: ignore[no-any-return]
+
+
+def _again(call: Callable[[], Any]) -> Iterator[Any]:
+    while True:
+        yield call()
+
+
+def _peak(begin: Callable[[], Iterator[Any]]) -> int:
+    """Bytes of tensors at the most, from building to the third step."""
+    gc.collect()
+    live = LiveTensors()
+    live.hold_all()  # what is there already is not of this side
+    before = live.bytes
+    live.restart_peak()
+    with live:
+        steps = begin()
+        next(steps)
+        live.hold_all()
+        for _ in islice(steps, 2):
+            live.hold_all()
+    most = live.peak_bytes - before
+    del steps
+    gc.collect()
+    return most
+
+
+def _mib(ours: int, theirs: int) -> str:
+    return f"{ours / 2**20:.1f} / {theirs / 2**20:.1f} MiB of tensors"
+
+
+def _clip(base: Path) -> Any:
+    """A CLIP around the base model's text encoder, its towers in the proportions of ViT-L/14's (1 : 2.5)."""
+    from transformers import CLIPConfig, CLIPModel
+
+    text, _ = load_text(str(base))
+    own = text.config.to_dict()
+    vision = {"hidden_size": 192, "intermediate_size": 384, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision |= {"image_size": 64, "patch_size": 16}
+    model = CLIPModel(CLIPConfig(text_config=own, vision_config=vision, projection_dim=64))
+    model.text_model.load_state_dict(
+        text.text_model.state_dict() if hasattr(text, "text_model") else text.state_dict()
+    )
+    return model
+
+
+def _caption(number: int) -> str:
+    return f"a {SPECIES[number % len(SPECIES)]} singing"
+
+
+def _pictures() -> np.ndarray:
+    """uint8 [n, 1, 128, 256]: a band for each species over noise."""
+    draw = np.random.default_rng(0)
+    made = draw.integers(0, 40, (SAMPLES, 1, 128, 256), dtype=np.uint8)
+    for number in range(SAMPLES):
+        low = 20 * (number % len(SPECIES)) + 10
+        made[number, :, low : low + 12] += 150
+    return made
+
+
+def _shards(folder: Path, pictures: np.ndarray) -> ShardIndex:
+    folder.mkdir(parents=True)
+    codec = SpectrogramCodec.from_config(compose("prepare", ["codec=birdsong-small"]).codec)
+    write_json(folder / "codec.json", codec.to_json())
+    with ShardWriter(folder / "train-000000.tar") as writer:
+        for number, picture in enumerate(pictures):
+            species = SPECIES[number % len(SPECIES)]
+            facts = {"key": f"{number:04d}", "species": [species], "captions": [_caption(number)]}
+            facts |= {"recording_id": str(number), "licence": "CC0", "recordist": "", "synthetic": True}
+            writer.write(f"{number:04d}", {"npy": picture, "json": facts})
+    return ShardIndex.open(folder)
