@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RECORDINGS ?=
 DEMO ?= demo
 
-.PHONY: setup demo test faults lint bench clean slurm-up slurm-down
+.PHONY: setup demo test notebook faults lint bench clean slurm-up slurm-down
 
 setup: $(VENV)/.ready
 
@@ -20,6 +20,10 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Executes jobs/notebook.ipynb from top to bottom; OUT=FILE.ipynb keeps it with its outputs.
+notebook: setup
+	$(BIN)/python -m tests.notebook $(if $(OUT),--out "$(OUT)")
 
 faults: setup
 	$(BIN)/python -m tests.faults $(FAULTS)

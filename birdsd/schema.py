@@ -180,6 +180,9 @@ class MachineConfig:
     threads: int = 0
     watchdog_s: int = 900  # a step that takes longer ends the process, with a stack dump; 0: never
     offload_parameters: bool = False  # ZeRO-3 only: the weights too wait in host memory
+    session_hours: float = 0.0  # train: this machine is taken away after so long, as notebooks are; 0: never
+    session_lead_min: float = 10.0  # so long before that the run saves and stops
+    session_began: Text = None  # 14:05; null: when the notebook's machine started, elsewhere this command
     collective_timeout_s: int = 1800  # a rank that its peers wait for longer is given up, and the run ends
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from functools import partial
+from pathlib import Path
 
+from birdsd.cluster import notebooks
 from birdsd.cluster.jobs import STOPPED_STATUS, Outcome
 from birdsd.cluster.session import Session, since_process_start_s
 from birdsd.cluster.store import Run, open_training
@@ -15,7 +19,13 @@ def run(config: TrainConfig) -> Outcome:
     opened, index = open_training(config)
     if opened.result is not None and opened.export_folder.is_dir():
         return _outcome(opened, opened.result, "nothing to do: this run is finished")
-    with Session(opened, config.machine.watchdog_s) as session:
+    service = notebooks.here()
+    began = time.time() - since_process_start_s()
+    limit = notebooks.session_limit(config.machine, service, command_began=began)
+    with Session(opened, config.machine.watchdog_s, limit=limit) as session:
+        for note in notebooks.advice(service, Path(config.runs), limit) if session.is_first else []:
+            print(f"birdsd: {note}", file=sys.stderr)
+            session.event({"event": "note", "text": note})
         with session.timed("imports"):
             from birdsd.diffusion.methods import make_method
             from birdsd.training.direct import run_direct
@@ -28,8 +38,14 @@ def run(config: TrainConfig) -> Outcome:
         result = work(opened.folder, session.should_stop, session.event, session.beat)
         status = 0 if result.finished else STOPPED_STATUS
         session.outcome(result.finished, status, result.position)
+        ended = not result.finished and session.session_ends
     line = "finished" if result.finished else "stopped and saved; the same command goes on from here"
-    return _outcome(opened, result.to_json(), line, status)
+    outcome = _outcome(opened, {**result.to_json(), "session_ends": ended}, line, status)
+    if not ended:
+        return outcome
+    carry = f"birdsd pack {opened.folder.name} --runs {config.runs}"
+    said = f"{outcome.text}\n  why     this machine's session ends soon\n  carry   {carry}"
+    return Outcome(said, outcome.facts, status)
 
 
 def _outcome(opened: Run, facts: dict, line: str, status: int = 0) -> Outcome:

@@ -9,9 +9,11 @@ import shutil
 import subprocess
 import sys
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import birdsd
+from birdsd.cluster import notebooks
 from birdsd.cluster.doctor_case import Case, Findings, error, ok, warning
 
 # The oldest driver that runs a CUDA of this major version.
@@ -151,10 +153,33 @@ def _check_deep(wants_gpu: str) -> Findings:
         yield ok("torch", "it can be imported; there is no GPU here")
 
 
+def check_notebook(case: Case) -> Findings:
+    """On a notebook service: the runs outlive the session, and a training stops before its end."""
+    service = notebooks.here()
+    if service is None:
+        return
+    place = service.work_folder
+    if service.keeps_path(case.root):
+        yield ok("notebook", f"{service.name}: {case.root} outlives the session ({service.how})")
+    else:
+        yield warning(
+            "notebook", f"{service.name}: {case.root} is gone when the session ends",
+            f"runs={place / 'runs'}" if place else service.how,
+        )  # fmt: skip
+    training = case.training
+    if training is not None and not training.machine.session_hours:
+        yield warning(
+            "notebook", f"a session of {service.name} usually ends after {service.session_hours:g} h",
+            f"machine.session_hours={service.session_hours:g} saves and stops before that",
+        )  # fmt: skip
+
+
 def check_deepspeed(case: Case) -> Findings:
-    """DeepSpeed is installed where the engine is DeepSpeed."""
+    """DeepSpeed is installed where the engine is DeepSpeed; elsewhere it is an extra, and only noted."""
     machine = getattr(case.settings, "machine", None)
     if machine is None or machine.engine != "deepspeed":
+        if machine is not None and find_spec("deepspeed") is None:
+            yield ok("deepspeed", "not installed, and not needed: machine.engine=torch does without")
         return
     try:
         version = metadata.version("deepspeed")

@@ -87,6 +87,7 @@ def codec_of(run_folder: Path) -> SpectrogramCodec | None:
     places = [Path(run_folder) / "export"]
     with suppress(UserError, KeyError, TypeError):
         places.append(Path(read_json(Path(run_folder) / "shards.json")["folder"]))
+    places.append(Path(run_folder) / "shards")  # of a run that was unpacked without its shards
     for place in places:
         try:
             held = dict(read_json(place / "codec.json"))

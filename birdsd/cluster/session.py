@@ -37,11 +37,13 @@ from birdsd.cluster.allocations import (
     write_record,
 )
 from birdsd.cluster.handover import attended_by, take_flag
+from birdsd.cluster.machine import gpu_devices
 from birdsd.cluster.store import Run
 from birdsd.errors import UserError
 from birdsd.files import exclusive
 
 if TYPE_CHECKING:
+    from birdsd.cluster.notebooks import SessionLimit
     from birdsd.training.progress import Pulse
 
 # What a process of a dying allocation may still hold after its job was requeued.
@@ -55,7 +57,14 @@ class Session:
     signals and is watched. Raises `UserError` where another process is at work on the run.
     """
 
-    def __init__(self, run: Run, watchdog_s: float = 0.0, part: str = "", lock: bool = True) -> None:
+    def __init__(
+        self,
+        run: Run,
+        watchdog_s: float = 0.0,
+        part: str = "",
+        lock: bool = True,
+        limit: SessionLimit | None = None,
+    ) -> None:
         self.run, self.part, self.watchdog_s, self.locks = run, part, watchdog_s, lock
         self.rank, self.world_size = _environment_number("RANK", 0), _environment_number("WORLD_SIZE", 1)
         self.is_first = self.rank == 0
@@ -64,6 +73,7 @@ class Session:
         self.flag = take_flag()
         self._pulse: Pulse | None = None
         self._beats, self._armed = 0, 0.0
+        self.limit = limit
         self._asked = self._told = False
         self._done = threading.Event()
         self._held = ExitStack()
@@ -170,6 +180,8 @@ class Session:
     def outcome(self, finished: bool, status: int, position: int = 0) -> None:
         """How the job says that it ended."""
         asked = "stop.json" if self._asked else self.flag.received.name if self.flag.received else ""
+        if not finished and not asked and self.session_ends:
+            asked = "the session ends"
         self._outcome = Ended(
             time.time(), "finished" if finished else "stopped", status, position, message=asked
         )
@@ -191,12 +203,18 @@ class Session:
     # -- what the loop calls --------------------------------------------------------------------------
 
     def should_stop(self) -> bool:
-        """Whether this process was asked to stop: by a signal, or (rank 0) by RUN/stop.json."""
+        """Whether this process was asked to stop: by a signal, (rank 0) by RUN/stop.json, or by the end of
+        the machine's session."""
         if self.flag() and not self._told:
             self._told = True
             assert self.flag.received is not None
             self.event({"event": "signal", "signal": self.flag.received.name, "rank": self.rank})
-        return self.flag() or self._asked
+        return self.flag() or self._asked or self.session_ends
+
+    @property
+    def session_ends(self) -> bool:
+        """Whether this machine's session is about to end."""
+        return self.limit is not None and self.limit.is_near()
 
     def event(self, event: dict[str, Any]) -> None:
         self.run.event({**event, "allocation": self.allocation.name})
@@ -282,7 +300,7 @@ def _gpus(world_size: int) -> int:
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     if shown is not None:
         return world_size if shown.strip() not in ("", "-1", "NoDevFiles") else 0
-    return world_size if any(os.path.exists(f"/dev/nvidia{number}") for number in range(8)) else 0
+    return world_size if gpu_devices() else 0
 
 
 def since_process_start_s() -> float:
@@ -292,4 +310,8 @@ def since_process_start_s() -> float:
             with open("/proc/self/stat", encoding="ascii") as stream:
                 ticks = int(stream.read().rpartition(")")[2].split()[19])
             return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    import psutil
+
+    with suppress(psutil.Error, OSError):
+        return max(0.0, time.time() - float(psutil.Process().create_time()))
     return time.process_time()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any
 
+from birdsd.cluster.handover import SIGNALS
 from birdsd.cluster.jobs import STOPPED_STATUS
 from birdsd.errors import UserError
 from birdsd.files import explained_write, fingerprint, read_json, safe_name, write_json
@@ -32,7 +32,7 @@ FOLDER = "stages"
 PROGRAM = (sys.executable, "-m", "birdsd.cli")
 _POLL_S = 0.1
 # A child that ends in one of these ways was asked to; so were we, or soon will be.
-_ASKED = (STOPPED_STATUS, 130, *(-int(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)))
+_ASKED = (STOPPED_STATUS, 130, *(-int(s) for s in SIGNALS))
 
 
 class Stopped(Exception):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from birdsd.cluster.allocations import SILENT_S, Submission
 from birdsd.cluster.hours import Account, Trace
+from birdsd.cluster.machine import command_line
 from birdsd.cluster.slurm import JobState
 from birdsd.cluster.store import Run
 
@@ -281,15 +281,9 @@ def _supervised(case: Case) -> bool:
     submission = case.submission
     if submission is None or not submission.is_local:
         return False
-    folder = str(case.run.folder.resolve()).encode()
-    for name in submission.job_ids:
-        try:
-            words = Path(f"/proc/{int(name)}/cmdline").read_bytes()
-        except (OSError, ValueError):
-            continue
-        if b"birdsd.cluster.supervisor" in words and folder in words:
-            return True
-    return False
+    folder = str(case.run.folder.resolve())
+    words = [command_line(name) for name in submission.job_ids]
+    return any("birdsd.cluster.supervisor" in one and folder in one for one in words)
 
 
 # -- arrays -------------------------------------------------------------------------------------------

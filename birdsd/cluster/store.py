@@ -147,6 +147,15 @@ class RunStore:
             if read_json(run.folder / SIGNATURE_FILE).get("recipe") != recipe:
                 continue
             known = read_json(run.folder / "shards.json")
+            if known.get("unpacked"):
+                changes = index.changes_since(known["inventory"]) or ["codec.json"]
+                raise UserError(
+                    f"the shards in {folder} are not those of {run.folder.name}, which was unpacked here: "
+                    f"{listed(changes)}",
+                    "a run goes on only with the samples it began with",
+                    "name the very same ones (`birdsd pack RUN --with-shards` takes them along), or begin a "
+                    "new run beside it with name=ANOTHER_NAME",
+                )
             if known["folder"] == folder:
                 changes = index.changes_since(known["inventory"]) or ["codec.json changed"]
                 raise UserError(
@@ -216,7 +225,12 @@ def open_training(config: TrainConfig, write: bool = True) -> tuple[Run, ShardIn
     config.model.autoencoder = store.model_source(config.model.autoencoder, "model.autoencoder")
     config.model.source = store.model_source(config.model.source, "model.source")
     config.model.clip = store.model_source(config.model.clip, "model.clip")
-    return store.open(config, index, write), index
+    run = store.open(config, index, write)
+    if write and (run.folder / "shards").is_dir():
+        from birdsd.cluster.packing_unpack import adopt_class_pictures
+
+        adopt_class_pictures(run.folder, index.folder)
+    return run, index
 
 
 def content_identity(source: str | None) -> str:

@@ -25,6 +25,7 @@ from birdsd.cluster.allocations import (
     stop_requested,
 )
 from birdsd.cluster.launch import SUBMITIT_FOLDER, tasks_per_node
+from birdsd.cluster.machine import command_line, gpu_devices
 from birdsd.cluster.store import Run, RunStore
 from birdsd.cluster.task import RankTask
 from birdsd.errors import UserError
@@ -99,7 +100,7 @@ def _gpus_here() -> int:
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     if shown is not None:
         return len([part for part in shown.split(",") if part.strip().isdigit()])
-    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+    return gpu_devices()
 
 
 def _forward_signals(run: Run) -> None:
@@ -117,10 +118,9 @@ def _forward_signals(run: Run) -> None:
 def is_supervised(run_folder: Path, process_ids: Sequence[str]) -> bool:
     """Whether a supervisor is at work on a run, or about to begin, on this machine."""
     for number in process_ids:
-        with suppress(OSError):
-            words = Path(f"/proc/{int(number)}/cmdline").read_bytes()
-            if b"birdsd.cluster.supervisor" in words and str(Path(run_folder).resolve()).encode() in words:
-                return True
+        words = command_line(number)
+        if "birdsd.cluster.supervisor" in words and str(Path(run_folder).resolve()) in words:
+            return True
     try:
         with exclusive(Path(run_folder) / LOCK_FOLDER):
             return False

@@ -1,5 +1,5 @@
 """The verbs about jobs (submit, resume, status, logs, cancel, report, doctor, site, verify, cache-models)
-and about models (export, import, ui).
+and about models (export, import, ui), and those that carry a run elsewhere (pack, unpack).
 
 Parsers only; what a verb needs is imported when it runs, so that a login node answers at once.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 VERBS = (
     "submit", "resume", "status", "logs", "cancel", "report", "doctor", "site", "verify", "cache-models",
-    "export", "import", "ui",
+    "export", "import", "ui", "pack", "unpack",
 )  # fmt: skip
 _TEXT = argparse.RawDescriptionHelpFormatter
 
@@ -171,6 +171,9 @@ def _add_formats(verbs: Any) -> None:
     from birdsd.cluster.ui import add_ui
 
     add_ui(verbs)
+    from birdsd.cluster.packing import add_packing
+
+    add_packing(verbs)
 
 
 def _add_runs(parser: argparse.ArgumentParser, as_json: bool = True) -> None:

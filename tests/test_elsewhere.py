@@ -1,0 +1,93 @@
+"""birdsd without DeepSpeed, and on systems that lack what only Linux has."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from birdsd.cluster import machine
+from birdsd.cluster.doctor_case import Case
+from birdsd.cluster.doctor_software import check_deepspeed
+from birdsd.config import compose
+from birdsd.errors import UserError
+from birdsd.training import engine
+from tests.cluster.untrained import make_model
+from tests.diffusion.conftest import make_shards
+
+# Finds no DeepSpeed, as on macOS, and lacks what other systems lack; imports everything, then trains twice.
+_BARE = """
+import os, signal, sys
+for name in ("deepspeed", "fcntl"):
+    sys.modules[name] = None
+del os.sched_getaffinity, signal.SIGUSR2
+import importlib, pkgutil
+import birdsd
+import birdsd.jobs
+found = [module.name for module in pkgutil.walk_packages(birdsd.__path__[:1], "birdsd.")]
+found += [module.name for module in pkgutil.iter_modules(birdsd.jobs.__path__, "birdsd.jobs.")]
+for name in found:
+    importlib.import_module(name)
+print(len(found), "modules", file=sys.stderr)
+from birdsd.cli import main
+print(main(sys.argv[1:]), file=sys.stderr)
+print(main([*sys.argv[1:], "seed=1", "machine.engine=deepspeed"]), file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+def test_everything_imports_and_trains_without_deepspeed_and_linux(tmp_path: Path) -> None:
+    shards, model = make_shards(tmp_path / "shards"), make_model(tmp_path / "base")
+    settings = [
+        "run", "train", "method=lora", "model=tiny", "model.init=pretrained", f"model.source={model}",
+        f"data.shards={shards}", f"runs={tmp_path / 'runs'}", "optim.total_samples=8", "optim.global_batch=4",
+        "machine.threads=1", "--json",
+    ]  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", _BARE, *settings], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["finished"]
+    modules, *told = [line for line in done.stderr.splitlines() if line[:1].isdigit()]
+    assert int(modules.split()[0]) > 150
+    assert told == ["0", "2"]
+    assert 'pip install "birdsd[deepspeed]"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_its_absence_is_told_where_it_matters(monkeypatch) -> None:
+    from birdsd.cluster import doctor_software
+
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    monkeypatch.setattr(doctor_software, "find_spec", lambda name: None)
+    asked = compose("train", ["machine.engine=deepspeed", "machine.zero_stage=2"])
+    with pytest.raises(UserError, match="it is an extra"):
+        engine.engine_name(asked.machine)
+    assert engine.engine_name(compose("train", ["machine.zero_stage=0"]).machine)[0] == "torch"
+    (note,) = check_deepspeed(Case(settings=compose("train", [])))
+    assert note.level == "ok"
+    assert "not needed" in note.what
+
+
+def test_the_gpus_of_wsl_are_counted(tmp_path: Path, monkeypatch) -> None:
+    """WSL2 has /dev/dxg and no /dev/nvidia0; the driver's own program knows how many GPUs stand behind it."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA GeForce RTX 3050 Ti (UUID: x)'\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(machine.Path, "glob", lambda self, pattern: iter(()))
+    monkeypatch.setattr(machine.os.path, "exists", lambda path: path == "/dev/dxg")
+    monkeypatch.setattr(machine.shutil, "which", lambda name: str(program))
+    assert machine.gpu_devices.__wrapped__() == 1
+    program.write_text("#!/bin/sh\nexit 9\n")
+    assert machine.gpu_devices.__wrapped__() == 0
+    monkeypatch.setattr(machine.os.path, "exists", lambda path: False)
+    assert machine.gpu_devices.__wrapped__() == 0
+
+
+def test_a_process_is_known_by_its_words() -> None:
+    import os
+
+    assert Path(sys.executable).name.split(".")[0][:6] in machine.command_line(str(os.getpid()))
+    assert machine.command_line("no number") == ""
+    assert machine.command_line(str(2**22 + 1)) == ""
