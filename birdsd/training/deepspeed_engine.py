@@ -15,6 +15,7 @@ from birdsd.errors import UserError
 from birdsd.training.ema import Ema
 from birdsd.training.engine import MOMENTS, StepResult, TensorsByKind, adamw, decay_groups, forget_accelerate
 from birdsd.training.precision import Precision
+from birdsd.training.shortage import OutOfMemory, agree, is_out_of_memory, reason_of, release, smallest
 from birdsd.training.world import World
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ _LEFT_BEHIND = (
     "ACCELERATE_DEEPSPEED_ZERO_STAGE",
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
 )
+
+
+# What DeepSpeed's optimizer of stages 1 and 2 counts from.
+INITIAL_MICRO_STEP_ID = -1
 
 
 class DeepSpeedEngine:
@@ -132,20 +137,73 @@ class DeepSpeedEngine:
         """See `Engine.step`."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        total = torch.zeros((), device=self.device)
-        # DeepSpeed divides by the micro-batches and averages over the ranks; the weights sum to 1 already.
+        total, short = torch.zeros((), device=self.device), None
+        if hasattr(self.optimizer, "gradient_accumulation_steps"):
+            self.optimizer.gradient_accumulation_steps = len(batches)
+        # DeepSpeed divides by the micro-batches it was set up for and averages over the ranks; the weights sum
+        # to 1 already.
         scale = self.micro_batches * self.world.size
-        for make, weights in batches:
-            batch = make()
-            with self._autocast():
-                losses = self.engine(batch)
+        for number, (make, weights) in enumerate(batches, start=1):
+            # Said, not counted by DeepSpeed: after a shortage there are more of them.
+            self.engine.set_gradient_accumulation_boundary(number == len(batches))
+            losses, weights, reason = self._forward(make, weights)
+            short = short or reason
             loss = (losses.float() * weights).sum()
-            self.engine.backward(loss * scale)
+            try:
+                self.engine.backward(loss * scale)
+            except Exception as error:
+                self._check_shortage(error)
+            if number == len(batches) and (short := agree(self.world, short)) is not None:
+                break
             self.engine.step()  # acts on the last micro-batch only
             total += loss.detach()
+        if short is not None:
+            self._discard()
+            raise OutOfMemory(short)
         if self.ema:
             self.ema.update(ema_decay)
         return StepResult(total, self.engine.get_global_grad_norm())
+
+    def _forward(
+        self, make: Callable[[], dict[str, Tensor]], weights: Tensor
+    ) -> tuple[Tensor, Tensor, str | None]:
+        """Losses and their weights, and None; where there is too little memory, those of one sample at no
+        weight, and why: the backward that follows keeps step with the other ranks, and with DeepSpeed's own
+        counting."""
+        reason = None
+        try:
+            batch = make()
+            with self._autocast():
+                return self.engine(batch), weights, None
+        except Exception as error:
+            if self.stage == 3:  # its weights are half gathered
+                self._check_shortage(error)
+            if not is_out_of_memory(error):
+                raise
+            reason = reason_of(error)
+        release(self.device)
+        with self._autocast():
+            return self.engine(smallest(batch)), 0 * weights[:1], reason
+
+    def _check_shortage(self, error: Exception) -> None:
+        """Raise what the loop knows: in the middle of a backward DeepSpeed's buckets are half full."""
+        if is_out_of_memory(error):
+            raise OutOfMemory(reason_of(error), redo=False) from error
+        raise error
+
+    def _discard(self) -> None:
+        """Forget the gradients of this step, the way DeepSpeed does where fp16 overflowed."""
+        optimizer = self.optimizer
+        optimizer.zero_grad(set_to_none=True)
+        optimizer.micro_step_id = INITIAL_MICRO_STEP_ID
+        if self.stage < 3:
+            optimizer._release_preflattened_grad_buffers()
+            for kept in (optimizer.averaged_gradients, optimizer.all_grad_tensors):
+                for group in kept:
+                    kept[group] = None
+        if getattr(optimizer, "cpu_offload", False):
+            optimizer.reset_cpu_buffers()
+            optimizer._offload_accumulated_param_ids = set()
 
     @torch.no_grad()
     def losses(self, batch: dict[str, Tensor]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -14,6 +15,7 @@ from birdsd.errors import UserError, unknown_name
 from birdsd.training.ema import Ema
 from birdsd.training.flat import FlatParameters, GradientSum
 from birdsd.training.precision import Precision
+from birdsd.training.shortage import OutOfMemory, agree, is_out_of_memory, reason_of
 from birdsd.training.tensorfile import copy_tensors
 from birdsd.training.world import World
 
@@ -59,7 +61,9 @@ class Engine(Protocol):
         """One optimizer step on this rank's micro-batches.
 
         Each is a function that gives the prepared batch, and its weights (on the device, shape [B]),
-        already divided by the global batch's total weight.
+        already divided by the global batch's total weight. Raises `OutOfMemory`, on all ranks at once, where
+        one of them has too little for it; nothing has changed then, and the next call may bring the same
+        samples in more micro-batches.
         """
         ...
 
@@ -136,6 +140,12 @@ def engine_name(machine: MachineConfig) -> tuple[str, str]:
         raise unknown_name("machine.zero_stage", str(machine.zero_stage), ("0", "1", "2", "3"))
     if machine.zero_stage == 0:
         return "torch", "ZeRO stage 0 deals nothing out over the ranks: plain torch does the same, faster"
+    if find_spec("deepspeed") is None:
+        raise UserError(
+            "machine.engine=deepspeed, and DeepSpeed is not installed",
+            "it is an extra: only ZeRO and offload need it",
+            'pip install "birdsd[deepspeed]" (Linux or WSL2), or machine.engine=torch',
+        )
     return "deepspeed", f"machine.engine=deepspeed, ZeRO stage {machine.zero_stage}"
 
 
@@ -211,7 +221,24 @@ class TorchEngine:
     ) -> StepResult:
         """See `Engine.step`."""
         self.flat.zero_gradients()
-        total = torch.zeros((), device=self.device)
+        total, short = torch.zeros((), device=self.device), None
+        try:
+            self._backward(batches, total)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            short = reason_of(error)
+        if self.summing:
+            # Also where memory ran out: the others wait for these sums, which nobody will use.
+            self.summing.finish(begun=short is None)
+        if (short := agree(self.world, short)) is not None:
+            raise OutOfMemory(short)
+        return StepResult(total, self._update(learning_rate, ema_decay))
+
+    def _backward(
+        self, batches: Sequence[tuple[Callable[[], dict[str, Tensor]], Tensor]], total: Tensor
+    ) -> None:
+        """Gradients of all micro-batches; their losses are added to `total`."""
         for number, (make, weights) in enumerate(batches):
             batch = make()
             if self.summing and number == len(batches) - 1:
@@ -221,9 +248,6 @@ class TorchEngine:
             loss = (losses.float() * weights).sum()
             (self.scaler.scale(loss) if self.scaler else loss).backward()
             total += loss.detach()
-        if self.summing:
-            self.summing.finish()
-        return StepResult(total, self._update(learning_rate, ema_decay))
 
     def _update(self, learning_rate: float, ema_decay: float) -> Tensor | None:
         norm = None

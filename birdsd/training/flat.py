@@ -111,8 +111,12 @@ class GradientSum:
         self._next = len(self._flat.chunks) - 1
         self._active = True
 
-    def finish(self) -> None:
-        """After it: send what is left (parameters that the loss did not reach) and wait for all."""
+    def finish(self, begun: bool = True) -> None:
+        """After it: send what is left (parameters that the loss did not reach) and wait for all. Where the
+        step broke off, maybe before `begin` (`begun` is False), the sums only keep the ranks together.
+        """
+        if not begun and not self._active:
+            self.begin()
         self._active = False
         while self._next >= 0:
             self._send()
