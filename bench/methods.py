@@ -83,7 +83,8 @@ class Bench:
         scratch = ["method=full", "model.init=scratch", f"model.autoencoder={self.autoencoder}"]
         self.base = self._made("base", scratch)
 
-    def _config(self, settings: list[str]) -> Any:
+    def config(self, settings: list[str]) -> Any:
+        """A training of `tiny` here."""
         common = [f"data.shards={self.index.folder}", "model=tiny", "machine=smoke", "machine.threads=1"]
         config = compose("train", [*common, "method.class_samples=16", "method.class_steps=1", *settings])
         config.optim.total_samples = 10**9
@@ -91,16 +92,20 @@ class Bench:
 
     def _made(self, name: str, settings: list[str]) -> Path:
         torch.manual_seed(0)
-        method = make_method(self._config(settings), self.index)
+        method = make_method(self.config(settings), self.index)
         return method.export(method.build(torch.device("cpu"), torch.float32), self.folder / name)
 
     def ours(self, settings: list[str]) -> Iterator[float]:
         """Seconds a step of our trainer."""
-        from birdsd.training.loop import Trainer
-
         if "method=autoencoder" not in settings:
             settings = [*settings, "model.init=pretrained", f"model.source={self.base}"]
-        config = self._config(settings)
+        yield from self.steps(settings)
+
+    def steps(self, settings: list[str]) -> Iterator[float]:
+        """The same of a training that is told whole."""
+        from birdsd.training.loop import Trainer
+
+        config = self.config(settings)
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         method = make_method(config, self.index)
         trainer = Trainer(config, method, self.index, folder, lambda: False, lambda event: None, World())
@@ -189,7 +194,7 @@ def _row(what: str, ratio: float, floor: float, note: str) -> Row:
 
 def _forgetting(steps: Any) -> Callable[[], None]:
     """What makes the method behind these steps forget its encoded captions."""
-    method = steps.gi_frame.f_locals["method"]
+    method = steps.gi_yieldfrom.gi_frame.f_locals["method"]
     return method._texts.clear  # type: ignore[no-any-return]
 
 

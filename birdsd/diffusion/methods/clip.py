@@ -100,8 +100,7 @@ class ClipMethod:
 
     def build(self, device: torch.device, dtype: torch.dtype) -> Parts:
         """The image tower of model.clip, or a new one as wide and deep as the text tower."""
-        loaded, tokenizer = models.load_text(required_source(self.config))
-        encoder: Any = loaded
+        encoder, tokenizer = self.text()
         encoder.requires_grad_(False).to(device)
         made = self._clip(encoder, tokenizer)
         captions = sorted({text for texts in self.wordings.values() for text in texts})
@@ -119,6 +118,10 @@ class ClipMethod:
         frozen: dict[str, nn.Module] = {"text_encoder": encoder.to("cpu")}  # its work is done
         codec = load_codec(self.codec)
         return Parts(learner.to(device), frozen, tokenizer, codec, device, dtype, {"clip": made})
+
+    def text(self) -> tuple[Any, Any]:
+        """The text encoder, and its tokenizer, that pictures are to be told by."""
+        return models.load_text(required_source(self.config))
 
     def _clip(self, encoder: Any, tokenizer: Any) -> Clip:
         given, text = self.config.model.clip, encoder.config

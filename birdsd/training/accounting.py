@@ -1,0 +1,361 @@
+"""What a step of a method takes, traced before anything is there: neither weights nor pictures nor memory.
+
+The method's own code builds its networks and runs its own forward and backward on fake tensors, which have a
+shape and a type but no storage, while `LiveTensors` follows what would be alive and torch's flop counter what
+would be computed. Where the model is not on this machine yet, its preset says how it is shaped.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from birdsd.diffusion import models
+from birdsd.diffusion.tokenizer import train_tokenizer
+from birdsd.errors import UserError
+from birdsd.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from birdsd.schema import TrainConfig
+    from birdsd.shards.index import ShardIndex
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one micro-batch of training takes on one device, in bytes and floating-point operations.
+
+    `activations` is the most that forward and backward hold at once besides weights and gradients: saved for
+    backward, low-precision copies of weights, the batch. `learning` counts parameters, `frozen_bytes` what
+    stays as it is: the parts of the learner, the text encoder and the autoencoder.
+    """
+
+    micro_batch: int
+    learning: int
+    frozen_bytes: int
+    activations: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What the networks beside a learner take while they work: autoencoder and text encoder, in bytes."""
+
+    vae_bytes: int
+    text_bytes: int
+    latent_bytes: int  # of one sample, stored
+    text_row_bytes: int  # of one caption, stored
+    encode_activations: int  # pictures -> latents, as many as are encoded together
+
+
+# -- the networks, without weights ------------------------------------------------------------------------
+
+
+def hollow_networks(config: TrainConfig, codec: dict[str, Any]) -> Any:
+    """The four networks that `config` asks for, shaped as its source's folder says, else as its preset."""
+    from birdsd.diffusion.methods.denoising import Networks
+
+    model = config.model
+    vae = _vae(config)
+    size = models.latent_size(vae, int(codec["bands"]), int(codec["frames"]))
+    captions = ["a bird singing", "no bird", "an American Robin singing in a quiet forest"]
+    tokenizer = train_tokenizer(captions, model.vocabulary_size, model.max_tokens)
+    told = _told(model.source, "text_encoder")
+    if told is not None:
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        text: Any = CLIPTextModel(CLIPTextConfig(**told))
+        tokenizer.model_max_length = min(tokenizer.model_max_length, int(text.config.max_position_embeddings))
+    else:
+        text = models.build_text_encoder(
+            model.text, vocabulary=model.vocabulary_size, max_tokens=model.max_tokens, seed=0
+        )
+    told = _told(model.source, "unet")
+    if told is not None:
+        from diffusers import UNet2DConditionModel
+
+        unet: Any = UNet2DConditionModel.from_config(told)
+    else:
+        unet = models.build_unet(
+            model.unet,
+            latent_channels=vae.config.latent_channels,
+            sample_size=size,
+            context_width=text.config.hidden_size,
+        )
+    return Networks(unet, text, tokenizer, vae)
+
+
+def _vae(config: TrainConfig) -> Any:
+    for source in (config.model.autoencoder, config.model.source):
+        if (told := _told(source, "vae")) is not None:
+            from diffusers import AutoencoderKL
+
+            return AutoencoderKL.from_config(told)
+    return models.build_vae(config.model.vae)
+
+
+def _told(source: str | None, part: str) -> dict[str, Any] | None:
+    """config.json of a part that lies on this machine."""
+    if not source or not Path(source).expanduser().exists():
+        return None
+    try:
+        folder, sub = models.locate(source, part)
+    except UserError:
+        return None
+    return dict(read_json(Path(folder) / (sub or "") / "config.json"))
+
+
+@contextmanager
+def stand_ins(config: TrainConfig, codec: dict[str, Any]) -> Iterator[tuple[TrainConfig, ShardIndex]]:
+    """`config` and shards that its method can be built on, for what is not on this machine yet: two pictures
+    of two species, and a folder in place of a model that would have to be fetched."""
+    from birdsd.shards.index import ShardIndex
+    from birdsd.shards.writer import ShardWriter
+
+    config = copy.deepcopy(config)
+    with tempfile.TemporaryDirectory(prefix="birdsd-plan-") as name:
+        folder = Path(name)
+        (folder / "shards").mkdir()
+        write_json(folder / "shards" / "codec.json", codec)
+        blank = np.zeros((int(codec["channels"]), int(codec["bands"]), int(codec["frames"])), np.uint8)
+        with ShardWriter(folder / "shards" / "train-000000.tar") as writer:
+            for number, species in enumerate(("American Robin", "Eurasian Wren")):
+                facts: dict[str, Any] = {"key": f"{number}", "species": [species]}
+                facts |= {"captions": [f"a {species} singing"], "recording_id": f"{number}"}
+                facts |= {"licence": "", "recordist": "", "synthetic": True}
+                writer.write(f"{number:04d}", {"npy": blank, "json": facts})
+        if config.model.source is None or not Path(config.model.source).expanduser().exists():
+            (folder / "model" / "scheduler").mkdir(parents=True)
+            config.model.source = str(folder / "model")
+        yield config, ShardIndex.open(folder / "shards")
+
+
+@contextmanager
+def _fake() -> Iterator[Any]:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    apply = nn.Module._apply
+    nn.Module._apply = _converted  # type: ignore[method-assign]
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            yield mode
+    finally:
+        nn.Module._apply = apply  # type: ignore[method-assign]
+    gc.collect()
+
+
+def _converted(module: nn.Module, convert: Any, recurse: bool = True) -> nn.Module:
+    """`Module._apply` that replaces what it converts: torch's own swaps fake tensors in place, which fails
+    where something refers to them."""
+    if recurse:
+        for child in module.children():
+            _converted(child, convert)
+    with torch.no_grad():
+        for name, value in module._parameters.items():
+            if value is not None and (made := convert(value)) is not value:
+                module._parameters[name] = nn.Parameter(made, value.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = convert(buffer)
+    return module
+
+
+# -- tracing ----------------------------------------------------------------------------------------------
+
+
+def trace_step(
+    config: TrainConfig,
+    codec: dict[str, Any],
+    micro_batch: int,
+    precision: str = "fp32",
+    *,
+    low_precision_weights: bool = False,
+    flops: bool = True,
+) -> Step:
+    """Trace one micro-batch of `config`'s method. With `low_precision_weights` what learns is held in
+    `precision`, as DeepSpeed does; else in float32 under autocast, as plain torch does. Without `flops` none
+    are counted, which takes half the time.
+
+    `config.machine` says whether activations are recomputed and whether latents are cached. Raises
+    `UserError` for a method that trains nothing.
+    """
+    from torch._subclasses.fake_tensor import unset_fake_temporarily
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from birdsd.training.tensor_memory import LiveTensors
+
+    dtype = DTYPES[precision]
+    with stand_ins(config, codec) as (config, index), _fake() as fake:
+        method, parts = _built(config, index, dtype)
+        learner = parts.learner
+        if low_precision_weights:
+            learner.to(dtype)
+        learning = [p for p in learner.parameters() if p.requires_grad]
+        for parameter in learning:
+            parameter.grad = torch.zeros_like(parameter)
+        live = LiveTensors()
+        held = [*_tensors(learner), *(p.grad for p in learning if p.grad is not None)]
+        for module in parts.frozen.values():
+            held += _tensors(module)
+        for tensor in held:
+            live.hold(tensor)
+        before = live.bytes
+        with unset_fake_temporarily():  # numbers of tokens and pictures are looked at
+            batch = _batch(method, parts, index, micro_batch, config.machine.cache_latents)
+
+        def work() -> None:
+            with torch.no_grad():  # as the loop does it, outside autocast
+                ready = method.prepare(parts, batch)
+            with _autocast(dtype):
+                losses = learner(ready)
+            losses.float().sum().backward()
+
+        with fake, live:
+            work()
+        own = sum(p.numel() for p in learning)
+        frozen = before - sum(p.nbytes + p.nbytes for p in learning)
+        total = 0
+        if flops:  # apart, as the counter's hooks keep activations alive
+            with fake, FlopCounterMode(display=False) as counter:
+                work()
+            total = counter.get_total_flops()
+        return Step(micro_batch, own, frozen, live.peak_bytes - before, total)
+
+
+def trace_encoding(config: TrainConfig, codec: dict[str, Any], together: int) -> Encoding:
+    """Trace what turns `together` pictures into latents, and what a text becomes."""
+    from birdsd.training.tensor_memory import LiveTensors
+
+    with _fake():
+        networks = hollow_networks(config, codec)
+        vae, text = networks.vae, networks.text_encoder
+        live = LiveTensors()
+        for tensor in (*_tensors(vae), *_tensors(text)):
+            live.hold(tensor)
+        before = live.bytes
+        with live, torch.no_grad():
+            pixels = torch.zeros(together, 3, int(codec["bands"]), int(codec["frames"]))
+            moments = vae.encode(pixels).latent_dist.parameters
+        row = int(text.config.max_position_embeddings) * int(text.config.hidden_size) * 4
+        return Encoding(
+            sum(t.nbytes for t in _tensors(vae)),
+            sum(t.nbytes for t in _tensors(text)),
+            moments[0].numel() * 2,
+            row,
+            live.peak_bytes - before,
+        )
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What making clips takes at the most, in bytes: the networks, then the busier of UNet and decoder."""
+
+    weights: int
+    unet_activations: int
+    decoder_activations: int
+    flops_per_step: int
+
+
+def trace_generation(config: TrainConfig, codec: dict[str, Any], clips: int, precision: str) -> Generation:
+    """Trace one step of the sampler with guidance for `clips` at once, and the decoding of one of them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from birdsd.training.tensor_memory import LiveTensors
+
+    dtype = DTYPES[precision]
+    with _fake(), torch.no_grad():
+        networks = hollow_networks(config, codec)
+        unet, vae, text = networks.unet.to(dtype).eval(), networks.vae.eval(), networks.text_encoder.to(dtype)
+        height, width = models.latent_size(vae, int(codec["bands"]), int(codec["frames"]))
+        live = LiveTensors()
+        for network in (unet, vae, text):
+            for tensor in _tensors(network):
+                live.hold(tensor)
+        weights = live.bytes
+        with live:
+            shape = (2 * clips, int(vae.config.latent_channels), height, width)
+            context = torch.zeros(
+                2 * clips, int(text.config.max_position_embeddings), int(text.config.hidden_size), dtype=dtype
+            )
+            unet(torch.zeros(shape, dtype=dtype), torch.zeros((), dtype=torch.int64), context)
+        busy = live.peak_bytes - weights
+        with FlopCounterMode(display=False) as counter:
+            unet(torch.zeros(shape, dtype=dtype), torch.zeros((), dtype=torch.int64), context)
+        del context
+        gc.collect()
+        live.restart_peak()
+        before = live.bytes
+        with live:
+            vae.decode(torch.zeros((1, *shape[1:])))
+        return Generation(weights, busy, live.peak_bytes - before, counter.get_total_flops())
+
+
+# -- its parts --------------------------------------------------------------------------------------------
+
+
+def _built(config: TrainConfig, index: ShardIndex, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The method and its parts, on hollow networks."""
+    from birdsd.diffusion.methods import make_method
+
+    if config.method.name == "autoencoder":
+        config.model.init, config.model.source = "scratch", None
+    method: Any = make_method(config, index)
+    if not hasattr(method, "build"):
+        raise UserError(
+            f"method={config.method.name} trains nothing",
+            "it passes once over the pictures with CLIP's image tower",
+            "plan the generation with it instead: birdsd plan generate ...",
+        )
+    if hasattr(method, "networks"):
+        method.networks = lambda: hollow_networks(config, method.codec)
+    if hasattr(method, "text"):
+        method.text = lambda: _text(config, method.codec)
+    parts = method.build(torch.device("cpu"), dtype)
+    if hasattr(method, "prepared_text") and "text_encoder" in parts.frozen:
+        # A caption is encoded once and kept, by the numbers of its tokens: fake ones have none.
+        encoder: Any = parts.frozen["text_encoder"]
+        width, limit = int(encoder.config.hidden_size), int(parts.tokenizer.model_max_length)
+        kind = next(encoder.parameters()).dtype
+        method.prepared_text = lambda parts, ids: {"context": torch.zeros(len(ids), limit, width, dtype=kind)}
+    return method, parts
+
+
+def _batch(method: Any, parts: Any, index: ShardIndex, count: int, cached: bool) -> dict[str, torch.Tensor]:
+    from birdsd.shards.reader import ShardReader
+
+    reader, examples = ShardReader(index, "train"), []
+    for position in range(count):
+        sample = reader.read(position % len(reader))
+        if cached and hasattr(method, "latent_shape"):
+            channels, height, width = method.latent_shape
+            sample.latent = np.zeros((2 * channels, height, width), np.float16)
+        examples.append(method.example(parts, sample, position))
+    if hasattr(method, "pictures") and getattr(method, "keeps_prior", False):
+        channels, height, width = method.latent_shape
+        for number in range(method.pictures.count):  # as if they had been made and encoded
+            method._moments_of[number] = torch.zeros(2 * channels, height, width, dtype=torch.float16)
+    return {key: torch.stack([example[key] for example in examples]) for key in examples[0]}
+
+
+def _tensors(module: nn.Module) -> list[torch.Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+def _autocast(dtype: torch.dtype) -> Any:
+    return torch.autocast("cpu", dtype) if dtype != torch.float32 else nullcontext()
+
+
+def _text(config: TrainConfig, codec: dict[str, Any]) -> tuple[Any, Any]:
+    networks = hollow_networks(config, codec)
+    return networks.text_encoder, networks.tokenizer

@@ -1,0 +1,103 @@
+"""What is foretold of a step's memory, against what a real step of the real trainer holds."""
+
+from __future__ import annotations
+
+import gc
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.methods import WAYS, Bench
+from birdsd.errors import UserError
+from birdsd.training.accounting import trace_encoding, trace_generation, trace_step
+from birdsd.training.tensor_memory import LiveTensors
+
+# fp32 weights, gradients, two moments and the average of what learns.
+STATE_BYTES = 4 + 4 + 8 + 4
+SETTINGS = {
+    **WAYS,
+    "scratch": [*WAYS["full"], "model.init=scratch"],
+    "clip": ["method=clip", "optim.global_batch=16"],
+    "recomputed": [*WAYS["full"], "machine.gradient_checkpointing=true"],
+    "small pieces": [*WAYS["full"], "machine.micro_batch=4"],
+}
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("bench"), pairs=1)
+
+
+def source(bench: Bench, settings: list[str]) -> list[str]:
+    """Where the model comes from, as `Bench.ours` has it."""
+    if "model.init=scratch" in settings:
+        return [f"model.autoencoder={bench.autoencoder}"]
+    if "method=autoencoder" in settings:
+        return []
+    return ["model.init=pretrained", f"model.source={bench.base}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", SETTINGS)
+def test_the_peak_is_foretold_within_a_tenth(bench: Bench, way: str) -> None:
+    settings = [*SETTINGS[way], *source(bench, SETTINGS[way])]
+    live = LiveTensors()
+    live.hold_all()
+    before = live.bytes
+    with live:
+        steps = bench.steps(settings)
+        next(steps)
+        live.hold_all()
+        gc.collect()
+        live.restart_peak()
+        next(steps)
+        next(steps)
+    measured = live.peak_bytes - before
+    del steps
+    gc.collect()
+    config = bench.config(settings)
+    micro_batch = min(config.machine.micro_batch, config.optim.global_batch)
+    step = trace_step(config, bench.index.codec, micro_batch, flops=False)
+    foretold = STATE_BYTES * step.learning + step.frozen_bytes + step.activations
+    assert foretold == pytest.approx(measured, rel=0.1)
+
+
+def test_nothing_is_allocated_or_looked_for(bench: Bench) -> None:
+    """Stable Diffusion 1.5 as its preset says; its weights are not on this machine."""
+    config = bench.config(["model=sd15", "method=lora", "machine.gradient_checkpointing=true"])
+    codec = {**bench.index.codec, "bands": 64, "frames": 64}
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = trace_step(config, codec, 1, "bf16", flops=False)
+    grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib
+    assert grown_kib < 2**20, "a quarter of the UNet's weights"
+    # 860 M parameters of the UNet and 123 M of the text encoder in 16 bit, 84 M of the autoencoder in 32.
+    assert step.frozen_bytes == pytest.approx(2 * (859.5e6 + 123.1e6) + 4 * 83.65e6, rel=0.01)
+    encoding = trace_encoding(config, codec, 1)
+    assert encoding.vae_bytes == pytest.approx(4 * 83.65e6, rel=0.01)
+    made = trace_generation(config, codec, 1, "bf16")
+    assert made.weights == pytest.approx(step.frozen_bytes, rel=0.01) and made.flops_per_step > 0
+
+
+def test_flops_are_those_of_forward_and_backward(bench: Bench) -> None:
+    config = bench.config(["method=full", *source(bench, [])])
+    one, two = (trace_step(config, bench.index.codec, count) for count in (1, 2))
+    assert two.flops == pytest.approx(2 * one.flops, rel=0.01)
+    config.machine.gradient_checkpointing = True
+    again = trace_step(config, bench.index.codec, 1)
+    assert 1.1 < again.flops / one.flops < 4 / 3 + 0.01 and again.activations < one.activations
+
+
+def test_a_method_that_trains_nothing_is_told_apart(bench: Bench) -> None:
+    config = bench.config(["method=aesthetic_gradients", *source(bench, []), f"model.clip={bench.base}"])
+    with pytest.raises(UserError, match="trains nothing"):
+        trace_step(config, bench.index.codec, 1)
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_modules_convert_as_ever_afterwards(bench: Bench, tmp_path: Path) -> None:
+    trace_encoding(bench.config(["method=full", *source(bench, [])]), bench.index.codec, 1)
+    layer = torch.nn.Linear(2, 2)
+    weight = layer.weight
+    assert layer.double().weight is weight and weight.dtype == torch.float64
