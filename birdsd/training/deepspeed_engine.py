@@ -13,9 +13,17 @@ from torch import Tensor
 
 from birdsd.errors import UserError
 from birdsd.training.ema import Ema
-from birdsd.training.engine import MOMENTS, StepResult, TensorsByKind, adamw, decay_groups, forget_accelerate
+from birdsd.training.engine import (
+    MOMENTS,
+    MicroWork,
+    StepResult,
+    TensorsByKind,
+    adamw,
+    decay_groups,
+    forget_accelerate,
+)
 from birdsd.training.precision import Precision
-from birdsd.training.shortage import OutOfMemory, agree, is_out_of_memory, reason_of, release, smallest
+from birdsd.training.shortage import OutOfMemory, agree, is_out_of_memory, reason_of, release
 from birdsd.training.world import World
 
 if TYPE_CHECKING:
@@ -40,6 +48,16 @@ _LEFT_BEHIND = (
 
 # What DeepSpeed's optimizer of stages 1 and 2 counts from.
 INITIAL_MICRO_STEP_ID = -1
+
+
+# With weights in host memory: so many are on the GPU at once.
+LIVE_PARAMETERS = 100_000_000
+
+
+def bucket_elements(sizes: Sequence[int]) -> int:
+    """How many gradients are summed over the ranks at once. DeepSpeed's own 5e8 would lie ready whole, a
+    gibibyte in 16 bit, however small the model; the largest parameter must fit."""
+    return max([1, *sizes, min(sum(sizes), 50_000_000)])
 
 
 class DeepSpeedEngine:
@@ -81,7 +99,8 @@ class DeepSpeedEngine:
         for name, value in _LONE_PROCESS.items():
             os.environ.setdefault(name, value)
         plugin = DeepSpeedPlugin(
-            hf_ds_config=self._settings(optim, machine), gradient_accumulation_steps=self.micro_batches
+            hf_ds_config=self._settings(optim, machine),
+            gradient_accumulation_steps=self.micro_batches,
         )
         # Neither cpu=True nor ACCELERATE_USE_CPU: both would drop DeepSpeed without a word.
         os.environ.pop("ACCELERATE_USE_CPU", None)
@@ -103,11 +122,21 @@ class DeepSpeedEngine:
         return engine
 
     def _settings(self, optim: OptimConfig, machine: MachineConfig) -> dict[str, Any]:
-        zero: dict[str, Any] = {"stage": self.stage, "contiguous_gradients": self.stage == 3}
+        zero: dict[str, Any] = {
+            "stage": self.stage,
+            "contiguous_gradients": self.stage == 3,
+            "reduce_bucket_size": bucket_elements([shape.numel() for shape in self.shapes.values()]),
+        }
         if machine.offload_optimizer:
             zero["offload_optimizer"] = {"device": "cpu", "pin_memory": self.device.type == "cuda"}
         if machine.offload_parameters:
             zero["offload_param"] = {"device": "cpu", "pin_memory": self.device.type == "cuda"}
+            # Its own limit of 1e9 weights on the GPU at once is more than Stable Diffusion has.
+            zero |= {
+                "stage3_max_live_parameters": LIVE_PARAMETERS,
+                "stage3_max_reuse_distance": LIVE_PARAMETERS,
+                "stage3_prefetch_bucket_size": LIVE_PARAMETERS // 10,
+            }
         return {
             "train_micro_batch_size_per_gpu": max(1, machine.micro_batch),
             "gradient_accumulation_steps": self.micro_batches,
@@ -130,7 +159,7 @@ class DeepSpeedEngine:
 
     def step(
         self,
-        batches: Sequence[tuple[Callable[[], dict[str, Tensor]], Tensor]],
+        batches: Sequence[MicroWork],
         learning_rate: float,
         ema_decay: float,
     ) -> StepResult:
@@ -140,8 +169,8 @@ class DeepSpeedEngine:
         total, short = torch.zeros((), device=self.device), None
         if hasattr(self.optimizer, "gradient_accumulation_steps"):
             self.optimizer.gradient_accumulation_steps = len(batches)
-        # DeepSpeed divides by the micro-batches it was set up for and averages over the ranks; the weights sum
-        # to 1 already.
+        # DeepSpeed divides by the micro-batches that it was set up for and averages over the ranks; the
+        # weights sum to 1 already.
         scale = self.micro_batches * self.world.size
         for number, (make, weights) in enumerate(batches, start=1):
             # Said, not counted by DeepSpeed: after a shortage there are more of them.
@@ -165,7 +194,7 @@ class DeepSpeedEngine:
         return StepResult(total, self.engine.get_global_grad_norm())
 
     def _forward(
-        self, make: Callable[[], dict[str, Tensor]], weights: Tensor
+        self, make: Callable[..., dict[str, Tensor]], weights: Tensor
     ) -> tuple[Tensor, Tensor, str | None]:
         """Losses and their weights, and None; where there is too little memory, those of one sample at no
         weight, and why: the backward that follows keeps step with the other ranks, and with DeepSpeed's own
@@ -173,17 +202,26 @@ class DeepSpeedEngine:
         reason = None
         try:
             batch = make()
-            with self._autocast():
-                return self.engine(batch), weights, None
         except Exception as error:
-            if self.stage == 3:  # its weights are half gathered
-                self._check_shortage(error)
-            if not is_out_of_memory(error):
-                raise
-            reason = reason_of(error)
+            reason = self._shortage(error)
+        if reason is None:
+            try:
+                with self._autocast():
+                    return self.engine(batch), weights, None
+            except Exception as error:
+                if self.stage == 3:  # its weights are half gathered
+                    self._check_shortage(error)
+                reason = self._shortage(error)
+            del batch
         release(self.device)
         with self._autocast():
-            return self.engine(smallest(batch)), 0 * weights[:1], reason
+            return self.engine(make(1)), 0 * weights[:1], reason
+
+    @staticmethod
+    def _shortage(error: Exception) -> str:
+        if is_out_of_memory(error):
+            return reason_of(error)
+        raise error
 
     def _check_shortage(self, error: Exception) -> None:
         """Raise what the loop knows: in the middle of a backward DeepSpeed's buckets are half full."""
