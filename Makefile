@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RECORDINGS ?=
 DEMO ?= demo
 
-.PHONY: setup demo test notebook faults lint bench clean slurm-up slurm-down
+.PHONY: setup demo test notebook faults lint bench bench-gpu clean slurm-up slurm-down
 
 setup: $(VENV)/.ready
 
@@ -35,6 +35,9 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m bench
+
+bench-gpu: setup
+	$(BIN)/python -m bench.gpu $(ARGS)
 
 # A Slurm cluster on this machine, for tests; needs root.
 slurm-up:
