@@ -183,6 +183,10 @@ class MachineConfig:
     session_hours: float = 0.0  # train: this machine is taken away after so long, as notebooks are; 0: never
     session_lead_min: float = 10.0  # so long before that the run saves and stops
     session_began: Text = None  # 14:05; null: when the notebook's machine started, elsewhere this command
+    attention: str = "auto"  # of generation; sliced: head by head, for GPUs without a fused kernel
+    offload_generation: str = "none"  # model: a network is on the GPU while it works; sequential: a layer is
+    vae_tiling: bool = False  # generation decodes large pictures in tiles
+    max_gpu_memory_gib: float = 0.0  # no more is allocated on the GPU; 0: no limit
     collective_timeout_s: int = 1800  # a rank that its peers wait for longer is given up, and the run ends
 
 

@@ -25,13 +25,16 @@ def load_model(
     addition that does not fit, and for a device that this machine does not have.
     """
     from birdsd.diffusion.generator import Generator
-    from birdsd.training.precision import choose_device, choose_precision
+    from birdsd.diffusion.placement import Placement
+    from birdsd.training.precision import choose_device, choose_precision, occupy
 
     place = model_place(config) if folder is None else folder
     on_top = [open_addition(config, text) for text in config.add] if added is None else added
     base = RunStore(Path(config.runs)).model_source(config.base, "base")
     device = choose_device(config.machine.device)
-    return Generator(place, device, choose_precision(config.machine.precision, device).dtype, on_top, base)
+    occupy(device, config.machine.max_gpu_memory_gib)
+    dtype = choose_precision(config.machine.precision, device).dtype
+    return Generator(place, device, dtype, on_top, base, Placement.of(config.machine))
 
 
 def model_place(config: ClipsConfig) -> Path:

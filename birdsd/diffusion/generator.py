@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from birdsd.diffusion.aesthetics import Aesthetic, AestheticSettings, personalis
 from birdsd.diffusion.conditioning import Start, keep_outside, known_latents
 from birdsd.diffusion.export import quiet_diffusers, read_codec, read_training, weights_fingerprint
 from birdsd.diffusion.models import variant_of
+from birdsd.diffusion.placement import Placement
 from birdsd.diffusion.prompts import emphasise_tokens, encode_weighted, keep_names, literal, plain_text
 from birdsd.diffusion.words import apply_words, species_in
 from birdsd.errors import UserError
@@ -32,7 +34,8 @@ class Generator:
 
     `folder` is a pipeline, or an addition (LoRA, tokens, aesthetic embedding), whose base is loaded under
     it; `base` says where that lies if it has moved. `additions` come on top, in their order. The UNet
-    computes in `dtype` (float32 by default); text encoder and autoencoder stay in float32.
+    computes in `dtype` (float32 by default); text encoder and autoencoder stay in float32. `placement` says
+    which of them are on the device when.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Generator:
         dtype: Any = None,
         additions: Sequence[Addition] = (),
         base: str | None = None,
+        placement: Placement | None = None,
     ) -> None:
         import torch
 
@@ -66,8 +70,8 @@ class Generator:
             for words in (told.get("words") or {}, *(one.words for one in self.additions))
             for name, word in words.items()
         }
-        self.pipeline.to(device)
-        self.pipeline.unet.to(dtype or torch.float32)
+        self.placement = placement or Placement()
+        self.placement.settle(self.pipeline, device, dtype or torch.float32)
         self.device = device
 
     @property
@@ -180,24 +184,31 @@ class Generator:
         drawn = list(zip(seeds or [request.seed] * len(indices), indices, strict=True))
         shape = self.latent_shape()
         noise = torch.cat([sampling.initial_noise(seed, [k], shape) for seed, k in drawn])
-        context, negative = self.conditioning(request, prompts)
+        with self.working("text_encoder"):
+            context, negative = self.conditioning(request, prompts)
         start = start or self.start(request)
         guide = None
         if start is not None:
             span = request.span(self.codec.clip_s)
-            guide = known_latents(start, parts.vae, self.codec, request.skipped_steps(), span)
-        return sampling.sample_latents(
-            unet,
-            scheduler,
-            context.to(unet.dtype),
-            negative.to(unet.dtype),
-            noise.to(self.device, unet.dtype),
-            steps=request.steps,
-            guidance=request.guidance,
-            generators=[sampling.torch_generator(seed, "sampler", int(k)) for seed, k in drawn],
-            progress=tick,
-            guide=guide,
-        )
+            with self.working("vae"):
+                guide = known_latents(start, parts.vae, self.codec, request.skipped_steps(), span)
+        with self.working("unet"):
+            return sampling.sample_latents(
+                unet,
+                scheduler,
+                context.to(unet.dtype),
+                negative.to(unet.dtype),
+                noise.to(self.device, unet.dtype),
+                steps=request.steps,
+                guidance=request.guidance,
+                generators=[sampling.torch_generator(seed, "sampler", int(k)) for seed, k in drawn],
+                progress=tick,
+                guide=guide,
+            )
+
+    def working(self, *networks: str) -> AbstractContextManager[None]:
+        """Inside, these networks of the pipeline are on the device."""
+        return self.placement.working(self.pipeline, self.device, *networks)
 
     def images(
         self,
@@ -212,7 +223,8 @@ class Generator:
         """uint8 [B, H, W, 3]: the pictures of one batch; outside a masked stretch they are the start's."""
         start = start or self.start(request)
         latents = self.latents(request, prompts, indices, tick, seeds=seeds, start=start)
-        pictures = sampling.decode_images(self.pipeline.vae, latents)
+        with self.working("vae"):
+            pictures = sampling.decode_images(self.pipeline.vae, latents)
         span = request.span(self.codec.clip_s)
         return keep_outside(pictures, start, span, self.codec) if start and span else pictures
 

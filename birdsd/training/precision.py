@@ -61,3 +61,13 @@ def choose_precision(requested: str, device: torch.device) -> Precision:
             return Precision("bf16", f"{name}, has bf16: the range of fp32 and no loss scaling")
         return Precision("fp16", f"{name}, has no fast bf16: fp16 with loss scaling")
     return Precision(requested, f"machine.precision asks for it ({name})")
+
+
+def occupy(device: torch.device, limit_gib: float) -> None:
+    """Make a GPU this process's own, of which it allocates no more than `limit_gib` GiB (0: no limit)."""
+    if device.type != "cuda":
+        return
+    torch.cuda.set_device(device)
+    if limit_gib > 0:
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit_gib * 2**30 / total), device)
