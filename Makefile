@@ -21,7 +21,7 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# Executes jobs/notebook.ipynb from top to bottom; OUT=FILE.ipynb keeps it with its outputs.
+# Executes jobs/notebook.ipynb from top to bottom; OUT=FOLDER keeps what it made, with its outputs.
 notebook: setup
 	$(BIN)/python -m tests.notebook $(if $(OUT),--out "$(OUT)")
 
