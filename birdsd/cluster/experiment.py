@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -382,7 +382,7 @@ class Experiment:
         return self._stop
 
 
-@lru_cache(maxsize=None)
+@cache
 def _length(settings: tuple[str, ...]) -> tuple[int, int]:
     """Steps of a training, and samples a step. It is asked for often, and composing takes a while."""
     optim = compose("train", settings).optim

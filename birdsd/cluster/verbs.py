@@ -14,7 +14,7 @@ from typing import Any
 
 VERBS = (
     "submit", "resume", "status", "logs", "cancel", "report", "doctor", "site", "verify", "cache-models",
-    "export", "import", "ui", "pack", "unpack",
+    "export", "import", "ui", "pack", "unpack", "plan",
 )  # fmt: skip
 _TEXT = argparse.RawDescriptionHelpFormatter
 
@@ -172,8 +172,10 @@ def _add_formats(verbs: Any) -> None:
 
     add_ui(verbs)
     from birdsd.cluster.packing import add_packing
+    from birdsd.cluster.planning_text import add_plan
 
     add_packing(verbs)
+    add_plan(verbs)
 
 
 def _add_runs(parser: argparse.ArgumentParser, as_json: bool = True) -> None:

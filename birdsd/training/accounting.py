@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from birdsd.schema import TrainConfig
     from birdsd.shards.index import ShardIndex
 
+VERSION = 1  # of the traces, for those who keep them
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -71,7 +72,7 @@ def hollow_networks(config: TrainConfig, codec: dict[str, Any]) -> Any:
     size = models.latent_size(vae, int(codec["bands"]), int(codec["frames"]))
     captions = ["a bird singing", "no bird", "an American Robin singing in a quiet forest"]
     tokenizer = train_tokenizer(captions, model.vocabulary_size, model.max_tokens)
-    told = _told(model.source, "text_encoder")
+    told = told_of(model.source, "text_encoder")
     if told is not None:
         from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -81,7 +82,7 @@ def hollow_networks(config: TrainConfig, codec: dict[str, Any]) -> Any:
         text = models.build_text_encoder(
             model.text, vocabulary=model.vocabulary_size, max_tokens=model.max_tokens, seed=0
         )
-    told = _told(model.source, "unet")
+    told = told_of(model.source, "unet")
     if told is not None:
         from diffusers import UNet2DConditionModel
 
@@ -98,14 +99,14 @@ def hollow_networks(config: TrainConfig, codec: dict[str, Any]) -> Any:
 
 def _vae(config: TrainConfig) -> Any:
     for source in (config.model.autoencoder, config.model.source):
-        if (told := _told(source, "vae")) is not None:
+        if (told := told_of(source, "vae")) is not None:
             from diffusers import AutoencoderKL
 
             return AutoencoderKL.from_config(told)
     return models.build_vae(config.model.vae)
 
 
-def _told(source: str | None, part: str) -> dict[str, Any] | None:
+def told_of(source: str | None, part: str) -> dict[str, Any] | None:
     """config.json of a part that lies on this machine."""
     if not source or not Path(source).expanduser().exists():
         return None
@@ -259,9 +260,11 @@ def trace_encoding(config: TrainConfig, codec: dict[str, Any], together: int) ->
 
 @dataclass(frozen=True)
 class Generation:
-    """What making clips takes at the most, in bytes: the networks, then the busier of UNet and decoder."""
+    """What making clips takes, in bytes: each network, and what UNet and decoder hold while they work."""
 
-    weights: int
+    unet_bytes: int
+    vae_bytes: int
+    text_bytes: int
     unet_activations: int
     decoder_activations: int
     flops_per_step: int
@@ -279,9 +282,11 @@ def trace_generation(config: TrainConfig, codec: dict[str, Any], clips: int, pre
         unet, vae, text = networks.unet.to(dtype).eval(), networks.vae.eval(), networks.text_encoder.to(dtype)
         height, width = models.latent_size(vae, int(codec["bands"]), int(codec["frames"]))
         live = LiveTensors()
+        sizes = []
         for network in (unet, vae, text):
             for tensor in _tensors(network):
                 live.hold(tensor)
+            sizes.append(live.bytes - sum(sizes))
         weights = live.bytes
         with live:
             shape = (2 * clips, int(vae.config.latent_channels), height, width)
@@ -298,7 +303,7 @@ def trace_generation(config: TrainConfig, codec: dict[str, Any], clips: int, pre
         before = live.bytes
         with live:
             vae.decode(torch.zeros((1, *shape[1:])))
-        return Generation(weights, busy, live.peak_bytes - before, counter.get_total_flops())
+        return Generation(*sizes, busy, live.peak_bytes - before, counter.get_total_flops())
 
 
 # -- its parts --------------------------------------------------------------------------------------------

@@ -1,0 +1,257 @@
+"""`birdsd plan`: before anything runs, what takes how much memory, what fits, and which way is the fastest.
+
+What a step takes is traced (`training.accounting`), what engines hold is summed (`training.budget`), what
+there is comes from `cluster.hardware`. Times are estimates, and say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from birdsd import config as configuration
+from birdsd.cluster.hardware import GIB, Hardware, hardware
+from birdsd.errors import UserError
+from birdsd.files import fingerprint, read_json, write_json
+
+if TYPE_CHECKING:
+    from birdsd.schema import SubmitConfig, TrainConfig
+    from birdsd.training.accounting import Step
+    from birdsd.training.budget import Budget, Layout, Tracer
+
+# Of a card's dense peak that a Stable Diffusion training reaches with many samples at once, as published
+# trainings report; and what each way of saving memory costs in time.
+MFU = 0.35
+_COST = {1: 1.03, 2: 1.05, 3: 1.2}
+_BUS_BYTES_PER_S, _HOST_BYTES_PER_S = 12e9, 20e9
+# Memory that is free but in pieces too small.
+_FRAGMENTED = 1.05
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A layout, what it takes, whether that is there, and seconds a sample of all GPUs together."""
+
+    budget: Budget
+    fits: bool
+    lacks: str
+    sample_s: float
+
+    @property
+    def layout(self) -> Layout:
+        return self.budget.layout
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`asked`: as the machine preset has it; `chosen`: the fastest that fits, or None."""
+
+    config: TrainConfig
+    codec: dict[str, Any]
+    there: Hardware
+    asked: Choice
+    chosen: Choice | None
+    tried: list[Choice]
+    notes: list[str]
+
+    @property
+    def samples(self) -> int:
+        return int(self.config.optim.total_samples or 1)
+
+    def hours(self, choice: Choice) -> float:
+        """Until the last sample, by the estimate."""
+        return self.samples * choice.sample_s / 3600
+
+
+def plan_training(config: TrainConfig, codec: dict[str, Any], there: Hardware, notes: Sequence[str]) -> Plan:
+    """Try the layouts from fast to frugal; the first kind in which one fits decides."""
+    from birdsd.training.budget import Layout
+
+    trace = _tracer(config, codec)
+    average, on_cpu = bool(config.optim.ema_decay), there.card is None
+    share = max(1, -(-int(config.optim.global_batch or 1) // there.ranks))
+    machine = config.machine
+    bf16 = there.card is not None and there.card.bf16
+    fast = "fp32" if on_cpu else "bf16" if bf16 else "fp16"
+    precision = fast if machine.precision == "auto" else machine.precision
+    asked = Layout(
+        machine.engine if machine.zero_stage else "torch",
+        machine.zero_stage if machine.engine == "deepspeed" else 0,
+        machine.offload_optimizer,
+        machine.offload_parameters,
+        precision,
+        machine.gradient_checkpointing,
+        min(machine.micro_batch or share, share),
+        there.ranks,
+        max(1, there.gpus_per_node),
+    )
+
+    def tried(layout: Layout) -> Choice:
+        return _choice(trace, layout, there, average, int(config.optim.global_batch or 1))
+
+    plain = replace(asked, engine="torch", zero_stage=0, offload_optimizer=False, offload_parameters=False)
+    plain = replace(plain, precision=fast if machine.precision == "auto" else precision)
+    kinds = [[replace(plain, checkpointing=value) for value in (False, True)]]
+    if not on_cpu:
+        stages = [1, 2, 3] if there.ranks > 1 else []
+        sharded = [replace(plain, engine="deepspeed", zero_stage=stage) for stage in stages]
+        kinds.append([replace(one, checkpointing=value) for one in sharded for value in (False, True)])
+        offloaded = replace(
+            plain, engine="deepspeed", zero_stage=2, offload_optimizer=True, checkpointing=True
+        )
+        kinds.append([offloaded])
+        kinds.append([replace(offloaded, zero_stage=3, offload_parameters=True)])
+    seen, chosen = [], None
+    for kind in kinds:
+        for layout in kind:
+            found = [tried(replace(layout, micro_batch=size)) for size in _sizes(share)]
+            seen += found
+        if fitting := [choice for choice in seen if choice.fits]:
+            chosen = min(fitting, key=lambda choice: (round(choice.sample_s, 6), choice.budget.gpu_bytes))
+            break
+    return Plan(config, codec, there, tried(asked), chosen, seen, list(notes))
+
+
+def _sizes(most: int) -> list[int]:
+    return [2**k for k in range(most.bit_length()) if 2**k <= most]
+
+
+def _choice(trace: Tracer, layout: Layout, there: Hardware, average: bool, global_batch: int) -> Choice:
+    from birdsd.training.budget import budget
+
+    made = budget(trace, layout, average=average, on_cpu=there.card is None)
+    lacks = ""
+    if there.card is not None and made.gpu_bytes * _FRAGMENTED > there.gpu_bytes:
+        lacks = f"{_gib(made.gpu_bytes)} of the GPU's {_gib(there.gpu_bytes)}, most of it {made.largest()}"
+    elif made.host_bytes > there.host_bytes:
+        most = max(made.host, key=lambda name: made.host[name])
+        lacks = f"{_gib(made.host_bytes)} of the host's {_gib(there.host_bytes)}, most of it {most}"
+    return Choice(made, not lacks, lacks, _sample_s(made, there, global_batch))
+
+
+def _sample_s(made: Budget, there: Hardware, global_batch: int) -> float:
+    layout, step = made.layout, made.step
+    peak = 0.05e12 if there.card is None else there.card.tflops * 1e12
+    # A GPU is busier the more samples it has at once.
+    busy = MFU * layout.micro_batch / (layout.micro_batch + 1)
+    each = step.flops / layout.micro_batch / (peak * busy) * _COST.get(layout.zero_stage, 1.0)
+    if layout.offload_optimizer:
+        own = step.learning / layout.gpus
+        bus = own * 4 / _BUS_BYTES_PER_S + own * 32 / _HOST_BYTES_PER_S
+        each += bus / (global_batch / layout.gpus)
+    if layout.offload_parameters:
+        each += 3 * 2 * step.learning / layout.gpus / _BUS_BYTES_PER_S / layout.micro_batch
+    return each / layout.gpus
+
+
+def _tracer(config: TrainConfig, codec: dict[str, Any]) -> Tracer:
+    """Traces, each made once and kept in the user's cache folder, as one of a large model takes seconds."""
+    from birdsd.training import accounting
+
+    machine = config.machine
+    told = [asdict(config.model), asdict(config.method), codec, machine.cache_latents, _architecture(config)]
+    own = fingerprint([*told, accounting.VERSION])
+
+    def trace(micro_batch: int, precision: str, checkpointing: bool, low: bool) -> Step:
+        name = f"{own}-{micro_batch}-{precision}-{int(checkpointing)}-{int(low)}.json"
+        path = _cache_folder() / name
+        try:
+            return accounting.Step(**read_json(path)) if path.is_file() else _fresh(path)
+        except (TypeError, UserError):
+            return _fresh(path)
+
+    def _fresh(path: Path) -> Step:
+        _, micro_batch, precision, checkpointing, low = path.stem.rsplit("-", 4)
+        changed = replace(config, machine=replace(machine, gradient_checkpointing=checkpointing == "1"))
+        step = accounting.trace_step(
+            changed, codec, int(micro_batch), precision,
+            low_precision_weights=low == "1", flops=micro_batch == "1",
+        )  # fmt: skip
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, asdict(step))
+        except (OSError, UserError):
+            pass  # only slower the next time
+        return step
+
+    return trace
+
+
+def _architecture(config: TrainConfig) -> list[Any]:
+    """What the folders of local models say of their shapes, so that another model is traced anew."""
+    from birdsd.training.accounting import told_of
+
+    sources = (config.model.source, config.model.autoencoder)
+    return [told_of(source, part) for source in sources for part in ("unet", "vae", "text_encoder")]
+
+
+def _cache_folder() -> Path:
+    import os
+
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "birdsd" / "plan"
+
+
+# -- what is asked ----------------------------------------------------------------------------------------
+
+
+def make_plan(settings: Sequence[str], gpu: str | None = None, site: str | None = None) -> Plan:
+    """The plan of `birdsd plan train SETTINGS`: those of train, and of submit (nodes, site, ...)."""
+    where, what = configuration.split_settings("train", settings)
+    preset = next((text.split("=", 1)[1] for text in reversed(what) if text.startswith("machine=")), "smoke")
+    config: TrainConfig = configuration.compose("train", what)
+    asked: SubmitConfig | None = None
+    if site:
+        where = [*where, f"site={site}"]
+    if where:
+        named = any(text.startswith("site=") for text in where)
+        asked = configuration.compose("submit", where if named else [*where, "site=local"])
+    known = asked.site if asked is not None and any(text.startswith("site=") for text in where) else None
+    nodes, per_node = (asked.nodes, asked.tasks_per_node) if asked is not None else (1, 0)
+    there = hardware(preset, gpu, known, nodes, per_node)
+    codec, notes = codec_for(config)
+    if config.model.init == "pretrained" and config.model.source and not Path(config.model.source).exists():
+        notes.append(f"{config.model.source} is not here: shaped as model={config.model.name} says")
+    if there.assumed:
+        notes.append(there.assumed)
+    return plan_training(config, codec, there, notes)
+
+
+def codec_for(config: TrainConfig, run: Path | None = None) -> tuple[dict[str, Any], list[str]]:
+    """The codec of the run or of the shards, else a usual one with a note that says so."""
+    from birdsd.diffusion.export import read_codec
+    from birdsd.shards.index import ShardIndex
+    from birdsd.sound.codec import SpectrogramCodec
+
+    if run is not None:
+        for folder in (run, run / "export"):
+            if (folder / "codec.json").is_file():
+                return read_codec(folder), []
+    place = config.data.shards
+    if place and Path(place).exists():
+        found = ShardIndex.open(Path(place)).codec
+        if found:
+            return dict(found), []
+    name = "birdsong-small" if config.model.name == "tiny" else "riffusion"
+    made = SpectrogramCodec.from_config(configuration.compose("prepare", [f"codec={name}"]).codec)
+    note = f"no shards are named: planned for pictures of {made.bands} x {made.frames} (codec {name})"
+    return made.to_json(), [note]
+
+
+def chosen_machine(config: TrainConfig) -> dict[str, object]:
+    """machine=auto: the fields of MachineConfig that the plan chooses for what this machine has. Raises
+    `UserError` where nothing fits."""
+    codec, notes = codec_for(config)
+    found = plan_training(config, codec, hardware("auto"), notes)
+    if found.chosen is None:
+        raise UserError(
+            f"machine=auto: nothing fits on {found.there.described()}",
+            found.asked.lacks or "the machine has too little memory",
+            "a smaller method (lora, textual_inversion), or look where the bytes go: birdsd plan train ...",
+        )
+    return found.chosen.layout.settings()
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2f} GiB"

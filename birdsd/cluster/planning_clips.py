@@ -1,0 +1,95 @@
+"""`birdsd plan generate`: what making clips takes, for each way of placing the networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from birdsd import config as configuration
+from birdsd.cluster.hardware import GIB, hardware
+from birdsd.cluster.planning import codec_for
+
+# Placement -> what it does to time, for the order of preference.
+_WAYS = ("none", "model", "sequential")
+_LAYER_SHARE = 0.1  # of the UNet is on the device at once, layer by layer: its largest block and what is sent
+
+
+def plan_clips(
+    settings: Sequence[str], gpu: str | None = None, site: str | None = None
+) -> tuple[dict[str, Any], str]:
+    """The facts and the text: bytes on the device while the UNet samples and while the decoder works."""
+    from birdsd.diffusion.placement import Placement
+    from birdsd.training.accounting import trace_generation
+
+    model = [text for text in settings if text.split("=", 1)[0].split(".")[0] == "model"]
+    own = [text for text in settings if text not in model]
+    asked = configuration.compose("generate", own)
+    run = Path(asked.run).expanduser() if asked.run else None
+    if run is not None and run.exists():
+        model = [*model, f"model.source={run}"]
+    config = configuration.compose("train", [*(model or ["model=sd15"]), "method=full"])
+    config.model.init = "pretrained"
+    codec, notes = codec_for(config, run)
+    preset = next((text.split("=", 1)[1] for text in reversed(own) if text.startswith("machine=")), "smoke")
+    known = configuration.compose("submit", [f"site={site}"]).site if site else None
+    there = hardware(preset, gpu, known)
+    if there.assumed:
+        notes.append(there.assumed)
+    fast = "fp32" if there.card is None else "bf16" if there.card.bf16 else "fp16"
+    precision = fast if asked.machine.precision == "auto" else asked.machine.precision
+    clips = min(int(asked.batch_size), max(1, int(asked.count)))
+    made = trace_generation(config, codec, clips, precision)
+    others = made.vae_bytes + made.text_bytes
+    takes = {
+        "none": made.unet_bytes + others + max(made.unet_activations, made.decoder_activations),
+        "model": max(made.unet_bytes + made.unet_activations, made.vae_bytes + made.decoder_activations),
+        "sequential": max(
+            int(_LAYER_SHARE * made.unet_bytes) + made.unet_activations,
+            made.vae_bytes + made.decoder_activations,
+        ),
+    }
+    room = there.gpu_bytes if there.card else there.host_bytes
+    fitting = [way for way in _WAYS if takes[way] <= room]
+    told = Placement.of(asked.machine).offload
+    facts = {
+        "job": "generate",
+        "model": config.model.name,
+        "hardware": {"described": there.described(), "gpu_bytes": there.gpu_bytes},
+        "clips_at_once": clips,
+        "precision": precision,
+        "networks": {"unet": made.unet_bytes, "vae": made.vae_bytes, "text_encoder": made.text_bytes},
+        "activations": {"unet": made.unet_activations, "decoder": made.decoder_activations},
+        "device_bytes": takes,
+        "asked": told,
+        "fits": takes[told] <= room,
+        "chosen": fitting[0] if fitting else None,
+        "notes": notes,
+    }
+    lines = [
+        f"generate {config.model.name}: {clips} clip(s) at once, {codec['bands']} x {codec['frames']} "
+        f"pictures, UNet in {precision}",
+        f"on    {there.described()}",
+        *(f"note  {note}" for note in notes),
+        "",
+        f"UNet {_gib(made.unet_bytes)} and {_gib(made.unet_activations)} while it samples; "
+        f"text encoder {_gib(made.text_bytes)}; "
+        f"autoencoder {_gib(made.vae_bytes)} and {_gib(made.decoder_activations)} while it decodes",
+        "",
+    ]
+    for way in _WAYS:
+        sign = "fits" if takes[way] <= room else "does not fit"
+        mark = "   <- as asked" if way == told else ""
+        lines.append(f"machine.offload_generation={way:11} {_gib(takes[way]):>10}  {sign}{mark}")
+    if fitting:
+        lines += ["", f"the fastest that fits: machine.offload_generation={fitting[0]}"]
+    else:
+        lines += [
+            "",
+            "NOTHING FITS: fewer clips at once (batch_size=1), machine.vae_tiling=true, a larger GPU",
+        ]
+    return facts, "\n".join(lines)
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2f} GiB"
