@@ -19,6 +19,7 @@ def run(config: TrainConfig) -> Outcome:
     opened, index = open_training(config)
     if opened.result is not None and opened.export_folder.is_dir():
         return _outcome(opened, opened.result, "nothing to do: this run is finished")
+    config = _on_this_machine(config)
     service = notebooks.here()
     began = time.time() - since_process_start_s()
     limit = notebooks.session_limit(config.machine, service, command_began=began)
@@ -46,6 +47,24 @@ def run(config: TrainConfig) -> Outcome:
     carry = f"birdsd pack {opened.folder.name} --runs {config.runs}"
     said = f"{outcome.text}\n  why     this machine's session ends soon\n  carry   {carry}"
     return Outcome(said, outcome.facts, status)
+
+
+def _on_this_machine(config: TrainConfig) -> TrainConfig:
+    """machine=auto becomes what the plan chooses here; every rank of a run finds the same."""
+    if config.machine.name != "auto":
+        return config
+    import torch
+
+    from birdsd.cluster.planning import with_chosen_machine
+    from birdsd.training.world import World
+
+    world = World.from_environment()
+    chosen = with_chosen_machine(config, world.size, min(world.size, torch.cuda.device_count() or world.size))
+    if world.is_first:
+        told = ("engine", "precision", "micro_batch", "gradient_checkpointing", "offload_optimizer")
+        words = ", ".join(f"{name}={getattr(chosen.machine, name)}" for name in told)
+        print(f"birdsd: machine=auto is {words}", file=sys.stderr)
+    return chosen
 
 
 def _outcome(opened: Run, facts: dict, line: str, status: int = 0) -> Outcome:

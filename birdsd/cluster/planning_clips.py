@@ -8,11 +8,11 @@ from typing import Any
 
 from birdsd import config as configuration
 from birdsd.cluster.hardware import GIB, hardware
-from birdsd.cluster.planning import codec_for
+from birdsd.cluster.planning import codec_for, preset_in
 
-# Placement -> what it does to time, for the order of preference.
+# From fast to frugal.
 _WAYS = ("none", "model", "sequential")
-_LAYER_SHARE = 0.1  # of the UNet is on the device at once, layer by layer: its largest block and what is sent
+_LAYER_SHARE = 0.1  # about so much of the UNet is on the device at once, layer by layer
 
 
 def plan_clips(
@@ -24,14 +24,14 @@ def plan_clips(
 
     model = [text for text in settings if text.split("=", 1)[0].split(".")[0] == "model"]
     own = [text for text in settings if text not in model]
-    asked = configuration.compose("generate", own)
+    asked = configuration.compose("generate", [*own, f"machine={preset_in(own, gpu or site)}"])
     run = Path(asked.run).expanduser() if asked.run else None
     if run is not None and run.exists():
         model = [*model, f"model.source={run}"]
     config = configuration.compose("train", [*(model or ["model=sd15"]), "method=full"])
     config.model.init = "pretrained"
     codec, notes = codec_for(config, run)
-    preset = next((text.split("=", 1)[1] for text in reversed(own) if text.startswith("machine=")), "smoke")
+    preset = preset_in(own, gpu or site)
     known = configuration.compose("submit", [f"site={site}"]).site if site else None
     there = hardware(preset, gpu, known)
     if there.assumed:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from birdsd.schema import TrainConfig
     from birdsd.shards.index import ShardIndex
 
-VERSION = 1  # of the traces, for those who keep them
+VERSION = 2  # of the traces, for those who keep them
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -192,7 +192,6 @@ def trace_step(
     `UserError` for a method that trains nothing.
     """
     from torch._subclasses.fake_tensor import unset_fake_temporarily
-    from torch.utils.flop_counter import FlopCounterMode
 
     from birdsd.training.tensor_memory import LiveTensors
 
@@ -228,7 +227,7 @@ def trace_step(
         frozen = before - sum(p.nbytes + p.nbytes for p in learning)
         total = 0
         if flops:  # apart, as the counter's hooks keep activations alive
-            with fake, FlopCounterMode(display=False) as counter:
+            with fake, _counting() as counter:
                 work()
             total = counter.get_total_flops()
         return Step(micro_batch, own, frozen, live.peak_bytes - before, total)
@@ -272,17 +271,16 @@ class Generation:
 
 def trace_generation(config: TrainConfig, codec: dict[str, Any], clips: int, precision: str) -> Generation:
     """Trace one step of the sampler with guidance for `clips` at once, and the decoding of one of them."""
-    from torch.utils.flop_counter import FlopCounterMode
 
     from birdsd.training.tensor_memory import LiveTensors
 
     dtype = DTYPES[precision]
     with _fake(), torch.no_grad():
         networks = hollow_networks(config, codec)
-        unet, vae, text = networks.unet.to(dtype).eval(), networks.vae.eval(), networks.text_encoder.to(dtype)
+        unet, vae, text = networks.unet.to(dtype).eval(), networks.vae.eval(), networks.text_encoder
         height, width = models.latent_size(vae, int(codec["bands"]), int(codec["frames"]))
         live = LiveTensors()
-        sizes = []
+        sizes: list[int] = []
         for network in (unet, vae, text):
             for tensor in _tensors(network):
                 live.hold(tensor)
@@ -295,7 +293,7 @@ def trace_generation(config: TrainConfig, codec: dict[str, Any], clips: int, pre
             )
             unet(torch.zeros(shape, dtype=dtype), torch.zeros((), dtype=torch.int64), context)
         busy = live.peak_bytes - weights
-        with FlopCounterMode(display=False) as counter:
+        with _counting() as counter:
             unet(torch.zeros(shape, dtype=dtype), torch.zeros((), dtype=torch.int64), context)
         del context
         gc.collect()
@@ -303,7 +301,9 @@ def trace_generation(config: TrainConfig, codec: dict[str, Any], clips: int, pre
         before = live.bytes
         with live:
             vae.decode(torch.zeros((1, *shape[1:])))
-        return Generation(*sizes, busy, live.peak_bytes - before, counter.get_total_flops())
+        unet_bytes, vae_bytes, text_bytes = sizes
+        decoder = live.peak_bytes - before
+        return Generation(unet_bytes, vae_bytes, text_bytes, busy, decoder, counter.get_total_flops())
 
 
 # -- its parts --------------------------------------------------------------------------------------------
@@ -355,6 +355,22 @@ def _batch(method: Any, parts: Any, index: ShardIndex, count: int, cached: bool)
 
 def _tensors(module: nn.Module) -> list[torch.Tensor]:
     return [*module.parameters(), *module.buffers()]
+
+
+def _counting() -> Any:
+    """torch's counter of floating-point operations, which leaves out the attention kernel of CPUs."""
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+    forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+    def forward_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return int(sdpa_flop_count(query, key, value))
+
+    def backward_flops(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return int(sdpa_backward_flop_count(gradient, query, key, value))
+
+    return FlopCounterMode(display=False, custom_mapping={forward: forward_flops, backward: backward_flops})
 
 
 def _autocast(dtype: torch.dtype) -> Any:
