@@ -232,9 +232,9 @@ class DeepSpeedEngine:
     def _discard(self) -> None:
         """Forget the gradients of this step, the way DeepSpeed does where fp16 overflowed."""
         optimizer = self.optimizer
-        optimizer.zero_grad(set_to_none=True)
-        optimizer.micro_step_id = INITIAL_MICRO_STEP_ID
+        optimizer.zero_grad(set_to_none=True)  # of stage 3 this begins the counting of micro-batches anew
         if self.stage < 3:
+            optimizer.micro_step_id = INITIAL_MICRO_STEP_ID
             optimizer._release_preflattened_grad_buffers()
             for kept in (optimizer.averaged_gradients, optimizer.all_grad_tensors):
                 for group in kept:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from birdsd.files import read_json, write_json
-from birdsd.training.outcome import FINISHED_FILE, TrainResult
+from birdsd.files import write_json
+from birdsd.training.outcome import FINISHED_FILE, TrainResult, finished_before
 from birdsd.training.precision import choose_device
 from birdsd.training.progress import Pulse, Stopwatch
 from birdsd.training.world import World
@@ -31,13 +31,8 @@ def run_direct(
     anew. A finished run returns at once.
     """
     run_folder = Path(run_folder)
-    finished = run_folder / FINISHED_FILE
-    if finished.is_file() and (run_folder / "export").is_dir():
-        facts = read_json(finished, "record of the finished run")
-        events({"event": "nothing to do", "position": facts["position"]})
-        return TrainResult(
-            **{**facts, "export": Path(facts["export"]), "resumed_from": facts["position"], "seconds": {}}
-        )
+    if (before := finished_before(run_folder, events)) is not None:
+        return before
     world = World.from_environment()
     device = choose_device(config.machine.device, world.local_rank)
     pulse = Pulse(phase="train", resumed_from=0)
@@ -63,7 +58,7 @@ def run_direct(
         result = TrainResult(position, total, done, not done, export, 0, clock.rounded())
         if world.is_first:
             if done:
-                write_json(finished, result.to_json())
+                write_json(run_folder / FINISHED_FILE, result.to_json())
             name = "finished" if done else "stopped"
             events({"event": name, "position": position, "seconds": clock.rounded()})
         return result

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # A checkpoint's tensors by kind and parameter name.
 TensorsByKind = Mapping[str, Mapping[str, Tensor]]
+# A micro-batch: a function that gives its prepared batch (or that of its first n samples), and its weights.
+MicroWork = tuple[Callable[..., "dict[str, Tensor]"], Tensor]
 MOMENTS = ("exp_avg", "exp_avg_sq")
 _NORM_BLOCK = 4096
 
@@ -54,16 +56,16 @@ class Engine(Protocol):
 
     def step(
         self,
-        batches: Sequence[tuple[Callable[[], dict[str, Tensor]], Tensor]],
+        batches: Sequence[MicroWork],
         learning_rate: float,
         ema_decay: float,
     ) -> StepResult:
         """One optimizer step on this rank's micro-batches.
 
-        Each is a function that gives the prepared batch, and its weights (on the device, shape [B]),
-        already divided by the global batch's total weight. Raises `OutOfMemory`, on all ranks at once, where
-        one of them has too little for it; nothing has changed then, and the next call may bring the same
-        samples in more micro-batches.
+        Each is a function that gives the prepared batch (called with n: that of its first n samples), and
+        its weights (on the device, shape [B]), already divided by the global batch's total weight. Raises
+        `OutOfMemory`, on all ranks at once, where one of them has too little for it; nothing has changed
+        then, and the next call may bring the same samples in more micro-batches.
         """
         ...
 
@@ -215,7 +217,7 @@ class TorchEngine:
 
     def step(
         self,
-        batches: Sequence[tuple[Callable[[], dict[str, Tensor]], Tensor]],
+        batches: Sequence[MicroWork],
         learning_rate: float,
         ema_decay: float,
     ) -> StepResult:
@@ -235,9 +237,7 @@ class TorchEngine:
             raise OutOfMemory(short)
         return StepResult(total, self._update(learning_rate, ema_decay))
 
-    def _backward(
-        self, batches: Sequence[tuple[Callable[[], dict[str, Tensor]], Tensor]], total: Tensor
-    ) -> None:
+    def _backward(self, batches: Sequence[MicroWork], total: Tensor) -> None:
         """Gradients of all micro-batches; their losses are added to `total`."""
         for number, (make, weights) in enumerate(batches):
             batch = make()

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,12 +32,13 @@ from birdsd.training.batches import (
 )
 from birdsd.training.checkpoint import Checkpoint, Checkpointer, Event
 from birdsd.training.engine import Engine, StepResult, engine_name, make_engine
-from birdsd.training.outcome import CHECKPOINTS, FINISHED_FILE, TrainResult
+from birdsd.training.outcome import CHECKPOINTS, FINISHED_FILE, TrainResult, finished_before
 from birdsd.training.plan import BatchPlan
-from birdsd.training.precision import choose_device, choose_precision
+from birdsd.training.precision import choose_device, choose_precision, occupy
 from birdsd.training.progress import Progress, Pulse, Stopwatch, opening_line
-from birdsd.training.records import Ledger, Metrics
+from birdsd.training.records import BadSamples, Ledger, Metrics
 from birdsd.training.schedule import check_schedule, ema_decay_at, learning_rate_at
+from birdsd.training.shortage import OutOfMemory, Remembered, explain_restart, halved, recut, release, told
 from birdsd.training.showing import load_weights, parts_of, prompts_for
 from birdsd.training.trackers import Trackers
 from birdsd.training.validation import HELD_OUT, Validation
@@ -64,16 +66,16 @@ def train(
     train, a disk that stays full, shards or settings that changed, a loss that is no longer finite.
     """
     run_folder = Path(run_folder)
-    finished = run_folder / FINISHED_FILE
-    if finished.is_file() and (run_folder / "export").is_dir():
-        facts = read_json(finished, "record of the finished run")
-        events({"event": "nothing to do", "position": facts["position"]})
-        export = None if facts["export"] is None else Path(facts["export"])
-        return TrainResult(**{**facts, "export": export, "resumed_from": facts["position"], "seconds": {}})
+    if (before := finished_before(run_folder, events)) is not None:
+        return before
     check_schedule(config.optim)
     world = World.from_environment()
     try:
-        return Trainer(config, method, index, run_folder, should_stop, events, world, beat).run()
+        while True:
+            try:
+                return Trainer(config, method, index, run_folder, should_stop, events, world, beat).run()
+            except OutOfMemory as error:
+                explain_restart(error, world)
     finally:
         world.close()
 
@@ -104,14 +106,15 @@ class Trainer:
         self.total = math.ceil(int(optim.total_samples or 1) / self.batch) * self.batch
         self.device = choose_device(machine.device, world.local_rank)
         self.precision = choose_precision(machine.precision, self.device)
+        self.remembered = Remembered(run_folder, machine, world, self.device)
         self.plan = BatchPlan(self.batch, world.size, world.rank, machine.micro_batch)
         self.engine_name, self.engine_reason = engine_name(machine)
         self.position = self.resumed_from = self.saved_position = 0
         self.metrics, self.ledger = Metrics(run_folder), Ledger(run_folder)
         self.engine: Engine | None = None
-        self._waiting: list[tuple[int, float, StepResult]] = []
+        self._waiting: list[tuple[int, float, StepResult]] = []  # written down at the next flush
         self._seen: list[np.ndarray] = []
-        self._bad: set[int] = set()
+        self.bad = BadSamples(index, config.save.max_bad_samples, self.events)
         self._flushed = time.perf_counter()
 
     def _enter(self, name: str) -> None:
@@ -129,9 +132,10 @@ class Trainer:
             always=self.engine_name == "deepspeed",
             timeout_s=self.config.machine.collective_timeout_s,
         )
-        if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)
+        occupy(self.device, self.config.machine.max_gpu_memory_gib)
         self._set_threads()
+        size = int(self.world.from_first(self.remembered.read()))
+        self.plan = BatchPlan(self.batch, self.world.size, self.world.rank, size)
         signature = self.folder / "signature.json"
         self.checkpointer = Checkpointer(
             self.folder / CHECKPOINTS,
@@ -228,7 +232,7 @@ class Trainer:
             self.metrics.rewind(self.position)
             self.ledger.rewind(self.position)
         self.world.from_first(None)
-        self._bad = self.ledger.bad_samples()
+        self.bad.rewind(self.ledger.bad_samples())
 
     def _build(self, checkpoint: Checkpoint | None) -> tuple[Parts, list[str]]:
         torch.manual_seed(self.config.seed)
@@ -270,7 +274,7 @@ class Trainer:
         if not samples or not self.config.save.validate_every_samples:
             return None
         reader = self._reader(parts, HELD_OUT)
-        return Validation(self.method, parts, reader, self.world, self.plan.size, samples)
+        return Validation(self.method, parts, reader, self.world, samples)
 
     def _announce(self, checkpoint: Checkpoint | None, notes: list[str]) -> None:
         assert self.engine is not None
@@ -332,27 +336,8 @@ class Trainer:
         seen = all_ranks[:, 3:].ravel()
         seen = seen[seen != np.iinfo(np.int64).min]
         self._seen.append(seen)
-        self._note_bad(seen, examples or [])
+        self.bad.note(seen, {n: why for micro in examples or [] for n, why in micro.problems.items()})
         return examples, int((seen >= 0).sum())
-
-    def _note_bad(self, seen: np.ndarray, examples: list[Examples]) -> None:
-        """Name each sample that cannot be decoded once, and stop where there are too many of them."""
-        fresh = {int(-1 - n) for n in seen[seen < 0]} - self._bad
-        if not fresh:
-            return
-        self._bad |= fresh
-        problems = {number: why for micro in examples for number, why in micro.problems.items()}
-        for number in sorted(fresh):
-            key = self.index.key("train", number)
-            reason = problems.get(number, "see the log of the rank that read it")
-            self.events({"event": "sample not decoded", "key": key, "reason": reason})
-        limit = self.config.save.max_bad_samples
-        if len(self._bad) > limit:
-            raise UserError(
-                f"{len(self._bad)} samples could not be decoded, the last of them {key}: {reason}",
-                f"save.max_bad_samples allows {limit}",
-                "look at the shards with `birdsd inspect SHARDS`, restore them, or raise the limit",
-            )
 
     def _step(self, parts: Parts, examples: list[Examples], weight: int) -> None:
         assert self.engine is not None
@@ -360,20 +345,38 @@ class Trainer:
         after = self.position + self.batch
         learning_rate = learning_rate_at(after, optim)
         with self.clock("train"):
-            work = [
-                (
-                    lambda micro=micro: self._prepared(parts, micro),
-                    (micro.weights / max(1, weight)).to(self.device),
-                )
-                for micro in examples
-            ]
-            result = self.engine.step(work, learning_rate, ema_decay_at(after, optim))
+            while True:
+                if len(examples) != self.plan.count:  # made ahead, before memory ran short
+                    examples = recut(examples, self.plan)
+                shares = [(micro.weights / max(1, weight)).to(self.device) for micro in examples]
+                work = [(partial(self._prepared, parts, m), s) for m, s in zip(examples, shares, strict=True)]
+                try:
+                    result = self.engine.step(work, learning_rate, ema_decay_at(after, optim))
+                    break
+                except OutOfMemory as error:
+                    short = error
+                    short.__traceback__ = short.__context__ = short.__cause__ = None  # they hold its tensors
+                self._shrink(short)
         self.position = after
         self._waiting.append((after, learning_rate, result))
 
-    def _prepared(self, parts: Parts, micro: Examples) -> dict[str, Tensor]:
+    def _shrink(self, short: OutOfMemory) -> None:
+        """Half the micro-batch from here on; raises where it cannot be smaller, or the step not be redone."""
+        before = self.plan.size
+        self.plan = halved(self.plan, short.reason, self.config.machine)
+        release(self.device)
+        event, line = told(short.reason, self.position, before, self.plan.size)
+        self.events(event)
+        self.progress.say(line)
+        if self.world.is_first or not short.redo:
+            self.remembered.write(self.plan.size)
+        if not short.redo:
+            raise short
+
+    def _prepared(self, parts: Parts, micro: Examples, samples: int | None = None) -> dict[str, Tensor]:
         with torch.no_grad():
-            batch = {key: tensor.to(self.device, non_blocking=True) for key, tensor in micro.tensors.items()}
+            held = {key: tensor[:samples] for key, tensor in micro.tensors.items()}
+            batch = {key: tensor.to(self.device, non_blocking=True) for key, tensor in held.items()}
             return self.method.prepare(parts, batch)
 
     def _flush(self) -> None:
@@ -417,7 +420,7 @@ class Trainer:
         assert self.engine is not None
         self._flush()
         with self.clock("validate"):
-            result = validation.run(self.engine)
+            result = validation.run(self.engine, self.plan.size)
         self._flushed = time.perf_counter()
         if result is None:
             return

@@ -9,11 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from birdsd.errors import UserError
 from birdsd.files import append_bytes, atomic_write, explained_write
+
+if TYPE_CHECKING:
+    from birdsd.shards.index import ShardIndex
+    from birdsd.training.checkpoint import Event
 
 METRICS_FILE, LEDGER_FILE = "metrics.jsonl", "ledger.bin"
 # In the ledger: sample n that could not be decoded is -1 - n; a position that was never written down.
@@ -84,6 +89,35 @@ class Ledger:
         """The numbers of the samples that could not be decoded so far."""
         entries = self.read()
         return {int(-1 - n) for n in np.unique(entries[(entries < 0) & (entries != UNKNOWN)])}
+
+
+class BadSamples:
+    """Names each sample that cannot be decoded once, and stops the run where there are too many of them."""
+
+    def __init__(self, index: ShardIndex, limit: int, events: Event) -> None:
+        self._index, self._limit, self._events = index, limit, events
+        self._known: set[int] = set()
+
+    def rewind(self, known: set[int]) -> None:
+        """Those that were named before."""
+        self._known = known
+
+    def note(self, seen: np.ndarray, problems: dict[int, str]) -> None:
+        """`seen`: the samples of a step, -1 - n for a bad one; `problems`: why, by number, where known."""
+        fresh = {int(-1 - n) for n in seen[seen < 0]} - self._known
+        if not fresh:
+            return
+        self._known |= fresh
+        for number in sorted(fresh):
+            key = self._index.key("train", number)
+            reason = problems.get(number, "see the log of the rank that read it")
+            self._events({"event": "sample not decoded", "key": key, "reason": reason})
+        if len(self._known) > self._limit:
+            raise UserError(
+                f"{len(self._known)} samples could not be decoded, the last of them {key}: {reason}",
+                f"save.max_bad_samples allows {self._limit}",
+                "look at the shards with `birdsd inspect SHARDS`, restore them, or raise the limit",
+            )
 
 
 def _lines(values: list[dict[str, Any]]) -> bytes:

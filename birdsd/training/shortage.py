@@ -7,14 +7,12 @@ half the size teach the same. Every rank must do so at once, since collectives m
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from birdsd.errors import UserError
 from birdsd.files import read_json, write_json
@@ -79,17 +77,27 @@ def halved(plan: BatchPlan, reason: str, machine: MachineConfig) -> BatchPlan:
     if not machine.gradient_checkpointing:
         ways.append("machine.gradient_checkpointing=true")
     if not machine.cache_latents:
-        ways.append("machine.cache_latents=true, or `birdsd run cache` before")
+        ways.append("machine.cache_latents=true")
     if not machine.offload_optimizer:
         ways.append("machine.engine=deepspeed with machine.offload_optimizer=true")
     if machine.micro_batch != 1:
         ways.append("machine.micro_batch=1 from the start")
     raise UserError(
         f"out of memory with one sample at a time: {reason}",
-        f"the global batch of {plan.global_batch} is computed by {plan.world_size} x {plan.count} pieces of 1, "
-        "and no piece can be smaller",
+        f"the global batch of {plan.global_batch} is computed by {plan.world_size} x {plan.count} pieces of "
+        "1, and no piece can be smaller",
         f"{'; or '.join([*ways, 'a smaller model or method=lora'])}; `birdsd plan train ...` says what fits",
     )
+
+
+def told(reason: str, position: int, before: int, after: int) -> tuple[dict[str, Any], str]:
+    """The event of a shortage, and the line for who watches."""
+    facts = {"position": position, "micro_batch": after, "before": before, "reason": reason}
+    line = (
+        f"out of memory at position {position} with {before} samples at a time: from here on {after}, "
+        f"which teaches the same ({reason})"
+    )
+    return {"event": "out of memory", **facts}, line
 
 
 def recut(examples: list[Examples], plan: BatchPlan) -> list[Examples]:
@@ -109,17 +117,22 @@ def recut(examples: list[Examples], plan: BatchPlan) -> list[Examples]:
     return made
 
 
-def smallest(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The first sample of a batch: what any memory has room for."""
-    return {key: tensor[:1] for key, tensor in batch.items()}
+def explain_restart(error: OutOfMemory, world: World) -> None:
+    """A shortage after which only the checkpoint helps: alone, a process begins again there by itself; one
+    of several must end, so that all of them do (`UserError`)."""
+    if world.size > 1:
+        raise UserError(
+            f"out of memory in the middle of a collective: {error.reason}",
+            f"the other ranks wait for this one in it; {SHORTAGE_FILE} in the run folder holds the smaller "
+            "micro-batch",
+            "run the same command again: it goes on from the newest checkpoint with that micro-batch",
+        ) from error
 
 
 class Remembered:
     """The micro-batch that a run came down to, for its next start on the same kind of machine."""
 
-    def __init__(
-        self, run_folder: Path, machine: MachineConfig, world: World, device: torch.device
-    ) -> None:
+    def __init__(self, run_folder: Path, machine: MachineConfig, world: World, device: torch.device) -> None:
         self.path, self._asked = run_folder / SHORTAGE_FILE, machine.micro_batch
         name, size = str(device.type), 0
         if device.type == "cuda":

@@ -23,22 +23,20 @@ class Validation:
     The noise is drawn by (seed, "validation", i): nothing but the weights moves the figure.
     """
 
-    def __init__(
-        self, method: Method, parts: Parts, reader: Reader, world: World, micro_batch: int, samples: int
-    ) -> None:
+    def __init__(self, method: Method, parts: Parts, reader: Reader, world: World, samples: int) -> None:
         self.method, self.parts, self.world = method, parts, world
         self._maker = BatchMaker(
             reader,
             FixedOrder(len(reader), samples),
             lambda sample, position: method.example(parts, sample, position, purpose=HELD_OUT),
         )
-        self._pieces = BatchPlan(samples, world.size, world.rank, micro_batch).micro_batches()
+        self._samples = samples
 
     @torch.no_grad()
-    def run(self, engine: Engine) -> dict[str, Any] | None:
-        """{"loss", "samples"} over all ranks; None where not one sample could be decoded."""
+    def run(self, engine: Engine, micro_batch: int) -> dict[str, Any] | None:
+        """{"loss", "samples"} of all ranks, `micro_batch` at a time; None where not one could be decoded."""
         total = torch.zeros(2, dtype=torch.float64)
-        for micro in self._pieces:
+        for micro in BatchPlan(self._samples, self.world.size, self.world.rank, micro_batch).micro_batches():
             examples = self._maker.make(0, micro)
             batch = {k: v.to(engine.device) for k, v in examples.tensors.items()}
             losses = engine.losses(self.method.prepare(self.parts, batch)).double().cpu()

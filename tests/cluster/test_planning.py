@@ -188,4 +188,3 @@ def test_nodes_are_settings_of_submit(large: None) -> None:
     made = make_plan(["model=sd15", "method=full", "machine=cluster", "nodes=4"])
     assert made.there.nodes == 4 and made.there.ranks == 16
     assert "4 x 4 x A100" in text_of(made)
-
