@@ -21,7 +21,7 @@ from torch import Tensor
 
 @dataclass
 class Ready:
-    """Batches of the examples: pixels float32 [B, 3, H, W] in -1..1, and token numbers [B, n]."""
+    """Batches of the examples: pixels float32 [B, 3, H, W] in -1..1, and a caption for each picture."""
 
     pixels: list[Tensor]
     captions: list[list[str]]
