@@ -110,7 +110,13 @@ def hardware(
             host = int(site.memory_gb_per_node * 1e9)
         gpu = gpu or site.gpu_type
     if gpu:
-        return Hardware(card_called(gpu), max(1, per_node), nodes, host, "", limit)
+        assumed = ""
+        # "notebook" also stands for no preset at all: then the host is this one.
+        if site is None and preset in MEANT_FOR and preset != "notebook" and own_card() is None:
+            _, count, gib = MEANT_FOR[preset]
+            per_node, host = per_node or count, int(gib * GIB)
+            assumed = f"GPUs a node, host memory: as machine={preset} is meant; --site says otherwise"
+        return Hardware(card_called(gpu), max(1, per_node), nodes, host, assumed, limit)
     if (own := own_card()) is not None and site is None:
         card, count = own
         return Hardware(card, per_node or count, nodes, host, "", limit)

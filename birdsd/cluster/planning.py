@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from birdsd import config as configuration
 from birdsd.cluster.hardware import GIB, Hardware, hardware
-from birdsd.errors import UserError
+from birdsd.cluster.site import check_site
+from birdsd.errors import UserError, unknown_name
 from birdsd.files import fingerprint, read_json, write_json
 
 if TYPE_CHECKING:
@@ -69,12 +70,18 @@ class Plan:
 
 def plan_training(config: TrainConfig, codec: dict[str, Any], there: Hardware, notes: Sequence[str]) -> Plan:
     """Try the layouts from fast to frugal; the first kind in which one fits decides."""
-    from birdsd.training.budget import Layout
+    from birdsd.training.budget import BYTES, Layout
+    from birdsd.training.engine import check_engine
+    from birdsd.training.plan import BatchPlan
 
     trace = _tracer(config, codec)
     average, on_cpu = bool(config.optim.ema_decay), there.card is None
-    share = max(1, -(-int(config.optim.global_batch or 1) // there.ranks))
-    machine = config.machine
+    machine, batch = config.machine, int(config.optim.global_batch or 1)
+    check_engine(machine)
+    if machine.precision not in ("auto", *BYTES):
+        raise unknown_name("machine.precision", machine.precision, ("auto", *BYTES))
+    ways = BatchPlan(batch, there.ranks, 0, machine.micro_batch)
+    share = ways.largest_slice
     bf16 = there.card is not None and there.card.bf16
     fast = "fp32" if on_cpu else "bf16" if bf16 else "fp16"
     precision = fast if machine.precision == "auto" else machine.precision
@@ -85,13 +92,13 @@ def plan_training(config: TrainConfig, codec: dict[str, Any], there: Hardware, n
         machine.offload_parameters,
         precision,
         machine.gradient_checkpointing,
-        min(machine.micro_batch or share, share),
+        ways.size,
         there.ranks,
         max(1, there.gpus_per_node),
     )
 
     def tried(layout: Layout) -> Choice:
-        return _choice(trace, layout, there, average, int(config.optim.global_batch or 1))
+        return _choice(trace, layout, there, average, batch)
 
     plain = replace(asked, engine="torch", zero_stage=0, offload_optimizer=False, offload_parameters=False)
     plain = replace(plain, precision=fast if machine.precision == "auto" else precision)
@@ -214,6 +221,10 @@ def make_plan(settings: Sequence[str], gpu: str | None = None, site: str | None 
         asked = configuration.compose("submit", where if named else [*where, "site=local"])
     known = asked.site if asked is not None and any(text.startswith("site=") for text in where) else None
     nodes, per_node = (asked.nodes, asked.tasks_per_node) if asked is not None else (1, 0)
+    if asked is not None and known is not None:
+        check_site(asked, "train")
+    if nodes < 1 or per_node < 0:
+        raise UserError(f"nodes={nodes} tasks_per_node={per_node}", "a job has at least one node and process")
     there = hardware(preset, gpu, known, nodes, per_node)
     codec, notes = codec_for(config)
     if config.model.init == "pretrained" and config.model.source and not Path(config.model.source).exists():
@@ -246,7 +257,8 @@ def codec_for(config: TrainConfig, run: Path | None = None) -> tuple[dict[str, A
             return dict(found), []
     name = "birdsong-small" if config.model.name == "tiny" else "riffusion"
     made = SpectrogramCodec.from_config(configuration.compose("prepare", [f"codec={name}"]).codec)
-    note = f"no shards are named: planned for pictures of {made.bands} x {made.frames} (codec {name})"
+    told = f"no shards in {place} yet" if place else "no shards are named"
+    note = f"{told}: planned for pictures of {made.bands} x {made.frames} (codec {name})"
     return made.to_json(), [note]
 
 

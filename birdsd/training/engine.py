@@ -119,8 +119,8 @@ def adamw(groups: Sequence[Sequence[nn.Parameter]], optim: OptimConfig) -> torch
     )
 
 
-def engine_name(machine: MachineConfig) -> tuple[str, str]:
-    """The engine in use, and why."""
+def check_engine(machine: MachineConfig) -> None:
+    """Refuse an engine, a ZeRO stage or an offload that there is not, wherever it is to run."""
     if machine.engine not in ("torch", "deepspeed"):
         raise unknown_name("machine.engine", machine.engine, ("torch", "deepspeed"))
     if machine.offload_parameters and (machine.engine != "deepspeed" or machine.zero_stage != 3):
@@ -137,9 +137,15 @@ def engine_name(machine: MachineConfig) -> tuple[str, str]:
                 "only DeepSpeed keeps the optimizer's state in host memory",
                 "set machine.engine=deepspeed and machine.zero_stage=2",
             )
-        return "torch", "machine.engine=torch"
-    if machine.zero_stage not in (0, 1, 2, 3):
+    elif machine.zero_stage not in (0, 1, 2, 3):
         raise unknown_name("machine.zero_stage", str(machine.zero_stage), ("0", "1", "2", "3"))
+
+
+def engine_name(machine: MachineConfig) -> tuple[str, str]:
+    """The engine in use, and why."""
+    check_engine(machine)
+    if machine.engine == "torch":
+        return "torch", "machine.engine=torch"
     if machine.zero_stage == 0:
         return "torch", "ZeRO stage 0 deals nothing out over the ranks: plain torch does the same, faster"
     if find_spec("deepspeed") is None:

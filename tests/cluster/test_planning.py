@@ -138,7 +138,9 @@ def test_what_is_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hardware("smoke").card is None
     meant = hardware("laptop-4gb")
     assert meant.card is not None and meant.card.gib == 4 and "no GPU is here" in meant.assumed
-    assert hardware("laptop-4gb", gpu="8GB").assumed == ""
+    other = hardware("cluster", gpu="H100", nodes=4)
+    assert (other.ranks, other.host_bytes) == (16, 512 * GIB) and "machine=cluster" in other.assumed
+    assert hardware("notebook", gpu="8GB").assumed == ""
     site = SimpleNamespace(time_limit_min=90, gpus_per_node=2, memory_gb_per_node=100.0, gpu_type="A100")
     there = hardware("cluster", site=site, nodes=3)  # type: ignore[arg-type]
     assert (there.ranks, there.time_limit_min, there.host_bytes) == (6, 90, int(100e9))
@@ -188,3 +190,23 @@ def test_nodes_are_settings_of_submit(large: None) -> None:
     made = make_plan(["model=sd15", "method=full", "machine=cluster", "nodes=4"])
     assert made.there.nodes == 4 and made.there.ranks == 16
     assert "4 x 4 x A100" in text_of(made)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("machine.precision=fp17", "machine.precision"),
+        ("machine.micro_batch=-1", "machine.micro_batch is -1"),
+        ("machine.engine=horovod", "machine.engine"),
+        ("nodes=0", "at least one node"),
+        ("tasks_per_node=-1", "at least one node"),
+    ],
+)
+def test_settings_that_cannot_run_are_no_plan(large: None, setting: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        make_plan(["model=sd15", setting], gpu="8GB")
+
+
+def test_shards_that_are_not_there_yet_are_named(large: None) -> None:
+    made = make_plan(["model=sd15", "data.shards=/not/there"], gpu="8GB")
+    assert any("no shards in /not/there yet" in note for note in made.notes)
