@@ -22,15 +22,13 @@ from typing import Any
 import torch
 
 from bench.methods import WAYS, Bench
+from birdsd.cluster.hardware import card_called
+from birdsd.errors import UserError
 from birdsd.training.accounting import trace_step
+from birdsd.training.budget import Layout, budget
 from birdsd.training.precision import choose_precision
 from birdsd.training.tensor_memory import LiveTensors
 
-# Dense 16-bit peak of GPUs in TFLOP/s, from their makers' data sheets, by a part of their name.
-PEAK_TFLOPS = {
-    "H200": 989.0, "H100": 989.0, "A100": 312.0, "L4": 121.0, "A10": 125.0, "T4": 65.0, "V100": 125.0,
-    "RTX 4090": 165.0, "RTX 3090": 71.0, "RTX 3050 Ti": 21.0,
-}  # fmt: skip
 OFFLOADED = "full, offloaded"
 METHODS = {
     **{way: settings for way, settings in WAYS.items() if "dreambooth on full" not in way},
@@ -41,6 +39,7 @@ METHODS = {
 
 
 def main() -> int:
+    """The table, a line a method; 1 where one of them failed."""
     parser = argparse.ArgumentParser(
         "bench.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -111,13 +110,12 @@ def measure(method: str, folder: str, options: argparse.Namespace) -> dict[str, 
         torch.cuda.set_per_process_memory_fraction(options.cap_gib * 2**30 / total)
     precision = choose_precision("auto", torch.device(device)).name
     config = bench.config(settings)
-    sharded = config.machine.engine == "deepspeed"
+    sharded, count = config.machine.engine == "deepspeed", options.micro_batch
     step = trace_step(
         config, bench.index.codec, options.micro_batch, precision, low_precision_weights=sharded
     )
-    low = 2 if precision != "fp32" else 4
-    # With the optimizer's states in host memory the device holds weights and a bucket of gradients.
-    state = 2 * low if sharded else 4 + 4 + 8 + (4 if config.optim.ema_decay else 0)
+    layout = Layout.of(config.machine, precision, count, 1, 1)
+    foretold = budget(lambda *_: step, layout, average=bool(config.optim.ema_decay)).gpu_bytes
     live = LiveTensors() if options.cpu else None
     if live:
         live.hold_all()
@@ -141,7 +139,7 @@ def measure(method: str, folder: str, options: argparse.Namespace) -> dict[str, 
     measured = live.peak_bytes - before if live else torch.cuda.max_memory_allocated()
     peak = None if options.cpu else _peak_flops(torch.cuda.get_device_name())
     return {
-        "foretold_mib": (state * step.learning + step.frozen_bytes + step.activations) / 2**20,
+        "foretold_mib": foretold / 2**20,
         "measured_mib": measured / 2**20,
         "samples_per_s": per_s,
         "mfu": None if peak is None else step.flops / options.micro_batch * per_s / peak,
@@ -149,7 +147,11 @@ def measure(method: str, folder: str, options: argparse.Namespace) -> dict[str, 
 
 
 def _peak_flops(name: str) -> float | None:
-    return next((1e12 * value for part, value in PEAK_TFLOPS.items() if part in name), None)
+    """The data sheet's dense 16-bit peak; None for a card that is not known by name."""
+    try:
+        return 1e12 * card_called(name).tflops
+    except UserError:
+        return None
 
 
 if __name__ == "__main__":

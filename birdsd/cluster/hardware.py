@@ -33,6 +33,8 @@ CARDS = (
     Card("V100", 16, 125, False),
     Card("RTX 3090", 24, 71, True),
     Card("RTX 4090", 24, 165, True),
+    Card("L4", 24, 121, True),
+    Card("A10", 24, 125, True),
     Card("A100-40", 40, 312, True),
     Card("L40S", 48, 362, True),
     Card("A100", 80, 312, True),

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from birdsd import config as configuration
 from birdsd.cluster.hardware import GIB, Hardware, hardware
 from birdsd.cluster.site import check_site
+from birdsd.cluster.store import RunStore
 from birdsd.errors import UserError, unknown_name
 from birdsd.files import fingerprint, read_json, write_json
 
 if TYPE_CHECKING:
-    from birdsd.schema import SubmitConfig, TrainConfig
+    from birdsd.schema import MachineConfig, SubmitConfig, TrainConfig
     from birdsd.training.accounting import Step
     from birdsd.training.budget import Budget, Layout, Tracer
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 # at once: MosaicML's published one, 290 images/s on 8 A100. And what each way of saving memory costs in time.
 MFU = 0.28
 _FP32_SLOWER = 8
+# Of one EPYC core, by a step of tiny in the bench of methods (25 GFLOP in 0.22 s).
+CPU_FLOPS_PER_S = 1.1e11
 _COST = {1: 1.03, 2: 1.05, 3: 1.2}
 _BUS_BYTES_PER_S, _HOST_BYTES_PER_S = 12e9, 20e9
 AUTO = "auto"
@@ -70,7 +73,7 @@ class Plan:
 
 def plan_training(config: TrainConfig, codec: dict[str, Any], there: Hardware, notes: Sequence[str]) -> Plan:
     """Try the layouts from fast to frugal; the first kind in which one fits decides."""
-    from birdsd.training.budget import BYTES, Layout
+    from birdsd.training.budget import Layout
     from birdsd.training.engine import check_engine
     from birdsd.training.plan import BatchPlan
 
@@ -78,30 +81,15 @@ def plan_training(config: TrainConfig, codec: dict[str, Any], there: Hardware, n
     average, on_cpu = bool(config.optim.ema_decay), there.card is None
     machine, batch = config.machine, int(config.optim.global_batch or 1)
     check_engine(machine)
-    if machine.precision not in ("auto", *BYTES):
-        raise unknown_name("machine.precision", machine.precision, ("auto", *BYTES))
+    precision = precision_on(there, machine)
     ways = BatchPlan(batch, there.ranks, 0, machine.micro_batch)
     share = ways.largest_slice
-    bf16 = there.card is not None and there.card.bf16
-    fast = "fp32" if on_cpu else "bf16" if bf16 else "fp16"
-    precision = fast if machine.precision == "auto" else machine.precision
-    asked = Layout(
-        machine.engine if machine.zero_stage else "torch",
-        machine.zero_stage if machine.engine == "deepspeed" else 0,
-        machine.offload_optimizer,
-        machine.offload_parameters,
-        precision,
-        machine.gradient_checkpointing,
-        ways.size,
-        there.ranks,
-        max(1, there.gpus_per_node),
-    )
+    asked = Layout.of(machine, precision, ways.size, there.ranks, max(1, there.gpus_per_node))
 
     def tried(layout: Layout) -> Choice:
         return _choice(trace, layout, there, average, batch)
 
     plain = replace(asked, engine="torch", zero_stage=0, offload_optimizer=False, offload_parameters=False)
-    plain = replace(plain, precision=fast if machine.precision == "auto" else precision)
     kinds = [[replace(plain, checkpointing=value) for value in (False, True)]]
     if not on_cpu:
         stages = [1, 2, 3] if there.ranks > 1 else []
@@ -123,6 +111,16 @@ def plan_training(config: TrainConfig, codec: dict[str, Any], there: Hardware, n
     return Plan(config, codec, there, tried(asked), chosen, seen, list(notes))
 
 
+def precision_on(there: Hardware, machine: MachineConfig) -> str:
+    """The number format that `machine.precision` comes to there; `UserError` for one that there is not."""
+    from birdsd.training.precision import DTYPES
+
+    if machine.precision not in ("auto", *DTYPES):
+        raise unknown_name("machine.precision", machine.precision, ("auto", *DTYPES))
+    fast = "fp32" if there.card is None else "bf16" if there.card.bf16 else "fp16"
+    return fast if machine.precision == "auto" else machine.precision
+
+
 def _sizes(most: int) -> list[int]:
     return [2**k for k in range(most.bit_length()) if 2**k <= most]
 
@@ -142,12 +140,14 @@ def _choice(trace: Tracer, layout: Layout, there: Hardware, average: bool, globa
 
 def _sample_s(made: Budget, there: Hardware, global_batch: int) -> float:
     layout, step = made.layout, made.step
-    peak = 0.05e12 if there.card is None else there.card.tflops * 1e12
-    # A GPU is busier the more samples it has at once.
-    busy = MFU * layout.micro_batch / (layout.micro_batch + 1)
-    if there.card is not None and layout.precision == "fp32":
-        busy /= _FP32_SLOWER
-    each = step.flops / layout.micro_batch / (peak * busy) * _COST.get(layout.zero_stage, 1.0)
+    if there.card is None:
+        reached = CPU_FLOPS_PER_S
+    else:
+        # A GPU is busier the more samples it has at once.
+        reached = there.card.tflops * 1e12 * MFU * layout.micro_batch / (layout.micro_batch + 1)
+        if layout.precision == "fp32":
+            reached /= _FP32_SLOWER
+    each = step.flops / layout.micro_batch / reached * _COST.get(layout.zero_stage, 1.0)
     if layout.offload_optimizer:
         own = step.learning / layout.gpus
         bus = own * 4 / _BUS_BYTES_PER_S + own * 32 / _HOST_BYTES_PER_S
@@ -226,12 +226,23 @@ def make_plan(settings: Sequence[str], gpu: str | None = None, site: str | None 
     if nodes < 1 or per_node < 0:
         raise UserError(f"nodes={nodes} tasks_per_node={per_node}", "a job has at least one node and process")
     there = hardware(preset, gpu, known, nodes, per_node)
+    store = RunStore(Path(config.runs))
+    for name in ("source", "autoencoder"):
+        setattr(config.model, name, _found(store, getattr(config.model, name), f"model.{name}"))
     codec, notes = codec_for(config)
     if config.model.init == "pretrained" and config.model.source and not Path(config.model.source).exists():
         notes.append(f"{config.model.source} is not here: shaped as model={config.model.name} says")
     if there.assumed:
         notes.append(there.assumed)
     return plan_training(config, codec, there, notes)
+
+
+def _found(store: RunStore, name: str | None, key: str) -> str | None:
+    """Where a named run lies, as training finds it; a name that is neither stays what it is, a hub id."""
+    try:
+        return store.model_source(name, key)
+    except UserError:
+        return name
 
 
 def preset_in(settings: Sequence[str], foreign: str | None) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from birdsd import config as configuration
 from birdsd.cluster.hardware import GIB, hardware
-from birdsd.cluster.planning import codec_for, preset_in
+from birdsd.cluster.planning import codec_for, precision_on, preset_in
 
 # From fast to frugal.
 _WAYS = ("none", "model", "sequential")
@@ -19,15 +18,17 @@ def plan_clips(
     settings: Sequence[str], gpu: str | None = None, site: str | None = None
 ) -> tuple[dict[str, Any], str]:
     """The facts and the text: bytes on the device while the UNet samples and while the decoder works."""
+    from birdsd.cluster.loading import model_place
+    from birdsd.diffusion.additions import chain
     from birdsd.diffusion.placement import Placement
     from birdsd.training.accounting import trace_generation
 
     model = [text for text in settings if text.split("=", 1)[0].split(".")[0] == "model"]
     own = [text for text in settings if text not in model]
     asked = configuration.compose("generate", [*own, f"machine={preset_in(own, gpu or site)}"])
-    run = Path(asked.run).expanduser() if asked.run else None
-    if run is not None and run.exists():
-        model = [*model, f"model.source={run}"]
+    run = model_place(asked) if asked.run else None
+    if run is not None:  # of a LoRA or token the model underneath
+        model = [*model, f"model.source={chain(run)[0]}"]
     config = configuration.compose("train", [*(model or ["model=sd15"]), "method=full"])
     config.model.init = "pretrained"
     codec, notes = codec_for(config, run)
@@ -36,8 +37,9 @@ def plan_clips(
     there = hardware(preset, gpu, known)
     if there.assumed:
         notes.append(there.assumed)
-    fast = "fp32" if there.card is None else "bf16" if there.card.bf16 else "fp16"
-    precision = fast if asked.machine.precision == "auto" else asked.machine.precision
+    if asked.machine.vae_tiling:
+        notes.append("the decoder is counted without machine.vae_tiling, which makes it smaller")
+    precision = precision_on(there, asked.machine)
     clips = min(int(asked.batch_size), max(1, int(asked.count)))
     made = trace_generation(config, codec, clips, precision)
     others = made.vae_bytes + made.text_bytes

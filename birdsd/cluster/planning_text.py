@@ -167,10 +167,10 @@ def text_of(made: Plan) -> str:
     limit = f", {times} allocations of {made.there.time_limit_min} min" if times else ""
     ranks = made.there.ranks if made.there.card else 0
     hours = made.hours(choice)
+    basis = f"{MFU:.0%} of the peak" if ranks else "what one EPYC core computes"
+    guess = f"estimated from {basis}, not measured"
     gpus = f", {hours * ranks:,.1f} GPU hours" if ranks else ""
-    lines.append(
-        f"time    about {hours:,.1f} h{gpus}{limit}: estimated at {MFU:.0%} of the peak, not measured"
-    )
+    lines.append(f"time    about {hours:,.1f} h{gpus}{limit}: {guess}")
     kept = disk(made)
     shards = f", shards {kept['shards'] / GIB:.2f} GiB" if kept["shards"] else ""
     lines.append(f"disk    checkpoints {(kept['checkpoints'] or 0) / GIB:.2f} GiB{shards}")

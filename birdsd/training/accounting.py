@@ -24,13 +24,13 @@ from birdsd.diffusion import models
 from birdsd.diffusion.tokenizer import train_tokenizer
 from birdsd.errors import UserError
 from birdsd.files import read_json, write_json
+from birdsd.training.precision import DTYPES
 
 if TYPE_CHECKING:
     from birdsd.schema import TrainConfig
     from birdsd.shards.index import ShardIndex
 
-VERSION = 2  # of the traces, for those who keep them
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+VERSION = 3  # of the traces, for those who keep them
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ def told_of(source: str | None, part: str) -> dict[str, Any] | None:
 
 @contextmanager
 def stand_ins(config: TrainConfig, codec: dict[str, Any]) -> Iterator[tuple[TrainConfig, ShardIndex]]:
-    """`config` and shards that its method can be built on, for what is not on this machine yet: two pictures
-    of two species, and a folder in place of a model that would have to be fetched."""
+    """`config` and shards that its method can be built on, for what is not on this machine yet: a picture of
+    each species (of two where none is known), and a folder in place of a model that would be fetched."""
     from birdsd.shards.index import ShardIndex
     from birdsd.shards.writer import ShardWriter
 
@@ -131,7 +131,7 @@ def stand_ins(config: TrainConfig, codec: dict[str, Any]) -> Iterator[tuple[Trai
         write_json(folder / "shards" / "codec.json", codec)
         blank = np.zeros((int(codec["channels"]), int(codec["bands"]), int(codec["frames"])), np.uint8)
         with ShardWriter(folder / "shards" / "train-000000.tar") as writer:
-            for number, species in enumerate(("American Robin", "Eurasian Wren")):
+            for number, species in enumerate(_species(config)):
                 facts: dict[str, Any] = {"key": f"{number}", "species": [species]}
                 facts |= {"captions": [f"a {species} singing"], "recording_id": f"{number}"}
                 facts |= {"licence": "", "recordist": "", "synthetic": True}
@@ -140,6 +140,15 @@ def stand_ins(config: TrainConfig, codec: dict[str, Any]) -> Iterator[tuple[Trai
             (folder / "model" / "scheduler").mkdir(parents=True)
             config.model.source = str(folder / "model")
         yield config, ShardIndex.open(folder / "shards")
+
+
+def _species(config: TrainConfig) -> tuple[str, ...]:
+    """Those of the shards, where they are here: textual inversion has words for each."""
+    from birdsd.shards.index import ShardIndex
+
+    place = config.data.shards
+    found = ShardIndex.open(Path(place)).species if place and Path(place).exists() else ()
+    return tuple(found) if len(found) > 1 else ("American Robin", "Eurasian Wren")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from birdsd.schema import MachineConfig
 from birdsd.training.accounting import Step
 
 GIB = 2**30
@@ -37,6 +38,22 @@ class Layout:
     micro_batch: int = 1
     gpus: int = 1
     gpus_per_node: int = 1
+
+    @classmethod
+    def of(cls, machine: MachineConfig, precision: str, micro_batch: int, gpus: int, per_node: int) -> Layout:
+        """What a machine's settings say; ZeRO stage 0 is plain torch."""
+        sharded = machine.engine == "deepspeed" and machine.zero_stage > 0
+        return cls(
+            "deepspeed" if sharded else "torch",
+            machine.zero_stage if sharded else 0,
+            sharded and machine.offload_optimizer,
+            sharded and machine.offload_parameters,
+            precision,
+            machine.gradient_checkpointing,
+            micro_batch,
+            gpus,
+            per_node,
+        )
 
     @property
     def sharded(self) -> bool:

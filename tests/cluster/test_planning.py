@@ -174,6 +174,16 @@ def test_clips_are_planned(capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["asked"] == "model" and facts["fits"]
 
 
+def test_a_run_that_is_not_there_is_no_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "generate", "run=/not/there"]) == 2
+    assert "/not/there" in capsys.readouterr().err
+
+
+def test_a_cpu_is_not_judged_by_the_peak_of_a_gpu(large: None) -> None:
+    text = text_of(choose(Hardware(None, 1, 1, 512 * GIB)))
+    assert "EPYC" in text and "% of the peak" not in text
+
+
 def test_auto_is_the_choice(monkeypatch: pytest.MonkeyPatch, large: None) -> None:
     config = compose("train", ["model=sd15", "method=full", "machine=auto"])
     monkeypatch.setattr(planning, "hardware", lambda *_, **__: on("8GB", host_gib=64))

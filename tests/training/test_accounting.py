@@ -12,10 +12,9 @@ import torch
 from bench.methods import WAYS, Bench
 from birdsd.errors import UserError
 from birdsd.training.accounting import trace_encoding, trace_generation, trace_step
+from birdsd.training.budget import Layout, budget
 from birdsd.training.tensor_memory import LiveTensors
 
-# fp32 weights, gradients, two moments and the average of what learns.
-STATE_BYTES = 4 + 4 + 8 + 4
 SETTINGS = {
     **WAYS,
     "scratch": [*WAYS["full"], "model.init=scratch"],
@@ -60,7 +59,8 @@ def test_the_peak_is_foretold_within_a_tenth(bench: Bench, way: str) -> None:
     config = bench.config(settings)
     micro_batch = min(config.machine.micro_batch, config.optim.global_batch)
     step = trace_step(config, bench.index.codec, micro_batch, flops=False)
-    foretold = STATE_BYTES * step.learning + step.frozen_bytes + step.activations
+    average = bool(config.optim.ema_decay)
+    foretold = budget(lambda *_: step, Layout(), average=average).gpu_bytes
     assert foretold == pytest.approx(measured, rel=0.1)
 
 

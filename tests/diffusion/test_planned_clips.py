@@ -1,0 +1,24 @@
+"""`birdsd plan generate` for a model that is here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from birdsd.cluster.planning_text import plan
+
+
+def test_a_model_that_is_here_is_planned_as_it_is(pipeline_folder: Path, tmp_path: Path) -> None:
+    """Shapes from its own files, not from a preset; of an addition those of the model underneath."""
+    on_disk = sum(path.stat().st_size for path in (pipeline_folder / "unet").glob("*.safetensors"))
+    facts, _ = plan("generate", [f"run={pipeline_folder}", "machine=smoke"])
+    assert facts["networks"]["unet"] == pytest.approx(on_disk, rel=0.05) and facts["notes"] == []
+    added = tmp_path / "lora"
+    added.mkdir()
+    told = {"kind": "lora", "base": {"source": str(pipeline_folder)}}
+    (added / "training.json").write_text(json.dumps(told))
+    shutil.copy(pipeline_folder / "codec.json", added)
+    assert plan("generate", [f"run={added}", "machine=smoke"])[0]["networks"] == facts["networks"]
