@@ -175,7 +175,8 @@ class MachineConfig:
     gradient_checkpointing: bool = False
     reader_threads: int = 1
     prefetch_batches: int = 2
-    cache_latents: bool = True
+    cache_latents: bool = True  # and what a frozen text encoder makes of captions: kept beside the shards
+    cache_folder: Text = None  # for them, where the shards' folder is only there to be read
     processes: int = 0
     threads: int = 0
     watchdog_s: int = 900  # a step that takes longer ends the process, with a stack dump; 0: never
@@ -270,6 +271,13 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
     save: SaveConfig = field(default_factory=SaveConfig)
+
+
+@dataclass
+class CacheConfig(TrainConfig):
+    """shards -> latents and text embeddings beside them, so that training loads fewer networks"""
+
+    part: str = "0/1"  # i/n: the i-th of n tasks that share the work out between them
 
 
 @dataclass
@@ -391,6 +399,7 @@ class FourWaysConfig(ComparisonConfig):
 # Job name -> its configuration. The module that runs it is jobs/NAME.py.
 JOBS: dict[str, type] = {
     "prepare": PrepareConfig,
+    "cache": CacheConfig,
     "train": TrainConfig,
     "generate": GenerateConfig,
     "grid": GridConfig,
@@ -405,6 +414,7 @@ SUBMIT = "submit"
 # The preset of each group that a job starts from.
 GROUP_DEFAULTS: dict[str, dict[str, str]] = {
     "prepare": {"codec": "birdsong", "data": "song", "machine": "smoke"},
+    "cache": {"data": "song", "model": "tiny", "method": "full", "machine": "smoke"},
     "train": {"data": "song", "model": "tiny", "method": "full", "machine": "smoke"},
     "generate": {"machine": "smoke"},
     "grid": {"machine": "smoke"},

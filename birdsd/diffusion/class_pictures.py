@@ -93,7 +93,7 @@ class ClassPictures:
 
         remove_leftovers(self.folder, alone=False)
         self._write_facts()
-        batches = share(range(-(-self.count // TOGETHER)))
+        batches = self._batches(share)
         missing: dict[int, list[int]] = {}
         for batch in batches:
             alive()
@@ -109,6 +109,13 @@ class ClassPictures:
                     self._write(number, made[numbers.index(number)])
                 bar.update(len(gone))
         return total
+
+    def shared(self, share: Callable[[Sequence[int]], list[int]]) -> list[int]:
+        """The numbers of the pictures that `make` gives this rank."""
+        return [number for batch in self._batches(share) for number in self._numbers(batch)]
+
+    def _batches(self, share: Callable[[Sequence[int]], list[int]]) -> list[int]:
+        return share(range(-(-self.count // TOGETHER)))
 
     def _numbers(self, batch: int) -> list[int]:
         return list(range(batch * TOGETHER, min((batch + 1) * TOGETHER, self.count)))

@@ -6,13 +6,15 @@ becomes latents of (bands / f) x (frames / f), where f = 2 ** (levels of the aut
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from birdsd.errors import UserError
-from birdsd.files import read_json
+from birdsd.files import fingerprint, read_json, sha256_file
 from birdsd.randomness import generator
 
 if TYPE_CHECKING:
@@ -25,8 +27,6 @@ _LOADING = {"use_safetensors": True}
 
 def seeded(*key: int | str) -> Any:
     """A context in which torch's own draws (initial weights) depend on `key` alone; restored on leaving."""
-    import contextlib
-
     import torch
 
     @contextlib.contextmanager
@@ -124,14 +124,14 @@ def build_text_encoder(
         return CLIPTextModel(CLIPTextConfig(**_plain(given)))
 
 
-def downsampling(vae: Any) -> int:
+def downsampling(vae_config: Any) -> int:
     """By which factor latents are smaller than images, per side."""
-    return 2 ** (len(vae.config.block_out_channels) - 1)
+    return 2 ** (len(vae_config.block_out_channels) - 1)
 
 
-def latent_size(vae: Any, bands: int, frames: int) -> tuple[int, int]:
+def latent_size(vae_config: Any, bands: int, frames: int) -> tuple[int, int]:
     """[height, width] of the latents of a bands x frames image; refuses sizes that do not divide."""
-    factor = downsampling(vae)
+    factor = downsampling(vae_config)
     for name, value in (("bands", bands), ("frames", frames)):
         if value % factor:
             raise UserError(
@@ -146,14 +146,46 @@ def weights_key(module: Any) -> str:
     """A hash of a module's weights and configuration: what it computes, wherever its files lie."""
     import hashlib
 
-    from birdsd.files import fingerprint
-
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     settings = {key: value for key, value in dict(module.config).items() if not key.startswith("_")}
     return fingerprint([digest.hexdigest(), settings])
+
+
+def vae_config(source: str) -> Any:
+    """What an autoencoder's configuration says, as attributes, without loading its weights."""
+    import inspect
+
+    from diffusers import AutoencoderKL
+
+    folder = part_folder(source, "vae", "model.autoencoder")
+    parameters = inspect.signature(AutoencoderKL.__init__).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    return SimpleNamespace(**{**defaults, **read_json(folder / "config.json", "configuration")})
+
+
+def part_key(source: str, part: str) -> str:
+    """A hash of a part's configuration and weights as they lie in its files, which are not loaded for it; of
+    a hub id that and the revision."""
+    folder = part_folder(source, part, "model.source")
+    told = {k: v for k, v in read_json(folder / "config.json").items() if not k.startswith("_")}
+    if not Path(source).expanduser().exists():
+        return fingerprint([source, folder.parent.name, part, told])
+    return fingerprint([told, [sha256_file(path) for path in sorted(folder.glob("*.safetensors"))]])
+
+
+def part_folder(source: str, part: str, setting: str) -> Path:
+    """The folder on this machine that holds a part's config.json; of a hub id the cached one, fetched if need
+    be."""
+    folder, sub = locate(source, part)
+    if not Path(source).expanduser().exists():
+        from huggingface_hub import hf_hub_download
+
+        with _loading(part, f"{setting}={source}"):
+            return Path(hf_hub_download(folder, "config.json", subfolder=sub)).parent
+    return Path(folder, sub or "")
 
 
 def load_vae(source: str) -> AutoencoderKL:
@@ -172,14 +204,27 @@ def load_unet(source: str) -> UNet2DConditionModel:
 
 def load_text(source: str) -> tuple[CLIPTextModel, CLIPTokenizer]:
     """The text encoder and its tokenizer of a run, a diffusers pipeline folder or a hub id."""
-    from transformers import CLIPTextModel, CLIPTokenizer
+    return load_text_encoder(source), load_tokenizer(source)
 
-    encoder = _load(CLIPTextModel, source, "text_encoder", "model.source")
+
+def load_text_encoder(source: str) -> CLIPTextModel:
+    """The text encoder of a run, a diffusers pipeline folder or a hub id."""
+    from transformers import CLIPTextModel
+
+    return _load(CLIPTextModel, source, "text_encoder", "model.source")
+
+
+def load_tokenizer(source: str) -> CLIPTokenizer:
+    """The tokenizer of a run, a diffusers pipeline folder or a hub id; its texts are as long as the text
+    encoder beside it takes."""
+    from transformers import CLIPTextConfig, CLIPTokenizer
+
     tokenizer = _load(CLIPTokenizer, source, "tokenizer", "model.source", {})
-    limit = encoder.config.max_position_embeddings
+    told = read_json(part_folder(source, "text_encoder", "model.source") / "config.json", "configuration")
+    limit = int(told.get("max_position_embeddings", CLIPTextConfig().max_position_embeddings))
     if tokenizer.model_max_length > limit:
         tokenizer.model_max_length = limit
-    return encoder, tokenizer
+    return tokenizer
 
 
 def scheduler_config(source: str) -> dict[str, Any]:
@@ -242,16 +287,22 @@ def _load(kind: Any, source: str, part: str, setting: str, options: Mapping[str,
     folder, subfolder = locate(source, part)
     variant = variant_of(Path(folder, subfolder or ""))
     options = {**options, **({"variant": variant} if variant else {})}
-    try:
+    with _loading(part, f"{setting}={source}"):
         loaded = kind.from_pretrained(folder, **({"subfolder": subfolder} if subfolder else {}), **options)
+    return loaded.float().eval() if hasattr(loaded, "float") else loaded
+
+
+@contextlib.contextmanager
+def _loading(part: str, asked: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # the libraries raise OSError, ValueError, KeyError, SafetensorError, ...
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
-            f"cannot load the {part} of {setting}={source}: {reason[0]}",
+            f"cannot load the {part} of {asked}: {reason[0]}",
             "it must be a local diffusers folder or a hub id whose weights are safetensors",
             "check the path; on a machine without internet download the model elsewhere and give its folder",
         ) from error
-    return loaded.float().eval() if hasattr(loaded, "float") else loaded
 
 
 def _check_factor(name: str, levels: int, sample_size: tuple[int, int]) -> None:

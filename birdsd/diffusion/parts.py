@@ -5,7 +5,7 @@ A method knows nothing of ranks, engines or checkpoints; the loop knows nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from birdsd.shards.cache import StoredLatents
     from birdsd.shards.reader import Sample
 
 
@@ -41,6 +40,39 @@ class Learner(nn.Module):
                 switch()
 
 
+class Frozen(Mapping[str, nn.Module]):
+    """Networks that stay as they are, by name: loaded when first asked for, and let go when their work is
+    done. `makers` give them ready for use; each must always make the same.
+    """
+
+    def __init__(self, makers: Mapping[str, Callable[[], nn.Module]]) -> None:
+        self._makers = dict(makers)
+        self._loaded: dict[str, nn.Module] = {}
+
+    def __getitem__(self, name: str) -> nn.Module:
+        if name not in self._loaded:
+            self._loaded[name] = self._makers[name]()
+        return self._loaded[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._makers  # the mapping's own would load it
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    @property
+    def loaded(self) -> Iterable[nn.Module]:
+        """Those that are in memory."""
+        return self._loaded.values()
+
+    def release(self) -> None:
+        """Let all of them go; one that is asked for again is loaded again."""
+        self._loaded.clear()
+
+
 @dataclass
 class Parts:
     """A built method: what learns, what stays as it is, and what turns pictures back into sound.
@@ -50,7 +82,7 @@ class Parts:
     """
 
     learner: Learner
-    frozen: dict[str, nn.Module] = field(default_factory=dict)
+    frozen: Frozen = field(default_factory=lambda: Frozen({}))
     tokenizer: Any = None
     codec: Any = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -89,9 +121,23 @@ class Method(Protocol):
         """On the device, without gradients: what the frozen parts compute from the stacked batch."""
         ...
 
-    def latents(self, parts: Parts, split: str) -> np.ndarray | None:
-        """What `Sample.latent` should be for each sample of a split: [n, ...], memory-mapped, made if
-        need be (machine.cache_latents). None for a method that learns from the pictures themselves."""
+    def fill(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        splits: Sequence[str],
+        share: Callable[[Sequence[int]], list[int]],
+        alive: Callable[[], None],
+    ) -> object:
+        """Called on every rank before `build` (machine.cache_latents): keep on disk what frozen networks
+        make of these splits, this rank's share of what is missing, so that steps do without them. Nothing,
+        for a method that has no such networks.
+        """
+        ...
+
+    def latents(self, split: str) -> StoredLatents | None:
+        """What `Sample.latent` should be for each sample of a split, once that has been kept; None for a
+        method that learns from the pictures themselves."""
         ...
 
     def preview(self, parts: Parts, prompts: Sequence[str], folder: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from birdsd.schema import TrainConfig
     from birdsd.shards.index import ShardIndex
 
-VERSION = 3  # of the traces, for those who keep them
+VERSION = 4  # of the traces, for those who keep them
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,9 @@ class Encoding:
 
 def hollow_networks(config: TrainConfig, codec: dict[str, Any]) -> Any:
     """The four networks that `config` asks for, shaped as its source's folder says, else as its preset."""
-    from birdsd.diffusion.methods.denoising import Networks
-
     model = config.model
     vae = _vae(config)
-    size = models.latent_size(vae, int(codec["bands"]), int(codec["frames"]))
+    size = models.latent_size(vae.config, int(codec["bands"]), int(codec["frames"]))
     captions = ["a bird singing", "no bird", "an American Robin singing in a quiet forest"]
     tokenizer = train_tokenizer(captions, model.vocabulary_size, model.max_tokens)
     told = told_of(model.source, "text_encoder")
@@ -94,7 +93,7 @@ def hollow_networks(config: TrainConfig, codec: dict[str, Any]) -> Any:
             sample_size=size,
             context_width=text.config.hidden_size,
         )
-    return Networks(unet, text, tokenizer, vae)
+    return SimpleNamespace(unet=unet, text_encoder=text, tokenizer=tokenizer, vae=vae)
 
 
 def _vae(config: TrainConfig) -> Any:
@@ -215,7 +214,8 @@ def trace_step(
             parameter.grad = torch.zeros_like(parameter)
         live = LiveTensors()
         held = [*_tensors(learner), *(p.grad for p in learning if p.grad is not None)]
-        for module in parts.frozen.values():
+        # What frozen networks make is on disk, or they are all there.
+        for module in () if config.machine.cache_latents else parts.frozen.values():
             held += _tensors(module)
         for tensor in held:
             live.hold(tensor)
@@ -287,7 +287,7 @@ def trace_generation(config: TrainConfig, codec: dict[str, Any], clips: int, pre
     with _fake(), torch.no_grad():
         networks = hollow_networks(config, codec)
         unet, vae, text = networks.unet.to(dtype).eval(), networks.vae.eval(), networks.text_encoder
-        height, width = models.latent_size(vae, int(codec["bands"]), int(codec["frames"]))
+        height, width = models.latent_size(vae.config, int(codec["bands"]), int(codec["frames"]))
         live = LiveTensors()
         sizes: list[int] = []
         for network in (unet, vae, text):
@@ -332,17 +332,30 @@ def _built(config: TrainConfig, index: ShardIndex, dtype: torch.dtype) -> tuple[
             "plan the generation with it instead: birdsd plan generate ...",
         )
     if hasattr(method, "networks"):
-        method.networks = lambda: hollow_networks(config, method.codec)
+        hollow = hollow_networks(config, method.codec)
+        method.networks = lambda: _as_networks(hollow)
     if hasattr(method, "text"):
         method.text = lambda: _text(config, method.codec)
     parts = method.build(torch.device("cpu"), dtype)
     if hasattr(method, "prepared_text") and "text_encoder" in parts.frozen:
         # A caption is encoded once and kept, by the numbers of its tokens: fake ones have none.
-        encoder: Any = parts.frozen["text_encoder"]
-        width, limit = int(encoder.config.hidden_size), int(parts.tokenizer.model_max_length)
-        kind = next(encoder.parameters()).dtype
-        method.prepared_text = lambda parts, ids: {"context": torch.zeros(len(ids), limit, width, dtype=kind)}
+        width, limit = int(hollow.text_encoder.config.hidden_size), int(parts.tokenizer.model_max_length)
+        method.prepared_text = lambda parts, ids: {
+            "context": torch.zeros(len(ids), limit, width, dtype=dtype)
+        }
     return method, parts
+
+
+def _as_networks(hollow: Any) -> Any:
+    from birdsd.diffusion.methods.denoising import Networks
+
+    return Networks(
+        lambda: hollow.unet,
+        lambda: hollow.text_encoder,
+        hollow.tokenizer,
+        lambda: hollow.vae,
+        hollow.vae.config,
+    )
 
 
 def _batch(method: Any, parts: Any, index: ShardIndex, count: int, cached: bool) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -13,10 +14,12 @@ from torch import Tensor
 from birdsd.errors import UserError
 from birdsd.shards.prefetch import Prefetcher
 from birdsd.training.plan import BatchPlan, MicroBatch
+from birdsd.training.precision import release
 
 if TYPE_CHECKING:
     from birdsd.diffusion.parts import Method, Parts
     from birdsd.schema import TrainConfig
+    from birdsd.shards.cache import StoredLatents
     from birdsd.shards.index import ShardIndex
     from birdsd.shards.reader import Sample
     from birdsd.training.world import World
@@ -55,7 +58,7 @@ class Examples:
 class CachedReader:
     """Samples whose latents were computed ahead, so that their pictures need not be read."""
 
-    def __init__(self, index: ShardIndex, split: str, latents: np.ndarray) -> None:
+    def __init__(self, index: ShardIndex, split: str, latents: StoredLatents) -> None:
         from birdsd.shards.reader import ShardReader
 
         self._whole = ShardReader(index, split)
@@ -74,32 +77,39 @@ class CachedReader:
         return sample
 
 
-def open_reader(index: ShardIndex, split: str, method: Method, parts: Parts | None, world: World) -> Reader:
-    """Reads a split from its shards; with `parts`, from its cached latents where the method has any.
-
-    Rank 0 computes what is missing, and the others find it there.
-    """
+def open_reader(index: ShardIndex, split: str, method: Method, cached: bool) -> Reader:
+    """Reads a split from its shards; where `cached` from its latents on disk, if the method has any."""
     from birdsd.shards.reader import ShardReader
 
-    latents = None
-    if parts is not None:
-        if world.is_first:
-            latents = method.latents(parts, split)
-        world.from_first(None)
-        if not world.is_first:
-            latents = method.latents(parts, split)
+    latents = method.latents(split) if cached else None
     return ShardReader(index, split) if latents is None else CachedReader(index, split, latents)
 
 
 def provide(method: Method, parts: Parts, world: World, alive: Callable[[], None]) -> list[str]:
     """Let the method make what it needs, each rank its share; returns what it has to say."""
-
-    def share(numbers: Sequence[int]) -> list[int]:
-        return list(numbers[world.rank :: world.size])
-
-    lines = method.provide(parts, share, alive)
+    lines = method.provide(parts, partial(_share, world), alive)
     world.from_first(None)  # nobody begins before all of it is there
     return lines
+
+
+def fill_caches(
+    method: Method,
+    device: torch.device,
+    dtype: torch.dtype,
+    splits: Sequence[str],
+    world: World,
+    alive: Callable[[], None],
+) -> None:
+    """Let the method keep what its frozen networks make of `splits`, each rank its share. They are not in
+    memory afterwards."""
+    if splits:
+        method.fill(device, dtype, splits, partial(_share, world), alive)
+        release(device)
+    world.from_first(None)
+
+
+def _share(world: World, numbers: Sequence[int]) -> list[int]:
+    return list(numbers[world.rank :: world.size])
 
 
 def make_order(config: TrainConfig, index: ShardIndex) -> Order:

@@ -22,8 +22,8 @@ from birdsd.training.engine import (
     decay_groups,
     forget_accelerate,
 )
-from birdsd.training.precision import Precision
-from birdsd.training.shortage import OutOfMemory, agree, is_out_of_memory, reason_of, release
+from birdsd.training.precision import Precision, release
+from birdsd.training.shortage import OutOfMemory, agree, is_out_of_memory, reason_of
 from birdsd.training.world import World
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from birdsd.files import read_json, write_json
 from birdsd.training.batches import (
     BatchMaker,
     Examples,
-    Reader,
+    fill_caches,
     global_batches,
     make_order,
     open_reader,
@@ -34,11 +34,11 @@ from birdsd.training.checkpoint import Checkpoint, Checkpointer, Event
 from birdsd.training.engine import Engine, StepResult, engine_name, make_engine
 from birdsd.training.outcome import CHECKPOINTS, FINISHED_FILE, TrainResult, finished_before
 from birdsd.training.plan import BatchPlan
-from birdsd.training.precision import choose_device, choose_precision, occupy
+from birdsd.training.precision import choose_device, choose_precision, occupy, release, set_threads
 from birdsd.training.progress import Progress, Pulse, Stopwatch, opening_line
 from birdsd.training.records import BadSamples, Ledger, Metrics
 from birdsd.training.schedule import check_schedule, ema_decay_at, learning_rate_at
-from birdsd.training.shortage import OutOfMemory, Remembered, explain_restart, halved, recut, release, told
+from birdsd.training.shortage import OutOfMemory, Remembered, explain_restart, halved, recut, told
 from birdsd.training.showing import load_weights, parts_of, prompts_for
 from birdsd.training.trackers import Trackers
 from birdsd.training.validation import HELD_OUT, Validation
@@ -109,6 +109,9 @@ class Trainer:
         self.remembered = Remembered(run_folder, machine, world, self.device)
         self.plan = BatchPlan(self.batch, world.size, world.rank, machine.micro_batch)
         self.engine_name, self.engine_reason = engine_name(machine)
+        self._cached = machine.cache_latents
+        held_out = min(config.save.validation_samples, index.count(HELD_OUT))
+        self._validated = held_out if config.save.validate_every_samples else 0
         self.position = self.resumed_from = self.saved_position = 0
         self.metrics, self.ledger = Metrics(run_folder), Ledger(run_folder)
         self.engine: Engine | None = None
@@ -133,7 +136,7 @@ class Trainer:
             timeout_s=self.config.machine.collective_timeout_s,
         )
         occupy(self.device, self.config.machine.max_gpu_memory_gib)
-        self._set_threads()
+        set_threads(self.config.machine.threads)
         size = int(self.world.from_first(self.remembered.read()))
         self.plan = BatchPlan(self.batch, self.world.size, self.world.rank, size)
         signature = self.folder / "signature.json"
@@ -211,10 +214,6 @@ class Trainer:
 
     # -- starting -----------------------------------------------------------------------------------
 
-    def _set_threads(self) -> None:
-        if self.config.machine.threads > 0:
-            torch.set_num_threads(self.config.machine.threads)
-
     def _take_up(self, checkpoint: Checkpoint | None) -> None:
         """Go to the checkpoint's position, and make what was written down end there."""
         if checkpoint is not None:
@@ -235,11 +234,14 @@ class Trainer:
         self.bad.rewind(self.ledger.bad_samples())
 
     def _build(self, checkpoint: Checkpoint | None) -> tuple[Parts, list[str]]:
+        alive = partial(self._beat, self.pulse)
+        splits = ["train", *[HELD_OUT] * bool(self._validated)] if self._cached else []
+        fill_caches(self.method, self.device, self.precision.dtype, splits, self.world, alive)
         torch.manual_seed(self.config.seed)
         parts = self.method.build(self.device, self.precision.dtype)
         # Before the checkpoint's weights come and an engine deals them out: what a method makes, it makes
         # with the model that it starts from, whole on every rank.
-        notes = provide(self.method, parts, self.world, lambda: self._beat(self.pulse))
+        notes = provide(self.method, parts, self.world, alive)
         if checkpoint is not None:
             load_weights(parts.learner, checkpoint, "weights")
         self.engine = make_engine(
@@ -251,7 +253,7 @@ class Trainer:
             self.world,
             self.plan.count,
         )
-        self._set_threads()  # accelerate chooses them too
+        set_threads(self.config.machine.threads)  # accelerate chooses them too
         if checkpoint is not None:
             self.engine.load_state(checkpoint.tensor, checkpoint.state)
         self.checkpointer.prepare(self.engine)
@@ -259,22 +261,17 @@ class Trainer:
 
     def _maker(self, parts: Parts) -> BatchMaker:
         return BatchMaker(
-            self._reader(parts, "train"),
+            open_reader(self.index, "train", self.method, self._cached),
             make_order(self.config, self.index),
             lambda sample, position: self.method.example(parts, sample, position),
             pin=self.device.type == "cuda",
         )
 
-    def _reader(self, parts: Parts, split: str) -> Reader:
-        cached = self.config.machine.cache_latents
-        return open_reader(self.index, split, self.method, parts if cached else None, self.world)
-
     def _validation(self, parts: Parts) -> Validation | None:
-        samples = min(self.config.save.validation_samples, self.index.count(HELD_OUT))
-        if not samples or not self.config.save.validate_every_samples:
+        if not self._validated:
             return None
-        reader = self._reader(parts, HELD_OUT)
-        return Validation(self.method, parts, reader, self.world, samples)
+        reader = open_reader(self.index, HELD_OUT, self.method, self._cached)
+        return Validation(self.method, parts, reader, self.world, self._validated)
 
     def _announce(self, checkpoint: Checkpoint | None, notes: list[str]) -> None:
         assert self.engine is not None
@@ -467,6 +464,8 @@ class Trainer:
     def _write_preview(self, parts: Parts) -> None:
         folder = self.folder / "previews" / f"{self.position:012d}"
         paths = self.method.preview(parts, prompts_for(self.config, self.index), folder)
+        if self._cached:
+            parts.frozen.release()
         self.trackers.previews(paths, self.position)
         self.events({"event": "preview", "position": self.position, "folder": str(folder)})
 

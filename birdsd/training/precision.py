@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 
 import torch
@@ -71,3 +72,16 @@ def occupy(device: torch.device, limit_gib: float) -> None:
     if limit_gib > 0:
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit_gib * 2**30 / total), device)
+
+
+def release(device: torch.device) -> None:
+    """Give back what is no longer used, so that what comes next finds room in one piece."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def set_threads(threads: int) -> None:
+    """How many threads an operation on the CPU may take; 0 leaves it to torch."""
+    if threads > 0:
+        torch.set_num_threads(threads)

@@ -6,7 +6,6 @@ half the size teach the same. Every rank must do so at once, since collectives m
 
 from __future__ import annotations
 
-import gc
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,13 +61,6 @@ def agree(world: World, reason: str | None) -> str | None:
     return reason or f"rank {int(short.argmax())} ran out of memory; see its log"
 
 
-def release(device: torch.device) -> None:
-    """Give back what the failed step left behind, so that smaller pieces find room in one piece."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
 def halved(plan: BatchPlan, reason: str, machine: MachineConfig) -> BatchPlan:
     """The same global batch in micro-batches of half the size; `UserError` where they are of one already."""
     if plan.size > 1:
@@ -77,7 +69,7 @@ def halved(plan: BatchPlan, reason: str, machine: MachineConfig) -> BatchPlan:
     if not machine.gradient_checkpointing:
         ways.append("machine.gradient_checkpointing=true")
     if not machine.cache_latents:
-        ways.append("machine.cache_latents=true")
+        ways.append("machine.cache_latents=true (`birdsd run cache` does that work before)")
     if not machine.offload_optimizer:
         ways.append("machine.engine=deepspeed with machine.offload_optimizer=true")
     if machine.micro_batch != 1:

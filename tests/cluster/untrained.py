@@ -15,7 +15,7 @@ def make_model(folder: Path, seed: int = 0, environments: tuple[str, ...] = ("ra
     vae = models.build_vae(VAE, seed)
     tokenizer = train_tokenizer([f"a {name} in rain" for name in SPECIES], 560, 16)
     text = models.build_text_encoder(TEXT, vocabulary=len(tokenizer), max_tokens=16, seed=seed)
-    size = models.latent_size(vae, CODEC.bands, CODEC.frames)
+    size = models.latent_size(vae.config, CODEC.bands, CODEC.frames)
     unet = models.build_unet(UNET, latent_channels=4, sample_size=size, context_width=32, seed=seed)
     rights = ({"recording_id": "XC1", "species": SPECIES[0], "licence": "CC BY-NC 4.0", "recordist": "R"},)
     return export.write_pipeline(

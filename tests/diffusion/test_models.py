@@ -22,7 +22,7 @@ def sizes(name: str, bands: int, frames: int) -> dict[str, int]:
         unet = models.build_unet(
             preset["unet"],
             latent_channels=preset["vae"]["latent_channels"],
-            sample_size=models.latent_size(vae, bands, frames),
+            sample_size=models.latent_size(vae.config, bands, frames),
             context_width=preset["text"]["hidden_size"],
         )
     return {
@@ -52,9 +52,9 @@ def test_weights_depend_on_the_seed_alone():
 
 def test_an_image_that_does_not_fit_names_the_size_that_would():
     vae = models.build_vae(VAE)
-    assert models.latent_size(vae, 32, 64) == (8, 16)
+    assert models.latent_size(vae.config, 32, 64) == (8, 16)
     with pytest.raises(UserError, match=r"codec\.bands=30 .*codec\.bands=(28|32)"):
-        models.latent_size(vae, 30, 64)
+        models.latent_size(vae.config, 30, 64)
 
 
 def test_arguments_that_cannot_work_name_the_part():

@@ -296,7 +296,8 @@ def test_class_pictures_survive_a_kill_and_are_made_once_by_all_ranks(pipeline_f
     shards = make_shards(tmp_path / "shards")
     trained("db-lora", shards, pipeline_folder, tmp_path / "alone")
     (folder,) = shards.glob("class-*")
-    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    whole = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
+    assert sum(path.suffix == ".npy" for path in whole) == 4  # and their latents
     shutil.rmtree(folder)
     told = ("db-lora", shards, pipeline_folder, tmp_path / "run")
 
@@ -318,5 +319,5 @@ def test_class_pictures_survive_a_kill_and_are_made_once_by_all_ranks(pipeline_f
     first = {path: path.stat().st_mtime_ns for path in folder.glob("[0-9]*.png")}
     assert sorted(path.name for path in first) == ["00000.png", "00002.png"]  # each rank's own batch of two
     ranks(2, tmp_path / "log2.txt", *told)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+    assert {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")} == whole
     assert {path: path.stat().st_mtime_ns for path in first} == first

@@ -79,7 +79,10 @@ class ToyMethod:
     def provide(self, parts, share, alive):
         return []
 
-    def latents(self, parts, split):
+    def fill(self, device, dtype, splits, share, alive):
+        pass
+
+    def latents(self, split):
         return None
 
     def preview(self, parts, prompts, folder):

@@ -354,4 +354,4 @@ def _check_size(vae: Any, codec: Mapping[str, Any]) -> None:
     from birdsd.sound.codec import SpectrogramCodec
 
     read = SpectrogramCodec.from_json(dict(codec))
-    models.latent_size(vae, read.bands, read.frames)
+    models.latent_size(vae.config, read.bands, read.frames)

@@ -27,7 +27,7 @@ from birdsd.diffusion.methods.common import (
     to_range,
     write_preview,
 )
-from birdsd.diffusion.methods.measuring import autoencoder_loss
+from birdsd.diffusion.methods.measuring import autoencoder_loss, loss_line
 from birdsd.diffusion.parts import Learner, Parts
 from birdsd.errors import UserError
 from birdsd.randomness import generator
@@ -93,9 +93,9 @@ class AutoencoderMethod:
             vae = models.build_vae(model.vae, self.config.seed)
         self.latent_shape = (
             vae.config.latent_channels,
-            *models.latent_size(vae, self.codec["bands"], self.width),
+            *models.latent_size(vae.config, self.codec["bands"], self.width),
         )
-        models.latent_size(vae, self.codec["bands"], self.codec["frames"])
+        models.latent_size(vae.config, self.codec["bands"], self.codec["frames"])
         method = self.config.method
         learner = AutoencoderLearner(vae.train(), method.kl_weight, method.gradient_weight).to(device)
         if self.config.machine.gradient_checkpointing:
@@ -125,10 +125,17 @@ class AutoencoderMethod:
         if self.config.model.init != "pretrained":
             return []
         source = required_source(self.config)
-        return autoencoder_loss(parts.learner.vae, source, self.index, self.codec, share, alive)
+        if not share([0]):
+            return []
+        learner: Any = parts.learner
+        measured = autoencoder_loss(learner.vae, self.index, self.codec, alive)
+        return [loss_line(source, measured, self.codec)]
 
-    def latents(self, parts: Parts, split: str) -> None:
-        """There are none: it learns from pictures."""
+    def fill(self, *_: Any) -> None:
+        """Nothing is kept: it learns from pictures."""
+
+    def latents(self, split: str) -> None:
+        """There are none."""
 
     def preview(self, parts: Parts, prompts: Sequence[str], folder: Path) -> list[Path]:
         """Held-out recordings above what is left of them after the autoencoder, with the sound of both."""

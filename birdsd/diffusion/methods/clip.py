@@ -29,7 +29,7 @@ from birdsd.diffusion.methods.common import (
     required_source,
     write_preview,
 )
-from birdsd.diffusion.parts import Learner, Parts
+from birdsd.diffusion.parts import Frozen, Learner, Parts
 from birdsd.diffusion.tokenizer import token_ids
 from birdsd.errors import UserError
 from birdsd.randomness import generator
@@ -115,7 +115,8 @@ class ClipMethod:
         if self.config.machine.gradient_checkpointing:
             learner.enable_gradient_checkpointing()
         learner.vision_model.train()
-        frozen: dict[str, nn.Module] = {"text_encoder": encoder.to("cpu")}  # its work is done
+        encoder.to("cpu")  # its work is done
+        frozen = Frozen({"text_encoder": lambda: encoder})
         codec = load_codec(self.codec)
         return Parts(learner.to(device), frozen, tokenizer, codec, device, dtype, {"clip": made})
 
@@ -175,8 +176,11 @@ class ClipMethod:
         image = parts.extras["clip"].prepared(batch["pixels"])
         return {"image": image, "label": batch["label"], "wording": batch["wording"]}
 
-    def latents(self, parts: Parts, split: str) -> None:
-        """There are none: it learns from pictures."""
+    def fill(self, *_: Any) -> None:
+        """Nothing is kept: it learns from pictures."""
+
+    def latents(self, split: str) -> None:
+        """There are none."""
 
     def preview(self, parts: Parts, prompts: Sequence[str], folder: Path) -> list[Path]:
         """For each prompt the held-out picture that fits it best, with its sound."""

@@ -6,9 +6,9 @@ what it exports.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,42 +18,62 @@ from torch import Tensor, nn
 
 from birdsd.diffusion import export, models, sampling
 from birdsd.diffusion.denoiser import STEPS, Denoising, DenoisingLearner
+from birdsd.diffusion.methods.caching import Caches, Filled
 from birdsd.diffusion.methods.common import (
     codec_of,
     evaluating,
     load_codec,
     picture_of,
     required_source,
-    to_range,
     write_preview,
 )
-from birdsd.diffusion.methods.measuring import autoencoder_loss
-from birdsd.diffusion.parts import Parts
+from birdsd.diffusion.methods.measuring import autoencoder_loss, loss_line
+from birdsd.diffusion.parts import Frozen, Learner, Parts
 from birdsd.diffusion.tokenizer import token_ids
 from birdsd.errors import UserError, unknown_name
 from birdsd.randomness import generator
 
 if TYPE_CHECKING:
     from birdsd.schema import TrainConfig
+    from birdsd.shards.cache import StoredLatents
     from birdsd.shards.index import ShardIndex
     from birdsd.shards.reader import Sample
 
 INITS = ("scratch", "pretrained")
-# Pixels a batch of pictures to encode: the encoder works at full resolution, and with Stable Diffusion's a
-# picture of 512 x 512 takes 0.65 GiB for it.
-_ENCODED_PIXELS = 8 * 128 * 256
 _PREVIEW_STEPS, _PREVIEW_GUIDANCE = 20, 3.0
-_TEXT_CACHE_BYTES = 512 * 2**20
 
 
-@dataclass
 class Networks:
-    """The four parts of a Stable Diffusion model."""
+    """The four parts of a Stable Diffusion model, in float32: made or loaded when first asked for."""
 
-    unet: Any
-    text_encoder: Any
-    tokenizer: Any
-    vae: Any
+    def __init__(
+        self,
+        unet: Callable[[], Any],
+        text_encoder: Callable[[], Any],
+        tokenizer: Any,
+        vae: Callable[[], Any],
+        vae_config: Any,
+    ) -> None:
+        self._unet, self._text_encoder, self.vae = unet, text_encoder, vae
+        self.tokenizer, self.vae_config = tokenizer, vae_config
+
+    @cached_property
+    def unet(self) -> Any:
+        return self._unet()
+
+    @cached_property
+    def text_encoder(self) -> Any:
+        """The one that learns, or through which gradients flow."""
+        return self._text_encoder()
+
+    def frozen(self, device: torch.device, text_too: bool) -> Frozen:
+        """The autoencoder, and the text encoder where it stays as it is, for use on `device`."""
+
+        def ready(make: Callable[[], Any]) -> Callable[[], nn.Module]:
+            return lambda: make().eval().requires_grad_(False).to(device)
+
+        makers = {"vae": ready(self.vae)}
+        return Frozen({**makers, "text_encoder": ready(self._text_encoder)} if text_too else makers)
 
 
 class DenoisingMethod:
@@ -69,7 +89,7 @@ class DenoisingMethod:
                 f"method.caption_dropout={config.method.caption_dropout}", "it is a probability, 0..1"
             )
         self.denoising = self.schedule()
-        self._texts: OrderedDict[bytes, Tensor] = OrderedDict()
+        self.caches = Caches(self)
 
     # -- what a method says -------------------------------------------------------------------------
 
@@ -79,12 +99,28 @@ class DenoisingMethod:
 
     def networks(self) -> Networks:
         """The networks to start from, in float32: those of model.source."""
-        model = self.config.model
         check_pretrained(self.config)
         source = required_source(self.config)
-        text, tokenizer = models.load_text(source)
-        vae = models.load_vae(model.autoencoder or source)
-        return Networks(models.load_unet(source), text, tokenizer, vae)
+        return Networks(
+            partial(models.load_unet, source),
+            partial(models.load_text_encoder, source),
+            models.load_tokenizer(source),
+            partial(models.load_vae, self.vae_source),
+            models.vae_config(self.vae_source),
+        )
+
+    @property
+    def vae_source(self) -> str:
+        """Where the autoencoder comes from."""
+        return str(self.config.model.autoencoder or self.config.model.source)
+
+    def text_learns(self, networks: Networks) -> bool:
+        """Whether gradients flow through the text encoder; if not, what it makes of a caption is kept."""
+        raise NotImplementedError
+
+    def further_texts(self) -> Sequence[str]:
+        """What is encoded besides the captions of the shards."""
+        return ()
 
     def learner(self, networks: Networks, dtype: torch.dtype) -> DenoisingLearner:
         """The module that learns, with `requires_grad` set as it should be: float32 where it learns,
@@ -107,29 +143,52 @@ class DenoisingMethod:
         rank's part of a list, `alive` is to be called often. Returns lines for the user to read: first what
         the autoencoder, which stays as it is, loses of these spectrograms.
         """
-        source = str(self.config.model.autoencoder or self.config.model.source)
-        return autoencoder_loss(parts.frozen["vae"], source, self.index, self.codec, share, alive)
+        return self.gather(parts, share, alive)
+
+    def gather(
+        self, parts: Parts, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
+    ) -> list[str]:
+        """What `provide` makes or measures once for all runs, and keeps beside the shards."""
+        if not share([0]):  # one rank says it for all
+            return []
+
+        def measure() -> dict[str, Any]:
+            return autoencoder_loss(parts.frozen["vae"], self.index, self.codec, alive)
+
+        return [loss_line(self.vae_source, self.caches.remembered("loss", measure), self.codec)]
+
+    pictures_made = 0  # class pictures that `gather` made
+
+    def pictures_missing(self) -> int:
+        """Class pictures that are not there yet."""
+        return 0
 
     # -- the parts ----------------------------------------------------------------------------------
 
     def build(self, device: torch.device, dtype: torch.dtype) -> Parts:
-        """Make or load the networks; the autoencoder stays as it is, in float32."""
+        """Make or load what learns; what stays as it is, in float32, is loaded when it is needed."""
         networks = self.networks()
-        vae = networks.vae
-        self.latent_shape = (
-            vae.config.latent_channels,
-            *models.latent_size(vae, self.codec["bands"], self.codec["frames"]),
-        )
+        parts = self._beside(networks, device, dtype)
         self._check_channels(networks.unet)
         learner = self.learner(networks, dtype)
         if self.config.machine.gradient_checkpointing:
             learner.enable_gradient_checkpointing()
-        frozen: dict[str, nn.Module] = {"vae": vae.eval().requires_grad_(False).to(device)}
-        if learner.text_encoder is None:
-            frozen["text_encoder"] = networks.text_encoder.eval().requires_grad_(False).to(device, dtype)
-        self._texts.clear()
-        codec = load_codec(self.codec)
-        return Parts(learner.to(device), frozen, networks.tokenizer, codec, device, dtype)
+        parts.learner = learner.to(device)
+        return parts
+
+    def _beside(self, networks: Networks, device: torch.device, dtype: torch.dtype) -> Parts:
+        """The parts without what learns."""
+        vae = networks.vae_config
+        size = models.latent_size(vae, self.codec["bands"], self.codec["frames"])
+        self.latent_shape = (vae.latent_channels, *size)
+        self._scaling_factor = float(vae.scaling_factor)
+        self.name_words(networks.tokenizer)
+        self.caches.forget()
+        frozen = networks.frozen(device, text_too=not self.text_learns(networks))
+        return Parts(Learner(), frozen, networks.tokenizer, load_codec(self.codec), device, dtype)
+
+    def name_words(self, tokenizer: Any) -> None:
+        """Choose the words that `wording` puts in, where the tokenizer decides about them."""
 
     def _check_channels(self, unet: Any) -> None:
         if unet.config.in_channels != self.latent_shape[0]:
@@ -185,87 +244,44 @@ class DenoisingMethod:
         """Draw latents from their distribution (encoding the pictures first if need be), and encode the
         text.
         """
-        moments = batch["moments"] if "moments" in batch else self.encode_moments(parts, batch["pixels"])
-        latents = self.drawn(parts, moments, batch["posterior_noise"])
+        moments = batch.get("moments")
+        if moments is None:
+            moments = self.caches.encode_moments(parts, batch["pixels"])
+        latents = self.drawn(moments, batch["posterior_noise"])
         ready = {"latents": latents, "noise": batch["noise"], "timesteps": batch["timesteps"]}
         return {**ready, **self.prepared_text(parts, batch["input_ids"])}
 
-    def drawn(self, parts: Parts, moments: Tensor, noise: Tensor) -> Tensor:
+    def drawn(self, moments: Tensor, noise: Tensor) -> Tensor:
         """Latents [B, C, h, w] as the UNet knows them, from their means and log-variances."""
-        vae: Any = parts.frozen["vae"]
         mean, deviation = moments.float().chunk(2, dim=1)
         latents: Tensor = mean + (deviation.clamp(-30, 20) / 2).exp() * noise
-        return latents * vae.config.scaling_factor
+        return latents * self._scaling_factor
 
     def prepared_text(self, parts: Parts, input_ids: Tensor) -> dict[str, Tensor]:
         """The tokens where the text encoder takes part in the learning, else what it makes of them."""
         if "text_encoder" not in parts.frozen:
             return {"input_ids": input_ids}
-        return {"context": self._encoded(parts, input_ids)}
+        return {"context": self.caches.texts(parts, input_ids).to(parts.dtype)}
 
-    def _encoded(self, parts: Parts, input_ids: Tensor) -> Tensor:
-        """[B, n, width] of a frozen text encoder, each caption computed once and by itself.
+    def fill(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        splits: Sequence[str],
+        share: Callable[[Sequence[int]], list[int]],
+        alive: Callable[[], None],
+    ) -> Filled:
+        """Keep on disk what the frozen networks make of these splits: latents, the states of captions where
+        the text encoder stays as it is, and what `gather` makes; this rank's share of what is missing."""
+        networks = self.networks()
+        parts = self._beside(networks, device, dtype)
+        notes = self.gather(parts, share, alive)
+        filled = self.caches.fill(parts, splits, share, alive)
+        return replace(filled, notes=notes, text_learns=self.text_learns(networks))
 
-        By itself, since the last bits of a matrix product depend on its shape: what a caption means must
-        not depend on its neighbours in a micro-batch, nor on whether a resumed run has met it before.
-        """
-        encoder: Any = parts.frozen["text_encoder"]
-        rows = []
-        for ids in input_ids.cpu():
-            key = ids.numpy().tobytes()
-            state = self._texts.get(key)
-            if state is None:
-                with torch.autocast(parts.device.type, enabled=False):
-                    state = encoder(ids[None].to(parts.device))[0][0].to("cpu")
-                self._texts[key] = state
-                if len(self._texts) * state.numel() * state.element_size() > _TEXT_CACHE_BYTES:
-                    self._texts.popitem(last=False)
-            else:
-                self._texts.move_to_end(key)
-            rows.append(state)
-        return torch.stack(rows).to(parts.device)
-
-    def encode_moments(self, parts: Parts, pixels: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] -> float16 [B, 2 C', h, w]: means and log-variances, as the latent cache
-        stores them.
-
-        Rounded to float16 whether they are cached or not, so that caching does not change what is learnt.
-        """
-        vae: Any = parts.frozen["vae"]
-        with torch.no_grad(), torch.autocast(parts.device.type, enabled=False):
-            moments: Tensor = vae.encode(to_range(pixels)).latent_dist.parameters
-        return moments.half()
-
-    def latents(self, parts: Parts, split: str) -> np.ndarray:
-        """Moments of every sample of a split, float16 [n, 2 C, h, w], memory-mapped; computed if they are
-        not there.
-
-        A sample that cannot be decoded gets zeros: reading it again says so, and gives it no weight.
-        """
-        from birdsd.shards.latents import LatentCache
-        from birdsd.shards.reader import ShardReader
-
-        vae: Any = parts.frozen["vae"]
-        cache = LatentCache(self.index, split, models.weights_key(vae))
-        stored = cache.open()
-        if stored is not None:
-            return stored
-        reader = ShardReader(self.index, split, want=("image",))
-        together = max(1, _ENCODED_PIXELS // (int(self.codec["bands"]) * int(self.codec["frames"])))
-        made = (
-            moments
-            for start in range(0, len(reader), together)
-            for moments in self._encode(
-                parts, reader.read_many(range(start, min(start + together, len(reader))))
-            )
-        )
-        return cache.write(made)
-
-    def _encode(self, parts: Parts, samples: Sequence[Sample]) -> np.ndarray:
-        pixels = torch.stack([torch.from_numpy(picture_of(sample, self.codec)) for sample in samples])
-        moments = self.encode_moments(parts, pixels.to(parts.device)).cpu().numpy()
-        moments[[sample.weight == 0 for sample in samples]] = 0
-        return moments
+    def latents(self, split: str) -> StoredLatents | None:
+        """Moments of every sample of a split, float16 [2 C, h, w], once they are all on disk."""
+        return self.caches.latents(split)
 
     # -- what it shows and gives away ---------------------------------------------------------------
 

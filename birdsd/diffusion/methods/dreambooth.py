@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from birdsd.diffusion.additions import source_identity
-from birdsd.diffusion.class_pictures import ClassPictures, ClassRequest, model_sampler
+from birdsd.diffusion.class_pictures import ClassPictures, ClassRequest, Sampler, model_sampler
 from birdsd.diffusion.denoiser import STEPS, DenoisingLearner
 from birdsd.diffusion.export import read_training
 from birdsd.diffusion.methods.common import evaluating
@@ -130,14 +131,21 @@ class DreamBooth(DenoisingMethod):
 
     def learner(self, networks: Networks, dtype: torch.dtype) -> DenoisingLearner:
         """The method's own, with the second half of the loss."""
+        plain = super().learner(networks, dtype)
+        return PriorLearner(plain.unet, plain.text_encoder, plain.denoising) if self.keeps_prior else plain
+
+    def name_words(self, tokenizer: Any) -> None:
+        """A rare one for each species."""
         if self.config.method.word == "rare":
             kind = self.config.method.class_word.strip()
             others = {name: word for name, word in self._words.items() if name not in self.species}
-            rare = rare_words(networks.tokenizer, self.species, [*self._known, *others.values()])
+            rare = rare_words(tokenizer, self.species, [*self._known, *others.values()])
             own = {name: f"{word} {kind}" for name, word in zip(self.species, rare, strict=True)}
             self._words = {**others, **own}
-        plain = super().learner(networks, dtype)
-        return PriorLearner(plain.unet, plain.text_encoder, plain.denoising) if self.keeps_prior else plain
+
+    def further_texts(self) -> Sequence[str]:
+        """What the class pictures were asked to show."""
+        return self.request.prompts if self.keeps_prior else ()
 
     def words(self, parts: Parts) -> dict[str, str]:
         """Species -> "zxq bird"; nothing where the species keep their names."""
@@ -164,38 +172,61 @@ class DreamBooth(DenoisingMethod):
     def provide(
         self, parts: Parts, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
     ) -> list[str]:
-        """Make the class pictures that are missing, each rank its share. The learner must still be the model
-        that it starts from.
-        """
+        """Make what is missing (see `gather`); says which words are taught."""
         lines = super().provide(parts, share, alive)
         own = {name: word for name, word in self._words.items() if name in self.species}
         if own:
             shown = [f"{name} = '{word}'" for name, word in list(own.items())[:3]]
-            lines.append(f"words: {', '.join(shown)}{', ...' if len(own) > 3 else ''}")
+            lines.insert(1, f"words: {', '.join(shown)}{', ...' if len(own) > 3 else ''}")
+        return lines
+
+    def gather(
+        self, parts: Parts, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
+    ) -> list[str]:
+        """The class pictures that are missing and their latents, each rank its share. The learner must still
+        be the model that it starts from; without one, that model is built where a picture is to be made.
+        """
+        lines = super().gather(parts, share, alive)
         if not self.keeps_prior:
             return [*lines, "no class pictures: nothing keeps what the model knew"]
-        learner: Any = parts.learner
-        text = self.text_encoder(parts)
-        base = base_denoising(str(self.config.model.source), 0.0)
-        with evaluating(learner):
-            made = self.pictures.make(
-                model_sampler(
-                    self.request,
-                    unet=learner.unet,
-                    vae=parts.frozen["vae"],
-                    text_encoder=text,
-                    tokenizer=parts.tokenizer,
-                    scheduler=base.scheduler_config(),
-                    latent_shape=self.latent_shape,
-                    device=parts.device,
-                    dtype=parts.dtype,
-                ),
-                share,
-                alive,
-            )
+        self.pictures_made = made = self.pictures.make(self._sampler(parts), share, alive)
+        if self.caches.use_disk:
+            for number in self.pictures.shared(share):
+                alive()
+                self._moments_kept(parts, number)
         first, *more = self.request.prompts
         asked = f"'{first}'" + (f" and {len(more)} more prompts" if more else "")
         return [*lines, f"{self.pictures.count} class pictures of {asked} ({made} made here and now)"]
+
+    def _sampler(self, parts: Parts) -> Sampler:
+        """The model's own pictures; its networks are loaded where there is one to make."""
+        held = [parts] if hasattr(parts.learner, "unet") else []
+        scheduler = base_denoising(str(self.config.model.source), 0.0).scheduler_config()
+
+        def sample(numbers: Sequence[int], tick: Callable[[], object]) -> np.ndarray:
+            if not held:
+                held.append(self.build(parts.device, parts.dtype))
+            model: Any = held[0]
+            sampler = model_sampler(
+                self.request,
+                unet=model.learner.unet,
+                vae=model.frozen["vae"],
+                text_encoder=self.text_encoder(model),
+                tokenizer=model.tokenizer,
+                scheduler=scheduler,
+                latent_shape=self.latent_shape,
+                device=model.device,
+                dtype=model.dtype,
+            )
+            with evaluating(model.learner):
+                return sampler(numbers, tick)
+
+        return sample
+
+    def pictures_missing(self) -> int:
+        """Class pictures that are not there yet."""
+        count = self.pictures.count if self.keeps_prior else 0
+        return sum(not self.pictures.path(number).is_file() for number in range(count))
 
     def example(
         self, parts: Parts, sample: Sample, position: int, purpose: str = "train"
@@ -236,17 +267,20 @@ class DreamBooth(DenoisingMethod):
         return joined
 
     def _class_moments(self, parts: Parts, numbers: Tensor) -> Iterator[Tensor]:
-        """float16 [2 C, h, w] of each class picture, encoded once and by itself (see `_encoded`)."""
+        """float16 [2 C, h, w] of each class picture, encoded once and by itself (see `Caches`)."""
         for number in numbers.tolist():
             held = self._moments_of.get(number)
             if held is None:
-                pixels = torch.from_numpy(self.pictures.read(number))[None].to(parts.device)
-                held = self._moments_of[number] = self.encode_moments(parts, pixels)[0].cpu()
+                held = self._moments_of[number] = self._moments_kept(parts, number)
                 if len(self._moments_of) * held.numel() * 2 > _MOMENTS_BYTES:
                     self._moments_of.popitem(last=False)
             else:
                 self._moments_of.move_to_end(number)
             yield held
+
+    def _moments_kept(self, parts: Parts, number: int) -> Tensor:
+        picture = partial(self.pictures.read, number)
+        return self.caches.picture_moments(parts, self.pictures.path(number), picture)
 
 
 class DreamBoothOnLora(DreamBooth, LoraMethod):

@@ -6,6 +6,7 @@ pretrained model: the UNet, and the text encoder if asked. `method.learns` narro
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,19 +41,25 @@ class FullMethod(DenoisingMethod):
                 "with model.init=scratch the diffusion model learns on the latents of a finished autoencoder",
                 "train one with method=autoencoder and give its run folder, or name a diffusers folder",
             )
-        vae: Any = models.load_vae(model.autoencoder)
+        vae: Any = models.vae_config(model.autoencoder)
         tokenizer = train_tokenizer(self._captions(), model.vocabulary_size, model.max_tokens)
-        text = models.build_text_encoder(
-            model.text, vocabulary=len(tokenizer), max_tokens=model.max_tokens, seed=seed
-        )
-        unet = models.build_unet(
-            model.unet,
-            latent_channels=vae.config.latent_channels,
-            sample_size=models.latent_size(vae, self.codec["bands"], self.codec["frames"]),
-            context_width=text.config.hidden_size,
-            seed=seed,
-        )
-        return Networks(unet, text, tokenizer, vae)
+
+        def text_encoder() -> Any:
+            return models.build_text_encoder(
+                model.text, vocabulary=len(tokenizer), max_tokens=model.max_tokens, seed=seed
+            )
+
+        def unet() -> Any:
+            return models.build_unet(
+                model.unet,
+                latent_channels=vae.latent_channels,
+                sample_size=models.latent_size(vae, self.codec["bands"], self.codec["frames"]),
+                context_width=networks.text_encoder.config.hidden_size,
+                seed=seed,
+            )
+
+        networks = Networks(unet, text_encoder, tokenizer, partial(models.load_vae, model.autoencoder), vae)
+        return networks
 
     def _captions(self) -> list[str]:
         from birdsd.shards.reader import ShardReader
@@ -65,18 +72,25 @@ class FullMethod(DenoisingMethod):
 
     def learner(self, networks: Networks, dtype: torch.dtype) -> DenoisingLearner:
         """The UNet, the text encoder where it learns too, narrowed to method.learns."""
-        method = self.config.method
-        text_learns = method.train_text_encoder or self.config.model.init == "scratch"
-        text = networks.text_encoder.train() if text_learns else None
+        learns = self.config.method.learns
+        text = networks.text_encoder.train() if self.text_learns(networks) else None
         learner = DenoisingLearner(networks.unet.train(), text, self.denoising)
-        if not method.learns:
+        if not learns:
             return learner
         for name, parameter in learner.named_parameters():
-            parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in method.learns))
+            parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in learns))
         self._check_patterns(learner)
-        if text is not None and not any(p.requires_grad for p in text.parameters()):
-            learner.text_encoder = None
         return learner
+
+    def text_learns(self, networks: Networks) -> bool:
+        """From scratch or if asked, unless method.learns leaves all of it out."""
+        method = self.config.method
+        if not (method.train_text_encoder or self.config.model.init == "scratch"):
+            return False
+        if not method.learns:
+            return True
+        names = [f"text_encoder.{name}" for name, _ in networks.text_encoder.named_parameters()]
+        return any(fnmatchcase(name, pattern) for name in names for pattern in method.learns)
 
     def _check_patterns(self, learner: DenoisingLearner) -> None:
         names = [name for name, _ in learner.named_parameters()]

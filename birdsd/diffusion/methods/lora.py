@@ -54,12 +54,16 @@ class LoraMethod(DenoisingMethod):
         unet.requires_grad_(False).to(dtype)
         if layers:
             self._add(unet, layers, "unet")
-        if TEXT_ENCODER in targets:
+        if self.text_learns(networks):
             text = networks.text_encoder
             text.requires_grad_(False).to(dtype)
             self._add(text, _TEXT_LAYERS, TEXT_ENCODER)
             text.train()
         return DenoisingLearner(unet.train(), text, self.denoising)
+
+    def text_learns(self, networks: Networks) -> bool:
+        """Where it is among the targets."""
+        return TEXT_ENCODER in self.config.method.targets
 
     def _add(self, network: Any, layers: list[str] | tuple[str, ...], name: str) -> None:
         from peft import LoraConfig

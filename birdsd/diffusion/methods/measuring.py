@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,21 +17,14 @@ _PICTURES = 16
 
 
 def autoencoder_loss(
-    vae: Any,
-    source: str,
-    index: ShardIndex,
-    codec: dict[str, Any],
-    share: Callable[[Sequence[int]], list[int]],
-    alive: Callable[[], None],
-) -> list[str]:
-    """A line that says it, from up to 16 held-out spectrograms spread evenly; the first rank's alone, since
-    every rank would say the same.
+    vae: Any, index: ShardIndex, codec: dict[str, Any], alive: Callable[[], object]
+) -> dict[str, Any]:
+    """{"loss", "pictures", "split"} of up to 16 held-out spectrograms, spread evenly: the mean absolute
+    error of the pixels after encoder and decoder, as a share of their range and without the noise of the
+    latents: no diffusion model on this autoencoder can do better. {} where nothing could be measured.
 
-    The error is the mean absolute one of the pixels after encoder and decoder, without the noise of the
-    latents: what no diffusion model on this autoencoder can do better than. `alive` is called at each.
+    `alive` is called at each.
     """
-    if not share([0]):
-        return []
     split = "validation" if index.count("validation") else "train"
     total = index.count(split)
     count = min(_PICTURES, total)
@@ -45,8 +38,20 @@ def autoencoder_loss(
             errors.append(_error(vae, image))
         except torch.cuda.OutOfMemoryError:  # training decodes nothing: it may fit all the same
             torch.cuda.empty_cache()
-            return [f"what the autoencoder {source} loses is not measured: no GPU memory is left to decode"]
-    return [_line(source, errors, split, codec)] if errors else []
+            return {}
+    return {"loss": float(np.mean(errors)), "pictures": len(errors), "split": split} if errors else {}
+
+
+def loss_line(source: str, measured: dict[str, Any], codec: dict[str, Any]) -> str:
+    """What `autoencoder_loss` found, for the user to read."""
+    if not measured:
+        return f"what the autoencoder {source} loses is not measured: nothing could be decoded here"
+    mean, pictures, split = float(measured["loss"]), measured["pictures"], measured["split"]
+    line = f"the autoencoder {source} loses {mean:.1%} of the range of {pictures} {split} spectrograms"
+    if codec.get("intensity") == "decibel":
+        span_db = float(codec["ceiling_db"]) - float(codec["floor_db"])
+        line += f" (mean absolute error {mean * span_db:.1f} dB)"
+    return line
 
 
 def _error(vae: Any, image: torch.Tensor) -> float:
@@ -54,12 +59,3 @@ def _error(vae: Any, image: torch.Tensor) -> float:
     with torch.no_grad(), evaluating(vae), torch.autocast(vae.device.type, enabled=False):
         decoded = vae.decode(vae.encode(image).latent_dist.mode()).sample
     return float((decoded.clamp(-1, 1) - image).abs().mean()) / 2
-
-
-def _line(source: str, errors: Sequence[float], split: str, codec: dict[str, Any]) -> str:
-    mean = float(np.mean(errors))
-    line = f"the autoencoder {source} loses {mean:.1%} of the range of {len(errors)} {split} spectrograms"
-    if codec.get("intensity") == "decibel":
-        span_db = float(codec["ceiling_db"]) - float(codec["floor_db"])
-        line += f" (mean absolute error {mean * span_db:.1f} dB)"
-    return line

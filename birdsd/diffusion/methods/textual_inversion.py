@@ -75,6 +75,10 @@ class TextualInversionMethod(DenoisingMethod):
         install_rows(text, first, start.repeat(sum(self.tokens.values()), 1))
         return DenoisingLearner(unet.train(), text.train(), self.denoising)
 
+    def text_learns(self, networks: Networks) -> bool:
+        """Its new tokens do."""
+        return True
+
     def provide(
         self, parts: Parts, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
     ) -> list[str]:

@@ -1,0 +1,233 @@
+"""What frozen networks made of a set, kept beside its shards so that training need not load them.
+
+`cache/latents-KEY/NAME.tar` holds KEY.latent.npy of every sample of the shard NAME.tar, in its order: float16
+[2 C, height, width], means and log-variances, so that drawing from them stays free. `cache/text-KEY/` holds
+the text encoder's states of captions, float16 [tokens, width], by the numbers of their tokens. Both are
+ordinary WebDataset tars; each appears when it is complete, so that what is there need not be made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from birdsd.errors import UserError
+from birdsd.files import fingerprint, read_json, write_json
+from birdsd.shards.index import Shard, ShardIndex
+from birdsd.shards.reader import ShardReader
+from birdsd.shards.sharing import private_folder, publish, remove_leftovers
+from birdsd.shards.table import ShardTable, index_path, load_table
+from birdsd.shards.writer import ShardWriter
+
+FORMAT = "birdsd-cache-1"
+FOLDER = "cache"
+ABOUT_FILE = "about.json"
+_TEXTS_PER_SHARD = 256
+
+
+def cache_folder(index: ShardIndex, elsewhere: str | None = None) -> Path:
+    """Beside the shards, or a folder for these shards in `elsewhere`: several sets may use that."""
+    if not elsewhere:
+        return index.folder / FOLDER
+    return Path(elsewhere).expanduser() / f"{index.folder.name}-{fingerprint(str(index.folder.resolve()), 8)}"
+
+
+class StoredLatents:
+    """The latents of a split by number, read when they are asked for. Safe to use from several threads."""
+
+    def __init__(self, index: ShardIndex, split: str) -> None:
+        self._reader = ShardReader(index, split, want=("latent",))
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        """float16 [2 C, height, width], read-only; zeros where the picture could not be decoded."""
+        sample = self._reader.read(number)
+        if sample.latent is None:
+            raise _damaged(self._reader.index.folder, sample.problem)
+        return sample.latent
+
+
+class LatentShards:
+    """The latents of a set by one autoencoder; `key` names the autoencoder and the codec."""
+
+    def __init__(self, index: ShardIndex, folder: Path, key: str) -> None:
+        self.index = index
+        self.folder = Path(folder) / f"latents-{key}"
+
+    def missing(self, split: str) -> list[Shard]:
+        """The shards of a split whose latents are not here yet, or were made of another shard."""
+        return [shard for shard in self.index.shards(split) if self._table(shard) is None]
+
+    def open(self, split: str) -> StoredLatents | None:
+        """The latents of a split; None where some are missing."""
+        held = []
+        for shard in self.index.shards(split):
+            table = self._table(shard)
+            if table is None:
+                return None
+            held.append(Shard(shard.name, split, len(table), table.size, table.contents))
+        return StoredLatents(ShardIndex(self.folder, held, {}, None), split)
+
+    def write(self, shard: Shard, latents: Iterable[np.ndarray], about: dict[str, Any]) -> None:
+        """Write the latents of all samples of a shard, in their order. Memory does not depend on their
+        number; values beyond float16 are refused; nothing is left behind where the iterable fails.
+        """
+        _begin(self.folder, about)
+        keys = self.index.table(shard).keys
+        target, shape = self.folder / shard.name, None
+        with private_folder(self.folder) as place:
+            with ShardWriter(place / target.name, {"format": FORMAT, "of": shard.contents}) as writer:
+                for key, latent in zip(_writable(keys), latents, strict=True):
+                    shape = shape or latent.shape
+                    if latent.shape != shape:
+                        raise ValueError(f"the latent of {key} is {latent.shape}, those before are {shape}")
+                    writer.write(key, {"latent.npy": half(latent, f"the latent of {key}")})
+            target.parent.mkdir(parents=True, exist_ok=True)
+            publish(place, target.parent, target.name, index_path(target).name)
+
+    def _table(self, shard: Shard) -> ShardTable | None:
+        tar = self.folder / shard.name
+        table = _finished(tar)
+        return table if table and table.summary.get("of") == shard.contents else None
+
+
+class TextShards:
+    """A text encoder's states of texts, found by the numbers of their tokens; `key` names the encoder.
+
+    Which texts a set needs is the caller's to know: once they are all here, it may leave a mark.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder = Path(folder) / f"text-{key}"
+        self._numbers: dict[str, int] | None = None
+        self._reader: ShardReader | None = None
+        self._lock = Lock()
+
+    def is_complete(self, mark: str) -> bool:
+        """Whether all texts were there when this mark was left, and none is gone since."""
+        try:
+            return int(read_json(self.folder / f"complete-{mark}.json")["held"]) <= len(self)
+        except (UserError, KeyError, TypeError, ValueError):
+            return False
+
+    def set_complete(self, mark: str) -> None:
+        """Leave a mark."""
+        write_json(self.folder / f"complete-{mark}.json", {"format": FORMAT, "held": len(self)})
+
+    def __len__(self) -> int:
+        return len(self._open())
+
+    def __contains__(self, ids: np.ndarray) -> bool:
+        return _text_key(ids) in self._open()
+
+    def get(self, ids: np.ndarray) -> np.ndarray | None:
+        """The states of a text, float16 [tokens, width], read-only; None where they are not here."""
+        number = self._open().get(_text_key(ids))
+        if number is None:
+            return None
+        assert self._reader is not None
+        sample = self._reader.read(number)
+        if sample.latent is None:
+            raise _damaged(self.folder, sample.problem)
+        return sample.latent
+
+    def write(
+        self, texts: Sequence[tuple[str, np.ndarray]], states: Iterable[np.ndarray], about: dict[str, Any]
+    ) -> None:
+        """Write the states of texts, given as (text, numbers of its tokens): one shard."""
+        _begin(self.folder, about)
+        keys = [_text_key(ids) for _, ids in texts]
+        name = f"text-{fingerprint(keys, 12)}.tar"
+        with private_folder(self.folder) as place:
+            with ShardWriter(place / name, {"format": FORMAT}) as writer:
+                for key, (text, _), state in zip(keys, texts, states, strict=True):
+                    writer.write(key, {"latent.npy": half(state, f"'{text}'"), "json": {"text": text}})
+            publish(place, self.folder, name, index_path(Path(name)).name)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look again at what is there: others may have written."""
+        with self._lock:
+            self._numbers = None
+
+    def _open(self) -> dict[str, int]:
+        with self._lock:
+            if self._numbers is None:
+                tables = [(tar, t) for tar in sorted(self.folder.glob("text-*.tar")) if (t := _finished(tar))]
+                shards = [Shard(tar.name, "text", len(t), t.size, t.contents) for tar, t in tables]
+                keys = [key for _, table in tables for key in table.keys]
+                self._numbers = {key: number for number, key in enumerate(keys)}
+                index = ShardIndex(self.folder, shards, {}, None)
+                self._reader = ShardReader(index, "text", want=("latent",)) if shards else None
+            return self._numbers
+
+
+def pieces(texts: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """As many texts as make a shard, at a time."""
+    for start in range(0, len(texts), _TEXTS_PER_SHARD):
+        yield texts[start : start + _TEXTS_PER_SHARD]
+
+
+def half(array: np.ndarray, what: str) -> np.ndarray:
+    """`array` in float16; `UserError` where it has values that float16 cannot hold."""
+    with np.errstate(over="ignore"):
+        made = np.ascontiguousarray(array, dtype="<f2")
+    if not np.isfinite(made).all():
+        raise UserError(
+            f"{what} has values that float16 cannot hold",
+            "what frozen networks make is kept as float16 (up to 65504)",
+            "Stable Diffusion's networks stay far below that: look at model.source and model.autoencoder",
+        )
+    return made
+
+
+def _begin(folder: Path, about: dict[str, Any]) -> None:
+    """The folder, what it says of itself, and nothing that a killed writer left."""
+    try:
+        told = read_json(folder / ABOUT_FILE) if (folder / ABOUT_FILE).is_file() else None
+        if told != (facts := {"format": FORMAT, **about}):
+            write_json(folder / ABOUT_FILE, facts)
+    except UserError as error:
+        raise UserError(
+            f"the cache cannot be written: {error.what}",
+            "latents and text embeddings are kept beside the shards, once for all runs",
+            "machine.cache_folder=FOLDER keeps them elsewhere; machine.cache_latents=false goes without",
+        ) from error
+    remove_leftovers(folder, alone=False)
+
+
+def _finished(tar: Path) -> ShardTable | None:
+    """The index of a shard that is there and whole, as far as its size says."""
+    try:
+        table = load_table(index_path(tar))
+        return table if tar.stat().st_size == table.size and table.summary.get("format") == FORMAT else None
+    except (UserError, OSError):
+        return None
+
+
+def _writable(keys: Sequence[str]) -> Iterator[str]:
+    """The keys of a shard; a number for one that only tars of others have (with dots, or twice)."""
+    seen: set[str] = set()
+    for number, key in enumerate(keys):
+        name = key if "." not in key and key not in seen else f"sample-{number:06d}"
+        seen.add(name)
+        yield name
+
+
+def _text_key(ids: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(ids, dtype="<i8").tobytes()).hexdigest()[:32]
+
+
+def _damaged(folder: Path, problem: str) -> UserError:
+    return UserError(
+        f"what is cached in {folder} is damaged: {problem}",
+        "it was whole when it was written",
+        "delete that folder and run the same command again: it is made anew",
+    )

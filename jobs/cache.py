@@ -1,0 +1,65 @@
+"""cache: what the frozen networks make of shards, ahead of training; takes the settings of that training."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from birdsd.cluster.jobs import Outcome
+from birdsd.cluster.parts import Part
+from birdsd.cluster.store import open_training
+from birdsd.errors import UserError
+from birdsd.schema import CacheConfig
+
+_MADE = ("latents", "texts", "class_pictures")
+
+
+def run(config: CacheConfig) -> Outcome:
+    """Make this part's share of what is missing: latents, text embeddings, DreamBooth's class pictures."""
+    part = Part.parse(config.part)
+    _, index = open_training(config, write=False)
+    from birdsd.diffusion.methods import make_method
+    from birdsd.training.precision import choose_device, choose_precision, occupy, set_threads
+
+    config.machine.cache_latents = True
+    method: Any = make_method(config, index)
+    if not hasattr(method, "caches"):
+        raise UserError(
+            f"method={config.method.name} has nothing to cache",
+            "latents and text are for methods that learn by denoising; this one learns from the pictures",
+            "train it as it is",
+        )
+    device = choose_device(config.machine.device)
+    occupy(device, config.machine.max_gpu_memory_gib)
+    set_threads(config.machine.threads)
+    dtype = choose_precision(config.machine.precision, device).dtype
+    splits = [split for split in ("train", "validation") if index.count(split)]
+    filled = method.fill(device, dtype, splits, part.share, lambda: None)
+    facts = {
+        "folder": str(method.caches.folder),
+        "part": str(part),
+        **asdict(filled),
+        "class_pictures_made": method.pictures_made,
+        "class_pictures_missing": method.pictures_missing(),
+        "bytes": method.caches.size_bytes(),
+    }
+    facts["finished"] = not any(facts[f"{name}_missing"] for name in _MADE)
+    facts["nothing_to_do"] = not any(facts[f"{name}_made"] for name in _MADE)
+    return Outcome("\n".join(_lines(facts)), facts)
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    done = "nothing to do: all is there" if facts["nothing_to_do"] and facts["finished"] else "cached"
+    lines = [f"{facts['folder']}: {done} ({facts['bytes'] / 2**20:.1f} MiB)"]
+    lines.append(f"  latents  {facts['latents']} clips, {facts['latents_made']} of them made now")
+    if facts["text_learns"]:
+        lines.append("  text     nothing is kept: the text encoder takes part in the learning")
+    else:
+        lines.append(f"  text     {facts['texts']} wordings, {facts['texts_made']} of them made now")
+    lines += [f"  {note}" for note in facts["notes"]]
+    if not facts["finished"]:
+        gone = ", ".join(f"{count} {name}" for name in _MADE if (count := facts[f"{name}_missing"]))
+        gone = gone.replace("_", " ")
+        return [*lines, f"part {facts['part']} is done; still to come from other parts: {gone}"]
+    spared = "no autoencoder" if facts["text_learns"] else "neither autoencoder nor text encoder"
+    return [*lines, f"the steps of a training with these settings need {spared}"]
