@@ -170,6 +170,7 @@ class MachineConfig:
     engine: str = "torch"
     zero_stage: int = 2
     offload_optimizer: bool = False
+    optimizer_bits: int = 32  # 8: Adam's moments in a quarter of the memory (bitsandbytes); engine=torch only
     precision: str = "auto"
     micro_batch: int = 8
     gradient_checkpointing: bool = False
@@ -187,6 +188,7 @@ class MachineConfig:
     attention: str = "auto"  # of generation; sliced: head by head, for GPUs without a fused kernel
     offload_generation: str = "none"  # model: a network is on the GPU while it works; sequential: a layer is
     vae_tiling: bool = False  # generation decodes large pictures in tiles
+    save_in_background: bool = True  # false: training waits for saves, which then need no copy in host memory
     max_gpu_memory_gib: float = 0.0  # no more is allocated on the GPU; 0: no limit
     collective_timeout_s: int = 1800  # a rank that its peers wait for longer is given up, and the run ends
 

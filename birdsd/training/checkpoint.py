@@ -2,7 +2,8 @@
 
 A save goes NAME.partial/ -> files, fsynced -> COMMIT.json -> one rename to NAME/. Only a folder with
 a sound COMMIT.json counts. The copy to host memory is the only stall: a thread does the rest, and
-the next save, or the exit, waits for it. A save that a full disk or a failing file system stops is
+the next save, or the exit, waits for it. Where there is no memory for a copy, training stands still until
+the file is written. A save that a full disk or a failing file system stops is
 given up and named, and the next one tries again; several in a row end the run.
 """
 
@@ -29,7 +30,7 @@ import birdsd
 from birdsd.errors import UserError
 from birdsd.files import explained_write, fsync_folder, write_json
 from birdsd.training.engine import Engine
-from birdsd.training.tensorfile import TensorBuffer, TensorFile
+from birdsd.training.tensorfile import TensorBuffer, TensorFile, TensorStream
 from birdsd.training.world import World
 
 COMMIT, STATE = "COMMIT.json", "state.json"
@@ -90,9 +91,9 @@ class _Failure:
 
 @dataclass(frozen=True)
 class _Save:
-    """A state in host memory, until it is on disk."""
+    """A state in host memory, or where to get it, until it is on disk."""
 
-    buffer: TensorBuffer
+    tensors: TensorBuffer | TensorStream
     details: dict[str, Any]
     state: dict[str, Any]
 
@@ -116,7 +117,15 @@ class Checkpointer:
         keep: int = 2,
         events: Event = lambda e: None,
         max_failed_saves: int = 3,
+        in_background: bool = True,
     ) -> None:
+        if not in_background and world.size > 1:
+            raise UserError(
+                f"machine.save_in_background=false on {world.size} ranks",
+                "saving without a copy is for one process; of several each copies its share only",
+                "leave machine.save_in_background=true",
+            )
+        self.in_background = in_background
         self.folder, self.world, self.signature = Path(folder), world, signature
         self.keep, self.events = max(2, keep), events
         self.max_failed_saves = max(1, max_failed_saves)
@@ -218,17 +227,21 @@ class Checkpointer:
 
     def prepare(self, engine: Engine) -> None:
         """Get the host memory for saves in the background, so that the first save does not wait for it."""
-        if self._buffer is None:
+        if self._buffer is None and self.in_background:
             beside = ThreadPoolExecutor(1, thread_name_prefix="birdsd-checkpoint-memory")
             self._buffer = beside.submit(self._make_buffer, engine)
             beside.shutdown(wait=False)
 
-    def _make_buffer(self, engine: Engine) -> TensorBuffer:
+    def _deal(self, engine: Engine) -> dict[str, torch.Size]:
+        """The tensors that this rank writes."""
         keys = {
             f"{kind}/{name}": engine.shapes[name] for kind in engine.kinds for name in engine.parameter_names
         }
         self._owners = deal({key: shape.numel() for key, shape in keys.items()}, self.world.size)
-        mine = {key: shape for key, shape in keys.items() if self._owners[key] == self.world.rank}
+        return {key: shape for key, shape in keys.items() if self._owners[key] == self.world.rank}
+
+    def _make_buffer(self, engine: Engine) -> TensorBuffer:
+        mine = self._deal(engine)
         pinned = engine.device.type == "cuda"
         if pinned:
             torch.cuda.set_device(engine.device)  # a thread begins on the first GPU
@@ -249,7 +262,7 @@ class Checkpointer:
             # As long as its files are mapped, deleting them frees no space.
             self._restored.release()
             self._restored = None
-        buffer = self._fill(engine)
+        tensors = self._filled(engine)
         details = {
             "birdsd": birdsd.__version__,
             "signature": self.signature,
@@ -257,22 +270,23 @@ class Checkpointer:
             "world_size": self.world.size,
             "engine": engine.name,
         }
-        self._unsaved = _Save(buffer, details, {**state, "position": position, **engine.extra_state()})
+        self._unsaved = _Save(tensors, details, {**state, "position": position, **engine.extra_state()})
         stalled_s = time.perf_counter() - start
+        if not self.in_background:
+            self._work(self._unsaved)
+            return time.perf_counter() - start
         self._written.clear()
         self._thread = threading.Thread(target=self._work, args=(self._unsaved,), name="birdsd-checkpoint")
         self._thread.start()
         return stalled_s
 
-    def _fill(self, engine: Engine) -> TensorBuffer:
+    def _filled(self, engine: Engine) -> TensorBuffer | TensorStream:
+        if not self.in_background:
+            return TensorStream(self._deal(engine), lambda tensors: _copy(engine, tensors))
         self.prepare(engine)
         assert self._buffer is not None
         buffer = self._buffer.result()
-        into: dict[str, dict[str, Tensor]] = {kind: {} for kind in engine.kinds}
-        for key, tensor in buffer.tensors.items():
-            kind, name = key.split("/", 1)
-            into[kind][name] = tensor
-        engine.copy_state(into)
+        _copy(engine, buffer.tensors)
         return buffer
 
     def wait(self, must_be_saved: bool = False) -> None:
@@ -369,7 +383,7 @@ class Checkpointer:
             with explained_write(partial / file):
                 partial.mkdir(parents=True, exist_ok=True)
                 stage("begun")
-                outcome = save.buffer.write(partial / file).to_json()
+                outcome = save.tensors.write(partial / file).to_json()
                 stage("file written")
         except Exception as error:
             self._raised, outcome = error, _failure_of(error)
@@ -431,6 +445,15 @@ class Checkpointer:
             self._prune()
         if ours:
             self.events({"event": "made room", "removed": [p.name for p in ours]})
+
+
+def _copy(engine: Engine, tensors: Mapping[str, Tensor]) -> None:
+    """The engine's state into tensors that are named KIND/PARAMETER."""
+    into: dict[str, dict[str, Tensor]] = {kind: {} for kind in engine.kinds}
+    for key, tensor in tensors.items():
+        kind, name = key.split("/", 1)
+        into[kind][name] = tensor
+    engine.copy_state(into)
 
 
 def deal(sizes: Mapping[str, int], ranks: int) -> dict[str, int]:

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 
 from birdsd.errors import UserError
+from birdsd.training.adam8 import MOMENTS
 from birdsd.training.ema import Ema
 from birdsd.training.engine import (
-    MOMENTS,
     MicroWork,
     StepResult,
     TensorsByKind,
     adamw,
     decay_groups,
     forget_accelerate,
+    learning_of,
 )
 from birdsd.training.precision import Precision, release
 from birdsd.training.shortage import OutOfMemory, agree, is_out_of_memory, reason_of
@@ -112,7 +113,7 @@ class DeepSpeedEngine:
                 "an ACCELERATE_... variable in the environment stands in the way",
                 "unset it, or set machine.engine=torch",
             )
-        groups = [[p for _, p in group] for group in decay_groups(learner)]
+        groups = [[p for _, p in group] for group in decay_groups(learning_of(learner))]
         engine = accelerator.prepare(learner, adamw(groups, optim))[0]
         # Under ZeRO-3 transformers would load any further model in pieces, and wait for all ranks to join in;
         # previews are made by one.
@@ -280,6 +281,8 @@ class DeepSpeedEngine:
         for kind, targets in into.items():
             with self.ema.exchanged() if kind == "ema" and self.ema else nullcontext():
                 for name in self.parameter_names:
+                    if name not in targets and self.world.size == 1:
+                        continue
                     parameter = self._parameters[name]
                     if kind in MOMENTS:
                         full = safe_get_full_optimizer_state(parameter, kind)

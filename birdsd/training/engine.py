@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from birdsd.errors import UserError, unknown_name
+from birdsd.training.adam8 import MOMENTS, AdamW8bit
 from birdsd.training.ema import Ema
 from birdsd.training.flat import FlatParameters, GradientSum
 from birdsd.training.precision import Precision
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 TensorsByKind = Mapping[str, Mapping[str, Tensor]]
 # A micro-batch: a function that gives its prepared batch (or that of its first n samples), and its weights.
 MicroWork = tuple[Callable[..., "dict[str, Tensor]"], Tensor]
-MOMENTS = ("exp_avg", "exp_avg_sq")
 _NORM_BLOCK = 4096
 
 
@@ -93,23 +93,34 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-def decay_groups(learner: nn.Module) -> list[list[tuple[str, nn.Parameter]]]:
-    """[matrices and filters, vectors]: weight decay is for the former, never for norms and biases."""
+def learning_of(learner: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The parameters that learn, by name; `UserError` where there are none."""
     learning = [(name, p) for name, p in learner.named_parameters() if p.requires_grad]
     if not learning:
         raise UserError(
             "nothing in this method learns", "its learner has no parameter that requires a gradient"
         )
+    return learning
+
+
+def decay_groups(learning: Sequence[tuple[str, nn.Parameter]]) -> list[list[tuple[str, nn.Parameter]]]:
+    """[matrices and filters, vectors]: weight decay is for the former, never for norms and biases."""
     return [
         [item for item in learning if item[1].ndim >= 2],
         [item for item in learning if item[1].ndim < 2],
     ]
 
 
-def adamw(groups: Sequence[Sequence[nn.Parameter]], optim: OptimConfig) -> torch.optim.AdamW:
-    """Fused AdamW over [decayed, not decayed]."""
+def adamw(
+    groups: Sequence[Sequence[nn.Parameter]], optim: OptimConfig, bits: int = 32
+) -> torch.optim.AdamW | AdamW8bit:
+    """Fused AdamW over [decayed, not decayed]; with 8 bits the moments of the former are packed."""
     decays = (float(optim.weight_decay or 0), 0.0)
-    held = [{"params": list(g), "weight_decay": d} for g, d in zip(groups, decays, strict=True) if g]
+    held = [{"params": list(g), "weight_decay": d} for g, d in zip(groups, decays, strict=True)]
+    if bits == 8:
+        packed = [{**group, "packed": number == 0} for number, group in enumerate(held)]
+        return AdamW8bit([group for group in packed if group["params"]], optim)
+    held = [group for group in held if group["params"]]
     return torch.optim.AdamW(
         held,
         lr=float(optim.learning_rate or 0),
@@ -130,21 +141,25 @@ def check_engine(machine: MachineConfig) -> None:
             "only ZeRO-3 can do without the weights on the GPU until a layer needs them",
             "set machine.engine=deepspeed and machine.zero_stage=3",
         )
-    if machine.engine == "torch":
-        if machine.offload_optimizer:
+    if machine.optimizer_bits not in (8, 32):
+        raise unknown_name("machine.optimizer_bits", str(machine.optimizer_bits), ("8", "32"))
+    if machine.engine == "deepspeed":
+        if machine.zero_stage not in (0, 1, 2, 3):
+            raise unknown_name("machine.zero_stage", str(machine.zero_stage), ("0", "1", "2", "3"))
+        if machine.zero_stage and machine.optimizer_bits == 8:
             raise UserError(
-                "machine.offload_optimizer=true with machine.engine=torch",
-                "only DeepSpeed keeps the optimizer's state in host memory",
-                "set machine.engine=deepspeed and machine.zero_stage=2",
+                f"machine.optimizer_bits=8 with DeepSpeed ZeRO-{machine.zero_stage}",
+                "moments in 8 bits are plain torch's; ZeRO deals them out over the ranks instead",
+                "set machine.engine=torch, or machine.optimizer_bits=32",
             )
-    elif machine.zero_stage not in (0, 1, 2, 3):
-        raise unknown_name("machine.zero_stage", str(machine.zero_stage), ("0", "1", "2", "3"))
 
 
 def engine_name(machine: MachineConfig) -> tuple[str, str]:
     """The engine in use, and why."""
     check_engine(machine)
     if machine.engine == "torch":
+        if machine.offload_optimizer:
+            return "torch-offload", "machine.engine=torch with machine.offload_optimizer=true"
         return "torch", "machine.engine=torch"
     if machine.zero_stage == 0:
         return "torch", "ZeRO stage 0 deals nothing out over the ranks: plain torch does the same, faster"
@@ -167,8 +182,13 @@ def make_engine(
     micro_batches: int,
 ) -> Engine:
     """Wrap `learner`, which holds the weights to start from, for training here."""
-    if engine_name(machine)[0] == "torch":
-        return TorchEngine(learner, optim, precision, device, world)
+    name = engine_name(machine)[0]
+    if name == "torch":
+        return TorchEngine(learner, optim, precision, device, world, machine.optimizer_bits)
+    if name == "torch-offload":
+        from birdsd.training.offload_engine import OffloadEngine
+
+        return OffloadEngine(learner, optim, precision, device, world, machine.optimizer_bits)
     from birdsd.training.deepspeed_engine import DeepSpeedEngine
 
     return DeepSpeedEngine(learner, optim, machine, precision, device, world, micro_batches)
@@ -180,37 +200,56 @@ class TorchEngine:
     name = "torch"
 
     def __init__(
-        self, learner: Learner, optim: OptimConfig, precision: Precision, device: torch.device, world: World
+        self,
+        learner: Learner,
+        optim: OptimConfig,
+        precision: Precision,
+        device: torch.device,
+        world: World,
+        optimizer_bits: int = 32,
     ) -> None:
-        from accelerate import Accelerator
-
-        self.accelerator = Accelerator(
-            cpu=device.type == "cpu", mixed_precision="no" if precision.name == "fp32" else precision.name
-        )
         self.device, self.world, self.precision = device, world, precision
-        self.learner = learner.to(device)
-        for parameter in learner.parameters():
-            if parameter.requires_grad:  # what is frozen stays in the precision it came in
-                parameter.data = parameter.data.float()
+        self.scaler = self._make_scaler()
+        self.learner = learner
         self.clip = float(optim.gradient_clip or 0)
-        self.flat = FlatParameters(decay_groups(self.learner))
-        self.parameter_names = sorted(self.flat.names)
-        self.shapes = {name: p.shape for name, p in self.learner.named_parameters() if p.requires_grad}
+        learning = self._placed(learner)
+        self.shapes = {name: parameter.shape for name, parameter in learning}
+        self.parameter_names = sorted(self.shapes)
+        self.flat = FlatParameters(decay_groups(learning))
         chunks: list[list[nn.Parameter]] = [[], []]
         for chunk, group in zip(self.flat.chunks, self.flat.group_of, strict=True):
             chunks[group].append(chunk)
-        self.optimizer = adamw(chunks, optim)
-        for chunk in self.flat.chunks:
-            self.optimizer.state[chunk] = {
-                "step": torch.zeros((), device=device),
-                **{key: torch.zeros_like(chunk.detach()) for key in MOMENTS},
-            }
+        self.optimizer = adamw(chunks, optim, optimizer_bits)
+        if isinstance(self.optimizer, torch.optim.AdamW):
+            for chunk in self.flat.chunks:
+                self.optimizer.state[chunk] = {
+                    "step": torch.zeros((), device=chunk.device),
+                    **{key: torch.zeros_like(chunk.detach()) for key in MOMENTS},
+                }
         self.summing = GradientSum(self.flat) if world.size > 1 else None
         if world.size > 1:
             for chunk in self.flat.chunks:
                 torch.distributed.broadcast(chunk.detach(), src=0)
         self.ema = Ema(self.flat.chunks) if optim.ema_decay else None
-        self.scaler = self.accelerator.scaler
+
+    def _make_scaler(self) -> torch.amp.GradScaler | None:
+        """Of the loss, where the precision needs one."""
+        from accelerate import Accelerator
+
+        name = self.precision.name
+        self.accelerator = Accelerator(
+            cpu=self.device.type == "cpu", mixed_precision="no" if name == "fp32" else name
+        )
+        scaler: torch.amp.GradScaler | None = self.accelerator.scaler
+        return scaler
+
+    def _placed(self, learner: Learner) -> list[tuple[str, nn.Parameter]]:
+        """Put the learner where it computes; returns what the optimizer changes, in float32."""
+        learner.to(self.device)
+        learning = learning_of(learner)
+        for _, parameter in learning:  # what is frozen stays in the precision it came in
+            parameter.data = parameter.data.float()
+        return learning
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -279,32 +318,51 @@ class TorchEngine:
         with self._autocast():
             return self.learner(batch).float()
 
-    def _tensors(self, kind: str) -> list[Tensor]:
+    def _tensor(self, kind: str, number: int) -> Tensor:
+        """What a chunk has of a kind, in float32; a copy where it is packed."""
+        chunk = self.flat.chunks[number]
         if kind == "weights":
-            return [chunk.detach() for chunk in self.flat.chunks]
+            return chunk.detach()
         if kind == "ema":
-            return self.ema.averages if self.ema else []
-        return [self.optimizer.state[chunk][kind] for chunk in self.flat.chunks]
+            assert self.ema is not None
+            return self.ema.averages[number]
+        if isinstance(self.optimizer, AdamW8bit):
+            return self.optimizer.moment(chunk, kind)
+        held: Tensor = self.optimizer.state[chunk][kind]
+        return held
 
     @torch.no_grad()
     def copy_state(self, into: TensorsByKind) -> None:
         """See `Engine.copy_state`."""
-        pairs = []
-        for kind, tensors in into.items():
-            held = self._tensors(kind)
-            pairs += [(target, self.flat.view(held, name)) for name, target in tensors.items()]
+        pairs: list[tuple[Tensor, Tensor]] = []
+        for number in range(len(self.flat.chunks)):
+            names = [name for name, _ in self.flat.members(number)]
+            for kind, targets in into.items():
+                if mine := [name for name in names if name in targets]:
+                    held = self._tensor(kind, number)
+                    pairs += [(targets[name], self.flat.view(held, name)) for name in mine]
+            if isinstance(self.optimizer, AdamW8bit):  # what was unpacked must not all be there at once
+                self._copy(pairs)
+                pairs = []
         self._copy(pairs)
 
     @torch.no_grad()
     def load_state(self, tensor: Callable[[str, str], Tensor], extra: Mapping[str, Any]) -> None:
         """See `Engine.load_state`."""
-        pairs = []
-        for kind in self.kinds:
-            held = self._tensors(kind)
-            pairs += [(self.flat.view(held, name), tensor(kind, name)) for name in self.parameter_names]
-        self._copy(pairs)
-        for chunk in self.flat.chunks:
+        pairs: list[tuple[Tensor, Tensor]] = []
+        for number, chunk in enumerate(self.flat.chunks):
+            names = [name for name, _ in self.flat.members(number)]
+            for kind in self.kinds:
+                packed = kind in MOMENTS and isinstance(self.optimizer, AdamW8bit)
+                held = torch.zeros_like(chunk.detach()) if packed else self._tensor(kind, number)
+                here = [(self.flat.view(held, name), tensor(kind, name)) for name in names]
+                if packed:
+                    self._copy(here)
+                    self.optimizer.restore(chunk, kind, held)  # type: ignore[union-attr]
+                else:
+                    pairs += here
             self.optimizer.state[chunk]["step"].fill_(float(extra["optimizer_step"]))
+        self._copy(pairs)
         if self.scaler and extra.get("loss_scaler"):
             self.scaler.load_state_dict(extra["loss_scaler"])
 

@@ -73,10 +73,9 @@ class FlatParameters:
         """The gradients' memory, chunk by chunk."""
         return [chunk.grad for chunk in self.chunks]  # type: ignore[misc]
 
-    def view(self, tensors: Sequence[Tensor], name: str) -> Tensor:
-        """The part of `tensors` (one per chunk: weights, moments, averages) that belongs to a parameter."""
-        place = self._places[name]
-        return _view(tensors[place.chunk], place)
+    def view(self, tensor: Tensor, name: str) -> Tensor:
+        """The part of `tensor`, as large as a parameter's chunk (weights, moments, averages), that is its."""
+        return _view(tensor, self._places[name])
 
     def zero_gradients(self) -> None:
         """Before a step. The gradients stay where they are: setting them to None would break the views."""

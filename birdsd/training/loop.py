@@ -147,6 +147,7 @@ class Trainer:
             self.config.save.keep,
             self.events,
             self.config.save.max_failed_saves,
+            self.config.machine.save_in_background,
         )
         with self.clock("restore"):
             checkpoint = self.checkpointer.newest()

@@ -71,7 +71,7 @@ def halved(plan: BatchPlan, reason: str, machine: MachineConfig) -> BatchPlan:
     if not machine.cache_latents:
         ways.append("machine.cache_latents=true (`birdsd run cache` does that work before)")
     if not machine.offload_optimizer:
-        ways.append("machine.engine=deepspeed with machine.offload_optimizer=true")
+        ways.append("machine.offload_optimizer=true")
     if machine.micro_batch != 1:
         ways.append("machine.micro_batch=1 from the start")
     raise UserError(

@@ -13,7 +13,7 @@ import mmap
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,22 +48,9 @@ class TensorBuffer:
     """fp32 tensors side by side in one host buffer, in the layout of a safetensors file."""
 
     def __init__(self, shapes: Mapping[str, Sequence[int]], pinned: bool = False) -> None:
-        entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
-        offset = 0
-        for name, shape in shapes.items():
-            size = 4 * int(np.prod(shape, dtype=np.int64))
-            entries[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offset, offset + size]}
-            offset += size
-        header = json.dumps(entries, separators=(",", ":")).encode()
-        header += b" " * (-len(header) % 8)
-        self.header = len(header).to_bytes(8, "little") + header
-        self.body = torch.empty(offset // 4, dtype=torch.float32, pin_memory=pinned)
-        self.tensors: dict[str, Tensor] = {}
-        start = 0
-        for name, shape in shapes.items():
-            count = int(np.prod(shape, dtype=np.int64))
-            self.tensors[name] = self.body[start : start + count].view(tuple(shape))
-            start += count
+        self.header, elements = _header(shapes)
+        self.body = torch.empty(elements, dtype=torch.float32, pin_memory=pinned)
+        self.tensors = _views(self.body, shapes)
 
     def touch(self) -> None:
         """Have the system find the buffer's memory now, which takes many times as long as filling it."""
@@ -88,13 +75,83 @@ class TensorBuffer:
             return FileSum(size, tuple(sums))
 
 
+class TensorStream:
+    """A file like a `TensorBuffer`'s whose tensors are asked for while it is written, some at a time: it
+    takes `piece_bytes` of memory, or as much as the largest tensor. `fill` is given those to put values into.
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, Sequence[int]],
+        fill: Callable[[Mapping[str, Tensor]], None],
+        piece_bytes: int = 4 * BLOCK_BYTES,
+    ) -> None:
+        self._shapes, self._fill, self._piece_elements = dict(shapes), fill, piece_bytes // 4
+        self.header, self._elements = _header(shapes)
+
+    def write(self, path: Path) -> FileSum:
+        """Write and fsync the file; a disk that is too small is known before the first byte."""
+        sums, size = [], len(self.header) + 4 * self._elements
+        with open(path, "wb", buffering=0) as stream:
+            _reserve(stream.fileno(), size)
+            for block in _blocks(self._parts()):
+                for part in block:
+                    _write_all(stream.fileno(), part)
+                sums.append(_sum(block))
+            os.fsync(stream.fileno())
+        return FileSum(size, tuple(sums))
+
+    def _parts(self) -> Iterator[memoryview]:
+        yield memoryview(self.header)
+        some: dict[str, Sequence[int]] = {}
+        for name, shape in self._shapes.items():
+            if some and _elements({**some, name: shape}) > self._piece_elements:
+                yield self._made(some)
+                some = {}
+            some[name] = shape
+        if some:
+            yield self._made(some)
+
+    def _made(self, shapes: Mapping[str, Sequence[int]]) -> memoryview:
+        body = torch.empty(_elements(shapes), dtype=torch.float32)
+        self._fill(_views(body, shapes))
+        return _bytes_of(body)
+
+
+def _elements(shapes: Mapping[str, Sequence[int]]) -> int:
+    return sum(int(np.prod(shape, dtype=np.int64)) for shape in shapes.values())
+
+
+def _header(shapes: Mapping[str, Sequence[int]]) -> tuple[bytes, int]:
+    """The header of a safetensors file of these fp32 tensors, and how many elements follow it."""
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, shape in shapes.items():
+        size = 4 * int(np.prod(shape, dtype=np.int64))
+        entries[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header, offset // 4
+
+
+def _views(body: Tensor, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """The tensors that lie one after the other in `body`."""
+    found, start = {}, 0
+    for name, shape in shapes.items():
+        count = int(np.prod(shape, dtype=np.int64))
+        found[name] = body[start : start + count].view(tuple(shape))
+        start += count
+    return found
+
+
 def _bytes_of(tensor: Tensor) -> memoryview:
     """The memory of a CPU tensor, without a copy."""
     whole: Any = tensor.view(torch.uint8).numpy()
     return memoryview(whole)
 
 
-def _blocks(parts: Sequence[memoryview]) -> Iterator[list[memoryview]]:
+def _blocks(parts: Iterable[memoryview]) -> Iterator[list[memoryview]]:
     """The blocks of a file that is these parts one after the other, each as slices of them.
 
     The blocks are the file's, so that who checks it need not know where the header ends.

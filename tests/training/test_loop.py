@@ -219,7 +219,11 @@ def test_what_it_says_at_the_start(shards, tmp_path, capsys):
         ({"machine__precision": "bf17"}, "Did you mean 'bf16'"),
         ({"machine__engine": "deepsped"}, "Did you mean 'deepspeed'"),
         ({"machine__engine": "deepspeed", "machine__zero_stage": 4}, "zero_stage"),
-        ({"machine__offload_optimizer": True}, "machine.engine=deepspeed"),
+        ({"machine__optimizer_bits": 4}, "machine.optimizer_bits"),
+        (
+            {"machine__optimizer_bits": 8, "machine__engine": "deepspeed"},
+            "moments in 8 bits are plain torch",
+        ),
         ({"machine__offload_parameters": True}, "machine.engine=deepspeed and machine.zero_stage=3"),
         (
             {"machine__offload_parameters": True, "machine__engine": "deepspeed", "machine__zero_stage": 2},

@@ -173,7 +173,8 @@ class DenoisingMethod:
         learner = self.learner(networks, dtype)
         if self.config.machine.gradient_checkpointing:
             learner.enable_gradient_checkpointing()
-        parts.learner = learner.to(device)
+        # Where the GPU has no room for it in float32, the engine brings it there.
+        parts.learner = learner if self.config.machine.offload_optimizer else learner.to(device)
         return parts
 
     def _beside(self, networks: Networks, device: torch.device, dtype: torch.dtype) -> Parts:

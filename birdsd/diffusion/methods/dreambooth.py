@@ -207,6 +207,7 @@ class DreamBooth(DenoisingMethod):
             if not held:
                 held.append(self.build(parts.device, parts.dtype))
             model: Any = held[0]
+            model.learner.to(model.device)
             sampler = model_sampler(
                 self.request,
                 unet=model.learner.unet,

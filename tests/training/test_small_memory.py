@@ -1,0 +1,282 @@
+"""What a small machine does otherwise teaches the same: optimizer in host memory, moments in 8 bits, saves
+without a copy."""
+
+from __future__ import annotations
+
+import json
+import signal
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from birdsd.errors import UserError
+from birdsd.schema import OptimConfig
+from birdsd.training import checkpoint as checkpoints
+from birdsd.training.adam8 import MOMENTS, AdamW8bit
+from birdsd.training.checkpoint import Checkpointer
+from birdsd.training.engine import TorchEngine
+from birdsd.training.offload_engine import OffloadEngine
+from birdsd.training.precision import Precision
+from birdsd.training.tensorfile import TensorBuffer, TensorFile, TensorStream
+from birdsd.training.world import World
+from tests.training.test_failed_saves import fill, small_disk  # noqa: F401 - a fixture
+from tests.training.test_shortage import Narrow, NarrowBackward, shortages
+from tests.training.test_worlds import BFLOAT16, LONG, alike, legs, same, zero
+from tests.training.toy import OPTIM, OddMethod, ToyLearner, losses
+
+CPU = torch.device("cpu")
+KILLED = [-signal.SIGKILL]
+OFFLOAD = {"machine__offload_optimizer": True}
+EIGHT = {"machine__optimizer_bits": 8}
+STREAM = {"machine__save_in_background": False}
+
+
+@pytest.fixture(scope="module")
+def straight(children, tmp_path_factory):
+    run = tmp_path_factory.mktemp("straight")
+    assert children.train(run, **LONG) == [0]
+    return run
+
+
+def checkpoint_of(run, position=500):
+    """kind/name -> tensor, of the last checkpoint."""
+    folder = run / f"checkpoints/{position:012d}"
+    file = TensorFile(folder / "tensors-00000-of-00001.safetensors")
+    commit = json.loads((folder / "COMMIT.json").read_text())
+    return {key: file.tensor(key) for key in commit["tensors"]}
+
+
+# -- the optimizer in host memory -----------------------------------------------------------------------
+
+
+def test_offloaded_it_is_plain_torch_to_the_bit(children, straight, tmp_path):
+    assert children.train(tmp_path, **LONG, **OFFLOAD, **STREAM) == [0]
+    same(tmp_path, straight)
+    ours, theirs = checkpoint_of(tmp_path), checkpoint_of(straight)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_killed_and_stopped_it_goes_on(children, straight, tmp_path):
+    assert children.train(tmp_path, kill="170", **LONG, **OFFLOAD) == KILLED
+    assert children.train(tmp_path, stop_at=330, **LONG, **OFFLOAD) == [0]
+    assert children.train(tmp_path, **LONG, **OFFLOAD) == [0]
+    same(tmp_path, straight)
+
+
+def test_from_engine_to_engine(children, tmp_path):
+    pytest.importorskip("deepspeed")
+    assert children.train(tmp_path / "straight", method=OddMethod, **LONG) == [0]
+    ways = [(1, OFFLOAD), (2, zero(2)), (1, {**OFFLOAD, **STREAM}), (1, {})]
+    legs(children, tmp_path / "run", *ways, method=OddMethod)
+    alike(tmp_path / "run", tmp_path / "straight", atol=5e-5)
+
+
+def test_bfloat16_learns_the_same(children, straight, tmp_path):
+    changes = {**LONG, "machine__precision": "bf16", **OFFLOAD}
+    assert children.train(tmp_path / "straight", **changes) == [0]
+    alike(tmp_path / "straight", straight, rtol=1e-2, atol=1e-2)
+    assert children.train(tmp_path / "run", stop_at=250, **changes) == [0]
+    assert children.train(tmp_path / "run", **changes) == [0]
+    same(tmp_path / "run", tmp_path / "straight")
+    assert "torch" in BFLOAT16  # the other engines' turn is there
+
+
+@pytest.mark.parametrize("method", [Narrow, NarrowBackward])
+def test_out_of_memory_is_taken_back(children, tmp_path, method):
+    assert children.train(tmp_path / "straight") == [0]
+    assert children.train(tmp_path / "run", method=method, **OFFLOAD) == [0]
+    assert [e["micro_batch"] for e in shortages(tmp_path / "run")] == [2]
+    ours, theirs = losses(tmp_path / "run"), losses(tmp_path / "straight")
+    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-5)
+
+
+def test_several_ranks_are_for_zero(children, tmp_path):
+    assert children.train(tmp_path, world=2, fails=True, **OFFLOAD) == [1, 1]
+    assert "machine.engine=deepspeed and machine.zero_stage=2" in (tmp_path / "log.txt").read_text()
+
+
+def step_of(engine, clean: torch.Tensor, weight: float = 1.0):
+    batch = {"clean": clean, "noisy": clean + 0.1}
+    return engine.step([(lambda n=None: batch, torch.full((len(clean),), weight / len(clean)))], 1e-2, 0.9)
+
+
+def test_the_device_holds_low_precision_and_no_gradients():
+    torch.manual_seed(1)
+    learner = ToyLearner()
+    learner.norm.requires_grad_(False)
+    with closing(
+        OffloadEngine(learner, OptimConfig(**OPTIM), Precision("bf16", ""), CPU, World(), 8)
+    ) as engine:
+        before = learner.inner.weight.detach().clone()
+        step_of(engine, torch.rand(4, 12))
+        learning = [p for p in learner.parameters() if p.requires_grad]
+        assert {p.dtype for p in learning} == {torch.bfloat16} and all(p.grad is None for p in learning)
+        assert learner.norm.weight.dtype == torch.float32, "what is frozen stays as it came"
+        assert not torch.equal(learner.inner.weight, before)
+        with engine.showing():
+            shown = learner.inner.weight.detach().clone()
+        assert not torch.equal(shown, learner.inner.weight)
+
+
+def test_an_overflow_in_fp16_changes_nothing_but_the_scale():
+    torch.manual_seed(1)
+    learner = ToyLearner()
+    with closing(OffloadEngine(learner, OptimConfig(**OPTIM), Precision("fp16", ""), CPU, World())) as engine:
+        engine.learner.forward = lambda batch: (learner.outer.weight.float() * batch["clean"].sum()).sum(1)[
+            :4
+        ]
+        assert engine.extra_state()["loss_scaler"]["scale"] == 65536
+        before = learner.outer.weight.detach().clone()
+        step_of(engine, torch.full((4, 12), 1e3))
+        assert torch.equal(learner.outer.weight, before)
+        assert engine.extra_state()["loss_scaler"]["scale"] == 32768
+        assert engine.extra_state()["optimizer_step"] == 0
+        step_of(engine, torch.full((4, 12), 1e-3))
+        assert not torch.equal(learner.outer.weight, before) and engine.extra_state()["optimizer_step"] == 1
+
+
+# -- moments in 8 bits ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def library():
+    return pytest.importorskip("bitsandbytes", reason="moments in 8 bits need bitsandbytes")
+
+
+@pytest.mark.parametrize("where", [{}, OFFLOAD], ids=["device", "offloaded"])
+def test_eight_bits_learn_nearly_the_same_and_resume_to_the_bit(library, children, straight, tmp_path, where):
+    changes = {**LONG, **EIGHT, **where}
+    assert children.train(tmp_path / "straight", **changes) == [0]
+    alike(tmp_path / "straight", straight, rtol=5e-2, atol=5e-2)
+    assert losses(tmp_path / "straight") != losses(straight)
+    assert children.train(tmp_path / "run", kill="270", **changes) == KILLED
+    assert children.train(tmp_path / "run", stop_at=390, **changes, **STREAM) == [0]
+    assert children.train(tmp_path / "run", **changes) == [0]
+    same(tmp_path / "run", tmp_path / "straight")
+
+
+def test_two_ranks_of_eight_bits(library, children, tmp_path):
+    assert children.train(tmp_path / "one", **LONG, **EIGHT) == [0]
+    assert children.train(tmp_path / "two", world=2, **LONG, **EIGHT) == [0, 0]
+    alike(tmp_path / "two", tmp_path / "one", rtol=1e-2, atol=1e-2)
+
+
+def eight(parameters) -> AdamW8bit:
+    groups = [{"params": [p], "weight_decay": 0.0, "packed": packed} for p, packed in parameters]
+    optimizer = AdamW8bit(groups, OptimConfig(**OPTIM))
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-3
+    return optimizer
+
+
+def test_what_is_packed_takes_a_quarter_and_comes_back_the_same(library):
+    draw = torch.Generator().manual_seed(5)
+    chunk, small = nn.Parameter(torch.zeros(1 << 16)), nn.Parameter(torch.zeros(300))
+    optimizer = eight([(chunk, True), (small, False)])
+    for _ in range(20):
+        for parameter in (chunk, small):
+            scale = torch.rand(parameter.shape, generator=draw) ** 8  # moments of very different sizes
+            parameter.grad = torch.randn(parameter.shape, generator=draw) * scale
+        optimizer.step()
+    for kind in MOMENTS:
+        held = optimizer.state[chunk][kind]
+        assert (held.codes.nbytes + held.scales.nbytes) * 3.9 < 4 * chunk.numel()
+        codes, scales, moment = held.codes.clone(), held.scales.clone(), optimizer.moment(chunk, kind)
+        optimizer.restore(chunk, kind, moment)
+        again = optimizer.state[chunk][kind]
+        assert torch.equal(again.codes, codes) and torch.equal(again.scales, scales)
+        assert torch.equal(optimizer.moment(chunk, kind), moment)
+        assert isinstance(optimizer.state[small][kind], torch.Tensor)
+
+
+def test_packed_it_follows_adamw(library):
+    torch.manual_seed(2)
+    ours, theirs = nn.Parameter(torch.zeros(4096)), nn.Parameter(torch.zeros(4096))
+    optimizer = eight([(ours, True)])
+    exact = torch.optim.AdamW([theirs], lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
+    for _ in range(50):
+        ours.grad = torch.randn(4096) * torch.rand(4096)
+        theirs.grad = ours.grad.clone()
+        optimizer.step(), exact.step()
+    moved = theirs.detach().abs().mean()
+    assert (ours - theirs).detach().abs().mean() < 0.1 * moved
+
+
+def test_without_bitsandbytes_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "bitsandbytes.functional", None)
+    with pytest.raises(UserError, match=r"birdsd\[eightbit\]"):
+        eight([(nn.Parameter(torch.zeros(4)), True)])
+
+
+# -- saving without a copy ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("piece_bytes", [4, 100, 1 << 20])
+def test_a_stream_writes_what_a_buffer_does(tmp_path, piece_bytes):
+    shapes = {"a": (70, 3), "b": (), "c": (0,), "d": (5000,), "e": (2, 2)}
+    values = {name: torch.randn(shape) for name, shape in shapes.items()}
+    most = []
+
+    def given(tensors):
+        most.append(sum(t.nbytes for t in tensors.values()))
+        for name, tensor in tensors.items():
+            tensor.copy_(values[name])
+
+    buffer = TensorBuffer(shapes)
+    for name, tensor in buffer.tensors.items():
+        tensor.copy_(values[name])
+    sums = [
+        buffer.write(tmp_path / "buffer"),
+        TensorStream(shapes, given, piece_bytes).write(tmp_path / "stream"),
+    ]
+    assert sums[0] == sums[1]
+    assert (tmp_path / "buffer").read_bytes() == (tmp_path / "stream").read_bytes()
+    assert max(most) <= max(piece_bytes, 4 * 5000)
+
+
+def test_the_checkpoints_are_the_same_bytes(children, straight, tmp_path):
+    assert children.train(tmp_path, **LONG, **STREAM) == [0]
+    name = "checkpoints/000000000500/tensors-00000-of-00001.safetensors"
+    assert (tmp_path / name).read_bytes() == (straight / name).read_bytes()
+
+
+@pytest.mark.parametrize("stage", ["begun", "file written", "commit written", "renamed"])
+def test_killed_while_saving(children, straight, tmp_path, stage):
+    assert children.train(tmp_path, kill=f"{stage}@3", **LONG, **STREAM) == KILLED
+    assert children.train(tmp_path, **LONG, **STREAM) == [0]
+    same(tmp_path, straight)
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_a_full_disk_is_tried_again(small_disk, monkeypatch, room):  # noqa: F811
+    """The engine stands still meanwhile, so that it is asked once more."""
+    monkeypatch.setattr(checkpoints, "RETRY_PAUSES_S", (0.01,) * 5)
+    events = []
+
+    def event(told):
+        events.append(told["event"])
+        if room and len(events) == 2:
+            (small_disk / "ballast").unlink()
+
+    torch.manual_seed(3)
+    fill(small_disk)
+    with closing(
+        TorchEngine(ToyLearner(), OptimConfig(**OPTIM), Precision("fp32", ""), CPU, World())
+    ) as engine:
+        saver = Checkpointer(small_disk, World(), "", events=event, in_background=False)
+        saver.save(engine, 10, {})
+        if room:
+            saver.wait(must_be_saved=True)
+            assert events == ["save failed", "save failed", "saved"]
+            assert saver.newest().position == 10
+        else:
+            with pytest.raises(UserError, match="could not be saved"):
+                saver.wait(must_be_saved=True)
+
+
+def test_several_ranks_copy(children, tmp_path):
+    assert children.train(tmp_path, world=2, fails=True, **STREAM) == [1, 1]
+    assert "machine.save_in_background=false on 2 ranks" in (tmp_path / "log.txt").read_text()
