@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -36,5 +37,6 @@ def load_job(name: str) -> Callable[[Any], Outcome]:
     job_type(name)
     for setting, value in QUIET.items():
         os.environ.setdefault(setting, value)  # before the libraries are imported, and only as a default
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it misses an extra
     run: Callable[[Any], Outcome] = importlib.import_module(f"birdsd.jobs.{name}").run
     return run

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,14 +72,22 @@ class Plan:
         return self.samples * choice.sample_s / 3600
 
 
-def plan_training(config: TrainConfig, codec: dict[str, Any], there: Hardware, notes: Sequence[str]) -> Plan:
-    """Try the layouts from fast to frugal; the first kind in which one fits decides."""
+def plan_training(
+    config: TrainConfig,
+    codec: dict[str, Any],
+    there: Hardware,
+    notes: Sequence[str],
+    eight_bits: bool = True,
+) -> Plan:
+    """Try the layouts from fast to frugal; the first kind in which one fits decides. `eight_bits`: moments
+    may be packed, for which bitsandbytes must be there.
+    """
     from birdsd.training.budget import Layout
     from birdsd.training.engine import check_engine
     from birdsd.training.plan import BatchPlan
 
     trace = _tracer(config, codec)
-    average, on_cpu = bool(config.optim.ema_decay), there.card is None
+    average = bool(config.optim.ema_decay)
     machine, batch = config.machine, int(config.optim.global_batch or 1)
     check_engine(machine)
     precision = precision_on(there, machine)
@@ -89,19 +98,8 @@ def plan_training(config: TrainConfig, codec: dict[str, Any], there: Hardware, n
     def tried(layout: Layout) -> Choice:
         return _choice(trace, layout, there, average, batch)
 
-    plain = replace(asked, engine="torch", zero_stage=0, offload_optimizer=False, offload_parameters=False)
-    kinds = [[replace(plain, checkpointing=value) for value in (False, True)]]
-    if not on_cpu:
-        stages = [1, 2, 3] if there.ranks > 1 else []
-        sharded = [replace(plain, engine="deepspeed", zero_stage=stage) for stage in stages]
-        kinds.append([replace(one, checkpointing=value) for one in sharded for value in (False, True)])
-        offloaded = replace(
-            plain, engine="deepspeed", zero_stage=2, offload_optimizer=True, checkpointing=True
-        )
-        kinds.append([offloaded])
-        kinds.append([replace(offloaded, zero_stage=3, offload_parameters=True)])
     seen, chosen = [], None
-    for kind in kinds:
+    for kind in _kinds(asked, there, eight_bits):
         for layout in kind:
             found = [tried(replace(layout, micro_batch=size)) for size in _sizes(share)]
             seen += found
@@ -109,6 +107,30 @@ def plan_training(config: TrainConfig, codec: dict[str, Any], there: Hardware, n
             chosen = min(fitting, key=lambda choice: (round(choice.sample_s, 6), choice.budget.gpu_bytes))
             break
     return Plan(config, codec, there, tried(asked), chosen, seen, list(notes))
+
+
+def _kinds(asked: Layout, there: Hardware, eight_bits: bool) -> list[list[Layout]]:
+    """Ways to carry it out, from fast to frugal."""
+    plain = replace(
+        asked, engine="torch", zero_stage=0, offload_optimizer=False, offload_parameters=False,
+        optimizer_bits=32, save_in_background=True,
+    )  # fmt: skip
+    kinds = [[replace(plain, checkpointing=value) for value in (False, True)]]
+    if there.card is None:
+        return kinds
+    offloaded = replace(plain, offload_optimizer=True, checkpointing=True)
+    if there.ranks > 1:
+        sharded = [replace(plain, engine="deepspeed", zero_stage=stage) for stage in (1, 2, 3)]
+        kinds.append([replace(one, checkpointing=value) for one in sharded for value in (False, True)])
+        dealt = replace(offloaded, engine="deepspeed", zero_stage=2)
+        return [*kinds, [dealt], [replace(dealt, zero_stage=3, offload_parameters=True)]]
+    if eight_bits:
+        kinds.append([replace(one, optimizer_bits=8) for one in kinds[0]])
+    kinds += [[offloaded], [replace(offloaded, save_in_background=False)]]
+    if eight_bits:
+        kinds.append([replace(offloaded, save_in_background=False, optimizer_bits=8)])
+    zero = replace(offloaded, engine="deepspeed", zero_stage=3, offload_parameters=True)
+    return [*kinds, [zero]]
 
 
 def precision_on(there: Hardware, machine: MachineConfig) -> str:
@@ -152,6 +174,11 @@ def _sample_s(made: Budget, there: Hardware, global_batch: int) -> float:
         own = step.learning / layout.gpus
         bus = own * 4 / _BUS_BYTES_PER_S + own * 32 / _HOST_BYTES_PER_S
         each += bus / (global_batch / layout.gpus)
+        if not layout.sharded:  # every micro-batch's gradients are added up in host memory
+            each += own * (2 / _BUS_BYTES_PER_S + 10 / _HOST_BYTES_PER_S) / layout.micro_batch
+    if layout.optimizer_bits == 8:
+        where = _HOST_BYTES_PER_S / 4 if layout.offload_optimizer else 2 * _HOST_BYTES_PER_S
+        each += step.learning * 12 / where / global_batch
     if layout.offload_parameters:
         each += 3 * 2 * step.learning / layout.gpus / _BUS_BYTES_PER_S / layout.micro_batch
     return each / layout.gpus
@@ -280,7 +307,7 @@ def with_chosen_machine(config: TrainConfig, ranks: int = 1, ranks_here: int = 1
         return config
     codec, notes = codec_for(config)
     there = hardware(AUTO, nodes=max(1, ranks // ranks_here), per_node=ranks_here)
-    found = plan_training(config, codec, there, notes)
+    found = plan_training(config, codec, there, notes, find_spec("bitsandbytes") is not None)
     if found.chosen is None:
         raise UserError(
             f"machine=auto: nothing fits on {found.there.described()}",

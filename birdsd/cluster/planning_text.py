@@ -156,7 +156,9 @@ def text_of(made: Plan) -> str:
     lines += ["", f"{'as asked is the fastest that fits' if same else 'chosen'}: {choice.layout.described()}"]
     if not same:
         lines.append(f"why     {_why(made, choice)}")
-        told = " ".join(f"machine.{k}={str(v).lower()}" for k, v in choice.layout.settings().items())
+        now = {**vars(config.machine), "precision": made.asked.layout.precision}
+        changed = {k: v for k, v in choice.layout.settings().items() if v != now[k]}
+        told = " ".join(f"machine.{k}={str(v).lower()}" for k, v in changed.items())
         lines.append(f"so      {told}  (or machine=auto, on that machine)")
     count = accumulation(made, choice)
     lines.append(

@@ -1,9 +1,11 @@
 """Where the bytes of training are, on each GPU and in host memory: by engine, ZeRO stage, offload, precision.
 
 P parameters learn. Plain torch holds them in float32 with their gradients, two moments and the average: 20
-bytes each. DeepSpeed holds weights and gradients in the precision of the work, and float32 masters, moments
-and average, which stages 1 to 3 deal out over the ranks, 2 deals out gradients too, and 3 weights. The sums
-were checked against real engines on one rank (docs/memory.md).
+bytes each, 14 with moments in 8 bits. With its optimizer in host memory all that is there, and on the GPU are
+weights in the precision of the work and a layer's gradient. DeepSpeed holds weights and gradients in the
+precision of the work, and float32 masters, moments and average, which stages 1 to 3 deal out over the ranks,
+2 deals out gradients too, and 3 weights. The sums were checked against real engines on one rank
+(docs/memory.md).
 """
 
 from __future__ import annotations
@@ -21,6 +23,12 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 _OFFLOAD_EXTRA_BYTES = 6.6
 # Gradients that are summed, and weights that are on the GPU, at once: see `deepspeed_engine`.
 _BUCKET, _LIVE = 50_000_000, 100_000_000
+# Gradients and weights that plain torch copies at once: of the largest layers; and the chunk whose moments
+# are not packed just now.
+_LAYER, _CHUNK = 30_000_000, 1 << 25
+# A scale for each 256 codes of 8 bits.
+_PACKED_BYTES = 2 * (1 + 4 / 256)
+_SAVED_AT_ONCE_BYTES = 64 * 2**20
 # A process with torch, diffusers and a CUDA context, without any tensor of ours.
 HOST_PROCESS_BYTES = int(1.5 * GIB)
 
@@ -38,6 +46,8 @@ class Layout:
     micro_batch: int = 1
     gpus: int = 1
     gpus_per_node: int = 1
+    optimizer_bits: int = 32
+    save_in_background: bool = True
 
     @classmethod
     def of(cls, machine: MachineConfig, precision: str, micro_batch: int, gpus: int, per_node: int) -> Layout:
@@ -46,29 +56,35 @@ class Layout:
         return cls(
             "deepspeed" if sharded else "torch",
             machine.zero_stage if sharded else 0,
-            sharded and machine.offload_optimizer,
+            machine.offload_optimizer,
             sharded and machine.offload_parameters,
             precision,
             machine.gradient_checkpointing,
             micro_batch,
             gpus,
             per_node,
+            machine.optimizer_bits,
+            machine.save_in_background,
         )
 
     @property
     def sharded(self) -> bool:
         return self.engine == "deepspeed"
 
+    @property
+    def low_precision(self) -> bool:
+        """Whether what learns is in the precision of the work on the GPU."""
+        return self.sharded or self.offload_optimizer
+
     def described(self) -> str:
         """In the words of the settings."""
         words = [self.precision, f"micro-batch {self.micro_batch}"]
-        if self.sharded:
-            words.insert(0, f"DeepSpeed ZeRO-{self.zero_stage}")
-            words += ["optimizer in host memory"] * self.offload_optimizer
-            words += ["weights in host memory"] * self.offload_parameters
-        else:
-            words.insert(0, "plain torch")
-        return ", ".join([*words, *["activations recomputed"] * self.checkpointing])
+        words.insert(0, f"DeepSpeed ZeRO-{self.zero_stage}" if self.sharded else "plain torch")
+        words += ["optimizer in host memory"] * self.offload_optimizer
+        words += ["weights in host memory"] * self.offload_parameters
+        words += ["moments in 8 bits"] * (self.optimizer_bits == 8)
+        words += ["activations recomputed"] * self.checkpointing
+        return ", ".join([*words, *["saves without a copy"] * (not self.save_in_background)])
 
     def settings(self) -> dict[str, object]:
         """As fields of MachineConfig."""
@@ -80,6 +96,8 @@ class Layout:
             "precision": self.precision,
             "gradient_checkpointing": self.checkpointing,
             "micro_batch": self.micro_batch,
+            "optimizer_bits": self.optimizer_bits,
+            "save_in_background": self.save_in_background,
         }
 
 
@@ -111,10 +129,10 @@ Tracer = Callable[[int, str, bool, bool], Step]
 
 def step_of(trace: Tracer, layout: Layout) -> Step:
     """The step of any micro-batch, from traces of one sample and of two: both grow in proportion."""
-    one = trace(1, layout.precision, layout.checkpointing, layout.sharded)
+    one = trace(1, layout.precision, layout.checkpointing, layout.low_precision)
     if layout.micro_batch == 1:
         return one
-    two = trace(2, layout.precision, layout.checkpointing, layout.sharded)
+    two = trace(2, layout.precision, layout.checkpointing, layout.low_precision)
     more = layout.micro_batch - 1
     return replace(
         one,
@@ -127,7 +145,8 @@ def step_of(trace: Tracer, layout: Layout) -> Step:
 def budget(trace: Tracer, layout: Layout, *, average: bool, on_cpu: bool = False) -> Budget:
     """Bytes of a training in this layout; `average`: an EMA is followed. On a CPU all is host memory."""
     step = step_of(trace, layout)
-    gpu, host = _sharded(step.learning, layout, average) if layout.sharded else _whole(step.learning, average)
+    share = _sharded if layout.sharded else _offloaded if layout.offload_optimizer else _whole
+    gpu, host = share(step.learning, layout, average)
     gpu = {
         "weights that learn": gpu["weights"],
         "gradients": gpu["gradients"],
@@ -143,7 +162,7 @@ def budget(trace: Tracer, layout: Layout, *, average: bool, on_cpu: bool = False
         "processes": ranks * HOST_PROCESS_BYTES,
         "offloaded states": ranks * host.get("offloaded", 0),
         # What a save is copied into, so that training goes on while it is written: once over all nodes.
-        "copy for saves": (16 if average else 12) * step.learning // nodes,
+        "copy for saves": _saved(step.learning, layout, average) // nodes,
     }
     if on_cpu:
         host |= {name: ranks * size for name, size in gpu.items()}
@@ -151,10 +170,28 @@ def budget(trace: Tracer, layout: Layout, *, average: bool, on_cpu: bool = False
     return Budget(layout, gpu, {name: size for name, size in host.items() if size}, step)
 
 
-def _whole(learning: int, average: bool) -> tuple[dict[str, int], dict[str, int]]:
+def _saved(learning: int, layout: Layout, average: bool) -> int:
+    whole = (16 if average else 12) * learning
+    return whole if layout.save_in_background else min(whole, _SAVED_AT_ONCE_BYTES)
+
+
+def _moments(learning: int, layout: Layout) -> int:
+    if layout.optimizer_bits == 32:
+        return 8 * learning
+    return int(_PACKED_BYTES * learning) + 8 * min(learning, _CHUNK)
+
+
+def _whole(learning: int, layout: Layout, average: bool) -> tuple[dict[str, int], dict[str, int]]:
     ema = 4 * learning if average else 0
-    gpu = {"weights": 4 * learning, "gradients": 4 * learning, "optimizer": 8 * learning}
+    gpu = {"weights": 4 * learning, "gradients": 4 * learning, "optimizer": _moments(learning, layout)}
     return {**gpu, "average": ema, "buffers": 0}, {}
+
+
+def _offloaded(learning: int, layout: Layout, average: bool) -> tuple[dict[str, int], dict[str, int]]:
+    size = BYTES[layout.precision]
+    gpu = {"weights": size * learning, "gradients": 0, "optimizer": 0, "average": 0}
+    held = (4 + 4 + (4 if average else 0)) * learning + _moments(learning, layout)
+    return {**gpu, "buffers": size * min(learning, _LAYER)}, {"offloaded": held}
 
 
 def _sharded(learning: int, layout: Layout, average: bool) -> tuple[dict[str, int], dict[str, int]]:

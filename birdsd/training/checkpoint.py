@@ -223,6 +223,11 @@ class Checkpointer:
                 shutil.rmtree(leftover, ignore_errors=True)
         self.world.from_first(None)
 
+    def let_go(self) -> None:
+        """Give back the host memory for saves, once the last one is on disk."""
+        self._join()
+        self._buffer = self._unsaved = None
+
     # -- saving -------------------------------------------------------------------------------------
 
     def prepare(self, engine: Engine) -> None:

@@ -100,10 +100,9 @@ class Trainer:
         self.pulse, self._beat = Pulse(), beat
         self.clock = Stopwatch(self._enter)
         self.pulse.seconds = self.clock.seconds
-        optim, machine = config.optim, config.machine
-        self.batch = int(optim.global_batch or 1)
+        machine, self.batch = config.machine, int(config.optim.global_batch or 1)
         # Whole global batches only: the last one may reach beyond total_samples.
-        self.total = math.ceil(int(optim.total_samples or 1) / self.batch) * self.batch
+        self.total = math.ceil(int(config.optim.total_samples or 1) / self.batch) * self.batch
         self.device = choose_device(machine.device, world.local_rank)
         self.precision = choose_precision(machine.precision, self.device)
         self.remembered = Remembered(run_folder, machine, world, self.device)
@@ -152,11 +151,7 @@ class Trainer:
         with self.clock("restore"):
             checkpoint = self.checkpointer.newest()
             self._take_up(checkpoint)
-        if self.position < self.total:
-            stopped = self._train(checkpoint)
-        else:
-            stopped = False
-        if stopped:
+        if self.position < self.total and self._train(checkpoint):
             self.events({"event": "stopped", "position": self.position, "seconds": self.clock.rounded()})
             return self._result(finished=False, export=None)
         return self._finish()
@@ -474,6 +469,9 @@ class Trainer:
 
     def _finish(self) -> TrainResult:
         """Export what the last checkpoint holds. Killed in here, the next call comes straight back."""
+        self.engine = None  # what follows must find room
+        self.checkpointer.let_go()
+        release(self.device)
         with self.clock("export"):
             checkpoint = self.checkpointer.newest()
             if checkpoint is None or checkpoint.position != self.position:

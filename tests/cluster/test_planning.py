@@ -34,7 +34,7 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
     def trace(micro_batch: int, precision: str, checkpointing: bool, low: bool) -> Step:
         each = (GIB // 4 if checkpointing else 2 * GIB) * micro_batch
         flops = micro_batch * 2_500_000_000_000 * (4 if checkpointing else 3) // 3
-        return Step(micro_batch, 860_000_000, GIB // 2, each + GIB, flops)
+        return Step(micro_batch, 860_000_000, 0, each + GIB // 4, flops)
 
     monkeypatch.setattr(planning, "_tracer", lambda config, codec: trace)
 
@@ -63,6 +63,15 @@ def test_bytes_add_up_by_hand() -> None:
     everything = budget(lambda *_: step, Layout("deepspeed", 2, True, precision="bf16"), average=True)
     assert everything.gpu["optimizer"] == everything.gpu["average (EMA)"] == 0
     assert everything.host["offloaded states"] == pytest.approx((16 + 6.6) * 1_000_000)
+    packed = budget(lambda *_: step, Layout(optimizer_bits=8), average=True)
+    assert packed.gpu["optimizer"] == (2 + 2 * 4 / 256 + 8) * 1_000_000  # and one chunk that is unpacked
+    plain = Layout(offload_optimizer=True, optimizer_bits=8, precision="bf16", save_in_background=False)
+    frugal = budget(lambda *_: step, plain, average=True)
+    assert frugal.gpu_bytes == (2 + 2) * 1_000_000 + 7_500  # weights, and a layer's gradients
+    assert frugal.host["offloaded states"] == 12 * 1_000_000 + packed.gpu["optimizer"]
+    assert frugal.host["copy for saves"] == 16 * 1_000_000 and not plain.sharded and plain.low_precision
+    million = budget(lambda *_: Step(1, 860_000_000, 0, 0, 1), plain, average=True)
+    assert million.host["copy for saves"] == 64 * 2**20 and million.gpu["buffers"] == 2 * 30_000_000
     on_cpu = budget(lambda *_: step, Layout(), average=True, on_cpu=True)
     assert not on_cpu.gpu and on_cpu.host_bytes > 20 * 1_000_000
 
@@ -91,13 +100,18 @@ def test_what_fits_is_chosen_from_fast_to_frugal(large: None) -> None:
     small = choose(on("8GB", host_gib=64))
     assert small.chosen is not None and small.chosen.layout.offload_optimizer
     assert small.chosen.layout.checkpointing
-    nowhere = choose(on("4GB", host_gib=16))
+    assert not small.chosen.layout.sharded and small.chosen.layout.save_in_background
+    frugal = choose(on("4GB", host_gib=16))
+    assert frugal.chosen is not None and frugal.chosen.layout.optimizer_bits == 8
+    assert not frugal.chosen.layout.save_in_background
+    assert frugal.chosen.budget.gpu_bytes < 3.5 * GIB and frugal.chosen.budget.host_bytes < 13.5 * GIB
+    nowhere = choose(on("4GB", host_gib=12))
     assert nowhere.chosen is None
-    assert any("host's 16.00 GiB" in choice.lacks for choice in nowhere.tried)
+    assert any("host's 12.00 GiB" in choice.lacks for choice in nowhere.tried)
 
 
 def test_one_says_where_the_bytes_go(large: None) -> None:
-    text = text_of(choose(on("4GB", host_gib=16)))
+    text = text_of(choose(on("4GB", host_gib=12)))
     assert "NOTHING FITS" in text and "offloaded states" in text and "method=lora" in text
     text = text_of(choose(on("8GB", host_gib=64)))
     assert "machine.offload_optimizer=true" in text and "of 7.50 GiB" in text
@@ -188,8 +202,12 @@ def test_auto_is_the_choice(monkeypatch: pytest.MonkeyPatch, large: None) -> Non
     config = compose("train", ["model=sd15", "method=full", "machine=auto"])
     monkeypatch.setattr(planning, "hardware", lambda *_, **__: on("8GB", host_gib=64))
     machine = with_chosen_machine(config).machine
-    assert machine.name == "auto" and machine.engine == "deepspeed" and machine.offload_optimizer
+    assert machine.name == "auto" and machine.engine == "torch" and machine.offload_optimizer
     monkeypatch.setattr(planning, "hardware", lambda *_, **__: on("4GB", host_gib=16))
+    monkeypatch.setattr(planning, "find_spec", lambda name: object())
+    machine = with_chosen_machine(config).machine
+    assert machine.optimizer_bits == 8 and not machine.save_in_background
+    monkeypatch.setattr(planning, "find_spec", lambda name: None)  # bitsandbytes is not installed
     with pytest.raises(UserError, match="nothing fits"):
         with_chosen_machine(config)
     other = compose("train", ["model=sd15", "machine=smoke"])
