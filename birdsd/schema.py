@@ -174,6 +174,7 @@ class MachineConfig:
     precision: str = "auto"
     micro_batch: int = 8
     gradient_checkpointing: bool = False
+    compile: bool = False  # torch.compile: a minute at the start for faster steps; engine=torch only
     reader_threads: int = 1
     prefetch_batches: int = 2
     cache_latents: bool = True  # and what a frozen text encoder makes of captions: kept beside the shards

@@ -146,6 +146,12 @@ def check_engine(machine: MachineConfig) -> None:
     if machine.engine == "deepspeed":
         if machine.zero_stage not in (0, 1, 2, 3):
             raise unknown_name("machine.zero_stage", str(machine.zero_stage), ("0", "1", "2", "3"))
+        if machine.zero_stage and machine.compile:
+            raise UserError(
+                f"machine.compile=true with DeepSpeed ZeRO-{machine.zero_stage}",
+                "DeepSpeed's hooks would break the compiled graph into pieces",
+                "set machine.engine=torch, or machine.compile=false",
+            )
         if machine.zero_stage and machine.optimizer_bits == 8:
             raise UserError(
                 f"machine.optimizer_bits=8 with DeepSpeed ZeRO-{machine.zero_stage}",
@@ -183,6 +189,8 @@ def make_engine(
 ) -> Engine:
     """Wrap `learner`, which holds the weights to start from, for training here."""
     name = engine_name(machine)[0]
+    if machine.compile:
+        compile_in_place(learner, device)
     if name == "torch":
         return TorchEngine(learner, optim, precision, device, world, machine.optimizer_bits)
     if name == "torch-offload":
@@ -192,6 +200,21 @@ def make_engine(
     from birdsd.training.deepspeed_engine import DeepSpeedEngine
 
     return DeepSpeedEngine(learner, optim, machine, precision, device, world, micro_batches)
+
+
+def compile_in_place(learner: nn.Module, device: torch.device) -> None:
+    """Have torch compile the learner when it is first called; its parameters keep their names. `UserError`
+    where there is no compiler."""
+    from shutil import which
+
+    has = find_spec("triton") is not None if device.type == "cuda" else which("g++") or which("clang++")
+    if not has:
+        raise UserError(
+            f"machine.compile=true, and there is no compiler for {device.type} here",
+            "torch.compile needs Triton on a GPU, and g++ or clang++ on a CPU",
+            "install it, or set machine.compile=false",
+        )
+    learner.compile(dynamic=False)
 
 
 class TorchEngine:

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +18,8 @@ import numpy as np
 import pytest
 import torch
 
+from birdsd import config as config_of
+from birdsd.config import compose
 from birdsd.diffusion.class_pictures import ClassPictures
 from birdsd.diffusion.methods import make_method
 from birdsd.shards.index import ShardIndex
@@ -290,6 +293,34 @@ def test_any_world_and_stage_of_zero_learns_the_same(
     assert ours.keys() == theirs.keys()
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-5)
+
+
+def variants() -> dict[str, dict[str, object]]:
+    """The machine presets, and smoke with all that may be otherwise, on this machine's CPU in float32."""
+    presets = [preset.name for preset in config_of.presets()["machine"] if preset.name != "auto"]
+    found = {name: asdict(compose("train", [f"machine={name}"]).machine) for name in presets}
+    smoke = found["smoke"]
+    found["smoke, frugal"] = {
+        **smoke, "micro_batch": 1, "gradient_checkpointing": True, "offload_optimizer": True,
+        "save_in_background": False,
+    }  # fmt: skip
+    found["smoke, nothing kept"] = {**smoke, "micro_batch": 3, "cache_latents": False, "prefetch_batches": 1}
+    return {
+        name: {**settings, "device": "cpu", "precision": "fp32", "threads": 1}
+        for name, settings in found.items()
+    }
+
+
+@pytest.mark.parametrize("preset", variants())
+def test_every_machine_follows_the_same_trajectory(
+    preset, deepspeed, straight, shards, pipeline_folder, tmp_path
+):
+    ranks(1, tmp_path / "log.txt", "full", shards, pipeline_folder, tmp_path / "run", **variants()[preset])
+    same_curve(tmp_path / "run", straight("full"), rtol=1e-4)
+    ours, theirs = exported(tmp_path / "run"), exported(straight("full"))
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=2e-4)
 
 
 def test_class_pictures_survive_a_kill_and_are_made_once_by_all_ranks(pipeline_folder, tmp_path):

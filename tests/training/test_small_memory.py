@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import signal
 from contextlib import closing
+from shutil import which
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from birdsd.schema import OptimConfig
 from birdsd.training import checkpoint as checkpoints
 from birdsd.training.adam8 import MOMENTS, AdamW8bit
 from birdsd.training.checkpoint import Checkpointer
-from birdsd.training.engine import TorchEngine
+from birdsd.training.engine import TorchEngine, compile_in_place
 from birdsd.training.offload_engine import OffloadEngine
 from birdsd.training.precision import Precision
 from birdsd.training.tensorfile import TensorBuffer, TensorFile, TensorStream
@@ -280,3 +281,23 @@ def test_a_full_disk_is_tried_again(small_disk, monkeypatch, room):  # noqa: F81
 def test_several_ranks_copy(children, tmp_path):
     assert children.train(tmp_path, world=2, fails=True, **STREAM) == [1, 1]
     assert "machine.save_in_background=false on 2 ranks" in (tmp_path / "log.txt").read_text()
+
+
+# -- compiled -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (which("g++") or which("clang++")), reason="torch.compile needs a C++ compiler")
+def test_compiled_it_learns_the_same(children, tmp_path):
+    assert children.train(tmp_path / "straight") == [0]
+    assert children.train(tmp_path / "run", stop_at=60, machine__compile=True) == [0]
+    assert children.train(tmp_path / "run", machine__compile=True, **OFFLOAD) == [0]
+    ours, theirs = losses(tmp_path / "run"), losses(tmp_path / "straight")
+    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-4)
+    assert ours != theirs  # it was compiled indeed
+
+
+def test_without_a_compiler_it_says_so(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match=r"no compiler.*machine\.compile=false"):
+        compile_in_place(ToyLearner(), CPU)
