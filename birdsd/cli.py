@@ -13,7 +13,7 @@ from typing import Any
 
 import birdsd
 from birdsd import config, schema
-from birdsd.cluster.quiet import libraries_on_stderr
+from birdsd.cluster.quiet import hush, libraries_on_stderr
 from birdsd.cluster.verbs import VERBS, add_verbs
 from birdsd.errors import UserError, unknown_name
 
@@ -33,6 +33,7 @@ Running the same command again resumes; on a finished run it does nothing and sa
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The entry point; returns the exit status."""
+    hush()
     parser = _parser()
     options, rest = parser.parse_known_args(
         _verb_checked(sys.argv[1:] if arguments is None else list(arguments))

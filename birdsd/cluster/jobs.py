@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from birdsd.cluster.quiet import hush
 from birdsd.config import job_type
-
-# The libraries' own chatter (optional packages that are missing, a bar for each file loaded) hides what
-# birdsd has to say. Their errors still come through.
-QUIET = {
-    "TRANSFORMERS_VERBOSITY": "error",
-    "DIFFUSERS_VERBOSITY": "error",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-}
 
 # EX_TEMPFAIL of sysexits.h: what comes after in a script must not take the run for finished.
 STOPPED_STATUS = 75
@@ -35,8 +26,6 @@ class Outcome:
 def load_job(name: str) -> Callable[[Any], Outcome]:
     """The `run` function of a job; an unknown job is a `UserError` that names the valid ones."""
     job_type(name)
-    for setting, value in QUIET.items():
-        os.environ.setdefault(setting, value)  # before the libraries are imported, and only as a default
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it misses an extra
+    hush()
     run: Callable[[Any], Outcome] = importlib.import_module(f"birdsd.jobs.{name}").run
     return run

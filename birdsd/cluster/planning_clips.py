@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from birdsd import config as configuration
 from birdsd.cluster.hardware import GIB, hardware
 from birdsd.cluster.planning import codec_for, precision_on, preset_in
+
+if TYPE_CHECKING:
+    from birdsd.training.accounting_clips import Generation
 
 # From fast to frugal.
 _WAYS = ("none", "model", "sequential")
@@ -18,17 +21,19 @@ def plan_clips(
     settings: Sequence[str], gpu: str | None = None, site: str | None = None
 ) -> tuple[dict[str, Any], str]:
     """The facts and the text: bytes on the device while the UNet samples and while the decoder works."""
-    from birdsd.cluster.loading import model_place
+    from birdsd.cluster.loading import model_place, open_addition
     from birdsd.diffusion.additions import chain
     from birdsd.diffusion.placement import Placement
-    from birdsd.training.accounting import trace_generation
+    from birdsd.training.accounting_clips import trace_generation, trace_personalisation
 
     model = [text for text in settings if text.split("=", 1)[0].split(".")[0] == "model"]
     own = [text for text in settings if text not in model]
     asked = configuration.compose("generate", [*own, f"machine={preset_in(own, gpu or site)}"])
     run = model_place(asked) if asked.run else None
+    on_top = [open_addition(asked, text) for text in asked.add]
     if run is not None:  # of a LoRA or token the model underneath
-        model = [*model, f"model.source={chain(run)[0]}"]
+        underneath, held = chain(run)
+        model, on_top = [*model, f"model.source={underneath}"], [*held, *on_top]
     config = configuration.compose("train", [*(model or ["model=sd15"]), "method=full"])
     config.model.init = "pretrained"
     codec, notes = codec_for(config, run)
@@ -42,15 +47,9 @@ def plan_clips(
     precision = precision_on(there, asked.machine)
     clips = min(int(asked.batch_size), max(1, int(asked.count)))
     made = trace_generation(config, codec, clips, precision)
-    others = made.vae_bytes + made.text_bytes
-    takes = {
-        "none": made.unet_bytes + others + max(made.unet_activations, made.decoder_activations),
-        "model": max(made.unet_bytes + made.unet_activations, made.vae_bytes + made.decoder_activations),
-        "sequential": max(
-            int(_LAYER_SHARE * made.unet_bytes) + made.unet_activations,
-            made.vae_bytes + made.decoder_activations,
-        ),
-    }
+    tuning = trace_personalisation(config, codec)
+    tunes = any(one.kind == "aesthetic" for one in on_top) and asked.aesthetic_steps != 0
+    takes = _device_bytes(made, tuning if tunes else 0)
     room = there.gpu_bytes if there.card else there.host_bytes
     fitting = [way for way in _WAYS if takes[way] <= room]
     told = Placement.of(asked.machine).offload
@@ -62,6 +61,8 @@ def plan_clips(
         "precision": precision,
         "networks": {"unet": made.unet_bytes, "vae": made.vae_bytes, "text_encoder": made.text_bytes},
         "activations": {"unet": made.unet_activations, "decoder": made.decoder_activations},
+        "personalisation": tuning,
+        "personalises": tunes,
         "device_bytes": takes,
         "asked": told,
         "fits": takes[told] <= room,
@@ -77,6 +78,8 @@ def plan_clips(
         f"UNet {_gib(made.unet_bytes)} and {_gib(made.unet_activations)} while it samples; "
         f"text encoder {_gib(made.text_bytes)}; "
         f"autoencoder {_gib(made.vae_bytes)} and {_gib(made.decoder_activations)} while it decodes",
+        f"aesthetic gradients: {_gib(tuning)} beside the text encoder while a prompt is personalised"
+        + ("" if tunes else " (none is asked for)"),
         "",
     ]
     for way in _WAYS:
@@ -91,6 +94,19 @@ def plan_clips(
             "NOTHING FITS: fewer clips at once (batch_size=1), machine.vae_tiling=true, a larger GPU",
         ]
     return facts, "\n".join(lines)
+
+
+def _device_bytes(made: Generation, tuning: int) -> dict[str, int]:
+    """The most on the device by each way of placing the networks; `tuning`: bytes of aesthetic gradients."""
+    text, decoding = made.text_bytes + tuning, made.vae_bytes + made.decoder_activations
+    others = made.vae_bytes + made.text_bytes
+    busiest = max(tuning, made.unet_activations, made.decoder_activations)
+    layers = int(_LAYER_SHARE * made.unet_bytes) + made.unet_activations
+    return {
+        "none": made.unet_bytes + others + busiest,
+        "model": max(text, made.unet_bytes + made.unet_activations, decoding),
+        "sequential": max(text, layers, decoding),
+    }
 
 
 def _gib(size: float) -> str:

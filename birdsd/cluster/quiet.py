@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+# The libraries' own chatter (optional packages that are missing, a bar for each file loaded) hides what
+# birdsd has to say. Their errors still come through.
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+def hush() -> None:
+    """Quieten them, as a default, before they are imported."""
+    for setting, value in QUIET.items():
+        os.environ.setdefault(setting, value)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it misses an extra
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def serve(asked: GenerateConfig, port: int | None = None, browser: bool = True, 
     Without `wait` it returns the running page; its `close()` ends it. Raises `UserError` where gradio is not
     installed or the port is taken.
     """
-    from birdsd.cluster.jobs import QUIET
+    from birdsd.cluster.quiet import QUIET
 
     check_gradio()
     chosen = free_port(port)

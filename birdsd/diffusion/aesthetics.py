@@ -248,22 +248,22 @@ class Personalisation:
 
         ids = token_ids(self.tokenizer, [prompt]).to(self.table.device)
         rows, numbers = ids.unique(return_inverse=True)
-        weights = self._copy(rows)
+        weights = self.copied(rows)
         target, projection = self.target.clone(), self.projection.clone()  # made in inference mode, perhaps
         learning = [value for value in weights.values() if value.requires_grad]
         # foreach would hold temporary copies of all the weights at once.
         optimizer = torch.optim.Adam(learning, lr=self.settings.rate, foreach=False)
         for _ in range(self.settings.steps):
-            features = _unit(self._states(weights, numbers)[:, self._end(ids)] @ projection.T)
+            features = _unit(self.states(weights, numbers)[:, self._end(ids)] @ projection.T)
             loss = -(features * target).sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             self.similarities.append(-loss.item())
         with torch.no_grad():
-            return self._states(weights, numbers)
+            return self.states(weights, numbers)
 
-    def _copy(self, rows: Tensor) -> dict[str, Tensor]:
+    def copied(self, rows: Tensor) -> dict[str, Tensor]:
         """The text tower's weights as float32 leaves of their own, of the token table the given rows.
 
         The factors of a LoRA stay as they are: to tune the weights beneath them is to tune the sum.
@@ -275,7 +275,7 @@ class Personalisation:
             copies[name] = value.float().requires_grad_("lora_" not in name)
         return copies
 
-    def _states(self, weights: Mapping[str, Tensor], ids: Tensor) -> Tensor:
+    def states(self, weights: Mapping[str, Tensor], ids: Tensor) -> Tensor:
         """[1, n, width]: last hidden states, from other weights than the encoder's own."""
         from torch.func import functional_call
 

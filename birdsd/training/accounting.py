@@ -151,7 +151,8 @@ def _species(config: TrainConfig) -> tuple[str, ...]:
 
 
 @contextmanager
-def _fake() -> Iterator[Any]:
+def fake_tensors() -> Iterator[Any]:
+    """Inside, tensors have shapes and types but no storage; gives the mode."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     apply = nn.Module._apply
@@ -204,7 +205,7 @@ def trace_step(
     from birdsd.training.tensor_memory import LiveTensors
 
     dtype = DTYPES[precision]
-    with stand_ins(config, codec) as (config, index), _fake() as fake:
+    with stand_ins(config, codec) as (config, index), fake_tensors() as fake:
         method, parts = _built(config, index, dtype)
         learner = parts.learner
         if low_precision_weights:
@@ -213,10 +214,10 @@ def trace_step(
         for parameter in learning:
             parameter.grad = torch.zeros_like(parameter)
         live = LiveTensors()
-        held = [*_tensors(learner), *(p.grad for p in learning if p.grad is not None)]
+        held = [*tensors_of(learner), *(p.grad for p in learning if p.grad is not None)]
         # What frozen networks make is on disk, or they are all there.
         for module in () if config.machine.cache_latents else parts.frozen.values():
-            held += _tensors(module)
+            held += tensors_of(module)
         for tensor in held:
             live.hold(tensor)
         before = live.bytes
@@ -236,7 +237,7 @@ def trace_step(
         frozen = before - sum(p.nbytes + p.nbytes for p in learning)
         total = 0
         if flops:  # apart, as the counter's hooks keep activations alive
-            with fake, _counting() as counter:
+            with fake, counting() as counter:
                 work()
             total = counter.get_total_flops()
         return Step(micro_batch, own, frozen, live.peak_bytes - before, total)
@@ -246,11 +247,11 @@ def trace_encoding(config: TrainConfig, codec: dict[str, Any], together: int) ->
     """Trace what turns `together` pictures into latents, and what a text becomes."""
     from birdsd.training.tensor_memory import LiveTensors
 
-    with _fake():
+    with fake_tensors():
         networks = hollow_networks(config, codec)
         vae, text = networks.vae, networks.text_encoder
         live = LiveTensors()
-        for tensor in (*_tensors(vae), *_tensors(text)):
+        for tensor in (*tensors_of(vae), *tensors_of(text)):
             live.hold(tensor)
         before = live.bytes
         with live, torch.no_grad():
@@ -258,61 +259,12 @@ def trace_encoding(config: TrainConfig, codec: dict[str, Any], together: int) ->
             moments = vae.encode(pixels).latent_dist.parameters
         row = int(text.config.max_position_embeddings) * int(text.config.hidden_size) * 4
         return Encoding(
-            sum(t.nbytes for t in _tensors(vae)),
-            sum(t.nbytes for t in _tensors(text)),
+            sum(t.nbytes for t in tensors_of(vae)),
+            sum(t.nbytes for t in tensors_of(text)),
             moments[0].numel() * 2,
             row,
             live.peak_bytes - before,
         )
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What making clips takes, in bytes: each network, and what UNet and decoder hold while they work."""
-
-    unet_bytes: int
-    vae_bytes: int
-    text_bytes: int
-    unet_activations: int
-    decoder_activations: int
-    flops_per_step: int
-
-
-def trace_generation(config: TrainConfig, codec: dict[str, Any], clips: int, precision: str) -> Generation:
-    """Trace one step of the sampler with guidance for `clips` at once, and the decoding of one of them."""
-
-    from birdsd.training.tensor_memory import LiveTensors
-
-    dtype = DTYPES[precision]
-    with _fake(), torch.no_grad():
-        networks = hollow_networks(config, codec)
-        unet, vae, text = networks.unet.to(dtype).eval(), networks.vae.eval(), networks.text_encoder
-        height, width = models.latent_size(vae.config, int(codec["bands"]), int(codec["frames"]))
-        live = LiveTensors()
-        sizes: list[int] = []
-        for network in (unet, vae, text):
-            for tensor in _tensors(network):
-                live.hold(tensor)
-            sizes.append(live.bytes - sum(sizes))
-        weights = live.bytes
-        with live:
-            shape = (2 * clips, int(vae.config.latent_channels), height, width)
-            context = torch.zeros(
-                2 * clips, int(text.config.max_position_embeddings), int(text.config.hidden_size), dtype=dtype
-            )
-            unet(torch.zeros(shape, dtype=dtype), torch.zeros((), dtype=torch.int64), context)
-        busy = live.peak_bytes - weights
-        with _counting() as counter:
-            unet(torch.zeros(shape, dtype=dtype), torch.zeros((), dtype=torch.int64), context)
-        del context
-        gc.collect()
-        live.restart_peak()
-        before = live.bytes
-        with live:
-            vae.decode(torch.zeros((1, *shape[1:])))
-        unet_bytes, vae_bytes, text_bytes = sizes
-        decoder = live.peak_bytes - before
-        return Generation(unet_bytes, vae_bytes, text_bytes, busy, decoder, counter.get_total_flops())
 
 
 # -- its parts --------------------------------------------------------------------------------------------
@@ -375,11 +327,12 @@ def _batch(method: Any, parts: Any, index: ShardIndex, count: int, cached: bool)
     return {key: torch.stack([example[key] for example in examples]) for key in examples[0]}
 
 
-def _tensors(module: nn.Module) -> list[torch.Tensor]:
+def tensors_of(module: nn.Module) -> list[torch.Tensor]:
+    """Parameters and buffers."""
     return [*module.parameters(), *module.buffers()]
 
 
-def _counting() -> Any:
+def counting() -> Any:
     """torch's counter of floating-point operations, which leaves out the attention kernel of CPUs."""
     from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 

@@ -22,3 +22,9 @@ def test_a_model_that_is_here_is_planned_as_it_is(pipeline_folder: Path, tmp_pat
     (added / "training.json").write_text(json.dumps(told))
     shutil.copy(pipeline_folder / "codec.json", added)
     assert plan("generate", [f"run={added}", "machine=smoke"])[0]["networks"] == facts["networks"]
+    assert not facts["personalises"]
+    (added / "training.json").write_text(json.dumps({**told, "kind": "aesthetic"}))
+    tuned, text = plan("generate", [f"run={added}", "machine=smoke"])
+    assert tuned["personalises"] and "while a prompt is personalised" in text
+    more = max(0, tuned["personalisation"] - max(tuned["activations"].values()))
+    assert tuned["device_bytes"]["none"] == facts["device_bytes"]["none"] + more

@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from bench.methods import WAYS, Bench
+from birdsd.diffusion import models
+from birdsd.diffusion.aesthetics import AestheticSettings, personalise
 from birdsd.errors import UserError
-from birdsd.training.accounting import trace_encoding, trace_generation, trace_step
+from birdsd.training.accounting import trace_encoding, trace_step
+from birdsd.training.accounting_clips import trace_generation, trace_personalisation
 from birdsd.training.budget import Layout, budget
 from birdsd.training.tensor_memory import LiveTensors
 
@@ -82,6 +85,20 @@ def test_nothing_is_allocated_or_looked_for(bench: Bench) -> None:
     made = trace_generation(config, codec, 1, "bf16")
     assert made.unet_bytes == pytest.approx(2 * 859.5e6, rel=0.01) and made.flops_per_step > 0
     assert made.text_bytes == pytest.approx(4 * 123.1e6, rel=0.01)
+
+
+def test_personalising_a_prompt_is_foretold_within_a_tenth(bench: Bench) -> None:
+    config = bench.config(["method=full", *source(bench, [])])
+    text, tokenizer = models.load_text(str(bench.base))
+    width = text.config.hidden_size
+    projection, embedding = torch.eye(width), torch.ones(1, width)
+    live = LiveTensors()
+    live.hold_all()
+    before = live.bytes
+    with live:
+        personalise(text, tokenizer, projection, embedding, ["a bird"], AestheticSettings(steps=3))
+    foretold = trace_personalisation(config, bench.index.codec)
+    assert foretold == pytest.approx(live.peak_bytes - before, rel=0.1)
 
 
 def test_flops_are_those_of_forward_and_backward(bench: Bench) -> None:
