@@ -6,11 +6,12 @@ there is comes from `cluster.hardware`. Times are estimates, and say so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from birdsd import config as configuration
 from birdsd.cluster.hardware import GIB, Hardware, hardware
@@ -21,7 +22,7 @@ from birdsd.files import fingerprint, read_json, write_json
 
 if TYPE_CHECKING:
     from birdsd.schema import MachineConfig, SubmitConfig, TrainConfig
-    from birdsd.training.accounting import Step
+    from birdsd.training.accounting import Encoding, Step
     from birdsd.training.budget import Budget, Layout, Tracer
 
 # Of a card's dense 16-bit peak that a Stable Diffusion training with cached latents reaches with many samples
@@ -35,6 +36,9 @@ _BUS_BYTES_PER_S, _HOST_BYTES_PER_S = 12e9, 20e9
 AUTO = "auto"
 # Memory that is free but in pieces too small.
 _FRAGMENTED = 1.05
+# These methods have nothing to keep: there is no frozen autoencoder or text encoder in their steps.
+_LEARN_FROM_PICTURES = ("autoencoder", "clip", "aesthetic_gradients")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Plan:
     chosen: Choice | None
     tried: list[Choice]
     notes: list[str]
+    encoding: Encoding | None = None
 
     @property
     def samples(self) -> int:
@@ -188,33 +193,56 @@ def _tracer(config: TrainConfig, codec: dict[str, Any]) -> Tracer:
     """Traces, each made once and kept in the user's cache folder, as one of a large model takes seconds."""
     from birdsd.training import accounting
 
-    machine = config.machine
-    told = [asdict(config.model), asdict(config.method), codec, machine.cache_latents, _architecture(config)]
-    own = fingerprint([*told, accounting.VERSION])
+    own = _told(config, codec)
 
     def trace(micro_batch: int, precision: str, checkpointing: bool, low: bool) -> Step:
-        name = f"{own}-{micro_batch}-{precision}-{int(checkpointing)}-{int(low)}.json"
-        path = _cache_folder() / name
-        try:
-            return accounting.Step(**read_json(path)) if path.is_file() else _fresh(path)
-        except (TypeError, UserError):
-            return _fresh(path)
-
-    def _fresh(path: Path) -> Step:
-        _, micro_batch, precision, checkpointing, low = path.stem.rsplit("-", 4)
-        changed = replace(config, machine=replace(machine, gradient_checkpointing=checkpointing == "1"))
-        step = accounting.trace_step(
-            changed, codec, int(micro_batch), precision,
-            low_precision_weights=low == "1", flops=micro_batch == "1",
-        )  # fmt: skip
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, asdict(step))
-        except (OSError, UserError):
-            pass  # only slower the next time
-        return step
+        changed = replace(config, machine=replace(config.machine, gradient_checkpointing=checkpointing))
+        return _kept(
+            f"{own}-{micro_batch}-{precision}-{int(checkpointing)}-{int(low)}.json",
+            accounting.Step,
+            lambda: accounting.trace_step(
+                changed, codec, micro_batch, precision, low_precision_weights=low, flops=micro_batch == 1
+            ),
+        )
 
     return trace
+
+
+def _encoding(config: TrainConfig, codec: dict[str, Any]) -> Encoding | None:
+    """What making latents and text states takes, once; None where nothing is kept."""
+    from birdsd.diffusion.methods.caching import pictures_together
+    from birdsd.training import accounting
+
+    if not config.machine.cache_latents or config.method.name in _LEARN_FROM_PICTURES:
+        return None
+    together = pictures_together(codec)
+    return _kept(
+        f"{_told(config, codec)}-encoding-{together}.json",
+        accounting.Encoding,
+        lambda: accounting.trace_encoding(config, codec, together),
+    )
+
+
+def _told(config: TrainConfig, codec: dict[str, Any]) -> str:
+    """Changes with everything that a trace depends on."""
+    from birdsd.training import accounting
+
+    cached = config.machine.cache_latents
+    told = [asdict(config.model), asdict(config.method), codec, cached, _architecture(config)]
+    return fingerprint([*told, accounting.VERSION])
+
+
+def _kept(name: str, kind: type[T], make: Callable[[], T]) -> T:
+    """A trace from the user's cache folder; made and put there where it is not."""
+    path = _cache_folder() / name
+    with suppress(TypeError, UserError):
+        if path.is_file():
+            return kind(**read_json(path))
+    made = make()
+    with suppress(OSError, UserError):  # only slower the next time
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, asdict(made))  # type: ignore[call-overload]
+    return made
 
 
 def _architecture(config: TrainConfig) -> list[Any]:
@@ -261,7 +289,7 @@ def make_plan(settings: Sequence[str], gpu: str | None = None, site: str | None 
         notes.append(f"{config.model.source} is not here: shaped as model={config.model.name} says")
     if there.assumed:
         notes.append(there.assumed)
-    return plan_training(config, codec, there, notes)
+    return replace(plan_training(config, codec, there, notes), encoding=_encoding(config, codec))
 
 
 def _found(store: RunStore, name: str | None, key: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +83,15 @@ def facts_of(made: Plan) -> dict[str, Any]:
         "parameters": made.asked.budget.step.learning,
         "asked": _choice(made, made.asked),
         "chosen": _choice(made, chosen) if chosen else None,
+        "caches": _caches(made),
         "disk": disk(made),
         "notes": made.notes,
     }
+
+
+def _caches(made: Plan) -> dict[str, int] | None:
+    once = made.encoding
+    return {**asdict(once), "device_bytes": once.device_bytes} if once else None
 
 
 def _choice(made: Plan, choice: Choice) -> dict[str, Any]:
@@ -173,6 +180,9 @@ def text_of(made: Plan) -> str:
     guess = f"estimated from {basis}, not measured"
     gpus = f", {hours * ranks:,.1f} GPU hours" if ranks else ""
     lines.append(f"time    about {hours:,.1f} h{gpus}{limit}: {guess}")
+    if (once := made.encoding) is not None:
+        each = f"{once.latent_bytes / 1024:.0f} KiB a clip, {once.text_row_bytes / 1024:.0f} KiB a wording"
+        lines.append(f"caches  made once before: {once.device_bytes / GIB:.2f} GiB then; {each} on disk")
     kept = disk(made)
     shards = f", shards {kept['shards'] / GIB:.2f} GiB" if kept["shards"] else ""
     lines.append(f"disk    checkpoints {(kept['checkpoints'] or 0) / GIB:.2f} GiB{shards}")

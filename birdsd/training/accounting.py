@@ -60,6 +60,11 @@ class Encoding:
     text_row_bytes: int  # of one caption, stored
     encode_activations: int  # pictures -> latents, as many as are encoded together
 
+    @property
+    def device_bytes(self) -> int:
+        """The most on the device: the two work one after the other, and both stay until all is made."""
+        return self.vae_bytes + self.encode_activations + self.text_bytes
+
 
 # -- the networks, without weights ------------------------------------------------------------------------
 
@@ -257,7 +262,7 @@ def trace_encoding(config: TrainConfig, codec: dict[str, Any], together: int) ->
         with live, torch.no_grad():
             pixels = torch.zeros(together, 3, int(codec["bands"]), int(codec["frames"]))
             moments = vae.encode(pixels).latent_dist.parameters
-        row = int(text.config.max_position_embeddings) * int(text.config.hidden_size) * 4
+        row = int(text.config.max_position_embeddings) * int(text.config.hidden_size) * 2
         return Encoding(
             sum(t.nbytes for t in tensors_of(vae)),
             sum(t.nbytes for t in tensors_of(text)),

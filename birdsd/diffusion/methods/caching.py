@@ -7,7 +7,7 @@ by itself, since the last bits of a matrix product depend on its shape.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +37,11 @@ _IN_MEMORY_BYTES = 512 * 2**20
 
 T = TypeVar("T")
 Sharer = Callable[[Sequence[int]], list[int]]
+
+
+def pictures_together(codec: Mapping[str, Any]) -> int:
+    """How many pictures are encoded in one batch."""
+    return max(1, ENCODED_PIXELS // (int(codec["bands"]) * int(codec["frames"])))
 
 
 @dataclass
@@ -180,7 +185,7 @@ class Caches:
         whoever makes them. A sample that cannot be decoded gets zeros: reading it again says so.
         """
         reader = ShardReader(self.index, split, want=("image",))
-        together = max(1, ENCODED_PIXELS // (int(self.codec["bands"]) * int(self.codec["frames"])))
+        together = pictures_together(self.codec)
         for start in range(first, first + count, together):
             samples = reader.read_many(range(start, min(start + together, first + count)))
             pixels = torch.stack([torch.from_numpy(picture_of(s, self.codec)) for s in samples])
