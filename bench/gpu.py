@@ -25,17 +25,15 @@ from bench.methods import WAYS, Bench
 from birdsd.cluster.hardware import card_called
 from birdsd.errors import UserError
 from birdsd.training.accounting import trace_step
-from birdsd.training.budget import Layout, budget
+from birdsd.training.budget import Layout, budget, tensor_bytes
 from birdsd.training.precision import choose_precision
 from birdsd.training.tensor_memory import LiveTensors
 
 OFFLOADED = "full, offloaded"
 METHODS = {
     **{way: settings for way, settings in WAYS.items() if "dreambooth on full" not in way},
-    OFFLOADED: [
-        "method=full", "machine.engine=deepspeed", "machine.zero_stage=2", "machine.offload_optimizer=true",
-    ],
-}  # fmt: skip
+    OFFLOADED: ["method=full", "machine.offload_optimizer=true", "machine.optimizer_bits=8"],
+}
 
 
 def main() -> int:
@@ -59,8 +57,6 @@ def main() -> int:
     if options.one:
         print(json.dumps(measure(*options.one, options)), flush=True)
         return 0
-    if options.cpu:  # host memory and the device's are one there
-        options.methods = [method for method in options.methods if method != OFFLOADED]
     rows = []
     device = "cpu" if options.cpu else torch.cuda.get_device_name()
     print(f"{device}, torch {torch.__version__}, {options.model}, micro-batch {options.micro_batch}")
@@ -110,12 +106,11 @@ def measure(method: str, folder: str, options: argparse.Namespace) -> dict[str, 
         torch.cuda.set_per_process_memory_fraction(options.cap_gib * 2**30 / total)
     precision = choose_precision("auto", torch.device(device)).name
     config = bench.config(settings)
-    sharded, count = config.machine.engine == "deepspeed", options.micro_batch
-    step = trace_step(
-        config, bench.index.codec, options.micro_batch, precision, low_precision_weights=sharded
-    )
+    count = options.micro_batch
     layout = Layout.of(config.machine, precision, count, 1, 1)
-    foretold = budget(lambda *_: step, layout, average=bool(config.optim.ema_decay)).gpu_bytes
+    step = trace_step(config, bench.index.codec, count, precision, low_precision_weights=layout.low_precision)
+    made = budget(lambda *_: step, layout, average=bool(config.optim.ema_decay))
+    foretold = tensor_bytes(made) if options.cpu else made.gpu_bytes
     live = LiveTensors() if options.cpu else None
     if live:
         live.hold_all()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from birdsd.schema import TrainConfig
     from birdsd.shards.index import ShardIndex
 
-VERSION = 4  # of the traces, for those who keep them
+VERSION = 5  # of the traces, for those who keep them
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Step:
     frozen_bytes: int
     activations: int
     flops: int
+    largest: int = 0  # of the parameters that learn
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,9 @@ def trace_step(
             with fake, counting() as counter:
                 work()
             total = counter.get_total_flops()
-        return Step(micro_batch, own, frozen, live.peak_bytes - before, total)
+        return Step(
+            micro_batch, own, frozen, live.peak_bytes - before, total, max(p.numel() for p in learning)
+        )
 
 
 def trace_encoding(config: TrainConfig, codec: dict[str, Any], together: int) -> Encoding:

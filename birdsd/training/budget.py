@@ -23,9 +23,7 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 _OFFLOAD_EXTRA_BYTES = 6.6
 # Gradients that are summed, and weights that are on the GPU, at once: see `deepspeed_engine`.
 _BUCKET, _LIVE = 50_000_000, 100_000_000
-# Gradients and weights that plain torch copies at once: of the largest layers; and the chunk whose moments
-# are not packed just now.
-_LAYER, _CHUNK = 30_000_000, 1 << 25
+_CHUNK = 1 << 25  # parameters whose moments are not packed just now
 # A scale for each 256 codes of 8 bits.
 _PACKED_BYTES = 2 * (1 + 4 / 256)
 _SAVED_AT_ONCE_BYTES = 64 * 2**20
@@ -146,7 +144,7 @@ def budget(trace: Tracer, layout: Layout, *, average: bool, on_cpu: bool = False
     """Bytes of a training in this layout; `average`: an EMA is followed. On a CPU all is host memory."""
     step = step_of(trace, layout)
     share = _sharded if layout.sharded else _offloaded if layout.offload_optimizer else _whole
-    gpu, host = share(step.learning, layout, average)
+    gpu, host = share(step, layout, average)
     gpu = {
         "weights that learn": gpu["weights"],
         "gradients": gpu["gradients"],
@@ -176,26 +174,39 @@ def _saved(learning: int, layout: Layout, average: bool) -> int:
 
 
 def _moments(learning: int, layout: Layout) -> int:
-    if layout.optimizer_bits == 32:
-        return 8 * learning
-    return int(_PACKED_BYTES * learning) + 8 * min(learning, _CHUNK)
+    return 8 * learning if layout.optimizer_bits == 32 else int(_PACKED_BYTES * learning)
 
 
-def _whole(learning: int, layout: Layout, average: bool) -> tuple[dict[str, int], dict[str, int]]:
+def tensor_bytes(made: Budget) -> int:
+    """Of all tensors at the most, where the device's memory is the host's too: what a CPU can measure."""
+    layout, step = made.layout, made.step
+    # The optimizer works when the activations are gone.
+    apart = min(_unpacked(step.learning, layout), made.gpu["gradients"] + made.gpu["activations"])
+    return made.gpu_bytes + made.host.get("offloaded states", 0) - (apart if layout.offload_optimizer else 0)
+
+
+def _unpacked(learning: int, layout: Layout) -> int:
+    """Bytes of the moments that are in float32 just now, while the optimizer works."""
+    return 0 if layout.optimizer_bits == 32 else 8 * min(learning, _CHUNK)
+
+
+def _whole(step: Step, layout: Layout, average: bool) -> tuple[dict[str, int], dict[str, int]]:
+    learning = step.learning
     ema = 4 * learning if average else 0
     gpu = {"weights": 4 * learning, "gradients": 4 * learning, "optimizer": _moments(learning, layout)}
-    return {**gpu, "average": ema, "buffers": 0}, {}
+    # There are no activations any more when the optimizer works.
+    return {**gpu, "average": ema, "buffers": max(0, _unpacked(learning, layout) - step.activations)}, {}
 
 
-def _offloaded(learning: int, layout: Layout, average: bool) -> tuple[dict[str, int], dict[str, int]]:
-    size = BYTES[layout.precision]
-    gpu = {"weights": size * learning, "gradients": 0, "optimizer": 0, "average": 0}
+def _offloaded(step: Step, layout: Layout, average: bool) -> tuple[dict[str, int], dict[str, int]]:
+    size, learning = BYTES[layout.precision], step.learning
+    gpu = {"weights": size * learning, "gradients": size * step.largest, "optimizer": 0, "average": 0}
     held = (4 + 4 + (4 if average else 0)) * learning + _moments(learning, layout)
-    return {**gpu, "buffers": size * min(learning, _LAYER)}, {"offloaded": held}
+    return {**gpu, "buffers": 0}, {"offloaded": held + _unpacked(learning, layout)}
 
 
-def _sharded(learning: int, layout: Layout, average: bool) -> tuple[dict[str, int], dict[str, int]]:
-    size, stage, ranks = BYTES[layout.precision], layout.zero_stage, layout.gpus
+def _sharded(step: Step, layout: Layout, average: bool) -> tuple[dict[str, int], dict[str, int]]:
+    size, stage, ranks, learning = BYTES[layout.precision], layout.zero_stage, layout.gpus, step.learning
     bucket = size * min(learning, _BUCKET)
     states = (4 + 8 + (4 if average else 0)) * learning // ranks
     gpu = {

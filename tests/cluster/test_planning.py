@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,14 +65,16 @@ def test_bytes_add_up_by_hand() -> None:
     assert everything.gpu["optimizer"] == everything.gpu["average (EMA)"] == 0
     assert everything.host["offloaded states"] == pytest.approx((16 + 6.6) * 1_000_000)
     packed = budget(lambda *_: step, Layout(optimizer_bits=8), average=True)
-    assert packed.gpu["optimizer"] == (2 + 2 * 4 / 256 + 8) * 1_000_000  # and one chunk that is unpacked
+    moments = int((2 + 2 * 4 / 256) * 1_000_000)
+    assert packed.gpu["optimizer"] == moments
+    assert packed.gpu["buffers"] == 8 * 1_000_000 - 7_000  # unpacked, when the activations are gone
     plain = Layout(offload_optimizer=True, optimizer_bits=8, precision="bf16", save_in_background=False)
-    frugal = budget(lambda *_: step, plain, average=True)
-    assert frugal.gpu_bytes == (2 + 2) * 1_000_000 + 7_500  # weights, and a layer's gradients
-    assert frugal.host["offloaded states"] == 12 * 1_000_000 + packed.gpu["optimizer"]
+    frugal = budget(lambda *_: replace(step, largest=1_000), plain, average=True)
+    assert frugal.gpu_bytes == 2 * 1_000_000 + 2 * 1_000 + 7_500  # weights, and a layer's gradient
+    assert frugal.host["offloaded states"] == (12 + 8) * 1_000_000 + moments
     assert frugal.host["copy for saves"] == 16 * 1_000_000 and not plain.sharded and plain.low_precision
     million = budget(lambda *_: Step(1, 860_000_000, 0, 0, 1), plain, average=True)
-    assert million.host["copy for saves"] == 64 * 2**20 and million.gpu["buffers"] == 2 * 30_000_000
+    assert million.host["copy for saves"] == 64 * 2**20
     on_cpu = budget(lambda *_: step, Layout(), average=True, on_cpu=True)
     assert not on_cpu.gpu and on_cpu.host_bytes > 20 * 1_000_000
 
