@@ -70,6 +70,16 @@ def test_its_absence_is_told_where_it_matters(monkeypatch) -> None:
     assert "not needed" in note.what
 
 
+def test_moments_in_eight_bits_need_an_extra(monkeypatch) -> None:
+    from birdsd.cluster import doctor_software
+
+    monkeypatch.setattr(doctor_software, "find_spec", lambda name: None)
+    packed = Case(settings=compose("train", ["machine.optimizer_bits=8"]))
+    (note,) = doctor_software.check_eightbit(packed)
+    assert note.level == "error" and "birdsd[eightbit]" in note.what_to_do
+    assert not list(doctor_software.check_eightbit(Case(settings=compose("train", []))))
+
+
 def test_the_gpus_of_wsl_are_counted(tmp_path: Path, monkeypatch) -> None:
     """WSL2 has /dev/dxg and no /dev/nvidia0; the driver's own program knows how many GPUs stand behind it."""
     program = tmp_path / "nvidia-smi"

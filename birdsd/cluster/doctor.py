@@ -23,6 +23,7 @@ CHECKS: tuple[Callable[[Case], Findings], ...] = (
     doctor_software.check_snapshot,
     doctor_software.check_torch,
     doctor_software.check_deepspeed,
+    doctor_software.check_eightbit,
     doctor_software.check_notebook,
     doctor_slurm.check_controller,
     doctor_slurm.check_accounting,

@@ -207,6 +207,16 @@ def check_deepspeed(case: Case) -> Findings:
         yield ok("compilers", "ninja and a C++ compiler are here, should DeepSpeed compile something")
 
 
+def check_eightbit(case: Case) -> Findings:
+    """bitsandbytes is installed where moments in 8 bits are asked for."""
+    machine = getattr(case.settings, "machine", None)
+    if machine is not None and machine.optimizer_bits == 8 and find_spec("bitsandbytes") is None:
+        yield error(
+            "bitsandbytes", "machine.optimizer_bits=8, and it is not installed",
+            'pip install "birdsd[eightbit]", or machine.optimizer_bits=32',
+        )  # fmt: skip
+
+
 def _ninja() -> bool:
     return shutil.which("ninja") is not None or (Path(sys.executable).parent / "ninja").exists()
 

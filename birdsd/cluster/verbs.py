@@ -36,6 +36,7 @@ def _add_submit(verbs: Any) -> None:
         "  birdsd submit train machine=cluster site=mycluster nodes=2 model=sd15 data.shards=shards/\n"
         "  birdsd submit train machine=smoke site=local tasks_per_node=2 data.shards=shards/ --wait\n"
         "  birdsd submit prepare site=mycluster array=8 data.recordings=recordings/ data.shards=shards/\n"
+        "  birdsd submit cache site=mycluster array=8 model=sd15 method=lora data.shards=shards/\n"
         "  birdsd submit train ... --dry-run           the sbatch script, and nothing else",
     )
     submit.add_argument("job", help="the job's name")
