@@ -255,7 +255,7 @@ class TorchEngine:
                 torch.distributed.broadcast(chunk.detach(), src=0)
         self.ema = Ema(self.flat.chunks) if optim.ema_decay else None
 
-    def _make_scaler(self) -> torch.amp.GradScaler | None:
+    def _make_scaler(self) -> Any:
         """Of the loss, where the precision needs one."""
         from accelerate import Accelerator
 
@@ -263,8 +263,7 @@ class TorchEngine:
         self.accelerator = Accelerator(
             cpu=self.device.type == "cpu", mixed_precision="no" if name == "fp32" else name
         )
-        scaler: torch.amp.GradScaler | None = self.accelerator.scaler
-        return scaler
+        return self.accelerator.scaler
 
     def _placed(self, learner: Learner) -> list[tuple[str, nn.Parameter]]:
         """Put the learner where it computes; returns what the optimizer changes, in float32."""

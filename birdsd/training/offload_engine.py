@@ -28,6 +28,52 @@ if TYPE_CHECKING:
 _PENDING = 8  # gradients that wait in host memory to be added
 
 
+class LossScale:
+    """What `torch.amp.GradScaler` does, for gradients in host memory: torch's own would fetch its scale from
+    the GPU without waiting for it. Its state is torch's, so that a run may go on with either.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, float] = {
+            "scale": 2.0**16, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000,
+            "_growth_tracker": 0,
+        }  # fmt: skip
+        self._finite = True
+
+    def scale(self, loss: Tensor) -> Tensor:
+        """The loss to go backward from."""
+        return loss * self._held["scale"]
+
+    def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
+        """Gradients as they would be without it; notes whether all are finite."""
+        gradients = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+        torch._foreach_mul_(gradients, 1 / self._held["scale"])
+        self._finite = all(bool(torch.isfinite(gradient.sum())) for gradient in gradients)
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """A step, unless a gradient overflowed."""
+        if self._finite:
+            optimizer.step()
+
+    def update(self) -> None:
+        """A smaller scale after an overflow, a larger one after many steps without."""
+        held = self._held
+        held["_growth_tracker"] = held["_growth_tracker"] + 1 if self._finite else 0
+        if not self._finite:
+            held["scale"] *= held["backoff_factor"]
+        elif held["_growth_tracker"] == held["growth_interval"]:
+            held["scale"] *= held["growth_factor"]
+            held["_growth_tracker"] = 0
+
+    def state_dict(self) -> dict[str, float]:
+        """As `torch.amp.GradScaler` has it."""
+        return dict(self._held)
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Of this class or of torch's."""
+        self._held.update({name: state[name] for name in self._held})
+
+
 class OffloadEngine(TorchEngine):
     """See `TorchEngine`, whose optimizer's side it is: `flat` holds host copies of what learns."""
 
@@ -53,9 +99,9 @@ class OffloadEngine(TorchEngine):
         self._pending: deque[Future[Any]] = deque()
         super().__init__(learner, optim, precision, device, world, optimizer_bits)
 
-    def _make_scaler(self) -> torch.amp.GradScaler | None:
-        """torch's own: nothing else of accelerate is of use here."""
-        return torch.amp.GradScaler(self.device.type) if self.precision.name == "fp16" else None
+    def _make_scaler(self) -> Any:
+        """Of the loss in fp16: one that knows that gradients are here and the loss is on the device."""
+        return LossScale() if self.precision.name == "fp16" else None
 
     def _placed(self, learner: Learner) -> list[tuple[str, nn.Parameter]]:
         """The learner in the precision of the work on the device; float32 copies of what learns here."""

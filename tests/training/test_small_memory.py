@@ -19,7 +19,7 @@ from birdsd.training import checkpoint as checkpoints
 from birdsd.training.adam8 import MOMENTS, AdamW8bit
 from birdsd.training.checkpoint import Checkpointer
 from birdsd.training.engine import TorchEngine, compile_in_place
-from birdsd.training.offload_engine import OffloadEngine
+from birdsd.training.offload_engine import LossScale, OffloadEngine
 from birdsd.training.precision import Precision
 from birdsd.training.tensorfile import TensorBuffer, TensorFile, TensorStream
 from birdsd.training.world import World
@@ -137,6 +137,30 @@ def test_an_overflow_in_fp16_changes_nothing_but_the_scale():
         assert engine.extra_state()["optimizer_step"] == 0
         step_of(engine, torch.full((4, 12), 1e-3))
         assert not torch.equal(learner.outer.weight, before) and engine.extra_state()["optimizer_step"] == 1
+
+
+def test_the_scale_of_the_loss_goes_as_torchs_own() -> None:
+    """With and without overflows, and from one to the other in the middle."""
+    ours, theirs = LossScale(), torch.amp.GradScaler("cpu")
+    kept = (ours.state_dict(), ours.state_dict())
+    weights = [nn.Parameter(torch.ones(3)) for _ in range(2)]
+    optimizers = [torch.optim.SGD([weight], lr=0.1) for weight in weights]
+    for number in range(4100):
+        factor = float("inf") if number in (3, 4, 2900) else 0.01
+        for scaler, weight, optimizer in zip((ours, theirs), weights, optimizers, strict=True):
+            optimizer.zero_grad()
+            scaler.scale((weight * factor).sum()).backward()
+            scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+        if number == 2000:
+            ours, theirs = LossScale(), torch.amp.GradScaler("cpu")
+            left, right = kept
+            ours.load_state_dict(right), theirs.load_state_dict(left)
+            theirs._lazy_init_scale_growth_tracker(CPU)
+        kept = ours.state_dict(), theirs.state_dict()
+        assert kept[0] == kept[1], number
+    assert torch.equal(*weights)
 
 
 # -- moments in 8 bits ----------------------------------------------------------------------------------
