@@ -39,7 +39,7 @@ from birdsd.training.progress import Progress, Pulse, Stopwatch, opening_line
 from birdsd.training.records import BadSamples, Ledger, Metrics
 from birdsd.training.schedule import check_schedule, ema_decay_at, learning_rate_at
 from birdsd.training.shortage import OutOfMemory, Remembered, explain_restart, halved, recut, told
-from birdsd.training.showing import load_weights, parts_of, prompts_for
+from birdsd.training.showing import load_weights, parts_of, previewed
 from birdsd.training.trackers import Trackers
 from birdsd.training.validation import HELD_OUT, Validation
 from birdsd.training.world import World
@@ -445,7 +445,7 @@ class Trainer:
         with self.clock("preview"):
             with self.engine.showing() as whole:
                 if whole and self.world.is_first:
-                    self._write_preview(parts)
+                    self._write_preview(lambda: parts)
             if not whole:
                 # The weights lie in pieces on the ranks: show what a checkpoint put together.
                 self._save(parts)
@@ -453,17 +453,19 @@ class Trainer:
                 checkpoint = self.checkpointer.newest()
                 at_hand = checkpoint is not None and checkpoint.position == self.position
                 if self.world.is_first and checkpoint is not None and at_hand:
-                    self._write_preview(parts_of(self.method, checkpoint, self.device, self.config.seed))
+                    saved = checkpoint
+                    self._write_preview(lambda: parts_of(self.method, saved, self.device, self.config.seed))
             self.world.from_first(None)
         self._flushed = time.perf_counter()
 
-    def _write_preview(self, parts: Parts) -> None:
+    def _write_preview(self, parts: Callable[[], Parts]) -> None:
         folder = self.folder / "previews" / f"{self.position:012d}"
-        paths = self.method.preview(parts, prompts_for(self.config, self.index), folder)
-        if self._cached:
-            parts.frozen.release()
+        paths, event = previewed(self.method, parts, self.config, self.index, folder)
+        if "reason" in event:  # a picture less is no reason to end
+            release(self.device)
+            self.progress.say(f"no preview at position {self.position}: {event['reason']}")
         self.trackers.previews(paths, self.position)
-        self.events({"event": "preview", "position": self.position, "folder": str(folder)})
+        self.events({**event, "position": self.position})
 
     # -- ending -------------------------------------------------------------------------------------
 

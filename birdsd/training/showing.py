@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from birdsd.errors import UserError
 from birdsd.training.checkpoint import Checkpoint
+from birdsd.training.shortage import is_out_of_memory, reason_of
 
 if TYPE_CHECKING:
     from birdsd.diffusion.parts import Learner, Method, Parts
@@ -48,3 +51,19 @@ def prompts_for(config: TrainConfig, index: ShardIndex) -> list[str]:
     from birdsd.sound.captions import prompt_for
 
     return list(config.save.preview_prompts) or [prompt_for([name]) for name in index.species[:_PROMPTS]]
+
+
+def previewed(
+    method: Method, parts: Callable[[], Parts], config: TrainConfig, index: ShardIndex, folder: Path
+) -> tuple[list[Path], dict[str, str]]:
+    """Write the previews; their paths and the event. Where memory runs out there are none, and it says why."""
+    try:
+        made = parts()
+        paths = method.preview(made, prompts_for(config, index), folder)
+        if config.machine.cache_latents:
+            made.frozen.release()
+        return paths, {"event": "preview", "folder": str(folder)}
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return [], {"event": "preview skipped", "folder": str(folder), "reason": reason_of(error)}

@@ -9,6 +9,8 @@ import torch
 from birdsd.training.batches import BatchMaker, FixedOrder, Reader
 from birdsd.training.engine import Engine
 from birdsd.training.plan import BatchPlan
+from birdsd.training.precision import release
+from birdsd.training.shortage import is_out_of_memory
 from birdsd.training.world import World
 
 if TYPE_CHECKING:
@@ -39,9 +41,24 @@ class Validation:
         for micro in BatchPlan(self._samples, self.world.size, self.world.rank, micro_batch).micro_batches():
             examples = self._maker.make(0, micro)
             batch = {k: v.to(engine.device) for k, v in examples.tensors.items()}
-            losses = engine.losses(self.method.prepare(self.parts, batch)).double().cpu()
+            losses = self._losses(engine, batch).double().cpu()
             weights = examples.weights.double()
             total += torch.stack([(losses * weights).sum(), weights.sum()])
         total = self.world.total(total)
         weight = float(total[1])
         return {"loss": float(total[0]) / weight, "samples": int(weight)} if weight else None
+
+    def _losses(self, engine: Engine, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """One loss per sample; where memory runs out, of each half by itself. Under ZeRO-3 all ranks must do
+        the same, and it is an error there."""
+        count = len(next(iter(batch.values())))
+        try:
+            return engine.losses(self.method.prepare(self.parts, batch))
+        except Exception as error:
+            if not is_out_of_memory(error) or count == 1 or engine.name == "deepspeed-zero3":
+                raise
+        release(engine.device)
+        halves = [
+            {k: v[part] for k, v in batch.items()} for part in (slice(count // 2), slice(count // 2, count))
+        ]
+        return torch.cat([self._losses(engine, half) for half in halves])

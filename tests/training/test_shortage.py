@@ -11,7 +11,7 @@ from birdsd.shards.index import ShardIndex
 from birdsd.training.batches import Examples
 from birdsd.training.loop import train
 from birdsd.training.plan import BatchPlan
-from birdsd.training.records import Ledger
+from birdsd.training.records import Ledger, read_metrics
 from birdsd.training.shortage import SHORTAGE_FILE, OutOfMemory, is_out_of_memory, recut
 from tests.training.toy import ToyMethod, losses, toy_config
 
@@ -140,6 +140,37 @@ def test_one_sample_is_the_least(shards, tmp_path):
     assert "1 x 10 pieces of 1" in said and SPENT in said
     for way in ("gradient_checkpointing", "offload_optimizer", "birdsd plan", "machine.micro_batch=1"):
         assert way in said
+
+
+class NarrowBeside(ToyMethod):
+    """No room for more than three samples in validation, and for no preview at all."""
+
+    def prepare(self, parts, batch):
+        if len(batch["clean"]) > 3 and not any(p.grad is None for p in parts.learner.parameters()):
+            import inspect
+
+            if any(frame.function == "_losses" for frame in inspect.stack()):
+                raise torch.OutOfMemoryError(SPENT)
+        return batch
+
+    def preview(self, parts, prompts, folder):
+        if folder.name == "export":
+            return super().preview(parts, prompts, folder)
+        raise torch.OutOfMemoryError(SPENT)
+
+
+def test_validation_is_halved_and_a_preview_left_out(children, straight, tmp_path):
+    changes = {"save__preview_every_samples": 40, "machine__micro_batch": 8}
+    assert children.train(tmp_path / "run", method=NarrowBeside, **changes) == [0]
+    alike(tmp_path / "run", straight)
+    ours, theirs = (
+        [line["loss"] for line in read_metrics(run) if line["kind"] == "validation"]
+        for run in (tmp_path / "run", straight)
+    )
+    assert len(ours) == 3
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    told = (tmp_path / "run" / "log.txt").read_text()
+    assert told.count('"event": "preview skipped"') == 3 and "no preview at position 40" in told
 
 
 @pytest.fixture(scope="module")
