@@ -56,7 +56,7 @@ def prompts_for(config: TrainConfig, index: ShardIndex) -> list[str]:
 def previewed(
     method: Method, parts: Callable[[], Parts], config: TrainConfig, index: ShardIndex, folder: Path
 ) -> tuple[list[Path], dict[str, str]]:
-    """Write the previews; their paths and the event. Where memory runs out there are none, and it says why."""
+    """Write the previews; paths and event. Where memory runs out there are none, and the event says why."""
     try:
         made = parts()
         paths = method.preview(made, prompts_for(config, index), folder)
