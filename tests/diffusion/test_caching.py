@@ -19,16 +19,12 @@ from birdsd.shards.cache import FOLDER
 from birdsd.shards.index import ShardIndex
 from birdsd.training.records import Ledger, read_metrics
 from tests.diffusion.conftest import make_shards
-from tests.diffusion.test_taught_runs import WAYS, configured, exported, trained
+from tests.diffusion.test_taught_runs import configured, exported, trained
 from tests.training.toy import losses
 
 LOADERS = ("load_vae", "load_text_encoder")
 # Text encoders that stay as they are, and one through which gradients flow.
 FROZEN = ("full-unet", "lora-attention", "db-lora", "db-unet")
-WAYS["full-unet"] = {"name": "full", "train_text_encoder": False}
-WAYS["lora-attention"] = {"name": "lora", "rank": 2}
-WAYS["ti-unseen"] = WAYS["ti"]  # without previews, for which the autoencoder is loaded
-WAYS["db-unet"] = {**WAYS["db-full"], "train_text_encoder": False}
 
 
 def cached(way: str, shards: Path, source: Path, tmp_path: Path, part: str = "0/1") -> dict:

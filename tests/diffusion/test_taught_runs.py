@@ -49,6 +49,13 @@ WAYS = {
     "autoencoder": {"name": "autoencoder", "crop_frames": 32, "init": "scratch"},
     "autoencoder-on": {"name": "autoencoder", "gradient_weight": 0.1},
 }
+# Where the text encoder stays as it is, and one without previews: for the tests of caches.
+FURTHER_WAYS = {
+    "full-unet": {"name": "full", "train_text_encoder": False},
+    "lora-attention": {"name": "lora", "rank": 2},
+    "ti-unseen": WAYS["ti"],
+    "db-unet": {**WAYS["db-full"], "train_text_encoder": False},
+}
 # Patterns of the parameters that learn; all where nothing stands here.
 LEARNS = {
     "full-learns": WAYS["full-learns"]["learns"],
@@ -65,7 +72,7 @@ def shards(tmp_path_factory) -> Path:
 
 
 def configured(way: str, source: Path, **machine):
-    settings = {"init": "pretrained", "source": source, **WAYS[way]}
+    settings = {"init": "pretrained", "source": source, **{**WAYS, **FURTHER_WAYS}[way]}
     config = train_config(settings.pop("name"), **settings)
     for name, value in OPTIM.items():
         setattr(config.optim, name, value)
