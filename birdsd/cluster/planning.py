@@ -157,7 +157,9 @@ def _choice(trace: Tracer, layout: Layout, there: Hardware, average: bool, globa
 
     made = budget(trace, layout, average=average, on_cpu=there.card is None)
     lacks = ""
-    if there.card is not None and made.gpu_bytes * _FRAGMENTED > there.gpu_bytes:
+    if layout.offload_optimizer and not layout.sharded and layout.gpus > 1:
+        lacks = "plain torch offloads for one process; machine.engine=deepspeed does for several"
+    elif there.card is not None and made.gpu_bytes * _FRAGMENTED > there.gpu_bytes:
         lacks = f"{_gib(made.gpu_bytes)} of the GPU's {_gib(there.gpu_bytes)}, most of it {made.largest()}"
     elif made.host_bytes > there.host_bytes:
         most = max(made.host, key=lambda name: made.host[name])

@@ -128,10 +128,11 @@ class Method(Protocol):
         splits: Sequence[str],
         share: Callable[[Sequence[int]], list[int]],
         alive: Callable[[], None],
+        agree: Callable[[list[int]], list[int]] | None = None,
     ) -> object:
         """Called on every rank before `build` (machine.cache_latents): keep on disk what frozen networks
-        make of these splits, this rank's share of what is missing, so that steps do without them. Nothing,
-        for a method that has no such networks.
+        make of these splits, this rank's share of what is missing, so that steps do without them. Nothing
+        and None, for a method that has no such networks. `agree` gives all ranks the first one's numbers.
         """
         ...
 

@@ -20,7 +20,7 @@ from birdsd.errors import UserError
 from birdsd.files import fingerprint, read_json, write_json
 from birdsd.shards.index import Shard, ShardIndex
 from birdsd.shards.reader import ShardReader
-from birdsd.shards.sharing import private_folder, publish, remove_leftovers
+from birdsd.shards.sharing import private_folder, publish, remove_leftovers, waiting_for
 from birdsd.shards.table import ShardTable, index_path, load_table
 from birdsd.shards.writer import ShardWriter
 
@@ -41,6 +41,7 @@ class StoredLatents:
     """The latents of a split by number, read when they are asked for. Safe to use from several threads."""
 
     def __init__(self, index: ShardIndex, split: str) -> None:
+        self._index, self._split = index, split
         self._reader = ShardReader(index, split, want=("latent",))
 
     def __len__(self) -> int:
@@ -52,6 +53,10 @@ class StoredLatents:
         if sample.latent is None:
             raise _damaged(self._reader.index.folder, sample.problem)
         return sample.latent
+
+    def path(self, number: int) -> Path:
+        """The file that holds a sample's latents."""
+        return self._index.path(self._index.locate(self._split, number)[0])
 
 
 class LatentShards:
@@ -82,20 +87,30 @@ class LatentShards:
         _begin(self.folder, about)
         keys = self.index.table(shard).keys
         target, shape = self.folder / shard.name, None
+        told = {"format": FORMAT, "of": self._contents(shard)}
         with private_folder(self.folder) as place:
-            with ShardWriter(place / target.name, {"format": FORMAT, "of": shard.contents}) as writer:
+            with ShardWriter(place / target.name, told) as writer:
                 for key, latent in zip(_writable(keys), latents, strict=True):
                     shape = shape or latent.shape
                     if latent.shape != shape:
                         raise ValueError(f"the latent of {key} is {latent.shape}, those before are {shape}")
                     writer.write(key, {"latent.npy": half(latent, f"the latent of {key}")})
             target.parent.mkdir(parents=True, exist_ok=True)
-            publish(place, target.parent, target.name, index_path(target).name)
+            with waiting_for(self.folder / ".lock"):
+                # Another task may have made it meanwhile, with other last bits: tar and index must be of one.
+                if self._table(shard) is None:
+                    publish(place, target.parent, target.name, index_path(target).name)
 
     def _table(self, shard: Shard) -> ShardTable | None:
-        tar = self.folder / shard.name
-        table = _finished(tar)
-        return table if table and table.summary.get("of") == shard.contents else None
+        table = _finished(self.folder / shard.name)
+        return table if table and table.summary.get("of") == self._contents(shard) else None
+
+    def _contents(self, shard: Shard) -> str:
+        """Changes with the pictures: where nobody has summed their bytes, with the file's size and time."""
+        table = self.index.table(shard)
+        if all(part.crc32 is not None for part in table.parts.values()):
+            return shard.contents
+        return f"{shard.contents}-{table.size}-{table.mtime_ns}"
 
 
 class TextShards:
@@ -149,7 +164,9 @@ class TextShards:
             with ShardWriter(place / name, {"format": FORMAT}) as writer:
                 for key, (text, _), state in zip(keys, texts, states, strict=True):
                     writer.write(key, {"latent.npy": half(state, f"'{text}'"), "json": {"text": text}})
-            publish(place, self.folder, name, index_path(Path(name)).name)
+            with waiting_for(self.folder / ".lock"):
+                if _finished(self.folder / name) is None:
+                    publish(place, self.folder, name, index_path(Path(name)).name)
         self.refresh()
 
     def refresh(self) -> None:

@@ -77,14 +77,19 @@ class _Source:
 class ShardReader:
     """Reads the samples of a split by number. Safe to use from several threads.
 
-    `want` leaves parts out ("image", "latent", "metadata"), which saves reading them. Checksums are
+    `want` leaves parts out ("image", "latent", "metadata"), which saves reading them. With `io_errors` a file
+    system that fails is a `UserError`, and not a sample that cannot be decoded. Checksums are
     compared where the shard's time is not the one that its index recorded (it was copied, or touched).
     """
 
     def __init__(
-        self, index: ShardIndex, split: str, want: Sequence[str] = ("image", "latent", "metadata")
+        self,
+        index: ShardIndex,
+        split: str,
+        want: Sequence[str] = ("image", "latent", "metadata"),
+        io_errors: bool = False,
     ) -> None:
-        self.index, self.split, self.want = index, split, frozenset(want)
+        self.index, self.split, self.want, self.io_errors = index, split, frozenset(want), io_errors
         if unknown := self.want - set(_KINDS):
             raise ValueError(f"unknown parts {sorted(unknown)}; there are {sorted(_KINDS)}")
         self._shards = index.shards(split)  # an unknown split is named here, not in a reader thread
@@ -121,6 +126,13 @@ class ShardReader:
         try:
             return self._decode(source, row)
         except (decode.Undecodable, OSError, EOFError) as error:
+            if self.io_errors and not isinstance(error, decode.Undecodable):
+                raise UserError(
+                    f"sample {source.keys[row]} of {self._shards[place].name} cannot be read: "
+                    f"{error or 'the shard ends before it'}",
+                    "that may be over soon, and what is made now is kept for good",
+                    "see to the file system, and run the same command again",
+                ) from error
             reason = "the shard ends before this sample does" if isinstance(error, EOFError) else error
             key = source.keys[row]
             return Sample(key, weight=0.0, problem=f"{self._shards[place].name}: {key}: {reason}")
@@ -139,6 +151,8 @@ class ShardReader:
                 last = end if end > last else last
                 parts.append((kind, suffix, start, end))
         if not parts:
+            if self.want == {"metadata"}:
+                return Sample(source.keys[row])  # it has no captions, and is a sample all the same
             raise decode.Undecodable("it has none of the parts that are read")
         buffer = source.bytes.read(first, last)
         if source.check:

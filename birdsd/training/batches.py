@@ -71,7 +71,14 @@ class CachedReader:
     def read(self, number: int) -> Sample:
         latent = self._latents[number]
         if not latent.any():  # zeros stand where the picture could not be decoded: read it, to say why
-            return self._whole.read(number)
+            sample = self._whole.read(number)
+            if sample.weight:
+                sample.weight = 0.0
+                sample.problem = (
+                    f"{sample.key}: it could not be decoded when its latents were cached; delete "
+                    f"{self._latents.path(number)}, and they are made anew"
+                )
+            return sample
         sample = self._light.read(number)
         sample.latent = latent
         return sample
@@ -88,6 +95,7 @@ def open_reader(index: ShardIndex, split: str, method: Method, cached: bool) -> 
 def provide(method: Method, parts: Parts, world: World, alive: Callable[[], None]) -> list[str]:
     """Let the method make what it needs, each rank its share; returns what it has to say."""
     lines = method.provide(parts, partial(_share, world), alive)
+    parts.frozen.release()
     world.from_first(None)  # nobody begins before all of it is there
     return lines
 
@@ -102,10 +110,24 @@ def fill_caches(
 ) -> None:
     """Let the method keep what its frozen networks make of `splits`, each rank its share. They are not in
     memory afterwards."""
-    if splits:
-        method.fill(device, dtype, splits, partial(_share, world), alive)
-        release(device)
-    world.from_first(None)
+    if not splits:
+        return
+
+    def agree(numbers: list[int]) -> list[int]:
+        agreed: list[int] = world.gather(numbers, writers=True)[0]  # it may take long: theirs is the patience
+        return agreed
+
+    kept = method.fill(device, dtype, splits, partial(_share, world), alive, agree)
+    release(device)
+    world.gather(None, writers=True)
+    unseen = [split for split in splits if kept is not None and method.latents(split) is None]
+    for rank, gone in enumerate(world.gather(unseen)):
+        if gone:
+            raise UserError(
+                f"rank {rank} does not find the latents of {', '.join(gone)} that other ranks have cached",
+                "all ranks read what each of them has made",
+                "set machine.cache_folder to a place that all nodes share, or machine.cache_latents=false",
+            )
 
 
 def _share(world: World, numbers: Sequence[int]) -> list[int]:

@@ -51,10 +51,11 @@ class Layout:
     def of(cls, machine: MachineConfig, precision: str, micro_batch: int, gpus: int, per_node: int) -> Layout:
         """What a machine's settings say; ZeRO stage 0 is plain torch."""
         sharded = machine.engine == "deepspeed" and machine.zero_stage > 0
+        offloaded = machine.offload_optimizer and (sharded or machine.engine == "torch")
         return cls(
             "deepspeed" if sharded else "torch",
             machine.zero_stage if sharded else 0,
-            machine.offload_optimizer,
+            offloaded,
             sharded and machine.offload_parameters,
             precision,
             machine.gradient_checkpointing,

@@ -454,7 +454,8 @@ class Trainer:
                 at_hand = checkpoint is not None and checkpoint.position == self.position
                 if self.world.is_first and checkpoint is not None and at_hand:
                     saved = checkpoint
-                    self._write_preview(lambda: parts_of(self.method, saved, self.device, self.config.seed))
+                    told = (self.method, saved, self.device, self.config.seed)
+                    self._write_preview(lambda: parts_of(*told, for_use=True))
             self.world.from_first(None)
         self._flushed = time.perf_counter()
 

@@ -110,6 +110,9 @@ class OffloadEngine(TorchEngine):
             self._masters[name] = nn.Parameter(parameter.detach().to("cpu", torch.float32, copy=True))
             parameter.data = parameter.data.to(self.device, self.precision.dtype)
             parameter.register_post_accumulate_grad_hook(self._hook(self._masters[name]))
+        for parameter in learner.parameters():
+            if not parameter.requires_grad and parameter.is_floating_point():
+                parameter.data = parameter.data.to(self.device, self.precision.dtype)
         learner.to(self.device)
         self._parameters = dict(learning)
         return list(self._masters.items())
@@ -155,7 +158,7 @@ class OffloadEngine(TorchEngine):
     @contextmanager
     def showing(self) -> Iterator[bool]:
         """See `Engine.showing`."""
-        with super().showing() as whole:
+        with super().showing() as whole, self._autocast():  # the learner is in low precision
             self._refresh()
             yield whole
         self._refresh()

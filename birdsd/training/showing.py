@@ -37,12 +37,17 @@ def load_weights(learner: Learner, checkpoint: Checkpoint, kind: str) -> None:
         parameter.copy_(value)
 
 
-def parts_of(method: Method, checkpoint: Checkpoint, device: torch.device, seed: int) -> Parts:
-    """The method's parts with what a checkpoint holds: the EMA where there is one."""
+def parts_of(
+    method: Method, checkpoint: Checkpoint, device: torch.device, seed: int, for_use: bool = False
+) -> Parts:
+    """The method's parts with what a checkpoint holds: the EMA where there is one. `for_use`: the learner is
+    on the device also where it is built in host memory (machine.offload_optimizer)."""
     torch.manual_seed(seed)
     parts = method.build(device, torch.float32)
     load_weights(parts.learner, checkpoint, "ema" if checkpoint.has("ema") else "weights")
     parts.learner.eval()
+    if for_use:
+        parts.learner.to(device)
     return parts
 
 
@@ -59,9 +64,11 @@ def previewed(
     """Write the previews; paths and event. Where memory runs out there are none, and the event says why."""
     try:
         made = parts()
-        paths = method.preview(made, prompts_for(config, index), folder)
-        if config.machine.cache_latents:
-            made.frozen.release()
+        try:
+            paths = method.preview(made, prompts_for(config, index), folder)
+        finally:
+            if config.machine.cache_latents:
+                made.frozen.release()
         return paths, {"event": "preview", "folder": str(folder)}
     except Exception as error:
         if not is_out_of_memory(error):

@@ -79,6 +79,13 @@ def test_bytes_add_up_by_hand() -> None:
     assert not on_cpu.gpu and on_cpu.host_bytes > 20 * 1_000_000
 
 
+def test_what_an_engine_would_not_do_is_not_planned(large: None) -> None:
+    settings = ["machine.engine=deepspeed", "machine.zero_stage=0", "machine.offload_optimizer=true"]
+    assert not Layout.of(compose("train", settings).machine, "bf16", 1, 1, 1).offload_optimizer
+    several = choose(on("80GB", count=2), "machine.offload_optimizer=true")
+    assert not several.asked.fits and "one process" in several.asked.lacks
+
+
 def test_larger_pieces_grow_in_proportion() -> None:
     def trace(count: int, *_: object) -> Step:
         return Step(count, 10, 0, 100 + 7 * count, 5 * count)

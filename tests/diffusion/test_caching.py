@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from birdsd import cli
 from birdsd.diffusion import models
 from birdsd.diffusion.methods import caching, make_method
+from birdsd.diffusion.methods.denoising import DenoisingMethod
 from birdsd.errors import UserError
 from birdsd.schema import CacheConfig
+from birdsd.shards.bytes import ShardBytes
 from birdsd.shards.cache import FOLDER
 from birdsd.shards.index import ShardIndex
+from birdsd.shards.writer import ShardWriter
 from birdsd.training.records import Ledger, read_metrics
 from tests.diffusion.conftest import make_shards
 from tests.diffusion.test_taught_runs import configured, exported, trained
-from tests.training.toy import losses
+from tests.training.toy import fork_ranks, losses
 
 LOADERS = ("load_vae", "load_text_encoder")
 # Text encoders that stay as they are, and one through which gradients flow.
@@ -120,10 +125,10 @@ def test_parts_make_what_one_task_makes(shards: Path, pipeline_folder: Path, tmp
     assert not parts[0].frozen.loaded  # it was read
 
 
-def _sample(index: ShardIndex):
+def _sample(index: ShardIndex, number: int = 3):
     from birdsd.shards.reader import ShardReader
 
-    return ShardReader(index, "train").read(3)
+    return ShardReader(index, "train").read(number)
 
 
 def test_killed_in_the_middle_the_next_call_makes_the_rest(
@@ -232,3 +237,134 @@ def test_from_the_command_line(
     assert "need neither autoencoder nor text encoder" in said
     assert cli.main(["run", "cache", *asked, "method=autoencoder"]) == 2
     assert "has nothing to cache" in capsys.readouterr().err
+
+
+# -- what goes wrong ------------------------------------------------------------------------------------
+
+
+def pictures_at(shards: Path, number: int) -> int:
+    """Where the picture of a training sample begins in its tar."""
+    index = ShardIndex.open(shards)
+    return int(index.table(index.shards("train")[0]).parts["npy"].offset[number])
+
+
+def test_a_picture_that_was_unreadable_for_a_while_is_named_and_ends_nothing(
+    shards: Path, pipeline_folder: Path, tmp_path: Path
+) -> None:
+    tar, offset = shards / "train-000000.tar", pictures_at(shards, 4)
+    whole, time_ns = tar.read_bytes(), tar.stat().st_mtime_ns
+
+    def write(data: bytes) -> None:
+        tar.write_bytes(data)
+        os.utime(tar, ns=(time_ns, time_ns))  # the same shard, by all that its index says
+
+    write(whole[:offset] + b"no array" + whole[offset + 8 :])
+    cached("lora", shards, pipeline_folder, tmp_path)
+    write(whole)
+    trained("lora", shards, pipeline_folder, tmp_path / "run")
+    assert set(Ledger(tmp_path / "run").bad_samples()) == {4}
+
+
+def test_a_file_system_that_fails_is_not_cached_as_a_bad_picture(
+    shards: Path, pipeline_folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    read = ShardBytes.read
+
+    def fails(self, first: int, last: int):
+        if first > 10_000:
+            raise OSError(5, "Input/output error")
+        return read(self, first, last)
+
+    monkeypatch.setattr(ShardBytes, "read", fails)
+    with pytest.raises(UserError, match="kept for good"):
+        cached("lora", shards, pipeline_folder, tmp_path)
+    monkeypatch.setattr(ShardBytes, "read", read)
+    assert cached("lora", shards, pipeline_folder, tmp_path)["latents_made"] == 16
+
+
+def test_samples_without_captions_are_samples(shards: Path, pipeline_folder: Path, tmp_path: Path) -> None:
+    images = [_sample(ShardIndex.open(shards), number).image for number in range(12)]
+    with ShardWriter(shards / "train-000000.tar") as writer:
+        for number, image in enumerate(images):
+            facts = {"json": {"captions": ["a bird"], "species": []}} if number else {}
+            writer.write(f"{number:04d}", {"npy": image, **facts})
+    trained("lora", shards, pipeline_folder, tmp_path / "run")
+    assert not Ledger(tmp_path / "run").bad_samples()
+
+
+def test_a_picture_that_was_replaced_is_encoded_again(
+    shards: Path, pipeline_folder: Path, tmp_path: Path
+) -> None:
+    trained("db-lora", shards, pipeline_folder, tmp_path / "run")
+    method = make_method(configured("db-lora", pipeline_folder), ShardIndex.open(shards))
+    parts = method.build(torch.device("cpu"), torch.float32)
+    before = method._moments_kept(parts, 0)
+    assert not parts.frozen.loaded
+    Image.new("RGB", (64, 32), (200, 10, 10)).save(method.pictures.path(0))
+    after = method._moments_kept(parts, 0)
+    assert parts.frozen.loaded and (before - after).abs().max() > 0.1
+
+
+def test_shards_of_others_are_told_apart_by_time_where_nobody_summed_them(
+    shards: Path, pipeline_folder: Path, tmp_path: Path
+) -> None:
+    offset = pictures_at(shards, 4)
+
+    def forgotten() -> None:  # a foreign set: only headers are looked at
+        for path in shards.glob("*.index.json"):
+            path.unlink()
+
+    forgotten()
+    cached("lora", shards, pipeline_folder, tmp_path)
+    assert cached("lora", shards, pipeline_folder, tmp_path)["latents_made"] == 0
+    with open(shards / "train-000000.tar", "r+b") as stream:
+        stream.seek(offset + 200)
+        stream.write(bytes(500))
+    os.utime(shards / "train-000000.tar", ns=(1, 1))
+    forgotten()
+    assert cached("lora", shards, pipeline_folder, tmp_path)["latents_made"] == 12
+
+
+def test_ranks_find_what_the_others_made_and_load_nothing(
+    shards: Path, pipeline_folder: Path, tmp_path: Path
+) -> None:
+    def work(rank: int) -> None:
+        build = DenoisingMethod.build
+
+        def built(self, *arguments):
+            for name in LOADERS:
+                setattr(models, name, lambda source, name=name: pytest.fail(f"{name} in the steps"))
+            return build(self, *arguments)
+
+        DenoisingMethod.build = built
+        trained("lora-attention", shards, pipeline_folder, tmp_path / "run")
+
+    log = tmp_path / "log.txt"
+    assert fork_ranks(2, work, log) == [0, 0], log.read_text()[-3000:]
+
+
+def test_ranks_that_do_not_see_each_others_cache_say_so(
+    shards: Path, pipeline_folder: Path, tmp_path: Path
+) -> None:
+    def work(rank: int) -> None:
+        place = str(tmp_path / f"node{rank}")
+        trained("lora-attention", shards, pipeline_folder, tmp_path / "run", cache_folder=place)
+
+    assert fork_ranks(2, work, tmp_path / "log.txt") == [1, 1]
+    assert "a place that all nodes share" in (tmp_path / "log.txt").read_text()
+
+
+def test_what_is_missing_is_shared_evenly(shards: Path, pipeline_folder: Path) -> None:
+    """Whatever was there before: a rank with nothing to do would wait for the others for hours."""
+    method = make_method(configured("lora", pipeline_folder), ShardIndex.open(shards))
+    asked: list[list[int]] = []
+
+    def share(numbers) -> list[int]:
+        asked.append(list(numbers))
+        return asked[-1]
+
+    cpu = torch.device("cpu")
+    method.fill(cpu, torch.float32, ["train"], share, lambda: None, list)
+    asked.clear()
+    method.fill(cpu, torch.float32, ["train", "validation"], share, lambda: None, list)
+    assert [1] in asked  # of two shards the second is missing

@@ -25,6 +25,7 @@ from birdsd.diffusion.methods import make_method
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.order import SampleOrder
 from birdsd.training.batches import make_order
+from birdsd.training.loop import train
 from birdsd.training.records import Ledger, read_metrics
 from birdsd.training.schedule import ema_decay_at
 from tests.diffusion.conftest import batch, make_shards, train_config
@@ -330,12 +331,24 @@ def test_every_machine_follows_the_same_trajectory(
         torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=2e-4)
 
 
+@pytest.mark.parametrize("way", ["full-learns", "clip", "autoencoder", "lora"])
+def test_offloaded_in_low_precision_it_is_previewed(way, shards, pipeline_folder, tmp_path):
+    """The learner is in 16 bit then, what is frozen in it too."""
+    config = configured(way, pipeline_folder, offload_optimizer=True, precision="bf16")
+    config.save.preview_every_samples, config.save.preview_prompts = 16, ["a robin"]
+    config.optim.total_samples = 16
+    index = ShardIndex.open(shards)
+    train(config, make_method(config, index), index, tmp_path / "run")
+    assert list((tmp_path / "run/previews").glob("*/*.*"))
+
+
 def test_class_pictures_survive_a_kill_and_are_made_once_by_all_ranks(pipeline_folder, tmp_path):
     shards = make_shards(tmp_path / "shards")
     trained("db-lora", shards, pipeline_folder, tmp_path / "alone")
     (folder,) = shards.glob("class-*")
     whole = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
-    assert sum(path.suffix == ".npy" for path in whole) == 4  # and their latents
+    kept = sorted((shards / "cache").glob("pictures-*/*.npy"))
+    assert len(kept) == 4  # their latents
     shutil.rmtree(folder)
     told = ("db-lora", shards, pipeline_folder, tmp_path / "run")
 
@@ -357,5 +370,6 @@ def test_class_pictures_survive_a_kill_and_are_made_once_by_all_ranks(pipeline_f
     first = {path: path.stat().st_mtime_ns for path in folder.glob("[0-9]*.png")}
     assert sorted(path.name for path in first) == ["00000.png", "00002.png"]  # each rank's own batch of two
     ranks(2, tmp_path / "log2.txt", *told)
+    assert sorted((shards / "cache").glob("pictures-*/*.npy")) == kept
     assert {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")} == whole
     assert {path: path.stat().st_mtime_ns for path in first} == first

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,19 @@ from tests.shards.makers import foreign_set, sample_members, tar_of
 
 def latents(count: int, value: float = 1.0) -> Iterator[np.ndarray]:
     return (np.full((8, 2, 3), value * n, np.float32) for n in range(count))
+
+
+def fork(work: Callable[[], None]) -> int:
+    """The exit status of a process of its own that does it."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @pytest.fixture
@@ -79,7 +93,7 @@ def test_a_failure_half_way_leaves_what_was_whole(index: ShardIndex) -> None:
     with pytest.raises(RuntimeError, match="power"):
         cache.write(second, fails(), {})
     assert cache.missing("train") == [second]
-    assert not [path for path in cache.folder.iterdir() if path.name.startswith(".")]
+    assert not [path for path in cache.folder.iterdir() if path.name.startswith(".writing")]
 
 
 def test_a_truncated_shard_is_made_again_and_a_damaged_one_is_named(index: ShardIndex) -> None:
@@ -127,6 +141,21 @@ def test_a_folder_that_cannot_be_written_says_what_to_do(index: ShardIndex) -> N
     cache = kept(index)
     with pytest.raises(UserError, match=r"machine\.cache_folder=FOLDER"):
         cache.write(cache.missing("train")[0], latents(5), {})
+
+
+def test_two_writers_leave_the_first_ones_shard(index: ShardIndex) -> None:
+    """On two GPUs the last bits differ: a tar of one beside the index of the other would read as damaged."""
+    cache, other = kept(index), kept(index)
+    shard = index.shards("train")[0]
+
+    def slower() -> Iterator[np.ndarray]:
+        yield from latents(5)
+        assert fork(lambda: other.write(shard, latents(5, 2.0), {})) == 0
+
+    cache.write(shard, slower(), {})
+    cache.write(index.shards("train")[1], latents(5), {})
+    stored = cache.open("train")
+    assert stored is not None and all((stored[n] == 2 * n).all() for n in range(5))
 
 
 # -- texts --------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from birdsd.diffusion.parts import Parts
 from birdsd.errors import UserError
 from birdsd.schema import OptimConfig
 from birdsd.training import checkpoint as checkpoints
@@ -21,6 +22,7 @@ from birdsd.training.checkpoint import Checkpointer
 from birdsd.training.engine import TorchEngine, compile_in_place
 from birdsd.training.offload_engine import LossScale, OffloadEngine
 from birdsd.training.precision import Precision
+from birdsd.training.showing import parts_of
 from birdsd.training.tensorfile import TensorBuffer, TensorFile, TensorStream
 from birdsd.training.world import World
 from tests.training.test_failed_saves import fill, small_disk  # noqa: F401 - a fixture
@@ -115,7 +117,7 @@ def test_the_device_holds_low_precision_and_no_gradients():
         step_of(engine, torch.rand(4, 12))
         learning = [p for p in learner.parameters() if p.requires_grad]
         assert {p.dtype for p in learning} == {torch.bfloat16} and all(p.grad is None for p in learning)
-        assert learner.norm.weight.dtype == torch.float32, "what is frozen stays as it came"
+        assert learner.norm.weight.dtype == torch.bfloat16, "what is frozen too"
         assert not torch.equal(learner.inner.weight, before)
         with engine.showing():
             shown = learner.inner.weight.detach().clone()
@@ -161,6 +163,24 @@ def test_the_scale_of_the_loss_goes_as_torchs_own() -> None:
         kept = ours.state_dict(), theirs.state_dict()
         assert kept[0] == kept[1], number
     assert torch.equal(*weights)
+
+
+def test_in_host_memory_a_learner_is_brought_to_the_device_for_use() -> None:
+    class Method:
+        def build(self, device, dtype):
+            return Parts(ToyLearner(), device=device)
+
+    class Saved:
+        def has(self, kind):
+            return False
+
+        def tensor(self, kind, name):
+            return dict(ToyLearner().named_parameters())[name].detach()
+
+    meta = torch.device("meta")
+    for for_use, kind in ((False, "cpu"), (True, "meta")):
+        parts = parts_of(Method(), Saved(), meta, 0, for_use)
+        assert {p.device.type for p in parts.learner.parameters()} == {kind}
 
 
 # -- moments in 8 bits ----------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ class ToyMethod:
     def provide(self, parts, share, alive):
         return []
 
-    def fill(self, device, dtype, splits, share, alive):
+    def fill(self, device, dtype, splits, share, alive, agree):
         pass
 
     def latents(self, split):

@@ -23,7 +23,7 @@ from birdsd.diffusion.methods.common import picture_of, to_range
 from birdsd.diffusion.parts import Parts
 from birdsd.diffusion.tokenizer import token_ids
 from birdsd.errors import UserError
-from birdsd.files import atomic_write, fingerprint, read_json, write_json
+from birdsd.files import atomic_write, fingerprint, read_json, sha256_file, write_json
 from birdsd.shards.cache import LatentShards, StoredLatents, TextShards, cache_folder, half, pieces
 from birdsd.shards.reader import ShardReader
 
@@ -37,6 +37,7 @@ _IN_MEMORY_BYTES = 512 * 2**20
 
 T = TypeVar("T")
 Sharer = Callable[[Sequence[int]], list[int]]
+Agreement = Callable[[list[int]], list[int]]
 
 
 def pictures_together(codec: Mapping[str, Any]) -> int:
@@ -132,115 +133,113 @@ class Caches:
         return torch.from_numpy(half(state.float().cpu().numpy(), "what the text encoder makes of a caption"))
 
     def forget(self) -> None:
-        """Empty the memory; the disk stays as it is."""
+        """Empty the memory; the disk stays as it is, and is looked at again."""
         self._texts.clear()
+        if self.use_disk and self.text_shards is not None:
+            self.text_shards.refresh()
 
     # -- filling ------------------------------------------------------------------------------------
 
-    def fill(self, parts: Parts, splits: Sequence[str], share: Sharer, alive: Callable[[], object]) -> Filled:
+    def fill(
+        self,
+        parts: Parts,
+        splits: Sequence[str],
+        share: Sharer,
+        alive: Callable[[], object],
+        agree: Agreement | None = None,
+    ) -> Filled:
         """Make this caller's share of what is missing of `splits`, and say what is there afterwards. Killed
         anywhere, the next call makes the rest.
+
+        `agree` gives all ranks what the first one says. Where tasks know nothing of each other, each has its
+        share of everything, and of that makes what is missing.
         """
-        filled = Filled()
-        self._fill_latents(parts, splits, share, alive, filled)
+        work = _Pass(parts, share, alive, agree, Filled())
+        self._fill_latents(work, splits)
         if "text_encoder" in parts.frozen and (shards := self.text_shards) is not None:
             left: set[bytes] = set()
             for split in splits:
-                left |= self._fill_texts(parts, split, shards, share, alive, filled)
-            filled.texts, filled.texts_missing = len(shards), len(left)
-        return filled
+                left |= self._fill_texts(work, split, shards)
+            work.filled.texts, work.filled.texts_missing = len(shards), len(left)
+        return work.filled
 
     def size_bytes(self) -> int:
         """Bytes on disk of the latents and texts of this autoencoder and text encoder."""
         folders = [self.latent_shards.folder, *([self.text_shards.folder] if self.text_shards else [])]
         return sum(path.stat().st_size for folder in folders for path in folder.rglob("*.tar"))
 
-    def _fill_latents(
-        self, parts: Parts, splits: Sequence[str], share: Sharer, alive: Callable[[], object], filled: Filled
-    ) -> None:
+    def _fill_latents(self, work: _Pass, splits: Sequence[str]) -> None:
         from tqdm import tqdm
 
-        shards = [(split, number) for split in splits for number in range(len(self.index.shards(split)))]
+        shards = [(s, number, shard) for s in splits for number, shard in enumerate(self.index.shards(s))]
         missing = {split: self.latent_shards.missing(split) for split in splits}
-        mine = [(split, number, self.index.shards(split)[number]) for split, number in _of(shards, share)]
-        mine = [(split, number, shard) for split, number, shard in mine if shard in missing[split]]
+        mine = work.mine(shards, lambda place: place[2] in missing[place[0]])
         total = sum(shard.count for _, _, shard in mine)
         about = {"autoencoder": self.method.vae_source, "codec": self.index.codec_fingerprint}
         with tqdm(total=total, desc="latents", unit="clip", disable=None if total else True) as bar:
             for split, number, shard in mine:
                 first = sum(self.index.shard_sizes(split)[:number])
-                made = self._encoded(parts, split, first, shard.count, alive)
+                made = self._encoded(work, split, first, shard.count)
                 self.latent_shards.write(shard, _told(made, bar), about)
-        filled.latents_made = total
+        work.filled.latents_made = total
         for split in splits:
             left = self.latent_shards.missing(split)
             gone = sum(shard.count for shard in left)
-            filled.latents_missing += gone
-            filled.latents += self.index.count(split) - gone
+            work.filled.latents_missing += gone
+            work.filled.latents += self.index.count(split) - gone
 
-    def _encoded(
-        self, parts: Parts, split: str, first: int, count: int, alive: Callable[[], object]
-    ) -> Iterator[np.ndarray]:
+    def _encoded(self, work: _Pass, split: str, first: int, count: int) -> Iterator[np.ndarray]:
         """The moments of `count` samples from `first` on, in batches that begin with the shard: the same
         whoever makes them. A sample that cannot be decoded gets zeros: reading it again says so.
         """
-        reader = ShardReader(self.index, split, want=("image",))
+        reader = ShardReader(self.index, split, want=("image",), io_errors=True)
         together = pictures_together(self.codec)
         for start in range(first, first + count, together):
             samples = reader.read_many(range(start, min(start + together, first + count)))
             pixels = torch.stack([torch.from_numpy(picture_of(s, self.codec)) for s in samples])
-            moments = self.encode_moments(parts, pixels.to(parts.device)).cpu().numpy()
+            moments = self.encode_moments(work.parts, pixels.to(work.parts.device)).cpu().numpy()
             moments[[sample.weight == 0 for sample in samples]] = 0
-            alive()
+            work.alive()
             yield from moments
 
-    def _fill_texts(
-        self,
-        parts: Parts,
-        split: str,
-        shards: TextShards,
-        share: Sharer,
-        alive: Callable[[], object],
-        filled: Filled,
-    ) -> set[bytes]:
+    def _fill_texts(self, work: _Pass, split: str, shards: TextShards) -> set[bytes]:
         """Returns the texts that are still missing, as the bytes of the numbers of their tokens."""
         from tqdm import tqdm
 
-        mark = self._mark(parts, split)
+        mark = self._mark(work.parts, split)
         shards.refresh()
-        if shards.is_complete(mark):
+        if work.first_says(shards.is_complete(mark)):
             return set()
-        needed = self._needed(parts, split, alive)
-        mine = [(text, ids) for text, ids in _of(needed, share) if ids not in shards]
+        needed = self._needed(work, split)
+        mine = work.mine(needed, lambda text: text[1] not in shards)
         about = {"text_encoder": self.method.config.model.source}
         with tqdm(total=len(mine), desc="text", unit="caption", disable=None if mine else True) as bar:
             for some in pieces(mine):
-                shards.write(some, _told(self._encoded_texts(parts, some, alive), bar), about)
+                shards.write(some, _told(self._encoded_texts(work, some), bar), about)
         shards.refresh()
-        filled.texts_made += len(mine)
+        work.filled.texts_made += len(mine)
         left = {ids.tobytes() for _, ids in needed if ids not in shards}
         if not left:
-            shards.set_complete(mark)
+            with suppress(UserError):  # a folder that is only there to be read
+                shards.set_complete(mark)
         return left
 
-    def _encoded_texts(
-        self, parts: Parts, texts: Sequence[tuple[str, np.ndarray]], alive: Callable[[], object]
-    ) -> Iterator[np.ndarray]:
+    def _encoded_texts(self, work: _Pass, texts: Sequence[tuple[str, np.ndarray]]) -> Iterator[np.ndarray]:
         for _, ids in texts:
-            alive()
-            yield self._encode_text(parts, torch.from_numpy(ids)).numpy()
+            work.alive()
+            yield self._encode_text(work.parts, torch.from_numpy(ids)).numpy()
 
-    def _needed(self, parts: Parts, split: str, alive: Callable[[], object]) -> list[tuple[str, np.ndarray]]:
+    def _needed(self, work: _Pass, split: str) -> list[tuple[str, np.ndarray]]:
         """Every text that training may ask for, sorted: all wordings of all captions, the empty one, and what
         the method adds; each with the numbers of its tokens."""
         texts = {"", *self.method.further_texts()}
-        reader = ShardReader(self.index, split, want=("metadata",))
+        reader = ShardReader(self.index, split, want=("metadata",), io_errors=True)
         for number in range(len(reader)):
             if number % 256 == 0:
-                alive()
+                work.alive()
             texts.update(str(text) for text in reader.read(number).metadata["captions"])
-        worded = sorted({self.method.wording(parts, text) for text in texts})
-        return [(text, token_ids(parts.tokenizer, [text])[0].numpy()) for text in worded]
+        worded = sorted({self.method.wording(work.parts, text) for text in texts})
+        return [(text, token_ids(work.parts.tokenizer, [text])[0].numpy()) for text in worded]
 
     def _mark(self, parts: Parts, split: str) -> str:
         """Changes with everything that decides which texts there are, and how they are cut into tokens."""
@@ -268,26 +267,45 @@ class Caches:
         return found
 
     def picture_moments(self, parts: Parts, path: Path, read: Callable[[], np.ndarray]) -> Tensor:
-        """float16 [2 C, h, w] of one picture, encoded by itself, kept at `path` beside it; `read` gives the
-        picture, uint8 [C, H, W]."""
-        place = path.parent / f"latents-{self.vae_key}" / f"{path.stem}.npy"
-        if self.use_disk:
-            try:
-                stored = np.load(place, allow_pickle=False)
-                if stored.dtype == np.float16:
-                    return torch.from_numpy(stored)
-            except (OSError, ValueError, EOFError):
-                pass
-        made = self.encode_moments(parts, torch.from_numpy(read())[None].to(parts.device))[0].cpu()
-        if self.use_disk:
-            with atomic_write(place) as stream:
-                np.save(stream, made.numpy(), allow_pickle=False)
+        """float16 [2 C, h, w] of one picture, encoded by itself and kept by the bytes of its file; `read`
+        gives the picture, uint8 [C, H, W]."""
+        if not self.use_disk or not path.is_file():
+            return self._picture_moments(parts, read)
+        place = self.folder / f"pictures-{self.vae_key}" / f"{sha256_file(path)[:16]}.npy"
+        channels, *size = self.method.latent_shape
+        with suppress(OSError, ValueError, EOFError):
+            stored = np.load(place, allow_pickle=False)
+            if stored.dtype == np.float16 and stored.shape == (2 * channels, *size):
+                return torch.from_numpy(stored)
+        made = self._picture_moments(parts, read)
+        with suppress(UserError), atomic_write(place) as stream:  # perhaps a folder to read from only
+            np.save(stream, made.numpy(), allow_pickle=False)
         return made
 
+    def _picture_moments(self, parts: Parts, read: Callable[[], np.ndarray]) -> Tensor:
+        return self.encode_moments(parts, torch.from_numpy(read())[None].to(parts.device))[0].cpu()
 
-def _of(items: Sequence[T], share: Sharer) -> list[T]:
-    """This caller's share."""
-    return [items[number] for number in share(range(len(items)))]
+
+@dataclass
+class _Pass:
+    """One caller's pass over a set."""
+
+    parts: Parts
+    share: Sharer
+    alive: Callable[[], object]
+    agree: Agreement | None
+    filled: Filled
+
+    def mine(self, items: Sequence[T], is_missing: Callable[[T], bool]) -> list[T]:
+        """This caller's share of the items that are missing."""
+        missing = {number for number, item in enumerate(items) if is_missing(item)}
+        if self.agree is None:
+            return [items[number] for number in self.share(range(len(items))) if number in missing]
+        return [items[number] for number in self.share(self.agree(sorted(missing)))]
+
+    def first_says(self, value: bool) -> bool:
+        """What holds for the first rank, on all of them."""
+        return bool(self.agree([int(value)])[0]) if self.agree else value
 
 
 def _told(arrays: Iterator[np.ndarray], bar: Any) -> Iterator[np.ndarray]:

@@ -271,13 +271,14 @@ class DenoisingMethod:
         splits: Sequence[str],
         share: Callable[[Sequence[int]], list[int]],
         alive: Callable[[], None],
+        agree: Callable[[list[int]], list[int]] | None = None,
     ) -> Filled:
         """Keep on disk what the frozen networks make of these splits: latents, the states of captions where
         the text encoder stays as it is, and what `gather` makes; this rank's share of what is missing."""
         networks = self.networks()
         parts = self._beside(networks, device, dtype)
         notes = self.gather(parts, share, alive)
-        filled = self.caches.fill(parts, splits, share, alive)
+        filled = self.caches.fill(parts, splits, share, alive, agree)
         return replace(filled, notes=notes, text_learns=self.text_learns(networks))
 
     def latents(self, split: str) -> StoredLatents | None:
