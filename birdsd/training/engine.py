@@ -409,6 +409,8 @@ class TorchEngine:
 
     def close(self) -> None:
         """Forget what accelerate keeps for the whole process, so that another engine may follow."""
+        if self.summing:
+            self.summing.close()
         forget_accelerate()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -99,9 +100,11 @@ class GradientSum:
         self._missing: list[int] = []
         self._next = -1
         self._works: list[dist.Work] = []
+        self._handles: list[Any] = []
         for chunk in range(len(flat.chunks)):
             for _, parameter in flat.members(chunk):
-                parameter.register_post_accumulate_grad_hook(self._hook(chunk))
+                hook = self._hook(chunk)
+                self._handles.append(parameter.register_post_accumulate_grad_hook(hook))
 
     def begin(self) -> None:
         """Before the backward of the last micro-batch: from here on a complete chunk is sent."""
@@ -122,6 +125,11 @@ class GradientSum:
         for work in self._works:
             work.wait()
         self._works.clear()
+
+    def close(self) -> None:
+        """Let the parameters go of this: they would keep it, and all that it holds, for ever."""
+        for handle in self._handles:
+            handle.remove()
 
     def _hook(self, chunk: int) -> Callable[[Tensor], None]:
         def reached(_: Tensor) -> None:

@@ -95,6 +95,7 @@ class OffloadEngine(TorchEngine):
                 "set machine.engine=deepspeed and machine.zero_stage=2",
             )
         self._masters: dict[str, nn.Parameter] = {}
+        self._handles: list[Any] = []
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="birdsd-gradients")
         self._pending: deque[Future[Any]] = deque()
         super().__init__(learner, optim, precision, device, world, optimizer_bits)
@@ -109,7 +110,8 @@ class OffloadEngine(TorchEngine):
         for name, parameter in learning:
             self._masters[name] = nn.Parameter(parameter.detach().to("cpu", torch.float32, copy=True))
             parameter.data = parameter.data.to(self.device, self.precision.dtype)
-            parameter.register_post_accumulate_grad_hook(self._hook(self._masters[name]))
+            hook = self._hook(self._masters[name])
+            self._handles.append(parameter.register_post_accumulate_grad_hook(hook))
         for parameter in learner.parameters():
             if not parameter.requires_grad and parameter.is_floating_point():
                 parameter.data = parameter.data.to(self.device, self.precision.dtype)
@@ -164,6 +166,8 @@ class OffloadEngine(TorchEngine):
         self._refresh()
 
     def close(self) -> None:
-        """End the thread too."""
+        """End the thread too, and let the parameters go of this engine: they would keep it for ever."""
         self._beside.shutdown()
+        for handle in self._handles:
+            handle.remove()
         super().close()

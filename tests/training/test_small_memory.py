@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import signal
+import weakref
 from contextlib import closing
 from shutil import which
 
@@ -16,10 +17,12 @@ from torch import nn
 from birdsd.diffusion.parts import Parts
 from birdsd.errors import UserError
 from birdsd.schema import OptimConfig
+from birdsd.shards.index import ShardIndex
 from birdsd.training import checkpoint as checkpoints
+from birdsd.training import loop
 from birdsd.training.adam8 import MOMENTS, AdamW8bit
 from birdsd.training.checkpoint import Checkpointer
-from birdsd.training.engine import TorchEngine, compile_in_place
+from birdsd.training.engine import TorchEngine, compile_in_place, make_engine
 from birdsd.training.offload_engine import LossScale, OffloadEngine
 from birdsd.training.precision import Precision
 from birdsd.training.showing import parts_of
@@ -28,7 +31,7 @@ from birdsd.training.world import World
 from tests.training.test_failed_saves import fill, small_disk  # noqa: F401 - a fixture
 from tests.training.test_shortage import Narrow, NarrowBackward, shortages
 from tests.training.test_worlds import BFLOAT16, LONG, alike, legs, same, zero
-from tests.training.toy import OPTIM, OddMethod, ToyLearner, losses
+from tests.training.toy import OPTIM, OddMethod, ToyLearner, ToyMethod, losses, toy_config
 
 CPU = torch.device("cpu")
 KILLED = [-signal.SIGKILL]
@@ -163,6 +166,26 @@ def test_the_scale_of_the_loss_goes_as_torchs_own() -> None:
         kept = ours.state_dict(), theirs.state_dict()
         assert kept[0] == kept[1], number
     assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("changes", [{}, OFFLOAD, {**OFFLOAD, **STREAM}], ids=["torch", "offload", "stream"])
+def test_an_engine_is_gone_before_the_export(shards, tmp_path, monkeypatch, changes):
+    """What is exported is built anew: both at once would be too much for a small host."""
+    held = []
+
+    def made(*arguments):
+        engine = make_engine(*arguments)
+        held.extend(weakref.ref(thing) for thing in (engine, *engine.flat.chunks))
+        return engine
+
+    class Exporting(ToyMethod):
+        def export(self, parts, folder):
+            assert held and not any(thing() for thing in held)
+            return super().export(parts, folder)
+
+    monkeypatch.setattr(loop, "make_engine", made)
+    index, config = ShardIndex.open(shards), toy_config(**changes)
+    assert loop.train(config, Exporting(config, index), index, tmp_path).finished
 
 
 def test_in_host_memory_a_learner_is_brought_to_the_device_for_use() -> None:
