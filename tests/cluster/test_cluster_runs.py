@@ -15,6 +15,7 @@ from birdsd.cluster.cancel import cancel
 from birdsd.cluster.launch import active_jobs, resubmit
 from birdsd.cluster.store import RunStore
 from birdsd.shards.index import ShardIndex
+from tests.cluster.untrained import make_model
 from tests.faults.__main__ import Suite, verdict
 from tests.faults.drill import Drill, losses, slurm
 from tests.faults.scenarios import FAULTS, LOCAL, ONE_NODE, begin_and_reach
@@ -136,3 +137,26 @@ def test_a_job_array_shares_out_the_shards(testbed, tmp_path: Path) -> None:
     held = {a.began.part: a.ended for a in allocations(run.folder) if a.began}
     assert set(held) == {"0/3", "1/3", "2/3"}
     assert all(ended is not None and ended.reason == "finished" for ended in held.values())
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_a_job_array_shares_out_latents_and_texts(testbed, tmp_path: Path) -> None:
+    from tests.diffusion.conftest import make_shards
+
+    shards, model = make_shards(tmp_path / "shards"), make_model(tmp_path / "model")
+    words = ["cache", f"data.shards={shards}", "method=lora", "method.targets=[attention]", "method.rank=2"]
+    words += ["model.init=pretrained", f"model.source={model}", "machine.threads=1", "--json"]
+
+    def birdsd(*more: str) -> dict:
+        command = [sys.executable, "-m", "birdsd.cli", *more]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
+        return json.loads(done.stdout)
+
+    told = birdsd("submit", *words, "site=testbed", "site.gpus_per_node=0", "array=3", "--wait")
+    run = RunStore(tmp_path / "runs").find(Path(told["run"]).name)
+    held = {a.began.part: a.ended for a in allocations(run.folder) if a.began}
+    assert set(held) == {"0/3", "1/3", "2/3"}
+    assert all(ended is not None and ended.reason == "finished" for ended in held.values())
+    facts = birdsd("run", *words)
+    assert facts["nothing_to_do"] and facts["finished"] and facts["latents"] == 16 and facts["texts"] == 5
