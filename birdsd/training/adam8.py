@@ -55,19 +55,23 @@ class AdamW8bit(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One step with the gradients in each chunk's `.grad`."""
-        from torch.optim.adamw import adamw
-
         for group in self.param_groups:
             for chunk in group["params"]:
-                moments = [self.moment(chunk, kind) for kind in MOMENTS]
-                state = self.state[chunk]
-                adamw(
-                    [chunk], [chunk.grad], [moments[0]], [moments[1]], [], [state["step"]],
-                    fused=True, amsgrad=False, maximize=False, lr=group["lr"], eps=group["eps"],
-                    beta1=group["betas"][0], beta2=group["betas"][1], weight_decay=group["weight_decay"],
-                )  # fmt: skip
-                for kind, moment in zip(MOMENTS, moments, strict=True):
-                    self._put(chunk, kind, moment)
+                self._step_chunk(group, chunk)
+
+    def _step_chunk(self, group: dict[str, Any], chunk: nn.Parameter) -> None:
+        """By itself, so that its moments are gone before those of the next are unpacked."""
+        from torch.optim.adamw import adamw
+
+        moments = [self.moment(chunk, kind) for kind in MOMENTS]
+        assert chunk.grad is not None
+        adamw(
+            [chunk], [chunk.grad], [moments[0]], [moments[1]], [], [self.state[chunk]["step"]],
+            fused=True, amsgrad=False, maximize=False, lr=group["lr"], eps=group["eps"],
+            beta1=group["betas"][0], beta2=group["betas"][1], weight_decay=group["weight_decay"],
+        )  # fmt: skip
+        for kind, moment in zip(MOMENTS, moments, strict=True):
+            self._put(chunk, kind, moment)
 
     def moment(self, chunk: nn.Parameter, kind: str) -> Tensor:
         """A moment of a chunk in float32; a copy where it is packed."""

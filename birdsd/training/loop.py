@@ -264,10 +264,8 @@ class Trainer:
         )
 
     def _validation(self, parts: Parts) -> Validation | None:
-        if not self._validated:
-            return None
-        reader = open_reader(self.index, HELD_OUT, self.method, self._cached)
-        return Validation(self.method, parts, reader, self.world, self._validated)
+        reader = open_reader(self.index, HELD_OUT, self.method, self._cached) if self._validated else None
+        return Validation(self.method, parts, reader, self.world, self._validated) if reader else None
 
     def _announce(self, checkpoint: Checkpoint | None, notes: list[str]) -> None:
         assert self.engine is not None
@@ -453,8 +451,7 @@ class Trainer:
                 checkpoint = self.checkpointer.newest()
                 at_hand = checkpoint is not None and checkpoint.position == self.position
                 if self.world.is_first and checkpoint is not None and at_hand:
-                    saved = checkpoint
-                    told = (self.method, saved, self.device, self.config.seed)
+                    told = (self.method, checkpoint, self.device, self.config.seed)
                     self._write_preview(lambda: parts_of(*told, for_use=True))
             self.world.from_first(None)
         self._flushed = time.perf_counter()

@@ -135,8 +135,9 @@ class Caches:
     def forget(self) -> None:
         """Empty the memory; the disk stays as it is, and is looked at again."""
         self._texts.clear()
-        if self.use_disk and self.text_shards is not None:
-            self.text_shards.refresh()
+        looked_at = vars(self).get("text_shards")  # as `cached_property` keeps it
+        if looked_at is not None:
+            looked_at.refresh()
 
     # -- filling ------------------------------------------------------------------------------------
 
