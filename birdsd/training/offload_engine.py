@@ -160,10 +160,12 @@ class OffloadEngine(TorchEngine):
     @contextmanager
     def showing(self) -> Iterator[bool]:
         """See `Engine.showing`."""
-        with super().showing() as whole, self._autocast():  # the learner is in low precision
+        try:
+            with super().showing() as whole, self._autocast():  # the learner is in low precision
+                self._refresh()
+                yield whole
+        finally:
             self._refresh()
-            yield whole
-        self._refresh()
 
     def close(self) -> None:
         """End the thread too, and let the parameters go of this engine: they would keep it for ever."""
