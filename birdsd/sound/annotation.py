@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from birdsd.errors import UserError
 
-# Names that say "there is no bird here" (BirdNET's convention for folders, kept for every format).
-NO_BIRD = frozenset({"noise", "other", "background", "silence", "no bird", "nobird", "no event"})
-_LONGEST_NAME = 120
+# Why a label is in no clip: the reasons that `prepare` adds up at its end (see `Account`).
+MALFORMED = "malformed row"
+NO_NAME = "no name"
+UNKNOWN_BIRD = "bird not identified"
+NO_BIRD_BOX = "no bird"
+MISSING_FILE = "its file is not in the set"
+UNREADABLE = "in a file that cannot be read"
+NO_LABEL = "without a label"
+UNCLEAR_TIMES = "times with two readings"
+OUTSIDE = "outside the recording"
+OUT_OF_BAND = "outside the codec's band"
+REPEATED = "listed twice"
+SUPERSEDED = "replaced by a more precise source"
+NOT_CHOSEN = "species not asked for"
+SILENT = "silent"
+LIMIT = "beyond data.max_clips_per_recording"
+NOT_SHOWN = "too little of it in any clip"
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,8 @@ class Recording:
     environment: str = ""
     sound_type: str = ""
     weak: bool = True  # the labels hold for the whole file: no box says when
+    unknown: tuple[Label, ...] = ()  # where birds are that nobody identified: no clip may call that "no bird"
+    no_bird_rows: int = 0  # labels that say of the whole file that there is no bird
     duration_s: float = 0.0
     rate_hz: int = 0
     channels: int = 0
@@ -50,22 +65,51 @@ class Recording:
         """The names that occur, sorted, each once."""
         return species_of(self.labels)
 
+    @property
+    def rows(self) -> int:
+        """How many labels it stands for in the account."""
+        return len(self.labels) or self.no_bird_rows
+
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that could not be used, and why; the rest goes on."""
+    """Something that could not be used, or that a person should know, and why; the rest goes on.
+
+    `labels` of them were left out for it, under the short reason `code`.
+    """
 
     path: Path
     reason: str
+    code: str = ""
+    labels: int = 0
+
+
+@dataclass
+class Account:
+    """What became of every label: read = used + left out by reason."""
+
+    read: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
 class LabelledSet:
-    """The recordings to learn from, those without any label, and everything that was left out."""
+    """The recordings to learn from, those without any label, and everything that was left out.
+
+    `files` is how many sound files were found, readable or not.
+    """
 
     recordings: list[Recording] = field(default_factory=list)
     unlabelled: list[Recording] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    account: Account = field(default_factory=Account)
+    files: int = 0
+    files_left_out: Counter[str] = field(default_factory=Counter)
+
+    def leave_out(self, path: Path, reason: str, code: str, labels: int) -> None:
+        """Note that `labels` labels go, in the list for people and in the account."""
+        self.problems.append(Problem(path, reason, code, labels))
+        self.account.left_out[code] += labels
 
     @property
     def species(self) -> tuple[str, ...]:
@@ -86,41 +130,31 @@ def clip_labels(
     A box counts when at least `min_overlap_s` of it, or all of a shorter box, lies in the clip. Times
     become relative to the clip and are cut at its ends; labels for the whole file pass through.
     """
+    return tuple(label for _, label in shown_labels(recording, start_s, duration_s, min_overlap_s))
+
+
+def shown_labels(
+    recording: Recording, start_s: float, duration_s: float, min_overlap_s: float = 0.25
+) -> list[tuple[int, Label]]:
+    """`clip_labels` with the place of each label in `recording.labels`."""
     found = []
-    for label in recording.labels:
+    for index, label in enumerate(recording.labels):
         if label.start_s is None or label.end_s is None:
-            found.append(label)
-            continue
-        start, end = max(label.start_s - start_s, 0.0), min(label.end_s - start_s, duration_s)
-        needed = min(min_overlap_s, label.end_s - label.start_s)
-        # A nanosecond of slack: boxes are decimal numbers, clips multiples of a hop.
-        if end - start >= needed - 1e-9 and end >= 0.0 and start <= duration_s:
-            found.append(replace(label, start_s=start, end_s=max(start, end)))
-    return tuple(found)
+            found.append((index, label))
+        elif overlaps(label, start_s, duration_s, min_overlap_s):
+            start, end = max(label.start_s - start_s, 0.0), min(label.end_s - start_s, duration_s)
+            found.append((index, replace(label, start_s=start, end_s=max(start, end))))
+    return found
 
 
-def clean_name(text: str) -> str:
-    """A label as it is kept: one line, no control characters, composed Unicode, at most 120 characters."""
-    text = "".join(
-        c if unicodedata.category(c)[0] != "C" else " " for c in unicodedata.normalize("NFC", text)
-    )
-    return " ".join(text.split())[:_LONGEST_NAME]
-
-
-def tidy_folder_name(name: str) -> str:
-    """A folder's name as a species: 'black_phoebe' -> 'Black Phoebe', 'Sayornis nigricans_Black Phoebe'
-    (BirdNET's label) -> 'Black Phoebe'. Names with capitals keep them."""
-    if match := re.fullmatch(r"[A-Z][a-z-]+ [a-z -]+_(.+)", name):
-        name = match[1]
-    name = clean_name(name.replace("_", " "))
-    if name == name.lower():
-        name = " ".join(word[:1].upper() + word[1:] for word in name.split())
-    return name
-
-
-def is_no_bird(name: str) -> bool:
-    """Whether a label or folder name means that there is no bird."""
-    return clean_name(name.replace("_", " ").replace("-", " ")).casefold() in NO_BIRD
+def overlaps(label: Label, start_s: float, duration_s: float, min_overlap_s: float) -> bool:
+    """Whether at least `min_overlap_s` of a box, or all of a shorter one, lies in a clip."""
+    if label.start_s is None or label.end_s is None:
+        return True
+    start, end = max(label.start_s - start_s, 0.0), min(label.end_s - start_s, duration_s)
+    needed = min(min_overlap_s, label.end_s - label.start_s)
+    # A nanosecond of slack: boxes are decimal numbers, clips multiples of a hop.
+    return end - start >= needed - 1e-9 and end >= 0.0 and start <= duration_s
 
 
 def read_text(path: Path) -> str:
@@ -135,12 +169,3 @@ def read_text(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         return data.decode("cp1252", errors="replace")
-
-
-def parse_number(text: str) -> float | None:
-    """A finite decimal number, with a point or a comma; None for an empty cell or anything else."""
-    try:
-        value = float(text.strip().replace(",", "."))
-    except ValueError:
-        return None
-    return value if abs(value) < float("inf") else None

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from birdsd.errors import UserError
 from birdsd.files import write_text
-from birdsd.sound.annotation import Label, clean_name, is_no_bird, parse_number, read_text
+from birdsd.sound.annotation import MALFORMED, Label, Problem, read_text
+from birdsd.sound.names import clean_name, read_names
+from birdsd.sound.numbers import column_rule, comma_rule, parse_number
+from birdsd.sound.rows import LabelFile, Row
 
 _TIMES = re.compile(r"\s*-?\d+(?:[.,]\d+)?\t-?\d+(?:[.,]\d+)?(?:\t|\s*$)")
 
@@ -21,28 +23,41 @@ def is_audacity(text: str) -> bool:
 
 
 def read_audacity(path: Path) -> list[Label]:
-    """The labels of a track, with frequencies where they are given (Audacity writes -1 for 'no limit')."""
-    found: list[Label] = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        cells = line.split("\t")
-        first, second = (parse_number(cells[at]) if at < len(cells) else None for at in (0, 1))
-        if cells[0].strip() == "\\" and found and len(cells) >= 3:
-            low, high = parse_number(cells[1]), parse_number(cells[2])
-            found[-1] = replace(
-                found[-1],
+    """The species' labels of a track, with frequencies where given (Audacity writes -1 for 'no limit').
+
+    A label without a name has none here either. `UserError` for a line that is no label.
+    """
+    return [label for row in read_track(path).strictly() for label in row.labels()]
+
+
+def read_track(path: Path) -> LabelFile:
+    """The rows of a label track; lines that are no labels are problems."""
+    lines = [(n, line.split("\t")) for n, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
+    numbers = [cell for _, cells in lines for cell in cells[:3] if parse_number(cell, "decimal") is not None]
+    rule = column_rule(numbers, comma_rule(numbers))
+    found = LabelFile(path)
+    for number, cells in lines:
+        first, second = (parse_number(cells[at], rule) if at < len(cells) else None for at in (0, 1))
+        if cells[0].strip() == "\\" and found.rows and len(cells) >= 3:
+            low, high = parse_number(cells[1], rule), parse_number(cells[2], rule)
+            found.rows[-1] = replace(
+                found.rows[-1],
                 low_hz=low if low is not None and low >= 0 else None,
                 high_hz=high if high is not None and high >= 0 else None,
             )
         elif first is not None and second is not None:
-            found.append(Label(clean_name(cells[2] if len(cells) > 2 else ""), first, second))
+            names = read_names(cells[2] if len(cells) > 2 else "")
+            found.rows.append(Row(number, names, start_s=first, end_s=second))
+            found.synonyms += names.scientific
+            found.problems += [Problem(path, f"line {number}: {remark}") for remark in names.remarks]
         else:
-            raise UserError(
-                f"{path}, line {number} is not an Audacity label: {line[:60]!r}",
-                "each line is start<TAB>end<TAB>label, or \\<TAB>low<TAB>high after it",
+            line = "\t".join(cells)
+            reason = (
+                f"line {number} is not an Audacity label: {line[:60]!r}; each line is "
+                "start<TAB>end<TAB>label, or \\<TAB>low<TAB>high after it"
             )
-    return [label for label in found if not is_no_bird(label.label)]
+            found.problems.append(Problem(path, reason, MALFORMED, 1))
+    return found
 
 
 def write_audacity(path: Path, labels: Sequence[Label], *, duration_s: float = 0.0) -> None:

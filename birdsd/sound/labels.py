@@ -1,25 +1,45 @@
 """From a folder of recordings, and whatever labels lie in or beside it, to one labelled set.
 
 What is known about a file comes in layers: a label table or metadata (given, or found in the folder or
-its parent), an annotation beside the file (Raven, Audacity), and the name of its folder. Boxes beat labels
-for the whole file; otherwise the first layer that says something counts. Licence, recordist and recording
-id come from the first layer that has them. Nothing is dropped in silence: see `LabelledSet.problems`.
+its parent), an annotation beside the file (Raven, Audacity, CSV), and the name of its folder. Boxes beat
+labels for the whole file; otherwise the first layer that says something counts. Licence, recordist and
+recording id come from the first layer that has them. Nothing is dropped in silence: every label that is read
+is in the set or in its `account`, and what a person should know is in `LabelledSet.problems`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from birdsd.errors import UserError
-from birdsd.sound.annotation import Label, LabelledSet, Problem, Recording, clip_labels, species_of
+from birdsd.sound.annotation import (
+    NO_BIRD_BOX,
+    NO_LABEL,
+    NO_NAME,
+    OUT_OF_BAND,
+    OUTSIDE,
+    REPEATED,
+    SUPERSEDED,
+    UNKNOWN_BIRD,
+    UNREADABLE,
+    Label,
+    LabelledSet,
+    Problem,
+    Recording,
+    clip_labels,
+    species_of,
+)
 from birdsd.sound.audacity import read_audacity, write_audacity
 from birdsd.sound.layers import (
     FOUND_NAMES,
+    Facts,
     Finder,
     Layer,
+    Sources,
     annotation_layer,
     beside,
     folder_layer,
@@ -27,7 +47,9 @@ from birdsd.sound.layers import (
 )
 from birdsd.sound.raven import read_raven, read_raven_files, write_raven
 from birdsd.sound.recordings import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, AudioInfo, RecordingError, probe, walk
+from birdsd.sound.rows import Row
 from birdsd.sound.tables import TABLE_SUFFIXES
+from birdsd.sound.vocabulary import Vocabulary
 from birdsd.sound.xenocanto import read_xenocanto, xenocanto_id
 
 __all__ = [
@@ -47,6 +69,10 @@ __all__ = [
 ]
 
 ENVIRONMENT_FOLDER = "environment"  # at the top of a recordings folder: sounds to mix in, not recordings
+# What lies beside sound, is neither sound nor labels, and is no surprise (the last: the synthetic aviary's).
+_COMPANIONS = frozenset(
+    {"README", "LICENSE", "LICENCE", "LICENSES", "ATTRIBUTION", "CITATION", "CHANGELOG", "THUMBS", "AVIARY"}
+)
 _SLACK_S = 0.05  # labels may end this much after the file (rounding by the tool that wrote them)
 
 
@@ -68,18 +94,28 @@ def load_recordings(
     if labels is None and source.suffix.lower() in TABLE_SUFFIXES and source.is_file():
         source, labels = source.parent, source
     result = LabelledSet()
-    files = _files(source, result.problems)
+    listing = _files(source, result)
     root = source if source.is_dir() else source.parent
-    finder = Finder(files, root)
-    layers, folder_names_count = _top_layers(finder, labels, columns, result.problems)
-    layers.append(annotation_layer(beside(files), result.problems))
-    if folder_names_count:
-        layers.append(folder_layer(files, root))
-    infos = _probe_all(files, result.problems)
-    default_ids = _default_ids([info.path for info in infos], root)
-    for info in infos:
-        recording, labelled = _assemble(info, layers, default_ids[info.path], result.problems)
-        (result.recordings if labelled else result.unlabelled).append(recording)
+    infos = _probe_all(listing.sounds, result)
+    sources = Sources(Finder(listing.sounds, root), infos, result.problems)
+    layers, folder_names_count = _top_layers(sources, labels, columns)
+    layers.append(annotation_layer(beside(listing.sounds), sources))
+    folders = folder_layer(listing.sounds, root, sources) if folder_names_count else {}
+    result.account.read += sum(problem.labels for problem in result.problems)
+    for problem in result.problems:
+        if problem.labels:
+            result.account.left_out[problem.code] += problem.labels
+    default_ids = _default_ids(list(infos), root)
+    for path in listing.sounds:
+        known = [layer[path] for layer in (*layers, folders) if path in layer]
+        if path in infos:
+            _assemble(infos[path], known, folders.get(path), default_ids[path], result)
+        else:
+            count = sum(row.count for facts in known for row in facts.rows if row.about_birds)
+            result.account.read += count
+            result.account.left_out[UNREADABLE] += count
+    _one_name_each(result, sources, root)
+    listing.report_unread(result, sources.used)
     advice = "it has no label: put it into a folder named after its species, or list it in a label table"
     result.problems.extend(Problem(recording.path, advice) for recording in result.unlabelled)
     if not result.recordings and (require_labels or not result.unlabelled):
@@ -97,43 +133,76 @@ def _nothing_left(source: Path, problems: list[Problem]) -> UserError:
     )
 
 
-def _files(source: Path, problems: list[Problem]) -> list[Path]:
+@dataclass
+class _Listing:
+    """The files of a folder: sound to read, and how many of which kind are passed over."""
+
+    root: Path
+    sounds: list[Path] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)
+
+    def report_unread(self, result: LabelledSet, used: set[Path]) -> None:
+        """One line that counts what was neither read as sound nor as labels."""
+        unread = [path for path in self.others if path not in used and path.stem.upper() not in _COMPANIONS]
+        if not unread:
+            return
+        kinds = Counter(path.suffix.lower() or "(no suffix)" for path in unread)
+        shown = ", ".join(
+            f"{kind} {count}" for kind, count in sorted(kinds.items(), key=lambda k: (-k[1], k[0]))[:8]
+        )
+        many = "files were" if len(unread) > 1 else "file was"
+        result.problems.append(Problem(self.root, f"{len(unread)} {many} not read: {shown}"))
+
+
+def _files(source: Path, result: LabelledSet) -> _Listing:
     if not source.exists():
         raise UserError(f"recordings folder {source} does not exist", "", "name a folder of sound files")
-    files = []
+    listing = _Listing(source)
     for path in [source] if source.is_file() else walk(source):
         suffix = path.suffix.lower()
         inside = path.relative_to(source).parts if path != source else ()
         if len(inside) > 1 and inside[0].casefold() == ENVIRONMENT_FOLDER:
             continue
         if suffix in FOREIGN_SUFFIXES:
-            problems.append(Problem(path, f"libsndfile does not decode {suffix}: convert it to flac or wav"))
+            result.files += 1
+            result.files_left_out[UNREADABLE] += 1
+            result.problems.append(
+                Problem(path, f"libsndfile does not decode {suffix}: convert it to flac or wav")
+            )
         elif suffix in AUDIO_SUFFIXES or path == source:
+            result.files += 1
             try:
                 str(path).encode()
-                files.append(path)
+                listing.sounds.append(path)
             except UnicodeEncodeError:  # bytes that are no text cannot stand in metadata
-                problems.append(Problem(Path(ascii(str(path))), "its name is not valid UTF-8: rename it"))
-    if not files:
-        found = f" ({len(problems)} files are in formats that are not read)" if problems else ""
+                result.files_left_out[UNREADABLE] += 1
+                result.problems.append(
+                    Problem(Path(ascii(str(path))), "its name is not valid UTF-8: rename it")
+                )
+        else:
+            listing.others.append(path)
+    if not listing.sounds:
+        found = f" ({result.files} files are in formats that are not read)" if result.files else ""
         raise UserError(
             f"no recordings in {source}{found}",
             f"read are {', '.join(sorted(suffix[1:] for suffix in AUDIO_SUFFIXES))}",
             "name a folder that holds such files, in sub-folders named after their species",
         )
-    return sorted(files)
+    listing.sounds.sort()
+    return listing
 
 
 def _top_layers(
-    finder: Finder, labels: Path | None, columns: Mapping[str, str] | None, problems: list[Problem]
+    sources: Sources, labels: Path | None, columns: Mapping[str, str] | None
 ) -> tuple[list[Layer], bool]:
     """The layers that a user named or that lie about, and whether folder names count beside them."""
+    finder = sources.finder
     if labels is not None:
-        layer = named_layer(Path(labels), finder, columns, problems)
+        layer = named_layer(Path(labels), sources, columns)
         if not layer:
             raise UserError(
                 f"{labels} has labels for none of the {len(finder.files)} recordings in {finder.root}"
-                + "".join(f"; {problem.reason}" for problem in problems[:3]),
+                + "".join(f"; {problem.reason}" for problem in sources.problems[:3]),
                 f"paths in it count from its own folder or from {finder.root}",
             )
         return [layer], False
@@ -144,19 +213,25 @@ def _top_layers(
                 if not path.is_file():
                     continue
                 here = folder == finder.root
-                noted: list[Problem] = []
+                looked = Sources(finder, sources.infos, used=sources.used)
                 try:
-                    layer = named_layer(path, finder, columns, noted)
+                    layer = named_layer(path, looked, columns)
                 except UserError as error:
                     layer = {}
-                    noted.append(Problem(path, str(error)))
-                problems.extend(noted if here else [])  # a table beside may list much that is not ours
+                    looked.note(path, str(error))
+                sources.synonyms += looked.synonyms
+                # A table beside may list much that is not ours: of its problems only this one is.
+                sources.problems += looked.problems if here else []
+                if not layer:
+                    count = len(finder.files)
+                    reason = f"it lists none of the {count} recordings: its labels and licences are not used"
+                    sources.note(path, reason)
                 if layer:
-                    return [layer], not (here and any(facts.labelled for facts in layer.values()))
+                    return [layer], not (here and any(facts.said for facts in layer.values()))
     return [], True
 
 
-def _probe_all(files: list[Path], problems: list[Problem]) -> list[AudioInfo]:
+def _probe_all(files: list[Path], result: LabelledSet) -> dict[Path, AudioInfo]:
     def attempt(path: Path) -> AudioInfo | Problem:
         try:
             return probe(path)
@@ -166,8 +241,10 @@ def _probe_all(files: list[Path], problems: list[Problem]) -> list[AudioInfo]:
     # Threads, because on a parallel file system opening a file is mostly waiting.
     with ThreadPoolExecutor(max_workers=8) as pool:
         outcomes = list(pool.map(attempt, files))
-    problems.extend(outcome for outcome in outcomes if isinstance(outcome, Problem))
-    return [outcome for outcome in outcomes if isinstance(outcome, AudioInfo)]
+    failed = [outcome for outcome in outcomes if isinstance(outcome, Problem)]
+    result.problems += failed
+    result.files_left_out[UNREADABLE] += len(failed)
+    return {outcome.path: outcome for outcome in outcomes if isinstance(outcome, AudioInfo)}
 
 
 def _default_ids(files: list[Path], root: Path) -> dict[Path, str]:
@@ -184,16 +261,31 @@ def _default_ids(files: list[Path], root: Path) -> dict[Path, str]:
 
 
 def _assemble(
-    info: AudioInfo, layers: list[Layer], default_id: str, problems: list[Problem]
-) -> tuple[Recording, bool]:
-    known = [layer[info.path] for layer in layers if info.path in layer]
-    boxed = [facts for facts in known if any(label.start_s is not None for label in facts.labels)]
-    said = boxed or [facts for facts in known if facts.labelled]
-    labels = _fit(said[0].labels, info, problems) if said else []
+    info: AudioInfo, known: list[Facts], folder: Facts | None, default_id: str, result: LabelledSet
+) -> None:
+    """Put a recording, with what its layers say of it, where it belongs in `result`."""
+    chosen = next((facts for facts in known if facts.has_boxes), None) or next(
+        (f for f in known if f.said), None
+    )
+    for facts in known:
+        # Folder names are no rows of anybody's table: they count where they are what counts.
+        count = sum(row.count for row in facts.rows if row.about_birds)
+        if facts is chosen or facts is not folder:
+            result.account.read += count
+        if facts is not chosen and facts is not folder:
+            result.account.left_out[SUPERSEDED] += count
+    said = _Said(info, [facts for facts in known if facts is not chosen], result)
+    for row in chosen.rows if chosen else []:
+        if row.about_birds:
+            said.take(row)
+    labels = said.fitting()
 
     def first(name: str) -> str:
-        return next((getattr(facts, name) for facts in known if getattr(facts, name)), "")
+        return next((facts.first(name) for facts in known if facts.first(name)), "")
 
+    boxed = chosen is not None and chosen.has_boxes
+    if labels and said.no_bird_rows:
+        result.account.left_out[SUPERSEDED] += said.no_bird_rows
     recording = Recording(
         path=info.path,
         recording_id=first("recording_id") or default_id,
@@ -201,17 +293,81 @@ def _assemble(
         licence=first("licence"),
         recordist=first("recordist"),
         environment=first("environment"),
-        sound_type=first("sound_type"),
+        sound_type=first("sound_type") if not boxed else "",
         weak=not boxed,
+        unknown=tuple(said.unknown),
+        no_bird_rows=0 if labels else said.no_bird_rows,
         duration_s=info.duration_s,
         rate_hz=info.rate_hz,
         channels=info.channels,
     )
-    # Boxes that all lie outside the file say nothing about it, least of all that it has no bird.
-    return recording, bool(said) and bool(labels or not said[0].labels)
+    # Labels that were all left out say nothing about the rest of the file, least of all that it has no bird.
+    if chosen is None or (said.expected and not labels):
+        result.unlabelled.append(recording)
+        result.files_left_out[NO_LABEL] += 1
+        result.account.left_out[SUPERSEDED] += recording.no_bird_rows
+    elif not labels and any(label.start_s is None for label in said.unknown):
+        # Somebody heard a bird in it, and nobody knows which.
+        result.files_left_out[UNKNOWN_BIRD] += 1
+        result.account.left_out[SUPERSEDED] += recording.no_bird_rows
+    else:
+        result.recordings.append(recording)
 
 
-def _fit(labels: list[Label], info: AudioInfo, problems: list[Problem]) -> list[Label]:
+class _Said:
+    """What the chosen layer says about one file: it takes rows, gives labels, and accounts for the rest."""
+
+    def __init__(self, info: AudioInfo, others: list[Facts], result: LabelledSet) -> None:
+        self.info, self.result = info, result
+        self.labels: list[Label] = []
+        self.unknown: list[Label] = []
+        self.no_bird_rows = 0
+        self.expected = False  # it names species somewhere
+        # A box without a name has the one species that the file's folder or table names.
+        whole = [
+            row.names.species
+            for facts in others
+            for row in facts.rows
+            if not row.is_box and row.names.species
+        ]
+        self._inherited = whole[0] if whole and len(whole[0]) == 1 else ()
+
+    def take(self, row: Row) -> None:
+        """One row that is about birds."""
+        if row.names.unknown:
+            unknown = [row.label(name) for name in row.names.unknown]
+            self.unknown += unknown
+            where = f"at {row.start_s:.3f} s" if row.start_s is not None else "of the whole file"
+            reason = f"'{row.names.unknown[0]}' {where} is a bird that nobody identified: left out"
+            self._leave_out(reason, UNKNOWN_BIRD, len(unknown))
+        if row.is_box:
+            self.result.account.left_out[NO_BIRD_BOX] += len(row.names.no_bird)
+        else:
+            self.no_bird_rows += len(row.names.no_bird)
+        nameless = not row.names.count
+        names = row.names.species or (self._inherited if nameless else ())
+        self.labels += [row.label(name) for name in names]
+        self.expected |= bool(names) or nameless
+        if nameless and not names:
+            where = f"the label '' at {row.start_s:.3f}-{row.end_s:.3f} s" if row.is_box else "its label"
+            self._leave_out(f"{where} has no name, and its folder names no species: left out", NO_NAME, 1)
+
+    def fitting(self) -> list[Label]:
+        """The labels inside the recording, each once."""
+        kept = _fit(list(dict.fromkeys(self.labels)), self.info, self._leave_out, self._note)
+        self.result.account.left_out[REPEATED] += len(self.labels) - len(dict.fromkeys(self.labels))
+        return kept
+
+    def _leave_out(self, reason: str, code: str, labels: int = 1) -> None:
+        self.result.leave_out(self.info.path, reason, code, labels)
+
+    def _note(self, reason: str) -> None:
+        self.result.problems.append(Problem(self.info.path, reason))
+
+
+def _fit(
+    labels: list[Label], info: AudioInfo, leave_out: Callable[[str, str], None], note: Callable[[str], None]
+) -> list[Label]:
     """Labels inside the recording: cut at its end, dropped where they lie outside; both are reported."""
     kept = []
     for label in labels:
@@ -219,26 +375,38 @@ def _fit(labels: list[Label], info: AudioInfo, problems: list[Problem]) -> list[
             kept.append(label)
             continue
         where = f"the label '{label.label}' at {label.start_s:.3f}-{label.end_s:.3f} s"
-        if not label.label:
-            problems.append(Problem(info.path, f"{where} has no name: left out"))
-        elif label.end_s < label.start_s:
-            problems.append(Problem(info.path, f"{where} ends before it starts: left out"))
+        if label.end_s < label.start_s:
+            leave_out(f"{where} ends before it starts: left out", OUTSIDE)
         elif label.start_s >= info.duration_s or label.end_s < 0:
-            problems.append(
-                Problem(
-                    info.path,
-                    f"{where} lies outside the recording, which lasts {info.duration_s:.3f} s: left out",
-                )
-            )
+            lasts = f"the recording, which lasts {info.duration_s:.3f} s"
+            leave_out(f"{where} lies outside {lasts}: left out", OUTSIDE)
+        elif label.low_hz is not None and 2 * label.low_hz >= info.rate_hz:
+            top = f"what {info.rate_hz} Hz can hold"
+            leave_out(f"{where} lies at {label.low_hz:.0f} Hz, above {top}: left out", OUT_OF_BAND)
         else:
             if label.end_s > info.duration_s + _SLACK_S or label.start_s < -_SLACK_S:
-                problems.append(
-                    Problem(
-                        info.path,
-                        f"{where} is longer than the recording ({info.duration_s:.3f} s): cut to fit",
-                    )
-                )
-            kept.append(
-                replace(label, start_s=max(0.0, label.start_s), end_s=min(label.end_s, info.duration_s))
-            )
+                note(f"{where} is longer than the recording ({info.duration_s:.3f} s): cut to fit")
+            channel = label.channel
+            if channel is not None and not 1 <= channel <= info.channels:
+                note(f"{where} is on channel {channel} of {info.channels}: the channel is ignored")
+                channel = None
+            end = min(label.end_s, info.duration_s)
+            kept.append(replace(label, start_s=max(0.0, label.start_s), end_s=end, channel=channel))
     return kept
+
+
+def _one_name_each(result: LabelledSet, sources: Sources, root: Path) -> None:
+    """Give each species of the set one name, and say which spellings were taken for one."""
+    words = Vocabulary()
+    for recording in result.recordings:
+        for label in recording.labels:
+            words.add(label.label)
+    for scientific, common in sources.synonyms:
+        words.equate(scientific, common)
+    names = words.names()
+    for number, recording in enumerate(result.recordings):
+        labels = [replace(label, label=names[label.label]) for label in recording.labels]
+        once = list(dict.fromkeys(labels))
+        result.account.left_out[REPEATED] += len(labels) - len(once)
+        result.recordings[number] = replace(recording, labels=tuple(once))
+    result.problems.extend(Problem(root, finding) for finding in words.findings())

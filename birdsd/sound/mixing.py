@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from birdsd.errors import UserError
-from birdsd.sound.annotation import Problem, clean_name
+from birdsd.sound.annotation import Problem
 from birdsd.sound.layers import FOUND_NAMES
+from birdsd.sound.names import clean_name
 from birdsd.sound.recordings import AudioInfo, RecordingError, find_recordings, probe, read
 from birdsd.sound.tables import TABLE_SUFFIXES, read_table
 
@@ -153,17 +154,17 @@ def _table_facts(folder: Path) -> dict[Path, tuple[str, str, str]]:
             if not table.is_file():
                 continue
             try:
-                entries = read_table(table).entries
+                rows = read_table(table).rows
             except UserError:  # not a table of files: load_recordings says so where it matters
                 continue
             facts = {
-                (place / entry.file).resolve(): (
-                    entry.environment or (entry.label.label if entry.label else ""),
-                    entry.licence,
-                    entry.recordist,
+                (place / row.file).resolve(): (
+                    row.environment or next(iter((*row.names.species, *row.names.no_bird)), ""),
+                    row.licence,
+                    row.recordist,
                 )
-                for entry in entries
-                if entry.file
+                for row in rows
+                if row.file
             }
             if any(path.is_relative_to(inside) for path in facts):
                 return facts

@@ -6,43 +6,16 @@ Columns as Raven Pro writes them; a table over several files adds 'Begin Path' o
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from birdsd.errors import UserError
 from birdsd.files import write_text
-from birdsd.sound.annotation import Label, clean_name, is_no_bird, parse_number, read_text
+from birdsd.sound.annotation import Label, read_text
+from birdsd.sound.names import clean_name
+from birdsd.sound.rows import LabelFile
+from birdsd.sound.tables import COLUMNS, load_sheet, map_columns, read_sheet, separated
 
-_BEGIN, _END = "begin time (s)", "end time (s)"
-_LABEL_COLUMNS = (
-    "species",
-    "annotation",
-    "common name",
-    "label",
-    "class",
-    "species code",
-    "scientific name",
-    "tag",
-)
-_TYPE_COLUMNS = ("type", "sound type", "call type", "vocalization type", "vocalisation type")
-_FILE_COLUMNS = ("begin path", "begin file")
-_NOT_LABELS = (
-    {
-        "selection",
-        "view",
-        "channel",
-        _BEGIN,
-        _END,
-        "low freq (hz)",
-        "high freq (hz)",
-        "file offset (s)",
-        "confidence",
-    }
-    | set(_FILE_COLUMNS)
-    | set(_TYPE_COLUMNS)
-)
 _WRITTEN = (
     "Selection",
     "View",
@@ -59,8 +32,8 @@ _WRITTEN = (
 
 def is_raven(text: str) -> bool:
     """Whether a text starts like a selection table."""
-    first = text.lstrip("\ufeff").split("\n", 1)[0].casefold()
-    return "\t" in first and (_BEGIN in first or first.startswith("selection\t"))
+    first = text.lstrip("\ufeff").split("\n", 1)[0].casefold().replace('"', "")
+    return "\t" in first and ("begin time (s)" in first or first.startswith("selection\t"))
 
 
 def read_raven(path: Path, label_column: str | None = None) -> list[Label]:
@@ -69,80 +42,35 @@ def read_raven(path: Path, label_column: str | None = None) -> list[Label]:
 
 
 def read_raven_files(path: Path, label_column: str | None = None) -> dict[str, list[Label]]:
-    """The boxes of a selection table by the file named in it ('' where it names none).
+    """The boxes of species in a selection table by the file named in it ('' where it names none).
 
     Raven writes a selection once per view (waveform, spectrogram): the one with frequencies counts.
-    Raises `UserError` when the times or the label column cannot be told.
+    Raises `UserError` when a time is no number or the label column cannot be told.
     """
-    rows = list(csv.reader(io.StringIO(read_text(path)), delimiter="\t", quoting=csv.QUOTE_NONE))
-    header = [name.strip() for name in rows[0]] if rows else []
-    columns = {name.casefold(): number for number, name in reversed(list(enumerate(header)))}
-    if _BEGIN not in columns or _END not in columns:
-        named = ", ".join(filter(None, header)) or "(none)"
-        raise UserError(
-            f"{path} is no Raven selection table: its columns are {named}",
-            "it needs 'Begin Time (s)' and 'End Time (s)', separated by tabs",
-        )
-    cells = [row for row in rows[1:] if any(cell.strip() for cell in row)]
-    label_at = _label_column(path, columns, header, label_column) if cells else 0
-    chosen: dict[tuple[str, str], tuple[str, Label]] = {}
-    for number, row in enumerate(cells):
-
-        def cell(name: str, row: Sequence[str] = row) -> str:
-            at = columns.get(name, len(row))
-            return row[at].strip() if at < len(row) else ""
-
-        file = cell("begin path") or cell("begin file")
-        label = _box(path, number, cell, row[label_at] if label_at < len(row) else "", bool(file))
-        key = (file, cell("selection") or f"row {number}")
-        if key not in chosen or cell("view").casefold().startswith("spectrogram"):
-            chosen[key] = (file, label)
     found: dict[str, list[Label]] = {}
-    for file, label in chosen.values():
-        if not is_no_bird(label.label):
-            found.setdefault(file, []).append(label)
-        else:
-            found.setdefault(file, [])
+    for row in read_selections(path, label_column, named=True).strictly():
+        found.setdefault(row.file, []).extend(row.labels())
     return found
 
 
-def _box(path: Path, number: int, cell: Callable[[str], str], name: str, in_file: bool) -> Label:
-    start, end = parse_number(cell(_BEGIN)), parse_number(cell(_END))
-    if start is None or end is None:
+def read_selections(path: Path, label_column: str | None = None, *, named: bool = False) -> LabelFile:
+    """All rows of a selection table; `named`: refuse one in which no column holds names."""
+    sheet = separated(read_text(path), path) if path.suffix.lower() == ".txt" else load_sheet(path)
+    asked = {"label": label_column} if label_column else None
+    columns = map_columns(path, sheet, asked or {})
+    shown = ", ".join(filter(None, sheet.header)) or "(none)"
+    if not (columns.has("start") and (columns.has("end") or columns.has("duration"))):
         raise UserError(
-            f"{path}, selection {cell('selection') or number + 1}: the begin or end time is no number"
+            f"{path} is no Raven selection table: its columns are {shown}",
+            "it needs 'Begin Time (s)' and 'End Time (s)', separated by tabs",
         )
-    offset = parse_number(cell("file offset (s)")) if in_file else None
-    if offset is not None:
-        start, end = offset, offset + (end - start)
-    channel = parse_number(cell("channel"))
-    return Label(
-        label=clean_name(name),
-        start_s=start,
-        end_s=end,
-        low_hz=parse_number(cell("low freq (hz)")),
-        high_hz=parse_number(cell("high freq (hz)")),
-        sound_type=clean_name(next(filter(None, map(cell, _TYPE_COLUMNS)), "")),
-        channel=None if channel is None else int(channel),
-    )
-
-
-def _label_column(path: Path, columns: dict[str, int], header: list[str], asked: str | None) -> int:
-    if asked is not None:
-        if asked.casefold() in columns:
-            return columns[asked.casefold()]
-        raise UserError(f"{path} has no column '{asked}'", f"its columns are {', '.join(header)}")
-    for name in _LABEL_COLUMNS:
-        if name in columns:
-            return columns[name]
-    free = [at for name, at in columns.items() if name and name not in _NOT_LABELS]
-    if len(free) == 1:
-        return free[0]
-    raise UserError(
-        f"{path} has no label column that can be told: its columns are {', '.join(filter(None, header))}",
-        f"known are {', '.join(_LABEL_COLUMNS)}",
-        "rename the one that holds the species to 'Species'",
-    )
+    if named and sheet.rows and not columns.names_species():
+        raise UserError(
+            f"{path} has no label column that can be told: its columns are {shown}",
+            f"known are {', '.join(COLUMNS['label'][:5])}",
+            "rename the one that holds the species to 'Species'",
+        )
+    return read_sheet(path, sheet, asked)[0]
 
 
 def write_raven(

@@ -9,7 +9,7 @@ from typing import Any
 
 from birdsd.errors import UserError
 from birdsd.files import read_json
-from birdsd.sound.annotation import clean_name
+from birdsd.sound.names import NOTHING, Names, clean_name, read_names, read_types
 
 _NUMBER = re.compile(r"(?<![A-Za-z0-9])XC ?(\d{2,})", re.IGNORECASE)
 
@@ -23,12 +23,24 @@ class XenoCantoRecord:
     sound_type: str
     licence: str
     recordist: str
+    names: Names = NOTHING
+    scientific: str = ""
 
 
 def xenocanto_id(stem: str) -> str | None:
     """The catalogue number in a file's name ('XC123456 - American Robin' -> 'XC123456'), if there is one."""
     match = _NUMBER.search(stem)
     return f"XC{match[1]}" if match else None
+
+
+def record_of(stem: str, records: dict[str, XenoCantoRecord]) -> XenoCantoRecord | None:
+    """The record of a file: by its catalogue number, or by the one number in its name that is listed."""
+    if number := xenocanto_id(stem):
+        return records.get(number)
+    listed = [
+        f"XC{digits}" for digits in re.findall(r"(?<!\d)\d{2,}(?!\d)", stem) if f"XC{digits}" in records
+    ]
+    return records[listed[0]] if len(set(listed)) == 1 else None
 
 
 def read_xenocanto(path: Path) -> dict[str, XenoCantoRecord]:
@@ -38,11 +50,14 @@ def read_xenocanto(path: Path) -> dict[str, XenoCantoRecord]:
         number = str(record.get("id", record.get("nr", ""))).strip().upper().removeprefix("XC")
         if not number.isdigit():
             continue
-        scientific = f"{record.get('gen') or ''} {record.get('sp') or ''}"
+        scientific = f"{record.get('gen') or ''} {record.get('sp') or ''}".strip()
+        names = read_names(str(record.get("en") or scientific))
         found[f"XC{number}"] = XenoCantoRecord(
             recording_id=f"XC{number}",
-            label=clean_name(str(record.get("en") or scientific)),
-            sound_type=clean_name(str(record.get("type") or "")),
+            label=", ".join(names.species),
+            names=names,
+            scientific=scientific,
+            sound_type=read_types(str(record.get("type") or "")),
             licence=licence_name(str(record.get("lic") or "")),
             recordist=clean_name(str(record.get("rec") or "")),
         )

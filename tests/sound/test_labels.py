@@ -7,8 +7,9 @@ import os
 import pytest
 
 from birdsd.errors import UserError
-from birdsd.sound.annotation import Label, Recording, clip_labels, tidy_folder_name
+from birdsd.sound.annotation import Label, Recording, clip_labels
 from birdsd.sound.labels import load_recordings
+from birdsd.sound.names import tidy_name
 from tests.sound.makers import save, tone, truncate
 
 
@@ -51,7 +52,7 @@ def test_folders_name_species_several_or_none(tmp_path):
     ],
 )  # fmt: skip
 def test_folder_names_are_tidied(folder, name):
-    assert tidy_folder_name(folder) == name
+    assert tidy_name(folder) == name
 
 
 @pytest.mark.parametrize("where", [".", ".."])
@@ -60,12 +61,12 @@ def test_a_manifest_in_the_folder_or_beside_it_gives_names_ids_and_licences(tmp_
     prefix = "" if where == "." else "birds/"
     (root / where / "manifest.csv").write_text(
         "path,label,recording_id,licence,attribution\n"
-        f'{prefix}black_phoebe/x.wav,Black-Phoebe!,XC7,CC BY,"A, B"\n'
+        f'{prefix}black_phoebe/x.wav,Say-Phoebe!,XC7,CC BY,"A, B"\n'
         "elsewhere/z.wav,Other Bird,9,,\n"
     )
     found = load_recordings(root)
     x = by_name(found)["x.wav"]
-    assert (x.species, x.recording_id, x.licence, x.recordist) == (("Black-Phoebe!",), "XC7", "CC BY", "A, B")
+    assert (x.species, x.recording_id, x.licence, x.recordist) == (("Say-Phoebe!",), "XC7", "CC BY", "A, B")
     if where == "..":  # a table of a larger set: what it does not list keeps its folder's name
         assert by_name(found)["y.wav"].species == ("Black Phoebe",) and found.problems == []
     else:  # the folder's own table: what it does not list has no label, what it lists must be there
@@ -218,11 +219,11 @@ def test_labels_outside_the_recording_are_cut_or_left_out_and_reported(tmp_path)
     (tmp_path / "b.txt").write_text("7\t8\tWren\n")
     found = load_recordings(tmp_path)
     labels = {label.label: (label.start_s, label.end_s) for label in by_name(found)["a.wav"].labels}
-    assert labels == {"rounded": (1.5, 2.0), "long": (1.0, 2.0), "early": (0.0, 0.5)}
+    assert labels == {"Rounded": (1.5, 2.0), "Long": (1.0, 2.0), "Early": (0.0, 0.5)}
     told = " ".join(problem.reason for problem in found.problems if problem.path.name == "a.wav")
-    for word in ("'long'", "'outside'", "'backwards'", "'early'", "no name"):
+    for word in ("'Long'", "'Outside'", "'Backwards'", "'Early'", "no name"):
         assert word in told
-    assert "'rounded'" not in told
+    assert "'Rounded'" not in told
     # Boxes that all lie outside do not make it a recording without birds.
     assert [r.path.name for r in found.unlabelled] == ["b.wav"]
 
