@@ -7,6 +7,7 @@ from typing import Any
 from birdsd.cluster.jobs import Outcome
 from birdsd.cluster.parts import Part
 from birdsd.schema import PrepareConfig
+from birdsd.shards.account import account_lines, limit_lines
 from birdsd.shards.inspect import species_table
 from birdsd.shards.prepare import PrepareReport, prepare
 from birdsd.sound.codec import SpectrogramCodec
@@ -29,10 +30,10 @@ def run(config: PrepareConfig) -> Outcome:
     if not report.finished:
         there = f"{report.present} of {report.total} shards are there; other parts are still working"
         return Outcome(f"{report.folder}: part {part} wrote {report.written} shards; {there}", facts)
-    return Outcome("\n".join(_lines(report, facts)), facts)
+    return Outcome("\n".join(_lines(report, facts, config)), facts)
 
 
-def _lines(report: PrepareReport, facts: dict[str, Any]) -> list[str]:
+def _lines(report: PrepareReport, facts: dict[str, Any], config: PrepareConfig) -> list[str]:
     if report.nothing_to_do:
         done = "nothing to do: the shards are finished"
     else:
@@ -47,6 +48,9 @@ def _lines(report: PrepareReport, facts: dict[str, Any]) -> list[str]:
         lines += ["", f"left out or noted: {count}, with the reasons in {report.folder / 'problems.json'}"]
         lines += [f"  {entry['path']}: {entry['reason']}" for entry in facts["problem_list"][:10]]
     if facts["skipped"]:
-        lines += [f"skipped clips: {facts['skipped']} (silent), also in problems.json"]
+        lines += [f"skipped clips: {facts['skipped']}, also in problems.json with the reasons"]
+    if "account" in facts:  # sets that older versions prepared have none
+        lines += ["", *account_lines(facts["account"])]
+        lines += limit_lines(facts["account"], config.data)
     lines += ["", f"look at {report.folder / 'contact_sheet.png'} and {report.folder / 'README.md'}"]
     return lines

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +14,63 @@ import numpy as np
 from birdsd.files import safe_name
 from birdsd.randomness import generator
 from birdsd.schema import DataConfig
+from birdsd.shards.cuts import Band, Cuts, cut, parts, songs_in
 from birdsd.shards.plan import Item, relative
-from birdsd.sound.annotation import Label, Recording, clip_labels, species_of
+from birdsd.sound.annotation import (
+    LIMIT,
+    SILENT,
+    UNKNOWN_BIRD,
+    Label,
+    Recording,
+    overlaps,
+    shown_labels,
+    species_of,
+)
 from birdsd.sound.captions import captions, environment_phrase
 from birdsd.sound.codec import SpectrogramCodec
 from birdsd.sound.mixing import EnvironmentPool, level_db, mix_at_snr
 from birdsd.sound.recordings import RecordingError, read
-from birdsd.sound.segments import Segment, find_songs, windows
+from birdsd.sound.segments import Segment, find_songs
 
 # Below this level nothing is in a clip but the last bits of the converter.
 SILENCE_DBFS = -90.0
 # A recording is held in memory in parts of at most this length, so that a night costs no more than a song.
 PART_S = 120.0
+_AUDIBLE_S = 0.02  # a clip with more than this of a bird in it is not one without birds
 SYNTHETIC = "Synthetic"  # every species of the synthetic aviary begins with this word
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A stretch of a recording: its sound, float32 [channels, samples] at the codec's rate, and labels."""
+    """A stretch of a recording: its sound, float32 [channels, samples] at the codec's rate, and labels.
+
+    `rows`: which of the recording's labels they are. `unknown`: names that stand there for birds that nobody
+    identified.
+    """
 
     start_s: float
     waveform: np.ndarray
     labels: tuple[Label, ...]
+    rows: tuple[int, ...] = ()
+    unknown: tuple[str, ...] = ()
+    partly: tuple[str, ...] = ()  # birds of which it holds less than a label takes, where it has no label
+    channel: int | None = None
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A finished sample: uint8 [C, H, W], and what is known about it. `image` is None for a skipped clip."""
+    """A finished sample: uint8 [C, H, W], and what is known about it.
+
+    `image` is None for a clip that was skipped: why is in `skipped`, and in short in `code`. `rows`: which of
+    the recording's labels are in it.
+    """
 
     key: str
     image: np.ndarray | None
     metadata: dict[str, Any]
     skipped: str = ""
+    code: str = ""
+    rows: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,61 +83,112 @@ class SampleMaker:
 
     def samples(self, item: Item, split: str) -> Iterator[Encoded]:
         """The samples of some segments of a recording; `RecordingError` when it cannot be read."""
-        empty = True
-        for clip in self._clips(item):
-            empty = False
-            yield from self._encode(item.recording, clip, split)
-        if empty:
-            yield Encoded("", None, {}, "nothing is to be heard in it")
+        recording = item.recording
+        whole = self._read(recording, 0.0, None) if recording.duration_s <= PART_S else None
+        cuts = self.cuts(recording, whole)
+        if cuts.beyond_limit and not item.first:
+            yield Encoded("", None, {}, code=LIMIT, rows=tuple(sorted(cuts.beyond_limit)))
+        if not cuts.segments:
+            yield Encoded("", None, {}, "nothing is to be heard in it", SILENT)
+        for clip in self._clips(recording, cuts.segments[item.first : item.last], whole):
+            yield from self._encode(recording, clip, split)
 
-    def _clips(self, item: Item) -> Iterator[Clip]:
-        recording, codec = item.recording, self.codec
-        whole = None
-        if recording.duration_s <= PART_S:
-            whole = read(recording.path, codec.rate_hz, channels=codec.channels)
-        segments = self._segments(recording, whole)[item.first : item.last]
-        for part in _parts(segments, codec.clip_s):
-            begin = 0.0 if whole is not None else part[0].start_s
-            sound = whole
-            if sound is None:
-                length = part[-1].start_s + codec.clip_s - begin
-                sound = read(
-                    recording.path, codec.rate_hz, start_s=begin, duration_s=length, channels=codec.channels
-                )
+    def cuts(self, recording: Recording, whole: np.ndarray | None = None) -> Cuts:
+        """Where the recording is cut; `whole` is its sound where it is in memory."""
+        clip_s, rate_hz = self.codec.clip_s, self.codec.rate_hz
+
+        def listen(start_s: float, end_s: float, most: int, channel: int | None, band: Band) -> list[Segment]:
+            if whole is not None and channel is None:
+                sound = whole[:, round(start_s * rate_hz) : round(end_s * rate_hz)]
+                return songs_in(sound, start_s, rate_hz, clip_s, most, band)
+            if channel is None and start_s == 0.0 and end_s == recording.duration_s:
+                return find_songs(recording.path, clip_s, most)
+            found: list[Segment] = []
+            for begin_s in np.arange(start_s, end_s, PART_S).tolist():
+                length_s = min(PART_S, end_s - begin_s)
+                sound = self._read(recording, begin_s, length_s, channel)
+                found += songs_in(sound, begin_s, rate_hz, min(clip_s, length_s), most, band)
+            return sorted(sorted(found, key=lambda s: -s.score)[:most], key=lambda s: s.start_s)
+
+        return cut(recording, clip_s, self.data, listen)
+
+    def _read(
+        self, recording: Recording, start_s: float, duration_s: float | None, channel: int | None = None
+    ) -> np.ndarray:
+        codec = self.codec
+        return read(
+            recording.path,
+            codec.rate_hz,
+            start_s=start_s,
+            duration_s=duration_s,
+            channels=codec.channels,
+            **({"channel": channel} if channel is not None and recording.channels > 1 else {}),
+        )
+
+    def _clips(
+        self, recording: Recording, segments: list[Segment], whole: np.ndarray | None
+    ) -> Iterator[Clip]:
+        codec, least_s = self.codec, self.data.min_label_overlap_s
+        for part in parts(segments, codec.clip_s, PART_S):
+            channel = part[0].channel
+            sound, begin = whole, 0.0
+            if sound is None or channel is not None:
+                begin = part[0].start_s
+                sound = self._read(recording, begin, part[-1].start_s + codec.clip_s - begin, channel)
             for segment in part:
                 first = round((segment.start_s - begin) * codec.rate_hz)
                 waveform = sound[:, first : first + codec.samples_per_clip]
-                labels = clip_labels(recording, segment.start_s, codec.clip_s, self.data.min_label_overlap_s)
-                yield Clip(segment.start_s, waveform, labels)
-
-    def _segments(self, recording: Recording, whole: np.ndarray | None) -> list[Segment]:
-        clip_s, limit = self.codec.clip_s, self.data.max_clips_per_recording
-        if self.data.segmentation == "whole":
-            return [Segment(0.0, clip_s, 0.0)]
-        if self.data.segmentation == "windows":
-            return spread(list(windows(recording.duration_s, clip_s, self.data.overlap)), limit)
-        if not recording.weak:
-            return spread(around_labels(recording, clip_s, self.data.min_label_overlap_s), limit)
-        most = limit or max(1, math.ceil(recording.duration_s / clip_s))
-        if whole is None:
-            return find_songs(recording.path, clip_s, most)
-        return find_songs([(0.0, whole)], clip_s, most, rate_hz=self.codec.rate_hz)
+                shown = [
+                    (row, label)
+                    for row, label in shown_labels(recording, segment.start_s, codec.clip_s, least_s)
+                    if channel is None or label.channel in (None, channel)
+                ]
+                unknown = [
+                    label.label
+                    for label in recording.unknown
+                    if overlaps(label, segment.start_s, codec.clip_s, _AUDIBLE_S)
+                ]
+                partly = [
+                    label.label
+                    for label in recording.labels
+                    if not shown and overlaps(label, segment.start_s, codec.clip_s, _AUDIBLE_S)
+                ]
+                yield Clip(
+                    segment.start_s,
+                    waveform,
+                    tuple(label for _, label in shown),
+                    tuple(row for row, _ in shown),
+                    tuple(unknown),
+                    tuple(partly),
+                    channel,
+                )
 
     def _encode(self, recording: Recording, clip: Clip, split: str) -> Iterator[Encoded]:
-        key = sample_key(recording, clip.start_s, self.data)
+        key = sample_key(recording, clip.start_s, self.data, clip.channel)
         facts = self._facts(recording, clip, split)
+        where = f"the clip at {clip.start_s:.2f} s"
+        if clip.unknown and not clip.labels:
+            named = f"has a bird that nobody identified ('{clip.unknown[0]}')"
+            yield Encoded(key, None, facts, f"{where} {named}", UNKNOWN_BIRD)
+            return
+        if clip.partly and not clip.labels:
+            # Neither a clip of that bird nor one without birds.
+            yield Encoded(key, None, facts, f"{where} has only the edge of '{clip.partly[0]}'")
+            return
         level = level_db(clip.waveform)
         if level < SILENCE_DBFS:
-            yield Encoded(key, None, facts, f"the clip at {clip.start_s:.2f} s is silent")
+            yield Encoded(key, None, facts, f"{where} is silent", SILENT, clip.rows)
             return
         if self.data.keep_clean:
             facts_clean = {**facts, "environment": recording.environment}
-            yield self._sample(key, clip.waveform, facts_clean, recording.environment, level, level)
+            sample = self._sample(key, clip.waveform, facts_clean, recording.environment, level, level)
+            yield replace(sample, rows=clip.rows)
         for number in range(self.data.mixtures_per_clip if self.pool else 0):
             try:
-                yield self._mixture(f"{key}-mix{number}", clip, facts, level)
+                sample = self._mixture(f"{key}-mix{number}", clip, facts, level)
+                yield replace(sample, rows=clip.rows)
             except RecordingError as error:  # damage inside a file of the pool: the bird is not to blame
-                yield Encoded(key, None, facts, f"the clip at {clip.start_s:.2f} s was not mixed: {error}")
+                yield Encoded(key, None, facts, f"{where} was not mixed: {error}")
 
     def _mixture(self, key: str, clip: Clip, facts: dict[str, Any], level: float) -> Encoded:
         assert self.pool is not None
@@ -156,6 +232,7 @@ class SampleMaker:
 
     def _facts(self, recording: Recording, clip: Clip, split: str) -> dict[str, Any]:
         species = list(species_of(clip.labels))
+        unknown = {"unidentified": list(clip.unknown)} if clip.unknown else {}
         kinds = {label.sound_type for label in clip.labels if label.sound_type}
         return {
             "recording_id": recording.recording_id,
@@ -165,6 +242,7 @@ class SampleMaker:
             "rate_hz": self.codec.rate_hz,
             "species": species,
             "labels": [asdict(label) for label in clip.labels],
+            **unknown,
             "sound_type": recording.sound_type or ", ".join(sorted(kinds)),
             "environment": "",
             "snr_db": None,
@@ -179,44 +257,10 @@ class SampleMaker:
         }
 
 
-def sample_key(recording: Recording, start_s: float, data: DataConfig) -> str:
+def sample_key(recording: Recording, start_s: float, data: DataConfig, channel: int | None = None) -> str:
     """A name for a clip that is unique in the set, safe as a file name, and without a dot."""
     path = relative(recording.path, Path(data.recordings or "."))
     mark = hashlib.blake2b(path.encode("utf-8", "backslashreplace"), digest_size=4).hexdigest()
     name = safe_name(recording.recording_id, 40).replace(".", "_")
-    return f"{name}-{mark}-{round(start_s * 1000):08d}"
-
-
-def around_labels(recording: Recording, clip_s: float, min_overlap_s: float) -> list[Segment]:
-    """Clips centred on boxes, from left to right; a box that the clip before shows already gets none."""
-    latest = max(0.0, recording.duration_s - clip_s)
-    chosen: list[Segment] = []
-    for label in sorted(
-        (x for x in recording.labels if x.start_s is not None), key=lambda x: x.start_s or 0.0
-    ):
-        start, end = label.start_s or 0.0, label.end_s if label.end_s is not None else label.start_s or 0.0
-        if chosen:
-            shown = min(end, chosen[-1].start_s + clip_s) - max(start, chosen[-1].start_s)
-            if shown >= min(min_overlap_s, end - start):
-                continue
-        chosen.append(Segment(min(latest, max(0.0, (start + end - clip_s) / 2)), clip_s, 0.0))
-    return chosen
-
-
-def spread(segments: list[Segment], limit: int) -> list[Segment]:
-    """At most `limit` segments (0 = all), evenly over the recording."""
-    if not limit or len(segments) <= limit:
-        return segments
-    return [segments[i] for i in np.linspace(0, len(segments) - 1, limit).round().astype(int)]
-
-
-def _parts(segments: Sequence[Segment], clip_s: float) -> Iterator[list[Segment]]:
-    """Neighbouring segments that are read together: at most PART_S, or one clip where that is longer."""
-    part: list[Segment] = []
-    for segment in sorted(segments, key=lambda s: s.start_s):
-        if part and segment.start_s + clip_s - part[0].start_s > PART_S:
-            yield part
-            part = []
-        part.append(segment)
-    if part:
-        yield part
+    side = f"-ch{channel}" if channel is not None and recording.channels > 1 else ""
+    return f"{name}-{mark}-{round(start_s * 1000):08d}{side}"

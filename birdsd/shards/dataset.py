@@ -13,6 +13,7 @@ import birdsd
 from birdsd.errors import UserError
 from birdsd.files import read_json, write_json, write_text
 from birdsd.schema import DataConfig
+from birdsd.shards.account import accounted
 from birdsd.shards.index import DATASET_FILE, ShardIndex, listed
 from birdsd.shards.plan import Plan, relative
 from birdsd.shards.summary import add_up
@@ -52,6 +53,7 @@ def write_dataset(
         **facts,
         "problems": len(problems),
         "skipped": len(skipped),
+        "account": accounted(found, (table.summary for _, table in _tables(folder, plan)), facts),
         "shards": [
             {
                 "name": task.name,

@@ -18,10 +18,12 @@ from birdsd.errors import UserError, unknown_name
 from birdsd.files import fingerprint, read_json
 from birdsd.randomness import permutation
 from birdsd.schema import DataConfig
+from birdsd.shards.cuts import most_songs, without_invisible
 from birdsd.shards.index import listed
 from birdsd.shards.splits import SPLITS, assign_splits
-from birdsd.sound.annotation import LabelledSet, Recording
+from birdsd.sound.annotation import NOT_CHOSEN, OUT_OF_BAND, LabelledSet, Recording
 from birdsd.sound.codec import SpectrogramCodec
+from birdsd.sound.names import species_key
 from birdsd.sound.recordings import find_recordings
 from birdsd.sound.segments import windows
 
@@ -95,6 +97,12 @@ def check_settings(data: DataConfig) -> None:
         raise UserError(
             f"data.overlap is {data.overlap}", "it must be at least 0 and less than 1", "0.5 is usual"
         )
+    if data.overlap and data.segmentation != "windows":
+        raise UserError(
+            f"data.overlap is {data.overlap}, and does nothing with segmentation '{data.segmentation}'",
+            "songs are cut out where they are; only windows overlap",
+            "leave it out, or choose data=soundscape",
+        )
     if data.snr_db_low > data.snr_db_high:
         raise UserError(
             f"data.snr_db_low is {data.snr_db_low} and data.snr_db_high {data.snr_db_high}",
@@ -145,28 +153,58 @@ def choose_species(found: LabelledSet, data: DataConfig) -> LabelledSet:
         )
     if not wanted and not unwanted:
         return found
-    kept = [
-        recording
-        for recording in found.recordings
-        if (not wanted or wanted & set(recording.species)) and not unwanted & set(recording.species)
-    ]
+    kept = []
+    for recording in found.recordings:
+        there = set(recording.species)
+        if (not wanted or wanted & there) and not unwanted & there:
+            kept.append(recording)
+        else:
+            found.account.left_out[NOT_CHOSEN] += recording.rows
+            found.files_left_out[NOT_CHOSEN] += 1
     if not kept:
         raise UserError(
             f"data.species={sorted(wanted)} data.without_species={sorted(unwanted)} leave no recording",
             f"the {len(found.recordings)} recordings hold {', '.join(found.species)}",
         )
-    return LabelledSet(kept, found.unlabelled, found.problems)
+    return dataclasses.replace(found, recordings=kept)
+
+
+def leave_out_invisible(found: LabelledSet, codec: SpectrogramCodec) -> LabelledSet:
+    """The set without boxes that lie outside of what the codec shows: a labelled picture of nothing."""
+    kept = []
+    for recording in found.recordings:
+        top_hz = min(codec.fmax_hz, recording.rate_hz / 2 or codec.fmax_hz)
+        visible, invisible = without_invisible(recording.labels, codec.fmin_hz, top_hz)
+        if invisible:
+            first = invisible[0]
+            box = f"'{first.label}' at {first.start_s or 0.0:.3f} s, {first.low_hz}-{first.high_hz} Hz"
+            reason = (
+                f"{len(invisible)} of its boxes lie outside of the {codec.fmin_hz:.0f}-{top_hz:.0f} Hz "
+                f"that codec {codec.name} shows of it (the first: {box}): left out"
+            )
+            found.leave_out(recording.path, reason, OUT_OF_BAND, len(invisible))
+        if visible or not invisible:
+            kept.append(dataclasses.replace(recording, labels=tuple(visible)) if invisible else recording)
+        else:
+            found.files_left_out[OUT_OF_BAND] += 1
+    if not kept:
+        raise UserError(
+            f"no box of {len(found.recordings)} recordings lies in what codec {codec.name} shows",
+            f"it shows {codec.fmin_hz:.0f}-{codec.fmax_hz:.0f} Hz at {codec.rate_hz} Hz",
+            "choose a codec with a higher rate_hz and fmax_hz",
+        )
+    return dataclasses.replace(found, recordings=kept)
 
 
 def named_species(found: LabelledSet, names: Sequence[str]) -> set[str]:
     """The species of a set that `names` name, as the set writes them (perhaps in more than one way)."""
     known: dict[str, set[str]] = {}
     for name in found.species:
-        known.setdefault(name.casefold(), set()).add(name)
+        known.setdefault(species_key(name), set()).add(name)
     for name in names:
-        if name.casefold() not in known:
+        if species_key(name) not in known:
             raise unknown_name("species", name, found.species, "These are the species of the recordings.")
-    return {spelling for name in names for spelling in known[name.casefold()]}
+    return {spelling for name in names for spelling in known[species_key(name)]}
 
 
 def samples_per_segment(data: DataConfig) -> int:
@@ -181,7 +219,15 @@ def most_segments(recording: Recording, codec: SpectrogramCodec, data: DataConfi
     limit = data.max_clips_per_recording or math.inf
     if data.segmentation == "windows":
         return int(min(limit, sum(1 for _ in windows(recording.duration_s, codec.clip_s, data.overlap))))
-    return int(min(limit, max(1, math.ceil(recording.duration_s / codec.clip_s))))
+    if recording.weak:
+        return most_songs(recording, codec.clip_s, data.max_clips_per_recording)
+    # Boxes: one for each clip that they could fill, and one for each species at least.
+    room = sum(
+        1 + int((x.end_s - x.start_s) / codec.clip_s)
+        for x in recording.labels
+        if x.end_s and x.start_s is not None
+    )
+    return max(1, int(min(max(limit, len(recording.species)), room)))
 
 
 def _pack(
@@ -241,6 +287,9 @@ def _facts(found: LabelledSet, codec: SpectrogramCodec, data: DataConfig) -> dic
 def _known_of(recording: Recording) -> str:
     """A hash of everything that is known about a recording beside its sound."""
     facts = dataclasses.asdict(dataclasses.replace(recording, path=Path()))
+    for name in ("unknown", "no_bird_rows"):  # younger than sets that are to stay what they are
+        if not facts[name]:
+            del facts[name]
     return fingerprint(facts, 8)
 
 

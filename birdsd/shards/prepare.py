@@ -37,6 +37,7 @@ from birdsd.shards.plan import (
     Share,
     check_settings,
     choose_species,
+    leave_out_invisible,
     make_plan,
     refuse_other_plan,
 )
@@ -44,6 +45,7 @@ from birdsd.shards.sharing import beside_others, private_folder, publish, remove
 from birdsd.shards.summary import Summary
 from birdsd.shards.table import ShardTable, index_path, load_table
 from birdsd.shards.writer import ShardWriter
+from birdsd.sound.annotation import UNREADABLE
 from birdsd.sound.codec import SpectrogramCodec
 from birdsd.sound.labels import load_recordings
 from birdsd.sound.mixing import EnvironmentPool
@@ -100,6 +102,7 @@ def prepare(
     found = choose_species(
         load_recordings(Path(data.recordings), Path(data.labels) if data.labels else None), data
     )
+    found = leave_out_invisible(found, codec)
     if pool := _environment_pool(data):
         found.problems.extend(pool.problems)
     plan = make_plan(found, codec, data)
@@ -220,17 +223,24 @@ class _Worker:
 
     def _add(self, shard: ShardWriter, summary: Summary, item: Item, split: str) -> None:
         samples = self.maker.samples(item, split)
+        starts: set[float] = set()
         while True:
             try:  # only the making may fail quietly: a full disk must stop everything
                 sample = next(samples, None)
             except RecordingError as error:
                 summary.add_problem(item.recording.path, str(error))
+                summary.account(item.recording.path, range(len(item.recording.labels)), UNREADABLE)
                 return
             if sample is None:
                 return
+            if sample.image is not None or sample.code:
+                summary.account(item.recording.path, sample.rows, sample.code)
             if sample.image is None:
-                summary.add_skipped(item.recording.path, sample.skipped)
+                if sample.skipped:
+                    summary.add_skipped(item.recording.path, sample.skipped)
                 continue
+            starts.add(sample.metadata["start_s"])
+            summary.most_clips = max(summary.most_clips, len(starts))
             summary.add_sample(len(shard), sample.metadata)
             shard.write(sample.key, {"npy": sample.image, "json": sample.metadata})
 

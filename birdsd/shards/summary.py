@@ -26,6 +26,22 @@ class Summary:
         self.skipped: list[dict[str, str]] = []
         self.samples = 0
         self.synthetic = 0
+        self.most_clips = 0  # of one recording
+        self.shown: dict[str, list[int]] = {}  # which labels of a recording are in clips
+        self.hidden: dict[str, dict[str, str]] = {}  # and why others are in none
+
+    def account(self, path: Path, rows: Iterable[int], code: str) -> None:
+        """Labels of a recording (by their places) that a clip shows, or, with a `code`, that one does not.
+
+        -1 stands for the recording as a whole, also where it has no label.
+        """
+        if code:
+            reasons = self.hidden.setdefault(str(path), {})
+            for row in (-1, *rows):
+                reasons.setdefault(str(row), code)
+        else:
+            there = self.shown.setdefault(str(path), [])
+            there += [row for row in (-1, *rows) if row not in there]
 
     def add_sample(self, row: int, metadata: dict[str, Any]) -> None:
         """Count a sample that stands at `row` of the shard."""
@@ -63,6 +79,9 @@ class Summary:
             "examples": self.examples,
             "problems": self.problems,
             "skipped": self.skipped,
+            "most_clips": self.most_clips,
+            "shown": self.shown,
+            "hidden": self.hidden,
         }
 
 

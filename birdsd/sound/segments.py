@@ -36,6 +36,7 @@ class Segment:
     start_s: float
     duration_s: float
     score: float = 0.0
+    channel: int | None = None  # of the file, from 1; None: all of them
 
 
 def windows(duration_s: float, clip_s: float, overlap: float = 0.0) -> Iterator[Segment]:
@@ -63,13 +64,18 @@ Blocks = Iterable[tuple[float, np.ndarray]]
 
 
 def find_songs(
-    source: Path | Blocks, clip_s: float, limit: int, rate_hz: int = _ANALYSIS_RATE_HZ
+    source: Path | Blocks,
+    clip_s: float,
+    limit: int,
+    rate_hz: int = _ANALYSIS_RATE_HZ,
+    band_hz: tuple[float | None, float | None] = (None, None),
 ) -> list[Segment]:
     """The best `limit` clips of `clip_s` seconds around songs, in order of time; [] for silence.
 
     `source` is a file (streamed, in bounded memory), or blocks as `recordings.blocks` gives them, at
     `rate_hz`: (start_s, [channels, samples]), of a minute each or the whole at once. Clips share at most half
-    of their length. Where nothing stands out, the clip with most energy is given.
+    of their length. Where nothing stands out, the clip with most energy is given. `band_hz`: listen only to
+    what lies between these frequencies (None: no limit).
     """
     parts: Blocks
     if isinstance(source, (str, Path)):
@@ -82,7 +88,7 @@ def find_songs(
     end_s = 0.0
     for start_s, waveform in _joined_tail(parts, rate_hz):
         end_s = start_s + waveform.shape[1] / rate_hz
-        energy = song_energy(waveform.mean(axis=0) if len(waveform) > 1 else waveform[0], rate_hz)
+        energy = song_energy(waveform.mean(axis=0) if len(waveform) > 1 else waveform[0], rate_hz, band_hz)
         if energy is None:
             continue
         peaks, smooth = _peaks(energy)
@@ -101,10 +107,13 @@ def find_songs(
     return sorted(_strongest(fitted, clip_s, limit), key=lambda segment: segment.start_s)
 
 
-def song_energy(samples: np.ndarray, rate_hz: int) -> np.ndarray | None:
+def song_energy(
+    samples: np.ndarray, rate_hz: int, band_hz: tuple[float | None, float | None] = (None, None)
+) -> np.ndarray | None:
     """How much stands above the noise in each frame of 20 ms: float32 [frames]; None for silence.
 
-    samples: float32 [n]. The noise is estimated per band over all frames given.
+    samples: float32 [n]. The noise is estimated per band over all frames given. Bands outside of `band_hz`
+    are not counted, unless there would be none.
     """
     samples = samples - samples.mean()
     if float(np.abs(samples).max()) < _SILENCE:
@@ -124,8 +133,20 @@ def song_energy(samples: np.ndarray, rate_hz: int) -> np.ndarray | None:
     noise_deviation = np.sqrt(np.where(is_noise, (bands - noise_mean) ** 2, 0.0).sum(axis=0) / count)
     above = bands - noise_mean
     above[above < _NOISE_DEVIATIONS * noise_deviation] = 0.0
-    energy: np.ndarray = above.sum(axis=1, dtype=np.float32)
+    energy: np.ndarray = above[:, _within(edges, rate_hz, band_hz)].sum(axis=1, dtype=np.float32)
     return energy
+
+
+def _within(
+    edges: np.ndarray, rate_hz: int, band_hz: tuple[float | None, float | None]
+) -> np.ndarray | slice:
+    """Which bands lie at least partly inside `band_hz`; all where none does."""
+    low, high = band_hz
+    if low is None and high is None:
+        return slice(None)
+    edges_hz = edges * rate_hz / scipy.fft.next_fast_len(round(_WINDOW_S * rate_hz), real=True)
+    inside = (edges_hz[1:] > (low or 0.0)) & (edges_hz[:-1] < (high if high is not None else np.inf))
+    return inside if inside.any() else slice(None)
 
 
 @lru_cache(maxsize=8)
