@@ -17,6 +17,7 @@ from birdsd.diffusion.request import Request
 from birdsd.errors import UserError
 from birdsd.files import atomic_write, fingerprint, read_json, safe_name, write_json
 from birdsd.shards.sharing import private_folder, publish, remove_leftovers
+from birdsd.sound.captions import says_no_bird
 
 if TYPE_CHECKING:
     from birdsd.sound.codec import SpectrogramCodec
@@ -163,6 +164,12 @@ class _Plan:
         kinds = ("png", "wav", "Table.1.selections.txt", "json")
         return tuple(f"{self.stem}.{kind}" for kind in kinds)  # type: ignore[return-value]
 
+    @property
+    def names_in_table(self) -> list[str]:
+        """Whom the Raven table names. An empty table would say that there is no bird: where nobody knows who
+        was asked for, it says so, and `prepare` leaves such clips out."""
+        return list(self.recipe["species"]) or ([] if self.recipe.get("no_bird") else ["Unknown"])
+
     def is_done(self) -> bool:
         """Whether the four files are there, made by this very recipe."""
         paths = [self.folder / name for name in self.names]
@@ -204,6 +211,8 @@ def _plan(model: Generator, request: Request, number: int, out: Path, start: Sta
         "rate_hz": model.codec.rate_hz,
         "made_with": {**_versions(), "device": str(model.device), "dtype": str(model.pipeline.unet.dtype)},
     }
+    if not recipe["species"] and says_no_bird(work.prompt, model.environments):
+        recipe["no_bird"] = True
     if len(request.seeds) > 0:
         recipe["seed"] = work.seed
     if start is not None:
@@ -240,7 +249,7 @@ def _write(codec: SpectrogramCodec, plan: _Plan, picture: np.ndarray) -> Clip:
         write_wav(wav, sound, codec.rate_hz)
         made = [
             Label(label=name, start_s=begin_s, end_s=end_s, low_hz=codec.fmin_hz, high_hz=codec.fmax_hz)
-            for name in plan.recipe["species"]
+            for name in plan.names_in_table
         ]
         write_raven(table, made)
         write_json(recipe, plan.recipe)

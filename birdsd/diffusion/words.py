@@ -7,20 +7,32 @@ through the same replacement, so that one asks every model for "a Black Phoebe s
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+
+from birdsd.sound.names import TYPOGRAPHIC
 
 
 def species_pattern(name: str) -> str:
-    """A regular expression for a species' name in running text: any case, plural, blanks or hyphens."""
-    words = [re.escape(word) for word in re.split(r"[\s_-]+", name.casefold()) if word]
+    """A regular expression for a species' name in `folded` text: plural, blanks or hyphens, with or without
+    its apostrophe."""
+    words = [re.escape(word) for word in re.split(r"[\s_-]+", folded(name)) if word]
+    words = [word.replace("'", "(?:'|[\\s_])?") for word in words]
     return r"(?<!\w)" + r"[\s_-]+".join(words) + r"(?:s|es)?(?!\w)"
 
 
+def folded(text: str) -> str:
+    """Composed text, letter for letter without case, accents and typographic signs: positions stay."""
+    plain = unicodedata.normalize("NFC", text).translate(TYPOGRAPHIC)
+    bare = (unicodedata.normalize("NFKD", c)[0].lower() for c in plain)
+    return "".join(b if len(b) == 1 else c for b, c in zip(bare, plain, strict=True))
+
+
 def mentions(text: str, names: Sequence[str]) -> Iterator[tuple[int, int, str]]:
-    """(start, end, name) of every mention of one of `names`, from left to right; the longest name wins an
-    overlap."""
+    """(start, end, name) of every mention of one of `names` in composed text, from left to right; the longest
+    name wins an overlap."""
     found: list[tuple[int, int, str]] = []
-    rest = text.lower()  # casefold may change the length
+    rest = folded(text)
     for name in sorted(names, key=lambda one: (-len(one), one)):
         pattern = re.compile(species_pattern(name))
         found += [(match.start(), match.end(), name) for match in pattern.finditer(rest)]
@@ -40,6 +52,7 @@ def apply_words(text: str, words: Mapping[str, str]) -> str:
     >>> apply_words("an American Robin in rain", {"American Robin": "<american-robin>"})
     'a <american-robin> in rain'
     """
+    text = unicodedata.normalize("NFC", text)
     pieces, at = [], 0
     for start, end, name in mentions(text, list(words)):
         before = text[at:start]

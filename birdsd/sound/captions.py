@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from birdsd.randomness import generator
@@ -61,6 +62,31 @@ def captions(
         loud = f"{_listed([with_article(f'{word} {name}') for name in names])} {action}".strip()
         pool += [_joined(loud, environment), _joined(f"the {word} {what} of {birds}", environment)]
     return _drawn(pool, count, key, [prompt_for(names, environment), _joined(first, environment)])
+
+
+def says_no_bird(prompt: str, environments: Sequence[str] = ()) -> bool:
+    """Whether a prompt asks for a place without birds: in words, or by naming nothing but an environment."""
+    words = re.sub(r"[^\w\s]+", " ", prompt.casefold())
+    if re.search(r"\bno birds?\b|\bwithout (any )?birds?\b", words):
+        return True
+    before = words
+    for name in sorted(environments, key=len, reverse=True):
+        words = words.replace(name.casefold(), " ")
+    scenery = {
+        "a",
+        "an",
+        "the",
+        "of",
+        "sound",
+        "sounds",
+        "recording",
+        "loud",
+        "light",
+        "faint",
+        "quiet",
+        "alone",
+    }
+    return words != before and set(words.split()) <= scenery | {"in", "and", "with", "background"}
 
 
 def environment_phrase(name: str, snr_db: float | None = None) -> str:

@@ -16,9 +16,9 @@ from birdsd.diffusion.generate import Recipe, generate, regenerate
 from birdsd.diffusion.generator import Generator
 from birdsd.diffusion.generator import pipeline_folder as pipeline_folder_of
 from birdsd.diffusion.request import Request
-from birdsd.diffusion.words import species_in
+from birdsd.diffusion.words import apply_words, species_in
 from birdsd.errors import UserError
-from birdsd.sound.labels import read_raven
+from birdsd.sound.labels import load_recordings, read_raven
 from tests.diffusion.conftest import CODEC
 
 PROMPTS = ("an American Robin singing", "a Eurasian Wren")
@@ -125,6 +125,32 @@ def test_species_are_read_from_the_prompt():
     assert species_in("a robin beside an American Robin", known) == ("Robin", "American Robin")
     assert species_in("Steller's Jays in rain", known) == ("Steller's Jay",)
     assert species_in("Robinson's song", known) == ()
+
+
+def test_species_are_found_however_their_signs_are_typed():
+    known = ("Townsend's Warbler", "Black-capped Chickadee", "R\u00fcppell's Warbler")
+    for text in (
+        "a Townsend\u2019s Warbler",
+        "townsends warblers",
+        "a TOWNSEND`S_Warbler",
+        "Townsend s warbler",
+    ):
+        assert species_in(text, known) == ("Townsend's Warbler",)
+    assert species_in("black\u2011capped chickadee, Ruppell's Warbler", known) == known[1:]
+    assert species_in("a Ru\u0308ppell\u2019s warbler", known) == known[2:]
+    said = apply_words("an Townsend\u2019s Warbler in rain", {"Townsend's Warbler": "<tow>"})
+    assert said == "a <tow> in rain"
+
+
+def test_an_unknown_bird_is_no_birdless_clip(model, tmp_path):
+    """An empty table would say that there is no bird, and prepare would learn that from it."""
+    prompts = ("an Ivory Gull calling", "no bird", "a place where no bird sings")
+    clips = generate(model, Request(prompts, steps=1), tmp_path / "out", progress=False)
+    rows = [clip.table.read_text().splitlines()[1:] for clip in clips]
+    assert [len(row) for row in rows] == [1, 0, 0] and "\tUnknown\t" in rows[0][0]
+    found = load_recordings(tmp_path / "out")
+    assert sorted(recording.labels for recording in found.recordings if not recording.unknown) == [(), ()]
+    assert sum(bool(recording.unknown) for recording in found.recordings) == 1
 
 
 def test_what_cannot_be_sampled_is_refused_by_name():

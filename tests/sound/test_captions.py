@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from birdsd.sound.captions import captions, environment_phrase, prompt_for, with_article
+from birdsd.sound.captions import captions, environment_phrase, prompt_for, says_no_bird, with_article
 
 
 def test_the_first_is_the_prompt_and_all_differ():
@@ -87,3 +87,12 @@ def test_articles(name, expected):
 def test_counts_beyond_what_there_is_and_zero():
     assert len(captions(["Wren"], count=1000)) >= 6
     assert captions(["Wren"], count=0) == []
+
+
+def test_a_prompt_may_ask_for_a_place_without_birds():
+    asked = ("no bird", "No birds to be heard.", "a recording without birds in rain", "the sound of rain")
+    for text in (*asked, "loud rain alone"):
+        assert says_no_bird(text, ("rain",))
+    for text in ("", "an Ivory Gull", "a bird in rain", "rain and thunder", "a loud forest"):
+        assert not says_no_bird(text, ("rain",))
+    assert not says_no_bird("the sound of rain")
