@@ -26,10 +26,10 @@ from birdsd.sound.pieces import as_file
 
 _MAGIC = (b"RIFF", b"RF64", b"FORM", b"fLaC", b"OggS")
 _FETCH_AGAIN = "fetch it again, or save what is left as a new file"
-# A frame of an MP3 may keep bits in the 511 bytes before it, which can be 50 frames of near silence: a part
-# is decoded from this much earlier on. So is the next of a row: soundfile seeks after each reading, and the
-# decoder forgets.
-_MP3_LEAD_SAMPLES = 64 * 576
+# A frame of an MP3 may keep bits in the 511 bytes before it, which can be many frames of near silence (the
+# more, the lower the rate): a part is decoded from this much earlier on. So is the next of a row: soundfile
+# seeks after each reading, and the decoder forgets.
+_MP3_LEAD_SAMPLES, _MP3_LEAD_BELOW_32_KHZ = 16 * 1152, 64 * 576
 _MOST_SAMPLES = 1 << 48  # more than any file has: libsndfile's word for "not known"
 
 
@@ -79,10 +79,14 @@ class Source:
             )
         return frames if self.scale == 1.0 else frames * np.float32(self.scale)
 
+    @property
+    def _lead(self) -> int:
+        return _MP3_LEAD_SAMPLES if self.rate_hz >= 32000 else _MP3_LEAD_BELOW_32_KHZ
+
     def _raw(self, first: int, count: int) -> np.ndarray:
         sound = self.sound
         try:
-            lead = min(first, _MP3_LEAD_SAMPLES) if sound.format == "MP3" else 0
+            lead = min(first, self._lead) if sound.format == "MP3" else 0
             if lead or sound.tell() != first:
                 sound.seek(first - lead)
             frames: np.ndarray = sound.read(lead + count, dtype="float32", always_2d=True)[lead:]
