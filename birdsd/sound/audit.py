@@ -20,6 +20,7 @@ from birdsd.errors import UserError
 from birdsd.files import safe_name, write_json
 from birdsd.sound.codec import SpectrogramCodec
 from birdsd.sound.fidelity import BANDS_HZ, NEUTRAL_RATE_HZ, Fidelity, compare
+from birdsd.sound.levels import without_offset
 from birdsd.sound.recordings import RecordingError, find_recordings, probe, read, write_wav
 
 STRETCH_S = 15.0
@@ -113,6 +114,7 @@ def round_trip(codec: SpectrogramCodec, waveform: np.ndarray, rate_hz: int) -> n
         sound = soxr.resample(waveform.T, rate_hz, codec.rate_hz, quality="HQ").T
     # Whole frames: the end is filled up with silence instead of being cut off.
     missing = max(-sound.shape[1] % codec.hop, codec.window // 2 + codec.hop - sound.shape[1])
+    sound = without_offset(sound, codec.rate_hz, codec.fmin_hz)  # as in `encode`
     image = codec.quantise(codec.magnitude(np.pad(sound, ((0, 0), (0, missing)))))
     copy = codec.decode(image)
     if rate_hz != codec.rate_hz:

@@ -45,8 +45,11 @@ def choice_of(source: Source, whole: np.ndarray | None = None) -> ChannelChoice:
         return MEAN
     found = _chosen.get(source.key)
     if found is None:
-        get = source.decode if whole is None else lambda first, count: whole[first : first + count]
-        found = _choose(source, get)
+        if whole is not None:
+            found = _choose(source, lambda first, count: whole[first : first + count])
+        else:  # opened once more: going to and fro may cost a decoder the last samples of the file
+            with opened(source.path) as other:
+                found = _choose(other, other.peek)
         if len(_chosen) > 4096:
             _chosen.pop(next(iter(_chosen)))
         _chosen[source.key] = found

@@ -22,6 +22,8 @@ _ACTIVE_RANGE_DB = 15.0  # frames this far below the loud ones belong to the pau
 # A share of a sound's power that changes its level by less than 0.1 dB.
 _NEGLIGIBLE = 0.02
 _OFFSET_DBFS = -75.0  # of what lies below LOWEST_HZ: less of it leaves no mark in a picture
+_OFFSET_SHARE = 0.01  # of the power: less of an offset is below what is beside it
+_STEADY = 0.2  # change from one 80th of a second to the next, in power: up to some 5 Hz
 _EDGE_S = 0.25  # a waveform is continued by this much at both ends while it is filtered
 # Full scales that programs write as float without scaling: 16, 24 and 32 bits.
 _INTEGER_SCALES = (2.0**15, 2.0**23, 2.0**31)
@@ -104,11 +106,14 @@ def without_offset(waveform: np.ndarray, rate_hz: int, low_hz: float = LOWEST_HZ
     The same array where there is none worth speaking of. `low_hz`: what is below is not sound (at most 20 Hz).
     """
     two = np.atleast_2d(waveform)
-    step = max(1, round(rate_hz / (4 * LOWEST_HZ)))
-    means = _means(two, step)
+    means = _means(two, max(1, round(rate_hz / (4 * LOWEST_HZ))))
     power = float(np.square(means).mean()) if means.size else 0.0
     if power <= 10.0 ** (_OFFSET_DBFS / 10.0):
         return waveform
+    if power < _OFFSET_SHARE * float(np.mean(np.square(two, dtype=np.float64))):
+        return waveform
+    if means.shape[1] > 1 and float(np.square(np.diff(means)).mean()) > _STEADY * power:
+        return waveform  # wind, or the lowest part of a noise
     return _filtered(two, rate_hz, min(LOWEST_HZ, low_hz or LOWEST_HZ), math.inf).reshape(waveform.shape)
 
 
