@@ -151,9 +151,11 @@ def _filtered(sound: np.ndarray, rate_hz: int, low_hz: float, high_hz: float) ->
         exact = samples.astype(np.float64)
         middle = float(exact.mean())  # a constant needs no filter
         exact -= middle if low_hz > 0 else 0.0
-        # Continued by its own reflection through the end points, and faded out: no step, and no bend.
-        before = (2 * exact[0] - exact[edge:0:-1]) * rise
-        after = (2 * exact[-1] - exact[-2 : -edge - 2 : -1]) * rise[::-1]
+        if low_hz > LOWEST_HZ:
+            exact = _without_hum(exact, rate_hz, low_hz)
+        # Continued by its own reflection through where it begins and ends, and faded out: no step, no bend.
+        before = (2 * _begins_at(exact, rate_hz) - exact[edge:0:-1]) * rise
+        after = (2 * _begins_at(exact[::-1], rate_hz) - exact[-2 : -edge - 2 : -1]) * rise[::-1]
         size = scipy.fft.next_fast_len(len(exact) + 2 * edge, real=True)
         spectrum = scipy.fft.rfft(np.concatenate([before, exact, after]), size)
         hz = np.fft.rfftfreq(size, 1 / rate_hz)
@@ -163,6 +165,39 @@ def _filtered(sound: np.ndarray, rate_hz: int, low_hz: float, high_hz: float) ->
             spectrum *= 1 - _rise(hz, high_hz, high_hz * 1.02)
         out[channel] = scipy.fft.irfft(spectrum, size)[edge : edge + len(exact)]
     return out
+
+
+def _begins_at(samples: np.ndarray, rate_hz: int) -> float:
+    """The value that the slow part of a waveform begins with: along the line of its first 50 ms."""
+    length = max(1, min(len(samples) // 2, round(0.025 * rate_hz)))
+    first, second = samples[:length].mean(), samples[length : 2 * length].mean()
+    return float(1.5 * first - 0.5 * second) if len(samples) > 1 else float(first)
+
+
+def _without_hum(samples: np.ndarray, rate_hz: int, low_hz: float) -> np.ndarray:
+    """Float64 [samples] without steady tones below `low_hz`, which would ring at both ends of a filter."""
+    size = len(samples)
+    if size < 0.2 * rate_hz:
+        return samples
+    window = np.hanning(size)
+    time = np.arange(size) / size - 0.5
+    for _ in range(3):
+        count = int(low_hz * size / rate_hz) + 4
+        step = max(1, int(rate_hz / (8 * low_hz)))
+        spectrum = np.abs(scipy.fft.rfft(_means((samples * window)[None], step)[0]))[:count]
+        peak = int(np.argmax(spectrum))
+        near = slice(max(0, peak - 3), peak + 4)
+        steady = float(np.square(spectrum[near]).sum()) > 0.5 * float(np.square(spectrum).sum())
+        if not steady or not 5 < peak < count - 4:
+            break
+        left, middle, right = np.log(spectrum[peak - 1 : peak + 2] + 1e-30)
+        place = peak + 0.5 * (left - right) / (left - 2 * middle + right)
+        at = 2 * np.pi * place * time * size / (size // step * step)
+        tone = np.stack([np.cos(at), np.sin(at)])
+        tone = np.concatenate([tone, tone * time])  # a little off the frequency, or of changing strength
+        weights = np.linalg.lstsq(tone @ tone.T, tone @ samples, rcond=None)[0]
+        samples = samples - weights @ tone
+    return samples
 
 
 def _rise(hz: np.ndarray, low_hz: float, high_hz: float) -> np.ndarray:

@@ -161,7 +161,7 @@ def _sounding(waveform: np.ndarray, rate_hz: int) -> np.ndarray:
 def _silent(path: Path, info: AudioInfo) -> str:
     """Why a file is no background, '' for one that is; it is read only until enough was heard."""
     heard_s = 0.0
-    for _, part in blocks(path, info.rate_hz, 5.0):
+    for _, part in blocks(path, info.rate_hz, 1.0):
         heard = _sounding(part, info.rate_hz)
         heard_s += float(heard.mean()) * part.shape[1] / info.rate_hz
         if heard_s >= min(_LEAST_SOUND_S, 0.5 * info.duration_s):
