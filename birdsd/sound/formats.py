@@ -10,16 +10,24 @@ from pathlib import Path
 from birdsd.sound import mp3
 
 AUDIO_SUFFIXES = (
-    frozenset({".wav", ".wave", ".bwf", ".w64", ".wave64", ".rf64", ".bw64", ".flac", ".ogg", ".oga", ".opus"})
+    frozenset(
+        {".wav", ".wave", ".bwf", ".w64", ".wave64", ".rf64", ".bw64", ".flac", ".ogg", ".oga", ".opus"}
+    )
     | frozenset({".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".sph", ".nist", ".voc"})
     | mp3.SUFFIXES
 )
 # Sound (or pictures with sound), but not for libsndfile: named in reports instead of being passed over.
 FOREIGN_SUFFIXES = (
-    frozenset({".m4a", ".m4b", ".m4r", ".aac", ".mp4", ".m4v", ".3gp", ".3gpp", ".3g2", ".mov", ".qt", ".avi"})
+    frozenset(
+        {".m4a", ".m4b", ".m4r", ".aac", ".mp4", ".m4v", ".3gp", ".3gpp", ".3g2", ".mov", ".qt", ".avi"}
+    )
     | frozenset({".mkv", ".mka", ".webm", ".weba", ".wma", ".wmv", ".asf", ".flv", ".ogv", ".mts", ".m2ts"})
-    | frozenset({".mpg", ".mpeg", ".vob", ".ra", ".rm", ".ram", ".amr", ".awb", ".qcp", ".gsm", ".spx", ".ape"})
-    | frozenset({".wv", ".tta", ".tak", ".ofr", ".mpc", ".mp+", ".shn", ".alac", ".aa3", ".oma", ".dsf", ".dff"})
+    | frozenset(
+        {".mpg", ".mpeg", ".vob", ".ra", ".rm", ".ram", ".amr", ".awb", ".qcp", ".gsm", ".spx", ".ape"}
+    )
+    | frozenset(
+        {".wv", ".tta", ".tak", ".ofr", ".mpc", ".mp+", ".shn", ".alac", ".aa3", ".oma", ".dsf", ".dff"}
+    )
     | frozenset({".ac3", ".eac3", ".dts", ".thd", ".adts", ".loas", ".latm", ".adx", ".dss", ".ds2", ".dvf"})
     | frozenset({".wac", ".msv", ".raw", ".pcm", ".zc", ".mid", ".midi"})
 )

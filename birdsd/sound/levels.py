@@ -8,6 +8,7 @@ where it would not fit, and never cut off.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -169,9 +170,11 @@ def _filtered(sound: np.ndarray, rate_hz: int, low_hz: float, high_hz: float) ->
 
 def _begins_at(samples: np.ndarray, rate_hz: int) -> float:
     """The value that the slow part of a waveform begins with: along the line of its first 50 ms."""
+    if len(samples) < 2:
+        return float(samples[0])
     length = max(1, min(len(samples) // 2, round(0.025 * rate_hz)))
     first, second = samples[:length].mean(), samples[length : 2 * length].mean()
-    return float(1.5 * first - 0.5 * second) if len(samples) > 1 else float(first)
+    return float(1.5 * first - 0.5 * second)
 
 
 def _without_hum(samples: np.ndarray, rate_hz: int, low_hz: float) -> np.ndarray:
@@ -217,18 +220,28 @@ class Fitted(NamedTuple):
 def fit(waveform: np.ndarray) -> Fitted:
     """Turn a waveform down as a whole, so that its loudest sample is at full scale; never up, never cut.
 
-    The gain is a multiple of 0.01 dB, so that what is written down of it is what was done.
+    The gain is a multiple of 0.0001 dB, so that what is written down of it is what was done.
     """
     peak = float(np.abs(waveform).max(initial=0.0))
     if peak <= 1.0:
         return Fitted(waveform, 0.0)
-    gain_db = -math.ceil(100 * 20 * math.log10(peak * 32768 / 32767)) / 100
+    gain_db = -math.ceil(10000 * 20 * math.log10(peak * 32768 / 32767)) / 10000
     return Fitted((waveform * np.float32(10 ** (gain_db / 20))).astype(np.float32), gain_db)
 
 
 def fitted_words(gain_db: float) -> str:
     """What to say of a gain beside a sound; '' for none."""
-    return f"turned down by {-gain_db:.1f} dB, so that nothing is cut off" if gain_db else ""
+    return f"turned down by {max(0.1, -gain_db):.1f} dB, so that nothing is cut off" if gain_db else ""
+
+
+def fitted_line(gains_db: Sequence[float]) -> str:
+    """What to say of the gains of several sounds, in a line; '' where none was needed."""
+    turned = [gain_db for gain_db in gains_db if gain_db]
+    if not turned:
+        return ""
+    many = "1 clip was" if len(turned) == 1 else f"{len(turned)} clips were"
+    most = max(0.1, -min(turned))
+    return f"{many} louder than a file can hold and turned down as a whole, by up to {most:.1f} dB (gain_db)"
 
 
 def float_scale(peak: float, integers: bool) -> tuple[float, str]:
@@ -244,7 +257,9 @@ def float_scale(peak: float, integers: bool) -> tuple[float, str]:
         for full in _INTEGER_SCALES:
             if peak <= _OVER * full:
                 bits = round(math.log2(full)) + 1
-                note = f"its float samples are numbers of {bits} bits (up to {peak:.0f}): divided by {full:.0f}"
+                note = (
+                    f"its float samples are numbers of {bits} bits (up to {peak:.0f}): divided by {full:.0f}"
+                )
                 return 1 / full, note
     if peak > 16:
         raise UserError(
@@ -253,5 +268,8 @@ def float_scale(peak: float, integers: bool) -> tuple[float, str]:
             "divide them by what the recorder's or the program's full scale is",
         )
     if peak > 4:
-        return 1.0, f"its samples reach {over_db:.0f} dB above full scale ({peak:.3g}): it is shown as loud as that"
+        return (
+            1.0,
+            f"its samples reach {over_db:.0f} dB above full scale ({peak:.3g}): it is shown as loud as that",
+        )
     return 1.0, ""

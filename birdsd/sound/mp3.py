@@ -252,7 +252,9 @@ def _runs(
             if at + size > end:
                 at = end
                 break
-            if data[at + here.side_bytes] in b"XI" and (found_xing := _Xing.at(data, at, parse(data, at) or here)):
+            if data[at + here.side_bytes] in b"XI" and (
+                found_xing := _Xing.at(data, at, parse(data, at) or here)
+            ):
                 headers.append((frames, found_xing))
             frames += 1
             at += size

@@ -184,7 +184,9 @@ def write_wav(path: Path, waveform: np.ndarray, rate_hz: int, sample_format: str
     gain_db = 0.0
     if sample_format == "int16":
         waveform, gain_db = fit(waveform)
-        data = np.clip(np.rint(waveform.T * 32768.0), -32768, 32767).astype(np.int16)  # 1.0 is a step too much
+        data = np.clip(np.rint(waveform.T * 32768.0), -32768, 32767).astype(
+            np.int16
+        )  # 1.0 is a step too much
     elif sample_format == "float32":
         data = np.ascontiguousarray(waveform.T)
     else:

@@ -104,7 +104,9 @@ class Source:
 
     def _ends_as_estimated(self, end: int) -> bool:
         """The header of an MP3 counts frames, of which the encoder's delay and padding are left out."""
-        return self.sound.format == "MP3" and self.frames - end <= max(0.25 * self.rate_hz, 0.01 * self.frames)
+        return self.sound.format == "MP3" and self.frames - end <= max(
+            0.25 * self.rate_hz, 0.01 * self.frames
+        )
 
 
 @contextmanager

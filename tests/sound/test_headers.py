@@ -58,7 +58,11 @@ def test_an_aiff_that_was_never_finished(tmp_path, promised, frames):
 
 
 def test_rf64_caf_and_au_that_were_never_finished(tmp_path):
-    for name, at, value in (("a.rf64", b"ds64", bytes(24)), ("a.caf", b"data", b"\xff" * 8), ("a.au", b".snd", b"")):
+    for name, at, value in (
+        ("a.rf64", b"ds64", bytes(24)),
+        ("a.caf", b"data", b"\xff" * 8),
+        ("a.au", b".snd", b""),
+    ):
         path = save(tmp_path / name, noise(), RATE, "PCM_16")
         expected = read(path, RATE)
         content = bytearray(path.read_bytes())
@@ -96,7 +100,13 @@ def test_a_header_in_order_is_believed(tmp_path):
     path = save(tmp_path / "a.wav", noise(), RATE)
     whole = path.read_bytes()
     chunk = b"LIST" + struct.pack("<I", 5000) + bytes(range(250)) * 20
-    for behind in (chunk, chunk + b"cue " + struct.pack("<I", 4) + bytes(4), bytes(20000), b"<xml>" * 4000, b"\x01"):
+    for behind in (
+        chunk,
+        chunk + b"cue " + struct.pack("<I", 4) + bytes(4),
+        bytes(20000),
+        b"<xml>" * 4000,
+        b"\x01",
+    ):
         path.write_bytes(whole + behind)
         assert probe(path).duration_s == 3.0 and probe(path).notes == ()
     with_wav_sizes(save(path, noise(), RATE), 200000, 150000)
@@ -115,7 +125,9 @@ def test_float_samples_on_the_scale_of_integers_are_scaled_back(tmp_path, full, 
     assert f"divided by {full:.0f}" in note
     for heard in (read(path, RATE), np.concatenate([b for _, b in blocks(path, RATE, 0.7)], axis=1)):
         np.testing.assert_allclose(heard, sound, atol=1.0 / full if whole_numbers else 1e-6)
-    np.testing.assert_allclose(read(path, RATE, start_s=2, duration_s=1), read(path, RATE)[:, 2 * RATE : 3 * RATE])
+    np.testing.assert_allclose(
+        read(path, RATE, start_s=2, duration_s=1), read(path, RATE)[:, 2 * RATE : 3 * RATE]
+    )
 
 
 @pytest.mark.parametrize("peak", [0.5, 1.0, 1.2, 3.9])
@@ -137,7 +149,9 @@ def test_float_samples_far_above_full_scale_are_reported_or_refused(tmp_path):
 def test_quiet_integers_written_as_float(tmp_path):
     path = save(tmp_path / "a.wav", np.rint(noise() * 40), RATE, "FLOAT")  # up to 12 of 32768
     assert read(path, RATE).max() == pytest.approx(12 / 32768)
-    click = np.where(tone(1.0, RATE) > 0, 1.0, -1.0).astype(np.float32)  # whole numbers, and a full scale of 1
+    click = np.where(tone(1.0, RATE) > 0, 1.0, -1.0).astype(
+        np.float32
+    )  # whole numbers, and a full scale of 1
     np.testing.assert_array_equal(read(save(path, click, RATE, "FLOAT"), RATE), click)
 
 

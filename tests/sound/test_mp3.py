@@ -23,7 +23,9 @@ def song(seconds: float, rate_hz: int, channels: int = 1) -> np.ndarray:
     return np.repeat((noise + pulses)[:, None], channels, axis=1).astype(np.float32)
 
 
-def encoded(folder: Path, sound: np.ndarray, rate_hz: int, mode: str = "VARIABLE", level: float = 0.5) -> bytes:
+def encoded(
+    folder: Path, sound: np.ndarray, rate_hz: int, mode: str = "VARIABLE", level: float = 0.5
+) -> bytes:
     path = folder / "encoded.mp3"
     settings = {"bitrate_mode": mode, "compression_level": level, "format": "MP3"}
     with soundfile.SoundFile(path, "w", rate_hz, sound.shape[1], **settings) as stream:
@@ -108,7 +110,9 @@ def test_what_a_header_promises_and_is_not_there_is_told_before_anything_is_deco
     path = tmp_path / "a.mp3"
     data = encoded(tmp_path, song(10.0, 44100), 44100)
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(RecordingError, match=r"a\.mp3 was cut short: the header promises 10\.\d\d s, \d\.\d\d s"):
+    with pytest.raises(
+        RecordingError, match=r"a\.mp3 was cut short: the header promises 10\.\d\d s, \d\.\d\d s"
+    ):
         probe(path)
     path.write_bytes(data + data[: len(data) // 2])  # the second part
     with pytest.raises(RecordingError, match="cut short"):
@@ -117,9 +121,7 @@ def test_what_a_header_promises_and_is_not_there_is_told_before_anything_is_deco
 
 def test_streams_of_another_rate_behind_the_first_are_not_lost_in_silence(tmp_path):
     path = tmp_path / "a.mp3"
-    path.write_bytes(
-        encoded(tmp_path, song(3.0, 44100), 44100) + encoded(tmp_path, song(3.0, 22050), 22050)
-    )
+    path.write_bytes(encoded(tmp_path, song(3.0, 44100), 44100) + encoded(tmp_path, song(3.0, 22050), 22050))
     with pytest.raises(RecordingError, match=r"joined of MP3 streams that differ.*ffmpeg"):
         probe(path)
 
@@ -142,7 +144,13 @@ def test_an_mp3_by_another_name_is_read(tmp_path):
 
 def test_bytes_that_are_no_frames_are_no_mp3(tmp_path):
     path = tmp_path / "a.mp3"
-    for data in (b"", b"\xff" * 5000, np.random.default_rng(0).bytes(20000), b"ID3" + b"\xff" * 200, id3(500)):
+    for data in (
+        b"",
+        b"\xff" * 5000,
+        np.random.default_rng(0).bytes(20000),
+        b"ID3" + b"\xff" * 200,
+        id3(500),
+    ):
         path.write_bytes(data)
         with pytest.raises(RecordingError, match=r"a\.mp3"):
             read(path, 44100)

@@ -7,6 +7,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import soundfile
 
 from birdsd.errors import UserError
 from birdsd.sound.recordings import RecordingError, blocks, find_recordings, probe, read, write_wav
@@ -159,10 +160,15 @@ def test_what_is_written_is_read_back(tmp_path, sample_format, step):
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.wav"]
 
 
-def test_clipping_is_counted_and_nan_refused(tmp_path):
+def test_what_does_not_fit_is_turned_down_and_nan_refused(tmp_path):
     waveform = np.array([0.5, 1.5, -2.0, 1.0], np.float32)
-    assert write_wav(tmp_path / "a.wav", waveform, 8000) == 2
-    assert read(tmp_path / "a.wav", 8000).min() == -1.0
+    gain_db = write_wav(tmp_path / "a.wav", waveform, 8000)
+    assert gain_db == pytest.approx(-6.02, abs=0.01)
+    assert read(tmp_path / "a.wav", 8000)[0].tolist() == pytest.approx([0.25, 0.75, -1.0, 0.5], abs=1e-4)
+    with soundfile.SoundFile(tmp_path / "a.wav") as sound:
+        assert "turned down by 6.0 dB" in sound.comment
+    assert write_wav(tmp_path / "a.wav", waveform, 8000, "float32") == 0.0
+    np.testing.assert_array_equal(read(tmp_path / "a.wav", 8000)[0], waveform)
     with pytest.raises(UserError, match=r"b\.wav.*NaN"):
         write_wav(tmp_path / "b.wav", np.array([np.nan]), 8000)
     assert not (tmp_path / "b.wav").exists()
