@@ -11,6 +11,7 @@ import mmap
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from birdsd.sound.pieces import Piece
@@ -139,7 +140,7 @@ def _counted(data: mmap.mmap, start: int, end: int, first: Header, xing: _Xing |
         if lost * samples > max(0.25 * rate_hz, 0.01 * (part.promised or 0) * samples):
             promised_s, there_s = ((n * samples / rate_hz) for n in (part.promised or 0, part.counted))
             missing = f"the header promises {promised_s:.2f} s, {there_s:.2f} s are there"
-    gaps = [b[0] - a[0] - a[1] for a, b in zip(runs, runs[1:], strict=False)]
+    gaps = [b[0] - a[0] - a[1] for a, b in pairwise(runs)]
     simple = max(gaps, default=0) <= _SKIPPED_BYTES and start == _after_id3(data, 0)
     whole = frames * samples
     if first.layer != 3:  # a Xing header is layer III's
@@ -147,8 +148,11 @@ def _counted(data: mmap.mmap, start: int, end: int, first: Header, xing: _Xing |
     if simple and xing is not None and xing.frames == frames:
         return Survey(rate_hz, whole, (), True, missing, stranger)
     size = sum(length for _, length in runs)
-    own = not xing or not xing.frames
-    told = _own_header(data, start, first, frames) if own else xing.telling(data, frames, size)
+    told = (
+        _own_header(data, start, first, frames)
+        if xing is None or not xing.frames
+        else xing.telling(data, frames, size)
+    )
     return Survey(rate_hz, whole, (told, *runs), simple and xing is None, missing, stranger)
 
 

@@ -178,7 +178,7 @@ def _whole_mp3(
             "one file has one rate and number of channels",
             "convert it, for example: ffmpeg -i INPUT.mp3 OUTPUT.flac",
         )
-    if not counted.pieces or counted.plain and sound.frames == counted.samples:
+    if not counted.pieces or (counted.plain and sound.frames == counted.samples):
         return sound
     return held.enter_context(soundfile.SoundFile(held.enter_context(as_file(path, counted.pieces))))
 
