@@ -41,6 +41,8 @@ __all__ = [
 # sides, so that it equals the same part of the whole file.
 _MARGIN_SAMPLES = 512
 _RESAMPLER = "HQ"
+# A step of less at a file's ends (-60 dBFS) makes nothing ring that could be heard.
+_STEP, _EDGE_SAMPLES = 1e-3, 128
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,11 @@ def read(
         choice = _choice(source, channels, channel, whole)
     waveform = mixed(frames, channels, choice, path)
     if file_rate_hz != rate_hz:
-        waveform = soxr.resample(waveform, file_rate_hz, rate_hz, quality=_RESAMPLER)
-        skipped = round(start_s * rate_hz) - low * rate_hz // file_rate_hz  # exact: see _with_margins
+        before, after = _held(waveform, file_rate_hz, rate_hz, low == 0, high == length)
+        longer = np.concatenate([before, waveform, after]) if len(before) + len(after) else waveform
+        waveform = soxr.resample(longer, file_rate_hz, rate_hz, quality=_RESAMPLER)
+        # Exact: see _with_margins and _held.
+        skipped = round(start_s * rate_hz) - (low - len(before)) * rate_hz // file_rate_hz
         waveform = waveform[skipped : skipped + max(1, round((end - first) * rate_hz / file_rate_hz))]
     return _as_channels_first(waveform, channels)
 
@@ -149,7 +154,7 @@ def blocks(
             stream = soxr.ResampleStream(file_rate_hz, rate_hz, columns, dtype="float32", quality=_RESAMPLER)
         step = max(1, math.ceil(block_s * file_rate_hz))
         held: list[np.ndarray] = []
-        waiting = sent = position = 0
+        waiting = sent = position = unwanted = 0
         end = source.frames
         while position < end:
             asked = min(step, end - position)
@@ -159,7 +164,13 @@ def blocks(
                 end = position
             part = mixed(frames, channels, choice, path)
             if stream is not None:
-                part = stream.resample_chunk(part, last=position >= end)
+                before, after = _held(part, file_rate_hz, rate_hz, position == asked, position >= end)
+                longer = np.concatenate([before, part, after]) if len(before) + len(after) else part
+                part = stream.resample_chunk(longer, last=position >= end)
+                unwanted += len(before) * rate_hz // file_rate_hz
+                part, unwanted = part[unwanted:], unwanted - min(unwanted, len(part))
+                if len(after):
+                    part = part[: max(0, round(end * rate_hz / file_rate_hz) - sent - waiting)]
             held.append(part)
             waiting += len(part)
             while waiting >= size:
@@ -221,6 +232,25 @@ def _with_margins(first: int, end: int, frames: int, rate_in: int, rate_out: int
     period = rate_in // math.gcd(rate_in, rate_out)
     margin = math.ceil(_MARGIN_SAMPLES * max(1.0, rate_in / rate_out))
     return max(0, first - margin) // period * period, min(frames, end + margin)
+
+
+def _held(
+    waveform: np.ndarray, rate_in: int, rate_out: int, begins: bool, ends: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """What to put before and behind a file's own beginning and end, [n] or [n, channels], while resampling.
+
+    A recorder's offset is a step there, which a resampler makes ring: then it is held for a while. Nothing
+    is needed inside of a file, and where there is no offset.
+    """
+    nothing = waveform[:0]
+    period = rate_in // math.gcd(rate_in, rate_out)
+    count = -(-math.ceil(_MARGIN_SAMPLES * max(1.0, rate_in / rate_out)) // period) * period
+    parts = []
+    for wanted, edge in ((begins, waveform[:_EDGE_SAMPLES]), (ends, waveform[-_EDGE_SAMPLES:])):
+        level = edge.mean(axis=0, keepdims=True, dtype=np.float32) if wanted and len(edge) else nothing
+        heard = len(level) and np.abs(level).max() > _STEP
+        parts.append(np.repeat(level, count, axis=0) if heard else nothing)
+    return parts[0], parts[1]
 
 
 def _as_channels_first(waveform: np.ndarray, channels: int) -> np.ndarray:

@@ -27,8 +27,7 @@ from birdsd.sound.pieces import as_file
 _MAGIC = (b"RIFF", b"RF64", b"FORM", b"fLaC", b"OggS")
 _FETCH_AGAIN = "fetch it again, or save what is left as a new file"
 # A frame of an MP3 may keep bits in the 511 bytes before it, which can be many frames of near silence (the
-# more, the lower the rate): a part is decoded from this much earlier on. So is the next of a row: soundfile
-# seeks after each reading, and the decoder forgets.
+# more, the lower the rate): a part is decoded from this much earlier on.
 _MP3_LEAD_SAMPLES, _MP3_LEAD_BELOW_32_KHZ = 16 * 1152, 64 * 576
 _MOST_SAMPLES = 1 << 48  # more than any file has: libsndfile's word for "not known"
 
@@ -90,10 +89,13 @@ class Source:
     def _raw(self, first: int, count: int) -> np.ndarray:
         sound = self.sound
         try:
-            lead = min(first, self._lead) if sound.format == "MP3" else 0
-            if lead or sound.tell() != first:
+            lead = 0
+            if sound.tell() != first:
+                lead = min(first, self._lead) if sound.format == "MP3" else 0
                 sound.seek(first - lead)
-            frames: np.ndarray = sound.read(lead + count, dtype="float32", always_2d=True)[lead:]
+            with _sequential(sound):
+                count = max(0, min(count, self.frames - first))
+                frames: np.ndarray = sound.read(lead + count, dtype="float32", always_2d=True)[lead:]
         except (soundfile.LibsndfileError, RuntimeError) as error:
             raise RecordingError(
                 f"{self.path} is damaged or cut short after {first / self.rate_hz:.2f} s ({_reason(error)})",
@@ -107,6 +109,22 @@ class Source:
         return self.sound.format == "MP3" and self.frames - end <= max(
             0.25 * self.rate_hz, 0.01 * self.frames
         )
+
+
+@contextmanager
+def _sequential(sound: soundfile.SoundFile) -> Iterator[None]:
+    """Read on from where one is. soundfile seeks to that place after each reading, and an MP3's decoder then
+    begins anew: it forgets the frames before, and complains on the terminal."""
+    info = getattr(sound, "_info", None) if sound.format == "MP3" else None
+    seekable = getattr(info, "seekable", 0)
+    if not seekable:
+        yield
+        return
+    info.seekable = 0  # type: ignore[union-attr]
+    try:
+        yield
+    finally:
+        info.seekable = seekable  # type: ignore[union-attr]
 
 
 @contextmanager

@@ -66,6 +66,22 @@ def test_blocks_are_the_file_in_pieces(tmp_path, rate_hz, channels):
     np.testing.assert_allclose(joined, read(path, rate_hz, channels=channels), atol=1e-5)
 
 
+@pytest.mark.parametrize("rates", [(16000, 32000), (44100, 32000), (22050, 24000), (48000, 16000)])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_recorder_s_offset_does_not_ring_at_the_ends_of_a_file(tmp_path, rates, channels):
+    time = np.arange(3 * rates[0]) / rates[0]
+    for number, offset in enumerate((0.2 + 0 * time, 0.3 * time / 3 + 0.1, -0.2 * np.cos(time))):
+        sound = np.repeat(offset[None], channels, axis=0)
+        path = save(tmp_path / f"{number}.wav", sound, rates[0], "FLOAT")
+        expected = np.interp(np.arange(3 * rates[1]) / rates[1], time, offset)
+        streamed = np.concatenate([piece for _, piece in blocks(path, rates[1], 0.7, channels)], axis=1)
+        for heard in (read(path, rates[1], channels=channels), streamed):
+            assert heard.shape == (channels, 3 * rates[1])
+            assert np.abs(heard - expected)[:, 2:-2].max() < 2e-3
+        last = read(path, rates[1], start_s=2.5, channels=channels)
+        assert np.abs(last - expected[-last.shape[1] :])[:, :-2].max() < 2e-3
+
+
 def test_streaming_holds_one_block_however_long_the_file(tmp_path):
     def peak_bytes(duration_s):
         path = save(tmp_path / f"{duration_s}.wav", tone(duration_s, 16000), 16000)
