@@ -1,7 +1,7 @@
 """One channel of several: their mean, unless too much is lost in it.
 
 The channels of an unbalanced or wrongly wired line are each other's opposite, and their mean is silence or
-noise. A dead channel takes half of the living one away. Then the strongest channel is taken, and that is said.
+noise. A dead channel takes half of the living one away. Then the strongest channel is taken, and it is said.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def mix_down(waveform: np.ndarray, rate_hz: int) -> np.ndarray:
 
 
 def mixed(frames: np.ndarray, channels: int, choice: ChannelChoice, path: Path) -> np.ndarray:
-    """Decoded frames [n, c] as what is asked for: [n] for one channel, or where all are alike, else [n, 2]."""
+    """Decoded frames [n, c] as asked for: [n] for one channel (also where all are alike), else [n, 2]."""
     present = frames.shape[1]
     if choice.channel is not None:
         return frames[:, choice.channel - 1]

@@ -117,7 +117,10 @@ class SpectrogramCodec:
         return max(self.fmin_hz, LOWEST_HZ), self.fmax_hz
 
     def level_db(self, waveform: np.ndarray) -> float:
-        """RMS in dBFS, over the codec's band, of a waveform [channels, samples] at its rate; -inf for silence."""
+        """RMS in dBFS over the codec's band; -inf for silence.
+
+        waveform: [channels, samples] (or [samples]) at the codec's rate.
+        """
         return band_level_db(waveform, self.rate_hz, *self.band_hz)
 
     def row_hz(self) -> np.ndarray:

@@ -97,7 +97,7 @@ def _caf(head: bytes, size: int) -> Unfinished | None:
     at = 8
     while at + 12 <= len(head):
         name, length = struct.unpack_from(">4sq", head, at)
-        if name == b"data" and (length == -1 or length == 4 and size > at + 16):
+        if name == b"data" and (length == -1 or (length == 4 and size > at + 16)):
             new = head[: at + 4] + struct.pack(">q", size - at - 12)
             note = "" if length == -1 else "its header was never finished: read to the end of the file"
             return Unfinished((new, (at + 12, size - at - 12)), note)
@@ -149,7 +149,7 @@ def _flac_frame(data: bytes, at: int, fixed: int) -> int | None:
         return None
     lead = data[at + 4]
     more = 0 if lead < 0x80 else 8 - (lead ^ 0xFF).bit_length() - 1
-    if more == 0 and lead >= 0x80 or more > 6:
+    if (more == 0 and lead >= 0x80) or more > 6:
         return None
     number = lead if not more else lead & (0x3F >> more)
     for byte in data[end : end + more]:
@@ -187,7 +187,7 @@ def _chunks(head: bytes, at: int, order: str) -> dict[bytes, tuple[int, int]]:
 
 
 def _forgotten(path: Path, begin: int, promised: int, size: int, order: str, per_second: int) -> bool:
-    """Whether what follows the sound that the header promises is neither chunks nor filler, but more sound."""
+    """Whether what follows the promised sound is neither chunks nor filler, but more sound."""
     at = begin + promised + promised % 2
     if size - begin - promised < (_LEAST_S * per_second if promised else 1):
         return False

@@ -1,8 +1,8 @@
 """Which files are one recording: by their bytes, their samples, their names, or by what is to be heard.
 
 Two clips of one recording in training and test make a test that means nothing. What is the same to the
-byte, or to the sample, is one recording with both labels. What was cut from one recording, or sounds the same,
-stays together when recordings are split.
+byte, or to the sample, is one recording with both labels. What was cut from one recording, or sounds the
+same, stays together when recordings are split.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from birdsd.sound.formats import AUDIO_SUFFIXES
 from birdsd.sound.likeness import LOOKED_AT_S, find_alike
 from birdsd.sound.source import RecordingError, opened
 
-# Beyond this much sound to listen to, near-identical recordings are not looked for: some minutes on two cores.
+# In sets with more sound than this (a minute of work for two cores), near-identical ones are not looked for.
 MOST_LISTENED_S = 6 * 3600.0
 _MIDDLE_S = 0.5  # of two files of equal length, what is compared before all of it
 _LENGTH_SLACK_S = 0.06
@@ -235,25 +235,26 @@ class _Groups:
 
 
 def _alike(recordings: Sequence[Recording], key: Callable[[Recording], object]) -> list[list[Recording]]:
-    """Those that share a key with another, together; a key that cannot be had (an error, None) is shared with none."""
+    """Those that share a key with another, together; where it cannot be had, it is shared with none."""
     found: dict[object, list[Recording]] = {}
     for recording in recordings:
         try:
             value = key(recording)
         except (OSError, RecordingError):
             continue
-        if value is not None:
-            found.setdefault(value, []).append(recording)
+        found.setdefault(value, []).append(recording)
     return [held for held in found.values() if len(held) > 1]
 
 
 def _samples_hash(path: Path, middle_s: float | None = None) -> bytes:
-    """Of the samples as 24-bit numbers: all of them, or those in the middle of the file."""
+    """Of the samples as 24-bit numbers: all of them, or those of half a second, if possible in the middle."""
     digest = hashlib.blake2b(digest_size=16)
     with opened(path) as source:
         first, end = 0, source.frames
         if middle_s is not None:
-            first = max(0, (end - round(middle_s * source.rate_hz)) // 2)
+            # An MP3 is read from its start: its decoder complains on the terminal after a leap.
+            leaps = source.sound.format != "MP3"
+            first = max(0, (end - round(middle_s * source.rate_hz)) // 2) if leaps else 0
             end = min(end, first + round(middle_s * source.rate_hz))
         step = 1 << 18
         for position in range(first, end, step):

@@ -39,10 +39,10 @@ def level_db(waveform: np.ndarray) -> float:
 
 
 def band_level_db(waveform: np.ndarray, rate_hz: int, low_hz: float, high_hz: float) -> float:
-    """`level_db` of what lies between `low_hz` and `high_hz` in a waveform [channels, samples] (or [samples]).
+    """`level_db` of what lies between `low_hz` and `high_hz`.
 
-    An offset, its drift and hum below the band do not count, however loud they are. Where little lies
-    outside of the band it is `level_db` itself.
+    waveform: [channels, samples] (or [samples]). An offset, its drift and hum below the band do not count,
+    however loud they are. Where little lies outside of the band, it is `level_db` itself.
     """
     return level_db(in_band(waveform, rate_hz, low_hz, high_hz))
 
@@ -71,7 +71,7 @@ def sounding_level_db(waveform: np.ndarray) -> float:
 
 
 def sounding(waveform: np.ndarray, floor_db: float = SILENCE_DBFS) -> np.ndarray:
-    """bool [samples // 2048 (at least 1)]: which frames of a waveform [channels, samples] are above the floor."""
+    """bool [samples // 2048, at least 1]: which frames of a waveform [channels, samples] exceed the floor."""
     power = _frame_power(np.atleast_2d(waveform))
     if not len(power):
         power = np.array([np.square(waveform, dtype=np.float64).mean() if waveform.size else 0.0])
@@ -86,10 +86,11 @@ def _frame_power(waveform: np.ndarray) -> np.ndarray:
 
 
 def in_band(waveform: np.ndarray, rate_hz: int, low_hz: float, high_hz: float) -> np.ndarray:
-    """What lies between `low_hz` and `high_hz`, float32, shaped like `waveform` ([channels, samples] or [samples]).
+    """What lies between `low_hz` and `high_hz`, float32, in the shape of `waveform`.
 
-    The waveform itself where less than 2% of its power lies outside. The phase stays, and the edges of the
-    band are a sixth of it wide below and a fiftieth above, both outside.
+    waveform: [channels, samples] (or [samples]). It comes back as it is where less than 2% of its power lies
+    outside. The phase stays. Both edges are outside of the band: a sixth of `low_hz` wide below, and a
+    fiftieth of `high_hz` above.
     """
     sound = np.asarray(waveform, np.float32)
     two = np.atleast_2d(sound)
@@ -104,7 +105,7 @@ def in_band(waveform: np.ndarray, rate_hz: int, low_hz: float, high_hz: float) -
 def without_offset(waveform: np.ndarray, rate_hz: int, low_hz: float = LOWEST_HZ) -> np.ndarray:
     """The waveform [channels, samples] without a recorder's constant offset and its drift.
 
-    The same array where there is none worth speaking of. `low_hz`: what is below is not sound (at most 20 Hz).
+    The same array where there is none worth speaking of. `low_hz`: what is below is no sound (at most 20 Hz).
     """
     two = np.atleast_2d(waveform)
     means = _means(two, max(1, round(rate_hz / (4 * LOWEST_HZ))))
@@ -211,7 +212,7 @@ def _rise(hz: np.ndarray, low_hz: float, high_hz: float) -> np.ndarray:
 
 
 class Fitted(NamedTuple):
-    """A waveform within full scale, and the gain in dB on all of it that made it so (0.0: none was needed)."""
+    """A waveform within full scale, and the gain in dB on all of it that made it so (0.0: none)."""
 
     waveform: np.ndarray
     gain_db: float

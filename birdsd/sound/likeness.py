@@ -29,8 +29,8 @@ _LOW_HZ, _HIGH_HZ, _BANDS = 300.0, 7000.0, 33
 _PEAKS_PER_S, _FOLLOWERS, _FOLLOWS_FRAMES = 15, 5, 48
 _PEAK_BINS = 4  # 31 Hz: a peak's place in frequency
 _MOST_ALIKE = 12  # recordings that share a word: more, and the word says nothing (silence, a hum)
-# Words at the same distance, for a pair to be looked at, and as a share of the shorter one's. Copies have 7% and
-# more, as a poor MP3; other songs of the same bird 2%, rarely 5%.
+# Words at the same distance, for a pair to be looked at, and as a share of the shorter one's. Copies have 7%
+# and more, also as a poor MP3; other songs of the same bird 2%, rarely 5%.
 _HITS, _HITS_SHARE = 5, 0.025
 _MOST_PAIRS = 2000
 _IN_PHASE = 0.25  # share of the spectrum: copies have 0.5 and more, other songs up to 0.2, mostly 0.03

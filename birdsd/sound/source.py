@@ -62,7 +62,7 @@ class Source:
         return int(self.sound.channels)
 
     def decode(self, first: int, count: int) -> np.ndarray:
-        """float32 [count, channels] from frame `first` on; all of it (but for an MP3's last bit), all finite."""
+        """float32 [count, channels] from frame `first` on: all of it (but an MP3's last bit), all finite."""
         frames = self._raw(first, count)
         if len(frames) < count and not self._ends_as_estimated(first + len(frames)):
             got_s, promised_s = (first + len(frames)) / self.rate_hz, self.frames / self.rate_hz

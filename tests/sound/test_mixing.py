@@ -128,7 +128,9 @@ def burst(samples=4 * 44100):
 @pytest.mark.parametrize("sound", [rounding(), hum(), 0 * rounding(), 0 * rounding() + 0.3, burst()])
 def test_a_silent_file_is_no_background_and_is_named(tmp_path, sound):
     save(tmp_path / "rain" / "dead.wav", sound.astype(np.float32))
-    with pytest.raises(UserError, match=r"no environmental sound.*dead\.wav.*(silent|sounds for 0\.\d+ s only)"):
+    with pytest.raises(
+        UserError, match=r"no environmental sound.*dead\.wav.*(silent|sounds for 0\.\d+ s only)"
+    ):
         EnvironmentPool(tmp_path)
     save(tmp_path / "rain" / "good.wav", noise())
     pool = EnvironmentPool(tmp_path)

@@ -16,7 +16,7 @@ PULSE_HZ = 3000.0
 
 
 def song(seconds: float, rate_hz: int, channels: int = 1) -> np.ndarray:
-    """[samples, channels]: loud noise, then near silence (so that a variable rate varies); a pulse each 2 s."""
+    """[samples, channels]: loud noise, then near silence (so that the rate varies); a pulse each 2 s."""
     time = np.arange(round(seconds * rate_hz)) / rate_hz
     noise = np.random.default_rng(0).standard_normal(len(time)) * np.where(time < seconds / 3, 0.1, 1e-5)
     pulses = np.where(time % 2 < 0.1, 0.5 * np.sin(2 * np.pi * PULSE_HZ * time), 0)
