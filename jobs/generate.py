@@ -14,6 +14,7 @@ from birdsd.diffusion.generate import Clip, Recipe
 from birdsd.diffusion.generator import Generator
 from birdsd.diffusion.request import Request
 from birdsd.schema import GenerateConfig
+from birdsd.sound.levels import fitted_line
 
 
 def run(config: GenerateConfig) -> Outcome:
@@ -43,4 +44,5 @@ def _outcome(clips: list[Clip], out: Path) -> Outcome:
     facts = {"out": str(out), "clips": [clip.to_json() for clip in clips]}
     facts["nothing_to_do"] = kept == len(clips)
     title = f"{len(clips)} clips in {out}" + (f", {kept} of them made before" if kept else "")
-    return Outcome("\n".join([title, *lines]), facts)
+    louder = fitted_line([clip.gain_db for clip in clips])
+    return Outcome("\n".join([title, *lines, *([louder] if louder else [])]), facts)

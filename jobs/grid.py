@@ -15,6 +15,7 @@ from birdsd.diffusion.generate import Clip
 from birdsd.diffusion.sampling import network_steps
 from birdsd.evaluation import grid_page
 from birdsd.schema import GridConfig
+from birdsd.sound.levels import fitted_line
 
 
 def run(config: GridConfig) -> Outcome:
@@ -66,4 +67,6 @@ def _outcome(grid: Grid, clips: list[list[Clip]], commands: list[str], page: Pat
     kept = sum(all(not clip.made for clip in made) for made in clips)
     facts = {"page": str(page), "cells": cells, "nothing_to_do": kept == len(cells)}
     before = f", {kept} of them made before" if kept else ""
-    return Outcome(f"{len(cells)} cells{before}; look and listen: {page}", facts)
+    louder = fitted_line([clip.gain_db for made in clips for clip in made])
+    title = f"{len(cells)} cells{before}; look and listen: {page}"
+    return Outcome("\n".join(filter(None, [title, louder])), facts)

@@ -14,7 +14,7 @@ import numpy as np
 from birdsd.errors import UserError
 from birdsd.evaluation import page as html
 from birdsd.evaluation.markup import Html, element, join
-from birdsd.evaluation.media import picture_levels, png, sound_uri, spectrogram
+from birdsd.evaluation.media import audio, picture_levels, png, spectrogram
 from birdsd.evaluation.page import amount, name
 from birdsd.files import read_json
 from birdsd.sound.codec import SpectrogramCodec
@@ -185,9 +185,7 @@ def _hear(item: Piece, codec: SpectrogramCodec | None, prompts: Sequence[str], b
     if levels is None or codec is None or not budget.takes("picture", levels.size):
         player = ""
         if waveform is not None:
-            player = element(
-                "audio", controls=True, preload="metadata", src=sound_uri(waveform, rate), aria_label=words
-            )
+            player = audio(waveform, rate, words)
         return element("figure", element("h4", name(words)), player, class_="sound")
     return spectrogram(
         levels,

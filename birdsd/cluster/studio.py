@@ -21,6 +21,7 @@ from birdsd.evaluation.media import picture_levels, spectrogram
 from birdsd.files import atomic_write, safe_name, sha256_file
 from birdsd.schema import GenerateConfig
 from birdsd.sound.captions import prompt_for
+from birdsd.sound.levels import fitted_words
 
 if TYPE_CHECKING:
     from birdsd.diffusion.generator import Generator
@@ -162,6 +163,8 @@ class Studio:
 
     def _caption(self, clip: Clip, asked: Asked) -> str:
         said = f"\u201c{clip.prompt}\u201d, seed {asked.seed:g}, guidance {asked.guidance:g}"
+        if clip.gain_db:
+            said += f", {fitted_words(clip.gain_db)}"
         if asked.init:
             request = self.request(asked)
             span = request.span(self.clip_s)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from birdsd.sound.codec import SpectrogramCodec
 
 PICTURE_SUFFIX = ".png"
-SILENCE_DBFS = -90.0  # as in the shards: below it nothing is in a clip but a converter's last bits
 _LEAST_SHARE = 0.25  # of a clip that a recording must fill; the rest becomes silence
 _FADE_S = 0.02  # over which the old goes into the new, inside the stretch; at most a quarter of it
 
@@ -177,7 +176,7 @@ def _picture(path: Path, codec: SpectrogramCodec) -> np.ndarray:
 
 def _sound(path: Path, start_s: float, codec: SpectrogramCodec) -> np.ndarray:
     """float32 [channels, samples_per_clip], silence behind the recording's end."""
-    from birdsd.sound.mixing import level_db
+    from birdsd.sound.levels import SILENCE_DBFS
     from birdsd.sound.recordings import read
 
     heard = read(path, codec.rate_hz, start_s=start_s, duration_s=codec.clip_s, channels=codec.channels)
@@ -187,7 +186,7 @@ def _sound(path: Path, start_s: float, codec: SpectrogramCodec) -> np.ndarray:
             f"a clip of this model lasts {codec.clip_s:.3g} s, of which a quarter must be there",
             "take an earlier start (init=FILE@SECONDS), or a longer recording",
         )
-    if level_db(heard) < SILENCE_DBFS:
+    if codec.level_db(heard) < SILENCE_DBFS:
         raise UserError(
             f"init={path} is silent from {start_s:g} s to {start_s + codec.clip_s:.5g} s",
             "a start must have something to be heard",

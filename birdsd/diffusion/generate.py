@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Clip:
-    """One generated clip and its four files; `made` is false where they were there already."""
+    """One generated clip and its four files; `made` is false where they were there already.
+
+    `gain_db`: by how much the sound was turned to fit into its file (0.0: it is as loud as it was made).
+    """
 
     prompt: str
     index: int
@@ -36,6 +39,7 @@ class Clip:
     recipe: Path
     duration_s: float
     made: bool = True
+    gain_db: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """As plain values, paths as text."""
@@ -65,7 +69,7 @@ def generate(
     start = model.start(request)
     wanted = range(request.total) if only is None else sorted(set(only))
     plans = {number: _plan(model, request, number, out, start) for number in wanted}
-    clips = {number: plan.clip(made=False) for number, plan in plans.items() if keep and plan.is_done()}
+    clips = {number: found for number, plan in plans.items() if keep and (found := plan.found())}
     needed = sorted({n // request.batch_size for n in plans.keys() - clips.keys()})
     remove_leftovers(out, alone=False)
     hidden = None if progress is True else True
@@ -170,21 +174,24 @@ class _Plan:
         was asked for, it says so, and `prepare` leaves such clips out."""
         return list(self.recipe["species"]) or ([] if self.recipe.get("no_bird") else ["Unknown"])
 
-    def is_done(self) -> bool:
-        """Whether the four files are there, made by this very recipe."""
+    def found(self) -> Clip | None:
+        """The clip whose four files are there, made by this very recipe; else None."""
         paths = [self.folder / name for name in self.names]
         if not all(path.is_file() for path in paths):
-            return False
+            return None
         try:
-            return bool(read_json(paths[-1]) == self.recipe)
+            told = read_json(paths[-1], "recipe")
         except UserError:
-            return False
+            return None
+        # Only the making shows the gain; a recipe without one is of a time when sounds were cut off.
+        gain_db = told.pop("gain_db", None) if isinstance(told, dict) else None
+        return self.clip(float(gain_db), made=False) if gain_db is not None and told == self.recipe else None
 
-    def clip(self, made: bool = True) -> Clip:
+    def clip(self, gain_db: float, made: bool = True) -> Clip:
         told, (picture, sound, table, recipe) = self.recipe, (self.folder / name for name in self.names)
         return Clip(
             told["prompt"], told["index"], tuple(told["species"]), picture, sound, table, recipe,
-            told["duration_s"], made,
+            told["duration_s"], made, gain_db,
         )  # fmt: skip
 
 
@@ -246,15 +253,15 @@ def _write(codec: SpectrogramCodec, plan: _Plan, picture: np.ndarray) -> Clip:
         png, wav, table, recipe = (place / name for name in plan.names)
         with atomic_write(png) as stream:
             Image.fromarray(picture).save(stream, format="PNG")
-        write_wav(wav, sound, codec.rate_hz)
+        gain_db = write_wav(wav, sound, codec.rate_hz)
         made = [
             Label(label=name, start_s=begin_s, end_s=end_s, low_hz=codec.fmin_hz, high_hz=codec.fmax_hz)
             for name in plan.names_in_table
         ]
         write_raven(table, made)
-        write_json(recipe, plan.recipe)
+        write_json(recipe, {**plan.recipe, "gain_db": gain_db})
         publish(place, plan.folder, *plan.names)
-    return plan.clip()
+    return plan.clip(gain_db)
 
 
 @lru_cache

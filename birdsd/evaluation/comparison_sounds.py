@@ -10,7 +10,7 @@ import numpy as np
 from birdsd.evaluation import page as html
 from birdsd.evaluation.comparison import IN_ENVIRONMENT, KNOWN, NEW, ArmResult, Comparison, MadeClip
 from birdsd.evaluation.markup import Html, element
-from birdsd.evaluation.media import picture_levels, png, sound_uri
+from birdsd.evaluation.media import audio, picture_levels, png
 from birdsd.evaluation.page import name
 
 if TYPE_CHECKING:
@@ -112,8 +112,7 @@ def _cell(
         element("span", class_="head"),
         class_="field",
     )
-    player = element("audio", controls=True, preload="metadata", src=sound_uri(heard, codec.rate_hz),
-                     aria_label=alt)  # fmt: skip
+    player = audio(heard, codec.rate_hz, alt)
     below: object = ""
     if clip is not None:
         mark, kind = ("\u2713 ", "named ok") if clip.right else ("heard as ", "named")

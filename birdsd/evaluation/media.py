@@ -12,6 +12,7 @@ from birdsd.evaluation.charts import nice_ticks, ticks_html
 from birdsd.evaluation.features import mean_power
 from birdsd.evaluation.markup import Html, element
 from birdsd.evaluation.page import data_uri
+from birdsd.sound.levels import fit, fitted_words
 
 if TYPE_CHECKING:
     from birdsd.sound.codec import SpectrogramCodec
@@ -58,15 +59,15 @@ def png(levels: np.ndarray) -> bytes:
 
 
 def sound_uri(waveform: np.ndarray, rate_hz: int) -> str:
-    """A waveform, float [C, N] or [N] within -1 to 1, as a data URI that every browser plays.
+    """A waveform, float [C, N] or [N], as a data URI that every browser plays.
 
     MP3 at its best variable rate where the format knows the rate: an eighth of the size of a WAV.
-    MP3 takes one or two channels; anything else becomes 16-bit WAV.
+    MP3 takes one or two channels; anything else becomes 16-bit WAV. What goes beyond -1 to 1 is turned down
+    as a whole (see `fit`): `audio` says so.
     """
     import soundfile
 
-    samples = np.atleast_2d(np.asarray(waveform, dtype=np.float32)).T
-    samples = np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0).clip(-1, 1)
+    samples = fit(_finite(waveform)).waveform.T
     stream = io.BytesIO()
     if rate_hz in _MP3_RATES and samples.shape[1] <= 2 and "MP3" in soundfile.available_formats():
         soundfile.write(stream, samples, rate_hz, format="MP3", compression_level=0.0)
@@ -76,9 +77,15 @@ def sound_uri(waveform: np.ndarray, rate_hz: int) -> str:
 
 
 def audio(waveform: np.ndarray, rate_hz: int, label: str) -> Html:
-    """A player for the waveform."""
+    """A player for the waveform; its tip says if the sound is played softer than it is."""
     source = sound_uri(waveform, rate_hz)
-    return element("audio", controls=True, preload="metadata", src=source, aria_label=label)
+    said = fitted_words(fit(_finite(waveform)).gain_db) or None
+    return element("audio", controls=True, preload="metadata", src=source, aria_label=label, title=said)
+
+
+def _finite(waveform: np.ndarray) -> np.ndarray:
+    samples = np.atleast_2d(np.asarray(waveform, dtype=np.float32))
+    return np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0)
 
 
 def _khz_ticks(row_hz: np.ndarray) -> list[tuple[float, str]]:

@@ -28,12 +28,11 @@ from birdsd.sound.annotation import (
 )
 from birdsd.sound.captions import captions, environment_phrase
 from birdsd.sound.codec import SpectrogramCodec
-from birdsd.sound.mixing import EnvironmentPool, level_db, mix_at_snr
+from birdsd.sound.levels import SILENCE_DBFS, in_band, level_db
+from birdsd.sound.mixing import EnvironmentPool, mix_at_snr
 from birdsd.sound.recordings import RecordingError, read
 from birdsd.sound.segments import Segment, find_songs
 
-# Below this level nothing is in a clip but the last bits of the converter.
-SILENCE_DBFS = -90.0
 # A recording is held in memory in parts of at most this length, so that a night costs no more than a song.
 PART_S = 120.0
 _AUDIBLE_S = 0.02  # a clip with more than this of a bird in it is not one without birds
@@ -122,7 +121,7 @@ class SampleMaker:
             start_s=start_s,
             duration_s=duration_s,
             channels=codec.channels,
-            **({"channel": channel} if channel is not None and recording.channels > 1 else {}),
+            channel=channel,
         )
 
     def _clips(

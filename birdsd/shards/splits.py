@@ -7,7 +7,7 @@ ten species a fixed classifier scores 0.42 split by clip and 0.33 split by recor
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from birdsd.errors import UserError
 
@@ -17,9 +17,16 @@ _ENOUGH = 3
 
 
 def assign_splits(
-    species: Mapping[str, Sequence[str]], validation_fraction: float, test_fraction: float, seed: int
+    species: Mapping[str, Sequence[str]],
+    validation_fraction: float,
+    test_fraction: float,
+    seed: int,
+    groups: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """recording id -> split, for {recording id: its species}; a function of the ids and the seed.
+
+    `groups` (recording id -> the id of a group, see `birdsd.sound.identity`): those of one group get one
+    split, and count as one recording of all their species.
 
     Stratified: of each species with three recordings or more, validation and test get their fraction and
     at least one, and training keeps at least one. Recordings of several species count for each of
@@ -36,6 +43,17 @@ def assign_splits(
             "something must be left for training",
             "set data.validation_fraction=0.1 data.test_fraction=0.1",
         )
+    group_of = groups or {}
+    together: dict[str, set[str]] = {}
+    for recording, names in species.items():
+        together.setdefault(group_of.get(recording, recording), set()).update(names)
+    chosen = _chosen(together, validation_fraction, test_fraction, seed)
+    return {recording: chosen[group_of.get(recording, recording)] for recording in species}
+
+
+def _chosen(
+    species: Mapping[str, Iterable[str]], validation_fraction: float, test_fraction: float, seed: int
+) -> dict[str, str]:
     strata: dict[str, list[str]] = {}
     for recording, names in species.items():
         for name in sorted(set(names)) or [""]:

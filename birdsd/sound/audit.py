@@ -20,12 +20,13 @@ from birdsd.errors import UserError
 from birdsd.files import safe_name, write_json
 from birdsd.sound.codec import SpectrogramCodec
 from birdsd.sound.fidelity import BANDS_HZ, NEUTRAL_RATE_HZ, Fidelity, compare
+from birdsd.sound.levels import SILENCE_DBFS, in_band, level_db, without_offset
 from birdsd.sound.recordings import RecordingError, find_recordings, probe, read, write_wav
 
 STRETCH_S = 15.0
 STRETCHES = 3
 _SHORTEST_S = 0.25
-_SILENCE = 1e-5  # -100 dBFS: nothing to judge by
+_AUDIBLE_HZ = 62.5  # hum and an offset below it are nothing to judge by
 _TELLING = 3
 
 
@@ -113,6 +114,7 @@ def round_trip(codec: SpectrogramCodec, waveform: np.ndarray, rate_hz: int) -> n
         sound = soxr.resample(waveform.T, rate_hz, codec.rate_hz, quality="HQ").T
     # Whole frames: the end is filled up with silence instead of being cut off.
     missing = max(-sound.shape[1] % codec.hop, codec.window // 2 + codec.hop - sound.shape[1])
+    sound = without_offset(sound, codec.rate_hz, codec.fmin_hz)  # as in `encode`
     image = codec.quantise(codec.magnitude(np.pad(sound, ((0, 0), (0, missing)))))
     copy = codec.decode(image)
     if rate_hz != codec.rate_hz:
@@ -202,12 +204,18 @@ def _stretches(path: Path, channels: int) -> Iterator[tuple[float, np.ndarray]]:
     heard = False
     for number in range(count):
         start_s = number * length_s / count
-        sound = read(path, NEUTRAL_RATE_HZ, start_s=start_s, duration_s=STRETCH_S, channels=channels)
-        if float(np.abs(sound).max(initial=0.0)) > _SILENCE:
+        sound = _heard(path, start_s, STRETCH_S, channels)
+        if level_db(in_band(sound, NEUTRAL_RATE_HZ, _AUDIBLE_HZ, np.inf)) > SILENCE_DBFS:
             heard = True
             yield start_s, sound
     if not heard:
         raise RecordingError(f"{path} is silent", "there is nothing to judge a codec by", "leave it out")
+
+
+def _heard(path: Path, start_s: float, duration_s: float, channels: int) -> np.ndarray:
+    """A stretch without the recorder's offset, which no codec shows."""
+    sound = read(path, NEUTRAL_RATE_HZ, start_s=start_s, duration_s=duration_s, channels=channels)
+    return without_offset(sound, NEUTRAL_RATE_HZ)
 
 
 def _median(values: Sequence[float | None]) -> float | None:
@@ -262,13 +270,7 @@ def _show(result: AuditResult, out: Path) -> tuple[Path, ...]:
     rows = []
     for number, index in enumerate(_telling(result), 1):
         stretch = result.stretches[index]
-        sound = read(
-            stretch.path,
-            NEUTRAL_RATE_HZ,
-            start_s=stretch.start_s,
-            duration_s=stretch.duration_s,
-            channels=result.codecs[0].channels,
-        )
+        sound = _heard(stretch.path, stretch.start_s, stretch.duration_s, result.codecs[0].channels)
         copies = [round_trip(codec, sound, NEUTRAL_RATE_HZ) for codec in result.codecs]
         rows.append((stretch, sound, copies))
         for name, waveform in zip(

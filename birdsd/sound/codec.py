@@ -18,6 +18,7 @@ import numpy as np
 
 from birdsd.errors import UserError, unknown_name
 from birdsd.files import fingerprint
+from birdsd.sound.levels import LOWEST_HZ, band_level_db, without_offset
 from birdsd.sound.phase import Stft, griffin_lim
 from birdsd.sound.scales import MEL_FORMULAS, MEL_NORMS, SCALES, FilterBank, filter_bank
 
@@ -110,6 +111,18 @@ class SpectrogramCodec:
         response = np.bincount(weights.band, weights.weight * leak / 2, minlength=self.bands)
         return (1 / response).astype(np.float32)
 
+    @property
+    def band_hz(self) -> tuple[float, float]:
+        """Between which frequencies an image shows anything; what is below 20 Hz is no sound."""
+        return max(self.fmin_hz, LOWEST_HZ), self.fmax_hz
+
+    def level_db(self, waveform: np.ndarray) -> float:
+        """RMS in dBFS over the codec's band; -inf for silence.
+
+        waveform: [channels, samples] (or [samples]) at the codec's rate.
+        """
+        return band_level_db(waveform, self.rate_hz, *self.band_hz)
+
     def row_hz(self) -> np.ndarray:
         """Centre frequency of every image row, float64 [bands], highest first."""
         return self.filters.centre_hz[::-1].copy()
@@ -120,9 +133,11 @@ class SpectrogramCodec:
         """The image, uint8 [channels, bands, frames], of one clip.
 
         waveform: [channels, samples] (or [samples]) at the codec's own rate; what is longer than a
-        clip is cut, what is shorter is filled up with silence.
+        clip is cut, what is shorter is filled up with silence. A recorder's offset and its drift do not
+        appear, since they would fill the lowest rows.
         """
         sound = self._checked(waveform, rate_hz)
+        sound = without_offset(sound[:, : self.samples_per_clip], rate_hz, self.fmin_hz)
         clip = np.zeros((sound.shape[0], self.samples_per_clip), np.float32)
         length = min(sound.shape[1], clip.shape[1])
         clip[:, :length] = sound[:, :length]

@@ -11,14 +11,20 @@ import numpy as np
 from birdsd.errors import UserError
 from birdsd.sound.annotation import Problem
 from birdsd.sound.layers import FOUND_NAMES
+from birdsd.sound.levels import active_level_db, in_band, level_db, sounding, sounding_level_db
 from birdsd.sound.names import clean_name
-from birdsd.sound.recordings import AudioInfo, RecordingError, find_recordings, probe, read
+from birdsd.sound.recordings import AudioInfo, RecordingError, blocks, find_recordings, probe, read
 from birdsd.sound.tables import TABLE_SUFFIXES, read_table
 
-_FRAME_SAMPLES = 2048
-_ACTIVE_RANGE_DB = 15.0  # frames this far below the loud ones belong to the pauses
+__all__ = ["Background", "EnvironmentPool", "Mixture", "active_level_db", "level_db", "mix_at_snr"]
+
 _FULL_SCALE = 0.99
 _LOOP_FADE_S = 0.05
+_LEAST_SOUND_S = 0.5  # in a file of the pool: less is no surrounding, however often it is repeated
+_LEAST_SHARE = 0.5  # of a piece that must sound, for its name to be in a caption
+_DRAWS = 12  # of other pieces where one does not sound enough
+# What counts in a background before a codec is known: an offset and hum below it are no rain.
+_BAND_HZ = (62.5, math.inf)
 
 
 class Mixture(NamedTuple):
@@ -37,34 +43,19 @@ class Background(NamedTuple):
     licence: str
 
 
-def level_db(waveform: np.ndarray) -> float:
-    """RMS over all samples in dBFS (full-scale square wave: 0); -inf for silence."""
-    mean_square = float(np.mean(np.square(waveform, dtype=np.float64))) if waveform.size else 0.0
-    return 10.0 * math.log10(mean_square) if mean_square > 0 else -math.inf
-
-
-def active_level_db(waveform: np.ndarray) -> float:
-    """RMS in dBFS over the frames in which something sounds, so that pauses between songs do not count.
-
-    After ITU-T P.56's idea of an active level: frames no more than 15 dB below the 95th percentile.
-    """
-    waveform = np.atleast_2d(waveform)
-    count = waveform.shape[1] // _FRAME_SAMPLES
-    if count < 2:
-        return level_db(waveform)
-    frames = waveform[:, : count * _FRAME_SAMPLES].reshape(len(waveform), count, _FRAME_SAMPLES)
-    power: np.ndarray = np.square(frames).mean(axis=(0, 2))
-    active = power >= float(np.percentile(power, 95)) * 10.0 ** (-_ACTIVE_RANGE_DB / 10.0)
-    mean = float(power[active].mean())
-    return 10.0 * math.log10(mean) if mean > 0 else -math.inf
-
-
-def mix_at_snr(foreground: np.ndarray, background: np.ndarray, snr_db: float) -> Mixture:
+def mix_at_snr(
+    foreground: np.ndarray,
+    background: np.ndarray,
+    snr_db: float,
+    rate_hz: int = 0,
+    band_hz: tuple[float, float] | None = None,
+) -> Mixture:
     """Add `background` under `foreground`, both float32 [channels, samples], at `snr_db`.
 
-    The ratio is that of the foreground's active level to the background's mean level. The foreground keeps
-    its level, unless the sum would clip: then all of it is turned down, by the factor that is returned.
-    Where either is silent there is no ratio, and they are added as they are.
+    The ratio is that of the foreground's active level to the background's mean level (without stretches of
+    silence), of what lies in `band_hz` (low, high) at `rate_hz`, or of everything. The foreground keeps its
+    level, unless the sum would clip: then all of it is turned down, by the factor that is returned. Where
+    either is silent there is no ratio, and they are added as they are.
     """
     if foreground.shape != background.shape:
         raise UserError(
@@ -73,7 +64,8 @@ def mix_at_snr(foreground: np.ndarray, background: np.ndarray, snr_db: float) ->
         )
     if not math.isfinite(snr_db):
         raise UserError(f"the SNR {snr_db} dB is not a finite number", "", "try snr_db_low=3 snr_db_high=30")
-    signal_db, noise_db = active_level_db(foreground), level_db(background)
+    bird, rest = (x if band_hz is None else in_band(x, rate_hz, *band_hz) for x in (foreground, background))
+    signal_db, noise_db = active_level_db(bird), sounding_level_db(rest)
     change_db = signal_db - noise_db - snr_db
     factor = 10.0 ** (change_db / 20.0) if math.isfinite(change_db) else 1.0
     mixture = foreground + np.float32(factor) * background
@@ -86,7 +78,8 @@ class EnvironmentPool:
     """Environmental sounds by name: sub-folder = name, or the name of a file that lies loose.
 
     A labels.*, manifest.* or metadata.* table in the folder, its parent or its parent's parent gives names,
-    licences and recordists. Files that cannot be read are in `problems`; `UserError` when none is left.
+    licences and recordists. Files that cannot be read, and those in which nothing sounds, are in `problems`;
+    `UserError` when none is left.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -98,8 +91,11 @@ class EnvironmentPool:
         for path in find_recordings(self.folder):
             try:
                 self._infos[path] = probe(path)
+                silent = _silent(path, self._infos[path])
             except RecordingError as error:
-                self.problems.append(Problem(path, str(error)))
+                silent = str(error)
+            if silent:
+                self.problems.append(Problem(path, silent))
                 continue
             self._files.setdefault(self._name(path), []).append(path)
         if not self._files:
@@ -128,22 +124,63 @@ class EnvironmentPool:
     ) -> Background:
         """A piece of `duration_s`: an environment, then a file of it, then a start, each uniformly at random.
 
-        Shorter files are repeated with a cross-fade. Raises `RecordingError` for a file damaged inside.
+        Where little sounds in it, another piece is drawn. Shorter files are repeated with a cross-fade,
+        without silence at their ends. Raises `RecordingError` for a file damaged inside, and where no draw
+        finds a piece that sounds.
         """
-        name = self.names[int(generator.integers(len(self.names)))]
-        files = self._files[name]
-        path = files[int(generator.integers(len(files)))]
         samples = round(duration_s * rate_hz)
-        room_s = self._infos[path].duration_s - duration_s
-        start_s = float(generator.uniform(0.0, max(0.0, room_s)))
-        piece = read(path, rate_hz, start_s=start_s, duration_s=duration_s + 0.01, channels=channels)
-        return Background(_looped(piece, samples, rate_hz), name, path, self.licence(path))
+        for _ in range(_DRAWS):
+            name = self.names[int(generator.integers(len(self.names)))]
+            files = self._files[name]
+            path = files[int(generator.integers(len(files)))]
+            room_s = self._infos[path].duration_s - duration_s
+            start_s = float(generator.uniform(0.0, max(0.0, room_s)))
+            piece = read(path, rate_hz, start_s=start_s, duration_s=duration_s + 0.01, channels=channels)
+            if room_s < 0:
+                piece = _trimmed(piece, rate_hz)
+            piece = _looped(piece, samples, rate_hz)
+            if _sounding(piece, rate_hz).mean() >= _LEAST_SHARE:
+                return Background(piece, name, path, self.licence(path))
+        raise RecordingError(
+            f"{path} has long stretches of silence, as have others in {self.folder}",
+            f"of {_DRAWS} pieces of {duration_s:.3g} s none sounded for half of its length",
+            "leave such files out of the environment, or cut the silence out of them",
+        )
 
     def _name(self, path: Path) -> str:
         label = self._facts.get(path.resolve(), ("", "", ""))[0]
         if not label:
             label = path.parent.name if path.parent != self.folder else path.stem.rstrip("0123456789_- ")
         return clean_name((label or path.stem).replace("_", " ").replace("-", " ")).lower()
+
+
+def _sounding(waveform: np.ndarray, rate_hz: int) -> np.ndarray:
+    """bool [frames]: where more than a converter's last bits is to be heard."""
+    return sounding(in_band(waveform, rate_hz, *_BAND_HZ))
+
+
+def _silent(path: Path, info: AudioInfo) -> str:
+    """Why a file is no background, '' for one that is; it is read only until enough was heard."""
+    heard_s = 0.0
+    for _, part in blocks(path, info.rate_hz, 1.0):
+        heard = _sounding(part, info.rate_hz)
+        heard_s += float(heard.mean()) * part.shape[1] / info.rate_hz
+        if heard_s >= min(_LEAST_SOUND_S, 0.5 * info.duration_s):
+            return ""
+    if heard_s == 0:
+        return f"{path.name} is silent: nothing in it is louder than -90 dBFS, so it is no background"
+    return f"{path.name} sounds for {heard_s:.2f} s only, which is no background"
+
+
+def _trimmed(piece: np.ndarray, rate_hz: int) -> np.ndarray:
+    """A piece [channels, samples] without silence at its ends."""
+    heard = np.flatnonzero(_sounding(piece, rate_hz))
+    frames = len(_sounding(piece, rate_hz))
+    if not len(heard) or (heard[0] == 0 and heard[-1] == frames - 1):
+        return piece
+    frame = piece.shape[1] // frames
+    end = piece.shape[1] if heard[-1] == frames - 1 else (int(heard[-1]) + 1) * frame
+    return piece[:, int(heard[0]) * frame : end]
 
 
 def _table_facts(folder: Path) -> dict[Path, tuple[str, str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -290,3 +291,55 @@ def test_shares_keep_whole_batches_together(model, tmp_path):
     assert shares == [[0, 1, 2, 3], [4, 5], []]
     assert generate(model, request, tmp_path / "none", only=[], progress=False) == []
     assert not (tmp_path / "none").exists()
+
+
+def test_a_clip_beyond_full_scale_is_turned_down_and_its_recipe_tells(model, tmp_path, monkeypatch):
+    loud = dataclasses.replace(model.codec, ceiling_db=model.codec.ceiling_db + 60)
+    monkeypatch.setattr(model, "codec", loud)
+    request = Request(PROMPTS, steps=2)
+    clips = generate(model, request, tmp_path / "a", progress=False)
+    for clip in clips:
+        made = loud.decode(loud.from_rgb(np.array(Image.open(clip.picture))))
+        assert np.abs(made).max() > 1.5, "the case has to be loud enough to mean anything"
+        heard, _ = soundfile.read(clip.sound, dtype="float32")
+        told = json.loads(clip.recipe.read_text())
+        assert told["gain_db"] == clip.gain_db < -3 and clip.to_json()["gain_db"] == clip.gain_db
+        # Nothing was cut: the gain undone, it is what was made, loudest samples included.
+        step = 10 ** (-clip.gain_db / 20) / 32768
+        assert np.abs(heard * 10 ** (-clip.gain_db / 20) - made[0]).max() <= step
+    kept = generate(model, request, tmp_path / "a", keep=True, progress=False)
+    assert [(c.made, c.gain_db) for c in kept] == [(False, c.gain_db) for c in clips]
+    (again,) = regenerate(model, Recipe.read(clips[1].recipe), tmp_path / "b")
+    assert again.sound.read_bytes() == clips[1].sound.read_bytes()
+    assert again.recipe.read_bytes() == clips[1].recipe.read_bytes()
+
+
+def test_a_clip_of_the_time_when_sounds_were_cut_off_is_made_again(model, tmp_path):
+    (clip,) = generate(model, Request(PROMPTS[:1], steps=1), tmp_path, progress=False)
+    told = json.loads(clip.recipe.read_text())
+    assert told.pop("gain_db") == 0.0
+    clip.recipe.write_text(json.dumps(told))
+    (again,) = generate(model, Request(PROMPTS[:1], steps=1), tmp_path, keep=True, progress=False)
+    assert again.made and "gain_db" in json.loads(clip.recipe.read_text())
+
+
+def test_the_command_says_that_clips_were_turned_down(pipeline_folder, tmp_path):
+    from birdsd.jobs import generate as job
+
+    from birdsd.config import compose
+
+    folder = shutil.copytree(pipeline_folder, tmp_path / "model")
+    codec = json.loads((folder / "codec.json").read_text())
+    said = []
+    for ceiling_db in (codec["ceiling_db"] + 60, codec["ceiling_db"] - 40):
+        (folder / "codec.json").write_text(json.dumps({**codec, "ceiling_db": ceiling_db}))
+        settings = [
+            f"run={folder}",
+            "steps=1",
+            "count=2",
+            "prompt=a robin",
+            f"out={tmp_path / str(ceiling_db)}",
+        ]
+        said.append(job.run(compose("generate", settings)).text)
+    assert "2 clips were louder than a file can hold and turned down as a whole" in said[0]
+    assert "turned down" not in said[1]

@@ -54,3 +54,23 @@ def test_no_fraction_no_split() -> None:
 def test_fractions_that_leave_nothing_are_refused(fractions: tuple[float, float]) -> None:
     with pytest.raises(UserError):
         assign_splits(some({"a": 10}), *fractions, seed=0)
+
+
+def test_what_belongs_together_goes_into_one_split_and_counts_once() -> None:
+    species = some({"a": 12, "b": 12})
+    groups = {name: f"group-{int(name.split('-')[1]) // 3}" for name in species}  # of both species each
+    for seed in range(5):
+        chosen = assign_splits(species, 0.25, 0.25, seed, groups)
+        assert set(chosen) == set(species)
+        splits = {group: {chosen[r] for r in species if groups[r] == group} for group in groups.values()}
+        assert all(len(held) == 1 for held in splits.values())
+        assert Counter(split for held in splits.values() for split in held) == {
+            "train": 2, "validation": 1, "test": 1,
+        }  # fmt: skip
+
+
+def test_a_recording_alone_is_split_as_without_groups() -> None:
+    species = some({"a": 20, "b": 20})
+    plain = assign_splits(species, 0.2, 0.2, 1)
+    assert assign_splits(species, 0.2, 0.2, 1, {name: name for name in species}) == plain
+    assert assign_splits(species, 0.2, 0.2, 1, {}) == plain

@@ -8,6 +8,7 @@ import pytest
 from birdsd.errors import UserError
 from birdsd.randomness import generator
 from birdsd.sound.mixing import EnvironmentPool, active_level_db, level_db, mix_at_snr
+from birdsd.sound.recordings import RecordingError
 from tests.sound.makers import save, tone, truncate
 
 
@@ -107,6 +108,67 @@ def test_bad_files_are_problems_and_an_empty_pool_an_error(tmp_path):
     assert pool.names == ("rain",) and [p.path.name for p in pool.problems] == ["cut.wav"]
     with pytest.raises(UserError, match="does not exist"):
         EnvironmentPool(tmp_path / "nowhere")
+
+
+def rounding(samples=44100):
+    """What a converter writes where nothing is: an offset, and its last bit."""
+    return 0.02 + np.random.default_rng(7).integers(0, 2, (1, samples)) / 32768
+
+
+def hum(samples=44100):
+    return 0.05 * np.sin(2 * np.pi * 50 * np.arange(samples) / 44100)[None] + rounding(samples)
+
+
+def burst(samples=4 * 44100):
+    sound = np.zeros((1, samples))
+    sound[:, 30000:36000] = noise(6000)
+    return sound
+
+
+@pytest.mark.parametrize("sound", [rounding(), hum(), 0 * rounding(), 0 * rounding() + 0.3, burst()])
+def test_a_silent_file_is_no_background_and_is_named(tmp_path, sound):
+    save(tmp_path / "rain" / "dead.wav", sound.astype(np.float32))
+    with pytest.raises(
+        UserError, match=r"no environmental sound.*dead\.wav.*(silent|sounds for 0\.\d+ s only)"
+    ):
+        EnvironmentPool(tmp_path)
+    save(tmp_path / "rain" / "good.wav", noise())
+    pool = EnvironmentPool(tmp_path)
+    assert [problem.path.name for problem in pool.problems] == ["dead.wav"]
+    assert {pool.draw(generator(n), 0.5, 44100).path.name for n in range(20)} == {"good.wav"}
+
+
+def test_a_soft_background_is_one(tmp_path):
+    save(tmp_path / "rain" / "soft.wav", noise(level=2e-4), subtype="PCM_24")
+    assert EnvironmentPool(tmp_path).problems == []
+
+
+def test_a_piece_in_which_little_sounds_is_drawn_again(tmp_path):
+    sound = np.zeros((1, 60 * 16000), np.float32)
+    sound[:, 20 * 16000 : 35 * 16000] = noise(15 * 16000)
+    save(tmp_path / "rain" / "gaps.wav", sound, 16000)
+    pool = EnvironmentPool(tmp_path)
+    for number in range(20):
+        piece = pool.draw(generator(number), 5.0, 16000).waveform
+        assert (np.abs(piece).reshape(100, -1).max(axis=1) > 0).mean() >= 0.5
+
+
+def test_silence_at_the_ends_of_a_short_file_is_not_repeated(tmp_path):
+    sound = np.zeros((1, 5 * 16000), np.float32)  # as ESC-50 fills its clips up
+    sound[:, 4000:28000] = noise(24000)
+    save(tmp_path / "rain" / "padded.wav", sound, 16000)
+    piece = EnvironmentPool(tmp_path).draw(generator(0), 9.0, 16000).waveform
+    assert piece.shape == (1, 9 * 16000)
+    assert (np.abs(piece).reshape(90, -1).max(axis=1) > 0).mean() > 0.9
+
+
+def test_a_long_file_of_mostly_silence_is_told_when_no_piece_of_it_sounds(tmp_path):
+    sound = np.zeros((1, 120 * 8000), np.float32)
+    sound[:, 8000:16000] = noise(8000)
+    save(tmp_path / "rain" / "one_second.wav", sound, 8000)
+    pool = EnvironmentPool(tmp_path)
+    with pytest.raises(RecordingError, match=r"one_second\.wav has long stretches of silence"):
+        pool.draw(generator(0), 5.0, 8000)
 
 
 @pytest.mark.data

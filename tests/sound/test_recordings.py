@@ -7,6 +7,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import soundfile
 
 from birdsd.errors import UserError
 from birdsd.sound.recordings import RecordingError, blocks, find_recordings, probe, read, write_wav
@@ -63,6 +64,22 @@ def test_blocks_are_the_file_in_pieces(tmp_path, rate_hz, channels):
     assert all(piece.shape == (channels, round(0.3 * rate_hz)) for _, piece in pieces[:-1])
     joined = np.concatenate([piece for _, piece in pieces], axis=1)
     np.testing.assert_allclose(joined, read(path, rate_hz, channels=channels), atol=1e-5)
+
+
+@pytest.mark.parametrize("rates", [(16000, 32000), (44100, 32000), (22050, 24000), (48000, 16000)])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_recorder_s_offset_does_not_ring_at_the_ends_of_a_file(tmp_path, rates, channels):
+    time = np.arange(3 * rates[0]) / rates[0]
+    for number, offset in enumerate((0.2 + 0 * time, 0.3 * time / 3 + 0.1, -0.2 * np.cos(time))):
+        sound = np.repeat(offset[None], channels, axis=0)
+        path = save(tmp_path / f"{number}.wav", sound, rates[0], "FLOAT")
+        expected = np.interp(np.arange(3 * rates[1]) / rates[1], time, offset)
+        streamed = np.concatenate([piece for _, piece in blocks(path, rates[1], 0.7, channels)], axis=1)
+        for heard in (read(path, rates[1], channels=channels), streamed):
+            assert heard.shape == (channels, 3 * rates[1])
+            assert np.abs(heard - expected)[:, 2:-2].max() < 2e-3
+        last = read(path, rates[1], start_s=2.5, channels=channels)
+        assert np.abs(last - expected[-last.shape[1] :])[:, :-2].max() < 2e-3
 
 
 def test_streaming_holds_one_block_however_long_the_file(tmp_path):
@@ -159,10 +176,15 @@ def test_what_is_written_is_read_back(tmp_path, sample_format, step):
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.wav"]
 
 
-def test_clipping_is_counted_and_nan_refused(tmp_path):
+def test_what_does_not_fit_is_turned_down_and_nan_refused(tmp_path):
     waveform = np.array([0.5, 1.5, -2.0, 1.0], np.float32)
-    assert write_wav(tmp_path / "a.wav", waveform, 8000) == 2
-    assert read(tmp_path / "a.wav", 8000).min() == -1.0
+    gain_db = write_wav(tmp_path / "a.wav", waveform, 8000)
+    assert gain_db == pytest.approx(-6.02, abs=0.01)
+    assert read(tmp_path / "a.wav", 8000)[0].tolist() == pytest.approx([0.25, 0.75, -1.0, 0.5], abs=1e-4)
+    with soundfile.SoundFile(tmp_path / "a.wav") as sound:
+        assert "turned down by 6.0 dB" in sound.comment
+    assert write_wav(tmp_path / "a.wav", waveform, 8000, "float32") == 0.0
+    np.testing.assert_array_equal(read(tmp_path / "a.wav", 8000)[0], waveform)
     with pytest.raises(UserError, match=r"b\.wav.*NaN"):
         write_wav(tmp_path / "b.wav", np.array([np.nan]), 8000)
     assert not (tmp_path / "b.wav").exists()
