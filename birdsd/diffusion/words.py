@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 
-from birdsd.sound.names import TYPOGRAPHIC
+from birdsd.sound.kinds import TYPOGRAPHIC
 
 
 def species_pattern(name: str) -> str:

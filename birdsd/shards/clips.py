@@ -18,6 +18,7 @@ from birdsd.shards.cuts import Band, Cuts, cut, parts, songs_in
 from birdsd.shards.plan import Item, relative
 from birdsd.sound.annotation import (
     LIMIT,
+    NOT_SHOWN,
     SILENT,
     UNKNOWN_BIRD,
     Label,
@@ -28,7 +29,7 @@ from birdsd.sound.annotation import (
 )
 from birdsd.sound.captions import captions, environment_phrase
 from birdsd.sound.codec import SpectrogramCodec
-from birdsd.sound.levels import SILENCE_DBFS, in_band, level_db
+from birdsd.sound.levels import SILENCE_DBFS, level_db
 from birdsd.sound.mixing import EnvironmentPool, mix_at_snr
 from birdsd.sound.recordings import RecordingError, read
 from birdsd.sound.segments import Segment, find_songs
@@ -88,7 +89,14 @@ class SampleMaker:
         if cuts.beyond_limit and not item.first:
             yield Encoded("", None, {}, code=LIMIT, rows=tuple(sorted(cuts.beyond_limit)))
         if not cuts.segments:
-            yield Encoded("", None, {}, "nothing is to be heard in it", SILENT)
+            unsure = recording.unknown and not recording.labels
+            if unsure and not recording.silences:
+                yield Encoded("", None, {}, "nobody identified the birds in it", UNKNOWN_BIRD)
+            elif recording.silences and not recording.labels:
+                said = "its boxes without birds are shorter than a clip"
+                yield Encoded("", None, {}, said, NOT_SHOWN)
+            else:
+                yield Encoded("", None, {}, "nothing is to be heard in it", SILENT)
         for clip in self._clips(recording, cuts.segments[item.first : item.last], whole):
             yield from self._encode(recording, clip, split)
 
@@ -145,7 +153,9 @@ class SampleMaker:
                 unknown = [
                     label.label
                     for label in recording.unknown
-                    if overlaps(label, segment.start_s, codec.clip_s, _AUDIBLE_S)
+                    # Of a whole file that two birds are in, one of them not identified, the other is named.
+                    if not (recording.weak and label.start_s is None and shown)
+                    and overlaps(label, segment.start_s, codec.clip_s, _AUDIBLE_S)
                 ]
                 partly = [
                     label.label
@@ -166,8 +176,8 @@ class SampleMaker:
         key = sample_key(recording, clip.start_s, self.data, clip.channel)
         facts = self._facts(recording, clip, split)
         where = f"the clip at {clip.start_s:.2f} s"
-        if clip.unknown and not clip.labels:
-            named = f"has a bird that nobody identified ('{clip.unknown[0]}')"
+        if clip.unknown and (recording.weak or not clip.labels):
+            named = f"may have a bird that nobody identified ('{clip.unknown[0]}')"
             yield Encoded(key, None, facts, f"{where} {named}", UNKNOWN_BIRD)
             return
         if clip.partly and not clip.labels:

@@ -46,6 +46,8 @@ def cut(recording: Recording, clip_s: float, data: DataConfig, listen: Listener)
     if recording.weak:
         most = most_songs(recording, clip_s, limit)
         return Cuts(listen(0.0, recording.duration_s, most, None, (None, None)))
+    if not recording.labels:
+        return Cuts(spread_over(recording.silences, clip_s, limit))
     found = around_labels(recording, clip_s, data.min_label_overlap_s, listen)
     return keep_species(found, recording, limit, data.min_label_overlap_s)
 
@@ -89,6 +91,18 @@ def around_labels(
             chosen.append(Segment(place, clip_s, 0.0, channel))
             last_s[channel] = place
     return sorted(dict.fromkeys(chosen), key=lambda segment: (segment.start_s, segment.channel or 0))
+
+
+def spread_over(silences: Sequence[Label], clip_s: float, limit: int) -> list[Segment]:
+    """Clips inside boxes that say "no bird here": what lies beside a shorter one, nobody knows."""
+    found = []
+    for label in silences:
+        start, end = label.start_s or 0.0, label.end_s or 0.0
+        room = end - start - clip_s
+        if room >= -1e-9:
+            places = np.linspace(0.0, max(0.0, room), 1 + int(room / clip_s + 1e-9))
+            found += [Segment(start + float(place), clip_s, 0.0) for place in places]
+    return [found[i] for i in spread(len(found), limit or len(found))]
 
 
 def keep_species(segments: list[Segment], recording: Recording, limit: int, min_overlap_s: float) -> Cuts:

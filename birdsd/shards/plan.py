@@ -178,9 +178,13 @@ def leave_out_invisible(found: LabelledSet, codec: SpectrogramCodec) -> Labelled
         if invisible:
             first = invisible[0]
             box = f"'{first.label}' at {first.start_s or 0.0:.3f} s, {first.low_hz}-{first.high_hz} Hz"
+            # A bird sings at no 3.5 Hz: such a box lies somewhere else, and no clip there is without a bird.
+            odd = tuple(label for label in invisible if label.high_hz is not None and label.high_hz < 100)
+            recording = dataclasses.replace(recording, unknown=(*recording.unknown, *odd))
+            hint = " (in kHz? name the column 'High Freq (kHz)')" if odd else ""
             reason = (
                 f"{len(invisible)} of its boxes lie outside of the {codec.fmin_hz:.0f}-{top_hz:.0f} Hz "
-                f"that codec {codec.name} shows of it (the first: {box}): left out"
+                f"that codec {codec.name} shows of it (the first: {box}): left out{hint}"
             )
             found.leave_out(recording.path, reason, OUT_OF_BAND, len(invisible))
         if visible or not invisible:
@@ -287,7 +291,7 @@ def _facts(found: LabelledSet, codec: SpectrogramCodec, data: DataConfig) -> dic
 def _known_of(recording: Recording) -> str:
     """A hash of everything that is known about a recording beside its sound."""
     facts = dataclasses.asdict(dataclasses.replace(recording, path=Path()))
-    for name in ("unknown", "no_bird_rows"):  # younger than sets that are to stay what they are
+    for name in ("unknown", "silences", "no_bird_rows"):  # younger than sets that are to stay what they are
         if not facts[name]:
             del facts[name]
     return fingerprint(facts, 8)

@@ -55,6 +55,7 @@ class Recording:
     sound_type: str = ""
     weak: bool = True  # the labels hold for the whole file: no box says when
     unknown: tuple[Label, ...] = ()  # where birds are that nobody identified: no clip may call that "no bird"
+    silences: tuple[Label, ...] = ()  # boxes that say "no bird here", where nothing else is said
     no_bird_rows: int = 0  # labels that say of the whole file that there is no bird
     duration_s: float = 0.0
     rate_hz: int = 0

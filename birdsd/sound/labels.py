@@ -10,18 +10,14 @@ is in the set or in its `account`, and what a person should know is in `Labelled
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from birdsd.errors import UserError
 from birdsd.sound.annotation import (
-    NO_BIRD_BOX,
     NO_LABEL,
-    NO_NAME,
-    OUT_OF_BAND,
-    OUTSIDE,
     REPEATED,
     SUPERSEDED,
     UNKNOWN_BIRD,
@@ -40,14 +36,16 @@ from birdsd.sound.layers import (
     Finder,
     Layer,
     Sources,
+    add_unmatched,
     annotation_layer,
     beside,
     folder_layer,
+    is_annotation,
     named_layer,
 )
 from birdsd.sound.raven import read_raven, read_raven_files, write_raven
 from birdsd.sound.recordings import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, AudioInfo, RecordingError, probe, walk
-from birdsd.sound.rows import Row
+from birdsd.sound.said import Said, covers
 from birdsd.sound.tables import TABLE_SUFFIXES
 from birdsd.sound.vocabulary import Vocabulary
 from birdsd.sound.xenocanto import read_xenocanto, xenocanto_id
@@ -73,7 +71,6 @@ ENVIRONMENT_FOLDER = "environment"  # at the top of a recordings folder: sounds 
 _COMPANIONS = frozenset(
     {"README", "LICENSE", "LICENCE", "LICENSES", "ATTRIBUTION", "CITATION", "CHANGELOG", "THUMBS", "AVIARY"}
 )
-_SLACK_S = 0.05  # labels may end this much after the file (rounding by the tool that wrote them)
 
 
 def load_recordings(
@@ -99,24 +96,31 @@ def load_recordings(
     infos = _probe_all(listing.sounds, result)
     sources = Sources(Finder(listing.sounds, root), infos, result.problems)
     layers, folder_names_count = _top_layers(sources, labels, columns)
-    layers.append(annotation_layer(beside(listing.sounds), sources))
-    folders = folder_layer(listing.sounds, root, sources) if folder_names_count else {}
-    result.account.read += sum(problem.labels for problem in result.problems)
+    near = annotation_layer(beside(listing.sounds, sources), sources)
+    for text in listing.others:
+        if labels is None and text not in sources.used and is_annotation(text.name):
+            add_unmatched(near, text, sources, quiet=True)
+    layers.append(near)
+    folders = folder_layer(listing.sounds, root, sources if folder_names_count else None)
     for problem in result.problems:
-        if problem.labels:
-            result.account.left_out[problem.code] += problem.labels
+        sources.left_out[problem.code] += problem.labels
+    result.account.read += sum(sources.left_out.values())
+    result.account.left_out += sources.left_out
     default_ids = _default_ids(list(infos), root)
     for path in listing.sounds:
-        known = [layer[path] for layer in (*layers, folders) if path in layer]
+        known = [layer[path] for layer in layers if path in layer]
         if path in infos:
-            _assemble(infos[path], known, folders.get(path), default_ids[path], result)
+            _assemble(infos[path], known, folders.get(path), folder_names_count, default_ids[path], result)
         else:
+            known += [folders[path]] if folder_names_count and path in folders else []
             count = sum(row.count for facts in known for row in facts.rows if row.about_birds)
             result.account.read += count
             result.account.left_out[UNREADABLE] += count
     _one_name_each(result, sources, root)
     listing.report_unread(result, sources.used)
     advice = "it has no label: put it into a folder named after its species, or list it in a label table"
+    if not folder_names_count:
+        advice = "it has no label: the table does not list it, and beside a table folder names do not count"
     result.problems.extend(Problem(recording.path, advice) for recording in result.unlabelled)
     if not result.recordings and (require_labels or not result.unlabelled):
         raise _nothing_left(source, result.problems)
@@ -261,31 +265,35 @@ def _default_ids(files: list[Path], root: Path) -> dict[Path, str]:
 
 
 def _assemble(
-    info: AudioInfo, known: list[Facts], folder: Facts | None, default_id: str, result: LabelledSet
+    info: AudioInfo,
+    known: list[Facts],
+    folder: Facts | None,
+    folder_counts: bool,
+    default_id: str,
+    result: LabelledSet,
 ) -> None:
     """Put a recording, with what its layers say of it, where it belongs in `result`."""
-    chosen = next((facts for facts in known if facts.has_boxes), None) or next(
-        (f for f in known if f.said), None
-    )
-    for facts in known:
+    layers = [*known, folder] if folder is not None and folder_counts else known
+    chosen = _chosen(layers, info)
+    for facts in layers:
         # Folder names are no rows of anybody's table: they count where they are what counts.
         count = sum(row.count for row in facts.rows if row.about_birds)
         if facts is chosen or facts is not folder:
             result.account.read += count
-        if facts is not chosen and facts is not folder:
-            result.account.left_out[SUPERSEDED] += count
-    said = _Said(info, [facts for facts in known if facts is not chosen], result)
-    for row in chosen.rows if chosen else []:
-        if row.about_birds:
-            said.take(row)
+    said = Said(
+        info, [facts for facts in (*known, folder) if facts is not None and facts is not chosen], result
+    )
+    for facts in known:
+        if facts is not chosen:
+            said.take_aside(facts)
+    if chosen is not None:
+        said.take_all(chosen)
     labels = said.fitting()
 
     def first(name: str) -> str:
-        return next((facts.first(name) for facts in known if facts.first(name)), "")
+        return next((facts.first(name) for facts in layers if facts.first(name)), "")
 
-    boxed = chosen is not None and chosen.has_boxes
-    if labels and said.no_bird_rows:
-        result.account.left_out[SUPERSEDED] += said.no_bird_rows
+    boxed = chosen is not None and (chosen.has_boxes or not chosen.says_of_all) and not said.is_birdless
     recording = Recording(
         path=info.path,
         recording_id=first("recording_id") or default_id,
@@ -296,17 +304,21 @@ def _assemble(
         sound_type=first("sound_type") if not boxed else "",
         weak=not boxed,
         unknown=tuple(said.unknown),
+        silences=() if labels else tuple(said.silences),
         no_bird_rows=0 if labels else said.no_bird_rows,
         duration_s=info.duration_s,
         rate_hz=info.rate_hz,
         channels=info.channels,
     )
+    if labels:
+        result.account.left_out[SUPERSEDED] += said.no_bird_rows
+        result.recordings.append(recording)
     # Labels that were all left out say nothing about the rest of the file, least of all that it has no bird.
-    if chosen is None or (said.expected and not labels):
+    elif chosen is None or said.expected:
         result.unlabelled.append(recording)
         result.files_left_out[NO_LABEL] += 1
         result.account.left_out[SUPERSEDED] += recording.no_bird_rows
-    elif not labels and any(label.start_s is None for label in said.unknown):
+    elif any(label.start_s is None for label in said.unknown):
         # Somebody heard a bird in it, and nobody knows which.
         result.files_left_out[UNKNOWN_BIRD] += 1
         result.account.left_out[SUPERSEDED] += recording.no_bird_rows
@@ -314,85 +326,14 @@ def _assemble(
         result.recordings.append(recording)
 
 
-class _Said:
-    """What the chosen layer says about one file: it takes rows, gives labels, and accounts for the rest."""
+def _chosen(layers: list[Facts], info: AudioInfo) -> Facts | None:
+    """The layer that counts: one with boxes of birds, else one that speaks of the whole file, else any.
 
-    def __init__(self, info: AudioInfo, others: list[Facts], result: LabelledSet) -> None:
-        self.info, self.result = info, result
-        self.labels: list[Label] = []
-        self.unknown: list[Label] = []
-        self.no_bird_rows = 0
-        self.expected = False  # it names species somewhere
-        # A box without a name has the one species that the file's folder or table names.
-        whole = [
-            row.names.species
-            for facts in others
-            for row in facts.rows
-            if not row.is_box and row.names.species
-        ]
-        self._inherited = whole[0] if whole and len(whole[0]) == 1 else ()
-
-    def take(self, row: Row) -> None:
-        """One row that is about birds."""
-        if row.names.unknown:
-            unknown = [row.label(name) for name in row.names.unknown]
-            self.unknown += unknown
-            where = f"at {row.start_s:.3f} s" if row.start_s is not None else "of the whole file"
-            reason = f"'{row.names.unknown[0]}' {where} is a bird that nobody identified: left out"
-            self._leave_out(reason, UNKNOWN_BIRD, len(unknown))
-        if row.is_box:
-            self.result.account.left_out[NO_BIRD_BOX] += len(row.names.no_bird)
-        else:
-            self.no_bird_rows += len(row.names.no_bird)
-        nameless = not row.names.count
-        names = row.names.species or (self._inherited if nameless else ())
-        self.labels += [row.label(name) for name in names]
-        self.expected |= bool(names) or nameless
-        if nameless and not names:
-            where = f"the label '' at {row.start_s:.3f}-{row.end_s:.3f} s" if row.is_box else "its label"
-            self._leave_out(f"{where} has no name, and its folder names no species: left out", NO_NAME, 1)
-
-    def fitting(self) -> list[Label]:
-        """The labels inside the recording, each once."""
-        kept = _fit(list(dict.fromkeys(self.labels)), self.info, self._leave_out, self._note)
-        self.result.account.left_out[REPEATED] += len(self.labels) - len(dict.fromkeys(self.labels))
-        return kept
-
-    def _leave_out(self, reason: str, code: str, labels: int = 1) -> None:
-        self.result.leave_out(self.info.path, reason, code, labels)
-
-    def _note(self, reason: str) -> None:
-        self.result.problems.append(Problem(self.info.path, reason))
-
-
-def _fit(
-    labels: list[Label], info: AudioInfo, leave_out: Callable[[str, str], None], note: Callable[[str], None]
-) -> list[Label]:
-    """Labels inside the recording: cut at its end, dropped where they lie outside; both are reported."""
-    kept = []
-    for label in labels:
-        if label.start_s is None or label.end_s is None:
-            kept.append(label)
-            continue
-        where = f"the label '{label.label}' at {label.start_s:.3f}-{label.end_s:.3f} s"
-        if label.end_s < label.start_s:
-            leave_out(f"{where} ends before it starts: left out", OUTSIDE)
-        elif label.start_s >= info.duration_s or label.end_s < 0:
-            lasts = f"the recording, which lasts {info.duration_s:.3f} s"
-            leave_out(f"{where} lies outside {lasts}: left out", OUTSIDE)
-        elif label.low_hz is not None and 2 * label.low_hz >= info.rate_hz:
-            top = f"what {info.rate_hz} Hz can hold"
-            leave_out(f"{where} lies at {label.low_hz:.0f} Hz, above {top}: left out", OUT_OF_BAND)
-        else:
-            if label.end_s > info.duration_s + _SLACK_S or label.start_s < -_SLACK_S:
-                note(f"{where} is longer than the recording ({info.duration_s:.3f} s): cut to fit")
-            channel = label.channel
-            if channel is not None and not 1 <= channel <= info.channels:
-                note(f"{where} is on channel {channel} of {info.channels}: the channel is ignored")
-                channel = None
-            end = min(label.end_s, info.duration_s)
-            kept.append(replace(label, start_s=max(0.0, label.start_s), end_s=end, channel=channel))
-    return kept
+    Boxes that say "no bird here" and cover the file speak of all of it too.
+    """
+    boxed = next((facts for facts in layers if facts.has_boxes), None)
+    whole = next((f for f in layers if f.says_of_all or covers(f, info.duration_s)), None)
+    return boxed or whole or next((facts for facts in layers if facts.said or facts.doubtful), None)
 
 
 def _one_name_each(result: LabelledSet, sources: Sources, root: Path) -> None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from birdsd.errors import UserError
-from birdsd.sound.annotation import MISSING_FILE, UNCLEAR_TIMES, Problem, read_text
+from birdsd.sound.annotation import MISSING_FILE, UNCLEAR_TIMES, UNREADABLE, Problem, read_text
 from birdsd.sound.audacity import is_audacity, read_track
+from birdsd.sound.columns import require
 from birdsd.sound.names import read_names
 from birdsd.sound.raven import is_raven, read_selections
-from birdsd.sound.recordings import AUDIO_SUFFIXES, AudioInfo, walk
+from birdsd.sound.recordings import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, AudioInfo, walk
 from birdsd.sound.rows import LabelFile, Row
-from birdsd.sound.tables import TABLE_SUFFIXES, load_sheet, read_sheet, require
+from birdsd.sound.sheets import load_sheet
+from birdsd.sound.tables import TABLE_SUFFIXES, read_sheet
 from birdsd.sound.wordlists import CONTAINERS
 from birdsd.sound.xenocanto import read_xenocanto, record_of
 
@@ -31,11 +34,17 @@ class Facts:
     rows: list[Row] = field(default_factory=list)
     said: bool = False
     source: Path | None = None
+    doubtful: bool = False  # lines about it could not be read: nobody knows what they say
 
     @property
     def has_boxes(self) -> bool:
-        """Whether it says when: boxes of species, of birds that nobody identified, or without a name."""
-        return any(row.is_box and not (row.names.no_bird and row.names.count == 1) for row in self.rows)
+        """Whether it says when a bird is to be heard: boxes of species, or without a name."""
+        return any(row.is_box and (row.names.species or not row.names.count) for row in self.rows)
+
+    @property
+    def says_of_all(self) -> bool:
+        """Whether it says something of the whole file: rows without times, or a table without a row."""
+        return self.said and (not self.rows or any(row.about_birds and not row.is_box for row in self.rows))
 
     def first(self, name: str) -> str:
         """The first of its rows that has a licence, a recordist, ..."""
@@ -54,6 +63,9 @@ class Sources:
     problems: list[Problem] = field(default_factory=list)
     synonyms: list[tuple[str, str]] = field(default_factory=list)
     used: set[Path] = field(default_factory=set)  # label files that were read
+    left_out: Counter[str] = field(
+        default_factory=Counter
+    )  # labels that nobody needs to be told of one by one
 
     def note(self, path: Path, reason: str, code: str = "", labels: int = 0) -> None:
         self.problems.append(Problem(path, reason, code, labels))
@@ -62,12 +74,11 @@ class Sources:
 def named_layer(path: Path, sources: Sources, columns: Mapping[str, str] | None) -> Layer:
     """What a label file, or a folder of annotations, says; `UserError` when it is of no known kind."""
     if path.is_dir():
-        texts = _grouped(text for text in walk(path) if is_annotation(text.name))
-        by_file = {file: _matching(file, texts) for file in sources.finder.files}
-        matched = {text for found in by_file.values() for text in found}
+        texts = [text for text in walk(path) if is_annotation(text.name)]
+        by_file, unmatched = belonging(texts, sources.finder.files, sources)
         layer = annotation_layer(by_file, sources)
-        for one in (one for group in texts.values() for one in group if one not in matched):
-            _add_unmatched(layer, one, sources)
+        for one in unmatched:
+            add_unmatched(layer, one, sources)
         return layer
     if not path.is_file():
         raise UserError(f"label table {path} does not exist")
@@ -112,7 +123,7 @@ class Finder:
             if len(self.files) == 1:
                 return self.files[0]
             return f"it names no file, and there are {len(self.files)} recordings"
-        text = text.replace("\\", "/")
+        text = re.sub(r"^(\d+)\.0$", r"\1", text.replace("\\", "/"))  # pandas makes 101.0 of 101
         places = [os.path.abspath(os.path.join(base, text)) for base in (table.parent, self.root)]
         for place in places:
             if place in self._known:
@@ -121,7 +132,8 @@ class Finder:
             if any(os.path.exists(place) for place in places):
                 return None
             # Tables made elsewhere keep their old folders: the bare name decides, if it is the only one and
-            # the folder that the table names is not here with that file gone from it.
+            # the folder that the table names is not here with that file gone from it; where several files
+            # bear it, the one in the same folders.
             here = "/" in text and any(os.path.isdir(Path(place).parent) for place in places)
             folders = {str(Path(place).parent) for place in places} if here else None
             for names, name in ((self._by_name, Path(text).name), (self._nearly, _loosely(Path(text).name))):
@@ -130,13 +142,32 @@ class Finder:
                     for file in names.get(name, [])
                     if folders is None or os.path.abspath(file.parent) in folders
                 ]
+                same = closest(same, Path(text).parent)
                 if len(same) == 1:
                     return same[0]
                 if len(same) > 1:
                     return f"the file '{text[:200]}' may be any of {len(same)}, e.g. {same[0]} and {same[1]}"
+            if re.fullmatch(r"XC\d+", text):
+                same = [file for file in self.files if re.search(rf"(?<!\d){text[2:]}(?!\d)", file.stem)]
+                if len(same) == 1:
+                    return same[0]
         except (ValueError, OSError):  # a NUL or a name too long for the file system
             pass
         return f"the file '{text[:200]}' does not exist"
+
+
+def closest(files: list[Path], folder: Path) -> list[Path]:
+    """Of several files, those whose folders end most like `folder`; all of them where none does."""
+
+    def shared(file: Path) -> int:
+        pairs = zip(reversed(file.parent.parts), reversed(folder.parts), strict=False)
+        same = [a.casefold() == b.casefold() for a, b in pairs]
+        return same.index(False) if False in same else len(same)
+
+    if len(files) < 2:
+        return files
+    most = max(map(shared, files))
+    return [file for file in files if shared(file) == most]
 
 
 def _loosely(name: str) -> str:
@@ -162,31 +193,43 @@ def _routed(found: LabelFile, sources: Sources, home: Path | None = None) -> Lay
     sources.problems += found.problems
     sources.synonyms += found.synonyms
     layer: Layer = {}
-    if home is not None and not found.rows:
+    if home is not None and not found.rows and not found.doubtful:
         layer[home] = Facts(said=True, source=found.path)
+    for name in dict.fromkeys(found.doubtful):
+        if isinstance(file := _file_of(name, found.path, sources, home), Path):
+            layer.setdefault(file, Facts(source=found.path)).doubtful = True
     unclear = _unclear(found, sources)
     absent: dict[str, tuple[Row, str, int]] = {}
     for row in found.rows:
         if id(row) in unclear:
             continue
-        file = home if home and _means(row, home) else sources.finder.find(row.file, found.path)
+        file = _file_of(row.file, found.path, sources, home)
+        count = row.count if row.about_birds else 0
         if isinstance(file, Path):
             facts = layer.setdefault(file, Facts(source=found.path))
             facts.rows.append(row)
             facts.said |= row.about_birds
-        elif Path(row.file).suffix.lower() in AUDIO_SUFFIXES or not Path(row.file).suffix or home:
+        elif file is None and home is None:  # it is there, and not one of the recordings
+            foreign = Path(row.file).suffix.lower() in FOREIGN_SUFFIXES
+            sources.left_out[UNREADABLE if foreign else MISSING_FILE] += count
+        elif count or Path(row.file).suffix.lower() in AUDIO_SUFFIXES or not Path(row.file).suffix:
             said = file or f"the file '{row.file}' is not among the recordings"
-            first, reason, count = absent.get(row.file, (row, said, 0))
-            if file is not None or home:
-                absent[row.file] = (first, reason, count + (row.count if row.about_birds else 0))
+            first, reason, before = absent.get(row.file, (row, said, 0))
+            absent[row.file] = (first, reason, before + count)
     for row, reason, count in absent.values():
         sources.note(found.path, f"row {row.number}: {reason}", MISSING_FILE if count else "", count)
     return layer
 
 
-def _means(row: Row, home: Path) -> bool:
-    """Whether a row beside a recording is about it: it names no file, or that one."""
-    return not row.file or _loosely(Path(row.file.replace("\\", "/")).name) == _loosely(home.name)
+def _file_of(name: str, table: Path, sources: Sources, home: Path | None) -> Path | str | None:
+    """The recording that a row means; `home` is the one that its label file lies beside or is named after."""
+    if home is None:
+        return sources.finder.find(name, table)
+    if not name:
+        return home
+    file = sources.finder.find(name, table)
+    same_name = _loosely(Path(name.replace("\\", "/")).name) == _loosely(home.name)
+    return home if same_name and not isinstance(file, Path) else file
 
 
 def _unclear(found: LabelFile, sources: Sources) -> set[int]:
@@ -249,40 +292,57 @@ def is_annotation(name: str) -> bool:
     return (table or lower.endswith((".txt", ".tsv"))) and not name.startswith(".")
 
 
-def _grouped(texts: Iterable[Path]) -> dict[str, list[Path]]:
-    """Text files by what stands before the first point of their names."""
-    groups: dict[str, list[Path]] = {}
+def belonging(
+    texts: list[Path], files: list[Path], sources: Sources, beside: bool = False
+) -> tuple[dict[Path, list[Path]], list[Path]]:
+    """Which label files belong to which recording, and those that belong to none.
+
+    'NAME.txt', or 'NAME.Table.1.selections.txt' and the like, which win; of the recordings 'S1' and 'S1.1',
+    the longest name that fits counts. `beside`: only files of the same folder. Elsewhere the folders decide
+    between recordings of one name.
+    """
+    by_name: dict[tuple[Path | None, str], list[Path]] = {}
+    for file in files:
+        for name in {_plain(file.stem), _plain(file.name)}:
+            by_name.setdefault((file.parent if beside else None, name), []).append(file)
+    found: dict[Path, list[tuple[Path, bool]]] = {file: [] for file in files}
+    unmatched = []
     for text in texts:
-        groups.setdefault(_start(text.name), []).append(text)
-    return groups
+        name = _plain(text.name)
+        stems = [name[:at] for at in range(len(name) - 1, 0, -1) if name[at] == "."]
+        stem = next((one for one in stems if (text.parent if beside else None, one) in by_name), None)
+        same = by_name[text.parent if beside else None, stem] if stem is not None else []
+        if not beside and len({file.parent for file in same}) > 1:
+            same = closest(same, text.parent)
+            if len({file.parent for file in same}) > 1:
+                sources.used.add(text)
+                sources.note(
+                    text, f"it may belong to any of {len(same)}, e.g. {same[0]} and {same[1]}: not read"
+                )
+                continue
+        if not same:
+            unmatched.append(text)
+        for file in same:
+            found[file].append((text, stem == stems[0]))
+    chosen = {
+        file: [t for t, plain in held if not plain] or [t for t, _ in held] for file, held in found.items()
+    }
+    return chosen, unmatched
 
 
-def _start(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold().split(".", 1)[0]
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
-def _matching(file: Path, groups: Mapping[str, list[Path]]) -> list[Path]:
-    """The annotations of a file: 'NAME.txt', or 'NAME.Table.1.selections.txt' and the like, which win."""
-    stem = unicodedata.normalize("NFC", file.stem).casefold()
-    found = [
-        text
-        for text in groups.get(_start(file.name), [])
-        if unicodedata.normalize("NFC", text.name).casefold().startswith(f"{stem}.")
-    ]
-    exact = [text for text in found if text.name.startswith(f"{file.stem}.")] or found
-    return [text for text in exact if _start_of(text) != stem] or exact
-
-
-def _start_of(text: Path) -> str:
-    return unicodedata.normalize("NFC", text.stem).casefold()
-
-
-def beside(files: list[Path]) -> dict[Path, list[Path]]:
+def beside(files: list[Path], sources: Sources) -> dict[Path, list[Path]]:
     """The annotations that lie in the same folder as each file."""
-    groups: dict[Path, dict[str, list[Path]]] = {}
-    for folder in {file.parent for file in files}:
-        groups[folder] = _grouped(folder / name for name in sorted(os.listdir(folder)) if is_annotation(name))
-    return {file: _matching(file, groups[file.parent]) for file in files}
+    texts = [
+        folder / name
+        for folder in sorted({file.parent for file in files})
+        for name in sorted(os.listdir(folder))
+        if is_annotation(name)
+    ]
+    return belonging(texts, files, sources, beside=True)[0]
 
 
 def annotation_layer(by_file: Mapping[Path, list[Path]], sources: Sources) -> Layer:
@@ -303,16 +363,22 @@ def annotation_layer(by_file: Mapping[Path, list[Path]], sources: Sources) -> La
             sources.used.add(path)
             before = len(sources.problems)
             routed = _routed(found, sources, file)
-            if file in routed and not routed[file].has_boxes and len(sources.problems) == before:
+            empty = file in routed and not layer.get(file, Facts()).rows and not routed[file].has_boxes
+            if empty and len(texts) == 1 and len(sources.problems) == before:
                 sources.note(path, f"it has no bird's box, so {file.name} counts as one without birds")
-            for other, facts in routed.items():
-                held = layer.setdefault(other, Facts(source=path))
-                held.rows += facts.rows
-                held.said |= facts.said
+            _add(layer, routed, path)
     return layer
 
 
-def _annotation(path: Path, sources: Sources) -> LabelFile | None:
+def _add(layer: Layer, more: Layer, source: Path) -> None:
+    for file, facts in more.items():
+        held = layer.setdefault(file, Facts(source=source))
+        held.rows += facts.rows
+        held.said |= facts.said
+        held.doubtful |= facts.doubtful
+
+
+def _annotation(path: Path, sources: Sources, quiet: bool = False) -> LabelFile | None:
     """What an annotation beside a recording says; None (and a note) where it is no annotation."""
     text = read_text(path)
     if path.suffix.lower() != ".csv" and is_raven(text):
@@ -323,63 +389,98 @@ def _annotation(path: Path, sources: Sources) -> LabelFile | None:
             return found
     elif is_audacity(text):
         return read_track(path)
-    sources.note(
-        path, "it is neither a Raven table nor an Audacity label track nor a table of labels: ignored"
-    )
+    if not quiet:
+        sources.note(
+            path, "it is neither a Raven table nor an Audacity label track nor a table of labels: ignored"
+        )
     return None
 
 
-def _add_unmatched(layer: Layer, text: Path, sources: Sources) -> None:
-    """A label file whose name is no recording's: its rows may name their files themselves."""
+def add_unmatched(layer: Layer, text: Path, sources: Sources, quiet: bool = False) -> None:
+    """A label file whose name is no recording's: its rows may name their files themselves.
+
+    quiet: in a folder of recordings, where it may be anything; then only a table that names them is read.
+    """
     try:
-        found = _annotation(text, sources)
+        found = _annotation(text, sources, quiet)
     except UserError as error:
-        sources.note(text, str(error))
+        if not quiet:
+            sources.note(text, str(error))
         return
-    if found is None:
+    if found is None or (quiet and not any(row.file for row in found.rows)):
         return
     sources.used.add(text)
     if not any(row.file for row in found.rows):
         count = found.count
-        reason = f"no recording has its name, so its {count} labels are not used"
+        reason = f"no recording has its name: {count} label{'s are' if count != 1 else ' is'} not used"
         sources.note(text, reason, MISSING_FILE if count else "", count)
         return
-    for file, facts in _routed(found, sources).items():
-        held = layer.setdefault(file, Facts(source=text))
-        held.rows += facts.rows
-        held.said |= facts.said
+    _add(layer, _routed(found, sources), text)
 
 
-def folder_layer(files: list[Path], root: Path, sources: Sources) -> Layer:
+def folder_layer(files: list[Path], root: Path, sources: Sources | None) -> Layer:
     """Folder per species: the first folder below the root that is no container names them; a comma separates
-    several. Folders of splits, formats and dates are seen through, and that is said."""
+    several. Folders of splits, formats and dates are seen through, and that is said (in `sources`)."""
     layer: Layer = {}
-    passed: dict[str, int] = {}
+    passed: dict[str, bool] = {}  # container -> whether a folder below names a species
+    below: dict[str, set[str]] = {}
     for file in files:
         parts = file.relative_to(root).parts[:-1] if file.is_relative_to(root) else ()
-        skipped = 0
-        while skipped < len(parts) and is_container(parts[skipped]):
-            passed[parts[skipped]] = passed.get(parts[skipped], 0) + 1
-            skipped += 1
+        skipped = next((n for n, name in enumerate(parts) if not is_container(name)), len(parts))
+        for name in parts[:skipped]:
+            passed[name] = passed.get(name, False) or skipped < len(parts)
         if skipped == len(parts):
             continue
         names = read_names(parts[skipped], folder=True)
-        sources.synonyms += names.scientific
+        for deeper in parts[skipped + 1 :]:
+            if not is_container(deeper) and read_names(deeper).species:
+                below.setdefault(parts[skipped], set()).add(deeper)
         layer[file] = Facts([Row(0, names, about_birds=bool(names.count))], bool(names.count), root)
-    if passed:
-        shown = ", ".join(f"'{name}'" for name in sorted(passed)[:5])
-        sources.note(
-            root, f"the folders {shown} name no species: the folders below them do (splits are made anew)"
-        )
+        if sources is not None:
+            sources.synonyms += names.scientific
+    if sources is not None:
+        _note_folders(passed, below, root, sources)
     return layer
 
 
+def _note_folders(passed: dict[str, bool], below: dict[str, set[str]], root: Path, sources: Sources) -> None:
+    def quoted(names: Iterable[str]) -> str:
+        return ", ".join(f"'{name}'" for name in sorted(names)[:5])
+
+    for deep, said in (
+        (True, "the folders below do"),
+        (False, "the recordings in them have no label from it"),
+    ):
+        names = [name for name, named in passed.items() if named == deep]
+        if names:
+            one = len(names) == 1
+            verb = f"folder {quoted(names)} names" if one else f"folders {quoted(names)} name"
+            sources.note(root, f"the {verb} no species: {said}{' (splits are made anew)' if deep else ''}")
+    # Species whose folders hold the same folders are sites, or families of birds.
+    counts = Counter(name for names in below.values() for name in names)
+    if len(below) > 1 and any(count > 1 for count in counts.values()):
+        names = [name for name, count in counts.items() if count > 1]
+        sources.note(
+            root,
+            f"{quoted(below)} are taken for species; below them lie {quoted(names)}: move those up",
+        )
+
+
 def is_container(name: str) -> bool:
-    """Whether a folder sorts recordings (by split, format, date) and names no species."""
-    words = re.sub(r"[\W_]+", " ", name.casefold()).split()
+    """Whether a folder sorts recordings (by split, format, site, date) and names no species."""
+    if not re.fullmatch(r"[\w .-]+", name):
+        return False
+    words = re.sub(r"(?<=[^\W\d])(?=\d)|[\W_]+", " ", name.casefold()).split()
     numbers = [word for word in words if re.fullmatch(r"\d{1,4}|[12]\d{7}", word)]
     others = [word for word in words if word not in numbers]
-    if not words or not re.fullmatch(r"[\w .-]+", name):
-        return False
-    # 'fold 3' sorts, 'species 3' is somebody's name for a bird.
-    return all(word in CONTAINERS and not (numbers and word in ("species", "classes")) for word in others)
+    known = [
+        word for word in others if word in CONTAINERS and not (numbers and word in ("species", "classes"))
+    ]
+    # 'fold 3' and 'Site A' sort, 'species 3' is somebody's name for a bird.
+    letters = [word for word in others if word not in known]
+    site = re.fullmatch(
+        r"(site|plot|station|location|recorder|aru|batch|set|data|part|cd)[a-z]?", "".join(others)
+    )
+    return bool(words) and (
+        not letters or site is not None or bool(known and all(len(x) == 1 for x in letters))
+    )

@@ -7,24 +7,20 @@ compared by `species_key`, so that one species has one name however it was typed
 from __future__ import annotations
 
 import ast
+import html
 import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from birdsd.sound.wordlists import NO_BIRD, NOISE_HEADS, SOUND_TYPES, UNKNOWN, UNKNOWN_FIRST, UNKNOWN_LAST
+from birdsd.sound.kinds import NOT_GIVEN, TYPOGRAPHIC, folded, kind_of
+from birdsd.sound.wordlists import QUALIFIERS, SOUND_TYPES
 
 _LONGEST_NAME = 120
-# Same-length replacements, so that positions in a prompt stay what they are.
-TYPOGRAPHIC = str.maketrans(
-    dict.fromkeys("\u2018\u2019\u201b\u02bc\u02b9\u2032\u00b4`\uff07", "'")
-    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212\ufe63\uff0d", "-")
-    | dict.fromkeys("\u201c\u201d\u201e\u00ab\u00bb\uff02", '"')
-    | dict.fromkeys("\u00a0\u2007\u2009\u202f", " ")
-)
-
-_NOT_GIVEN = frozenset({"", "nan", "na", "n/a", "none", "null", "<na>", "nat", "-", "--"})
-_BIRDNET = re.compile(r"([A-Z][a-z-]+ [a-z][a-z -]*)_(.+)")
+_LATIN = r"[A-Z][a-z-]+ [a-z][a-z-]+(?: [a-z][a-z-]+)?"
+_BIRDNET = re.compile(rf"({_LATIN})_(.+)|(?P<same>.+)_(?P=same)")
+_WITH_LATIN = re.compile(rf"(.+?) ?\(({_LATIN})\)")
+_PAIR = re.compile(rf"({_LATIN}), ?(\S.*)")  # as BirdNET-Analyzer writes its labels for Audacity
 _LISTED = re.compile(r"'((?:[^'\\]|\\.|'(?=\w))*)'|\"((?:[^\"\\]|\\.)*)\"")
 
 
@@ -59,9 +55,7 @@ def clean_name(text: str) -> str:
 def tidy_name(name: str) -> str:
     """A species as it is shown: 'black_phoebe' -> 'Black Phoebe', 'cassin_s_finch' -> "Cassin's Finch",
     'Sayornis nigricans_Black Phoebe' (BirdNET's label) -> 'Black Phoebe'. Names with capitals keep them."""
-    name = clean_name(name.translate(TYPOGRAPHIC))
-    if match := _BIRDNET.fullmatch(name):
-        name = match[2]
+    name = _taken_apart(clean_name(name.translate(TYPOGRAPHIC)))[1]
     name = re.sub(r"(?<=[^\W\d_])_s(?=_|$)", "'s", name)
     name = clean_name(name.replace("_", " ")).strip("\"' ,;|")
     if name == name.lower():
@@ -76,8 +70,28 @@ def species_key(name: str) -> str:
     share a key.
     """
     name = tidy_name(name)
-    plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
-    return "".join(c for c in plain.casefold() if c.isalnum()) or name
+    letters = []
+    for c in unicodedata.normalize("NFC", name):
+        # Accents of our scripts may be lost on the way; in others such marks make another letter.
+        ours = unicodedata.name(c, "").startswith(("LATIN", "GREEK", "CYRILLIC"))
+        letters.append(unicodedata.normalize("NFKD", c)[0] if ours else c)
+    plain = "".join(letters).casefold()
+    return "".join(c for c in plain if c.isalnum() or unicodedata.category(c)[0] == "M") or name
+
+
+def _taken_apart(name: str) -> tuple[str, str, str]:
+    """(scientific name, name, sound type) of a label that holds several of them; '' for those it lacks."""
+    if match := _BIRDNET.fullmatch(name):
+        first, second = match[1] or match["same"], match[2] or match["same"]
+        said = folded(second)
+        if said in SOUND_TYPES:
+            return "", first, said
+        if said in QUALIFIERS or any(c.isdigit() for c in said):
+            return "", first, ""
+        return (first if first != second else ""), second, ""
+    if match := _WITH_LATIN.fullmatch(name):
+        return match[2], match[1], ""
+    return "", name, ""
 
 
 def read_names(text: str, *, folder: bool = False, no_bird: Iterable[str] = ()) -> Names:
@@ -86,18 +100,21 @@ def read_names(text: str, *, folder: bool = False, no_bird: Iterable[str] = ()) 
     folder: a comma always separates (BirdNET's convention). no_bird: further names, as the user lists them,
     that mean that there is no bird.
     """
-    extra = frozenset(map(_folded, no_bird))
+    extra = frozenset(map(folded, no_bird))
     parts, remark = split_cell(text, commas=folder)
     found: dict[str, dict[str, None]] = {
         kind: {} for kind in ("species", "no_bird", "unknown", "sound_types")
     }
     scientific: dict[tuple[str, str], None] = {}
     for part in parts:
-        kind = _kind(part, extra)
+        latin, name, sound_type = _taken_apart(clean_name(part.translate(TYPOGRAPHIC)))
+        kind = kind_of(name, extra)
         if kind:
             found[kind][tidy_name(part) if kind == "species" else clean_name(part)] = None
-        if kind == "species" and (match := _BIRDNET.fullmatch(clean_name(part))):
-            scientific[clean_name(match[1]), tidy_name(part)] = None
+        if kind == "species" and latin:
+            scientific[latin, tidy_name(part)] = None
+        if kind == "species" and sound_type:
+            found["sound_types"][sound_type] = None
     return Names(
         **{kind: tuple(names) for kind, names in found.items()},
         scientific=tuple(scientific),
@@ -107,7 +124,7 @@ def read_names(text: str, *, folder: bool = False, no_bird: Iterable[str] = ()) 
 
 def is_no_bird(name: str) -> bool:
     """Whether a label or folder name means that there is no bird."""
-    return _kind(name, frozenset()) == "no_bird"
+    return kind_of(_taken_apart(clean_name(name))[1]) == "no_bird"
 
 
 def split_cell(text: str, *, commas: bool = False) -> tuple[list[str], str]:
@@ -116,14 +133,17 @@ def split_cell(text: str, *, commas: bool = False) -> tuple[list[str], str]:
     >>> split_cell("['song', 'call']")[0]
     ['song', 'call']
     """
+    text = html.unescape(text) if "&" in text else text
     text = "".join(c if c in "\r\n\t" or unicodedata.category(c)[0] != "C" else " " for c in text).strip()
+    if (pair := _PAIR.fullmatch(text)) and not re.fullmatch(_LATIN, pair[2]):
+        return [f"{pair[1]}_{pair[2]}"], ""
     if (
         len(text) > 1
         and text[0] + text[-1] in {"[]", "()", "{}"}
         and (text[0] != "(" or "'" in text or '"' in text)
     ):
         return _literal(text), ""
-    signs = r"[;|]" if commas else r"[;|\r\n\t]| [+&] "
+    signs = r"[;|]| [+&] " if commas else r"[;|\r\n\t]| [+&] "
     parts = [part for part in re.split(signs, text) if part.strip()]
     if len(parts) > 1 or "," not in text:
         return [part.strip() for part in parts], ""
@@ -131,11 +151,10 @@ def split_cell(text: str, *, commas: bool = False) -> tuple[list[str], str]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     # 'Sparrow, House' is one bird whose name was turned round; 'House Sparrow, Black Phoebe' are two.
     several = all(
-        re.search(r"\S[\s_]+\S", part) or re.fullmatch(r"[A-Z]{4}|[a-z]{5,6}\d?", part) for part in parts
+        re.search(r"\S[\s_]+\S", part) or re.fullmatch(r"[A-Z]{4}|[A-Z]{6}|[a-z]{5,6}\d?", part)
+        for part in parts
     )
-    several = (
-        several or any(_kind(part, frozenset()) not in ("species", "") for part in parts) or len(parts) > 2
-    )
+    several = several or any(kind_of(part) not in ("species", "") for part in parts) or len(parts) > 2
     if commas or several or len(parts) < 2:
         return parts, ""
     return [text], f"'{clean_name(text)}' is read as one name; write 'A;B' for two species"
@@ -145,7 +164,7 @@ def read_types(text: str) -> str:
     """Sound types as one string, separated by commas, without those that somebody doubted ('call?')."""
     parts = [part for whole in split_cell(text, commas=True)[0] for part in whole.split(",")]
     known = [
-        clean_name(part) for part in parts if "?" not in part and part.strip().casefold() not in _NOT_GIVEN
+        clean_name(part) for part in parts if "?" not in part and part.strip().casefold() not in NOT_GIVEN
     ]
     return ", ".join(dict.fromkeys(part for part in known if part and part.casefold() != "uncertain"))
 
@@ -163,30 +182,3 @@ def _literal(text: str) -> list[str]:
         value = list(value)
     items = value if isinstance(value, (list, tuple, set, frozenset)) else [value]
     return sorted(map(str, items)) if isinstance(items, (set, frozenset)) else [str(item) for item in items]
-
-
-def _folded(name: str) -> str:
-    return " ".join(re.sub(r"[_\-.()\[\]]+", " ", clean_name(name.translate(TYPOGRAPHIC))).casefold().split())
-
-
-def _kind(part: str, extra: frozenset[str]) -> str:
-    """'species', 'no_bird', 'unknown', 'sound_types', or '' where nothing is said."""
-    part = clean_name(part).strip("\"'")
-    folded = _folded(part)
-    if folded in extra:
-        return "no_bird"
-    if "?" in part:
-        return "unknown"
-    if part.casefold() in _NOT_GIVEN or not any(c.isalnum() for c in part):
-        return ""
-    words = folded.split()
-    if folded in NO_BIRD or words[-1] in NOISE_HEADS or words[0] == "human":
-        return "no_bird"
-    if folded in SOUND_TYPES:
-        return "sound_types"
-    # A code in capitals ('SP', 'UNK') is somebody's code only where it is not one of these words in full.
-    if folded in UNKNOWN and not (part.isupper() and folded in {"sp", "spp"}):
-        return "unknown"
-    if len(words) > 1 and (words[0] in UNKNOWN_FIRST or words[-1] in UNKNOWN_LAST or "/" in part):
-        return "unknown"
-    return "species"

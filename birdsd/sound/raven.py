@@ -12,9 +12,11 @@ from pathlib import Path
 from birdsd.errors import UserError
 from birdsd.files import write_text
 from birdsd.sound.annotation import Label, read_text
+from birdsd.sound.columns import COLUMNS, map_columns
 from birdsd.sound.names import clean_name
 from birdsd.sound.rows import LabelFile
-from birdsd.sound.tables import COLUMNS, load_sheet, map_columns, read_sheet, separated
+from birdsd.sound.sheets import load_sheet, separated
+from birdsd.sound.tables import read_sheet
 
 _WRITTEN = (
     "Selection",

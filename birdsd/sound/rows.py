@@ -30,6 +30,7 @@ class Row:
     sound_type: str = ""
     environment: str = ""
     about_birds: bool = True  # False: it has a licence or a date, but says nothing about birds
+    guessed: bool = False  # its column was taken for the species by elimination
     perhaps_cumulative: bool = False  # Raven's begin times count over all files of a table together
     recording_id: str = ""
     licence: str = ""
@@ -65,6 +66,7 @@ class LabelFile:
     rows: list[Row] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     synonyms: list[tuple[str, str]] = field(default_factory=list)  # (scientific, common)
+    doubtful: list[str] = field(default_factory=list)  # the files that lines name which cannot be read
 
     @property
     def count(self) -> int:

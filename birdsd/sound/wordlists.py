@@ -29,6 +29,9 @@ NO_BIRD = _phrases(
     frog|frogs|toad|toads|amphibian|bat|bats|static|hum|hiss|hissing|click|clicks|clipping
     electronic|electrical
     interference|artifact|artefact|microphone|mic|handling|self noise|door|rustle|rustling|leaves
+    homo sapiens|orthoptera|anura|amphibia|insecta|mammalia|chiroptera|none detected|none heard
+    nothing heard
+    no other bird|no other birds|absence|non target|nontarget|no target
     """
 )
 # A phrase that ends in one of these is no bird: 'road traffic', 'wind noise'.
@@ -38,6 +41,14 @@ NOISE_HEADS = _phrases(
     speech|footsteps
     insect|insects|cricket|crickets|cicada|cicadas|frog|frogs|rain|wind|thunder|siren|static|interference
     bark|barking
+    """
+)
+# A phrase of these words alone is no bird: 'rain drops', 'car passing', 'barking dog'.
+NOISE_WORDS = frozenset(phrase for phrase in NO_BIRD if " " not in phrase) | _phrases(
+    """
+    passing|passes|drop|drops|overhead|only|sound|sounds|distant|far|near|close|loud|heavy|light
+    strong|faint|weak
+    church|jet|propeller|low|high|frequency|background|ambient|general|other|of|and|in|the|a|with|from
     """
 )
 # A bird, or perhaps one, whose species nobody said: neither a species nor "no bird".
@@ -50,15 +61,20 @@ UNKNOWN = _phrases(
     other birds
     various|various species|multiple|multiple species|several|several species|mixed|mixed species|misc
     miscellaneous|sp|spp|species|biophony|dawn chorus|chorus
+    no id|noid|tbc|unclassified|to be identified|false positive|bird song|birdsong|bird songs
+    bird call|bird calls
+    bird sound|bird sounds|background bird|background birds|distant bird|distant birds|passerine|passerines
     """
 )
 UNKNOWN_FIRST = _phrases(
     """
     unknown|unidentified|uncertain|unsure|possible|possibly|probable|probably|maybe|perhaps|cf
     likely|mystery
-    undetermined|indet
+    undetermined|indet|unid|unident|poss|prob|unk
     """
 )
+# Words that leave the species open wherever they stand: 'Larus cf. argentatus', 'Great Tit (probable)'.
+UNKNOWN_ANYWHERE = _phrases("cf|aff|sp|spp|probable|possible|unidentified|uncertain")
 UNKNOWN_LAST = _phrases("unknown|unidentified|uncertain|indet|sp|spp|species")
 # What kind of sound it is, and not whose: the species has to come from elsewhere.
 SOUND_TYPES = _phrases(
@@ -67,6 +83,10 @@ SOUND_TYPES = _phrases(
     contact call|dawn song
     nocturnal flight call|trill|chip|whistle
     """
+)
+# What may follow a species' scientific name and is not its common name.
+QUALIFIERS = _phrases(
+    "male|female|adult|juvenile|immature|nestling|chick|chicks|m|f|ad|juv|imm|unknown|other|test|train"
 )
 # Folders that sort recordings and name no species: they are seen through.
 CONTAINERS = _phrases(
@@ -77,6 +97,9 @@ CONTAINERS = _phrases(
     songs|call|calls
     wav|wavs|flac|mp3|mp3s|ogg|data|dataset|datasets|raw|original|originals|processed|xeno|canto
     xenocanto|xc
+    batch|part|set|cd|disc|disk|sd|card|card|unsorted|new|folder|to check|check|soundscape
+    soundscapes|site|plot
+    station|transect|location|recorder|aru|audiomoth|songmeter|day|night|week|month|year|session|season
     macaulay|inaturalist|focal|birds|birdsong|species|classes|labelled|labeled|foreground|positive|positives
     """
 )

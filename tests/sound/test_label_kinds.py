@@ -221,7 +221,9 @@ def test_marks_noises_and_nocall_are_no_species(tmp_path):
     assert boxes(found) == {"a.flac": [(0.0, "GWWA")], "b.flac": [], "c.flac": []}
     c = next(r for r in found.recordings if r.path.name == "c.flac")
     assert [label.start_s for label in c.unknown] == [1.0] and not c.weak
-    assert found.account.left_out["bird not identified"] == 4 and found.account.left_out["no bird"] == 2
+    assert found.account.left_out["bird not identified"] == 4 and found.account.left_out["no bird"] == 1
+    b = next(r for r in found.recordings if r.path.name == "b.flac")
+    assert b.no_bird_rows == 1 and [box.end_s for box in b.silences] == [3.0]
     assert found.files_left_out["bird not identified"] == 1
 
 

@@ -212,3 +212,88 @@ def test_nearly_equal_is_one_slip_of_the_finger():
         ("Gray Heron", "Grey Heron"),
         ("Northern Flicker", "Northern Flickr"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "species", "types"),
+    [
+        ("Parus major_song", ("Parus major",), ("song",)),
+        ("Great tit_call", ("Great tit",), ("call",)),
+        ("House sparrow_01", ("House sparrow",), ()),
+        ("Parus major_XC1234", ("Parus major",), ()),
+        ("Turdus merula_juvenile", ("Turdus merula",), ()),
+        ("Great Tit (Parus major)", ("Great Tit",), ()),
+        ("Parus major, Great Tit", ("Great Tit",), ()),  # BirdNET's labels for Audacity
+        ("Parus major, Turdus merula", ("Parus major", "Turdus merula"), ()),
+        ("Swainson&#39;s Thrush", ("Swainson's Thrush",), ()),
+        ("TURMER,PARMAJ", ("TURMER", "PARMAJ"), ()),
+    ],
+)
+def test_labels_that_hold_more_than_a_name(text, species, types):
+    names = read_names(text)
+    assert names.species == species and names.sound_types == types
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Dog_Dog",
+        "Power tools_Power tools",
+        "Homo sapiens_Human",
+        "Noise 1",
+        "noise_2",
+        "nocall_2",
+        "Car passing",
+        "rain drops",
+        "plane overhead",
+        "barking dog",
+        "church bells",
+        "wind/rain",
+        "none detected",
+        "other_sounds",
+        "Ambient noise only",
+        "Orthoptera",
+    ],
+)
+def test_more_noises_are_no_bird(text):
+    names = read_names(text)
+    assert names.no_bird and not names.species and not names.unknown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Larus cf. argentatus",
+        "Larus sp 1",
+        "sp1",
+        "Sp. 1",
+        "Buteo sp. juvenile",
+        "unk1",
+        "UNKN-1",
+        "unid. bird",
+        "prob. Great Tit",
+        "Great Tit (probable)",
+        "No ID",
+        "Robin/Wren",
+        "AMRO/GRTI",
+        "Great Tit\uff1f",
+        "Corvidae",
+        "bird song",
+        "Passeriformes",
+        "background birds",
+    ],
+)
+def test_more_birds_that_nobody_identified(text):
+    names = read_names(text)
+    assert names.unknown and not names.species and not names.no_bird
+
+
+@pytest.mark.parametrize("text", ["1", "0", "0.5", "-55.2", "True", "#N/A", "n.a.", "-999", "x", "present"])
+def test_marks_and_measurements_are_no_names(text):
+    assert read_names(text) == read_names("")
+
+
+def test_letters_of_other_scripts_are_letters():
+    assert species_key("\u092e\u094b\u0930") != species_key("\u092e\u093e\u0930\u093e")
+    assert species_key("\u30d2\u30ac\u30e9") != species_key("\u30d3\u30ac\u30e9")
+    assert read_names("1139490").species == ("1139490",)  # a taxon's number, as BirdCLEF has them
