@@ -35,12 +35,14 @@ __all__ = [
     "read",
     "walk",
     "write_wav",
+    "written_note",
 ]
 
 # soxr's HQ filter rings for about 100 samples of the lower rate: a part is read with this much on both
 # sides, so that it equals the same part of the whole file.
 _MARGIN_SAMPLES = 512
 _RESAMPLER = "HQ"
+_TURNED_DOWN = fitted_words(-1.0).partition(" by ")[0]
 # A step of less at a file's ends (-60 dBFS) makes nothing ring that could be heard.
 _STEP, _EDGE_SAMPLES = 1e-3, 128
 
@@ -212,6 +214,16 @@ def write_wav(path: Path, waveform: np.ndarray, rate_hz: int, sample_format: str
     with atomic_write(Path(path)) as stream:
         stream.write(buffer.getbuffer())
     return gain_db
+
+
+def written_note(path: Path) -> str:
+    """What `write_wav` had to say of a sound: that it was turned down; '' for any other file."""
+    try:
+        with soundfile.SoundFile(os.path.abspath(path)) as sound:
+            said = str(sound.comment)
+    except (soundfile.LibsndfileError, OSError):
+        return ""
+    return said if said.startswith(_TURNED_DOWN) else ""
 
 
 def _choice(
