@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,7 +95,7 @@ class EnvironmentPool:
         for path in find_recordings(self.folder):
             try:
                 self._infos[path] = probe(path)
-                silent = _silent(path, self._infos[path])
+                silent = _silent(self._infos[path], path.stat().st_mtime_ns)
             except RecordingError as error:
                 silent = str(error)
             if silent:
@@ -169,8 +170,10 @@ def _sounding(waveform: np.ndarray, rate_hz: int) -> np.ndarray:
     return quick if quick.all() else sounding(in_band(waveform, rate_hz, *_BAND_HZ))
 
 
-def _silent(path: Path, info: AudioInfo) -> str:
+@lru_cache(maxsize=65536)
+def _silent(info: AudioInfo, mtime_ns: int) -> str:
     """Why a file is no background, '' for one that is; it is read only until enough was heard."""
+    path = info.path
     heard_s = 0.0
     for _, part in blocks(path, info.rate_hz, 1.0):
         heard = _sounding(part, info.rate_hz)

@@ -43,8 +43,8 @@ __all__ = [
 _MARGIN_SAMPLES = 512
 _RESAMPLER = "HQ"
 _TURNED_DOWN = fitted_words(-1.0).partition(" by ")[0]
-# A step of less at a file's ends (-60 dBFS) makes nothing ring that could be heard.
-_STEP, _EDGE_SAMPLES = 1e-3, 128
+# A step of less at a file's ends makes nothing ring that could be heard.
+_STEP, _EDGE_S = 2e-3, 0.02
 
 
 @dataclass(frozen=True)
@@ -257,8 +257,8 @@ def _held(
     nothing = waveform[:0]
     period = rate_in // math.gcd(rate_in, rate_out)
     count = -(-math.ceil(_MARGIN_SAMPLES * max(1.0, rate_in / rate_out)) // period) * period
-    parts = []
-    for wanted, edge in ((begins, waveform[:_EDGE_SAMPLES]), (ends, waveform[-_EDGE_SAMPLES:])):
+    parts, short = [], max(1, round(_EDGE_S * rate_in))
+    for wanted, edge in ((begins, waveform[:short]), (ends, waveform[-short:])):
         level = edge.mean(axis=0, keepdims=True, dtype=np.float32) if wanted and len(edge) else nothing
         heard = len(level) and np.abs(level).max() > _STEP
         parts.append(np.repeat(level, count, axis=0) if heard else nothing)
