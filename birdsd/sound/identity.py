@@ -8,8 +8,10 @@ same, stays together when recordings are split.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -185,8 +187,13 @@ def _is_species(name: str, recording: Recording) -> bool:
 
 
 def _listened(recordings: Sequence[Recording], groups: _Groups) -> list[Problem]:
-    if sum(min(r.duration_s, LOOKED_AT_S) for r in recordings) > MOST_LISTENED_S:
-        return []
+    heard_s = sum(min(r.duration_s, LOOKED_AT_S) for r in recordings)
+    if heard_s > MOST_LISTENED_S:
+        said = (
+            f"near-identical recordings were not looked for: that takes {heard_s / 3600:.0f} h of listening, "
+            f"and is done up to {MOST_LISTENED_S / 3600:.0f} h"
+        )
+        return [Problem(recordings[0].path.parent, said)]
     problems = []
     paths = [recording.path for recording in recordings]
 
@@ -236,12 +243,17 @@ class _Groups:
 
 def _alike(recordings: Sequence[Recording], key: Callable[[Recording], object]) -> list[list[Recording]]:
     """Those that share a key with another, together; where it cannot be had, it is shared with none."""
-    found: dict[object, list[Recording]] = {}
-    for recording in recordings:
+
+    def attempt(recording: Recording) -> object:
         try:
-            value = key(recording)
+            return key(recording)
         except (OSError, RecordingError):
-            continue
+            return recording.path  # its own alone
+
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        values = list(pool.map(attempt, recordings))
+    found: dict[object, list[Recording]] = {}
+    for recording, value in zip(recordings, values, strict=True):
         found.setdefault(value, []).append(recording)
     return [held for held in found.values() if len(held) > 1]
 

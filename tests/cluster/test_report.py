@@ -108,10 +108,10 @@ def test_the_page_stands_alone_and_says_what_happened(history: History, tmp_path
 
 def test_a_preview_that_was_turned_down_says_so(history: History, tmp_path: Path) -> None:
     newest = sorted((history.folder / "previews").iterdir())[-1]
-    text, page = read(write(history.run, tmp_path / "page.html", now=NOW).path)
+    text, _ = read(write(history.run, tmp_path / "page.html", now=NOW).path)
     assert "turned down" not in text
     write_wav(newest / "00-a_wren.wav", np.full((1, 4000), 2.0, np.float32), CODEC.rate_hz)
-    text, page = read(write(history.run, tmp_path / "page.html", now=NOW).path)
+    text, _ = read(write(history.run, tmp_path / "page.html", now=NOW).path)
     assert text.count("turned down by 6.0 dB, so that nothing is cut off") == 1
 
 

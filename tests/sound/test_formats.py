@@ -23,13 +23,36 @@ from birdsd.sound.mixing import EnvironmentPool
 from birdsd.sound.recordings import RecordingError, find_recordings, probe, read
 from tests.sound.makers import save, tone
 
-FIELD = ".3gp .wac .mov .mkv .avi .m4b .3g2 .ra .rm .qt .aa3 .dsf .tta .spx .gsm .m4a .wma .amr .ape .wv".split()
+FIELD = [
+    ".3gp",
+    ".wac",
+    ".mov",
+    ".mkv",
+    ".avi",
+    ".m4b",
+    ".3g2",
+    ".ra",
+    ".rm",
+    ".qt",
+    ".aa3",
+    ".dsf",
+    ".tta",
+    ".spx",
+    ".gsm",
+    ".m4a",
+    ".wma",
+    ".amr",
+    ".ape",
+    ".wv",
+]
 
 
 def test_no_suffix_is_of_two_kinds():
     assert not AUDIO_SUFFIXES & FOREIGN_SUFFIXES
     assert not (AUDIO_SUFFIXES | FOREIGN_SUFFIXES) & LABEL_SUFFIXES
-    assert all(s == s.lower() and s.startswith(".") for s in AUDIO_SUFFIXES | FOREIGN_SUFFIXES | LABEL_SUFFIXES)
+    assert all(
+        s == s.lower() and s.startswith(".") for s in AUDIO_SUFFIXES | FOREIGN_SUFFIXES | LABEL_SUFFIXES
+    )
 
 
 @pytest.mark.parametrize("suffix", FIELD)
@@ -45,7 +68,21 @@ def test_sound_that_is_not_decoded_is_named_with_the_way_out(tmp_path, suffix):
 
 
 def test_files_are_sorted_and_what_is_left_is_counted():
-    names = "a.wav b.FLAC c.mpga d.3gp e.csv f.csv g.txt h.json i.png j k.mp2 l.caf m.parquet".split()
+    names = [
+        "a.wav",
+        "b.FLAC",
+        "c.mpga",
+        "d.3gp",
+        "e.csv",
+        "f.csv",
+        "g.txt",
+        "h.json",
+        "i.png",
+        "j",
+        "k.mp2",
+        "l.caf",
+        "m.parquet",
+    ]
     files = sort_files(map(Path, names))
     assert [p.name for p in files.sounds] == ["a.wav", "b.FLAC", "c.mpga", "k.mp2", "l.caf"]
     assert [p.name for p in files.foreign] == ["d.3gp"]
