@@ -24,27 +24,9 @@ from birdsd.sound.recordings import RecordingError, find_recordings, probe, read
 from tests.sound.makers import save, tone
 
 FIELD = [
-    ".3gp",
-    ".wac",
-    ".mov",
-    ".mkv",
-    ".avi",
-    ".m4b",
-    ".3g2",
-    ".ra",
-    ".rm",
-    ".qt",
-    ".aa3",
-    ".dsf",
-    ".tta",
-    ".spx",
-    ".gsm",
-    ".m4a",
-    ".wma",
-    ".amr",
-    ".ape",
-    ".wv",
-]
+    ".3gp", ".wac", ".mov", ".mkv", ".avi", ".m4b", ".3g2", ".ra", ".rm", ".qt", ".aa3", ".dsf", ".tta",
+    ".spx", ".gsm", ".m4a", ".wma", ".amr", ".ape", ".wv",
+]  # fmt: skip
 
 
 def test_no_suffix_is_of_two_kinds():
@@ -69,20 +51,9 @@ def test_sound_that_is_not_decoded_is_named_with_the_way_out(tmp_path, suffix):
 
 def test_files_are_sorted_and_what_is_left_is_counted():
     names = [
-        "a.wav",
-        "b.FLAC",
-        "c.mpga",
-        "d.3gp",
-        "e.csv",
-        "f.csv",
-        "g.txt",
-        "h.json",
-        "i.png",
-        "j",
-        "k.mp2",
-        "l.caf",
-        "m.parquet",
-    ]
+        "a.wav", "b.FLAC", "c.mpga", "d.3gp", "e.csv", "f.csv", "g.txt", "h.json", "i.png", "j", "k.mp2",
+        "l.caf", "m.parquet",
+    ]  # fmt: skip
     files = sort_files(map(Path, names))
     assert [p.name for p in files.sounds] == ["a.wav", "b.FLAC", "c.mpga", "k.mp2", "l.caf"]
     assert [p.name for p in files.foreign] == ["d.3gp"]
