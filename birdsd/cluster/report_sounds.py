@@ -179,14 +179,18 @@ def caption(key: str, prompts: Sequence[str]) -> str:
 
 
 def _hear(item: Piece, codec: SpectrogramCodec | None, prompts: Sequence[str], budget: Budget) -> Html:
+    from birdsd.sound.recordings import written_note
+
     words = caption(item.key, prompts)
     waveform, rate = _sound(item.sound, budget)
+    note = written_note(item.sound)
     levels = _levels(item.picture, codec)
     if levels is None or codec is None or not budget.takes("picture", levels.size):
         player = ""
         if waveform is not None:
             player = audio(waveform, rate, words)
-        return element("figure", element("h4", name(words)), player, class_="sound")
+        below = element("figcaption", note) if note else ""
+        return element("figure", element("h4", name(words)), player, below, class_="sound")
     return spectrogram(
         levels,
         codec.row_hz(),
@@ -195,6 +199,7 @@ def _hear(item: Piece, codec: SpectrogramCodec | None, prompts: Sequence[str], b
         title=name(words),
         waveform=waveform,
         rate_hz=rate,
+        caption=note or None,
     )
 
 

@@ -29,7 +29,7 @@ from birdsd.sound.annotation import (
 )
 from birdsd.sound.captions import captions, environment_phrase
 from birdsd.sound.codec import SpectrogramCodec
-from birdsd.sound.levels import SILENCE_DBFS, level_db
+from birdsd.sound.levels import SILENCE_DBFS
 from birdsd.sound.mixing import EnvironmentPool, mix_at_snr
 from birdsd.sound.recordings import RecordingError, read
 from birdsd.sound.segments import Segment, find_songs
@@ -184,7 +184,7 @@ class SampleMaker:
             # Neither a clip of that bird nor one without birds.
             yield Encoded(key, None, facts, f"{where} has only the edge of '{clip.partly[0]}'")
             return
-        level = level_db(clip.waveform)
+        level = self.codec.level_db(clip.waveform)
         if level < SILENCE_DBFS:
             yield Encoded(key, None, facts, f"{where} is silent", SILENT, clip.rows)
             return
@@ -207,7 +207,9 @@ class SampleMaker:
         background = self.pool.draw(draw, codec.clip_s, codec.rate_hz, codec.channels)
         foreground = np.zeros((codec.channels, codec.samples_per_clip), np.float32)
         foreground[:, : clip.waveform.shape[1]] = clip.waveform
-        mixture, gain = mix_at_snr(foreground, background.waveform[:, : codec.samples_per_clip], snr_db)
+        mixture, gain = mix_at_snr(
+            foreground, background.waveform[:, : codec.samples_per_clip], snr_db, codec.rate_hz, codec.band_hz
+        )
         facts = {
             **facts,
             "environment": background.name,
@@ -219,7 +221,7 @@ class SampleMaker:
         }
         worded = environment_phrase(background.name, snr_db)
         bird_db = level + 20 * math.log10(gain)
-        return self._sample(key, mixture, facts, worded, level_db(mixture), bird_db)
+        return self._sample(key, mixture, facts, worded, codec.level_db(mixture), bird_db)
 
     def _sample(
         self,

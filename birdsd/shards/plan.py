@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -122,20 +122,28 @@ def check_settings(data: DataConfig) -> None:
         )
 
 
-def make_plan(found: LabelledSet, codec: SpectrogramCodec, data: DataConfig) -> Plan:
-    """Assign recordings to splits, and pack their segments into shards in an order drawn from the seed."""
+def make_plan(
+    found: LabelledSet, codec: SpectrogramCodec, data: DataConfig, groups: Mapping[str, str] | None = None
+) -> Plan:
+    """Assign recordings to splits, and pack their segments into shards in an order drawn from the seed.
+
+    groups: recording id -> the id of a group that stays in one split (see `birdsd.sound.identity`).
+    """
     by_id: dict[str, list[Recording]] = {}
     for recording in found.recordings:
         by_id.setdefault(recording.recording_id, []).append(recording)
     species = {name: sorted({s for r in held for s in r.species}) for name, held in by_id.items()}
-    splits = assign_splits(species, data.validation_fraction, data.test_fraction, data.seed)
+    splits = assign_splits(species, data.validation_fraction, data.test_fraction, data.seed, groups)
     tasks: list[ShardTask] = []
     for split in SPLITS:
         held = [r for r in found.recordings if splits[r.recording_id] == split]
         held.sort(key=lambda r: (r.recording_id, str(r.path)))
         order = permutation(len(held), data.seed, "prepare", split)
         tasks += _pack(split, [held[i] for i in order], codec, data)
-    return Plan(tuple(tasks), splits, _facts(found, codec, data))
+    facts = _facts(found, codec, data)
+    if joined := {one: group for one, group in (groups or {}).items() if one != group}:
+        facts["groups"] = joined
+    return Plan(tuple(tasks), splits, facts)
 
 
 def choose_species(found: LabelledSet, data: DataConfig) -> LabelledSet:

@@ -46,7 +46,9 @@ from birdsd.shards.summary import Summary
 from birdsd.shards.table import ShardTable, index_path, load_table
 from birdsd.shards.writer import ShardWriter
 from birdsd.sound.annotation import UNREADABLE
+from birdsd.sound.channels import choose_channels
 from birdsd.sound.codec import SpectrogramCodec
+from birdsd.sound.identity import unite
 from birdsd.sound.labels import load_recordings
 from birdsd.sound.mixing import EnvironmentPool
 from birdsd.sound.recordings import RecordingError
@@ -99,13 +101,12 @@ def prepare(
         raise UserError("data.shards is not set", "prepare writes into a folder", "set data.shards=FOLDER")
     check_settings(data)
     folder = Path(data.shards)
-    found = choose_species(
-        load_recordings(Path(data.recordings), Path(data.labels) if data.labels else None), data
-    )
-    found = leave_out_invisible(found, codec)
+    found = load_recordings(Path(data.recordings), Path(data.labels) if data.labels else None)
+    groups = unite(found)
+    found = leave_out_invisible(choose_species(found, data), codec)
     if pool := _environment_pool(data):
         found.problems.extend(pool.problems)
-    plan = make_plan(found, codec, data)
+    plan = make_plan(found, codec, data, groups)
     refuse_other_plan(folder, plan)
     whole = part is None or part.is_whole
     with exclusive(folder) if whole else beside_others(folder, f"part-{part}"):
@@ -222,6 +223,9 @@ class _Worker:
             publish(place, self.folder, task.name, index_path(place / task.name).name)
 
     def _add(self, shard: ShardWriter, summary: Summary, item: Item, split: str) -> None:
+        mono = self.codec.channels == 1 and item.recording.channels > 1
+        if mono and not item.first and (note := choose_channels(item.recording.path).note):
+            summary.add_problem(item.recording.path, note)
         samples = self.maker.samples(item, split)
         starts: set[float] = set()
         while True:

@@ -20,8 +20,9 @@ from birdsd.errors import UserError
 from birdsd.files import safe_name, write_json
 from birdsd.sound.codec import SpectrogramCodec
 from birdsd.sound.fidelity import BANDS_HZ, NEUTRAL_RATE_HZ, Fidelity, compare
+from birdsd.sound.formats import foreign_reason, sort_files
 from birdsd.sound.levels import SILENCE_DBFS, in_band, level_db, without_offset
-from birdsd.sound.recordings import RecordingError, find_recordings, probe, read, write_wav
+from birdsd.sound.recordings import RecordingError, find_recordings, probe, read, walk, write_wav
 
 STRETCH_S = 15.0
 STRETCHES = 3
@@ -145,7 +146,9 @@ def run_audit(
         )
     codecs = _distinct_names(codecs)
     stretches: list[Stretch] = []
-    problems: list[tuple[Path, str]] = []
+    folder = Path(recordings)
+    foreign = sort_files(walk(folder)).foreign if folder.is_dir() else []
+    problems: list[tuple[Path, str]] = [(path, foreign_reason(path)) for path in foreign]
     for path in tqdm(_drawn(find_recordings(Path(recordings)), limit, recordings), unit="file", disable=None):
         try:
             for start_s, sound in _stretches(path, codecs[0].channels):

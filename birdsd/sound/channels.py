@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -30,6 +31,7 @@ class ChannelChoice:
 
 
 MEAN = ChannelChoice()
+_lock = Lock()
 _chosen: dict[tuple[str, int, int], ChannelChoice] = {}
 
 
@@ -50,9 +52,10 @@ def choice_of(source: Source, whole: np.ndarray | None = None) -> ChannelChoice:
         else:  # opened once more: going to and fro may cost a decoder the last samples of the file
             with opened(source.path) as other:
                 found = _choose(other, other.peek)
-        if len(_chosen) > 4096:
-            _chosen.pop(next(iter(_chosen)))
-        _chosen[source.key] = found
+        with _lock:
+            if len(_chosen) > 4096:
+                _chosen.pop(next(iter(_chosen)))
+            _chosen[source.key] = found
     return found
 
 

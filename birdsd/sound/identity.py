@@ -8,15 +8,17 @@ same, stays together when recordings are split.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from birdsd.files import sha256_file
-from birdsd.sound.annotation import Problem, Recording
+from birdsd.sound.annotation import REPEATED, SAME_RECORDING, LabelledSet, Problem, Recording
 from birdsd.sound.formats import AUDIO_SUFFIXES
 from birdsd.sound.likeness import LOOKED_AT_S, find_alike
 from birdsd.sound.names import species_key
@@ -71,6 +73,17 @@ def identify(recordings: Sequence[Recording], listen: bool = True) -> Identity:
     result.groups, found = group_recordings(result.recordings, listen)
     result.problems += found
     return result
+
+
+def unite(found: LabelledSet) -> dict[str, str]:
+    """Make what is the same one recording in a set, with an account of it; the groups to split by."""
+    before = sum(recording.rows for recording in found.recordings)
+    identity = identify(found.recordings)
+    found.recordings = identity.recordings
+    found.problems += identity.problems
+    found.account.left_out[REPEATED] += before - sum(recording.rows for recording in found.recordings)
+    found.files_left_out[SAME_RECORDING] += len(identity.stands_for)
+    return identity.groups
 
 
 def merge_equal(recordings: Sequence[Recording], result: Identity | None = None) -> Identity:
@@ -185,8 +198,13 @@ def _is_species(name: str, recording: Recording) -> bool:
 
 
 def _listened(recordings: Sequence[Recording], groups: _Groups) -> list[Problem]:
-    if sum(min(r.duration_s, LOOKED_AT_S) for r in recordings) > MOST_LISTENED_S:
-        return []
+    heard_s = sum(min(r.duration_s, LOOKED_AT_S) for r in recordings)
+    if heard_s > MOST_LISTENED_S:
+        said = (
+            f"near-identical recordings were not looked for: that takes {heard_s / 3600:.0f} h of listening, "
+            f"and is done up to {MOST_LISTENED_S / 3600:.0f} h"
+        )
+        return [Problem(recordings[0].path.parent, said)]
     problems = []
     paths = [recording.path for recording in recordings]
 
@@ -236,12 +254,17 @@ class _Groups:
 
 def _alike(recordings: Sequence[Recording], key: Callable[[Recording], object]) -> list[list[Recording]]:
     """Those that share a key with another, together; where it cannot be had, it is shared with none."""
-    found: dict[object, list[Recording]] = {}
-    for recording in recordings:
+
+    def attempt(recording: Recording) -> object:
         try:
-            value = key(recording)
+            return key(recording)
         except (OSError, RecordingError):
-            continue
+            return recording.path  # its own alone
+
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        values = list(pool.map(attempt, recordings))
+    found: dict[object, list[Recording]] = {}
+    for recording, value in zip(recordings, values, strict=True):
         found.setdefault(value, []).append(recording)
     return [held for held in found.values() if len(held) > 1]
 
@@ -269,9 +292,13 @@ def _with_all_labels(same: Sequence[Recording]) -> Recording:
     def known(name: str) -> str:
         return next((str(getattr(r, name)) for r in same if getattr(r, name)), "")
 
+    labels = tuple(dict.fromkeys(label for recording in same for label in recording.labels))
     return replace(
         first,
-        labels=tuple(dict.fromkeys(label for recording in same for label in recording.labels)),
+        labels=labels,
+        unknown=tuple(dict.fromkeys(label for recording in same for label in recording.unknown)),
+        silences=() if labels else tuple(label for recording in same for label in recording.silences),
+        no_bird_rows=0 if labels else sum(recording.no_bird_rows for recording in same),
         weak=all(recording.weak for recording in same),
         licence=known("licence"),
         recordist=known("recordist"),

@@ -9,7 +9,6 @@ is in the set or in its `account`, and what a person should know is in `Labelled
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -30,6 +29,7 @@ from birdsd.sound.annotation import (
     species_of,
 )
 from birdsd.sound.audacity import read_audacity, write_audacity
+from birdsd.sound.formats import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, foreign_reason, not_read
 from birdsd.sound.layers import (
     FOUND_NAMES,
     Facts,
@@ -44,7 +44,7 @@ from birdsd.sound.layers import (
     named_layer,
 )
 from birdsd.sound.raven import read_raven, read_raven_files, write_raven
-from birdsd.sound.recordings import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, AudioInfo, RecordingError, probe, walk
+from birdsd.sound.recordings import AudioInfo, RecordingError, probe, walk
 from birdsd.sound.said import Said, covers
 from birdsd.sound.tables import TABLE_SUFFIXES
 from birdsd.sound.vocabulary import Vocabulary
@@ -150,12 +150,11 @@ class _Listing:
         unread = [path for path in self.others if path not in used and path.stem.upper() not in _COMPANIONS]
         if not unread:
             return
-        kinds = Counter(path.suffix.lower() or "(no suffix)" for path in unread)
-        shown = ", ".join(
-            f"{kind} {count}" for kind, count in sorted(kinds.items(), key=lambda k: (-k[1], k[0]))[:8]
+        hint = (
+            "; labels are read where they bear a recording's name or name their files, or with data.labels="
         )
-        many = "files were" if len(unread) > 1 else "file was"
-        result.problems.append(Problem(self.root, f"{len(unread)} {many} not read: {shown}"))
+        tables = any(is_annotation(path.name) or path.suffix.lower() in TABLE_SUFFIXES for path in unread)
+        result.problems.append(Problem(self.root, not_read(unread) + (hint if tables else "")))
 
 
 def _files(source: Path, result: LabelledSet) -> _Listing:
@@ -170,9 +169,7 @@ def _files(source: Path, result: LabelledSet) -> _Listing:
         if suffix in FOREIGN_SUFFIXES:
             result.files += 1
             result.files_left_out[UNREADABLE] += 1
-            result.problems.append(
-                Problem(path, f"libsndfile does not decode {suffix}: convert it to flac or wav")
-            )
+            result.problems.append(Problem(path, foreign_reason(path)))
         elif suffix in AUDIO_SUFFIXES or path == source:
             result.files += 1
             try:
@@ -248,7 +245,9 @@ def _probe_all(files: list[Path], result: LabelledSet) -> dict[Path, AudioInfo]:
     failed = [outcome for outcome in outcomes if isinstance(outcome, Problem)]
     result.problems += failed
     result.files_left_out[UNREADABLE] += len(failed)
-    return {outcome.path: outcome for outcome in outcomes if isinstance(outcome, AudioInfo)}
+    infos = [outcome for outcome in outcomes if isinstance(outcome, AudioInfo)]
+    result.problems += [Problem(info.path, note) for info in infos for note in info.notes]
+    return {info.path: info for info in infos}
 
 
 def _default_ids(files: list[Path], root: Path) -> dict[Path, str]:

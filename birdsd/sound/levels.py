@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.fft
 
 from birdsd.errors import UserError
 
@@ -146,6 +145,8 @@ def _share_above(sound: np.ndarray, rate_hz: int, high_hz: float) -> float:
 
 def _filtered(sound: np.ndarray, rate_hz: int, low_hz: float, high_hz: float) -> np.ndarray:
     """[channels, samples] between two frequencies (0 and inf: no edge there)."""
+    import scipy.fft  # late: pages need `fit` alone
+
     edge = min(round(_EDGE_S * rate_hz), sound.shape[1] - 1)
     out = np.empty_like(sound, dtype=np.float32)
     rise = np.sin(0.5 * np.pi * (np.arange(edge) + 0.5) / max(1, edge)) ** 2
@@ -180,6 +181,8 @@ def _begins_at(samples: np.ndarray, rate_hz: int) -> float:
 
 def _without_hum(samples: np.ndarray, rate_hz: int, low_hz: float) -> np.ndarray:
     """Float64 [samples] without steady tones below `low_hz`, which would ring at both ends of a filter."""
+    import scipy.fft
+
     size = len(samples)
     if size < 0.2 * rate_hz:
         return samples

@@ -8,6 +8,7 @@ only if the waveforms themselves agree in phase (GCC-PHAT), as no two recordings
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -47,14 +48,14 @@ class Alike:
 
 
 def find_alike(
-    paths: Sequence[Path], same: Callable[[int, int], bool] = lambda a, b: False, threads: int = 2
+    paths: Sequence[Path], same: Callable[[int, int], bool] = lambda a, b: False
 ) -> Iterator[Alike]:
     """Pairs of near-identical recordings among `paths`, the surest first.
 
     Decodes the first 30 s of each, at 2 ms a second or so. `same(i, j)` says whether a pair is one already
     and need not be looked at. Recordings that cannot be read are like no other.
     """
-    with ThreadPoolExecutor(max_workers=threads) as pool:
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         words = list(pool.map(_words_of, paths))
     for first, second in _candidates(words):
         if same(first, second):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,10 +11,11 @@ import numpy as np
 
 from birdsd.errors import UserError
 from birdsd.sound.annotation import Problem
+from birdsd.sound.formats import foreign_reason, sort_files
 from birdsd.sound.layers import FOUND_NAMES
 from birdsd.sound.levels import active_level_db, in_band, level_db, sounding, sounding_level_db
 from birdsd.sound.names import clean_name
-from birdsd.sound.recordings import AudioInfo, RecordingError, blocks, find_recordings, probe, read
+from birdsd.sound.recordings import AudioInfo, RecordingError, blocks, find_recordings, probe, read, walk
 from birdsd.sound.tables import TABLE_SUFFIXES, read_table
 
 __all__ = ["Background", "EnvironmentPool", "Mixture", "active_level_db", "level_db", "mix_at_snr"]
@@ -23,6 +25,7 @@ _LOOP_FADE_S = 0.05
 _LEAST_SOUND_S = 0.5  # in a file of the pool: less is no surrounding, however often it is repeated
 _LEAST_SHARE = 0.5  # of a piece that must sound, for its name to be in a caption
 _DRAWS = 12  # of other pieces where one does not sound enough
+_SURELY_DBFS = -80.0
 # What counts in a background before a codec is known: an offset and hum below it are no rain.
 _BAND_HZ = (62.5, math.inf)
 
@@ -88,10 +91,12 @@ class EnvironmentPool:
         self._infos: dict[Path, AudioInfo] = {}
         self._facts = _table_facts(self.folder)
         self._files: dict[str, list[Path]] = {}
+        files = sort_files([self.folder] if self.folder.is_file() else walk(self.folder))
+        self.problems += [Problem(path, foreign_reason(path)) for path in files.foreign]
         for path in find_recordings(self.folder):
             try:
                 self._infos[path] = probe(path)
-                silent = _silent(path, self._infos[path])
+                silent = _silent(self._infos[path], path.stat().st_mtime_ns)
             except RecordingError as error:
                 silent = str(error)
             if silent:
@@ -156,11 +161,20 @@ class EnvironmentPool:
 
 def _sounding(waveform: np.ndarray, rate_hz: int) -> np.ndarray:
     """bool [frames]: where more than a converter's last bits is to be heard."""
-    return sounding(in_band(waveform, rate_hz, *_BAND_HZ))
+    # Most of a pool is loud: second differences, in which an offset and hum are 80 dB softer, say so at once.
+    step = max(1, round(rate_hz / 16000))
+    changes = np.zeros_like(waveform)
+    if waveform.shape[1] > 2 * step:
+        once = waveform[:, step:] - waveform[:, :-step]
+        changes[:, 2 * step :] = (once[:, step:] - once[:, :-step]) / 4
+    quick = sounding(changes, _SURELY_DBFS)
+    return quick if quick.all() else sounding(in_band(waveform, rate_hz, *_BAND_HZ))
 
 
-def _silent(path: Path, info: AudioInfo) -> str:
+@lru_cache(maxsize=65536)
+def _silent(info: AudioInfo, mtime_ns: int) -> str:
     """Why a file is no background, '' for one that is; it is read only until enough was heard."""
+    path = info.path
     heard_s = 0.0
     for _, part in blocks(path, info.rate_hz, 1.0):
         heard = _sounding(part, info.rate_hz)

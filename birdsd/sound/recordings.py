@@ -35,14 +35,16 @@ __all__ = [
     "read",
     "walk",
     "write_wav",
+    "written_note",
 ]
 
 # soxr's HQ filter rings for about 100 samples of the lower rate: a part is read with this much on both
 # sides, so that it equals the same part of the whole file.
 _MARGIN_SAMPLES = 512
 _RESAMPLER = "HQ"
-# A step of less at a file's ends (-60 dBFS) makes nothing ring that could be heard.
-_STEP, _EDGE_SAMPLES = 1e-3, 128
+_TURNED_DOWN = fitted_words(-1.0).partition(" by ")[0]
+# A step of less at a file's ends makes nothing ring that could be heard.
+_STEP, _EDGE_S = 2e-3, 0.02
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,16 @@ def write_wav(path: Path, waveform: np.ndarray, rate_hz: int, sample_format: str
     return gain_db
 
 
+def written_note(path: Path) -> str:
+    """What `write_wav` had to say of a sound: that it was turned down; '' for any other file."""
+    try:
+        with soundfile.SoundFile(os.path.abspath(path)) as sound:
+            said = str(sound.comment)
+    except (soundfile.LibsndfileError, OSError):
+        return ""
+    return said if said.startswith(_TURNED_DOWN) else ""
+
+
 def _choice(
     source: Source, channels: int, channel: int | None, whole: np.ndarray | None = None
 ) -> ChannelChoice:
@@ -245,8 +257,8 @@ def _held(
     nothing = waveform[:0]
     period = rate_in // math.gcd(rate_in, rate_out)
     count = -(-math.ceil(_MARGIN_SAMPLES * max(1.0, rate_in / rate_out)) // period) * period
-    parts = []
-    for wanted, edge in ((begins, waveform[:_EDGE_SAMPLES]), (ends, waveform[-_EDGE_SAMPLES:])):
+    parts, short = [], max(1, round(_EDGE_S * rate_in))
+    for wanted, edge in ((begins, waveform[:short]), (ends, waveform[-short:])):
         level = edge.mean(axis=0, keepdims=True, dtype=np.float32) if wanted and len(edge) else nothing
         heard = len(level) and np.abs(level).max() > _STEP
         parts.append(np.repeat(level, count, axis=0) if heard else nothing)

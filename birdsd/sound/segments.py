@@ -17,6 +17,7 @@ import scipy.fft
 from scipy import ndimage
 
 from birdsd.errors import UserError
+from birdsd.sound.channels import mix_down
 from birdsd.sound.recordings import blocks
 
 _ANALYSIS_RATE_HZ = 24000  # enough for bands up to 10 kHz
@@ -88,7 +89,7 @@ def find_songs(
     end_s = 0.0
     for start_s, waveform in _joined_tail(parts, rate_hz):
         end_s = start_s + waveform.shape[1] / rate_hz
-        energy = song_energy(waveform.mean(axis=0) if len(waveform) > 1 else waveform[0], rate_hz, band_hz)
+        energy = song_energy(mix_down(waveform, rate_hz), rate_hz, band_hz)
         if energy is None:
             continue
         peaks, smooth = _peaks(energy)

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import soundfile
@@ -211,12 +212,14 @@ def _counted(absolute: str, size: int, mtime_ns: int) -> mp3.Survey | None:
     return mp3.survey(Path(absolute))
 
 
+_lock = Lock()
 _scales: dict[tuple[str, int, int], tuple[float, str]] = {}
 
 
 def _float_scale(path: Path, key: tuple[str, int, int], sound: soundfile.SoundFile) -> tuple[float, str]:
     """What `levels.float_scale` says of the file's samples; asked once for each file."""
-    if key not in _scales:
+    known = _scales.get(key)
+    if known is None:
         peak, integers = 0.0, True
         try:
             for first, count in spread(sound.frames, sound.samplerate):
@@ -228,12 +231,15 @@ def _float_scale(path: Path, key: tuple[str, int, int], sound: soundfile.SoundFi
         except (soundfile.LibsndfileError, RuntimeError):  # damage, which decoding will tell of
             return 1.0, ""
         try:
-            _scales[key] = float_scale(peak, integers)
+            found = float_scale(peak, integers)
         except UserError as error:
             raise RecordingError(f"{path}: {error.what}", error.rule, error.way_out) from error
-        if len(_scales) > 4096:
-            _scales.pop(next(iter(_scales)))
-    return _scales[key]
+        with _lock:
+            if len(_scales) > 4096:
+                _scales.pop(next(iter(_scales)))
+            _scales[key] = found
+        return found
+    return known
 
 
 def _check(path: Path, sound: soundfile.SoundFile, mended: bool) -> None:

@@ -42,8 +42,12 @@ class Trackers:
             elif path.suffix == ".wav":
                 import soundfile
 
+                from birdsd.sound.channels import mix_down
+
                 samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
-                self._writer.add_audio(path.stem, samples.mean(axis=1)[None], position, sample_rate=rate_hz)
+                self._writer.add_audio(
+                    path.stem, mix_down(samples.T, rate_hz)[None], position, sample_rate=rate_hz
+                )
         self._writer.flush()
 
     def close(self) -> None:

@@ -106,6 +106,15 @@ def test_the_page_stands_alone_and_says_what_happened(history: History, tmp_path
     assert json.loads(json.dumps(written.facts))["bytes"] == written.path.stat().st_size
 
 
+def test_a_preview_that_was_turned_down_says_so(history: History, tmp_path: Path) -> None:
+    newest = sorted((history.folder / "previews").iterdir())[-1]
+    text, _ = read(write(history.run, tmp_path / "page.html", now=NOW).path)
+    assert "turned down" not in text
+    write_wav(newest / "00-a_wren.wav", np.full((1, 4000), 2.0, np.float32), CODEC.rate_hz)
+    text, _ = read(write(history.run, tmp_path / "page.html", now=NOW).path)
+    assert text.count("turned down by 6.0 dB, so that nothing is cut off") == 1
+
+
 def test_where_the_page_goes(history: History, tmp_path: Path) -> None:
     assert report(history.run) == history.folder / "report.html"
     assert report(history.run, tmp_path) == tmp_path / f"{history.folder.name}.html"

@@ -150,11 +150,12 @@ def test_what_cannot_be_read_is_listed_and_the_rest_goes_on(tmp_path: Path) -> N
     report = run(recordings, tmp_path / "s")
     left_out = read_json(tmp_path / "s" / "problems.json")
     reasons = {p["path"].split("/")[-1]: p["reason"] for p in left_out["problems"]}
-    assert set(reasons) == set(expected)
+    alike = {name for name, reason in reasons.items() if "sounds the same" in reason}  # pure tones do
+    assert set(reasons) - alike == set(expected)
     for name, word in expected.items():
         assert word in reasons[name], (name, reasons[name])
     assert [s["path"] for s in left_out["skipped_clips"]] == ["species_0/silence.wav"]
-    assert report.facts["problems"] == 4 and report.facts["skipped"] == 1
+    assert report.facts["problems"] == 4 + len(alike) and report.facts["skipped"] == 1
     assert len({m["path"] for m in all_samples(tmp_path / "s")}) == 7
     assert "zero.wav" in text(describe(tmp_path / "s"))
 
@@ -195,11 +196,13 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_written(
 
 def test_hostile_names_and_odd_rates(tmp_path: Path) -> None:
     recordings = tmp_path / "r"
-    for name in ("-dash.wav", "two..dots ...wav", "quo'te\".wav", "鳥 é.wav", "a.b.c.wav", "$(touch x).wav"):
-        tone(recordings / "Wren" / name)
-    for rate in (8000, 384000):
-        tone(recordings / "Robin" / f"{rate}.wav", rate_hz=rate)
-    seven = np.repeat(read(recordings / "Wren" / "-dash.wav", 16000), 7, axis=0)
+    names = ("-dash.wav", "two..dots ...wav", "quo'te\".wav", "鳥 é.wav", "a.b.c.wav", "$(touch x).wav")
+    for number, name in enumerate(names):
+        tone(recordings / "Wren" / name, hz=1000.0 + 500 * number)
+    for rate, hz in ((8000, 700.0), (384000, 4500.0)):
+        tone(recordings / "Robin" / f"{rate}.wav", rate_hz=rate, hz=hz)
+    seven = np.repeat(read(tone(tmp_path / "mono.wav", hz=5500.0), 16000), 7, axis=0)
+    (tmp_path / "mono.wav").unlink()
     write_wav(recordings / "Robin" / "seven.wav", seven, 16000)
     report = run(recordings, tmp_path / "s")
     samples = all_samples(tmp_path / "s")
@@ -411,6 +414,8 @@ def test_inspect_counts_shards_of_others_the_same_way(prepared: Path, tmp_path: 
 def test_real_recordings(data_folder: Path, tmp_path: Path) -> None:
     run(data_folder / "birdsong", tmp_path / "s", max_clips_per_recording=1)
     facts = describe(tmp_path / "s")
-    assert len(facts["species"]) == 10 and not facts["problems"]
+    assert len(facts["species"]) == 10
+    (note,) = facts["problems"]  # a recording whose second channel is dead
+    assert "channel 1 is taken" in note["reason"]
     assert all(set(held) == {"train", "validation", "test"} for held in facts["species"].values())
     assert all(s["licence"].startswith("CC BY") and s["recordist"] for s in all_samples(tmp_path / "s"))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from birdsd.sound import identity as room
 from birdsd.sound.annotation import Label, Recording
 from birdsd.sound.identity import group_recordings, identify, merge_equal, parent_of
 from birdsd.sound.recordings import probe
@@ -229,6 +230,21 @@ def test_what_is_only_similar_is_not_the_same(tmp_path):
     ]
     groups, problems = group_recordings(held)
     assert problems == [] and len(set(groups.values())) == len(held)
+
+
+def test_sets_that_are_too_large_to_listen_to_are_told_so(tmp_path, monkeypatch):
+    held = [recording(save(tmp_path / f"{n}.wav", song(1) * (n + 1) / 3, RATE)) for n in range(3)]
+    assert len(group_recordings(held)[1]) == 2
+    monkeypatch.setattr(room, "MOST_LISTENED_S", 17.0)
+    groups, (problem,) = group_recordings(held)
+    assert len(set(groups.values())) == 3 and "were not looked for" in problem.reason
+
+
+def test_a_file_that_is_gone_or_damaged_is_like_no_other(tmp_path):
+    held = [recording(save(tmp_path / f"{n}.wav", song(1), RATE)) for n in range(3)]
+    held[1].path.unlink()
+    held[2].path.write_bytes(held[2].path.read_bytes()[:5000])
+    assert identify(held).recordings == held and identify(held).problems == []
 
 
 def test_everything_together(tmp_path):
