@@ -87,19 +87,36 @@ def _read_pickle(path: Path) -> Content:
         with allowed(list(_STAND_INS)) if allowed else nullcontext():
             loaded = _opened(torch.load(path, map_location="cpu", weights_only=True), path)
     except pickle.UnpicklingError as error:
-        found = re.search(r"(?:GLOBAL|global|class|function)s?:? [`']?([\w.]+\.[\w.]+)", str(error))
-        if found is None:
-            raise _damaged(path, error) from error
-        raise UserError(
-            f"{path} holds {found.group(1)}",
-            "only tensors and plain values are read from such a file: anything else could run a program "
-            "that is hidden in it",
-            "look for the same weights as .safetensors; or, where you trust the file, let the program that "
-            "wrote it save its tensors alone, in a plain dict",
-        ) from error
+        raise _not_unpickled(path, error) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, struct.error) as error:
         raise _damaged(path, error) from error
     return _content(path, loaded)
+
+
+def _not_unpickled(path: Path, error: pickle.UnpicklingError) -> UserError:
+    """Why a pickle is not read. PyTorch's own words advise to switch the check off; they are not repeated."""
+    text = str(error).partition("WeightsUnpickler error:")[2] or str(error)
+    rule = (
+        "only tensors and plain values are read from such a file: anything else could run a program that is "
+    )
+    rule += "hidden in it"
+    if found := re.search(r"(?:GLOBAL|global|class|function)s?:? [`']?([\w.]+\.[\w.]+)", str(error)):
+        return UserError(
+            f"{path} holds {found.group(1)}",
+            rule,
+            "look for the same weights as .safetensors; or, where you trust the file, let the program that "
+            "wrote it save its tensors alone, in a plain dict",
+        )
+    if "persistent_load of storage" in text:
+        return UserError(
+            f"{path} holds an object in the file format from before PyTorch 1.6",
+            rule,
+            "where you trust the file, load it with the program that wrote it and save it again",
+        )
+    reason = next((line for line in text.splitlines() if line.strip()), "")
+    return _damaged(
+        path, ValueError(reason if "weights_only" not in reason else "it is no pickle of tensors")
+    )
 
 
 class _StandIn:
