@@ -231,6 +231,20 @@ def test_a_set_that_hardly_uses_its_range_is_asked_about(
     check_pictures(ShardIndex.open(tmp_path))
 
 
+def test_a_training_refuses_such_a_set_before_it_makes_a_run(tmp_path: Path) -> None:
+    from birdsd.cluster.store import open_training
+    from birdsd.config import compose
+
+    of(tmp_path / "shards", "npy", npy(UNIT.astype(np.float32)), codec=False)
+    settings = [f"data.shards={tmp_path / 'shards'}", f"runs={tmp_path / 'runs'}", "method=autoencoder"]
+    with pytest.raises(UserError, match=r"float32.*pixels\.json"):
+        open_training(compose("train", settings))
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "shards" / "pixels.json").write_text('{"float32": [0, 1]}')
+    run, index = open_training(compose("train", settings))
+    assert run.folder.is_dir() and index.count("train") == 1
+
+
 # -- what is no picture -----------------------------------------------------------------------------------
 
 
