@@ -152,13 +152,12 @@ def check_shards(case: Case) -> Findings:
         shards = [shard for split in index.splits for shard in index.shards(split)]
         for shard in shards if case.deep else shards[:_SHOWN]:
             index.table(shard)  # an index that does not fit its shard is refused here
-        check_pictures(index)
-        lacks = lacking(index)
+        remarks = [*map(str, lacking(index)), *check_pictures(index)]
     except UserError as problem:
         yield explained(ERROR, "shards", problem)
         return
-    for one in lacks:
-        yield warning("samples", str(one), f"birdsd inspect {folder} --verify")
+    for remark in remarks:
+        yield warning("samples", remark, f"birdsd inspect {folder} --verify")
     said = f"{len(shards)} in {folder}: " + ", ".join(f"{index.count(s)} {s}" for s in index.splits)
     if "train" not in index.splits:
         yield error("shards", f"{said}; none are for training", "prepare some, or name shards train-*.tar")

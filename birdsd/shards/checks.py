@@ -52,9 +52,10 @@ def lacking(index: ShardIndex) -> list[Lacking]:
     return found
 
 
-def check_pictures(index: ShardIndex, splits: tuple[str, ...] | None = None) -> None:
+def check_pictures(index: ShardIndex, splits: tuple[str, ...] | None = None) -> list[str]:
     """Refuse a set whose pictures cannot be read, or not in one way only, by a look at some of each split;
-    `UserError` with the reason of the first."""
+    `UserError` with the reason of the first. Where it is some of them only, a sentence says how many."""
+    found = []
     for split in index.splits:
         if index.is_own or (splits and split not in splits) or not index.count(split):
             continue
@@ -69,9 +70,22 @@ def check_pictures(index: ShardIndex, splits: tuple[str, ...] | None = None) -> 
             )
         for doubt in reader.pixels.doubts():
             raise UserError(f"the {split} pictures of {index.folder} can be read in two ways: {doubt}")
+        bad = [
+            sample.problem
+            for number, sample in zip(numbers, samples, strict=True)
+            if sample.weight == 0 and _has_picture(index, split, int(number))
+        ]
+        if bad:
+            found.append(f"{len(bad)} of {len(samples)} {split} samples looked at cannot be read: {bad[0]}")
+    return found
+
+
+def _has_picture(index: ShardIndex, split: str, number: int) -> bool:
+    shard, row = index.locate(split, number)
+    return row not in index.table(shard).lacks(PICTURES)
 
 
 def remarks(index: ShardIndex) -> Iterator[str]:
     """What a training should say of its set before it begins."""
-    for one in lacking(index):
-        yield str(one)
+    yield from (str(one) for one in lacking(index))
+    yield from check_pictures(index)

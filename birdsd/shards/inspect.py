@@ -45,11 +45,11 @@ def describe(folder: Path | str, verify: bool = False) -> dict[str, Any]:
 def _doubtful(index: ShardIndex) -> dict[str, Any]:
     """What to know of a set that others wrote: samples without a picture, and why none can be read."""
     try:
-        check_pictures(index)
-        problem = ""
+        some, problem = check_pictures(index), ""
     except UserError as error:
-        problem = str(error)
-    return {"lacking": [str(one) for one in lacking(index) if one.part == "image"], "pictures": problem}
+        some, problem = [], str(error)
+    without = [str(one) for one in lacking(index) if one.part == "image"]
+    return {"lacking": [*without, *some], "pictures": problem}
 
 
 def _left_out(folder: Path) -> dict[str, Any]:

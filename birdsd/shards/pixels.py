@@ -46,10 +46,11 @@ class Pixels:
     @classmethod
     def of(cls, folder: Path, codec: Mapping[str, Any] | None) -> Pixels:
         """What the files beside the shards say; a `pixels.json` that makes no sense is a `UserError`."""
-        told_sizes = [codec.get(name) for name in ("bands", "frames")] if isinstance(codec, Mapping) else []
+        sizes = {"channels": 1, **codec} if isinstance(codec, Mapping) else {}
+        channels, bands, frames = (sizes.get(name) for name in ("channels", "bands", "frames"))
         shape = None
-        if codec and all(isinstance(size, int) for size in told_sizes):
-            shape = (int(codec.get("channels") or 1), int(codec["bands"]), int(codec["frames"]))
+        if isinstance(channels, int) and isinstance(bands, int) and isinstance(frames, int):
+            shape = (channels, bands, frames)
         path = folder / PIXELS_FILE
         told = read_json(path, "description of the pictures") if path.is_file() else {}
         if not isinstance(told, dict):

@@ -184,7 +184,7 @@ def _samples(tar: Path, runs: list[_Run]) -> list[_Run]:
             twice = next((s for s in suffixes if suffixes.count(s) > 1), suffixes[0])
             raise ShardError(
                 f"shard {tar} holds parts of '{key}' in {len(same)} places, '{key}.{twice}' in more than one",
-                "which of them belong together cannot be told, as no sample stands in one piece",
+                "which of them belong together cannot be told",
                 "sort the tar by name, with a key of its own for each sample",
             )
     return [run for run in runs if id(run) not in gone]

@@ -17,9 +17,9 @@ from PIL import Image
 from birdsd.errors import UserError
 from birdsd.files import write_json
 from birdsd.shards.cache import LatentShards
-from birdsd.shards.checks import check_pictures
+from birdsd.shards.checks import check_pictures, remarks
 from birdsd.shards.index import ShardIndex
-from birdsd.shards.inspect import describe
+from birdsd.shards.inspect import describe, text
 from birdsd.shards.reader import Sample, ShardReader
 from birdsd.shards.writer import ShardWriter
 from tests.shards.makers import CODEC, npy, tar_of
@@ -229,6 +229,15 @@ def test_a_set_that_hardly_uses_its_range_is_asked_about(
     found = of(tmp_path, "npy", npy(values), pixels={name: meant}).image
     assert np.abs(found.astype(int) - (TRUE if name == "uint16" else np.where(TRUE > 99, 255, 0))).max() <= 1
     check_pictures(ShardIndex.open(tmp_path))
+
+
+def test_a_set_of_which_some_cannot_be_read_is_told_of(tmp_path: Path) -> None:
+    bad = [(f"b{n}.npy", npy(UNIT.astype(np.float32))) for n in range(3)]
+    good = [(f"g{n}.npy", npy(TRUE)) for n in range(5)]
+    tar_of(tmp_path / "train-0.tar", [*good, *bad])
+    (said,) = check_pictures(ShardIndex.open(tmp_path))
+    assert "3 of 8 train samples looked at cannot be read" in said and "float32" in said
+    assert said in list(remarks(ShardIndex.open(tmp_path))) and said in text(describe(tmp_path))
 
 
 def test_a_training_refuses_such_a_set_before_it_makes_a_run(tmp_path: Path) -> None:

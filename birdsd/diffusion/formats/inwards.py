@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -210,7 +211,8 @@ class _Import:
             if place.is_file():
                 return dict(read_json(place, "codec"))
         if content is not None and "codec" in content.metadata:
-            return dict(json.loads(content.metadata["codec"]))
+            with suppress(ValueError, TypeError):  # another program may mean something else by that word
+                return dict(json.loads(content.metadata["codec"]))
         if base and Path(base).is_dir():
             for place in (Path(base) / "export", Path(base)):
                 if (place / "codec.json").is_file():

@@ -7,10 +7,11 @@ encoder no `text_model.` first: files have it, the newer versions of transformer
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,7 +142,10 @@ def read_lora(content: Content, modules: Mapping[str, Iterable[str]]) -> tuple[s
                 "fetch the file again, or make it anew",
             )
         rank = float(down.shape[0])
-        alpha = float(parts["alpha"]) if "alpha" in parts else told(place, rank)
+        with _explained(content, "the alpha"):
+            alpha = float(parts["alpha"]) if "alpha" in parts else told(place, rank)
+            if not math.isfinite(alpha):
+                raise ValueError(f"{alpha} is no finite number")
         found[place] = Update(down, up, alpha)
     return naming, found
 
@@ -284,14 +288,28 @@ def _kohya_table(known: Mapping[str, set[str]]) -> dict[str, tuple[str, str]]:
     return table
 
 
+@contextmanager
+def _explained(content: Content, where: str) -> Iterator[None]:
+    """What stands in text beside the weights and makes no sense, as a `UserError`."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, re.error) as error:
+        raise UserError(
+            f"{content.path}: {where} makes no sense ({error})",
+            "it says by how much an update counts",
+            "fetch the file again",
+        ) from error
+
+
 def _alphas(content: Content, naming: str) -> Any:
     """(place, rank) -> alpha, from what the file says in text: diffusers' metadata, or peft's
     adapter_config.json beside it. Without either it is the rank."""
     told: dict[str, dict[str, Any]] = {}
     if naming == "diffusers" and METADATA in content.metadata:
-        for key, value in json.loads(content.metadata[METADATA]).items():
-            part, _, name = key.partition(".")
-            told.setdefault(part, {})[name] = value
+        with _explained(content, METADATA):
+            for key, value in json.loads(content.metadata[METADATA]).items():
+                part, _, name = key.partition(".")
+                told.setdefault(part, {})[name] = value
     beside = content.path.with_name("adapter_config.json")
     if naming == "peft":
         if not beside.is_file():
@@ -300,7 +318,9 @@ def _alphas(content: Content, naming: str) -> Any:
                 "peft's weights are scaled by what its configuration says",
                 "put it there, or name the folder that holds both",
             )
-        told = dict.fromkeys(PARTS, json.loads(beside.read_text(encoding="utf-8")))
+        with _explained(content, beside.name):
+            facts = dict(json.loads(beside.read_text(encoding="utf-8")))
+        told = dict.fromkeys(PARTS, facts)
 
     def alpha(place: tuple[str, str], rank: float) -> float:
         facts = told.get(place[0]) or {}
