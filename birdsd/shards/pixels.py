@@ -81,7 +81,7 @@ class Pixels:
 
     def picture(self, values: np.ndarray) -> np.ndarray:
         """uint8 [C, H, W] of numbers of any type, [H, W], [C, H, W] or [H, W, C] with 1 to 3 channels."""
-        arranged = self._arranged(values)
+        arranged = values if values.shape == self.shape else self._arranged(values)
         if self.peaks is not None and arranged.size and (name := arranged.dtype.name) in _BARELY_USED:
             self.peaks[name] = max(self.peaks.get(name, 0.0), float(arranged.max()))
         if arranged.dtype == np.uint8 and "uint8" not in self.ranges:
@@ -90,8 +90,6 @@ class Pixels:
 
     def _arranged(self, values: np.ndarray) -> np.ndarray:
         shape = values.shape
-        if shape == self.shape:
-            return values
         if len(shape) == 2:
             return values[None]
         if len(shape) == 3:
