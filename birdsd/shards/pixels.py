@@ -24,6 +24,7 @@ Shape = tuple[int, int, int]
 Range = tuple[float, float]
 
 _OWN: dict[str, Range] = {"uint8": (0, 255), "uint16": (0, 65535), "bool": (0, 1)}
+_BYTE = np.dtype(np.uint8)
 _NAMES = (*_OWN, "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
 # Up to here the numbers of a whole set are suspect: truth values in bytes, 12 bits (or a byte) in 16.
 _BARELY_USED = {"uint8": 1, "uint16": 4095}
@@ -34,7 +35,7 @@ class Undecodable(Exception):
     """The bytes of a part are not what its suffix says; the reader turns it into a weight of zero."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Pixels:
     """How the pictures of a set are stored. `shape`: the codec's [C, H, W], which tells channels first from
     channels last; `ranges`: what `pixels.json` says, type -> (black, white)."""
@@ -42,6 +43,8 @@ class Pixels:
     shape: Shape | None = None
     ranges: Mapping[str, Range] = field(default_factory=dict)
     peaks: dict[str, float] | None = None  # of a type that has a range: the largest number met so far
+    # Strides and shape of a picture that is handed on as it is stored.
+    _usual: tuple[tuple[int, ...], tuple[int, ...]] = field(default=((-1,), (-1,)), init=False, repr=False)
 
     @classmethod
     def of(cls, folder: Path, codec: Mapping[str, Any] | None) -> Pixels:
@@ -81,12 +84,16 @@ class Pixels:
 
     def picture(self, values: np.ndarray) -> np.ndarray:
         """uint8 [C, H, W] of numbers of any type, [H, W], [C, H, W] or [H, W, C] with 1 to 3 channels."""
+        if values.strides == self._usual[0] and values.shape == self._usual[1] and values.dtype == _BYTE:
+            return values  # as the one before: the samples of a set are alike
         arranged = values if values.shape == self.shape else self._arranged(values)
         if self.peaks is not None and arranged.size and (name := arranged.dtype.name) in _BARELY_USED:
             self.peaks[name] = max(self.peaks.get(name, 0.0), float(arranged.max()))
-        if arranged.dtype == np.uint8 and "uint8" not in self.ranges:
-            return arranged if arranged.flags.c_contiguous else np.ascontiguousarray(arranged)
-        return self._scaled(arranged)
+        if arranged.dtype != _BYTE or "uint8" in self.ranges:
+            return self._scaled(arranged)
+        if arranged is values and self.peaks is None and values.flags.c_contiguous:
+            self._usual = values.strides, values.shape
+        return np.ascontiguousarray(arranged)
 
     def _arranged(self, values: np.ndarray) -> np.ndarray:
         shape = values.shape

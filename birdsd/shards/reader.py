@@ -158,7 +158,7 @@ class ShardReader:
                 end = start + sizes[row]
                 first = start if first < 0 or start < first else first
                 last = end if end > last else last
-                held += sizes[row]
+                held += end - start
                 parts.append((kind, suffix, start, end))
         if not parts:
             if self.want == {"metadata"}:

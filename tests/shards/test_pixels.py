@@ -263,6 +263,7 @@ def test_a_training_refuses_such_a_set_before_it_makes_a_run(tmp_path: Path) -> 
         (np.zeros((4, 16, 16), np.uint8), r"shape \[4, 16, 16\] is no picture"),
         (np.zeros((1, 1, 64, 64), np.uint8), "is no picture"),
         (np.zeros(64, np.uint8), "is no picture"),
+        (np.uint8(3), "is no picture"),
         (np.zeros((64, 64), np.complex64), "complex64"),
         (np.zeros((0, 64), np.float32), "empty"),
     ],
