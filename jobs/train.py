@@ -12,6 +12,7 @@ from birdsd.cluster.jobs import STOPPED_STATUS, Outcome
 from birdsd.cluster.session import Session, since_process_start_s
 from birdsd.cluster.store import Run, open_training
 from birdsd.schema import TrainConfig
+from birdsd.shards.checks import remarks
 
 
 def run(config: TrainConfig) -> Outcome:
@@ -24,7 +25,8 @@ def run(config: TrainConfig) -> Outcome:
     began = time.time() - since_process_start_s()
     limit = notebooks.session_limit(config.machine, service, command_began=began)
     with Session(opened, config.machine.watchdog_s, limit=limit) as session:
-        for note in notebooks.advice(service, Path(config.runs), limit) if session.is_first else []:
+        notes = [*notebooks.advice(service, Path(config.runs), limit), *remarks(index)]
+        for note in notes if session.is_first else []:
             print(f"birdsd: {note}", file=sys.stderr)
             session.event({"event": "note", "text": note})
         with session.timed("imports"):

@@ -138,6 +138,7 @@ def check_shards(case: Case) -> Findings:
                 "shards", "data.shards is not set", "data.shards= the folder that `birdsd run prepare` made"
             )
         return
+    from birdsd.shards.checks import check_pictures, lacking
     from birdsd.shards.index import ShardIndex, listed
 
     try:
@@ -151,13 +152,17 @@ def check_shards(case: Case) -> Findings:
         shards = [shard for split in index.splits for shard in index.shards(split)]
         for shard in shards if case.deep else shards[:_SHOWN]:
             index.table(shard)  # an index that does not fit its shard is refused here
+        remarks = [*map(str, lacking(index)), *check_pictures(index)]
     except UserError as problem:
         yield explained(ERROR, "shards", problem)
         return
+    for remark in remarks:
+        yield warning("samples", remark, f"birdsd inspect {folder} --verify")
     said = f"{len(shards)} in {folder}: " + ", ".join(f"{index.count(s)} {s}" for s in index.splits)
     if "train" not in index.splits:
         yield error("shards", f"{said}; none are for training", "prepare some, or name shards train-*.tar")
         return
+    besides = "" if index.is_own else "every sample can be read, and "
     if not case.deep:
         yield ok("shards", f"{said}; --deep compares every checksum")
         return
@@ -165,7 +170,7 @@ def check_shards(case: Case) -> Findings:
     if problems:
         yield error("shards", f"{said}; {listed(problems)}", "restore these shards, or prepare them again")
     else:
-        yield ok("shards", f"{said}; every checksum holds")
+        yield ok("shards", f"{said}; {besides}every checksum holds")
 
 
 def check_models(case: Case) -> Findings:

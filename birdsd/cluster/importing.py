@@ -60,4 +60,7 @@ def import_path(
     first = f"{made.folder}: {made.kind}, from {path.name} ({made.form})"
     if not made.made:
         first = f"{made.folder} holds this file already"
-    return facts, f'{first}\n  birdsd run generate run={made.folder} prompt="..."'
+    facts["also"] = [{"folder": str(one.folder), "kind": one.kind, "form": one.form} for one in made.also]
+    lines = [first, *(f"{one.folder}: {one.kind}, from the same file" for one in made.also)]
+    add = f" add=[{','.join(str(one.folder) for one in made.also)}]" if made.also else ""
+    return facts, "\n".join([*lines, f'  birdsd run generate run={made.folder}{add} prompt="..."'])

@@ -32,7 +32,7 @@ MODEL_KEYS = ("autoencoder", "source", "clip")
 _PREVIEWS = 7
 # What `RUN/shards` keeps of the shards, so that sounds can be decoded and class pictures be found again.
 SHARDS_FOLDER = "shards"
-_OF_SHARDS = ("codec.json", "dataset.json", "README.md", "recordings.csv")
+_OF_SHARDS = ("codec.json", "pixels.json", "dataset.json", "README.md", "recordings.csv")
 
 
 class DamagedCheckpoint(Exception):

@@ -30,6 +30,7 @@ from birdsd.files import (
     write_json,
 )
 from birdsd.schema import TrainConfig
+from birdsd.shards.checks import check_pictures
 from birdsd.shards.index import ShardIndex, listed
 
 SIGNATURE_FILE, EVENTS = "signature.json", "events"
@@ -221,6 +222,7 @@ def open_training(config: TrainConfig, write: bool = True) -> tuple[Run, ShardIn
             "data.shards is not set", "training reads prepared shards", "data.shards=FOLDER of `prepare`"
         )
     index = ShardIndex.open(Path(config.data.shards))
+    check_pictures(index, ("train", "validation"))
     store = RunStore(Path(config.runs))
     config.model.autoencoder = store.model_source(config.model.autoencoder, "model.autoencoder")
     config.model.source = store.model_source(config.model.source, "model.source")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from birdsd.diffusion import export
+from birdsd.diffusion.finite import check_finite
 from birdsd.errors import UserError
 from birdsd.files import fingerprint, safe_name
 
@@ -154,14 +155,11 @@ def expanded(text: str, additions: Sequence[Addition]) -> str:
 
 
 def _add_lora(pipeline: Any, addition: Addition, name: str) -> None:
-    from safetensors import safe_open
-
     file = addition.folder / LORA_FILE
     if not file.is_file():
         raise UserError(f"{addition.folder} has no {LORA_FILE}", "a LoRA's weights lie in that file")
-    with safe_open(str(file), "pt") as stored:
-        shapes = {key: tuple(stored.get_slice(key).get_shape()) for key in stored.keys()}  # noqa: SIM118
-    check_lora(pipeline, shapes, str(addition.folder))
+    weights = _stored(file)
+    check_lora(pipeline, {key: tuple(tensor.shape) for key, tensor in weights.items()}, str(addition.folder))
     try:
         pipeline.load_lora_weights(str(addition.folder), weight_name=LORA_FILE, adapter_name=name)
     except Exception as error:
@@ -171,32 +169,51 @@ def _add_lora(pipeline: Any, addition: Addition, name: str) -> None:
         ) from error
 
 
+def factor_shapes(weight: Sequence[int], rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of the two factors (down, up) of the update of a layer, by the shape of its weight."""
+    return (rank, *weight[1:]), (weight[0], rank, *[1] * (len(weight) - 2))
+
+
 def check_lora(pipeline: Any, shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
-    """Refuse a LoRA (its tensors' shapes, in diffusers' names) whose layers this model does not have."""
+    """Refuse a LoRA (its tensors' shapes, in diffusers' names) that does not fit this model: layers that it
+    does not have, other widths or kernels, factors of two ranks."""
     modules = {
         f"{part}.{name}": module
         for part in ("unet", "text_encoder")
         for name, module in getattr(pipeline, part).named_modules()
     }
+    rule = "a LoRA fits models of the architecture that it was made for only"
+    way_out = "name the model that it was made for, or import the LoRA's file again with `birdsd import`"
+    ranks: dict[str, int] = {}
     for key, shape in shapes.items():
         layer, _, kind = key.partition(".lora")
         module = modules.get(layer) or modules.get(layer.replace("text_encoder.text_model.", "text_encoder."))
         weight = getattr(module, "weight", None)
         if weight is None:
-            raise UserError(
-                f"{source} updates {layer}, which this model does not have",
-                "a LoRA fits models of the architecture that it was made for only",
-                "name the model that it was made for",
-            )
-        down = kind.startswith(("_A", ".down", "_down"))
-        expected = weight.shape[1] if down else weight.shape[0]
-        given = shape[1] if down else shape[0]
-        if len(shape) >= 2 and given != expected:
-            raise UserError(
-                f"{source}: {key} is {list(shape)}, the layer's weight is {list(weight.shape)}",
-                "a LoRA fits models of the architecture that it was made for only",
-                "name the model that it was made for",
-            )
+            raise UserError(f"{source} updates {layer}, which this model does not have", rule, way_out)
+        is_down = kind.startswith(("_A", ".down", "_down"))
+        rank = (shape[0] if is_down else shape[1]) if len(shape) > 1 else 0
+        if tuple(shape) != factor_shapes(weight.shape, rank)[0 if is_down else 1]:
+            what = f"{source}: {key} is {list(shape)}, the layer's weight is {list(weight.shape)}"
+            raise UserError(what, rule, way_out)
+        if ranks.setdefault(layer, rank) != rank:
+            what = f"{source}: the factors of {layer} are of the ranks {ranks[layer]} and {rank}"
+            raise UserError(what, "up @ down needs one rank", way_out)
+
+
+def _stored(file: Path) -> dict[str, Any]:
+    """The tensors of an addition's file, all finite."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(str(file))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(
+            f"{file} cannot be read: {error}", "", "export or import the addition again"
+        ) from error
+    check_finite(weights, file)
+    return dict(weights)
 
 
 def _add_tokens(pipeline: Any, addition: Addition) -> None:
@@ -211,9 +228,9 @@ def _add_tokens(pipeline: Any, addition: Addition) -> None:
                 "each token has one meaning",
                 "leave one of the two additions out",
             )
-        from safetensors.torch import load_file
-
-        vectors = load_file(str(file))[token]
+        vectors = _stored(file).get(token)
+        if vectors is None:
+            raise UserError(f"{file} does not hold {token}", "each token has a file", "import it again")
         width = pipeline.text_encoder.get_input_embeddings().weight.shape[1]
         if vectors.shape[-1] != width:
             raise UserError(

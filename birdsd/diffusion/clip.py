@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from birdsd.diffusion.finite import check_networks
 from birdsd.diffusion.models import seeded
 from birdsd.errors import UserError
 from birdsd.files import read_json, write_json
@@ -112,6 +113,7 @@ def load_clip(source: str | None) -> Clip:
             "a CLIP has a text tower, an image tower and both projections",
             _WAY_OUT,
         )
+    check_networks({"clip": model}, f"model.clip={source}")
     return Clip(model.float().eval().requires_grad_(False), **_preparation(place))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from birdsd.diffusion import sampling
 from birdsd.diffusion.conditioning import Span, Start, keep_sound
+from birdsd.diffusion.finite import NotFinite
 from birdsd.diffusion.generator import Generator
 from birdsd.diffusion.request import Request
 from birdsd.errors import UserError
@@ -61,7 +62,8 @@ def generate(
     `only` keeps some clips, by their number in the request: their whole batches are computed all the
     same, since the last bits of a matrix product depend on its shape, and a recipe promises identical
     bytes. With `keep`, a clip whose files are there, with the recipe that would be written, is left.
-    `progress`: a bar, nothing, or what to call once a step of the network (see `steps_of`).
+    `progress`: a bar, nothing, or what to call once a step of the network (see `steps_of`). Clips whose
+    numbers are not finite are not written; `NotFinite` names them once all others are there.
     """
     from tqdm import tqdm
 
@@ -71,6 +73,7 @@ def generate(
     plans = {number: _plan(model, request, number, out, start) for number in wanted}
     clips = {number: found for number, plan in plans.items() if keep and (found := plan.found())}
     needed = sorted({n // request.batch_size for n in plans.keys() - clips.keys()})
+    failed: list[NotFinite] = []
     remove_leftovers(out, alone=False)
     hidden = None if progress is True else True
     with tqdm(total=len(needed) * steps_of(model, request), unit="step", disable=hidden) as bar:
@@ -78,10 +81,18 @@ def generate(
         for batch in needed:
             numbers = request.numbers_of(batch)
             prompts, seeds, indices = zip(*(request.work(number) for number in numbers), strict=True)
-            pictures = model.images(request, prompts, indices, tick, seeds=seeds, start=start)
-            for number, picture in zip(numbers, pictures, strict=True):
+            spoilt: dict[int, NotFinite] = {}
+            pictures = model.images(request, prompts, indices, tick, seeds=seeds, start=start, spoilt=spoilt)
+            for position, (number, picture) in enumerate(zip(numbers, pictures, strict=True)):
                 if number in plans and number not in clips:
-                    clips[number] = _write(model.codec, plans[number], picture)
+                    if position in spoilt:
+                        failed.append(spoilt[position])
+                    else:
+                        clips[number] = _write(model.codec, plans[number], picture)
+    if failed:
+        first, there = failed[0], f"{len(clips)} of {len(plans)} clips are in {out}"
+        what = f"{len(failed)} clips were not made ({there}): {first.what}"
+        raise NotFinite(what, first.rule, first.way_out)
     return [clips[number] for number in wanted]
 
 

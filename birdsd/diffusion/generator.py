@@ -16,6 +16,7 @@ from birdsd.diffusion.additions import Addition
 from birdsd.diffusion.aesthetics import Aesthetic, AestheticSettings, personalise
 from birdsd.diffusion.conditioning import Start, keep_outside, known_latents
 from birdsd.diffusion.export import quiet_diffusers, read_codec, read_training, weights_fingerprint
+from birdsd.diffusion.finite import NotFinite, check_networks, is_finite
 from birdsd.diffusion.models import variant_of
 from birdsd.diffusion.placement import Placement
 from birdsd.diffusion.prompts import emphasise_tokens, encode_weighted, keep_names, literal, plain_text
@@ -64,6 +65,8 @@ class Generator:
         at_base = told.get("weights") or (weights_fingerprint(Path(place)) if Path(place).is_dir() else place)
         self.identity = small.combined_identity(str(at_base), self.additions)
         self.pipeline = _load(place)
+        networks = {part: getattr(self.pipeline, part) for part in ("unet", "vae", "text_encoder")}
+        check_networks(networks, place)
         self.aesthetics = small.apply(self.pipeline, self.additions)
         self.words = {
             name: word
@@ -170,11 +173,12 @@ class Generator:
         *,
         seeds: Sequence[int] | None = None,
         start: Start | None = None,
+        watch: sampling.Watch | None = None,
     ) -> Tensor:
         """Scaled latents float32 [B, C, h, w] of clip indices[i] of prompts[i], one batch.
 
         `seeds`: one a clip, the request's own by default. `start`: what `start(request)` gave, if that was
-        asked for already.
+        asked for already. `watch` notes where numbers stop being finite.
         """
         import torch
 
@@ -204,6 +208,7 @@ class Generator:
                 generators=[sampling.torch_generator(seed, "sampler", int(k)) for seed, k in drawn],
                 progress=tick,
                 guide=guide,
+                watch=watch,
             )
 
     def working(self, *networks: str) -> AbstractContextManager[None]:
@@ -219,14 +224,50 @@ class Generator:
         *,
         seeds: Sequence[int] | None = None,
         start: Start | None = None,
+        spoilt: dict[int, NotFinite] | None = None,
     ) -> np.ndarray:
-        """uint8 [B, H, W, 3]: the pictures of one batch; outside a masked stretch they are the start's."""
+        """uint8 [B, H, W, 3]: the pictures of one batch; outside a masked stretch they are the start's.
+
+        One whose numbers are not finite raises `NotFinite`; with `spoilt` its position and the reason are put
+        there instead, what stands at its place is no picture, and the others are as they would be.
+        """
         start = start or self.start(request)
-        latents = self.latents(request, prompts, indices, tick, seeds=seeds, start=start)
+        watch = sampling.Watch()
+        latents = self.latents(request, prompts, indices, tick, seeds=seeds, start=start, watch=watch)
         with self.working("vae"):
-            pictures = sampling.decode_images(self.pipeline.vae, latents)
+            decoded = sampling.decode_latents(self.pipeline.vae, latents)
+        found: dict[int, NotFinite] = {}
+        steps, drawn = watch.spoilt(), seeds or [request.seed] * len(indices)
+        for position, picture in enumerate(decoded):
+            if position in steps or not is_finite(picture):
+                clip = (prompts[position], drawn[position], indices[position])
+                found[position] = self._not_finite(request, clip, steps.get(position), watch.steps)
+        if found and spoilt is None:
+            raise next(iter(found.values()))
+        (found if spoilt is None else spoilt).update(found)
+        pictures = sampling.as_levels(decoded.nan_to_num() if found else decoded)
         span = request.span(self.codec.clip_s)
         return keep_outside(pictures, start, span, self.codec) if start and span else pictures
+
+    def _not_finite(
+        self, request: Request, clip: tuple[str, int, int], step: int | None, steps: int
+    ) -> NotFinite:
+        """Which clip (prompt, seed, index), where it happened, and the likely reason."""
+        prompt, seed, index = clip
+        unet, vae = (getattr(self.pipeline, part).dtype for part in ("unet", "vae"))
+        where = f"after step {step} of {steps}" if step else "in the picture that the autoencoder makes of it"
+        low = str(unet if step else vae).removeprefix("torch.")
+        reason = f"the {'UNet' if step else 'autoencoder'} computes in {low}"
+        way_out = "machine.precision=fp32" if low == "float16" else "an earlier checkpoint of the training"
+        if low != "float16":
+            reason = "its weights are finite, so they have probably diverged"
+        if request.guidance > 10:
+            reason, way_out = f"guidance={request.guidance:g} is high", f"guidance=3, or {way_out}"
+        return NotFinite(
+            f"clip {index} of '{prompt}' (seed {seed}) has numbers that are not finite, {where}",
+            f"it would be a black picture and a silent sound; {reason}",
+            way_out,
+        )
 
 
 def pipeline_folder(folder: Path) -> Path:

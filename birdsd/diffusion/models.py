@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from birdsd.diffusion.finite import check_networks
 from birdsd.errors import UserError
 from birdsd.files import fingerprint, read_json, sha256_file
 from birdsd.randomness import generator
@@ -289,7 +290,10 @@ def _load(kind: Any, source: str, part: str, setting: str, options: Mapping[str,
     options = {**options, **({"variant": variant} if variant else {})}
     with _loading(part, f"{setting}={source}"):
         loaded = kind.from_pretrained(folder, **({"subfolder": subfolder} if subfolder else {}), **options)
-    return loaded.float().eval() if hasattr(loaded, "float") else loaded
+    if not hasattr(loaded, "float"):
+        return loaded
+    check_networks({part: loaded}, f"{setting}={source}")
+    return loaded.float().eval()
 
 
 @contextlib.contextmanager

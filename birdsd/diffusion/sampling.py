@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from birdsd.diffusion.finite import NotFinite, is_finite
 from birdsd.errors import UserError, unknown_name
 from birdsd.randomness import generator
 
@@ -103,13 +104,14 @@ def sample_latents(
     generators: Sequence[torch.Generator],
     progress: Callable[[], object] | None = None,
     guide: Guide | None = None,
+    watch: Watch | None = None,
 ) -> Tensor:
     """Denoise `noise` [B, C, h, w] under `context` [B, n, width]; returns latents as the UNet knows them
     (scaled).
 
     `negative` [B, n, width] is what guidance > 1 leads away from. `generators`: one an image, for the
     schedulers that add noise. `progress` is called once a step of the network. `guide` starts from
-    something that is known, or keeps to it.
+    something that is known, or keeps to it. `watch` notes where numbers stop being finite.
     """
     import inspect
 
@@ -140,9 +142,35 @@ def sample_latents(
             if guide is not None:
                 following = timesteps[number + 1] if number + 1 < len(timesteps) else None
                 latents = guide.after(scheduler, latents, noise, following)
+            if watch is not None:
+                watch.look(latents)
             if progress is not None:
                 progress()
     return latents
+
+
+class Watch:
+    """Notes for each image of a batch after which step its numbers were first not finite, without making the
+    device wait."""
+
+    def __init__(self) -> None:
+        self._first: Tensor | None = None
+        self.steps = 0
+
+    def look(self, latents: Tensor) -> None:
+        """After a step: latents [B, ...]."""
+        import torch
+
+        self.steps += 1
+        spoilt = ~latents.flatten(1).isfinite().all(1)
+        if self._first is None:
+            self._first = torch.zeros(len(latents), dtype=torch.int64, device=latents.device)
+        self._first = torch.where(spoilt & (self._first == 0), self.steps, self._first)
+
+    def spoilt(self) -> dict[int, int]:
+        """Position in the batch -> the step, counted from 1, for those that are not finite."""
+        found = [] if self._first is None else self._first.tolist()
+        return {position: step for position, step in enumerate(found) if step}
 
 
 def encode_texts(text_encoder: Any, tokenizer: Any, texts: Sequence[str]) -> Tensor:
@@ -158,13 +186,33 @@ def encode_texts(text_encoder: Any, tokenizer: Any, texts: Sequence[str]) -> Ten
 
 
 def decode_images(vae: Any, latents: Tensor) -> np.ndarray:
-    """uint8 [B, H, W, 3]: scaled latents through the autoencoder, rounded as diffusers rounds."""
+    """uint8 [B, H, W, 3]: scaled latents through the autoencoder, rounded as diffusers rounds. `NotFinite`
+    where one of them is no picture."""
+    decoded = decode_latents(vae, latents)
+    spoilt = [k for k, image in enumerate(decoded) if not is_finite(image)]
+    if spoilt:
+        raise NotFinite(
+            f"{len(spoilt)} of {len(decoded)} pictures hold numbers that are not finite",
+            "they would be black, and their sound silent",
+            "machine.precision=fp32, or the weights of an earlier checkpoint",
+        )
+    return as_levels(decoded)
+
+
+def decode_latents(vae: Any, latents: Tensor) -> Tensor:
+    """float32 [B, 3, H, W] on the CPU, about -1..1: scaled latents through the autoencoder."""
     import torch
 
     with torch.no_grad():
         # One image at a time: the decoder works at full resolution, and its memory would set the batch size.
         scale = vae.config.scaling_factor
         images = [vae.decode(latent[None].to(vae.dtype) / scale, return_dict=False)[0] for latent in latents]
-    stacked = torch.cat(images).float().cpu()
-    levels = ((stacked / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return torch.cat(images).float().cpu()
+
+
+def as_levels(images: Tensor) -> np.ndarray:
+    """float [B, 3, H, W] of -1..1 -> uint8 [B, H, W, 3]."""
+    import torch
+
+    levels = ((images / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     return levels.permute(0, 2, 3, 1).contiguous().numpy()

@@ -18,6 +18,7 @@ import numpy as np
 
 from birdsd.errors import UserError
 from birdsd.files import fingerprint, read_json, write_json
+from birdsd.shards.decode import VERSION as DECODING
 from birdsd.shards.index import Shard, ShardIndex
 from birdsd.shards.reader import ShardReader
 from birdsd.shards.sharing import private_folder, publish, remove_leftovers, waiting_for
@@ -106,11 +107,12 @@ class LatentShards:
         return table if table and table.summary.get("of") == self._contents(shard) else None
 
     def _contents(self, shard: Shard) -> str:
-        """Changes with the pictures: where nobody has summed their bytes, with the file's size and time."""
-        table = self.index.table(shard)
-        if all(part.crc32 is not None for part in table.parts.values()):
-            return shard.contents
-        return f"{shard.contents}-{table.size}-{table.mtime_ns}"
+        """Changes with the pictures: where nobody has summed their bytes, with the file's size and time, and
+        with how they are read; `pixels.json` counts for every set."""
+        table, declared = self.index.table(shard), self.index.pixels.fingerprint()
+        if table.has_checksums:
+            return f"{shard.contents}-{declared}" if declared else shard.contents
+        return f"{shard.contents}-{table.size}-{table.mtime_ns}-{DECODING}{declared}"
 
 
 class TextShards:

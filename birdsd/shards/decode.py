@@ -9,6 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from birdsd.shards.pixels import Pixels, Undecodable
+
+# Of what pictures are made of; a new number makes latents anew that were cached from shards of others.
+VERSION = 2
 # The suffixes of each kind of part, the most welcome first.
 IMAGE_SUFFIXES = (
     "npy",
@@ -22,16 +26,14 @@ IMAGE_SUFFIXES = (
     "ppm",
     "pgm",
     "tif",
+    "tiff",
 )
 LATENT_SUFFIXES = ("latent.npy", "latents.npy")
 METADATA_SUFFIXES = ("json", "txt", "caption", "cls")
 
-# header -> dtype, shape, number of elements, number of bytes
-_headers: dict[bytes, tuple[np.dtype, tuple[int, ...], int, int]] = {}
-
-
-class Undecodable(Exception):
-    """The bytes of a part are not what its suffix says; the reader turns it into a weight of zero."""
+_PNG_COLOUR = 25  # the byte of a PNG's header that says of what its pixels are made: 0 and 4 are grey
+# header -> dtype, shape, number of elements, number of bytes, whether the first index runs fastest
+_headers: dict[bytes, tuple[np.dtype, tuple[int, ...], int, int, bool]] = {}
 
 
 def npy(data: np.ndarray, start: int = 0, size: int | None = None) -> np.ndarray:
@@ -48,14 +50,14 @@ def npy(data: np.ndarray, start: int = 0, size: int | None = None) -> np.ndarray
     else:
         length = 12 + int.from_bytes(view[start + 8 : start + 12], "little")
     header = bytes(view[start : start + min(length, size)])
-    dtype, shape, count, used = _headers.get(header) or _parse(header)
+    dtype, shape, count, used, fortran = _headers.get(header) or _parse(header)
     if length + used != size:
         raise Undecodable(f"it has {size - length} bytes for an array {shape} of {dtype}")
     array: np.ndarray = np.frombuffer(data, dtype, count, start + length)
-    return array.reshape(shape)
+    return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
 
 
-def _parse(header: bytes) -> tuple[np.dtype, tuple[int, ...], int, int]:
+def _parse(header: bytes) -> tuple[np.dtype, tuple[int, ...], int, int, bool]:
     stream = io.BytesIO(header)
     try:
         version = np.lib.format.read_magic(stream)
@@ -67,31 +69,77 @@ def _parse(header: bytes) -> tuple[np.dtype, tuple[int, ...], int, int]:
         raise Undecodable(f"its .npy header cannot be read: {error}") from error
     if dtype.hasobject:
         raise Undecodable("it holds Python objects, which are never unpickled")
-    if fortran and len(shape) > 1:
-        raise Undecodable("it is stored in Fortran order")
     count = math.prod(shape)
-    parsed = dtype, tuple(int(extent) for extent in shape), count, count * dtype.itemsize
+    parsed = dtype, tuple(int(extent) for extent in shape), count, count * dtype.itemsize, bool(fortran)
     if len(_headers) < 1024:
         _headers[header] = parsed
     return parsed
 
 
 def picture(data: np.ndarray) -> np.ndarray:
-    """A PNG, JPEG or WebP -> uint8 [C, H, W] with C = 1 (grey) or 3."""
+    """The numbers of a PNG, JPEG, WebP, BMP, PGM, PPM or TIFF, [H, W] or [H, W, 3], of the type stored."""
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(data.data)) as image:
-            grey = image.mode in ("1", "L", "I", "I;16", "F", "LA")
-            pixels = np.array(image.convert("L" if grey else "RGB"))
+            if getattr(image, "n_frames", 1) > 1:
+                raise Undecodable(f"it holds {image.n_frames} pictures, and a sample is one")
+            if image.mode.startswith(("I", "F")):
+                return _deep(image)
+            _refuse_transparency(image)
+            grey = image.mode in ("1", "L", "LA", "La") or (image.mode in ("P", "PA") and _is_grey(image))
+            # Pillow hands grey with alpha of 16 bits out as colour; the file's header says which it is.
+            grey = grey or (image.format == "PNG" and int(data[_PNG_COLOUR]) in (0, 4))
+            return np.array(image.convert("L" if grey else "RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise Undecodable(f"the picture cannot be read: {error}") from error
-    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 
 
-def image(suffix: str, data: np.ndarray, start: int, size: int) -> np.ndarray:
-    """The image part of a sample; [C, H, W] where it was a picture, as stored where it was an array."""
-    return npy(data, start, size) if suffix.endswith("npy") else picture(data[start : start + size])
+def _deep(image: Any) -> np.ndarray:
+    """More than eight bits a pixel. What the file calls white becomes the type's largest number."""
+    numbers = np.array(image)
+    if image.format != "TIFF":  # PNG and PGM fill 16 bits, which Pillow may hand out in 32
+        return numbers.astype(np.uint16)
+    tags = image.tag_v2
+    if tags.get(262) == 0:
+        raise Undecodable("in this TIFF zero is white: store it the usual way round")
+    bits = int(tags.get(258, (16,))[0])
+    unsigned = int(tags.get(339, (1,))[0]) == 1
+    if image.mode.startswith("I") and unsigned and bits <= 16:
+        return np.rint(numbers * (65535 / (2**bits - 1))).astype(np.uint16)
+    return numbers.astype(np.uint32) if image.mode == "I" and unsigned else numbers
+
+
+def _refuse_transparency(image: Any) -> None:
+    if image.has_transparency_data:
+        clear = int((np.array(image.convert("RGBA"))[..., 3] < 255).sum())
+        if clear:
+            raise Undecodable(
+                f"{clear} of its pixels are transparent, and what is behind them is not said: store it "
+                "without an alpha channel"
+            )
+
+
+def _is_grey(image: Any) -> bool:
+    palette = np.array(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
+    return bool((palette == palette[:, :1]).all())
+
+
+def image(suffix: str, data: np.ndarray, start: int, size: int, pixels: Pixels) -> np.ndarray:
+    """uint8 [C, H, W] of the image part of a sample."""
+    if suffix.endswith("npy"):
+        return pixels.picture(npy(data, start, size))
+    return pixels.picture(picture(data[start : start + size]))
+
+
+def latent(data: np.ndarray, start: int, size: int) -> np.ndarray:
+    """The latents of a sample, as stored; floating and finite."""
+    found = npy(data, start, size)
+    if not np.issubdtype(found.dtype, np.floating):
+        raise Undecodable(f"its latents are {found.dtype}, and no floating numbers")
+    if not np.isfinite(found).all():
+        raise Undecodable("its latents have numbers that are not finite")
+    return found
 
 
 def metadata(parts: dict[str, bytes]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 A folder that `prepare` finished has `dataset.json`, which names every shard with its size and a hash
 of its contents; a shard that no longer fits is refused with a sentence that says what changed. In any
 other folder the shards are `*.tar` (also one folder down), indexed by walking their headers; the
-index is kept beside the shard where the folder can be written, and in memory otherwise.
+index is kept beside the shard where the folder can be written, and in memory otherwise. What others wrote is
+looked at before it is used: see `birdsd.shards.checks`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ import numpy as np
 
 from birdsd.errors import UserError, unknown_name
 from birdsd.files import fingerprint, read_json
-from birdsd.shards.table import ABSENT, ShardTable, index_foreign, index_path, load_table
+from birdsd.shards.pixels import PIXELS_FILE, Pixels
+from birdsd.shards.table import ABSENT, INDEXED_BY, ShardTable, index_foreign, index_path, load_table
 from birdsd.shards.tarwalk import ShardError
 
 DATASET_FILE = "dataset.json"
@@ -53,6 +55,7 @@ class ShardIndex:
         self.folder = folder
         self.dataset = dataset
         self.codec = codec
+        self.pixels = Pixels.of(folder, codec)
         self._by_split: dict[str, tuple[Shard, ...]] = {}
         for shard in shards:
             self._by_split[shard.split] = (*self._by_split.get(shard.split, ()), shard)
@@ -171,10 +174,16 @@ class ShardIndex:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what the shards hold (names, sizes, checksums) and of the codec; where they lie and
-        when they were written does not matter."""
+        """A hash of what the shards hold (names, sizes, checksums), of the codec and of `pixels.json`; where
+        they lie and when they were written does not matter."""
         held = [[s.name, s.split, s.size, s.contents] for split in self.splits for s in self.shards(split)]
-        return fingerprint([held, self.codec_fingerprint])
+        declared = [self.pixels.fingerprint()] if self.pixels.ranges else []
+        return fingerprint([held, self.codec_fingerprint, *declared])
+
+    @property
+    def is_own(self) -> bool:
+        """Whether `prepare` wrote and described the set: every sample then has a picture and its captions."""
+        return "shards" in self.dataset
 
     @property
     def codec_fingerprint(self) -> str:
@@ -184,12 +193,15 @@ class ShardIndex:
         return SpectrogramCodec.from_json(self.codec).fingerprint() if self.codec else ""
 
     def inventory(self) -> dict[str, dict[str, Any]]:
-        """What a run keeps to say later what changed: shard name -> split, count, size, contents."""
-        return {
+        """What a run keeps to say later what changed: shard name -> split, count, size, contents; and what
+        `pixels.json` says, where there is one."""
+        held: dict[str, dict[str, Any]] = {
             s.name: {"split": s.split, "count": s.count, "size": s.size, "contents": s.contents}
             for split in self.splits
             for s in self.shards(split)
         }
+        declared = {PIXELS_FILE: {"contents": self.pixels.fingerprint()}} if self.pixels.ranges else {}
+        return held | declared
 
     def changes_since(self, recorded: dict[str, dict[str, Any]]) -> list[str]:
         """What differs from an `inventory()` taken earlier, a phrase each; empty when nothing does."""
@@ -266,26 +278,34 @@ class ShardIndex:
     def verify(self) -> Iterator[str]:
         """Read every byte that the index names and compare checksums; yields a sentence per problem.
 
-        Shards without checksums (others wrote them) are decoded sample by sample instead.
+        Shards of others are decoded sample by sample instead (or besides, where they have checksums).
         """
+        watching = self.pixels.watching()
         for split in self.splits:
             for number, shard in enumerate(self.shards(split)):
                 try:
                     table = self.table(shard)
-                    if any(part.crc32 is None for part in table.parts.values()):
-                        yield from self._verify_by_decoding(split, number)
-                    else:
+                    if table.has_checksums:
                         yield from _verify_shard(self.path(shard), table)
+                    if not (self.is_own and table.has_checksums):
+                        yield from self._verify_by_decoding(split, number, watching)
                 except (UserError, OSError) as error:
                     yield f"{shard.name}: {error}"
+        yield from watching.doubts()
 
-    def _verify_by_decoding(self, split: str, number: int) -> Iterator[str]:
+    def _verify_by_decoding(self, split: str, number: int, pixels: Pixels) -> Iterator[str]:
         from birdsd.shards.reader import ShardReader
 
-        reader, first = ShardReader(self, split), int(self._first[split][number])
+        reader, first = ShardReader(self, split, pixels=pixels), int(self._first[split][number])
         for sample in range(first, first + self.shards(split)[number].count):
-            if (read := reader.read(sample)).weight == 0:
+            read = reader.read(sample)
+            read.metadata  # noqa: B018  parsed only now, and may be what cannot be read
+            if read.weight == 0:
                 yield read.problem
+            elif read.image is not None and pixels.shape not in (None, read.image.shape):
+                said = f"{CODEC_FILE} says {list(pixels.shape or ())} (channels, bands, frames)"
+                name = self.shards(split)[number].name
+                yield f"{name}: {read.key}: its picture is {list(read.image.shape)}, {said}"
 
 
 def _verify_shard(path: Path, table: ShardTable) -> Iterator[str]:
@@ -304,7 +324,8 @@ def _foreign_table(tar: Path) -> tuple[ShardTable, bool]:
     path, state = index_path(tar), os.stat(tar)
     with suppress(UserError):
         table = load_table(path)
-        if (table.size, table.mtime_ns) == (state.st_size, state.st_mtime_ns):
+        fits = (table.size, table.mtime_ns) == (state.st_size, state.st_mtime_ns)
+        if fits and (table.has_checksums or INDEXED_BY.items() <= table.summary.items()):
             return table, True
     table = index_foreign(tar)
     try:

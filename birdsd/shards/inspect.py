@@ -8,6 +8,7 @@ from typing import Any
 
 from birdsd.errors import UserError
 from birdsd.files import read_json
+from birdsd.shards.checks import check_pictures, lacking
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
 from birdsd.shards.summary import Summary, add_up
@@ -23,6 +24,8 @@ def describe(folder: Path | str, verify: bool = False) -> dict[str, Any]:
     own = "splits" in index.dataset
     counted = {k: v for k, v in index.dataset.items() if k != "shards"} if own else count_samples(index)
     left_out = _left_out(folder)
+    if not own:
+        counted |= _doubtful(index)
     facts: dict[str, Any] = {
         "folder": str(folder),
         "written_by": "others (indexed by birdsd)",
@@ -39,6 +42,16 @@ def describe(folder: Path | str, verify: bool = False) -> dict[str, Any]:
     return facts
 
 
+def _doubtful(index: ShardIndex) -> dict[str, Any]:
+    """What to know of a set that others wrote: samples without a picture, and why none can be read."""
+    try:
+        some, problem = check_pictures(index), ""
+    except UserError as error:
+        some, problem = [], str(error)
+    without = [str(one) for one in lacking(index) if one.part == "image"]
+    return {"lacking": [*without, *some], "pictures": problem}
+
+
 def _left_out(folder: Path) -> dict[str, Any]:
     path = folder / "problems.json"
     found = read_json(path) if path.is_file() else {}
@@ -48,8 +61,10 @@ def _left_out(folder: Path) -> dict[str, Any]:
 def count_samples(index: ShardIndex) -> dict[str, Any]:
     """Counts for shards that others wrote: every sample's metadata is read once."""
     shapes: set[tuple[int, ...]] = set()
+    wordless = 0
 
     def summaries() -> Iterator[tuple[str, dict[str, Any]]]:
+        nonlocal wordless
         for split in index.splits:
             summary = Summary(0.0)
             seconds = 0.0
@@ -59,6 +74,7 @@ def count_samples(index: ShardIndex) -> dict[str, Any]:
                 duration = metadata.get("duration_s")
                 seconds += duration if isinstance(duration, int | float) else 0.0
                 summary.add_sample(number, metadata)
+                wordless += not any(text.strip() for text in metadata["captions"])
             summary.clip_s = seconds / max(1, summary.samples)
             yield split, summary.to_json()
             try:
@@ -67,7 +83,7 @@ def count_samples(index: ShardIndex) -> dict[str, Any]:
                 continue
 
     facts = add_up(summaries())
-    return {**facts, "image_shape": list(min(shapes)) if shapes else None}
+    return {**facts, "image_shape": list(min(shapes)) if shapes else None, "without_caption": wordless}
 
 
 def text(facts: dict[str, Any]) -> str:
@@ -92,6 +108,11 @@ def text(facts: dict[str, Any]) -> str:
         lines += ["", "codec     none is known (no codec.json beside the shards)"]
     lines.append(f"image     {facts.get('image_shape')}")
     lines.append(f"size      {facts['bytes'] / 1e6:.1f} MB")
+    if facts.get("pictures"):
+        lines.append(f"problem   {facts['pictures']}")
+    lines += [f"attention {said}" for said in facts.get("lacking", ())]
+    if wordless := facts.get("without_caption"):
+        lines.append(f"attention {wordless} samples have no caption: they are learnt without words")
     for name, label in (("licences", "licence"), ("environments", "mixed in")):
         lines += [f"{label:9} {key} ({count} samples)" for key, count in facts[name].items()]
     if facts["synthetic"]:
@@ -103,10 +124,9 @@ def text(facts: dict[str, Any]) -> str:
         lines.append(f"skipped clips: {len(skipped)}")
     if "damaged" in facts:
         damaged = facts["damaged"]
-        lines += [
-            "",
-            f"checked: {len(damaged)} damaged" if damaged else "checked: every byte is as it was written",
-        ]
+        theirs = "lacking" in facts
+        whole = "every sample can be read" if theirs else "every byte is as it was written"
+        lines += ["", f"checked: {len(damaged)} damaged" if damaged else f"checked: {whole}"]
         lines += [f"  {problem}" for problem in damaged[:_PROBLEMS_SHOWN]]
     return "\n".join(lines)
 

@@ -15,10 +15,12 @@ from birdsd.errors import UserError
 from birdsd.shards import decode
 from birdsd.shards.bytes import ShardBytes
 from birdsd.shards.index import ShardIndex
+from birdsd.shards.pixels import Pixels
 from birdsd.shards.staging import staged
 from birdsd.shards.table import ABSENT, ShardTable
 
 _OPEN_FILES = 64
+_GAP = 1 << 18  # bytes between the parts of a sample that are still worth reading along with them
 _KINDS = {
     "image": decode.IMAGE_SUFFIXES,
     "latent": decode.LATENT_SUFFIXES,
@@ -78,8 +80,9 @@ class ShardReader:
     """Reads the samples of a split by number. Safe to use from several threads.
 
     `want` leaves parts out ("image", "latent", "metadata"), which saves reading them. With `io_errors` a file
-    system that fails is a `UserError`, and not a sample that cannot be decoded. Checksums are
-    compared where the shard's time is not the one that its index recorded (it was copied, or touched).
+    system that fails is a `UserError`, and not a sample that cannot be decoded. `pixels`: how pictures are
+    stored, the index's own by default. Checksums are compared where the shard's time is not the one that its
+    index recorded (it was copied, or touched).
     """
 
     def __init__(
@@ -88,8 +91,10 @@ class ShardReader:
         split: str,
         want: Sequence[str] = ("image", "latent", "metadata"),
         io_errors: bool = False,
+        pixels: Pixels | None = None,
     ) -> None:
         self.index, self.split, self.want, self.io_errors = index, split, frozenset(want), io_errors
+        self.pixels = pixels or index.pixels
         if unknown := self.want - set(_KINDS):
             raise ValueError(f"unknown parts {sorted(unknown)}; there are {sorted(_KINDS)}")
         self._shards = index.shards(split)  # an unknown split is named here, not in a reader thread
@@ -102,12 +107,16 @@ class ShardReader:
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """The shape of the first image that can be read; `UserError` where there is none."""
+        """The shape of the first image that can be read; `UserError` where there is none, with the first
+        reason."""
+        reason = ""
         for number in range(min(len(self), 100)):
-            if (image := self.read(number).image) is not None:
-                return image.shape
+            sample = self.read(number)
+            if sample.image is not None:
+                return sample.image.shape
+            reason = reason or sample.problem
         raise UserError(
-            f"no image can be read from split '{self.split}' of {self.index.folder}",
+            f"no image can be read from split '{self.split}' of {self.index.folder}: {reason}",
             f"a sample needs a part named {', '.join(decode.IMAGE_SUFFIXES[:4])}, ...",
             "look at the shards with `birdsd inspect SHARDS --verify`",
         )
@@ -142,19 +151,24 @@ class ShardReader:
         return [self.read(int(number)) for number in numbers]
 
     def _decode(self, source: _Source, row: int) -> Sample:
-        first, last, parts = -1, 0, []
+        first, last, held, parts = -1, 0, 0, []
         for kind, suffix, offsets, sizes in source.columns:
             start = offsets[row]
             if start != ABSENT:
                 end = start + sizes[row]
                 first = start if first < 0 or start < first else first
                 last = end if end > last else last
+                held += end - start
                 parts.append((kind, suffix, start, end))
         if not parts:
             if self.want == {"metadata"}:
                 return Sample(source.keys[row])  # it has no captions, and is a sample all the same
-            raise decode.Undecodable("it has none of the parts that are read")
-        buffer = source.bytes.read(first, last)
+            raise decode.Undecodable(_no_part(source.keys[row], source.table.suffixes_of(row)))
+        if last - first - held > _GAP:  # parts that stand apart, as where all captions follow all pictures
+            buffer, parts = _gathered(source.bytes, parts)
+            first = 0
+        else:
+            buffer = source.bytes.read(first, last)
         if source.check:
             _check(source.table, row, buffer, first, parts)
         image = latent = None
@@ -163,11 +177,11 @@ class ShardReader:
             if kind == "metadata":
                 metadata.append((suffix, buffer[start - first : end - first]))
             elif kind == "image" and image is None:
-                image = decode.image(suffix, buffer, start - first, end - start)
+                image = decode.image(suffix, buffer, start - first, end - start, self.pixels)
             elif kind == "latent" and latent is None:
-                latent = decode.npy(buffer, start - first, end - start)
+                latent = decode.latent(buffer, start - first, end - start)
         if image is None and latent is None and "image" in self.want:
-            raise decode.Undecodable("it has no image")
+            raise decode.Undecodable(_no_part(source.keys[row], source.table.suffixes_of(row), "image"))
         return Sample(source.keys[row], image, latent, metadata)
 
     def _open(self, place: int) -> _Source:
@@ -187,6 +201,34 @@ class ShardReader:
             while len(self._sources) > _OPEN_FILES:
                 self._sources.popitem(last=False)
         return source
+
+
+_Parts = list[tuple[str, str, int, int]]  # kind, suffix, first and last byte
+
+
+def _gathered(data: ShardBytes, parts: _Parts) -> tuple[np.ndarray, _Parts]:
+    """The parts read one by one into one buffer, and where each lies in it."""
+    pieces, moved, position = [], [], 0
+    for kind, suffix, start, end in parts:
+        pieces.append(data.read(start, end))
+        moved.append((kind, suffix, position, position + end - start))
+        position += end - start
+    return np.concatenate(pieces), moved
+
+
+def _no_part(key: str, suffixes: Sequence[str], what: str = "") -> str:
+    """Why a sample without a part that is read has none, with the way out where its name is the reason."""
+    known = [suffix for kind in _KINDS.values() for suffix in kind]
+    told = "it has no image" if what else "it has none of the parts that are read"
+    dotted = next((s for s in suffixes if s not in known and s.rpartition(".")[2] in known), None)
+    if dotted is not None:
+        stem, _, end = dotted.rpartition(".")
+        better = f"{key}_{stem.replace('.', '_')}.{end}"
+        return (
+            f"{told}: the key of a sample ends at the first dot of its file's name, and '{dotted}' is no "
+            f"known part. Rename the files so that the suffix has the only dot, e.g. '{better}'"
+        )
+    return f"{told}, only {', '.join('.' + suffix for suffix in suffixes) or 'nothing'}"
 
 
 def _check(

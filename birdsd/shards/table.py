@@ -17,10 +17,14 @@ import numpy as np
 
 from birdsd.errors import UserError
 from birdsd.files import atomic_write, fingerprint
+from birdsd.shards.decode import IMAGE_SUFFIXES, LATENT_SUFFIXES, METADATA_SUFFIXES
 from birdsd.shards.tarwalk import Member, ShardError, walk
 
 FORMAT = "birdsd-index-1"
+# Who indexed a shard of others; an index by an earlier one, which grouped members otherwise, is made anew.
+INDEXED_BY = {"indexed_by": 2}
 ABSENT = -1  # the offset of a part that a sample does not have
+PICTURES = (*IMAGE_SUFFIXES, *LATENT_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,22 @@ class ShardTable:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def span(self, sample: int, suffixes: Sequence[str]) -> tuple[int, int]:
-        """The bytes [first, last) that cover the named parts of a sample."""
-        held = [p for s in suffixes if (p := self.parts[s]).offset[sample] != ABSENT]
-        first = min(int(p.offset[sample]) for p in held)
-        return first, max(int(p.offset[sample] + p.size[sample]) for p in held)
+    @property
+    def has_checksums(self) -> bool:
+        """Whether whoever wrote the shard summed every part, as birdsd does."""
+        return all(part.crc32 is not None for part in self.parts.values())
+
+    def lacks(self, suffixes: Sequence[str]) -> np.ndarray:
+        """The numbers of the samples that have no part with one of these suffixes."""
+        there = np.zeros(len(self), bool)
+        for suffix in suffixes:
+            if suffix in self.parts:
+                there |= self.parts[suffix].offset != ABSENT
+        return np.flatnonzero(~there)
+
+    def suffixes_of(self, sample: int) -> list[str]:
+        """The suffixes of a sample's parts."""
+        return [suffix for suffix, part in self.parts.items() if part.offset[sample] != ABSENT]
 
     def save(self, path: Path) -> None:
         """Write the table atomically, on one line: it is read far more often than looked at."""
@@ -112,41 +127,87 @@ def split_name(name: str) -> tuple[str, str]:
     return folder + slash + stem, suffix.lower()
 
 
+@dataclass
+class _Run:
+    """Members that follow one another and have one key: suffix -> offset, size, checksum."""
+
+    key: str
+    parts: dict[str, tuple[int, int, int | None]] = field(default_factory=dict)
+
+
 def columns(
     tar: Path, members: Sequence[tuple[Member, int | None]]
 ) -> tuple[tuple[str, ...], dict[str, Part]]:
-    """Group consecutive members with the same key into samples; (member, crc32) pairs in, columns out."""
-    keys: list[str] = []
-    cells: dict[str, list[tuple[int, int, int, int | None]]] = {}
-    held: set[str] = set()
+    """Group members with the same key into samples; (member, crc32) pairs in, columns out.
+
+    As webdataset does, a sample is what stands together. Where the parts of a key stand apart (all pictures
+    first, then all captions), they are brought together; a key that comes again with a whole sample of its
+    own is another sample. What can be read both ways is a `ShardError`.
+    """
+    runs: list[_Run] = []
     for member, crc in members:
         key, suffix = split_name(member.name)
         if not suffix or key.endswith("/") or not key:
             continue  # as webdataset: a file without key or suffix belongs to no sample
-        if not keys or keys[-1] != key:
-            keys.append(key)
-            held = set()
-        if suffix in held:
+        if not runs or runs[-1].key != key:
+            runs.append(_Run(key))
+        if suffix in runs[-1].parts:
             raise ShardError(
                 f"shard {tar} holds '{member.name}' twice in a row",
                 "the parts of a sample need different suffixes",
                 "write the shard again with a key of its own for each sample",
             )
-        held.add(suffix)
-        cells.setdefault(suffix, []).append((len(keys) - 1, member.offset, member.size, crc))
+        runs[-1].parts[suffix] = member.offset, member.size, crc
+    return _as_columns(_samples(tar, runs))
+
+
+def _samples(tar: Path, runs: list[_Run]) -> list[_Run]:
+    """Runs with the same key put together, where they are one sample; in the order of their first parts."""
+    by_key: dict[str, list[_Run]] = {}
+    for run in runs:
+        by_key.setdefault(run.key, []).append(run)
+    if len(by_key) == len(runs):
+        return runs
+    gone: set[int] = set()
+    for key, same in by_key.items():
+        pictures = [any(suffix in PICTURES for suffix in run.parts) for run in same]
+        whole = [
+            p and any(s in METADATA_SUFFIXES for s in run.parts)
+            for p, run in zip(pictures, same, strict=True)
+        ]
+        suffixes = [suffix for run in same for suffix in run.parts]
+        if sum(whole) < 2 and len(set(suffixes)) == len(suffixes):
+            for run in same[1:]:
+                same[0].parts |= run.parts
+                gone.add(id(run))
+        elif any(pictures) and not all(pictures):
+            twice = next((s for s in suffixes if suffixes.count(s) > 1), suffixes[0])
+            raise ShardError(
+                f"shard {tar} holds parts of '{key}' in {len(same)} places, '{key}.{twice}' in more than one",
+                "which of them belong together cannot be told",
+                "sort the tar by name, with a key of its own for each sample",
+            )
+    return [run for run in runs if id(run) not in gone]
+
+
+def _as_columns(samples: list[_Run]) -> tuple[tuple[str, ...], dict[str, Part]]:
+    cells: dict[str, list[tuple[int, int, int, int | None]]] = {}
+    for number, sample in enumerate(samples):
+        for suffix, place in sample.parts.items():
+            cells.setdefault(suffix, []).append((number, *place))
     parts = {}
     for suffix, rows in cells.items():
-        offset = np.full(len(keys), ABSENT, np.int64)
-        size = np.zeros(len(keys), np.int64)
+        offset = np.full(len(samples), ABSENT, np.int64)
+        size = np.zeros(len(samples), np.int64)
         where = np.array([row[0] for row in rows])
         offset[where] = [row[1] for row in rows]
         size[where] = [row[2] for row in rows]
         crc32 = None
         if all(row[3] is not None for row in rows):
-            crc32 = np.zeros(len(keys), np.uint32)
+            crc32 = np.zeros(len(samples), np.uint32)
             crc32[where] = np.array([row[3] for row in rows], np.uint32)
         parts[suffix] = Part(offset, size, crc32)
-    return tuple(keys), parts
+    return tuple(sample.key for sample in samples), parts
 
 
 def make_table(
@@ -168,4 +229,4 @@ def make_table(
 def index_foreign(tar: Path) -> ShardTable:
     """The table of a shard that somebody else wrote, by walking its headers."""
     found = walk(tar)
-    return make_table(tar, [(member, None) for member in found.members], found.headers)
+    return make_table(tar, [(member, None) for member in found.members], found.headers, dict(INDEXED_BY))

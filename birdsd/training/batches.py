@@ -190,14 +190,16 @@ class BatchMaker:
     def _filler(self, start: int) -> dict[str, Tensor]:
         """Something of the right shapes to stand where a sample could not be decoded, at weight 0."""
         if self._spare is None:
+            first = ""
             for number in range(min(len(self.reader), 200)):
                 sample = self.reader.read(number)
+                first = first or str(getattr(sample, "problem", ""))
                 if sample.weight:
                     self._spare = self.example(sample, start)
                     break
             else:
                 raise UserError(
-                    "not one of the first 200 samples can be decoded",
+                    "not one of the first 200 samples can be decoded" + (f"; {first}" if first else ""),
                     "there is nothing to train on",
                     "look at the shards with `birdsd inspect SHARDS`",
                 )

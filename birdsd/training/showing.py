@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from birdsd.diffusion.finite import NotFinite
 from birdsd.errors import UserError
 from birdsd.training.checkpoint import Checkpoint
 from birdsd.training.shortage import is_out_of_memory, reason_of
@@ -61,7 +62,8 @@ def prompts_for(config: TrainConfig, index: ShardIndex) -> list[str]:
 def previewed(
     method: Method, parts: Callable[[], Parts], config: TrainConfig, index: ShardIndex, folder: Path
 ) -> tuple[list[Path], dict[str, str]]:
-    """Write the previews; paths and event. Where memory runs out there are none, and the event says why."""
+    """Write the previews; paths and event. Where memory runs out or they are no pictures there are none, and
+    the event says why."""
     try:
         made = parts()
         try:
@@ -71,6 +73,6 @@ def previewed(
                 made.frozen.release()
         return paths, {"event": "preview", "folder": str(folder)}
     except Exception as error:
-        if not is_out_of_memory(error):
+        if not (is_out_of_memory(error) or isinstance(error, NotFinite)):
             raise
         return [], {"event": "preview skipped", "folder": str(folder), "reason": reason_of(error)}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from birdsd.errors import UserError
 from birdsd.training.batches import BatchMaker, FixedOrder, Reader
 from birdsd.training.engine import Engine
 from birdsd.training.plan import BatchPlan
@@ -26,7 +27,7 @@ class Validation:
     """
 
     def __init__(self, method: Method, parts: Parts, reader: Reader, world: World, samples: int) -> None:
-        self.method, self.parts, self.world = method, parts, world
+        self.method, self.parts, self.world, self._reader = method, parts, world, reader
         self._maker = BatchMaker(
             reader,
             FixedOrder(len(reader), samples),
@@ -36,17 +37,39 @@ class Validation:
 
     @torch.no_grad()
     def run(self, engine: Engine, micro_batch: int) -> dict[str, Any] | None:
-        """{"loss", "samples"} of all ranks, `micro_batch` at a time; None where not one could be decoded."""
-        total = torch.zeros(2, dtype=torch.float64)
+        """{"loss", "samples"} of all ranks, `micro_batch` at a time; None where not one could be decoded.
+
+        A loss that is not finite is a `UserError` on every rank: diverged weights must not be saved.
+        """
+        total = torch.zeros(3, dtype=torch.float64)
+        strange: list[int] = []
         for micro in BatchPlan(self._samples, self.world.size, self.world.rank, micro_batch).micro_batches():
             examples = self._maker.make(0, micro)
             batch = {k: v.to(engine.device) for k, v in examples.tensors.items()}
             losses = self._losses(engine, batch).double().cpu()
             weights = examples.weights.double()
-            total += torch.stack([(losses * weights).sum(), weights.sum()])
+            counted = weights > 0  # what stands in for a sample that could not be decoded does not count
+            spoilt = counted & ~losses.isfinite()
+            sums = [(losses * weights)[counted].sum(), weights.sum(), spoilt.sum().double()]
+            total += torch.stack(sums)
+            slots = [slot for slot, share in enumerate(micro.weights) if share]
+            strange += [n for slot, n in zip(slots, examples.numbers, strict=True) if spoilt[slot]]
         total = self.world.total(total)
-        weight = float(total[1])
-        return {"loss": float(total[0]) / weight, "samples": int(weight)} if weight else None
+        loss, weight, count = total.tolist()
+        if count:
+            raise self._not_finite(loss / weight, int(count), int(weight), strange)
+        return {"loss": loss / weight, "samples": int(weight)} if weight else None
+
+    def _not_finite(self, loss: float, count: int, samples: int, mine: list[int]) -> UserError:
+        named = f", e.g. '{self._reader.read(mine[0]).key}'" if mine else ""
+        return UserError(
+            f"the validation loss is {loss}: that of {count} of {samples} samples is not finite{named}",
+            "the weights have diverged"
+            if count == samples
+            else "these samples are beyond what it computes with",
+            "lower optim.learning_rate or set optim.gradient_clip, or machine.precision=fp32; "
+            "save.validate_every_samples=0 leaves validation out",
+        )
 
     def _losses(self, engine: Engine, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """One loss per sample; where memory runs out, of each half by itself. Under ZeRO-3 all ranks must do

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from birdsd.cluster import allocations, doctor_files, doctor_run
@@ -20,7 +21,7 @@ from tests.cluster.captured import facts_of_testbed, facts_of_university
 from tests.cluster.histories import History
 from tests.cluster.test_doctor import ALMA, TESTBED, case, levels, only
 from tests.cluster.test_hub import into_cache, pipeline
-from tests.shards.makers import foreign_set
+from tests.shards.makers import foreign_set, npy, sample_members, tar_of
 
 # -- files ----------------------------------------------------------------------------------------------
 
@@ -143,6 +144,25 @@ def test_shards(tmp_path: Path) -> None:
     shutil.rmtree(folder)
     (found,) = look()
     assert found.level == "error" and "does not exist" in found.what
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_shards_of_others_that_lack_something_or_cannot_be_read(tmp_path: Path, deep: bool) -> None:
+    def look(*members: tuple[str, bytes]) -> list[Finding]:
+        tar_of(tmp_path / "shards" / "train-0.tar", list(members))
+        settings = compose("train", [f"data.shards={tmp_path / 'shards'}"])
+        return list(doctor_run.check_shards(Case(None, settings, deep=deep)))
+
+    whole = [*sample_members("a", 1), *sample_members("b", 2)]
+    found = look(*whole, ("c.npy", npy(np.ones((1, 4, 4), np.uint8))), ("d.json", b"{}"))
+    assert [(one.topic, one.level) for one in found[:2]] == [("samples", "warning")] * 2
+    assert "1 of 4 train samples have no image (e.g. 'd')" in found[0].what
+    assert "1 of 4 train samples have no caption (e.g. 'c')" in found[1].what
+    assert found[2].level == ("error" if deep else "ok")
+    (found,) = look(("a.npy", npy(np.ones((1, 4, 4), np.float32))), ("a.json", b"{}"))
+    assert found.level == "error" and "pixels.json" in found.what
+    (found,) = look(("XC1. Track 2.0.npy", npy(np.ones((1, 4, 4), np.uint8))))
+    assert found.level == "error" and "first dot" in found.what and "XC1_ track 2_0.npy" in found.what
 
 
 def test_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

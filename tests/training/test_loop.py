@@ -150,6 +150,42 @@ def test_a_loss_found_late_is_not_saved(shards, tmp_path):
     assert max(p.name for p in (tmp_path / "checkpoints").iterdir()) == "000000000040"
 
 
+class Beyond(ToyMethod):
+    """One sample of those held out is far beyond what float32 can square."""
+
+    def example(self, parts, sample, position, purpose="train"):
+        made = super().example(parts, sample, position, purpose)
+        return {k: v * (1e30 if sample.key == "validation0003" else 1) for k, v in made.items()}
+
+
+def test_a_validation_loss_that_is_not_finite_names_the_sample(shards, tmp_path):
+    with pytest.raises(UserError, match=r"1 of 8 samples is not finite.*'validation0003'") as caught:
+        go(shards, tmp_path, method=Beyond)
+    assert "machine.precision=fp32" in str(caught.value)
+    assert not [line for line in read_metrics(tmp_path) if line["kind"] == "validation"]
+    assert go(shards, tmp_path, method=Beyond, save__validate_every_samples=0).finished
+
+
+class Diverging(ToyMethod):
+    """What the third step makes of the weights cannot be computed with."""
+
+    def prepare(self, parts, batch):
+        self.calls = getattr(self, "calls", 0) + 1
+        if self.calls == 14:  # three micro-batches a step and two to validate: behind the third step
+            with torch.no_grad():
+                parts.learner.inner.weight.fill_(float("nan"))
+        return batch
+
+
+def test_diverged_weights_that_validation_meets_are_not_saved(shards, tmp_path):
+    with pytest.raises(UserError, match=r"of 8 of 8 samples is not finite.*the weights have diverged"):
+        go(shards, tmp_path, method=Diverging, save__every_samples=10, save__validate_every_samples=10)
+    metrics = list(read_metrics(tmp_path))
+    assert all(math.isfinite(line["loss"]) for line in metrics)
+    newest = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+    assert newest < max(line["position"] for line in metrics)
+
+
 def test_logging_rarely_changes_nothing(shards, tmp_path):
     go(shards, tmp_path / "a")
     go(shards, tmp_path / "b", save__log_every_steps=7, save__every_samples=70, machine__reader_threads=0)

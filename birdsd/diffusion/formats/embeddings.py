@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from birdsd.diffusion.finite import check_finite
 from birdsd.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def read_tokens(content: Content) -> dict[str, Tensor] | None:
                 "an embedding of AUTOMATIC1111 holds one",
                 "save them one by one",
             )
-        return {content.stem: _rows(next(iter(params.values())), content)}
+        name, value = next(iter(params.items()))
+        return {content.stem: rows_of(value, content, f"string_to_param.{name}")}
     tensors = content.tensors
     if {"clip_l", "clip_g"} & tensors.keys():
         raise UserError(
@@ -48,14 +50,15 @@ def read_tokens(content: Content) -> dict[str, Tensor] | None:
             "find such a file",
         )
     if KOHYA in tensors:
-        return {content.stem: _rows(tensors[KOHYA], content)}
+        return {content.stem: rows_of(tensors[KOHYA], content, KOHYA)}
     plain = tensors and "" not in tensors and all(t.ndim in (1, 2) for t in tensors.values())
     if not plain or len({t.shape[-1] for t in tensors.values()}) != 1 or any("." in name for name in tensors):
         return None
-    return {name: _rows(tensor, content) for name, tensor in tensors.items()}
+    return {name: rows_of(tensor, content, name) for name, tensor in tensors.items()}
 
 
-def _rows(value: Any, content: Content) -> Tensor:
+def rows_of(value: Any, content: Content, name: str) -> Tensor:
+    """float32 [vectors, width] of a tensor; `name` is what the file calls it."""
     from torch import Tensor
 
     if not isinstance(value, Tensor) or value.ndim not in (1, 2) or not value.is_floating_point():
@@ -64,10 +67,8 @@ def _rows(value: Any, content: Content) -> Tensor:
             "an embedding is one row or several, [vectors, width]",
             "name another file",
         )
-    rows = value.detach().float().reshape(-1, value.shape[-1])
-    if not bool(rows.isfinite().all()):
-        raise UserError(f"{content.path} holds numbers that are not finite", "", "fetch the file again")
-    return rows
+    check_finite({name: value.detach()}, content.path)
+    return value.detach().float().reshape(-1, value.shape[-1])
 
 
 def read_aesthetic(content: Content) -> Tensor | None:
@@ -75,7 +76,7 @@ def read_aesthetic(content: Content) -> Tensor | None:
     value = content.tensors.get("")
     if value is None:
         return None
-    rows = _rows(value, content)
+    rows = rows_of(value, content, "")
     if rows.shape[0] != 1:
         raise UserError(
             f"{content.path} is a tensor of {list(value.shape)}",

@@ -7,13 +7,16 @@ that of an export: a pipeline, or an addition that names the model under it.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from birdsd.diffusion import additions, export, models
+from birdsd.diffusion.finite import check_finite
 from birdsd.diffusion.formats import embeddings, ldm, loras, single_file
 from birdsd.diffusion.formats.companions import CODEC, TRAINING, heard_in
 from birdsd.diffusion.formats.tensors import Content, read_content
@@ -42,27 +45,30 @@ class Asked:
 
 @dataclass(frozen=True)
 class Imported:
-    """What was made of a file; `made` is false where the folder held it already."""
+    """What was made of a file; `made` is false where the folder held it already. `also`: what else the file
+    held, each in a folder of its own beside this one."""
 
     folder: Path
     kind: str
     form: str
     facts: dict[str, Any] = field(default_factory=dict)
     made: bool = True
+    also: tuple[Imported, ...] = ()
 
 
 def import_file(asked: Asked, out: Path) -> Imported:
     """Make the folder `out` of a file. A folder that holds the same file's import already is left."""
     identity = _identity(asked)
-    if out.exists():
-        told = export.read_training(out)
-        if (told.get("imported") or {}).get("identity") == identity:
-            return Imported(out, str(told["kind"]), str(told["imported"]["form"]), made=False)
-        if not out.is_dir() or any(out.iterdir()):
-            raise UserError(f"{out} is there already", "an import makes a new folder", "choose another --out")
+    before = _made_before(out, identity)
     if asked.path.is_dir():
+        if before is not None:
+            return before
         return _import_folder(asked, out, identity)
-    content = read_content(asked.path)
+    content, bundle = loras.unbundled(read_content(asked.path))
+    if bundle:
+        return _import_bundle(asked, out, identity, content, bundle)
+    if before is not None:
+        return before
     _refuse_foreign(content)
     if any(name.startswith(tuple(ldm.PREFIXES.values())) for name in content.tensors):
         return _Import(asked, out, identity, "single file").checkpoint(content)
@@ -78,6 +84,45 @@ def import_file(asked: Asked, out: Path) -> Imported:
         "known are checkpoints of Stable Diffusion 1, LoRA, textual inversion and aesthetic embeddings",
         "name another file",
     )
+
+
+def _made_before(out: Path, identity: str) -> Imported | None:
+    """The import that the folder holds already; `UserError` where it holds anything else."""
+    if not out.exists():
+        return None
+    told = export.read_training(out)
+    if (told.get("imported") or {}).get("identity") == identity:
+        return Imported(out, str(told["kind"]), str(told["imported"]["form"]), made=False)
+    if not out.is_dir() or any(out.iterdir()):
+        raise UserError(f"{out} is there already", "an import makes a new folder", "choose another --out")
+    return None
+
+
+def _import_bundle(
+    asked: Asked, out: Path, identity: str, content: Content, bundle: Mapping[str, Tensor]
+) -> Imported:
+    """A LoRA whose file holds the tokens that were taught with it: the LoRA in `out`, and each token in a
+    folder beside it, as one can do without the other. All of them, or none."""
+    if not loras.is_lora(content.tensors):
+        raise UserError(f"{asked.path} bundles embeddings with no LoRA", "", "fetch the file again")
+    if asked.token and len(bundle) > 1:
+        raise UserError(f"--token {asked.token} for {len(bundle)} tokens", "it names one", "leave it out")
+    also: list[Imported] = []
+    try:
+        for token, vectors in bundle.items():
+            named = asked.token or token
+            place = out.with_name(f"{out.name}-{safe_name(named)}")
+            mark = fingerprint([identity, token])
+            rows = embeddings.rows_of(vectors, content, token)
+            made = _made_before(place, mark)
+            also.append(made or _Import(asked, place, mark, "embedding beside a LoRA").tokens({token: rows}))
+        lora = _made_before(out, identity) or _Import(asked, out, identity, "lora").lora([content])
+    except BaseException:
+        for one in also:
+            if one.made:
+                shutil.rmtree(one.folder, ignore_errors=True)
+        raise
+    return replace(lora, made=lora.made or any(one.made for one in also), also=tuple(also))
 
 
 _FOREIGN = {
@@ -166,7 +211,8 @@ class _Import:
             if place.is_file():
                 return dict(read_json(place, "codec"))
         if content is not None and "codec" in content.metadata:
-            return dict(json.loads(content.metadata["codec"]))
+            with suppress(ValueError, TypeError):  # another program may mean something else by that word
+                return dict(json.loads(content.metadata["codec"]))
         if base and Path(base).is_dir():
             for place in (Path(base) / "export", Path(base)):
                 if (place / "codec.json").is_file():
@@ -237,12 +283,12 @@ class _Import:
 
         base = self._base("a LoRA")
         networks = single_file.empty_networks(base)
-        layers = {part: single_file.layer_names(networks[part]) for part in loras.PARTS}
+        layers = {part: single_file.layer_shapes(networks[part]) for part in loras.PARTS}
         lora: loras.Lora = {}
         naming = ""
         for content in contents:
             naming, found = loras.read_lora(content, layers)
-            lora |= found
+            lora |= loras.fitted(found, layers, content)
         tensors = as_dtype(loras.to_diffusers(lora), "fp32")
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         additions.check_lora(SimpleNamespace(**networks), shapes, str(self.asked.path))
@@ -312,7 +358,9 @@ class _Import:
     def _projection(self, name: str) -> Tensor:
         beside = self.beside / f"{self.asked.stem}.{name}.safetensors"
         if self.asked.clip is None and beside.is_file():
-            return read_content(beside).tensors[name].float()
+            matrix = read_content(beside).tensors[name]
+            check_finite({name: matrix}, beside)
+            return matrix.float()
         if self.asked.clip is None:
             raise UserError(
                 f"{self.asked.path} is an aesthetic embedding, and needs the CLIP that it comes from",

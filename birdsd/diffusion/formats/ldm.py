@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from birdsd.diffusion.finite import check_finite
 from birdsd.errors import UserError
 
 if TYPE_CHECKING:
@@ -208,6 +209,7 @@ def from_ldm(
                     f"the model of these settings has {list(shape)}",
                     "name the model with the file's own architecture with --base",
                 )
+            check_finite({name: tensor}, path)
             states[part][key] = tensor.float()
     return states
 

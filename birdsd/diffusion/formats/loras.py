@@ -7,14 +7,17 @@ encoder no `text_model.` first: files have it, the newer versions of transformer
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from birdsd.diffusion.additions import factor_shapes
+from birdsd.diffusion.finite import check_finite
 from birdsd.diffusion.formats.ldm import module_names
 from birdsd.errors import UserError
 
@@ -27,12 +30,29 @@ PARTS = ("unet", "text_encoder")
 METADATA = "lora_adapter_metadata"  # where diffusers keeps rank and alpha
 _FULL = "text_model."
 _KOHYA = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
-_FOREIGN = {"hada_": "a LoHa", "lokr_": "a LoKr", "dora_scale": "a DoRA", "lora_magnitude_vector": "a DoRA"}
-_FOREIGN |= {
+# Parts of names -> updates of another kind, or for another model.
+_FOREIGN = {
+    "hada_": "a LoHa",
+    "lokr_": "a LoKr",
+    "dora_scale": "a DoRA",
+    "lora_magnitude_vector": "a DoRA",
     "lora_mid": "a LoCon with a third factor",
+    ".oft_": "an OFT or BOFT",
     "lora_te2_": "for SDXL",
     "text_encoder_2.": "for SDXL",
+    "lora_unet_double_blocks": "for Flux",
+    "lora_unet_single_blocks": "for Flux",
+    "lora_unet_joint_blocks": "for Stable Diffusion 3",
+    "lora_transformer_": "for a model with a transformer in the UNet's place (Flux, Stable Diffusion 3)",
+    "transformer.transformer_blocks": "for a model with a transformer in the UNet's place (Flux, Stable "
+    "Diffusion 3)",
+    "transformer.single_transformer_blocks": "for Flux",
+    "lora_prior_": "for Stable Cascade",
 }
+_FOREIGN_ENDS = {".diff": "a full update (LyCORIS)", ".diff_b": "a full update (LyCORIS)"}
+_WIDTHS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "SDXL"}  # of the text's states
+_ATTENDS = re.compile(r"attn2[._]to_[kv][._].*(lora_A|lora_down|\.down)\b")
+_BUNDLE, _BUNDLE_END = "bundle_emb.", ".string_to_param.*"
 
 
 @dataclass(frozen=True)
@@ -59,18 +79,35 @@ Lora = dict[tuple[str, str], Update]  # (part, module) -> update
 
 def is_lora(names: Iterable[str]) -> bool:
     """Whether tensors of these names are low-rank updates, ours or of a kind that is refused."""
-    return any(mark in name for name in names for mark in ("lora_", ".lora.", "hada_w", "lokr_w", "_lora."))
+    marks = ("lora_", ".lora.", "hada_w", "lokr_w", "_lora.", ".oft_")
+    return any(mark in name for name in names for mark in marks)
+
+
+def unbundled(content: Content) -> tuple[Content, dict[str, Tensor]]:
+    """A LoRA's file without the embeddings that OneTrainer and others bundle with it, and those by token."""
+    held = {name: tensor for name, tensor in content.tensors.items() if name.startswith(_BUNDLE)}
+    if not held:
+        return content, {}
+    found = {}
+    for name, tensor in held.items():
+        if not name.endswith(_BUNDLE_END):
+            raise UserError(
+                f"{content.path} bundles an embedding in {name}",
+                "one for Stable Diffusion 1 is named bundle_emb.TOKEN.string_to_param.*; those for SDXL end "
+                "in clip_l and clip_g",
+                "find such a file",
+            )
+        found[name.removeprefix(_BUNDLE).removesuffix(_BUNDLE_END)] = tensor
+    rest = {name: tensor for name, tensor in content.tensors.items() if name not in held}
+    return replace(content, tensors=rest), found
 
 
 def read_lora(content: Content, modules: Mapping[str, Iterable[str]]) -> tuple[str, Lora]:
     """(naming, updates) of a file in any of the three namings. `modules`: {part: names of the base's
-    modules}; an update of a module that is not among them is a `UserError`.
+    modules}; an update of a module that is not among them, and one that is none, is a `UserError`.
     """
-    for mark, what in _FOREIGN.items():
-        if any(mark in name for name in content.tensors):
-            raise UserError(
-                f"{content.path} is {what}", "plain LoRA of Stable Diffusion 1 is read", "find such a file"
-            )
+    _refuse_foreign(content)
+    check_finite(content.tensors, content.path)
     naming = _naming(content)
     known = {part: {name.removeprefix(_FULL) for name in names} for part, names in modules.items()}
     table = _kohya_table(known) if naming == "kohya" else {}
@@ -79,7 +116,14 @@ def read_lora(content: Content, modules: Mapping[str, Iterable[str]]) -> tuple[s
         layer, half = _split(name)
         if half is None:
             raise UserError(f"{content.path} holds {name}", "a LoRA holds factors and alphas alone")
-        halves.setdefault(_place(layer, table, known, content), {})[half] = tensor
+        parts = halves.setdefault(_place(layer, table, known, content), {})
+        if half in parts:
+            raise UserError(
+                f"{content.path} holds {name}, and the same factor of that layer under another name",
+                "each layer has one update",
+                "fetch the file again",
+            )
+        parts[half] = _sound(tensor, half, name, content)
     told = _alphas(content, naming)
     found: Lora = {}
     for place, parts in halves.items():
@@ -89,17 +133,90 @@ def read_lora(content: Content, modules: Mapping[str, Iterable[str]]) -> tuple[s
                 "each has a down and an up factor",
                 "fetch the file again",
             )
-        rank = float(parts["down"].shape[0])
-        alpha = float(parts["alpha"]) if "alpha" in parts else told(place, rank)
-        found[place] = Update(parts["down"].float(), parts["up"].float(), alpha)
+        down, up = parts["down"].float(), parts["up"].float()
+        if down.shape[0] != up.shape[1]:
+            raise UserError(
+                f"{content.path}: the factors of {'.'.join(place)} are of the ranks {down.shape[0]} (down "
+                f"{list(down.shape)}) and {up.shape[1]} (up {list(up.shape)})",
+                "up @ down needs one rank",
+                "fetch the file again, or make it anew",
+            )
+        rank = float(down.shape[0])
+        with _explained(content, "the alpha"):
+            alpha = float(parts["alpha"]) if "alpha" in parts else told(place, rank)
+            if not math.isfinite(alpha):
+                raise ValueError(f"{alpha} is no finite number")
+        found[place] = Update(down, up, alpha)
     return naming, found
 
 
+def _sound(tensor: Tensor, half: str, name: str, content: Content) -> Tensor:
+    """The tensor itself, where it can be what its name says."""
+    possible = tensor.numel() == 1 if half == "alpha" else tensor.ndim in (2, 3, 4)
+    if not possible or (half != "alpha" and not tensor.is_floating_point()):
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        raise UserError(
+            f"{content.path}: {name} is {dtype} {list(tensor.shape)}",
+            "alpha is one number; a factor is floating, of 2 dimensions or (of a convolution) 4",
+            "fetch the file again",
+        )
+    return tensor
+
+
+def fitted(lora: Lora, weights: Mapping[str, Mapping[str, tuple[int, ...]]], content: Content) -> Lora:
+    """The updates in the shapes of the layers that they are for; `weights`: {part: {module: shape}}.
+
+    A linear layer's factors that were stored as 1x1 convolutions, and the other way round, are the same
+    update. Any other difference is a `UserError`.
+    """
+    shapes = {
+        (part, name.removeprefix(_FULL)): shape
+        for part, layers in weights.items()
+        for name, shape in layers.items()
+    }
+    found: Lora = {}
+    for place, update in lora.items():
+        weight = shapes[place]
+        made = []
+        for half, wanted in zip(("down", "up"), factor_shapes(weight, update.rank), strict=True):
+            factor: Tensor = getattr(update, half)
+            ones = [tuple(n for n in shape[2:] if n != 1) for shape in (factor.shape, wanted)]
+            if factor.shape[:2] != wanted[:2] or ones[0] != ones[1]:
+                raise UserError(
+                    f"{content.path}: the {half} factor of {'.'.join(place)} is {list(factor.shape)}, the "
+                    f"layer's weight is {list(weight)}{_made_for(content)}",
+                    "a LoRA fits models of the architecture that it was made for only",
+                    "name the model that it was made for with --base",
+                )
+            made.append(factor.reshape(wanted))
+        found[place] = Update(made[0], made[1], update.alpha)
+    return found
+
+
+def _refuse_foreign(content: Content) -> None:
+    for name in content.tensors:
+        what = next((what for mark, what in _FOREIGN.items() if mark in name), None)
+        what = what or next((what for end, what in _FOREIGN_ENDS.items() if name.endswith(end)), None)
+        if what is not None:
+            raise UserError(
+                f"{content.path} is {what} ({name})",
+                "plain LoRA of Stable Diffusion 1 is read",
+                "find such a file, or merge it into its model with its own tools and import that",
+            )
+
+
+def _made_for(content: Content) -> str:
+    """What a file says, or its widths, of the model that it was made for; "" where nothing tells."""
+    said = content.metadata.get("ss_base_model_version") or content.metadata.get("modelspec.architecture")
+    widths = {tensor.shape[1] for name, tensor in content.tensors.items() if _ATTENDS.search(name)}
+    width = _WIDTHS.get(widths.pop()) if len(widths) == 1 else None
+    return f"; it was made for {said or width}" if said or width else ""
+
+
 def _naming(content: Content) -> str:
-    first = next(iter(content.tensors))
-    if first.startswith(("lora_unet_", "lora_te_", "lora_te1_")):
+    if any(name.startswith(("lora_unet_", "lora_te_", "lora_te1_")) for name in content.tensors):
         return "kohya"
-    return "peft" if first.startswith("base_model.model.") else "diffusers"
+    return "peft" if any(name.startswith("base_model.model.") for name in content.tensors) else "diffusers"
 
 
 # Ends of names -> which factor; the older ones of diffusers come from its attention processors.
@@ -138,7 +255,7 @@ def _place(
         found = _dotted(layer.removeprefix("base_model.model."), known)
     if found is None:
         raise UserError(
-            f"{content.path} updates {layer}, which the base model does not have",
+            f"{content.path} updates {layer}, which the base model does not have{_made_for(content)}",
             "a LoRA fits models of the architecture that it was made for only",
             "name the model that it was made for with --base",
         )
@@ -171,14 +288,28 @@ def _kohya_table(known: Mapping[str, set[str]]) -> dict[str, tuple[str, str]]:
     return table
 
 
+@contextmanager
+def _explained(content: Content, where: str) -> Iterator[None]:
+    """What stands in text beside the weights and makes no sense, as a `UserError`."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, re.error) as error:
+        raise UserError(
+            f"{content.path}: {where} makes no sense ({error})",
+            "it says by how much an update counts",
+            "fetch the file again",
+        ) from error
+
+
 def _alphas(content: Content, naming: str) -> Any:
     """(place, rank) -> alpha, from what the file says in text: diffusers' metadata, or peft's
     adapter_config.json beside it. Without either it is the rank."""
     told: dict[str, dict[str, Any]] = {}
     if naming == "diffusers" and METADATA in content.metadata:
-        for key, value in json.loads(content.metadata[METADATA]).items():
-            part, _, name = key.partition(".")
-            told.setdefault(part, {})[name] = value
+        with _explained(content, METADATA):
+            for key, value in json.loads(content.metadata[METADATA]).items():
+                part, _, name = key.partition(".")
+                told.setdefault(part, {})[name] = value
     beside = content.path.with_name("adapter_config.json")
     if naming == "peft":
         if not beside.is_file():
@@ -187,7 +318,9 @@ def _alphas(content: Content, naming: str) -> Any:
                 "peft's weights are scaled by what its configuration says",
                 "put it there, or name the folder that holds both",
             )
-        told = dict.fromkeys(PARTS, json.loads(beside.read_text(encoding="utf-8")))
+        with _explained(content, beside.name):
+            facts = dict(json.loads(beside.read_text(encoding="utf-8")))
+        told = dict.fromkeys(PARTS, facts)
 
     def alpha(place: tuple[str, str], rank: float) -> float:
         facts = told.get(place[0]) or {}

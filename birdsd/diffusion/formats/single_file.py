@@ -189,9 +189,10 @@ def empty_networks(source: str) -> dict[str, Any]:
     return {"unet": unet, "vae": vae, "text_encoder": text}
 
 
-def layer_names(network: Any) -> set[str]:
-    """The names of the layers that have a weight."""
-    return {name for name, module in network.named_modules() if getattr(module, "weight", None) is not None}
+def layer_shapes(network: Any) -> dict[str, tuple[int, ...]]:
+    """The layers that have a weight, by name, with its shape."""
+    weights = {name: getattr(module, "weight", None) for name, module in network.named_modules()}
+    return {name: tuple(weight.shape) for name, weight in weights.items() if weight is not None}
 
 
 def text_config(source: str) -> Any:

@@ -1,7 +1,8 @@
 """Files of tensors, read without running anything that they hold, and written all or nothing.
 
 A .safetensors file is tensors and nothing else. .pt, .ckpt and .bin are pickles: they are read with
-`torch.load(weights_only=True)`, which makes tensors and plain containers and refuses every other object.
+`torch.load(weights_only=True)`, which makes tensors and plain containers and refuses every other object;
+PyTorch's own containers of parameters come in as plain dicts.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import pickle
 import re
 import struct
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,21 +82,70 @@ def _line(error: Exception) -> str:
 def _read_pickle(path: Path) -> Content:
     import torch
 
+    allowed = getattr(torch.serialization, "safe_globals", None)  # from PyTorch 2.5 on
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with allowed(list(_STAND_INS)) if allowed else nullcontext():
+            loaded = _opened(torch.load(path, map_location="cpu", weights_only=True), path)
     except pickle.UnpicklingError as error:
-        found = re.search(r"(?:GLOBAL|global|class|function)s?:? [`']?([\w.]+\.[\w.]+)", str(error))
-        if found is None:
-            raise _damaged(path, error) from error
-        raise UserError(
-            f"{path} holds {found.group(1)}",
-            "only tensors and plain values are read from such a file: anything else could run a program "
-            "that is hidden in it",
-            "look for the same weights as .safetensors",
-        ) from error
+        raise _not_unpickled(path, error) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, struct.error) as error:
         raise _damaged(path, error) from error
     return _content(path, loaded)
+
+
+def _not_unpickled(path: Path, error: pickle.UnpicklingError) -> UserError:
+    """Why a pickle is not read. PyTorch's own words advise to switch the check off; they are not repeated."""
+    text = str(error).partition("WeightsUnpickler error:")[2] or str(error)
+    rule = (
+        "only tensors and plain values are read from such a file: anything else could run a program that is "
+    )
+    rule += "hidden in it"
+    if found := re.search(r"(?:GLOBAL|global|class|function)s?:? [`']?([\w.]+\.[\w.]+)", str(error)):
+        return UserError(
+            f"{path} holds {found.group(1)}",
+            rule,
+            "look for the same weights as .safetensors; or, where you trust the file, let the program that "
+            "wrote it save its tensors alone, in a plain dict",
+        )
+    if "persistent_load of storage" in text:
+        return UserError(
+            f"{path} holds an object in the file format from before PyTorch 1.6",
+            rule,
+            "where you trust the file, load it with the program that wrote it and save it again",
+        )
+    reason = next((line for line in text.splitlines() if line.strip()), "")
+    return _damaged(
+        path, ValueError(reason if "weights_only" not in reason else "it is no pickle of tensors")
+    )
+
+
+class _StandIn:
+    """Stands in for a class of PyTorch's that holds tensors by name: what a file says of it becomes plain
+    attributes here, and no code of PyTorch's (or the file's) sees it."""
+
+
+def _stand_in(name: str) -> type[_StandIn]:
+    return type(name, (_StandIn,), {"__module__": "torch.nn.modules.container"})
+
+
+# Older embeddings of AUTOMATIC1111's web UI and others keep their vectors in these.
+_STAND_INS = (_stand_in("ParameterDict"), _stand_in("ParameterList"))
+
+
+def _opened(value: Any, path: Path) -> Any:
+    """A loaded value with dicts in the place of stand-ins."""
+    if isinstance(value, Mapping):
+        return {key: _opened(item, path) for key, item in value.items()}
+    if not isinstance(value, _StandIn):
+        return value
+    held = vars(value)
+    parameters, names = held.get("_parameters"), held.get("_keys")
+    if not isinstance(parameters, Mapping):
+        raise UserError(
+            f"{path}: a {type(value).__name__} in it has no parameters", "", "fetch the file again"
+        )
+    plain = {name: held[name] for name in names if name in held} if isinstance(names, Mapping) else {}
+    return {**plain, **parameters}
 
 
 def _content(path: Path, loaded: Any) -> Content:
