@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from birdsd.errors import UserError
+from birdsd.errors import UserError, listed_names
 
 if TYPE_CHECKING:
     from birdsd.schema import SiteConfig
@@ -94,7 +94,7 @@ def card_called(text: str) -> Card:
             return card
     raise UserError(
         f"--gpu {text} is not known",
-        f"known are {', '.join(card.name for card in CARDS)}",
+        f"known are {listed_names((card.name for card in CARDS), text)}",
         "give its memory instead: --gpu 24GB",
     )
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from birdsd.errors import UserError
+from birdsd.errors import UserError, listed_names, unknown_name
 from birdsd.sound.annotation import MALFORMED, Problem, read_text
 from birdsd.sound.names import Names, clean_name, read_names, read_types
 from birdsd.sound.numbers import EMPTY, column_rule, comma_rule, parse_number
@@ -152,11 +152,10 @@ def require(path: Path, columns: Columns, sheet: Sheet, name: str) -> None:
         for column in sheet.header
         for match in difflib.get_close_matches(fold(column), valid, 1, 0.6)
     ]
-    shown = ", ".join(filter(None, sheet.header[:8])) + (", ..." if len(sheet.header) > 8 else "")
     hint = f"Did you mean '{near[0][1]}' by '{near[0][0]}'?" if near else f"rename a column to '{valid[0]}'"
     raise UserError(
-        f"{path} has no column for the {name}; its columns are {shown or '(none)'}",
-        f"known names are {', '.join(valid[:5])}",
+        f"{path} has no column for the {name}; its columns are {listed_names(filter(None, sheet.header))}",
+        f"known names are {listed_names(valid)}",
         hint,
     )
 
@@ -184,9 +183,10 @@ def map_columns(path: Path, sheet: Sheet, asked: Mapping[str, str]) -> Columns:
     found: dict[str, int] = {}
     for canonical, column in asked.items():
         if canonical not in COLUMNS:
-            raise UserError(f"unknown column '{canonical}'", f"valid: {', '.join(COLUMNS)}")
+            raise unknown_name("column", canonical, COLUMNS)
         if column not in header:
-            raise UserError(f"{path} has no column '{column}'", f"its columns are {', '.join(header[:12])}")
+            there = listed_names(filter(None, header), column)
+            raise UserError(f"{path} has no column '{column}'", f"its columns are {there}")
         found["asked" if canonical == "label" else canonical] = header.index(column)
     for canonical, names in COLUMNS.items():
         places = folded if canonical not in _NUMBERS else folded | bare
