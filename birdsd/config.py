@@ -119,7 +119,10 @@ def compose(job: str, overrides: Sequence[str] = ()) -> Any:
     valid = dict(keys(kind))
     for key, value in values:
         _set(resolved, job, key, value, valid)
-    return _finish(resolved)
+    config = _finish(resolved)
+    if isinstance(machine := getattr(config, "machine", None), schema.MachineConfig):
+        machine.said = tuple(key.split(".")[1] for key, _ in values if key.startswith("machine."))
+    return config
 
 
 def _split(override: str) -> tuple[str, str]:

@@ -193,6 +193,10 @@ class MachineConfig:
     max_gpu_memory_gib: float = 0.0  # no more is allocated on the GPU; 0: no limit
     collective_timeout_s: int = 1800  # a rank that its peers wait for longer is given up, and the run ends
 
+    def __post_init__(self) -> None:
+        """Which of the fields the user set by name: no key of its own, since it decides nothing by itself."""
+        self.said: tuple[str, ...] = ()
+
 
 @dataclass
 class SiteConfig:
@@ -343,7 +347,7 @@ class DemoConfig:
     environment: Text = None
     codec: str = "birdsong-small"
     model: str = "tiny"
-    machine: str = "smoke"
+    machine: str = "auto"
     seed: int = 0
     clips_per_species: int = 6
     steps: int = 25
@@ -416,13 +420,13 @@ SUBMIT = "submit"
 
 # The preset of each group that a job starts from.
 GROUP_DEFAULTS: dict[str, dict[str, str]] = {
-    "prepare": {"codec": "birdsong", "data": "song", "machine": "smoke"},
-    "cache": {"data": "song", "model": "tiny", "method": "full", "machine": "smoke"},
-    "train": {"data": "song", "model": "tiny", "method": "full", "machine": "smoke"},
-    "generate": {"machine": "smoke"},
-    "grid": {"machine": "smoke"},
-    "methods": {"data": "song", "machine": "smoke"},
-    "four_ways": {"data": "song", "machine": "smoke"},
+    "prepare": {"codec": "birdsong", "data": "song", "machine": "auto"},
+    "cache": {"data": "song", "model": "tiny", "method": "full", "machine": "auto"},
+    "train": {"data": "song", "model": "tiny", "method": "full", "machine": "auto"},
+    "generate": {"machine": "auto"},
+    "grid": {"machine": "auto"},
+    "methods": {"data": "song", "machine": "auto"},
+    "four_ways": {"data": "song", "machine": "auto"},
     "demo": {},
     SUBMIT: {"site": "local"},
 }
