@@ -215,6 +215,12 @@ class SiteConfig:
     memory_gb_per_node: float = 0.0  # 0: the site's default
     time_limit_min: int = 60  # of one allocation; the longest that the partition allows
     max_nodes: int = 0  # 0: no limit is known
+    max_cpus: int = 0  # of a job on all its nodes, which share them out; 0: no limit is known
+    max_memory_gb: float = 0.0  # the same of memory
+    cpu_partition: Text = None  # for jobs that need no GPU; null: they stay in `partition`, without one
+    cpu_time_limit_min: int = 0  # there; 0: as time_limit_min
+    cpu_cpus_per_node: int = 0  # no more are asked for there; 0: no limit is known
+    cpu_memory_gb_per_node: float = 0.0  # the same of memory
     signal_lead_s: int = 120  # the warning comes so long before the time limit
     hand_over: str = "requeue"  # or chain, resubmit, manual: how the next allocation comes
     chain_length: int = 4  # allocations that are queued at once with hand_over=chain

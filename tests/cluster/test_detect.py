@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from birdsd.cluster import detect, slurm
-from birdsd.cluster.detect_facts import gpus_of_node, may_requeue, preemption, time_limits, tres
+from birdsd.cluster.detect_facts import may_requeue, preemption, time_limits
+from birdsd.cluster.gpus import gpus_of_node
+from birdsd.cluster.limits import tres
 from birdsd.config import compose, presets
 from birdsd.errors import UserError
 from tests.cluster.captured import facts_of_testbed, facts_of_university
