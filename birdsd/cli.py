@@ -15,7 +15,7 @@ import birdsd
 from birdsd import config, schema
 from birdsd.cluster.quiet import hush, libraries_on_stderr
 from birdsd.cluster.verbs import VERBS, add_verbs
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import UserError, clipped, likeness, nearest, unknown_name
 
 EXAMPLES = """examples:
   birdsd presets                                      what there is to choose from
@@ -67,7 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _verb_checked(arguments: list[str]) -> list[str]:
     verbs = ("run", "presets", "audit", "inspect", *VERBS)
     if arguments and not arguments[0].startswith("-") and arguments[0] not in verbs:
-        print(f"birdsd: {unknown_name('verb', arguments[0], verbs)}", file=sys.stderr)
+        job = nearest(arguments[0], schema.JOBS, 1)[0]
+        is_job = likeness(arguments[0], job) >= 0.7
+        way = f"{job} is a job: birdsd run {job} ..." if is_job else ""
+        error = unknown_name("verb", arguments[0], verbs, way, "`birdsd --help`")
+        print(f"birdsd: {error}", file=sys.stderr)
         raise SystemExit(2)
     return arguments
 
@@ -140,8 +144,11 @@ def _run(options: argparse.Namespace) -> int:
     if options.keys:
         _print_keys(options.job, settings, options.json)
         return 0
+    from birdsd.cluster.effects import without_effect
     from birdsd.cluster.jobs import load_job
 
+    for line in () if options.json else without_effect(options.job, options.settings, settings):
+        print(f"birdsd: {clipped(line, 300)}", file=sys.stderr)
     with libraries_on_stderr() if options.json else nullcontext():
         outcome = load_job(options.job)(settings)
     _print(outcome.facts if options.json else outcome.text)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import birdsd
 from birdsd import schema
-from birdsd.errors import UserError, clipped, listed_names, unknown_name
+from birdsd.errors import UserError, clipped, listed_names, nearest, unknown_name
 from birdsd.files import fingerprint
 
 if TYPE_CHECKING:
@@ -155,7 +155,9 @@ def _preset(group: str, value: str, values: list[tuple[str, str]]) -> str:
 def _check_own_preset(group: str, path: Path, kind: type, values: Mapping[str, Any]) -> None:
     """A preset of one's own sets what there is to set, by its names."""
     valid = next((item.default_factory for item in dataclasses.fields(kind) if item.name == group), None)
-    names = [item.name for item in dataclasses.fields(valid)] if dataclasses.is_dataclass(valid) else []
+    names: list[str] = (
+        [item.name for item in dataclasses.fields(valid)] if dataclasses.is_dataclass(valid) else []
+    )
     for name in values:
         if names and name not in names:
             raise unknown_name(f"key in {path}", name, names, whole=f"`birdsd run JOB --keys`, {group}.*")
@@ -217,7 +219,11 @@ def split_settings(job: str, settings: Sequence[str]) -> tuple[list[str], list[s
     where: list[str] = []
     what: list[str] = []
     for setting in settings:
-        first = _split(setting)[0].split(".")[0]
+        key = _split(setting)[0]
+        first = key.split(".")[0]
+        if first not in of_submit | of_job:
+            names = [name for kind in (job_type(job), schema.SubmitConfig) for name, _ in keys(kind)]
+            raise _unknown_key(job, key, [*names, *schema.GROUP_DEFAULTS[job], "site"])
         (where if first in of_submit - of_job else what).append(setting)
     return where, what
 
@@ -270,7 +276,10 @@ def _unknown_key(job: str, key: str, names: Sequence[str]) -> UserError:
     whole = (
         f"birdsd run {job} --keys" if job != schema.SUBMIT else "site, nodes, tasks_per_node, array, site.*"
     )
-    return unknown_name(f"key for job {job}", key, names, "A group takes a preset's name.", whole, meant)
+    groups = {group for known in schema.GROUP_DEFAULTS.values() for group in known}
+    near = (meant or nearest(key, names, 1))[0]
+    way = "A group takes a preset's name." if near in groups else ""
+    return unknown_name(f"key for job {job}", key, names, way, whole, meant)
 
 
 def _value(text: str, default: Any, is_open: bool) -> Any:

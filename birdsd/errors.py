@@ -72,7 +72,8 @@ def listed_names(names: Iterable[str], near: str = "") -> str:
     if _at_a_glance(held):
         return ", ".join(held) or "(none)"
     first = nearest(near, held) if near else held[:3]
-    return f"{', '.join(map(clipped, first))} and {len(held) - len(first)} more"
+    more = f" and {len(held) - len(first)} more" if len(held) > len(first) else ""
+    return ", ".join(map(clipped, first)) + more
 
 
 def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:

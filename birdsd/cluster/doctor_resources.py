@@ -31,11 +31,11 @@ def check_limits(case: Case) -> Findings:
     except UserError as problem:
         yield error("limits", f"{problem.what}: {problem.rule}", problem.way_out)
         return
-    site, partition = made.site, case.partition
-    if site.partition != case.site.partition:
-        partition = next((p for p in case.facts.partitions if p["PartitionName"] == site.partition), None)
-        if partition is None:
-            return  # `check_cpu_jobs` says so
+    site = made.site
+    where = {p["PartitionName"]: p for p in case.facts.partitions}
+    partition = where.get(site.partition or "") if site.partition != case.site.partition else case.partition
+    if partition is None:
+        return  # `check_cpu_jobs` says so
     found = limits(case.facts, partition, case.account, site.qos, site.gpu_type or "")
     tasks = case.tasks_per_node or case.site.gpus_per_node or 1
     wanted = asked_in_all(site, case.nodes, tasks)
@@ -58,7 +58,9 @@ def _tightest(found: list[Limit], what: str, nodes: int) -> Limit | None:
 
 
 def _exceeds(limit: Limit, what: str, count: int, nodes: int, tasks: int) -> Finding:
-    amount, most, unit = count, limit.most, what
+    amount: float = count
+    most: float = limit.most
+    unit = what
     if what == "mem":
         amount, most, unit = gib(count), gib(limit.most), "GiB of memory"
     where = " on a node" if limit.per_node else ""

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from birdsd.cluster.allocations import newest_position
-from birdsd.cluster.auto import AUTO
 from birdsd.cluster.handover import Attendant
 from birdsd.cluster.parts import Part
 from birdsd.cluster.stages import PROGRAM, Record, Stages
@@ -410,15 +409,16 @@ def source_name(recordings: Path) -> str:
 
 
 def machine_settings(machine: MachineConfig) -> list[str]:
-    """A machine as the settings of each step. Of machine=auto only what the user set: the rest is chosen
-    by each step for itself."""
-    if machine.name != AUTO:
+    """A machine as the settings of each step: its preset, and what the user set besides. (A step of
+    machine=auto chooses the rest for itself.) A preset that has no name here is spelt out."""
+    try:
+        usual = compose("prepare", [f"machine={machine.name}"]).machine
+    except UserError:
         return as_settings("machine", machine)
-    usual = compose("prepare", [f"machine={AUTO}"]).machine
     own = [item.name for item in fields(machine)]
     kept = [key for key in own if key in machine.said or getattr(machine, key) != getattr(usual, key)]
     told = as_settings("machine", {key: getattr(machine, key) for key in kept})
-    return [f"machine={AUTO}", *told]
+    return [f"machine={machine.name}", *told]
 
 
 def as_settings(section: str, values: Any) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 # So many sevenths with so much memory: 1g.10gb, a100_1g.5gb, nvidia_a100_3g.20gb, 1c.3g.20gb, h100-2g20gb.
 _SLICE = re.compile(r"(?<![a-z0-9])(?:[1-7]c[._-]?)?([1-7])g[._-]?(\d+)gb", re.IGNORECASE)
 _MIG = re.compile(r"(?<![a-z])mig(?![a-z])", re.IGNORECASE)
-_SEVENTHS = 7
+SEVENTHS = 7
 # No node has more GPUs; where more of a type are told, they are slices under a name of the site's own.
 _MOST_WHOLE = 16
 
@@ -56,15 +56,18 @@ def slice_gb(kind: str) -> int:
     return int(match[2]) if match else 0
 
 
+def slice_sevenths(kind: str) -> int:
+    """How many sevenths of a GPU's processors a slice has, by its name; 1 where it tells none."""
+    match = _SLICE.search(kind)
+    return int(match[1]) if match else 1
+
+
 def cards_of_node(node: Mapping[str, str]) -> int:
     """Whole GPUs of a node, those that were sliced among them."""
     cards = 0
     for kind, count in gpus_of_node(node).items():
-        match = _SLICE.search(kind)
-        if is_slice(kind, count):
-            cards += math.ceil(count * (int(match[1]) if match else 1) / _SEVENTHS)
-        else:
-            cards += count
+        whole = not is_slice(kind, count)
+        cards += count if whole else math.ceil(count * slice_sevenths(kind) / SEVENTHS)
     return cards
 
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from birdsd.cluster.gpus import SEVENTHS, slice_gb, slice_sevenths
 from birdsd.errors import UserError, listed_names
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def hardware(
             _, count, gib = MEANT_FOR[preset]
             per_node, host = per_node or count, int(gib * GIB)
             assumed = f"GPUs a node, host memory: as machine={preset} is meant; --site says otherwise"
-        return Hardware(card_called(gpu), max(1, per_node), nodes, host, assumed, limit)
+        return Hardware(_part_of_card(gpu) or card_called(gpu), max(1, per_node), nodes, host, assumed, limit)
     if (own := own_card()) is not None and site is None:
         card, count = own
         return Hardware(card, per_node or count, nodes, host, "", limit)
@@ -127,6 +128,18 @@ def hardware(
         assumed = f"no GPU is here; machine={preset} is meant for this. --gpu and --site say otherwise"
         return Hardware(card_called(name), per_node or count, nodes, int(gib * GIB), assumed, limit)
     return Hardware(None, max(1, per_node), nodes, host, "", limit)
+
+
+def _part_of_card(kind: str) -> Card | None:
+    """The card that a slice of a GPU (MIG) is, by a name such as a100_1g.10gb; None for a whole one."""
+    gb, sevenths = slice_gb(kind), slice_sevenths(kind)
+    if not gb:
+        return None
+    try:
+        whole = card_called(kind)
+    except UserError:
+        whole = card_called("A100")  # the first that can be sliced
+    return Card(f"a slice {kind}", gb, whole.tflops * sevenths / SEVENTHS, whole.bf16)
 
 
 def own_card() -> tuple[Card, int] | None:

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from birdsd import config
 from birdsd.cluster import slurm
 from birdsd.cluster.allocations import SUBMISSION_VARIABLE, Submission, withdraw_stop
+from birdsd.cluster.effects import without_effect
 from birdsd.cluster.resources import resources, site_for
 from birdsd.cluster.site import check_site, choose_site
 from birdsd.cluster.snapshot import take_snapshot
 from birdsd.cluster.store import Run, RunStore, open_training
 from birdsd.cluster.task import RankTask
-from birdsd.errors import UserError
+from birdsd.errors import UserError, clipped
 from birdsd.files import safe_name
 from birdsd.schema import SiteConfig, SubmitConfig
 
@@ -59,10 +60,10 @@ def submit(job: str, settings: Sequence[str], dry_run: bool = False) -> Submitte
     where, what = config.split_settings(job, settings)
     asked: SubmitConfig = config.compose(config.schema.SUBMIT, choose_site(where))
     check_site(asked, job)
-    for line in resources(
-        asked.site, asked.nodes, asked.tasks_per_node, job, config.compose(job, what)
-    ).remarks:
-        print(f"birdsd: {line}", file=sys.stderr)
+    settled = config.compose(job, what)
+    asks = resources(asked.site, asked.nodes, asked.tasks_per_node, job, settled)
+    for line in (*without_effect(job, what, settled), *asks.remarks):
+        print(f"birdsd: {clipped(line, 300)}", file=sys.stderr)
     run = open_run(job, what, write=not dry_run)
     if run.result is not None and job == "train":
         return Submitted(run, [], f"{run.folder.name}: nothing to do, this run is finished")

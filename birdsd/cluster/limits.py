@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -67,12 +67,12 @@ def limits(
     for one in parents(facts, account):
         found += _written(one, f"account {one['Account']}", _OF_ASSOCIATION)
     kept = []
-    for one in found:
-        kind, _, typed = one.what.partition(":")
+    for limit in found:
+        kind, _, typed = limit.what.partition(":")
         if kind != GPU or not typed:
-            kept.append(one)
+            kept.append(limit)
         elif gpu_type and typed.casefold() == gpu_type.casefold():
-            kept.append(Limit(GPU, one.most, one.who, one.text, one.per_node))
+            kept.append(replace(limit, what=GPU))
     return kept
 
 

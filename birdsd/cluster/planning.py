@@ -310,8 +310,9 @@ def make_plan(settings: Sequence[str], gpu: str | None = None, site: str | None 
         notes.append(there.assumed)
     made = replace(plan_training(config, codec, there, notes), encoding=_encoding(config, codec))
     # machine=auto asks for no layout of its own where there is a GPU: it is what the plan chooses.
-    asked = made.chosen if preset == AUTO and there.card is not None and made.chosen else made.asked
-    return replace(made, asked=asked)
+    if preset == AUTO and there.card is not None and made.chosen is not None:
+        return replace(made, asked=made.chosen)
+    return made
 
 
 def _found(store: RunStore, name: str | None, key: str) -> str | None:

@@ -181,5 +181,7 @@ def test_an_experiment_leaves_the_choice_to_its_steps() -> None:
     assert sorted(machine_settings(asked.machine)) == [
         "machine.device=auto", "machine.threads=1", "machine=auto",
     ]  # fmt: skip
-    own = machine_settings(compose("methods", ["machine=smoke"]).machine)
-    assert "machine.name=smoke" in own and "machine.micro_batch=32" in own
+    other = compose("methods", ["machine=smoke", "machine.micro_batch=4"]).machine
+    assert machine_settings(other) == ["machine=smoke", "machine.micro_batch=4"]
+    unnamed = machine_settings(schema.MachineConfig(name="of a file", micro_batch=4))
+    assert "machine.micro_batch=4" in unnamed and "machine.device=auto" in unnamed

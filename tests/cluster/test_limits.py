@@ -14,6 +14,7 @@ from birdsd.cluster import detect, slurm
 from birdsd.cluster.doctor_case import Case
 from birdsd.cluster.doctor_resources import check_cpu_jobs, check_environment, check_gpu_type, check_limits
 from birdsd.cluster.gpus import cards_of_node, gpus_of_node, is_slice
+from birdsd.cluster.hardware import hardware
 from birdsd.cluster.limits import tres
 from birdsd.cluster.resources import needs_gpu, resources
 from birdsd.config import compose
@@ -297,6 +298,16 @@ def test_whole_gpus_go_before_slices(
     assert tuple(values[name] for name in names) == expected
     for word in words:
         assert word in sources["gpus_per_node"]
+
+
+def test_a_plan_knows_a_slice_from_the_whole_card() -> None:
+    site = replace(PRESET, gpu_type="a100_1g.10gb")
+    card = hardware("auto", site=site).card
+    assert card is not None and card.gib == 10 and card.tflops == pytest.approx(312 / 7)
+    whole = hardware("auto", site=PRESET).card
+    assert whole is not None and whole.gib == 80
+    other = hardware("auto", site=replace(PRESET, gpu_type="3g.20gb")).card
+    assert other is not None and other.gib == 20
 
 
 def test_the_users_type_wins(at: Any) -> None:
