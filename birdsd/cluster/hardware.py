@@ -104,7 +104,8 @@ def hardware(
     preset: str, gpu: str | None = None, site: SiteConfig | None = None, nodes: int = 1, per_node: int = 0
 ) -> Hardware:
     """What there is to plan for: `gpu` if it is named, else the site's, else this machine's GPU, else what
-    the machine preset is meant for, else this CPU."""
+    the machine preset is meant for, else a small GPU where the site has some of a kind that it does not name,
+    else this CPU."""
     host, limit = host_memory(), 0
     if site is not None:
         limit = site.time_limit_min
@@ -127,6 +128,10 @@ def hardware(
         name, count, gib = MEANT_FOR[preset]
         assumed = f"no GPU is here; machine={preset} is meant for this. --gpu and --site say otherwise"
         return Hardware(card_called(name), per_node or count, nodes, int(gib * GIB), assumed, limit)
+    if site is not None and site.gpus_per_node:
+        name = MEANT_FOR["notebook"][0]
+        assumed = f"site {site.name} does not name its GPUs: planned for a {name}; --gpu says otherwise"
+        return Hardware(card_called(name), per_node, nodes, host, assumed, limit)
     return Hardware(None, max(1, per_node), nodes, host, "", limit)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -185,3 +186,25 @@ def test_an_experiment_leaves_the_choice_to_its_steps() -> None:
     assert machine_settings(other) == ["machine=smoke", "machine.micro_batch=4"]
     unnamed = machine_settings(schema.MachineConfig(name="of a file", micro_batch=4))
     assert "machine.micro_batch=4" in unnamed and "machine.device=auto" in unnamed
+
+
+def test_a_training_on_a_gpu_says_what_it_took(
+    monkeypatch: pytest.MonkeyPatch, large: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a GPU in name only, as this test must run without one: the plan's choice, in one line."""
+    from birdsd.jobs import train
+
+    facts = SimpleNamespace(name="NVIDIA H100", total_memory=80 * GIB)
+    monkeypatch.setattr("birdsd.training.precision.choose_device", lambda *_: torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: facts)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: facts.name)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(planning, "hardware", lambda *_, **__: on("80GB"))
+    config = compose("train", ["model=sd15", "method=full", "machine.micro_batch=4"])
+    machine = train._on_this_machine(config).machine
+    assert (machine.engine, machine.precision, machine.micro_batch) == ("torch", "bf16", 4)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("birdsd: machine=auto: NVIDIA H100 (80 GiB), bf16; engine=torch micro_batch=4")
+    own = compose("train", ["machine=notebook"])
+    assert train._on_this_machine(own) is own and not capsys.readouterr().err

@@ -306,6 +306,8 @@ def test_a_plan_knows_a_slice_from_the_whole_card() -> None:
     assert card is not None and card.gib == 10 and card.tflops == pytest.approx(312 / 7)
     whole = hardware("auto", site=PRESET).card
     assert whole is not None and whole.gib == 80
+    unnamed = hardware("auto", site=replace(PRESET, gpu_type=None))
+    assert unnamed.card is not None and "does not name its GPUs" in unnamed.assumed
     other = hardware("auto", site=replace(PRESET, gpu_type="3g.20gb")).card
     assert other is not None and other.gib == 20
 
