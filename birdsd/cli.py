@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import birdsd
 from birdsd import config, schema
@@ -35,13 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The entry point; returns the exit status."""
     hush()
     parser = _parser()
-    options, rest = parser.parse_known_args(
-        _verb_checked(sys.argv[1:] if arguments is None else list(arguments))
-    )
+    typed = _verb_checked(sys.argv[1:] if arguments is None else list(arguments))
+    options, rest = parser.parse_known_args(typed)
     if rest and hasattr(options, "settings") and not any(item.startswith("-") for item in rest):
         options.settings.extend(rest)  # settings may stand before and after a flag
     elif rest:
-        parser.error(f"unrecognised: {' '.join(rest)}")
+        _refuse(parser, typed, rest)
     if not hasattr(options, "call"):
         parser.print_help()
         return 0
@@ -62,6 +61,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise  # not about a file that the user named
         print(f"birdsd: {error.filename}: {error.strerror}", file=sys.stderr)
         return UserError.exit_status
+
+
+def _refuse(parser: argparse.ArgumentParser, typed: Sequence[str], rest: Sequence[str]) -> NoReturn:
+    """End on words that no verb takes: an unknown option gets the nearest of those that there are."""
+    unknown = next((word.partition("=")[0] for word in rest if word.startswith("-")), None)
+    if unknown is None or typed[0].startswith("-"):
+        parser.error(f"unrecognised: {clipped(' '.join(rest), 200)}")
+    own: Any = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices[typed[0]]
+    options = [name for action in own._actions for name in action.option_strings if name.startswith("--")]
+    error = unknown_name(f"option of birdsd {typed[0]}", unknown, options, whole=f"birdsd {typed[0]} --help")
+    print(f"birdsd: {error}", file=sys.stderr)
+    raise SystemExit(UserError.exit_status)
 
 
 def _verb_checked(arguments: list[str]) -> list[str]:

@@ -18,7 +18,7 @@ from birdsd import config
 from birdsd.cluster import slurm
 from birdsd.cluster.allocations import SUBMISSION_VARIABLE, Submission, withdraw_stop
 from birdsd.cluster.effects import without_effect
-from birdsd.cluster.resources import resources, site_for
+from birdsd.cluster.resources import resources, settings_of, site_for
 from birdsd.cluster.site import check_site, choose_site
 from birdsd.cluster.snapshot import take_snapshot
 from birdsd.cluster.store import Run, RunStore, open_training
@@ -60,7 +60,7 @@ def submit(job: str, settings: Sequence[str], dry_run: bool = False) -> Submitte
     where, what = config.split_settings(job, settings)
     asked: SubmitConfig = config.compose(config.schema.SUBMIT, choose_site(where))
     check_site(asked, job)
-    settled = config.compose(job, what)
+    settled = settings_of(job, tuple(what))
     asks = resources(asked.site, asked.nodes, asked.tasks_per_node, job, settled)
     for line in (*without_effect(job, what, settled), *asks.remarks):
         print(f"birdsd: {clipped(line, 300)}", file=sys.stderr)
