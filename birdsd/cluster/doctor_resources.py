@@ -11,7 +11,7 @@ from birdsd.cluster.detect_facts import closed, time_limits
 from birdsd.cluster.detect_hardware import gib
 from birdsd.cluster.doctor_case import Case, Finding, Findings, error, ok, warning
 from birdsd.cluster.doctor_files import IN_MEMORY, SHARED, mount_of
-from birdsd.cluster.doctor_slurm import AGAIN, on_one_machine
+from birdsd.cluster.doctor_slurm import AGAIN, job_and_tasks, on_one_machine
 from birdsd.cluster.gpus import has_whole, is_slice, kinds_of
 from birdsd.cluster.limits import GPU, Limit, least, limits
 from birdsd.cluster.resources import asked_in_all, needs_gpu, resources
@@ -25,9 +25,9 @@ def check_limits(case: Case) -> Findings:
     """No limit of partition, qos, user, account or group is below what a job asks for."""
     if case.facts is None or case.site is None or case.partition is None:
         return
-    job = "prepare" if isinstance(case.settings, PrepareConfig) else "train"
-    try:
-        made = resources(case.site, case.nodes, case.tasks_per_node, job, case.settings)
+    job, tasks = job_and_tasks(case, case.site)
+    try:  # several slices of GPUs among them
+        made = resources(case.site, case.nodes, tasks, job, case.settings)
     except UserError as problem:
         yield error("limits", f"{problem.what}: {problem.rule}", problem.way_out)
         return
@@ -37,7 +37,6 @@ def check_limits(case: Case) -> Findings:
     if partition is None:
         return  # `check_cpu_jobs` says so
     found = limits(case.facts, partition, case.account, site.qos, site.gpu_type or "")
-    tasks = case.tasks_per_node or case.site.gpus_per_node or 1
     wanted = asked_in_all(site, case.nodes, tasks)
     exceeded = 0
     for what, count in wanted.items():
@@ -99,11 +98,6 @@ def check_gpu_type(case: Case) -> Findings:
             )  # fmt: skip
         else:
             yield ok("gpus", f"{wanted} is a slice of a GPU (MIG): {title} has nothing else")
-        if case.site.gpus_per_node > 1 or case.nodes > 1:
-            yield error(
-                "gpus", f"{case.nodes * case.site.gpus_per_node} slices of GPUs in one job",
-                "slices cannot train together: site.gpus_per_node=1, nodes=1",
-            )  # fmt: skip
     elif not wanted and any(kind.is_slice for kind in kinds) and has_whole(case.facts.nodes_of(title)):
         yield warning(
             "gpus",

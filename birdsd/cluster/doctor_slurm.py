@@ -18,7 +18,7 @@ from birdsd.cluster.doctor_case import ERROR, Case, Findings, error, explained, 
 from birdsd.cluster.gpus import gpus_of_node
 from birdsd.cluster.limits import number
 from birdsd.cluster.resources import resources
-from birdsd.errors import listed_names
+from birdsd.errors import UserError, listed_names
 from birdsd.schema import PrepareConfig, SiteConfig
 
 _UNUSABLE = ("DOWN", "DRAIN", "FAIL", "FUTURE", "INVAL", "NOT_RESPONDING", "NO_RESPOND", "UNKNOWN")
@@ -261,15 +261,24 @@ def check_trial(case: Case) -> Findings:
     """What sbatch itself says to a job as the site describes it; nothing is submitted."""
     if case.facts is None or case.site is None or case.partition is None:
         return
+    job, tasks = job_and_tasks(case, case.site)
     try:
-        job = "prepare" if isinstance(case.settings, PrepareConfig) else "train"
-        site = resources(case.site, case.nodes, case.tasks_per_node, job, case.settings).site
-        tasks = case.tasks_per_node or case.site.gpus_per_node or 1
+        site = resources(case.site, case.nodes, tasks, job, case.settings).site
+    except UserError:
+        return  # `check_limits` says so
+    try:
         said = slurm.would_start(_request(site, case.nodes, tasks))
     except slurm.SlurmError as problem:
         yield error("sbatch", f"it would refuse a job of this site: {problem.rule}", AGAIN)
         return
     yield ok("sbatch", f"would take a job of {case.nodes} node{'s' * (case.nodes > 1)}: {said}")
+
+
+def job_and_tasks(case: Case, site: SiteConfig) -> tuple[str, int]:
+    """Which job the settings are of, as far as that matters to a site, and its tasks a node."""
+    if isinstance(case.settings, PrepareConfig):
+        return "prepare", 1
+    return "train", case.tasks_per_node or site.gpus_per_node or 1
 
 
 def _request(site: SiteConfig, nodes: int, tasks_per_node: int) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from birdsd import config
 from birdsd.cluster.auto import AUTO
+from birdsd.cluster.gpus import is_slice
 from birdsd.errors import UserError
 from birdsd.schema import SiteConfig
 
@@ -41,7 +42,8 @@ def needs_gpu(job: str, settled: Any) -> bool:
 def resources(site: SiteConfig, nodes: int, tasks_per_node: int, job: str, settled: Any) -> Resources:
     """What a job on so many nodes and tasks (0: one a GPU of the site) asks for.
 
-    Raises `UserError` where the site's limits leave less than a CPU for each task.
+    Raises `UserError` where the site's limits leave less than a CPU for each task, and for several slices
+    of GPUs.
     """
     if site.executor != "slurm":
         return Resources(site, ())
@@ -51,6 +53,12 @@ def resources(site: SiteConfig, nodes: int, tasks_per_node: int, job: str, settl
     remarks = []
     if needs_gpu(job, settled):
         asked.gpus_per_node = min(site.gpus_per_node, tasks)
+        if is_slice(site.gpu_type or "") and nodes * asked.gpus_per_node > 1:
+            raise UserError(
+                f"{nodes * asked.gpus_per_node} GPUs of type {site.gpu_type} in one job",
+                "these are slices of GPUs (MIG), which cannot train together",
+                "nodes=1 tasks_per_node=1, or site.gpu_type= whole GPUs",
+            )
         remarks += _of_auto(site, asked, settled)
     else:
         asked = _without_gpus(asked, tasks)

@@ -300,6 +300,14 @@ def test_whole_gpus_go_before_slices(
         assert word in sources["gpus_per_node"]
 
 
+def test_several_slices_are_refused_before_they_wait_in_a_queue() -> None:
+    site, auto = replace(PRESET, gpus_per_node=4, gpu_type="a100_1g.10gb"), compose("train")
+    with pytest.raises(UserError, match="cannot train together"):
+        resources(site, 1, 0, "train", auto)
+    assert resources(site, 1, 1, "train", auto).site.gpus_per_node == 1
+    assert resources(site, 1, 0, "train", compose("train", ["machine=smoke"])).site.gpu_type is None
+
+
 def test_a_plan_knows_a_slice_from_the_whole_card() -> None:
     site = replace(PRESET, gpu_type="a100_1g.10gb")
     card = hardware("auto", site=site).card
@@ -334,8 +342,8 @@ def test_the_doctor_of_slices(at: Any) -> None:
     site = replace(PRESET, qos="normal", gpu_type="a100_1g.10gb")
     (one,) = check_gpu_type(case(site))
     assert one.level == "warning" and "has whole ones: a100" in one.what
-    several = [finding.level for finding in check_gpu_type(case(replace(site, gpus_per_node=28)))]
-    assert several == ["warning", "error"]
+    (several,) = check_limits(case(replace(site, gpus_per_node=28)))
+    assert several.level == "error" and "28 GPUs of type a100_1g.10gb in one job" in several.what
     (either,) = check_gpu_type(case(replace(site, gpu_type=None)))
     assert either.level == "warning" and "may get either" in either.what
     assert not list(check_gpu_type(case(replace(site, gpu_type="a100"))))
