@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from birdsd.cluster.detect_facts import Facts, closed, time_limits, usable_associations
-from birdsd.cluster.gpus import Kind, cards_of_node, gpus_of_node, kinds_of
+from birdsd.cluster.gpus import SEVENTHS, Kind, cards_of_node, kinds_of, slice_sevenths
 from birdsd.cluster.limits import GPU, Limit, least, limits, number, partition_number
 from birdsd.errors import unknown_name
 
@@ -76,19 +76,18 @@ def _gpus(
         said += "" if asked else "; --gpu-type NAME takes another"
     if not kind.type and any(one.type for one in kinds):
         said += "; REMARK: the chosen ones have no type, so Slurm may give a job the others too"
-    for what, each in ((GPU, 1), ("cpu", 1)):
+    for what in (GPU, "cpu"):  # each GPU's task needs a CPU
         limit = least(found, what)
-        if limit is not None and limit.most < gpus * each:
-            gpus, said = limit.most, f"{limit.told}; a node has {kind.per_node} {kind.type or 'GPUs'}"
-            said += "" if gpus else ". REMARK: these jobs get no GPU at all"
+        if limit is not None and limit.most < gpus:
+            gpus, said = limit.most, f"{limit.told}; {said}"
+            said += "" if gpus else "; REMARK: such jobs get no GPU at all"
     return gpus, said
 
 
 def _share(node: Mapping[str, str], kind: Kind) -> int:
-    """Into how many parts a node falls: one for each of its GPUs, or of its slices."""
-    if kind.is_slice:
-        return max(1, gpus_of_node(node).get(kind.type, 1))
-    return max(1, cards_of_node(node))
+    """Into how many parts a node falls: its GPUs, or the slices of this kind that they would make."""
+    cards = max(1, cards_of_node(node))
+    return max(1, cards * SEVENTHS // slice_sevenths(kind.type)) if kind.is_slice else cards
 
 
 def _cpus(

@@ -36,8 +36,8 @@ _COST = {1: 1.03, 2: 1.05, 3: 1.2}
 _BUS_BYTES_PER_S, _HOST_BYTES_PER_S = 12e9, 20e9
 # Memory that is free but in pieces too small.
 _FRAGMENTED = 1.05
-# These methods have nothing to keep: there is no frozen autoencoder or text encoder in their steps.
 _TRAIN_NOTHING = ("aesthetic_gradients",)
+# These methods have nothing to keep: there is no frozen autoencoder or text encoder in their steps.
 _LEARN_FROM_PICTURES = ("autoencoder", "clip", "aesthetic_gradients")
 T = TypeVar("T")
 
