@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from birdsd.schema import SiteConfig
 
 if TYPE_CHECKING:
     from birdsd.cluster.allocations import Submission
+    from birdsd.cluster.store import Run
 
 # Their code needs no GPU, whatever the machine. (What reads recordings is signal processing.)
 CPU_JOBS = ("prepare",)
@@ -37,6 +39,13 @@ def needs_gpu(job: str, settled: Any) -> bool:
     """Whether a job with these settings uses a GPU where there is one."""
     machine = getattr(settled, "machine", None)
     return job not in CPU_JOBS and getattr(machine, "device", "auto") != "cpu"
+
+
+def uses_gpus(run: Run) -> bool:
+    """Whether a run's job, as it was last opened, uses the GPUs that may be there."""
+    with suppress(UserError, KeyError, TypeError):
+        return run.job not in CPU_JOBS and run.config["machine"]["device"] != "cpu"
+    return True
 
 
 def resources(site: SiteConfig, nodes: int, tasks_per_node: int, job: str, settled: Any) -> Resources:

@@ -17,6 +17,8 @@ from birdsd.cluster.gpus import cards_of_node, gpus_of_node, is_slice
 from birdsd.cluster.hardware import hardware
 from birdsd.cluster.limits import tres
 from birdsd.cluster.resources import needs_gpu, resources
+from birdsd.cluster.session import Session
+from birdsd.cluster.store import RunStore
 from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.schema import SiteConfig
@@ -364,6 +366,21 @@ def test_jobs_that_need_no_gpu() -> None:
     for job in ("cache", "generate", "methods", "four_ways"):
         assert needs_gpu(job, compose(job)), job
     assert not needs_gpu("prepare", compose("prepare", ["machine=node"]))
+
+
+def test_no_gpu_hours_where_no_gpu_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node may have GPUs that a job on it did not ask for."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    booked = {}
+    for job, settings in (
+        ("prepare", ["machine=smoke"]), ("prepare", []), ("cache", []), ("generate", ["machine=smoke"]),
+    ):  # fmt: skip
+        run = RunStore(tmp_path / f"{job}-{len(booked)}").open_job(job, compose(job, settings))
+        with Session(run, lock=False) as session:
+            began = session.allocation.began
+        assert began is not None
+        booked[f"{job} {' '.join(settings)}".strip()] = began.gpus
+    assert booked == {"prepare machine=smoke": 0, "prepare": 0, "cache": 1, "generate machine=smoke": 0}
 
 
 @pytest.mark.parametrize("partitions", [[f"cpu {USUAL} MaxTime=06:00:00"], []])
