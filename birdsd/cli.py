@@ -9,13 +9,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import birdsd
 from birdsd import config, schema
 from birdsd.cluster.quiet import hush, libraries_on_stderr
 from birdsd.cluster.verbs import VERBS, add_verbs
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import UserError, clipped, likeness, nearest, unknown_name
 
 EXAMPLES = """examples:
   birdsd presets                                      what there is to choose from
@@ -35,13 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The entry point; returns the exit status."""
     hush()
     parser = _parser()
-    options, rest = parser.parse_known_args(
-        _verb_checked(sys.argv[1:] if arguments is None else list(arguments))
-    )
+    typed = _verb_checked(sys.argv[1:] if arguments is None else list(arguments))
+    options, rest = parser.parse_known_args(typed)
     if rest and hasattr(options, "settings") and not any(item.startswith("-") for item in rest):
         options.settings.extend(rest)  # settings may stand before and after a flag
     elif rest:
-        parser.error(f"unrecognised: {' '.join(rest)}")
+        _refuse(parser, typed, rest)
     if not hasattr(options, "call"):
         parser.print_help()
         return 0
@@ -64,10 +63,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return UserError.exit_status
 
 
+def _refuse(parser: argparse.ArgumentParser, typed: Sequence[str], rest: Sequence[str]) -> NoReturn:
+    """End on words that no verb takes: an unknown option gets the nearest of those that there are."""
+    unknown = next((word.partition("=")[0] for word in rest if word.startswith("-")), None)
+    if unknown is None or typed[0].startswith("-"):
+        parser.error(f"unrecognised: {clipped(' '.join(rest), 200)}")
+    own: Any = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices[typed[0]]
+    options = [name for action in own._actions for name in action.option_strings if name.startswith("--")]
+    error = unknown_name(f"option of birdsd {typed[0]}", unknown, options, whole=f"birdsd {typed[0]} --help")
+    print(f"birdsd: {error}", file=sys.stderr)
+    raise SystemExit(UserError.exit_status)
+
+
 def _verb_checked(arguments: list[str]) -> list[str]:
     verbs = ("run", "presets", "audit", "inspect", *VERBS)
     if arguments and not arguments[0].startswith("-") and arguments[0] not in verbs:
-        print(f"birdsd: {unknown_name('verb', arguments[0], verbs)}", file=sys.stderr)
+        job = nearest(arguments[0], schema.JOBS, 1)[0]
+        is_job = likeness(arguments[0], job) >= 0.7
+        way = f"{job} is a job: birdsd run {job} ..." if is_job else ""
+        error = unknown_name("verb", arguments[0], verbs, way, "`birdsd --help`")
+        print(f"birdsd: {error}", file=sys.stderr)
         raise SystemExit(2)
     return arguments
 
@@ -140,8 +155,11 @@ def _run(options: argparse.Namespace) -> int:
     if options.keys:
         _print_keys(options.job, settings, options.json)
         return 0
+    from birdsd.cluster.effects import without_effect
     from birdsd.cluster.jobs import load_job
 
+    for line in () if options.json else without_effect(options.job, options.settings, settings):
+        print(f"birdsd: {clipped(line, 300)}", file=sys.stderr)
     with libraries_on_stderr() if options.json else nullcontext():
         outcome = load_job(options.job)(settings)
     _print(outcome.facts if options.json else outcome.text)

@@ -11,14 +11,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import birdsd
 from birdsd import schema
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import UserError, clipped, listed_names, nearest, unknown_name
 from birdsd.files import fingerprint
 
 if TYPE_CHECKING:
@@ -119,14 +119,17 @@ def compose(job: str, overrides: Sequence[str] = ()) -> Any:
     valid = dict(keys(kind))
     for key, value in values:
         _set(resolved, job, key, value, valid)
-    return _finish(resolved)
+    config = _finish(resolved)
+    if isinstance(machine := getattr(config, "machine", None), schema.MachineConfig):
+        machine.said = tuple(key.split(".")[1] for key, _ in values if key.startswith("machine."))
+    return config
 
 
 def _split(override: str) -> tuple[str, str]:
     key, equals, value = override.partition("=")
     if not equals or not re.fullmatch(r"[A-Za-z_][\w.-]*", key):
         raise UserError(
-            f"cannot read the setting {override!r}",
+            f"cannot read the setting '{clipped(override)}'",
             "a setting is group=preset or key=value, e.g. machine=smoke or optim.learning_rate=1e-4",
         )
     return key, value
@@ -139,12 +142,25 @@ def _preset(group: str, value: str, values: list[tuple[str, str]]) -> str:
         return known[value].reference
     if value.endswith((".yaml", ".yml")):
         if not Path(value).is_file():
-            raise UserError(f"{group}={value}: the file does not exist", "", f"or one of {', '.join(known)}")
+            raise UserError(
+                f"{group}={clipped(value)}: the file does not exist", "", f"or one of {listed_names(known)}"
+            )
         return str(Path(value).resolve())
     if group == "data" and ("/" in value or Path(value).exists()):
         values.insert(0, ("data.recordings", value))
         return known[schema.GROUP_DEFAULTS["prepare"]["data"]].reference
     raise unknown_name(f"preset of {group}", value, known, "`birdsd presets` describes them.")
+
+
+def _check_own_preset(group: str, path: Path, kind: type, values: Mapping[str, Any]) -> None:
+    """A preset of one's own sets what there is to set, by its names."""
+    valid = next((item.default_factory for item in dataclasses.fields(kind) if item.name == group), None)
+    names: list[str] = (
+        [item.name for item in dataclasses.fields(valid)] if dataclasses.is_dataclass(valid) else []
+    )
+    for name in values:
+        if names and name not in names:
+            raise unknown_name(f"key in {path}", name, names, whole=f"`birdsd run JOB --keys`, {group}.*")
 
 
 def _merge_presets(job: str, kind: type, groups: dict[str, str]) -> DictConfig:
@@ -172,10 +188,14 @@ def _merge_presets(job: str, kind: type, groups: dict[str, str]) -> DictConfig:
         plain = OmegaConf.to_container(composed)
         assert isinstance(plain, dict)
         plain.pop("defaults", None)
-        plain.update({group: {"name": path.stem, **_read_yaml(path)} for group, path in own.items()})
+        for group, path in own.items():
+            plain[group] = {"name": path.stem, **_read_yaml(path)}
+            _check_own_preset(group, path, kind, plain[group])
         return OmegaConf.merge(OmegaConf.structured(kind), plain)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"a preset of {groups} cannot be used: {error}") from error
+        named = listed_names(str(path) for path in own.values()) if own else listed_names(ours.values())
+        said = str(error).strip().split("\n")[0]
+        raise UserError(f"a preset cannot be used ({named})", clipped(said, 160)) from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -199,7 +219,11 @@ def split_settings(job: str, settings: Sequence[str]) -> tuple[list[str], list[s
     where: list[str] = []
     what: list[str] = []
     for setting in settings:
-        first = _split(setting)[0].split(".")[0]
+        key = _split(setting)[0]
+        first = key.split(".")[0]
+        if first not in of_submit | of_job:
+            names = [name for kind in (job_type(job), schema.SubmitConfig) for name, _ in keys(kind)]
+            raise _unknown_key(job, key, [*names, *schema.GROUP_DEFAULTS[job], "site"])
         (where if first in of_submit - of_job else what).append(setting)
     return where, what
 
@@ -210,17 +234,52 @@ def _set(resolved: DictConfig, job: str, key: str, value: str, valid: dict[str, 
 
     below_open = [k for k, default in valid.items() if isinstance(default, dict) and key.startswith(k + ".")]
     if key not in valid and not below_open:
-        groups = schema.GROUP_DEFAULTS[job]
-        raise unknown_name(f"key for job {job}", key, [*valid, *groups], "A group takes a preset's name.")
+        raise _unknown_key(job, key, [*valid, *schema.GROUP_DEFAULTS[job]])
     try:
         OmegaConf.update(
             resolved, key, _value(value, valid.get(key), bool(below_open)), force_add=bool(below_open)
         )
     except (OmegaConfBaseException, ValueError) as error:
-        reason = str(error).split("\n")[0]
+        reason = clipped(str(error).split("\n")[0], 160)
+        default = clipped(repr(valid.get(key)))
         raise UserError(
-            f"{key}={value} does not fit", f"{reason}; the default is {valid.get(key)!r}"
+            f"{key}={clipped(value)} does not fit", f"{reason}; the default is {default}"
         ) from error
+
+
+# What other trainers call it: the last part of a key there, and here.
+_ALSO_CALLED = {
+    "lr": "learning_rate",
+    "epochs": "total_samples",
+    "steps": "total_samples",
+    "max_steps": "total_samples",
+    "max_train_steps": "total_samples",
+    "batch_size": "global_batch",
+    "train_batch_size": "global_batch",
+    "workers": "reader_threads",
+    "num_workers": "reader_threads",
+    "mixed_precision": "precision",
+    "dtype": "precision",
+    "gpus": "tasks_per_node",
+    "output_dir": "runs",
+    "cfg": "guidance",
+    "cfg_scale": "guidance",
+    "guidance_scale": "guidance",
+    "num_inference_steps": "steps",
+}
+
+
+def _unknown_key(job: str, key: str, names: Sequence[str]) -> UserError:
+    """The error for a key that a job does not have."""
+    ours = _ALSO_CALLED.get(key.rpartition(".")[2].lower(), "")
+    meant = [name for name in names if ours and name.rpartition(".")[2] == ours]
+    whole = (
+        f"birdsd run {job} --keys" if job != schema.SUBMIT else "site, nodes, tasks_per_node, array, site.*"
+    )
+    groups = {group for known in schema.GROUP_DEFAULTS.values() for group in known}
+    near = (meant or nearest(key, names, 1))[0]
+    way = "A group takes a preset's name." if near in groups else ""
+    return unknown_name(f"key for job {job}", key, names, way, whole, meant)
 
 
 def _value(text: str, default: Any, is_open: bool) -> Any:

@@ -7,7 +7,7 @@ without a traceback and exits with a non-zero status; anything else that escapes
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -32,12 +32,92 @@ def _sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?", ":")) else text + "."
 
 
-def unknown_name(kind: str, name: str, valid: Iterable[str], way_out: str = "") -> UserError:
-    """The error for a name that is not among the valid ones; it lists them and the nearest match."""
-    names = sorted(str(v) for v in valid)
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    hint = f"Did you mean '{near[0]}'?" if near else ""
-    listed = ", ".join(names) if names else "(there are none)"
+# So many names, and so many characters of them, are still read at a glance.
+_FEW, _GLANCE = 8, 160
+_LONGEST_NAME = 60
+_CLOSE = 0.5
+
+
+def unknown_name(
+    kind: str,
+    name: str,
+    valid: Iterable[str],
+    way_out: str = "",
+    whole: str = "",
+    meant: Sequence[str] = (),
+) -> UserError:
+    """The error for a name that is not among the valid ones.
+
+    It lists them where they are few; of many it names the nearest three, and `whole` says where the whole
+    list is (a command or a file). `meant` are valid names that are known to be called so elsewhere.
+    """
+    names = sorted({str(v) for v in valid})
+    near = list(dict.fromkeys([*meant, *nearest(name, names)]))[:3]
+    close = meant or (near and likeness(name, near[0]) >= _CLOSE)
+    hint = f"Did you mean '{clipped(near[0])}'?" if close else ""
+    if _at_a_glance(names):
+        rule = f"valid: {', '.join(names) or '(there are none)'}"
+    else:
+        rule = f"the nearest of {len(names)}: {', '.join(map(clipped, near))}"
+        rule += f"; all of them: {whole}" if whole else ""
     return UserError(
-        f"unknown {kind} '{name}'", f"valid: {listed}", " ".join(t for t in (hint, way_out) if t)
+        f"unknown {kind} '{clipped(name)}'", rule, " ".join(part for part in (hint, way_out) if part)
     )
+
+
+def listed_names(names: Iterable[str], near: str = "") -> str:
+    """Names for a message: all of them where they are few, else three, the nearest to `near` first, and how
+    many more there are; "(none)" without any."""
+    held = [str(name) for name in names]
+    if _at_a_glance(held):
+        return ", ".join(held) or "(none)"
+    first = nearest(near, held) if near else held[:3]
+    more = f" and {len(held) - len(first)} more" if len(held) > len(first) else ""
+    return ", ".join(map(clipped, first)) + more
+
+
+def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
+    """The `count` names most like `name`, the nearest first."""
+    return sorted(names, key=lambda other: -likeness(name, other))[:count]
+
+
+def likeness(name: str, other: str) -> float:
+    """From 0 to 1: how likely `other` is what was meant by `name`.
+
+    Compared as a whole, by the part behind the last dot (`learning_rate` for `optim.learning_rate`), by its
+    initials (`lr`), and by whole words that both have (`batch_size` and `global_batch`).
+    """
+    mine, theirs = _plain(name), _plain(other)
+    if mine == theirs:
+        return 1.0
+    whole = _ratio(mine, theirs)
+    last, other_last = mine.rpartition(".")[2], theirs.rpartition(".")[2]
+    words, other_words = last.split("_"), other_last.split("_")
+    tail = _ratio(last, other_last)
+    if last and last == "".join(word[:1] for word in other_words) and len(other_words) > 1:
+        tail = 0.95
+    elif len(last) > 2 and other_last.startswith(last):
+        tail = max(tail, 0.8)
+    shared = {word for word in words if len(word) > 2} & set(other_words)
+    by_word = 0.5 + 0.8 * len(shared) / (len(words) + len(other_words)) if shared else 0.0
+    # The same section weighs a little, so that of two equal ends the one beside the typed one comes first.
+    section = 0.02 * _ratio(mine.rpartition(".")[0], theirs.rpartition(".")[0])
+    return min(0.99, max(whole, 0.95 * tail, by_word) + section)
+
+
+def clipped(text: object, most: int = _LONGEST_NAME) -> str:
+    """A name on one line, its middle left out where it is long."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else f"{line[: most - most // 2 - 1]}…{line[-(most // 2) :]}"
+
+
+def _at_a_glance(names: Sequence[str]) -> bool:
+    return len(names) <= _FEW and sum(map(len, names)) <= _GLANCE
+
+
+def _plain(text: str) -> str:
+    return str(text).casefold().replace("-", "_").strip()
+
+
+def _ratio(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()

@@ -193,6 +193,10 @@ class MachineConfig:
     max_gpu_memory_gib: float = 0.0  # no more is allocated on the GPU; 0: no limit
     collective_timeout_s: int = 1800  # a rank that its peers wait for longer is given up, and the run ends
 
+    def __post_init__(self) -> None:
+        """Which of the fields the user set by name: no key of its own, since it decides nothing by itself."""
+        self.said: tuple[str, ...] = ()
+
 
 @dataclass
 class SiteConfig:
@@ -211,6 +215,12 @@ class SiteConfig:
     memory_gb_per_node: float = 0.0  # 0: the site's default
     time_limit_min: int = 60  # of one allocation; the longest that the partition allows
     max_nodes: int = 0  # 0: no limit is known
+    max_cpus: int = 0  # of a job on all its nodes, which share them out; 0: no limit is known
+    max_memory_gb: float = 0.0  # the same of memory
+    cpu_partition: Text = None  # for jobs that need no GPU; null: they stay in `partition`, without one
+    cpu_time_limit_min: int = 0  # there; 0: as time_limit_min
+    cpu_cpus_per_node: int = 0  # no more are asked for there; 0: no limit is known
+    cpu_memory_gb_per_node: float = 0.0  # the same of memory
     signal_lead_s: int = 120  # the warning comes so long before the time limit
     hand_over: str = "requeue"  # or chain, resubmit, manual: how the next allocation comes
     chain_length: int = 4  # allocations that are queued at once with hand_over=chain
@@ -343,7 +353,7 @@ class DemoConfig:
     environment: Text = None
     codec: str = "birdsong-small"
     model: str = "tiny"
-    machine: str = "smoke"
+    machine: str = "auto"
     seed: int = 0
     clips_per_species: int = 6
     steps: int = 25
@@ -416,13 +426,13 @@ SUBMIT = "submit"
 
 # The preset of each group that a job starts from.
 GROUP_DEFAULTS: dict[str, dict[str, str]] = {
-    "prepare": {"codec": "birdsong", "data": "song", "machine": "smoke"},
-    "cache": {"data": "song", "model": "tiny", "method": "full", "machine": "smoke"},
-    "train": {"data": "song", "model": "tiny", "method": "full", "machine": "smoke"},
-    "generate": {"machine": "smoke"},
-    "grid": {"machine": "smoke"},
-    "methods": {"data": "song", "machine": "smoke"},
-    "four_ways": {"data": "song", "machine": "smoke"},
+    "prepare": {"codec": "birdsong", "data": "song", "machine": "auto"},
+    "cache": {"data": "song", "model": "tiny", "method": "full", "machine": "auto"},
+    "train": {"data": "song", "model": "tiny", "method": "full", "machine": "auto"},
+    "generate": {"machine": "auto"},
+    "grid": {"machine": "auto"},
+    "methods": {"data": "song", "machine": "auto"},
+    "four_ways": {"data": "song", "machine": "auto"},
     "demo": {},
     SUBMIT: {"site": "local"},
 }

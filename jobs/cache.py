@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from birdsd.cluster.auto import chosen_device
 from birdsd.cluster.jobs import Outcome
 from birdsd.cluster.parts import Part
 from birdsd.cluster.store import open_training
@@ -19,7 +20,7 @@ def run(config: CacheConfig) -> Outcome:
     part = Part.parse(config.part)
     _, index = open_training(config, write=False)
     from birdsd.diffusion.methods import make_method
-    from birdsd.training.precision import choose_device, choose_precision, occupy, set_threads
+    from birdsd.training.precision import choose_precision, set_threads
 
     config.machine.cache_latents = True
     method: Any = make_method(config, index)
@@ -29,8 +30,7 @@ def run(config: CacheConfig) -> Outcome:
             "latents and text are for methods that learn by denoising; this one learns from the pictures",
             "train it as it is",
         )
-    device = choose_device(config.machine.device)
-    occupy(device, config.machine.max_gpu_memory_gib)
+    device = chosen_device(config.machine)
     set_threads(config.machine.threads)
     dtype = choose_precision(config.machine.precision, device).dtype
     splits = [split for split in ("train", "validation") if index.count(split)]

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from birdsd.cluster import notebooks
+from birdsd.cluster.auto import AUTO, described, say
 from birdsd.cluster.jobs import STOPPED_STATUS, Outcome
 from birdsd.cluster.session import Session, since_process_start_s
 from birdsd.cluster.store import Run, open_training
@@ -52,20 +53,26 @@ def run(config: TrainConfig) -> Outcome:
 
 
 def _on_this_machine(config: TrainConfig) -> TrainConfig:
-    """machine=auto becomes what the plan chooses here; every rank of a run finds the same."""
-    if config.machine.name != "auto":
+    """machine=auto becomes what the plan chooses for the GPUs here; every rank of a run finds the same. On a
+    CPU it stays as it is, and nothing is planned."""
+    if config.machine.name != AUTO:
         return config
     import torch
 
-    from birdsd.cluster.planning import with_chosen_machine
+    from birdsd.training.precision import choose_device
     from birdsd.training.world import World
 
     world = World.from_environment()
-    chosen = with_chosen_machine(config, world.size, min(world.size, torch.cuda.device_count() or world.size))
-    if world.is_first:
-        told = ("engine", "precision", "micro_batch", "gradient_checkpointing", "offload_optimizer")
-        words = ", ".join(f"{name}={getattr(chosen.machine, name)}" for name in told)
-        print(f"birdsd: machine=auto is {words}", file=sys.stderr)
+    device = choose_device(config.machine.device, world.local_rank)
+    if device.type == "cpu":
+        say(described(config.machine, device))
+        return config
+    from birdsd.cluster.planning import with_chosen_machine
+
+    chosen = with_chosen_machine(config, world.size, min(world.size, torch.cuda.device_count()))
+    told = ("engine", "micro_batch", "gradient_checkpointing", "offload_optimizer", "optimizer_bits")
+    words = " ".join(f"{name}={str(getattr(chosen.machine, name)).lower()}" for name in told)
+    say(f"{described(chosen.machine, device)}; {words}: the fastest that fits, by `birdsd plan`")
     return chosen
 
 

@@ -39,7 +39,7 @@ class Axis:
             raise UserError(f"{name}={text!r}", "an axis is a setting with its values", f"e.g. {example}")
         valid = [field.name for field in fields(ClipsConfig) if field.name not in _FIXED]
         if key not in valid:
-            raise unknown_name(f"setting on the {name} axis", key, valid)
+            raise unknown_name(f"setting on the {name} axis", key, valid, whole="birdsd run generate --keys")
         values = tuple(dict.fromkeys(_values(listed)))
         if not values:
             raise UserError(f"{name}={text!r} has no values", "they follow, with commas", f"e.g. {example}")

@@ -7,10 +7,12 @@ import os
 import signal
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from birdsd.cluster.allocations import allocations
+from birdsd.cluster.machine import gpu_devices
 from birdsd.cluster.stages import Stages
 from birdsd.cluster.store import Run, RunStore
 from birdsd.config import compose
@@ -79,9 +81,15 @@ class Demo:
             stage, disturb = f"{method}, killed half-way", lambda: self._killed(method)
         else:
             stage, disturb = method, lambda: True
-        where = ["site=local", f"tasks_per_node={min(2, os.cpu_count() or 1)}"]
+        where = ["site=local", f"tasks_per_node={min(2, self._ranks)}"]
         facts = self.stages.run(stage, "train", [*settings, *where], submitted=True, disturb=disturb)
         return self.store.find(facts["run"])
+
+    @cached_property
+    def _ranks(self) -> int:
+        """As many as this machine has devices of the kind that is used: NCCL takes one rank a GPU."""
+        device = compose("train", self._common).machine.device
+        return (gpu_devices() if device != "cpu" else 0) or os.cpu_count() or 1
 
     def train_on(self, autoencoder: Run) -> None:
         """The trainings that follow stand on this autoencoder."""

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 import birdsd
+from birdsd.cluster.auto import AUTO
 from birdsd.cluster.demo import KILLED_FILE, Demo
+from birdsd.cluster.machine import gpu_devices
 from birdsd.cluster.store import Run
 from birdsd.evaluation.demo_page import Clip, DemoData, Interruption, Losses, Pair, Training, demo_page
 from birdsd.evaluation.learning_check import GeneratedClip, LearningCheck, learning_check
@@ -53,7 +55,7 @@ def write_report(
         stages=[(cost.stage, cost.wall_s) for cost in costs],
         peak_memory_bytes=int(max(cost.peak_mib for cost in costs) * 2**20),
         machine=f"{os.cpu_count()} CPU cores, no GPU"
-        if demo.config.machine == "smoke"
+        if demo.config.machine == "smoke" or (demo.config.machine == AUTO and not gpu_devices())
         else demo.config.machine,
         commands=_commands(demo, runs[-1]),
         credits=_credits(recordings.values()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,17 +15,15 @@ from birdsd.cluster.detect_facts import (
     Facts,
     ask,
     closed,
-    gpus_of,
-    gpus_of_node,
     may_requeue,
-    number,
     preemption,
     time_limits,
-    tres_limits,
     usable_associations,
 )
+from birdsd.cluster.detect_hardware import for_cpu_jobs, hardware
+from birdsd.cluster.gpus import gpus_of_node, has_whole, kinds_of
 from birdsd.config import own_config_folder
-from birdsd.errors import UserError
+from birdsd.errors import UserError, unknown_name
 from birdsd.files import safe_name, write_text
 
 INFINITE_MIN = 2880  # what is asked for where nothing limits a job: two days
@@ -34,19 +32,26 @@ _PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
 _NOT_PLAIN = {"null", "true", "false", "yes", "no", "on", "off", "y", "n", "none"}
 
 
-def detect(partition: str | None = None, name: str | None = None) -> dict[str, Any]:
+def detect(
+    partition: str | None = None, name: str | None = None, gpu_type: str | None = None
+) -> dict[str, Any]:
     """The facts of the site that this is a login node of; see `describe`."""
-    return describe(ask(), partition, name, os.environ)
+    return describe(ask(), partition, name, os.environ, gpu_type)
 
 
 def describe(
-    facts: Facts, partition: str | None, name: str | None, environment: Mapping[str, str]
+    facts: Facts,
+    partition: str | None,
+    name: str | None,
+    environment: Mapping[str, str],
+    gpu_type: str | None = None,
 ) -> dict[str, Any]:
     """A site preset: its "line", "values" and "sources" by field, and a line for each of the "others".
 
-    Without a `partition` it is the default one, or the best one with GPUs where the default has none.
+    Without a `partition` it is the default one, or the best one with GPUs where the default has none; whole
+    GPUs go before slices of them, and `gpu_type` before others.
     """
-    chosen = facts.partition(partition) if partition else _choose(facts)
+    chosen = facts.partition(partition) if partition else _choose(facts, gpu_type)
     title = chosen["PartitionName"]
     cluster = facts.config.get("ClusterName", "slurm")
     values: dict[str, Any] = {"name": safe_name(name or (f"{cluster}-{title}" if partition else cluster))}
@@ -62,8 +67,9 @@ def describe(
             values[key], sources[key] = value, source
 
     put(_account_and_qos(facts, chosen))
-    put(_hardware(facts, chosen, values["account"], values["qos"]))
+    put(hardware(facts, chosen, values["account"], values["qos"], gpu_type))
     put(_time(facts, chosen, values))
+    put(for_cpu_jobs(facts, chosen, values["account"], values["qos"], values["time_limit_min"]))
     put(_hand_over(facts, chosen, values["qos"]))
     put(_surroundings(environment))
     gpus, kind = values["gpus_per_node"], values["gpu_type"]
@@ -114,21 +120,31 @@ def _scalar(value: Any) -> str:
 # -- partitions ---------------------------------------------------------------------------------------
 
 
-def _choose(facts: Facts) -> Mapping[str, str]:
+def _choose(facts: Facts, gpu_type: str | None = None) -> Mapping[str, str]:
     open_ones = [p for p in facts.partitions if not closed(facts, p)] or list(facts.partitions)
     if not open_ones:
         raise UserError("Slurm shows no partition", "jobs run in one", "ask the site for access")
+    nodes = {p["PartitionName"]: facts.nodes_of(p["PartitionName"]) for p in open_ones}
     default = next((p for p in open_ones if p.get("Default") == "YES"), None)
-    with_gpus = [p for p in open_ones if gpus_of(facts, p["PartitionName"])]
-    if default is not None and (default in with_gpus or not with_gpus):
+    with_gpus = [p for p in open_ones if kinds_of(nodes[p["PartitionName"]])]
+    if gpu_type:
+        named = gpu_type.casefold()
+        kinds = {p["PartitionName"]: kinds_of(nodes[p["PartitionName"]]) for p in with_gpus}
+        held = [p for p in with_gpus if any(k.type.casefold() == named for k in kinds[p["PartitionName"]])]
+        if not held:
+            raise unknown_name("type of GPU", gpu_type, (k.type for found in kinds.values() for k in found))
+        with_gpus = held
+    whole = [p for p in with_gpus if has_whole(nodes[p["PartitionName"]])]
+    wanted = with_gpus if gpu_type else whole or with_gpus  # slices only where there is nothing else
+    if default is not None and (default in wanted or not wanted):
         return default
 
     def worth(partition: Mapping[str, str]) -> tuple[float, int]:
         limit = slurm.seconds(partition.get("MaxTime", ""))
-        count = sum(1 for node in facts.nodes_of(partition["PartitionName"]) if gpus_of_node(node))
+        count = sum(1 for node in nodes[partition["PartitionName"]] if gpus_of_node(node))
         return min(limit or 60.0 * INFINITE_MIN, 60.0 * INFINITE_MIN), count
 
-    return max(with_gpus, key=worth) if with_gpus else open_ones[0]
+    return max(wanted, key=worth) if wanted else open_ones[0]
 
 
 def _why(facts: Facts, chosen: Mapping[str, str], asked: str | None) -> str:
@@ -139,8 +155,8 @@ def _why(facts: Facts, chosen: Mapping[str, str], asked: str | None) -> str:
 
 def _one_line(facts: Facts, partition: Mapping[str, str]) -> str:
     title = partition["PartitionName"]
-    kinds = gpus_of(facts, title)
-    gpus = ", ".join(f"{count} {kind or 'GPU'}" for kind, count in sorted(kinds)) or "no GPUs"
+    kinds = sorted(kinds_of(facts.nodes_of(title)), key=lambda kind: kind.type)
+    gpus = ", ".join(f"{kind.per_node} {kind.type or 'GPU'}" for kind in kinds) or "no GPUs"
     preempted, mode, grace = preemption(facts, partition, None)
     parts = [
         f"{title}: {len(facts.nodes_of(title))} nodes ({gpus})",
@@ -182,67 +198,6 @@ def _qos(facts: Facts, partition: Mapping[str, str], one: Mapping[str, str]) -> 
             f"; the partition allows {allowed}" if allowed != "ALL" else ""
         )
     return None, f"sacctmgr: none that this partition allows ({allowed}) is yours"
-
-
-# -- hardware -----------------------------------------------------------------------------------------
-
-
-def _hardware(
-    facts: Facts, partition: Mapping[str, str], account: str | None, qos: str | None
-) -> dict[str, tuple[Any, str]]:
-    title = partition["PartitionName"]
-    kinds = gpus_of(facts, title)
-    kind, gpus = kinds[0] if kinds else ("", 0)
-    nodes = [n for n in facts.nodes_of(title) if not gpus or gpus_of_node(n).get(kind, 0) >= gpus]
-    said = f"scontrol show node: Gres={nodes[0].get('Gres', '')} on {len(nodes)} nodes" if nodes else ""
-    others = [f"{count} {other or 'GPUs'}" for other, count in kinds[1:]]
-    said += f"; others have {', '.join(others)}" if others else ""
-    limits = tres_limits(facts, partition, account, qos)
-    most_gpus = min(((most, who) for what, most, who in limits if what == "gres/gpu"), default=None)
-    if gpus and most_gpus and most_gpus[0] < gpus:
-        said = f"{most_gpus[1]}: gres/gpu={most_gpus[0]}; a node has {gpus}"
-        gpus = max(1, most_gpus[0])
-    counts = [(len(nodes), f"{len(nodes)} nodes are in the partition" + (" with these GPUs" if gpus else ""))]
-    counts += [(most, f"{who}: node={most}") for what, most, who in limits if what == "node"]
-    if gpus and most_gpus:
-        counts.append((most_gpus[0] // gpus, f"{most_gpus[1]}: gres/gpu={most_gpus[0]}"))
-    select = facts.config.get("SelectType", "")
-    also = "would take gpus too" if select.endswith("cons_tres") else "has no --gpus-per-node"
-    return {
-        "constraint": (None, _features(nodes)),
-        "gpus_per_node": (gpus, said or "no node of the partition has any"),
-        "gpu_syntax": ("gres", f"always right; SelectType={select} {also}"),
-        "gpu_type": (kind or None, "as in Gres" if kind else "Slurm gives the GPUs no type" if gpus else ""),
-        **_cpus_and_memory(facts, partition, nodes, gpus),
-        "max_nodes": min(counts),
-    }  # fmt: skip
-
-
-def _features(nodes: Sequence[Mapping[str, str]]) -> str:
-    held = {name for node in nodes for name in node.get("AvailableFeatures", "").split(",")}
-    names = sorted(held - {"", "(null)"})
-    return f"nodes have the features {', '.join(names[:12])}" if names else "the nodes have no features"
-
-
-def _cpus_and_memory(
-    facts: Facts, partition: Mapping[str, str], nodes: Sequence[Mapping[str, str]], gpus: int
-) -> dict[str, tuple[Any, str]]:
-    cpus = min((number(node, "CPUEfctv", "CPUTot") for node in nodes), default=0)
-    most = number(partition, "MaxCPUsPerNode")
-    if most and most < cpus:
-        cpus = most
-    whose = f"{cpus} CPUs a node" + (f" / {gpus} GPUs" if gpus else ", for one task a node")
-    memory = min((number(n, "RealMemory") - number(n, "MemSpecLimit") for n in nodes), default=0)
-    ceiling = number(partition, "MaxMemPerNode")
-    said = "RealMemory of the smallest node"
-    if ceiling and ceiling < memory:
-        memory, said = ceiling, "partition MaxMemPerNode"
-    parameters = facts.config.get("SelectTypeParameters", "") + partition.get("SelectTypeParameters", "")
-    if "MEMORY" in parameters.upper():
-        amount: tuple[Any, str] = (memory // 1024, f"{said}: {memory} MiB")
-    else:
-        amount = (0, f"not handed out here; {said}: {memory} MiB")
-    return {"cpus_per_task": (cpus // max(1, gpus), whose), "memory_gb_per_node": amount}
 
 
 # -- time ---------------------------------------------------------------------------------------------

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import pwd
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from birdsd.cluster import slurm
+from birdsd.cluster.limits import number, parents
 from birdsd.errors import unknown_name
+
+_MOST_ACCOUNTS = 50  # a tree of accounts is a few levels deep; no site has us ask for ever
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Facts:
     qos: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     default_account: str = ""
     no_accounting: str = ""
+    accounts: Sequence[Mapping[str, str]] = ()  # the accounts' own associations, with those above them
 
     def partition(self, name: str) -> Mapping[str, str]:
         """A partition by its name; an unknown one is a `UserError` that lists them."""
@@ -47,20 +49,38 @@ def ask(timeout_s: float = slurm.TIMEOUT_S) -> Facts:
         return Facts(config, partitions, nodes, user, no_accounting="this cluster keeps no accounts")
     try:
         cluster = config.get("ClusterName", "")
-        held = slurm.associations(user, timeout_s)
+        held = [one for one in slurm.associations(user, timeout_s) if one["Cluster"] in ("", cluster)]
+        mine = [one for one in held if one["User"]]
         return Facts(
             config,
             partitions,
             nodes,
             user,
-            [one for one in held if one["Cluster"] in ("", cluster)],
+            mine,
             slurm.qos(timeout_s),
             slurm.default_account(user, timeout_s),
+            accounts=_accounts({one["Account"] for one in mine}, cluster, timeout_s),
         )
     except slurm.SlurmError as error:
         return Facts(
             config, partitions, nodes, user, no_accounting=f"the database does not answer ({error.rule})"
         )
+
+
+def _accounts(names: set[str], cluster: str, timeout_s: float) -> list[Mapping[str, str]]:
+    """The associations of accounts themselves, from these upwards; those that the site hides are left out."""
+    found: dict[str, Mapping[str, str]] = {}
+    asked: set[str] = set()
+    while names and len(asked) < _MOST_ACCOUNTS:
+        asked |= names
+        held: list[dict[str, str]] = []
+        with suppress(slurm.SlurmError):
+            held = slurm.account_associations(sorted(names), timeout_s)
+        for one in held:
+            if not one["User"] and one["Cluster"] in ("", cluster):
+                found.setdefault(one["Account"], one)
+        names = {one["ParentName"] for one in found.values() if one.get("ParentName")} - asked
+    return list(found.values())
 
 
 # -- who may run where --------------------------------------------------------------------------------
@@ -88,9 +108,9 @@ def _groups() -> set[str]:
     import grp
 
     names = set()
-    for number in {os.getgid(), *os.getgroups()}:
+    for group in {os.getgid(), *os.getgroups()}:
         with suppress(KeyError):
-            names.add(grp.getgrgid(number).gr_name)
+            names.add(grp.getgrgid(group).gr_name)
     return names
 
 
@@ -109,52 +129,7 @@ def usable_associations(facts: Facts, partition: Mapping[str, str]) -> list[Mapp
     return sorted(usable, key=lambda one: one.get("Partition", "") != title)
 
 
-# -- hardware and limits ------------------------------------------------------------------------------
-
-
-def gpus_of_node(node: Mapping[str, str]) -> dict[str, int]:
-    """The GPUs of a node by type ("" where they have none): gpu:a100:4(S:0-1) -> {"a100": 4}."""
-    found: Counter[str] = Counter()
-    text = re.sub(r"\([^)]*\)", "", node.get("Gres", ""))
-    for item in text.split(","):
-        parts = item.split(":")
-        if parts[0] == "gpu" and parts[-1].isdigit():
-            found[parts[1] if len(parts) > 2 else ""] += int(parts[-1])
-    return dict(found)
-
-
-def gpus_of(facts: Facts, partition: str) -> list[tuple[str, int]]:
-    """The (type, GPUs per node) there are in a partition, those of the most nodes first."""
-    kinds = Counter(pair for node in facts.nodes_of(partition) for pair in gpus_of_node(node).items())
-    return [pair for pair, _ in kinds.most_common()]
-
-
-def tres(text: str) -> dict[str, int]:
-    """cpu=16,gres/gpu=8 -> {"cpu": 16, "gres/gpu": 8}; sizes such as mem=4G are left out."""
-    pairs = (item.partition("=") for item in text.split(","))
-    return {key: int(value) for key, _, value in pairs if value.isdigit()}
-
-
-def tres_limits(
-    facts: Facts, partition: Mapping[str, str], account: str | None, qos: str | None
-) -> list[tuple[str, int, str]]:
-    """(resource, most of it, who says so) for one job of the user."""
-    found = [("node", int(value), "partition MaxNodes")
-             for value in [partition.get("MaxNodes", "")] if value.isdigit()]  # fmt: skip
-    for name in (qos, partition.get("QoS")):
-        for key in ("MaxTRES", "MaxTRESPerUser"):
-            limits = tres(facts.qos.get(name or "", {}).get(key, ""))
-            found += [(what, most, f"qos {name} {key}") for what, most in limits.items()]
-    for one in usable_associations(facts, partition):
-        if one["Account"] == account:
-            limits = tres(one.get("MaxTRES", ""))
-            found += [(what, most, f"association {account} MaxTRES") for what, most in limits.items()]
-    return found
-
-
-def number(record: Mapping[str, str], *keys: str) -> int:
-    """The first of these keys that holds a number; 0 where none does (UNLIMITED, for one)."""
-    return next((int(record[key]) for key in keys if record.get(key, "").isdigit()), 0)
+# -- time ---------------------------------------------------------------------------------------------
 
 
 def time_limits(
@@ -167,6 +142,7 @@ def time_limits(
     for one in usable_associations(facts, partition):
         if one["Account"] == account:
             said.append((one.get("MaxWall", ""), f"association {account} MaxWall"))
+    said += [(one.get("MaxWall", ""), f"account {one['Account']} MaxWall") for one in parents(facts, account)]
     found = []
     for text, who in said:
         limit = slurm.seconds(text) if text else None

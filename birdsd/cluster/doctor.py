@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from birdsd.cluster import doctor_run, doctor_saving, doctor_slurm, doctor_software
+from birdsd.cluster import doctor_resources, doctor_run, doctor_saving, doctor_slurm, doctor_software
 from birdsd.cluster.doctor_case import ERROR, OK, WARNING, Case, Finding, Findings, explained, warning
 from birdsd.cluster.store import Run
 from birdsd.errors import UserError
@@ -31,6 +31,11 @@ CHECKS: tuple[Callable[[Case], Findings], ...] = (
     doctor_slurm.check_account,
     doctor_slurm.check_time_limit,
     doctor_slurm.check_nodes,
+    doctor_resources.check_limits,
+    doctor_resources.check_gpu_type,
+    doctor_resources.check_gpus_in_use,
+    doctor_resources.check_cpu_jobs,
+    doctor_resources.check_environment,
     doctor_slurm.check_trial,
     doctor_slurm.check_hand_over,
     doctor_slurm.check_preemption,

@@ -9,16 +9,17 @@ from birdsd.cluster import slurm
 from birdsd.cluster.detect_facts import (
     Facts,
     closed,
-    gpus_of_node,
     may_requeue,
-    number,
     preemption,
     time_limits,
-    tres_limits,
     usable_associations,
 )
 from birdsd.cluster.doctor_case import ERROR, Case, Findings, error, explained, ok, warning
-from birdsd.schema import SiteConfig
+from birdsd.cluster.gpus import gpus_of_node
+from birdsd.cluster.limits import number
+from birdsd.cluster.resources import resources
+from birdsd.errors import UserError, listed_names
+from birdsd.schema import PrepareConfig, SiteConfig
 
 _UNUSABLE = ("DOWN", "DRAIN", "FAIL", "FUTURE", "INVAL", "NOT_RESPONDING", "NO_RESPOND", "UNKNOWN")
 AGAIN = "write the site's preset again with `birdsd site detect --force`"
@@ -60,7 +61,7 @@ def check_partition(case: Case) -> Findings:
     if case.facts is None or case.site is None:
         return
     partition, named = case.partition, case.site.partition
-    names = ", ".join(p["PartitionName"] for p in case.facts.partitions)
+    names = listed_names((p["PartitionName"] for p in case.facts.partitions), named or "")
     if partition is None and named is None:
         yield error(
             "partition", "the site names none and Slurm has no default", f"site.partition= one of {names}"
@@ -146,7 +147,8 @@ def check_nodes(case: Case) -> Findings:
     if not fitting:
         shapes = sorted({_shape(node) for node in nodes})
         yield error(
-            "nodes", f"no node of {title} ({len(nodes)}) has {_wish(site)}; they have {' or '.join(shapes)}",
+            "nodes",
+            f"no node of {title} ({len(nodes)}) has {_wish(site)}; they have {' or '.join(shapes[:4])}",
             f"correct gpus_per_node, gpu_type, cpus_per_task and memory_gb_per_node, or {AGAIN}",
         )  # fmt: skip
         return
@@ -158,10 +160,6 @@ def check_nodes(case: Case) -> Findings:
         yield warning("nodes", f"{case.nodes} are asked for, and {said}", "the job waits until more are up")
     else:
         yield ok("nodes", said)
-    for what, most, who in tres_limits(case.facts, case.partition, case.account, site.qos):
-        asked = {"node": case.nodes, "gres/gpu": case.nodes * site.gpus_per_node}.get(what, 0)
-        if asked > most:
-            yield error("nodes", f"{asked} {what} are asked for, and {who} is {most}", "ask for fewer nodes")
     select = case.facts.config.get("SelectType", "")
     if site.gpus_per_node and site.gpu_syntax == "gpus" and not select.endswith("cons_tres"):
         yield error(
@@ -263,12 +261,24 @@ def check_trial(case: Case) -> Findings:
     """What sbatch itself says to a job as the site describes it; nothing is submitted."""
     if case.facts is None or case.site is None or case.partition is None:
         return
+    job, tasks = job_and_tasks(case, case.site)
     try:
-        said = slurm.would_start(_request(case.site, case.nodes, case.tasks_per_node))
+        site = resources(case.site, case.nodes, tasks, job, case.settings).site
+    except UserError:
+        return  # `check_limits` says so
+    try:
+        said = slurm.would_start(_request(site, case.nodes, tasks))
     except slurm.SlurmError as problem:
         yield error("sbatch", f"it would refuse a job of this site: {problem.rule}", AGAIN)
         return
     yield ok("sbatch", f"would take a job of {case.nodes} node{'s' * (case.nodes > 1)}: {said}")
+
+
+def job_and_tasks(case: Case, site: SiteConfig) -> tuple[str, int]:
+    """Which job the settings are of, as far as that matters to a site, and its tasks a node."""
+    if isinstance(case.settings, PrepareConfig):
+        return "prepare", 1
+    return "train", case.tasks_per_node or site.gpus_per_node or 1
 
 
 def _request(site: SiteConfig, nodes: int, tasks_per_node: int) -> list[str]:

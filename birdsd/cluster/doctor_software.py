@@ -15,6 +15,7 @@ from pathlib import Path
 import birdsd
 from birdsd.cluster import notebooks
 from birdsd.cluster.doctor_case import Case, Findings, error, ok, warning
+from birdsd.schema import PrepareConfig
 
 # The oldest driver that runs a CUDA of this major version.
 _DRIVERS = {11: 450, 12: 525, 13: 580}
@@ -97,6 +98,8 @@ def check_torch(case: Case) -> Findings:
 def _wants_gpu(case: Case) -> str:
     """Why a GPU is needed; "" if none is."""
     device = getattr(getattr(case.settings, "machine", None), "device", "")
+    if isinstance(case.settings, PrepareConfig):
+        return ""  # whatever the machine
     if device == "cuda":
         return "machine.device=cuda"
     if case.site is not None and case.site.gpus_per_node and device != "cpu":

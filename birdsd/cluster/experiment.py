@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from birdsd.cluster.store import RunStore
 from birdsd.config import compose
 from birdsd.errors import UserError, unknown_name
 from birdsd.files import fingerprint, safe_name, write_json
-from birdsd.schema import ComparisonConfig
+from birdsd.schema import ComparisonConfig, MachineConfig
 from birdsd.shards.index import CODEC_FILE, ShardIndex
 from birdsd.sound.captions import prompt_for
 
@@ -133,7 +133,7 @@ class Experiment:
         self._looked, self._stop = 0.0, False
         self._totals: dict[str, int] = {}
         self._runs: dict[str, Path] = {}
-        self._machine = list(as_settings("machine", config.machine))
+        self._machine = machine_settings(config.machine)
 
     # -- the birds ----------------------------------------------------------------------------------
 
@@ -408,10 +408,22 @@ def source_name(recordings: Path) -> str:
     return f"{safe_name(place.name)}-{fingerprint(str(place), 6)}"
 
 
+def machine_settings(machine: MachineConfig) -> list[str]:
+    """A machine as the settings of each step: its preset, and what the user set besides. (A step of
+    machine=auto chooses the rest for itself.) A preset that has no name here is spelt out."""
+    try:
+        usual = compose("prepare", [f"machine={machine.name}"]).machine
+    except UserError:
+        return as_settings("machine", machine)
+    own = [item.name for item in fields(machine)]
+    kept = [key for key in own if key in machine.said or getattr(machine, key) != getattr(usual, key)]
+    told = as_settings("machine", {key: getattr(machine, key) for key in kept})
+    return [f"machine={machine.name}", *told]
+
+
 def as_settings(section: str, values: Any) -> list[str]:
     """A section of a configuration as the settings that would make it."""
-    from dataclasses import asdict
-
     from birdsd.cluster.report_facts import settings_as_typed
 
-    return list(settings_as_typed(asdict(values), f"{section}."))
+    held = values if isinstance(values, dict) else asdict(values)
+    return list(settings_as_typed(held, f"{section}."))

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from birdsd.errors import UserError
+from birdsd.cluster.gpus import SEVENTHS, slice_gb, slice_sevenths
+from birdsd.errors import UserError, listed_names
 
 if TYPE_CHECKING:
     from birdsd.schema import SiteConfig
@@ -94,7 +95,7 @@ def card_called(text: str) -> Card:
             return card
     raise UserError(
         f"--gpu {text} is not known",
-        f"known are {', '.join(card.name for card in CARDS)}",
+        f"known are {listed_names((card.name for card in CARDS), text)}",
         "give its memory instead: --gpu 24GB",
     )
 
@@ -103,7 +104,8 @@ def hardware(
     preset: str, gpu: str | None = None, site: SiteConfig | None = None, nodes: int = 1, per_node: int = 0
 ) -> Hardware:
     """What there is to plan for: `gpu` if it is named, else the site's, else this machine's GPU, else what
-    the machine preset is meant for, else this CPU."""
+    the machine preset is meant for, else a small GPU where the site has some of a kind that it does not name,
+    else this CPU."""
     host, limit = host_memory(), 0
     if site is not None:
         limit = site.time_limit_min
@@ -118,7 +120,7 @@ def hardware(
             _, count, gib = MEANT_FOR[preset]
             per_node, host = per_node or count, int(gib * GIB)
             assumed = f"GPUs a node, host memory: as machine={preset} is meant; --site says otherwise"
-        return Hardware(card_called(gpu), max(1, per_node), nodes, host, assumed, limit)
+        return Hardware(_part_of_card(gpu) or card_called(gpu), max(1, per_node), nodes, host, assumed, limit)
     if (own := own_card()) is not None and site is None:
         card, count = own
         return Hardware(card, per_node or count, nodes, host, "", limit)
@@ -126,7 +128,23 @@ def hardware(
         name, count, gib = MEANT_FOR[preset]
         assumed = f"no GPU is here; machine={preset} is meant for this. --gpu and --site say otherwise"
         return Hardware(card_called(name), per_node or count, nodes, int(gib * GIB), assumed, limit)
+    if site is not None and site.gpus_per_node:
+        name = MEANT_FOR["notebook"][0]
+        assumed = f"site {site.name} does not name its GPUs: planned for a {name}; --gpu says otherwise"
+        return Hardware(card_called(name), per_node, nodes, host, assumed, limit)
     return Hardware(None, max(1, per_node), nodes, host, "", limit)
+
+
+def _part_of_card(kind: str) -> Card | None:
+    """The card that a slice of a GPU (MIG) is, by a name such as a100_1g.10gb; None for a whole one."""
+    gb, sevenths = slice_gb(kind), slice_sevenths(kind)
+    if not gb:
+        return None
+    try:
+        whole = card_called(kind)
+    except UserError:
+        whole = card_called("A100")  # the first that can be sliced
+    return Card(f"a slice {kind}", gb, whole.tflops * sevenths / SEVENTHS, whole.bf16)
 
 
 def own_card() -> tuple[Card, int] | None:

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 from birdsd import config
 from birdsd.cluster import slurm
 from birdsd.cluster.allocations import SUBMISSION_VARIABLE, Submission, withdraw_stop
+from birdsd.cluster.effects import without_effect
+from birdsd.cluster.resources import resources, settings_of, site_for
 from birdsd.cluster.site import check_site, choose_site
 from birdsd.cluster.snapshot import take_snapshot
 from birdsd.cluster.store import Run, RunStore, open_training
 from birdsd.cluster.task import RankTask
-from birdsd.errors import UserError
+from birdsd.errors import UserError, clipped
 from birdsd.files import safe_name
 from birdsd.schema import SiteConfig, SubmitConfig
 
@@ -58,6 +60,10 @@ def submit(job: str, settings: Sequence[str], dry_run: bool = False) -> Submitte
     where, what = config.split_settings(job, settings)
     asked: SubmitConfig = config.compose(config.schema.SUBMIT, choose_site(where))
     check_site(asked, job)
+    settled = settings_of(job, tuple(what))
+    asks = resources(asked.site, asked.nodes, asked.tasks_per_node, job, settled)
+    for line in (*without_effect(job, what, settled), *asks.remarks):
+        print(f"birdsd: {clipped(line, 300)}", file=sys.stderr)
     run = open_run(job, what, write=not dry_run)
     if run.result is not None and job == "train":
         return Submitted(run, [], f"{run.folder.name}: nothing to do, this run is finished")
@@ -224,7 +230,7 @@ def _executor(run: Run, submission: Submission) -> Any:
     """submitit's AutoExecutor with everything that the site and the submission say."""
     import submitit
 
-    site, asked = submission.site, submission.submit
+    site, asked = site_for(submission), submission.submit
     folder = run.folder.resolve() / SUBMITIT_FOLDER
     executor = submitit.AutoExecutor(
         folder=str(folder), cluster="slurm", slurm_python=shlex.quote(submission.python)
@@ -239,7 +245,7 @@ def _executor(run: Run, submission: Submission) -> Any:
         "slurm_setup": setup_lines(submission),
         "slurm_teardown": _teardown_lines(run, submission),
         "slurm_srun_args": _srun_arguments(site),
-        "slurm_additional_parameters": _additional(submission, tasks),
+        "slurm_additional_parameters": _additional(submission, site, tasks),
     }
     if site["cpus_per_task"]:
         options["cpus_per_task"] = int(site["cpus_per_task"])
@@ -257,8 +263,7 @@ def tasks_per_node(asked: Mapping[str, Any]) -> int:
     return int(asked["tasks_per_node"]) or int(asked["site"]["gpus_per_node"]) or 1
 
 
-def _additional(submission: Submission, tasks: int) -> dict[str, Any]:
-    site = submission.site
+def _additional(submission: Submission, site: Mapping[str, Any], tasks: int) -> dict[str, Any]:
     options: dict[str, Any] = {"chdir": submission.cwd}
     gpus = min(int(site["gpus_per_node"]), tasks)
     if gpus:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from birdsd.cluster.auto import chosen_device
 from birdsd.cluster.store import RunStore
 from birdsd.diffusion.additions import Addition
 from birdsd.errors import UserError
@@ -26,13 +27,12 @@ def load_model(
     """
     from birdsd.diffusion.generator import Generator
     from birdsd.diffusion.placement import Placement
-    from birdsd.training.precision import choose_device, choose_precision, occupy
+    from birdsd.training.precision import choose_precision
 
     place = model_place(config) if folder is None else folder
     on_top = [open_addition(config, text) for text in config.add] if added is None else added
     base = RunStore(Path(config.runs)).model_source(config.base, "base")
-    device = choose_device(config.machine.device)
-    occupy(device, config.machine.max_gpu_memory_gib)
+    device = chosen_device(config.machine)
     dtype = choose_precision(config.machine.precision, device).dtype
     return Generator(place, device, dtype, on_top, base, Placement.of(config.machine))
 

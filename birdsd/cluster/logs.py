@@ -20,7 +20,7 @@ from birdsd.cluster.overview import RunStatus, status
 from birdsd.cluster.states import ACTIVE, RUNNING, moment
 from birdsd.cluster.status_text import printable
 from birdsd.cluster.store import Run
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import UserError, listed_names, unknown_name
 
 SUBMITIT = "submitit"  # where is what the launcher itself printed, before birdsd took over
 _BLOCK = 1 << 16
@@ -156,9 +156,14 @@ def _named(run: Run, name: str) -> Allocation:
     if len(exact) == 1 or (exact and exact[0].name == name):
         return exact[0]
     if exact:
-        names = ", ".join(a.name for a in exact)
+        names = listed_names(a.name for a in exact)
         raise UserError(f"'{name}' fits several allocations: {names}", "", "give more of the name")
-    raise unknown_name(f"allocation of {run.folder.name}", name, (a.name for a in found))
+    raise unknown_name(
+        f"allocation of {run.folder.name}",
+        name,
+        (a.name for a in found),
+        whole=f"`birdsd status {run.folder.name}`",
+    )
 
 
 def _no_log(run: Run, rank: int, allocation: Allocation | None) -> UserError:

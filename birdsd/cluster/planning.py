@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from birdsd import config as configuration
+from birdsd.cluster.auto import AUTO
 from birdsd.cluster.hardware import GIB, Hardware, hardware
 from birdsd.cluster.site import check_site
 from birdsd.cluster.store import RunStore
@@ -33,9 +34,9 @@ _FP32_SLOWER = 8
 CPU_FLOPS_PER_S = 1.1e11
 _COST = {1: 1.03, 2: 1.05, 3: 1.2}
 _BUS_BYTES_PER_S, _HOST_BYTES_PER_S = 12e9, 20e9
-AUTO = "auto"
 # Memory that is free but in pieces too small.
 _FRAGMENTED = 1.05
+_TRAIN_NOTHING = ("aesthetic_gradients",)
 # These methods have nothing to keep: there is no frozen autoencoder or text encoder in their steps.
 _LEARN_FROM_PICTURES = ("autoencoder", "clip", "aesthetic_gradients")
 T = TypeVar("T")
@@ -83,9 +84,11 @@ def plan_training(
     there: Hardware,
     notes: Sequence[str],
     eight_bits: bool = True,
+    deepspeed: bool = True,
 ) -> Plan:
     """Try the layouts from fast to frugal; the first kind in which one fits decides. `eight_bits`: moments
-    may be packed, for which bitsandbytes must be there.
+    may be packed, for which bitsandbytes must be there; `deepspeed`: it is there. With machine=auto what the
+    user set by name stays.
     """
     from birdsd.training.budget import Layout
     from birdsd.training.engine import check_engine
@@ -103,10 +106,14 @@ def plan_training(
     def tried(layout: Layout) -> Choice:
         return _choice(trace, layout, there, average, batch)
 
+    said = machine.said if machine.name == AUTO else ()
+    sizes = [asked.micro_batch] if "micro_batch" in said else _sizes(share)
     seen, chosen = [], None
-    for kind in _kinds(asked, there, eight_bits):
+    for kind in _as_said(_kinds(asked, there, eight_bits), asked, said):
         for layout in kind:
-            found = [tried(replace(layout, micro_batch=size)) for size in _sizes(share)]
+            if layout.sharded and not deepspeed and layout.engine != asked.engine:
+                continue
+            found = [tried(replace(layout, micro_batch=size)) for size in sizes]
             seen += found
         if fitting := [choice for choice in seen if choice.fits]:
             chosen = min(fitting, key=lambda choice: (round(choice.sample_s, 6), choice.budget.gpu_bytes))
@@ -136,6 +143,17 @@ def _kinds(asked: Layout, there: Hardware, eight_bits: bool) -> list[list[Layout
         kinds.append([replace(offloaded, save_in_background=False, optimizer_bits=8)])
     zero = replace(offloaded, engine="deepspeed", zero_stage=3, offload_parameters=True)
     return [*kinds, [zero]]
+
+
+def _as_said(kinds: list[list[Layout]], asked: Layout, said: Sequence[str]) -> list[list[Layout]]:
+    """The layouts that keep the settings in `said` (fields of MachineConfig) as they are in `asked`; where
+    there are none that one alone."""
+    wanted = {name: value for name, value in asked.settings().items() if name in said}
+    wanted.pop("micro_batch", None)
+    if asked.engine == "torch":
+        wanted.pop("zero_stage", None)  # without effect there
+    kept = [[one for one in kind if wanted.items() <= one.settings().items()] for kind in kinds]
+    return [kind for kind in kept if kind] or [[asked]]
 
 
 def precision_on(there: Hardware, machine: MachineConfig) -> str:
@@ -267,8 +285,7 @@ def _cache_folder() -> Path:
 def make_plan(settings: Sequence[str], gpu: str | None = None, site: str | None = None) -> Plan:
     """The plan of `birdsd plan train SETTINGS`: those of train, and of submit (nodes, site, ...)."""
     where, what = configuration.split_settings("train", settings)
-    preset = preset_in(what, gpu or site)
-    what = [*what, f"machine={preset}"]
+    preset = preset_in(what)
     config: TrainConfig = configuration.compose("train", what)
     asked: SubmitConfig | None = None
     if site:
@@ -291,7 +308,11 @@ def make_plan(settings: Sequence[str], gpu: str | None = None, site: str | None 
         notes.append(f"{config.model.source} is not here: shaped as model={config.model.name} says")
     if there.assumed:
         notes.append(there.assumed)
-    return replace(plan_training(config, codec, there, notes), encoding=_encoding(config, codec))
+    made = replace(plan_training(config, codec, there, notes), encoding=_encoding(config, codec))
+    # machine=auto asks for no layout of its own where there is a GPU: it is what the plan chooses.
+    if preset == AUTO and there.card is not None and made.chosen is not None:
+        return replace(made, asked=made.chosen)
+    return made
 
 
 def _found(store: RunStore, name: str | None, key: str) -> str | None:
@@ -302,10 +323,10 @@ def _found(store: RunStore, name: str | None, key: str) -> str | None:
         return name
 
 
-def preset_in(settings: Sequence[str], foreign: str | None) -> str:
-    """The machine preset of the settings; where none is named that of a single GPU for a foreign one."""
+def preset_in(settings: Sequence[str]) -> str:
+    """The machine preset of the settings, or the one that is taken where none is named."""
     named = [text.split("=", 1)[1] for text in settings if text.startswith("machine=")]
-    return named[-1] if named else "notebook" if foreign else "smoke"
+    return named[-1] if named else AUTO
 
 
 def codec_for(config: TrainConfig, run: Path | None = None) -> tuple[dict[str, Any], list[str]]:
@@ -331,13 +352,16 @@ def codec_for(config: TrainConfig, run: Path | None = None) -> tuple[dict[str, A
 
 
 def with_chosen_machine(config: TrainConfig, ranks: int = 1, ranks_here: int = 1) -> TrainConfig:
-    """`config`, and with machine=auto its machine as the plan chooses it for what is here and so many ranks.
-    Raises `UserError` where nothing fits."""
-    if config.machine.name != AUTO:
+    """`config`, and with machine=auto its machine as the plan chooses it for the GPUs here and so many ranks.
+    On a CPU there is nothing to choose. Raises `UserError` where nothing fits."""
+    if config.machine.name != AUTO or config.machine.device == "cpu" or config.method.name in _TRAIN_NOTHING:
+        return config
+    there = hardware(AUTO, nodes=max(1, ranks // ranks_here), per_node=ranks_here)
+    if there.card is None:
         return config
     codec, notes = codec_for(config)
-    there = hardware(AUTO, nodes=max(1, ranks // ranks_here), per_node=ranks_here)
-    found = plan_training(config, codec, there, notes, find_spec("bitsandbytes") is not None)
+    extras = [find_spec(name) is not None for name in ("bitsandbytes", "deepspeed")]
+    found = plan_training(config, codec, there, notes, *extras)
     if found.chosen is None:
         raise UserError(
             f"machine=auto: nothing fits on {found.there.described()}",

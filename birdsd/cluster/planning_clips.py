@@ -28,7 +28,7 @@ def plan_clips(
 
     model = [text for text in settings if text.split("=", 1)[0].split(".")[0] == "model"]
     own = [text for text in settings if text not in model]
-    asked = configuration.compose("generate", [*own, f"machine={preset_in(own, gpu or site)}"])
+    asked = configuration.compose("generate", own)
     run = model_place(asked) if asked.run else None
     on_top = [open_addition(asked, text) for text in asked.add]
     if run is not None:  # of a LoRA or token the model underneath
@@ -37,7 +37,7 @@ def plan_clips(
     config = configuration.compose("train", [*(model or ["model=sd15"]), "method=full"])
     config.model.init = "pretrained"
     codec, notes = codec_for(config, run)
-    preset = preset_in(own, gpu or site)
+    preset = preset_in(own)
     known = configuration.compose("submit", [f"site={site}"]).site if site else None
     there = hardware(preset, gpu, known)
     if there.assumed:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from birdsd.cluster.auto import AUTO
 from birdsd.cluster.hardware import GIB
 from birdsd.cluster.planning import MFU, Choice, Plan, make_plan
 from birdsd.errors import unknown_name
@@ -160,13 +161,15 @@ def text_of(made: Plan) -> str:
         return "\n".join(lines)
     choice = made.chosen
     same = choice.layout == made.asked.layout
-    lines += ["", f"{'as asked is the fastest that fits' if same else 'chosen'}: {choice.layout.described()}"]
+    auto = config.machine.name == AUTO and made.there.card is not None
+    title = "machine=auto takes the fastest that fits" if auto else "as asked is the fastest that fits"
+    lines += ["", f"{title if same else 'chosen'}: {choice.layout.described()}"]
     if not same:
         lines.append(f"why     {_why(made, choice)}")
         now = {**vars(config.machine), "precision": made.asked.layout.precision}
         changed = {k: v for k, v in choice.layout.settings().items() if v != now[k]}
         told = " ".join(f"machine.{k}={str(v).lower()}" for k, v in changed.items())
-        lines.append(f"so      {told}  (or machine=auto, on that machine)")
+        lines.append(f"so      {told}" + ("  (or machine=auto, on that machine)" if made.there.card else ""))
     count = accumulation(made, choice)
     lines.append(
         f"step    {choice.layout.gpus} x {count} x {choice.layout.micro_batch} samples "

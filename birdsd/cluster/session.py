@@ -38,6 +38,7 @@ from birdsd.cluster.allocations import (
 )
 from birdsd.cluster.handover import attended_by, take_flag
 from birdsd.cluster.machine import gpu_devices
+from birdsd.cluster.resources import uses_gpus
 from birdsd.cluster.store import Run
 from birdsd.errors import UserError
 from birdsd.files import exclusive
@@ -145,7 +146,7 @@ class Session:
             boot_id=boot_id(),
             world_size=self.world_size,
             nodes=_environment_number("SLURM_JOB_NUM_NODES", 1),
-            gpus=_gpus(self.world_size),
+            gpus=_gpus(self.world_size) if uses_gpus(self.run) else 0,
             position=newest_position(self.run.folder),
             submission=submission,
         )

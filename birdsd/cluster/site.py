@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from birdsd.config import own_config_folder, presets
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import UserError, listed_names, unknown_name
 from birdsd.schema import SiteConfig, SubmitConfig
 
 HAND_OVERS = ("requeue", "chain", "resubmit", "manual")
@@ -31,7 +31,7 @@ def choose_site(settings: Sequence[str]) -> list[str]:
     if own or slurm.available():
         raise UserError(
             "no site was named",
-            f"this machine has Slurm, and the sites are {', '.join(p.name for p in presets()['site'])}",
+            f"this machine has Slurm, and the sites are {listed_names(p.name for p in presets()['site'])}",
             "site=NAME; `birdsd site detect` writes one from what Slurm says, and site=local stays here",
         )
     return ["site=local", *settings]
@@ -58,6 +58,9 @@ def _check_numbers(asked: SubmitConfig) -> None:
         ("tasks_per_node", asked.tasks_per_node, 0),
         ("array", asked.array, 0),
         ("site.gpus_per_node", site.gpus_per_node, 0),
+        ("site.max_cpus", site.max_cpus, 0),
+        ("site.cpu_time_limit_min", site.cpu_time_limit_min, 0),
+        ("site.cpu_cpus_per_node", site.cpu_cpus_per_node, 0),
         ("site.cpus_per_task", site.cpus_per_task, 0),
         ("site.time_limit_min", site.time_limit_min, 1),
         ("site.signal_lead_s", site.signal_lead_s, 1),

@@ -45,8 +45,14 @@ _SQUEUE = (
     "EligibleTime,exit_code"
 )
 _SACCT = "JobID,State,Reason,NodeList,Start,End,ElapsedRaw,Submit,Eligible,ExitCode"
-_ASSOCIATION = "Cluster,Account,User,Partition,QOS,DefaultQOS,MaxWall,MaxTRES,MaxJobs,GrpTRES"
-_QOS = "Name,Priority,MaxWall,MaxTRESPerUser,MaxTRES,MaxJobsPerUser,Preempt,PreemptMode,GraceTime,Flags"
+_ASSOCIATION = (
+    "Cluster,Account,User,Partition,QOS,DefaultQOS,MaxWall,MaxTRES,MaxJobs,GrpTRES,MaxTRESPerNode,ParentName"
+)
+_QOS = (
+    "Name,Priority,MaxWall,MaxTRESPerUser,MaxTRES,MaxJobsPerUser,Preempt,PreemptMode,GraceTime,Flags,"
+    "MaxTRESPerNode,MaxTRESPerAccount,GrpTRES"
+)
+_FEWEST = 10  # columns of both that every accounting has; what is behind them may be missing
 
 
 class SlurmError(UserError):
@@ -362,7 +368,17 @@ def associations(user: str, timeout_s: float = TIMEOUT_S) -> list[dict[str, str]
 
 def read_associations(text: str) -> list[dict[str, str]]:
     """The associations in sacctmgr's output in the form that `associations` asks for."""
-    return [dict(zip(_ASSOCIATION.split(","), row, strict=True)) for row in _rows(text, _ASSOCIATION, "|")]
+    return [dict(zip(_ASSOCIATION.split(","), row, strict=True)) for row in _padded(text, _ASSOCIATION)]
+
+
+def account_associations(accounts: Sequence[str], timeout_s: float = TIMEOUT_S) -> list[dict[str, str]]:
+    """The associations of these accounts: their own, whose user is "", and those of all their users."""
+    named = f"account={','.join(accounts)}"
+    text = command(
+        ["sacctmgr", "--noheader", "--parsable2", "show", "associations", named, f"format={_ASSOCIATION}"],
+        timeout_s,
+    )
+    return read_associations(text)
 
 
 def default_account(user: str, timeout_s: float = TIMEOUT_S) -> str:
@@ -381,7 +397,7 @@ def qos(timeout_s: float = TIMEOUT_S) -> dict[str, dict[str, str]]:
 
 def read_qos(text: str) -> dict[str, dict[str, str]]:
     """The qualities of service in sacctmgr's output in the form that `qos` asks for."""
-    return {row[0]: dict(zip(_QOS.split(","), row, strict=True)) for row in _rows(text, _QOS, "|")}
+    return {row[0]: dict(zip(_QOS.split(","), row, strict=True)) for row in _padded(text, _QOS)}
 
 
 # -- reading ----------------------------------------------------------------------------------------
@@ -408,6 +424,19 @@ def _rows(text: str, form: str, separator: str = SEPARATOR) -> list[list[str]]:
         if len(fields) == width:
             rows.append(fields)
     return rows
+
+
+def _padded(text: str, form: str) -> list[list[str]]:
+    """The fields of each line of sacctmgr; the last columns may be missing."""
+    width = form.count(",") + 1
+    found = []
+    for line in text.split("\n"):
+        fields = [field.strip() for field in line.split("|")]
+        if _FEWEST <= len(fields) <= width:
+            found.append(fields + [""] * (width - len(fields)))
+        elif len(fields) == width + 1 and not fields[-1]:
+            found.append(fields[:width])
+    return found
 
 
 def _text(value: str) -> str:

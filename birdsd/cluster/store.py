@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from birdsd.config import as_dict, signature
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import UserError, listed_names, unknown_name
 from birdsd.files import (
     append_bytes,
     explained_write,
@@ -186,10 +186,11 @@ class RunStore:
         if len(matches) == 1:
             return matches[0]
         if matches:
-            names = ", ".join(run.folder.name for run in matches)
+            names = listed_names(run.folder.name for run in matches)
             raise UserError(f"'{text}' fits several runs: {names}", "", "give more of the name")
+        known = (run.folder.name for run in runs)
         raise unknown_name(
-            "run", text, (run.folder.name for run in runs), f"Runs are looked for in {self.root}."
+            "run", text, known, f"Runs are looked for in {self.root}.", "`birdsd status --all`"
         )
 
     def model_source(self, text: str | None, key: str) -> str | None:
@@ -210,7 +211,7 @@ class RunStore:
             raise UserError(
                 f"{key}={text} does not exist",
                 "it is a folder, a run's name or signature, or a hub id like someone/model",
-                f"runs in {self.root}: {', '.join(names) or '(there are none)'}",
+                f"runs in {self.root}: {listed_names(names, text)}",
             )
         return text
 

@@ -122,6 +122,7 @@ def _add_checking(verbs: Any) -> None:
     what = site.add_subparsers(metavar="WHAT", required=True)
     detect = what.add_parser("detect", help="write a site preset from what Slurm itself says")
     detect.add_argument("--partition", help="the partition to use (default: the one with GPUs)")
+    detect.add_argument("--gpu-type", help="the type of GPU to use, where there are several")
     detect.add_argument("--name", help="the preset's name (default: the cluster's)")
     detect.add_argument("--out", type=Path, help="the file to write (default: among your own presets)")
     detect.add_argument("--force", action="store_true", help="overwrite the file")
@@ -290,7 +291,7 @@ def _doctor(options: argparse.Namespace) -> int:
 def _detect(options: argparse.Namespace) -> int:
     from birdsd.cluster import detect
 
-    facts = detect.detect(options.partition, options.name)
+    facts = detect.detect(options.partition, options.name, options.gpu_type)
     if options.json:
         _print(detect.to_json(facts), True, "")
         return 0

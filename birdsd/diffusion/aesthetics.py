@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from birdsd.diffusion.export import read_training
 from birdsd.diffusion.words import species_in
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import UserError, listed_names, unknown_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,7 +116,7 @@ class Aesthetic:
         for known, value in self.embeddings.items():
             if known.casefold() == name.casefold():
                 return value
-        raise unknown_name("aesthetic embedding", name, self.embeddings, f"They are those of {self.folder}.")
+        raise unknown_name("aesthetic embedding", name, self.embeddings, whole=f"those of {self.folder}")
 
     def name_for(self, prompt: str) -> str:
         """The first species in the prompt that has an embedding; else that of all pictures, or the only one
@@ -128,7 +128,7 @@ class Aesthetic:
             return ALL if ALL in self.embeddings else next(iter(self.embeddings))
         raise UserError(
             f"the prompt '{prompt}' names none of the aesthetic embeddings in {self.folder}",
-            f"there are {', '.join(sorted(self.embeddings))}",
+            f"there are {listed_names(sorted(self.embeddings))}",
             "name one with aesthetic_name=NAME",
         )
 

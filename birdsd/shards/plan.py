@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import UserError, listed_names, unknown_name
 from birdsd.files import fingerprint, read_json
 from birdsd.randomness import permutation
 from birdsd.schema import DataConfig
@@ -171,8 +171,9 @@ def choose_species(found: LabelledSet, data: DataConfig) -> LabelledSet:
             found.files_left_out[NOT_CHOSEN] += 1
     if not kept:
         raise UserError(
-            f"data.species={sorted(wanted)} data.without_species={sorted(unwanted)} leave no recording",
-            f"the {len(found.recordings)} recordings hold {', '.join(found.species)}",
+            f"data.species=[{listed_names(sorted(wanted))}] "
+            f"data.without_species=[{listed_names(sorted(unwanted))}] leave no recording",
+            f"the {len(found.recordings)} recordings hold {listed_names(found.species)}",
         )
     return dataclasses.replace(found, recordings=kept)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import scipy.fft
 
-from birdsd.errors import UserError
+from birdsd.errors import UserError, unknown_name
 from birdsd.files import read_json, safe_name, write_json, write_text
 from birdsd.randomness import generator
 from birdsd.sound.annotation import Label
@@ -345,7 +345,7 @@ def ambience(name: str, seed: int, number: int, rate_hz: int = 44100, duration_s
         low = _shaped_noise(draw, samples, rate_hz, lambda f: 1.0 / (1.0 + (f / edge_hz) ** 2))
         waveform = 0.1 * low * 2.0 ** (0.6 * slow)
     else:
-        raise UserError(f"unknown synthetic environment '{name}'", f"valid: {', '.join(ENVIRONMENTS)}")
+        raise unknown_name("synthetic environment", name, ENVIRONMENTS)
     return np.clip(waveform, -0.99, 0.99).astype(np.float32)[np.newaxis]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from birdsd.errors import UserError
+from birdsd.errors import UserError, listed_names, unknown_name
 from birdsd.sound.names import Names, read_names
 from birdsd.sound.numbers import column_rule, comma_rule, parse_number
 from birdsd.sound.sheets import Sheet
@@ -124,12 +124,12 @@ def require(path: Path, columns: Columns, sheet: Sheet, name: str) -> None:
         for column in sheet.header
         for match in difflib.get_close_matches(fold(column), valid, 1, 0.6)
     ]
-    shown = ", ".join(filter(None, sheet.header[:8])) + (", ..." if len(sheet.header) > 8 else "")
+    headless = any(parse_number(cell) is not None for cell in sheet.header)
     hint = f"Did you mean '{near[0][1]}' by '{near[0][0]}'?" if near else f"rename a column to '{valid[0]}'"
     raise UserError(
-        f"{path} has no column for the {name}; its columns are {shown or '(none)'}",
-        f"known names are {', '.join(valid[:5])}",
-        hint,
+        f"{path} has no column for the {name}; its columns are {listed_names(filter(None, sheet.header))}",
+        f"known names are {listed_names(valid)}",
+        "the first line must hold the columns' names, and this one holds numbers" if headless else hint,
     )
 
 
@@ -157,9 +157,10 @@ def map_columns(path: Path, sheet: Sheet, asked: Mapping[str, str]) -> Columns:
     found: dict[str, int] = {}
     for canonical, column in asked.items():
         if canonical not in COLUMNS:
-            raise UserError(f"unknown column '{canonical}'", f"valid: {', '.join(COLUMNS)}")
+            raise unknown_name("column", canonical, COLUMNS)
         if column not in header:
-            raise UserError(f"{path} has no column '{column}'", f"its columns are {', '.join(header[:12])}")
+            there = listed_names(filter(None, header), column)
+            raise UserError(f"{path} has no column '{column}'", f"its columns are {there}")
         found["asked" if canonical == "label" else canonical] = header.index(column)
     for canonical, names in COLUMNS.items():
         places = folded if canonical not in NUMBERS else folded | bare

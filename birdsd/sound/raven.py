@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from birdsd.errors import UserError
+from birdsd.errors import UserError, listed_names
 from birdsd.files import write_text
 from birdsd.sound.annotation import Label, read_text
 from birdsd.sound.columns import COLUMNS, map_columns
@@ -60,7 +60,7 @@ def read_selections(path: Path, label_column: str | None = None, *, named: bool 
     sheet = separated(read_text(path), path) if path.suffix.lower() == ".txt" else load_sheet(path)
     asked = {"label": label_column} if label_column else None
     columns = map_columns(path, sheet, asked or {})
-    shown = ", ".join(filter(None, sheet.header)) or "(none)"
+    shown = listed_names(filter(None, sheet.header))
     if not (columns.has("start") and (columns.has("end") or columns.has("duration"))):
         raise UserError(
             f"{path} is no Raven selection table: its columns are {shown}",
@@ -69,7 +69,7 @@ def read_selections(path: Path, label_column: str | None = None, *, named: bool 
     if named and sheet.rows and not columns.names_species():
         raise UserError(
             f"{path} has no label column that can be told: its columns are {shown}",
-            f"known are {', '.join(COLUMNS['label'][:5])}",
+            f"known are {listed_names(COLUMNS['label'])}",
             "rename the one that holds the species to 'Species'",
         )
     return read_sheet(path, sheet, asked)[0]

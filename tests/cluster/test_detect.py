@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from birdsd.cluster import detect, slurm
-from birdsd.cluster.detect_facts import gpus_of_node, may_requeue, preemption, time_limits, tres
+from birdsd.cluster.detect_facts import may_requeue, preemption, time_limits
+from birdsd.cluster.gpus import gpus_of_node
+from birdsd.cluster.limits import tres
 from birdsd.config import compose, presets
 from birdsd.errors import UserError
 from tests.cluster.captured import facts_of_testbed, facts_of_university
@@ -58,7 +60,7 @@ def test_every_line_says_where_it_comes_from() -> None:
     lines = detect.to_yaml(university()).splitlines()
     assert lines[0] == "# alma, partition gpu: 2 nodes with 4 a100 GPUs each, at most 36 h"
     values = [line for line in lines if not line.startswith("#")]
-    assert len(values) == 19 and all(" # " in line for line in values)
+    assert len(values) == 25 and all(" # " in line for line in values)
     others = "\n".join(line for line in lines[1:] if line.startswith("#"))
     assert "cpu: 1 nodes (no GPUs)" in others and "retired" in others and "INACTIVE" in others
 
@@ -114,7 +116,7 @@ def test_gres(gres: str, expected: dict[str, int]) -> None:
 
 
 def test_tres() -> None:
-    assert tres("cpu=16,mem=4G,node=4,gres/gpu=8") == {"cpu": 16, "node": 4, "gres/gpu": 8}
+    assert tres("cpu=16,mem=4G,node=4,gres/gpu=8") == {"cpu": 16, "mem": 4096, "node": 4, "gres/gpu": 8}
     assert tres("") == {}
 
 

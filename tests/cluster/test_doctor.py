@@ -98,7 +98,6 @@ def test_sites_that_fit_are_well() -> None:
         ("nodes", {"memory_gb_per_node": 1020}, "error", ["1020 GB of memory"]),
         ("nodes", {"qos": "long", "nodes": 8}, "error", ["8 are asked for", "nodes=7 at most"]),
         ("nodes", {"qos": "long", "nodes": 7}, "warning", ["7 are asked for", "6 of them up"]),
-        ("nodes", {"nodes": 3}, "error", ["12 gres/gpu", "qos normal MaxTRESPerUser is 10"]),
         ("hand_over", {"hand_over": "manual"}, "warning", ["birdsd resume"]),
         ("hand_over", {"hand_over": "magic"}, "error", ["not known", "chain"]),
         ("hand_over", {"qos": "scavenge"}, "warning", ["cancelled", "site.hand_over=chain"]),

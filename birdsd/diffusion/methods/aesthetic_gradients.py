@@ -20,7 +20,7 @@ from birdsd.diffusion.additions import chain, write_addition
 from birdsd.diffusion.aesthetics import ALL, EMBEDDINGS_FILE, PROJECTION, PROJECTION_FILE
 from birdsd.diffusion.clip import Clip, load_clip
 from birdsd.diffusion.methods.common import codec_of, picture_of, read, required_source
-from birdsd.errors import UserError
+from birdsd.errors import UserError, listed_names
 from birdsd.files import read_json
 from birdsd.shards.reader import ShardReader
 
@@ -76,7 +76,7 @@ class AestheticGradientsMethod:
         lost = sorted(species - counts.keys()) or ([] if counts else ["any species"])
         if lost:
             raise UserError(
-                f"not one picture of {', '.join(lost)} in {self.index.folder} can be decoded",
+                f"not one picture of {listed_names(lost)} in {self.index.folder} can be decoded",
                 "an aesthetic embedding is the mean of some pictures",
                 "look at the shards with `birdsd inspect SHARDS`, and prepare them again",
             )

@@ -31,7 +31,7 @@ from birdsd.diffusion.methods.common import (
 )
 from birdsd.diffusion.parts import Frozen, Learner, Parts
 from birdsd.diffusion.tokenizer import token_ids
-from birdsd.errors import UserError
+from birdsd.errors import UserError, listed_names
 from birdsd.randomness import generator
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class ClipMethod:
         self.labels = {label: number for number, label in enumerate(self.wordings)}
         if len(self.labels) < 2:
             raise UserError(
-                f"all samples in {index.folder} have the same caption: {', '.join(self.labels) or '(none)'}",
+                f"all samples in {index.folder} have the same caption: {listed_names(self.labels)}",
                 "a CLIP learns by telling what is heard from what might be",
                 "take shards with at least two species",
             )

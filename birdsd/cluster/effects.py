@@ -1,0 +1,147 @@
+"""Settings that a job reads but that change nothing in the mode it is in: the user is told of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from birdsd import config
+from birdsd.schema import TrainConfig
+
+_LORA, _TOKENS, _DREAM = "lora", "textual_inversion", "dreambooth"
+_DREAMS = ("dreambooth_lora", "dreambooth_full")
+_DENOISING = ("full", _LORA, _TOKENS, *_DREAMS)
+# Fields of `method` that not every method has a use for, with those that do (as `config.advice_name` has it).
+_METHODS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("prediction", "noise_schedule", "zero_terminal_snr"), ("full",)),
+    **dict.fromkeys(("min_snr_gamma", "caption_dropout"), _DENOISING),
+    **dict.fromkeys(("train_text_encoder", "learns"), ("full", "dreambooth_full")),
+    **dict.fromkeys(("kl_weight", "gradient_weight", "crop_frames"), ("autoencoder",)),
+    **dict.fromkeys(("rank", "alpha", "targets"), (_LORA, "dreambooth_lora")),
+    **dict.fromkeys(("tokens", "style_token", "vectors", "initial_word"), (_TOKENS,)),
+    **dict.fromkeys(
+        ("base_method", "word", "class_word", "prior_weight", "class_prompts", "class_samples", "class_steps",
+         "class_guidance"), _DREAMS,
+    ),
+}  # fmt: skip
+_OF_TRAINING = (
+    "engine", "zero_stage", "offload_optimizer", "offload_parameters", "optimizer_bits", "micro_batch",
+    "gradient_checkpointing", "compile", "reader_threads", "prefetch_batches", "cache_latents",
+    "cache_folder", "watchdog_s", "session_hours", "session_lead_min", "session_began",
+    "save_in_background", "collective_timeout_s",
+)  # fmt: skip
+_OF_CLIPS = ("attention", "offload_generation", "vae_tiling")
+# Fields of `machine` by the jobs that have no use for them.
+_MACHINE: dict[str, tuple[str, ...]] = {
+    "prepare": (*_OF_TRAINING, *_OF_CLIPS, "precision", "max_gpu_memory_gib"),
+    "generate": (*_OF_TRAINING, "processes"),
+    "grid": (*_OF_TRAINING, "processes"),
+    "train": ("processes", *_OF_CLIPS),
+}
+# With recipe=FILE these still count; whatever else decides a clip is the recipe's.
+_BESIDE_RECIPE = ("recipe", "run", "runs", "add", "base", "out", "part")
+
+
+def without_effect(job: str, settings: Sequence[str], settled: Any) -> list[str]:
+    """A line for each of `settings` (as they were typed) that changes nothing in `settled`, with the reason.
+
+    What is set to its usual value is no news, and left out.
+    """
+    said = {key for text in settings if (key := text.partition("=")[0]) and "=" in text}
+    kind = config.job_type(job)
+    usual = dict(config.keys(kind))
+    lines: dict[str, str] = {}
+    for key, why in _unused(job, settled, said):
+        if key in said and key in usual and _value(settled, key) != usual[key]:
+            lines.setdefault(key, f"{key}={_text(_value(settled, key))} has no effect: {why}")
+    return list(lines.values())
+
+
+def _unused(job: str, settled: Any, said: set[str]) -> Iterator[tuple[str, str]]:
+    """(key, why it changes nothing) for all keys of this job in this mode."""
+    for name in _MACHINE.get(job, ()):
+        yield f"machine.{name}", f"{job} has no use for it"
+    if isinstance(settled, TrainConfig):
+        yield from _of_training(settled, said)
+        if job == "train":
+            yield from _of_machine(settled)
+    elif job in ("generate", "grid"):
+        yield from _of_clips(settled, said)
+
+
+def _of_training(settled: TrainConfig, said: set[str]) -> Iterator[tuple[str, str]]:
+    method, model, optim, save = settled.method, settled.model, settled.optim, settled.save
+    name = config.advice_name(settled)
+    for field, methods in _METHODS.items():
+        if name not in methods:
+            listed = " or ".join(one.replace("_", " on ") if one in _DREAMS else one for one in methods)
+            mine = name.replace("_", " on ") if name in _DREAMS else name
+            yield f"method.{field}", f"method={mine} has no use for it ({listed} has)"
+    if method.name == _DREAM and not method.prior_weight:
+        for field in ("class_prompts", "class_samples", "class_steps", "class_guidance"):
+            yield f"method.{field}", "method.prior_weight=0 makes no pictures of the class"
+    if method.tokens != "style":
+        yield "method.style_token", "method.tokens=per_species has a token for each species"
+    if model.init == "scratch":
+        yield "method.train_text_encoder", "with model.init=scratch the text encoder always learns"
+        yield "model.source", "model.init=scratch starts from nothing; model.init=pretrained starts from it"
+    if method.name != "aesthetic_gradients":
+        yield "model.clip", f"method={method.name} has no use for it (aesthetic_gradients has)"
+    if method.name in ("autoencoder", "clip", "aesthetic_gradients"):
+        yield "model.autoencoder", f"method={method.name} has no use for one"
+    if optim.decay == "constant":
+        yield "optim.min_learning_rate_ratio", "optim.decay=constant keeps the learning rate"
+    if not save.preview_every_samples:
+        yield "save.preview_prompts", "save.preview_every_samples=0 draws no previews"
+    if not save.validate_every_samples:
+        yield "save.validation_samples", "save.validate_every_samples=0 validates nothing"
+    for item in config.keys(type(settled.data)):
+        if item[0] not in ("name", "shards"):
+            yield f"data.{item[0]}", "it decides what `birdsd run prepare` makes; the shards are as they are"
+
+
+def _of_machine(settled: TrainConfig) -> Iterator[tuple[str, str]]:
+    machine = settled.machine
+    if machine.engine == "torch" and machine.name != "auto":
+        yield "machine.zero_stage", "machine.engine=torch deals nothing out (machine.engine=deepspeed does)"
+    if machine.device == "cpu":
+        yield "machine.max_gpu_memory_gib", "machine.device=cpu uses no GPU"
+        if machine.engine == "torch":
+            yield "machine.offload_optimizer", "machine.device=cpu holds everything in host memory already"
+    if not machine.cache_latents:
+        yield "machine.cache_folder", "machine.cache_latents=false keeps nothing"
+    if not machine.session_hours:
+        for field in ("session_lead_min", "session_began"):
+            yield f"machine.{field}", "machine.session_hours=0: no session ends"
+
+
+def _of_clips(settled: Any, said: set[str]) -> Iterator[tuple[str, str]]:
+    if getattr(settled, "recipe", None):
+        for key, _ in config.keys(type(settled)):
+            if not key.startswith("machine.") and key not in _BESIDE_RECIPE:
+                yield key, "the recipe says it"
+        return
+    if settled.guidance <= 1:
+        yield "negative_prompt", f"guidance={settled.guidance:g} leads away from nothing (above 1 does)"
+    if settled.seeds:
+        yield "seed", "seeds takes its place"
+    if settled.aesthetic_steps == 0:
+        for key, _ in config.keys(type(settled)):
+            if key.startswith("aesthetic_") and key != "aesthetic_steps":
+                yield key, "aesthetic_steps=0 turns personalising off"
+    for axis in ("x", "y"):
+        key = str(getattr(settled, axis, None) or "").partition("=")[0].strip()
+        if key and key in said:
+            yield key, f"the {axis} axis sets it"
+
+
+def _value(settled: Any, key: str) -> Any:
+    for part in key.split("."):
+        settled = getattr(settled, part)
+    return settled
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
