@@ -9,6 +9,7 @@ is in the set or in its `account`, and what a person should know is in `Labelled
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -223,6 +224,7 @@ def _top_layers(
                 sources.synonyms += looked.synonyms
                 # A table beside may list much that is not ours: of its problems only this one is.
                 sources.problems += looked.problems if here else []
+                sources.left_out += looked.left_out if here else Counter()
                 if not layer:
                     count = len(finder.files)
                     reason = f"it lists none of the {count} recordings: its labels and licences are not used"

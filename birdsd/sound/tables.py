@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -156,8 +157,7 @@ def _names(
     readings = [read_names(text) for text in texts if text]
     chosen = next((names for names in readings if names.count), None)
     types = tuple(dict.fromkeys(kind for names in readings for kind in names.sound_types))
-    if chosen is None:
-        chosen = Names(sound_types=types)
+    chosen = replace(chosen or NOTHING, sound_types=types)
     synonyms = list(chosen.scientific)
     scientific = read_names(cell("scientific") or binomial).species
     if len(scientific) == len(chosen.species):
