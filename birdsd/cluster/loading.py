@@ -26,13 +26,14 @@ def load_model(
     """
     from birdsd.diffusion.generator import Generator
     from birdsd.diffusion.placement import Placement
-    from birdsd.training.precision import choose_device, choose_precision, occupy
+    from birdsd.training.precision import choose_device, choose_precision, occupy, set_threads
 
     place = model_place(config) if folder is None else folder
     on_top = [open_addition(config, text) for text in config.add] if added is None else added
     base = RunStore(Path(config.runs)).model_source(config.base, "base")
     device = choose_device(config.machine.device)
     occupy(device, config.machine.max_gpu_memory_gib)
+    set_threads(config.machine.threads, device)
     dtype = choose_precision(config.machine.precision, device).dtype
     return Generator(place, device, dtype, on_top, base, Placement.of(config.machine))
 
