@@ -20,7 +20,7 @@ import soundfile
 import soxr
 
 from birdsd.errors import UserError
-from birdsd.files import atomic_write
+from birdsd.files import atomic_write, muted
 
 AUDIO_SUFFIXES = frozenset(
     {".wav", ".wave", ".w64", ".rf64", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc"}
@@ -181,7 +181,8 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
     # Absolute, because libsndfile takes a file named "-" for standard input.
     absolute = os.path.abspath(path)
     try:
-        sound = soundfile.SoundFile(absolute)
+        with muted(2):  # mpg123 remarks on every oddity of a file, and does not name it
+            sound = soundfile.SoundFile(absolute)
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
         raise _explain(path, error) from error
     with sound:
@@ -237,9 +238,10 @@ def _cut_short(log: str) -> str:
 def _decode(sound: soundfile.SoundFile, path: Path, first: int, count: int) -> np.ndarray:
     """float32 [count, channels] from frame `first` on; all of it (but for an MP3's last bit), all finite."""
     try:
-        if sound.tell() != first:
-            sound.seek(first)
-        frames: np.ndarray = sound.read(count, dtype="float32", always_2d=True)
+        with muted(2):
+            if sound.tell() != first:
+                sound.seek(first)
+            frames: np.ndarray = sound.read(count, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise RecordingError(
             f"{path} is damaged or cut short after {first / sound.samplerate:.2f} s ({_reason(error)})",
