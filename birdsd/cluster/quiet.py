@@ -51,25 +51,25 @@ def terminal_for_us() -> Iterator[None]:
             if setting not in os.environ:
                 os.environ[setting] = value
                 os.environ[_CHOSEN_VARIABLE] = setting
-    with _put_aside(None):
+    before = logging.Logger.callHandlers, warnings.showwarning
+    _put_aside(None)
+    try:
         yield
+    finally:
+        logging.Logger.callHandlers, warnings.showwarning = before  # type: ignore[method-assign]
 
 
-@contextmanager
-def libraries_in(path: Path) -> Iterator[None]:
-    """Inside, it is appended to the file `path`, which is made when the first line comes."""
+def libraries_in(path: Path) -> None:
+    """To the end of this process it goes to the file `path`, which is made when the first line comes."""
     if chosen := os.environ.pop(_CHOSEN_VARIABLE, ""):
         os.environ.pop(chosen, None)
-    with _put_aside(path):
-        yield
+    _put_aside(path)
 
 
-@contextmanager
-def _put_aside(path: Path | None) -> Iterator[None]:
+def _put_aside(path: Path | None) -> None:
     if os.environ.get(VERBOSE_VARIABLE):
-        yield
         return
-    passed_on, shown = logging.Logger.callHandlers, warnings.showwarning
+    passed_on = logging.Logger.callHandlers
 
     def aside(text: str) -> None:
         if path is not None:
@@ -96,11 +96,6 @@ def _put_aside(path: Path | None) -> Iterator[None]:
     logging.Logger.callHandlers = call_handlers  # type: ignore[method-assign,assignment]
     if not sys.warnoptions:  # -W and PYTHONWARNINGS ask for them
         warnings.showwarning = show
-    try:
-        yield
-    finally:
-        logging.Logger.callHandlers = passed_on  # type: ignore[method-assign]
-        warnings.showwarning = shown
 
 
 @contextmanager

@@ -43,13 +43,10 @@ class RankTask:
         listen_early()  # in place of submitit's own handler, which asks rank 0 alone to save
         os.chdir(self.cwd)
         settings = list(self.settings)
-        libraries = self._join()
+        self._join()
         if self.array:
             settings.append(f"part={_array_task()}/{self.array}")
-        from birdsd.cluster.quiet import libraries_in
-
-        with libraries_in(libraries):
-            status = self._run(settings)
+        status = self._run(settings)
         sys.stdout.flush(), sys.stderr.flush()
         faulthandler.cancel_dump_traceback_later()
         if status:
@@ -57,12 +54,12 @@ class RankTask:
         faulthandler.dump_traceback_later(_LEAVE_S, exit=True)
         return status
 
-    def _join(self) -> Path:
-        """Find out who we are, tell torch, and write this rank's output into the run's folder; returns the
-        file for what other libraries say."""
+    def _join(self) -> None:
+        """Find out who we are, tell torch, and write this rank's output into the run's folder."""
         import submitit
 
         from birdsd.cluster.allocations import allocation_name, allocation_of_environment
+        from birdsd.cluster.quiet import libraries_in
 
         environment = submitit.JobEnvironment()
         if environment.num_tasks > 1:
@@ -79,7 +76,7 @@ class RankTask:
         sys.stdout.flush(), sys.stderr.flush()
         os.dup2(log, 1), os.dup2(log, 2)
         os.close(log)
-        return allocation.libraries_log(environment.global_rank)
+        libraries_in(allocation.libraries_log(environment.global_rank))
 
     def _run(self, settings: list[str]) -> int:
         from birdsd import config
