@@ -52,6 +52,8 @@ def usable_cores() -> int:
 
 def read_load() -> Load:
     """The load now; `OSError` where the system does not tell. What a hypervisor takes counts as others'."""
+    if not hasattr(os, "sched_getaffinity"):
+        raise OSError("this system does not tell on which cores a process may run")
     mine = {f"cpu{number}" for number in os.sched_getaffinity(0)}
     ticks = 0
     with open("/proc/stat", encoding="ascii") as stream:
@@ -150,13 +152,13 @@ class Neighbours:
             return
         self._told = True
         self._tell(
-            f"birdsd: other programs keep {others:.1f} of {self.cores} cores busy: meanwhile threads sleep "
-            "where they would spin, so that all get their share; results stay the same"
+            f"birdsd: other programs keep {others:.1f} of {self.cores} cores busy: until they end, threads "
+            "sleep instead of spinning, with the same results"
         )
 
     def watch(self) -> None:
-        """Look for ever; a system that no longer tells is looked at no longer."""
-        with suppress(OSError, ValueError):
+        """Look for ever; where the system no longer tells, or has no thread left, all stays as it is."""
+        with suppress(OSError, ValueError, RuntimeError):
             while True:
                 time.sleep(LOOK_EVERY_S)
                 self.look()

@@ -17,7 +17,7 @@ from tests.cluster.test_quiet import foreign, training, words
 from tests.cluster.untrained import make_model
 from tests.diffusion.conftest import make_shards
 
-SAID = re.compile(r"birdsd: other programs keep [\d.]+ of \d+ cores busy: .* results stay the same$")
+SAID = re.compile(r"birdsd: other programs keep [\d.]+ of \d+ cores busy: .* with the same results$")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
