@@ -13,7 +13,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
@@ -28,9 +28,9 @@ QUIET = {
     "TQDM_DISABLE": "1",  # the bars of others: ours say themselves whether they are drawn
     "TF_CPP_MIN_LOG_LEVEL": "2",  # tensorboard imports TensorFlow where there is one
 }
-# In a rank's log torch's own warnings help: of peers that cannot be reached, say.
-_ON_TERMINALS = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
-_CHOSEN_VARIABLE = "BIRDSD_CHOSE"  # tells the processes we start which of these were not the user's wish
+# Torch's warnings from C++. In a rank's log they help, of peers that cannot be reached, say: so the processes
+# that we start are told whether this was the user's wish.
+_TORCH_VARIABLE, _CHOSEN_VARIABLE = "TORCH_CPP_LOG_LEVEL", "BIRDSD_CHOSE"
 
 
 def hush() -> None:
@@ -46,11 +46,8 @@ def hush() -> None:
 def terminal_for_us() -> Iterator[None]:
     """Inside, what libraries log and warn of is dropped, unless it is an error."""
     hush()
-    if not os.environ.get(VERBOSE_VARIABLE):
-        for setting, value in _ON_TERMINALS.items():
-            if setting not in os.environ:
-                os.environ[setting] = value
-                os.environ[_CHOSEN_VARIABLE] = setting
+    if not os.environ.get(VERBOSE_VARIABLE) and _TORCH_VARIABLE not in os.environ:
+        os.environ[_TORCH_VARIABLE], os.environ[_CHOSEN_VARIABLE] = "ERROR", _TORCH_VARIABLE
     before = logging.Logger.callHandlers, warnings.showwarning
     _put_aside(None)
     try:
@@ -71,17 +68,19 @@ def _put_aside(path: Path | None) -> None:
         return
     passed_on = logging.Logger.callHandlers
 
-    def aside(text: str) -> None:
+    def aside(text: Callable[[], str]) -> None:
         if path is not None:
-            # A full disk is not the business of who has something to remark.
-            with suppress(OSError), open(path, "a", encoding="utf-8") as stream:
-                stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text.rstrip()}\n")
+            # A full disk, or a remark that does not fit its format, must not end the work.
+            with suppress(OSError, TypeError, ValueError, KeyError):
+                line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text().rstrip()}\n"
+                with open(path, "a", encoding="utf-8") as stream:
+                    stream.write(line)
 
     def call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
         if record.levelno >= logging.ERROR:
             passed_on(logger, record)
         else:
-            aside(f"{record.levelname} {record.name}: {record.getMessage()}")
+            aside(lambda: f"{record.levelname} {record.name}: {record.getMessage()}")
 
     def show(
         message: Warning | str,
@@ -91,7 +90,7 @@ def _put_aside(path: Path | None) -> None:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        aside(warnings.formatwarning(message, category, filename, lineno, line))
+        aside(lambda: warnings.formatwarning(message, category, filename, lineno, line))
 
     logging.Logger.callHandlers = call_handlers  # type: ignore[method-assign,assignment]
     if not sys.warnoptions:  # -W and PYTHONWARNINGS ask for them

@@ -144,6 +144,7 @@ def library():
     other = logging.getLogger("other")
     other.addHandler(logging.StreamHandler())
     other.warning("a remark")
+    other.warning("%d is no number", "this")
     warnings.warn("will change", FutureWarning)
     other.error("a real error")
     other.handlers.clear()
