@@ -28,7 +28,8 @@ from bench.common import Row
 from birdsd.training.cores import USERS_CHOICE, Neighbours, read_load, usable_cores
 
 ROOT = Path(__file__).resolve().parents[1]
-_SETTLE_S = 2.5  # a run looks once a second
+# A run looks once a second, and takes three looks to believe that its neighbour is gone.
+_NOTICED_S, _GONE_S = 2.5, 5.0
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", *USERS_CHOICE)
 WAYS = ("minds", "torch alone", "one thread")
 
@@ -72,17 +73,16 @@ def _speeds(rounds: int, seconds: float) -> tuple[dict[tuple[str, str], list[flo
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="birdsd-bench-"))
         trainings = {way: stack.enter_context(_child(way, folder)) for way in WAYS}
         for _ in range(rounds):
-            time.sleep(_SETTLE_S)
+            time.sleep(_GONE_S)
             before = read_load()
             time.sleep(0.5)
             strangers.append(read_load().others_since(before))
             for way, training in trainings.items():
                 speeds.setdefault((way, "quiet"), []).append(training(seconds))
             with _neighbour():
-                time.sleep(_SETTLE_S)
+                time.sleep(_NOTICED_S)
                 for way, training in trainings.items():
                     speeds.setdefault((way, "busy"), []).append(training(seconds))
-            time.sleep(_SETTLE_S)
     return speeds, statistics.median(strangers)
 
 
