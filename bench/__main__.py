@@ -17,7 +17,10 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-AREAS = ("prepare", "codec", "reader", "loop", "methods", "memory", "checkpoint", "zero", "status", "start")
+AREAS = (
+    "prepare", "codec", "reader", "loop", "methods", "memory", "checkpoint", "zero", "status", "start",
+    "busy",
+)  # fmt: skip
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import birdsd
 from birdsd import config, schema
-from birdsd.cluster.quiet import hush, libraries_on_stderr
+from birdsd.cluster.quiet import libraries_on_stderr, terminal_for_us
 from birdsd.cluster.verbs import VERBS, add_verbs
 from birdsd.errors import UserError, clipped, likeness, nearest, unknown_name
 
@@ -33,9 +33,13 @@ Running the same command again resumes; on a finished run it does nothing and sa
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The entry point; returns the exit status."""
-    hush()
+    with terminal_for_us():
+        return _main(sys.argv[1:] if arguments is None else list(arguments))
+
+
+def _main(arguments: list[str]) -> int:
     parser = _parser()
-    typed = _verb_checked(sys.argv[1:] if arguments is None else list(arguments))
+    typed = _verb_checked(arguments)
     options, rest = parser.parse_known_args(typed)
     if rest and hasattr(options, "settings") and not any(item.startswith("-") for item in rest):
         options.settings.extend(rest)  # settings may stand before and after a flag

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import json
 import os
 import platform
 import re
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -110,6 +113,42 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+_muting = threading.Lock()
+_muted: dict[int, tuple[int, int]] = {}  # by descriptor: how many want it, and what it was
+
+
+@contextmanager
+def muted(descriptor: int) -> Iterator[None]:
+    """What C code prints to standard output (1) or error (2) inside is dropped, for the whole process: for
+    libraries that report what they do in no other way. Keep it short, and check what they return."""
+    with _muting:
+        users, kept = _muted.get(descriptor, (0, -1))
+        if not users:
+            _flush_c(descriptor)
+            with suppress(OSError):  # there may be none, and then nothing to mute
+                kept = os.dup(descriptor)
+                with open(os.devnull, "wb") as nowhere:
+                    os.dup2(nowhere.fileno(), descriptor)
+        _muted[descriptor] = users + 1, kept
+    try:
+        yield
+    finally:
+        with _muting:
+            users, kept = _muted.pop(descriptor)
+            if users > 1:
+                _muted[descriptor] = users - 1, kept
+            elif kept >= 0:
+                _flush_c(descriptor)
+                os.dup2(kept, descriptor)
+                os.close(kept)
+
+
+def _flush_c(descriptor: int) -> None:
+    """What waits in the buffer of C's standard output goes where it belongs; standard error has none."""
+    if descriptor == 1 and sys.platform == "linux":
+        ctypes.CDLL(None).fflush(None)
 
 
 def append_bytes(path: Path, data: bytes) -> None:

@@ -31,7 +31,7 @@ def run(config: CacheConfig) -> Outcome:
             "train it as it is",
         )
     device = chosen_device(config.machine)
-    set_threads(config.machine.threads)
+    set_threads(config.machine.threads, device)
     dtype = choose_precision(config.machine.precision, device).dtype
     splits = [split for split in ("train", "validation") if index.count(split)]
     filled = method.fill(device, dtype, splits, part.share, lambda: None)

@@ -8,6 +8,7 @@
         heartbeat.json             where it is; written anew every few seconds by rank 0
         end.json                   how it ended; absent where it was killed
         rank-00000.log             what a rank printed
+        libraries-00000.log        what other libraries remarked in it, errors apart
         rank-00000.stacks          where a rank hung, if it did
 
 Every file has one writer and is replaced whole, so that a network file system needs no locks for them.
@@ -158,6 +159,9 @@ class Allocation:
 
     def log(self, rank: int) -> Path:
         return self.folder / f"rank-{rank:05d}.log"
+
+    def libraries_log(self, rank: int) -> Path:
+        return self.folder / f"libraries-{rank:05d}.log"
 
     def stacks(self, rank: int) -> Path:
         return self.folder / f"rank-{rank:05d}.stacks"

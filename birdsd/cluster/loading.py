@@ -27,12 +27,13 @@ def load_model(
     """
     from birdsd.diffusion.generator import Generator
     from birdsd.diffusion.placement import Placement
-    from birdsd.training.precision import choose_precision
+    from birdsd.training.precision import choose_precision, set_threads
 
     place = model_place(config) if folder is None else folder
     on_top = [open_addition(config, text) for text in config.add] if added is None else added
     base = RunStore(Path(config.runs)).model_source(config.base, "base")
     device = chosen_device(config.machine)
+    set_threads(config.machine.threads, device)
     dtype = choose_precision(config.machine.precision, device).dtype
     return Generator(place, device, dtype, on_top, base, Placement.of(config.machine))
 

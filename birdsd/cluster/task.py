@@ -59,6 +59,7 @@ class RankTask:
         import submitit
 
         from birdsd.cluster.allocations import allocation_name, allocation_of_environment
+        from birdsd.cluster.quiet import libraries_in
 
         environment = submitit.JobEnvironment()
         if environment.num_tasks > 1:
@@ -75,6 +76,7 @@ class RankTask:
         sys.stdout.flush(), sys.stderr.flush()
         os.dup2(log, 1), os.dup2(log, 2)
         os.close(log)
+        libraries_in(allocation.libraries_log(environment.global_rank))
 
     def _run(self, settings: list[str]) -> int:
         from birdsd import config

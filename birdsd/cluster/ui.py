@@ -71,11 +71,12 @@ def serve(asked: GenerateConfig, port: int | None = None, browser: bool = True, 
     Without `wait` it returns the running page; its `close()` ends it. Raises `UserError` where gradio is not
     installed or the port is taken.
     """
-    from birdsd.cluster.quiet import QUIET
+    from birdsd.cluster.quiet import hush
 
     check_gradio()
     chosen = free_port(port)
-    for name, value in {**QUIET, **_SILENCE}.items():
+    hush()
+    for name, value in _SILENCE.items():
         os.environ.setdefault(name, value)
     for name in ("NO_PROXY", "no_proxy"):  # gradio looks for its own server, and a proxy would not find it
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), HOST)))

@@ -9,16 +9,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import soundfile
 
 from birdsd.errors import UserError
+from birdsd.files import muted
 from birdsd.sound import mp3
 from birdsd.sound.formats import FOREIGN_SUFFIXES, foreign_reason
 from birdsd.sound.headers import Unfinished, unfinished
@@ -90,13 +92,14 @@ class Source:
     def _raw(self, first: int, count: int) -> np.ndarray:
         sound = self.sound
         try:
-            lead = 0
-            if sound.tell() != first:
-                lead = min(first, self._lead) if sound.format == "MP3" else 0
-                sound.seek(first - lead)
-            with _sequential(sound):
-                count = max(0, min(count, self.frames - first))
-                frames: np.ndarray = sound.read(lead + count, dtype="float32", always_2d=True)[lead:]
+            with muted(2) if sound.format == "MP3" else nullcontext():  # mpg123 remarks on every oddity
+                lead = 0
+                if sound.tell() != first:
+                    lead = min(first, self._lead) if sound.format == "MP3" else 0
+                    sound.seek(first - lead)
+                with _sequential(sound):
+                    count = max(0, min(count, self.frames - first))
+                    frames: np.ndarray = sound.read(lead + count, dtype="float32", always_2d=True)[lead:]
         except (soundfile.LibsndfileError, RuntimeError) as error:
             raise RecordingError(
                 f"{self.path} is damaged or cut short after {first / self.rate_hz:.2f} s ({_reason(error)})",
@@ -172,14 +175,20 @@ def _sound_file(
     path: Path, key: tuple[str, int, int], mended: Unfinished | None, held: ExitStack
 ) -> soundfile.SoundFile:
     if mended is not None:
-        return soundfile.SoundFile(held.enter_context(as_file(path, mended.pieces)))
+        return _quietly(held.enter_context(as_file(path, mended.pieces)))
     try:
-        return soundfile.SoundFile(key[0])
+        return _quietly(key[0])
     except soundfile.LibsndfileError:
         # Something before the first frame of an MP3 hides it.
         if path.suffix.lower() not in mp3.SUFFIXES or not (counted := _counted(*key)) or not counted.pieces:
             raise
-        return soundfile.SoundFile(held.enter_context(as_file(path, counted.pieces)))
+        return _quietly(held.enter_context(as_file(path, counted.pieces)))
+
+
+def _quietly(file: Any) -> soundfile.SoundFile:
+    """Open without mpg123's remarks on the terminal, which name no file; errors are raised all the same."""
+    with muted(2):
+        return soundfile.SoundFile(file)
 
 
 def _whole_mp3(
@@ -199,7 +208,7 @@ def _whole_mp3(
         )
     if not counted.pieces or (counted.plain and sound.frames == counted.samples):
         return sound
-    return held.enter_context(soundfile.SoundFile(held.enter_context(as_file(path, counted.pieces))))
+    return held.enter_context(_quietly(held.enter_context(as_file(path, counted.pieces))))
 
 
 @lru_cache(maxsize=512)

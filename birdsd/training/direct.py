@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from birdsd.files import write_json
 from birdsd.training.outcome import FINISHED_FILE, TrainResult, finished_before
-from birdsd.training.precision import choose_device
+from birdsd.training.precision import choose_device, set_threads
 from birdsd.training.progress import Pulse, Stopwatch
 from birdsd.training.world import World
 
@@ -35,6 +35,7 @@ def run_direct(
         return before
     world = World.from_environment()
     device = choose_device(config.machine.device, world.local_rank)
+    set_threads(config.machine.threads, device)
     pulse = Pulse(phase="train", resumed_from=0)
     clock = Stopwatch(lambda name: beat(pulse))
     pulse.seconds = clock.seconds

@@ -135,7 +135,7 @@ class Trainer:
             timeout_s=self.config.machine.collective_timeout_s,
         )
         occupy(self.device, self.config.machine.max_gpu_memory_gib)
-        set_threads(self.config.machine.threads)
+        set_threads(self.config.machine.threads, self.device)
         size = int(self.world.from_first(self.remembered.read()))
         self.plan = BatchPlan(self.batch, self.world.size, self.world.rank, size)
         signature = self.folder / "signature.json"
@@ -249,7 +249,7 @@ class Trainer:
             self.world,
             self.plan.count,
         )
-        set_threads(self.config.machine.threads)  # accelerate chooses them too
+        set_threads(self.config.machine.threads, self.device)  # accelerate chooses them too
         if checkpoint is not None:
             self.engine.load_state(checkpoint.tensor, checkpoint.state)
         self.checkpointer.prepare(self.engine)

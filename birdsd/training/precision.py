@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from birdsd.errors import UserError, unknown_name
+from birdsd.training.cores import share_cores
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -81,7 +82,10 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def set_threads(threads: int) -> None:
-    """How many threads an operation on the CPU may take; 0 leaves it to torch."""
+def set_threads(threads: int, device: torch.device) -> None:
+    """How many threads an operation on the CPU may take; 0 leaves it to torch. Where the CPU is what
+    computes, they mind the other programs on it."""
     if threads > 0:
         torch.set_num_threads(threads)
+    if device.type == "cpu":
+        share_cores(torch.get_num_threads())

@@ -24,6 +24,8 @@ import torch
 import xxhash
 from torch import Tensor
 
+from birdsd.training.cores import usable_cores
+
 BLOCK_BYTES = 16 << 20
 _PIECE_ELEMENTS = 8 << 20
 # Below this the threads would cost more than they save.
@@ -282,8 +284,7 @@ def _copy(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
 
 
 def _threads() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(4, cores)
+    return min(4, usable_cores())
 
 
 _SYNC_FILE_RANGE_WRITE = 2

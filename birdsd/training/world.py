@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from birdsd.errors import UserError
+from birdsd.files import muted
 
 
 @dataclass
@@ -52,6 +53,11 @@ class World:
         """
         if (self.size == 1 and not always) or dist.is_initialized():
             return
+        # gloo prints to standard output whom it is connected to, in some versions.
+        with muted(1):
+            self._join(device, timeout_s)
+
+    def _join(self, device: torch.device, timeout_s: float) -> None:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         if self.size == 1:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
