@@ -161,12 +161,15 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     from birdsd.cluster.effects import without_effect
     from birdsd.cluster.jobs import load_job
+    from birdsd.cluster.ranks import join
 
+    launch = join(options.job, options.settings)
     for line in () if options.json else without_effect(options.job, options.settings, settings):
         print(f"birdsd: {clipped(line, 300)}", file=sys.stderr)
     with libraries_on_stderr() if options.json else nullcontext():
         outcome = load_job(options.job)(settings)
-    _print(outcome.facts if options.json else outcome.text)
+    if launch is None or launch.rank == 0:  # one word of one run
+        _print(outcome.facts if options.json else outcome.text)
     return outcome.exit_status
 
 

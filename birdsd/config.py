@@ -20,6 +20,7 @@ import birdsd
 from birdsd import schema
 from birdsd.errors import UserError, clipped, listed_names, nearest, unknown_name
 from birdsd.files import fingerprint
+from birdsd.values import as_field, decoded, encoded, read_preset, value_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -139,7 +140,8 @@ def _preset(group: str, value: str, values: list[tuple[str, str]]) -> str:
     """The preset that `group=value` names. `data=FOLDER` stands for data=song with those recordings."""
     known = {preset.name: preset for preset in presets().get(group, [])}
     if value in known:
-        return known[value].reference
+        # A site's file is read as it is written, wherever it lies.
+        return str(known[value].path) if group == "site" else known[value].reference
     if value.endswith((".yaml", ".yml")):
         if not Path(value).is_file():
             raise UserError(
@@ -150,17 +152,6 @@ def _preset(group: str, value: str, values: list[tuple[str, str]]) -> str:
         values.insert(0, ("data.recordings", value))
         return known[schema.GROUP_DEFAULTS["prepare"]["data"]].reference
     raise unknown_name(f"preset of {group}", value, known, "`birdsd presets` describes them.")
-
-
-def _check_own_preset(group: str, path: Path, kind: type, values: Mapping[str, Any]) -> None:
-    """A preset of one's own sets what there is to set, by its names."""
-    valid = next((item.default_factory for item in dataclasses.fields(kind) if item.name == group), None)
-    names: list[str] = (
-        [item.name for item in dataclasses.fields(valid)] if dataclasses.is_dataclass(valid) else []
-    )
-    for name in values:
-        if names and name not in names:
-            raise unknown_name(f"key in {path}", name, names, whole=f"`birdsd run JOB --keys`, {group}.*")
 
 
 def _merge_presets(job: str, kind: type, groups: dict[str, str]) -> DictConfig:
@@ -189,8 +180,7 @@ def _merge_presets(job: str, kind: type, groups: dict[str, str]) -> DictConfig:
         assert isinstance(plain, dict)
         plain.pop("defaults", None)
         for group, path in own.items():
-            plain[group] = {"name": path.stem, **_read_yaml(path)}
-            _check_own_preset(group, path, kind, plain[group])
+            plain[group] = _own_preset(kind, group, path)
         return OmegaConf.merge(OmegaConf.structured(kind), plain)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException) as error:
         named = listed_names(str(path) for path in own.values()) if own else listed_names(ours.values())
@@ -198,17 +188,28 @@ def _merge_presets(job: str, kind: type, groups: dict[str, str]) -> DictConfig:
         raise UserError(f"a preset cannot be used ({named})", clipped(said, 160)) from error
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
+def _own_preset(kind: type, group: str, path: Path) -> dict[str, Any]:
+    """What a preset file says, each value as the field that it is for takes it; refused by name otherwise."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the preset {path} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"the preset {path} holds no settings", "a preset is a YAML file of key: value lines")
-    # A value like $TMPDIR is the shell's to resolve; "${...}" would be an interpolation.
-    return {str(key): _literal(value) if isinstance(value, str) else value for key, value in values.items()}
+    section = next(item for item in dataclasses.fields(kind) if item.name == group)
+    of_group: Any = section.default_factory
+    valid = {item.name for item in dataclasses.fields(of_group)}
+    told = {"name": path.stem}
+    for key, value in read_preset(path).items():
+        if key not in valid:
+            raise unknown_name(f"key in {path}", key, valid, whole=f"`birdsd run JOB --keys`, {group}.*")
+        told[key] = encoded(as_field(f"{group}.{key}", getattr(of_group(), key), value))
+        try:
+            OmegaConf.merge(OmegaConf.structured(of_group), {key: told[key]})
+        except (OmegaConfBaseException, ValueError) as error:
+            raise UserError(
+                f"{path}: {key}: {value} does not fit",
+                f"{str(error).splitlines()[0]}; the default is {getattr(of_group(), key)!r}",
+                f"`birdsd run ... --keys` and {group}'s presets show what a value looks like",
+            ) from error
+    return told
 
 
 def split_settings(job: str, settings: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -236,9 +237,8 @@ def _set(resolved: DictConfig, job: str, key: str, value: str, valid: dict[str, 
     if key not in valid and not below_open:
         raise _unknown_key(job, key, [*valid, *schema.GROUP_DEFAULTS[job]])
     try:
-        OmegaConf.update(
-            resolved, key, _value(value, valid.get(key), bool(below_open)), force_add=bool(below_open)
-        )
+        told = value_of(key, value, valid.get(key), below_open[0] if below_open else "")
+        OmegaConf.update(resolved, key, told, force_add=bool(below_open))
     except (OmegaConfBaseException, ValueError) as error:
         reason = clipped(str(error).split("\n")[0], 160)
         default = clipped(repr(valid.get(key)))
@@ -282,45 +282,11 @@ def _unknown_key(job: str, key: str, names: Sequence[str]) -> UserError:
     return unknown_name(f"key for job {job}", key, names, way, whole, meant)
 
 
-def _value(text: str, default: Any, is_open: bool) -> Any:
-    """What a setting's text means for a field with this default."""
-    import yaml
-
-    if text == "null":
-        return None
-    if isinstance(default, list):
-        return [_literal(item) for item in _listed(text)]
-    if is_open or isinstance(default, dict):
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(f"it is not valid YAML: {getattr(error, 'problem', error)}") from error
-    return _literal(text)
-
-
-def _listed(text: str) -> list[str]:
-    """The items of `[a, "b, c"]`; anything that is not such a list is one item as it stands."""
-    import yaml
-
-    try:
-        items = yaml.safe_load(text) if text.startswith("[") else None
-    except yaml.YAMLError:
-        items = None
-    if not isinstance(items, list) or any(isinstance(item, (dict, list)) for item in items):
-        return [text]
-    return [str(item) for item in items]
-
-
-def _literal(text: str) -> str:
-    # "${...}" would be read as an interpolation, which may even name an environment variable.
-    return text.replace("${", "\\${")
-
-
 def _finish(resolved: DictConfig) -> Any:
     """Fill what is left open from the model's recommendation, and make plain dataclasses of it all."""
     from omegaconf import OmegaConf
 
-    config = OmegaConf.to_object(resolved)
+    config = decoded(OmegaConf.to_object(resolved))
     if isinstance(config, schema.TrainConfig):
         fill_open(config)
     return config
@@ -357,11 +323,35 @@ def advice_name(config: schema.TrainConfig) -> str:
 
 def altered(job: str, settled: Any, key: str, value: str) -> Any:
     """A copy of a settled configuration of `job` in which `key` has another value, as `compose` reads it."""
+    return _with(job, type(settled), as_dict(settled), [(key, value)])
+
+
+def changed(job: str, stored: Mapping[str, Any], overrides: Sequence[str]) -> Any:
+    """A configuration of `job` that was stored as plain values, to the character, with some `key=value`s set
+    anew. Fields that this version does not know are left out."""
+    kind = job_type(job)
+    return _with(job, kind, _known(kind, stored), [_split(override) for override in overrides])
+
+
+def _with(job: str, kind: type, plain: Mapping[str, Any], values: Sequence[tuple[str, str]]) -> Any:
     from omegaconf import OmegaConf
 
-    resolved: Any = OmegaConf.structured(settled)
-    _set(resolved, job, key, value, dict(keys(type(settled))))
-    return OmegaConf.to_object(resolved)
+    resolved: Any = OmegaConf.merge(OmegaConf.structured(kind), encoded(dict(plain)))
+    valid = dict(keys(kind))
+    for key, value in values:
+        _set(resolved, job, key, value, valid)
+    return decoded(OmegaConf.to_object(resolved))
+
+
+def _known(kind: type, stored: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for item in dataclasses.fields(kind):
+        if item.name not in stored:
+            continue
+        value, made = stored[item.name], item.default_factory
+        inner = made if isinstance(made, type) and dataclasses.is_dataclass(made) else None
+        found[item.name] = _known(inner, value) if inner and isinstance(value, Mapping) else value
+    return found
 
 
 def as_dict(config: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from birdsd.cluster import notebooks
 from birdsd.cluster.auto import AUTO, described, say
+from birdsd.cluster.extension import could_be_extended
 from birdsd.cluster.jobs import STOPPED_STATUS, Outcome
 from birdsd.cluster.session import Session, since_process_start_s
 from birdsd.cluster.store import Run, open_training
@@ -26,8 +27,9 @@ def run(config: TrainConfig) -> Outcome:
     began = time.time() - since_process_start_s()
     limit = notebooks.session_limit(config.machine, service, command_began=began)
     with Session(opened, config.machine.watchdog_s, limit=limit) as session:
-        notes = [*notebooks.advice(service, Path(config.runs), limit), *remarks(index)]
-        for note in notes if session.is_first else []:
+        advice = notebooks.advice(service, Path(config.runs), limit)
+        notes = [*advice, *remarks(index), could_be_extended(opened)]
+        for note in filter(None, notes if session.is_first else []):
             print(f"birdsd: {note}", file=sys.stderr)
             session.event({"event": "note", "text": note})
         with session.timed("imports"):

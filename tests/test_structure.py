@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE = {"errors", "files", "randomness", "schema", "config"}
+BASE = {"errors", "files", "randomness", "schema", "config", "values", "yamltext"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
     "randomness": set(),
     "schema": set(),
-    "config": {"errors", "files", "schema"},
+    "yamltext": set(),
+    "values": {"errors", "yamltext"},
+    "config": {"errors", "files", "schema", "values"},
     "sound": BASE,
     "shards": BASE | {"sound"},
     "diffusion": BASE | {"sound", "shards"},

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Literal
 
 from birdsd.cluster import slurm
 from birdsd.cluster.allocations import (
+    FOLDER,
     Allocation,
     Submission,
     allocation_of_environment,
@@ -24,6 +26,8 @@ from birdsd.cluster.allocations import (
     slurm_job_id,
     stop_requested,
 )
+from birdsd.cluster.batch import jobs_file
+from birdsd.cluster.starts import Start, last_words, silent_limit, silent_row, starts
 from birdsd.cluster.store import Run, RunStore
 from birdsd.errors import UserError
 
@@ -54,7 +58,10 @@ def decide(run: Run, submission: Submission, allocation: Allocation, status: int
         return Decision("stop", ended.message)
     if not submission.is_local and (said := _from_slurm()) is not None:
         return said
-    if idle := _no_progress(run, submission, began.part if began else ""):
+    made = starts(run.folder, submission.id, _array_task(allocation))
+    if unheard := _silent(run, submission, made):
+        return Decision("stop", unheard)
+    if idle := _no_progress(run, submission, began.part if began else "", made):
         return Decision("stop", idle)
     if ended is not None and ended.reason == "stopped":
         return Decision("again", f"saved at {ended.position} and left ({ended.message or 'asked to'})")
@@ -74,24 +81,44 @@ def _from_slurm() -> Decision | None:
     return None
 
 
-def _no_progress(run: Run, submission: Submission, part: str) -> str:
+def _array_task(allocation: Allocation) -> str:
+    """The task of an array that an allocation is of, from its name, 12_3.0; "" elsewhere."""
+    job = allocation.name.rpartition(".")[0]
+    task = job.partition("_")[2]
+    return task if task.isdigit() and job.replace("_", "").isdigit() else ""
+
+
+def _silent(run: Run, submission: Submission, made: Sequence[Start]) -> str:
+    """Why going on makes no sense: several starts in a row in which no rank came as far as birdsd."""
+    row = silent_row(made)
+    if len(row) < silent_limit(submission.site):
+        return ""
+    said = last_words(run.folder, dict.fromkeys(start.job_id for start in row))
+    return f"birdsd did not begin in {len(row)} allocations in a row" + (
+        f"; the launcher said: {said}" if said else ""
+    )
+
+
+def _no_progress(run: Run, submission: Submission, part: str, made: Sequence[Start]) -> str:
     """Why going on makes no sense: several allocations in a row, and no newer checkpoint."""
     limit = int(submission.site["max_idle_allocations"])
     of_this = [
-        (a, began)
+        (a, began.position)
         for a in allocations(run.folder)
         if (began := a.began) is not None and began.submission == submission.id and began.part == part
     ]
+    if len(made) > len(of_this):  # those count too in which nobody said a word
+        of_this = [(Allocation(run.folder / FOLDER / start.name), start.reached) for start in made]
     of_this = of_this[-limit:]
     if len(of_this) < limit:
         return ""
     first = of_this[0][1]
-    if submission.job == "train" and newest_position(run.folder) > first.position:
+    if submission.job == "train" and newest_position(run.folder) > first:
         return ""
     if submission.job != "train" and _reached(of_this[-1][0]) > _reached(of_this[0][0]):
         return ""
     last = next((a.ended.message for a, _ in reversed(of_this) if a.ended and a.ended.message), "")
-    return f"{limit} allocations in a row brought no new checkpoint beyond {first.position} samples" + (
+    return f"{limit} allocations in a row brought no new checkpoint beyond {first} samples" + (
         f"; the last said: {last}" if last else ""
     )
 
@@ -107,7 +134,7 @@ def carry_out(run: Run, submission: Submission, decision: Decision) -> None:
     job = slurm_job_id()
     how = str(submission.site["hand_over"])
     if decision.what != "again":
-        _clear_chain(submission, job)
+        _clear_chain(run, submission, job)
         if decision.what == "stop":
             run.event({"event": "chain stopped", "reason": decision.reason, "job_id": job})
             print(f"birdsd: {run.folder.name} does not go on: {decision.reason}", flush=True)
@@ -123,13 +150,17 @@ def carry_out(run: Run, submission: Submission, decision: Decision) -> None:
             return
         time.sleep(_ENDED_BY_SLURM_S)
     elif how == "resubmit":
+        if int(submission.submit.get("array") or 0) > 1:
+            # Each task that is not done would send the whole array again.
+            _say_how_to_go_on(run, f"{decision.reason}; of an array nothing is submitted again by itself")
+            return
         from birdsd.cluster.launch import send
 
         submission.job_ids = []
         sent = send(run, submission)
         run.event({**told, "next": sent.job_ids})
     elif how == "chain":
-        waiting = [number for number in submission.job_ids if number != job and int(number) > int(job)]
+        waiting = _later_jobs(run, submission, job)
         if waiting:
             run.event({**told, "next": waiting[:1]})
         else:
@@ -143,13 +174,22 @@ def _say_how_to_go_on(run: Run, reason: str) -> None:
     print(f"birdsd: {reason}; go on with: birdsd resume {run.folder}", flush=True)
 
 
-def _clear_chain(submission: Submission, job: str) -> None:
-    """The jobs of a chain that wait behind this one have nothing to do any more."""
-    if submission.site["hand_over"] == "chain":
-        for number in submission.job_ids:
-            if number != job and int(number) > int(job or 0):
-                with suppress(UserError):
-                    slurm.cancel(number)
+def _later_jobs(run: Run, submission: Submission, job: str) -> list[str]:
+    """The jobs of a chain behind this one, also those sent while the submission was not yet written down."""
+    mine = int(job.split("_")[0] or 0)
+    with suppress(OSError):
+        noted = jobs_file(run.folder, submission.id).read_text(encoding="utf-8").split()
+        return [number for number in noted if number.isdigit() and int(number) > mine]
+    return [number for number in submission.job_ids if number.isdigit() and int(number) > mine]
+
+
+def _clear_chain(run: Run, submission: Submission, job: str) -> None:
+    """The jobs of a chain that wait behind this one have nothing to do any more. Behind an array they
+    have, as long as other tasks of it are not done: those find theirs finished."""
+    if submission.site["hand_over"] == "chain" and int(submission.submit.get("array") or 0) < 2:
+        for number in _later_jobs(run, submission, job):
+            with suppress(UserError):
+                slurm.cancel(number)
 
 
 def main(run_folder: str, status: int) -> int:

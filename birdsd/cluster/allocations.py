@@ -58,6 +58,7 @@ class Submission:
     snapshot: str = ""
     code_version: str = ""
     job_ids: list[str] = field(default_factory=list)
+    run_folder: str = ""  # where the run lay then: what tells a run that was moved since
 
     @property
     def site(self) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -11,11 +10,12 @@ from typing import Any
 
 import yaml
 
-from birdsd import config
+from birdsd import config, yamltext
 from birdsd.cluster.loading import place_of, split_weight
 from birdsd.diffusion.request import Request
 from birdsd.errors import UserError, unknown_name
 from birdsd.schema import ClipsConfig, GenerateConfig, GridConfig
+from birdsd.values import as_setting
 
 MOST_CLIPS = 100  # on one page; its pictures and sounds are inside it
 NOTHING = ("", "none", "null")
@@ -50,11 +50,11 @@ def _values(text: str) -> list[str]:
     items: Any = None
     if text.strip().startswith("["):
         try:
-            items = yaml.safe_load(text)
+            items = yamltext.load(text)
         except yaml.YAMLError:
             items = None
     if isinstance(items, list):
-        return ["" if item is None else str(item) for item in items]
+        return ["" if yamltext.is_null(item) else str(item) for item in items]
     return [item.strip() for item in text.split(",") if item.strip()]
 
 
@@ -115,10 +115,10 @@ class Grid:
 
 def _with(settings: GenerateConfig, key: str, value: str) -> GenerateConfig:
     if key == "prompt":
-        value = json.dumps([value])
+        value = yamltext.flow([value])
     elif key == "add":  # several at once: "runs/a:0.5 + runs/b"
         parts = [part.strip() for part in value.split(" + ")]
-        value = json.dumps([part for part in parts if part.lower() not in NOTHING])
+        value = yamltext.flow([part for part in parts if part.lower() not in NOTHING])
     elif value.lower() in NOTHING and key != "negative_prompt":
         value = "null"
     altered: GenerateConfig = config.altered("generate", settings, key, value)
@@ -179,8 +179,8 @@ def in_words(value: object) -> str:
         return str(value).lower()
     if isinstance(value, (list, tuple)):
         plain = len(value) == 1 and not str(value[0]).startswith("[")
-        return str(value[0]) if plain else json.dumps(list(value), ensure_ascii=False)
-    return str(value)
+        return str(value[0]) if plain else yamltext.flow(list(value))
+    return as_setting("", value)[1:] if isinstance(value, str) else str(value)
 
 
 def axis_name(key: str) -> str:

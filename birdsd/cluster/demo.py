@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from birdsd.shards import inspect
 from birdsd.shards.index import ShardIndex
 from birdsd.sound.captions import prompt_for
 from birdsd.training.records import read_metrics
+from birdsd.values import as_setting
 
 KILLED_FILE = "killed.json"
 
@@ -170,7 +170,7 @@ class Demo:
 
         settings = [
             f"run={run.folder}",
-            f"prompt={json.dumps(prompts)}",
+            as_setting("prompt", prompts),
             f"out={self.work / 'generated'}",
             f"count={self.config.clips_per_species}",
             f"steps={self.config.steps}",

@@ -6,6 +6,7 @@ import shlex
 import time
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from birdsd.cluster.allocations import Submission
@@ -15,6 +16,7 @@ from birdsd.cluster.states import (
     ACTIVE,
     CHAIN_STOPPED,
     FAILED,
+    FAILING,
     FINISHED,
     KILLED,
     QUEUED,
@@ -23,6 +25,7 @@ from birdsd.cluster.states import (
 )
 from birdsd.cluster.status_text import detail_text
 from birdsd.cluster.store import Run
+from birdsd.cluster.what_next import after
 from birdsd.errors import UserError
 from birdsd.training.records import read_metrics
 
@@ -158,12 +161,14 @@ def next_steps(status: RunStatus, now: float) -> list[tuple[str, str]]:
     """What a user would want to do next: (what it does, command)."""
     name, steps = status.name, list[tuple[str, str]]()
     if status.way_out:
-        steps.append(
-            ("takes it up again" if status.way_out.startswith("birdsd resume") else "", status.way_out)
-        )
+        says = "takes it up again" if status.way_out.startswith("birdsd resume") else ""
+        in_full = status.way_out.startswith("birdsd logs")
+        steps.append(("what the launcher said" if in_full else says, status.way_out))
+        if in_full and status.state not in ACTIVE:
+            steps.append(("takes it up again, once that is mended", f"birdsd resume {name}"))
     if status.state == RUNNING:
         steps.append(("what it says", f"birdsd logs -f {name}"))
-    if status.state in (FAILED, KILLED, CHAIN_STOPPED):
+    if status.state in (FAILED, KILLED, CHAIN_STOPPED, FAILING) and "birdsd logs" not in status.way_out:
         steps.append(("what it said last", f"birdsd logs {name}"))
     if status.state in ACTIVE:
         steps.append(("save, stop, and leave the queue", f"birdsd cancel {name}"))
@@ -171,8 +176,8 @@ def next_steps(status: RunStatus, now: float) -> list[tuple[str, str]]:
         steps.append(
             (f"expected to start about {moment(status.expected_start, now)}", f"squeue -j {status.job_id}")
         )
-    if status.state == FINISHED and status.job == "train":
-        steps.append(("sounds from it", f'birdsd run generate run={name} prompt="..." count=4'))
+    if status.state == FINISHED:
+        steps += after(Run(Path(status.folder), status.signature), status.job)
     if status.job == "train" and status.position:
         steps.append(("a page with curves, sounds and hours", f"birdsd report {name}"))
     return steps

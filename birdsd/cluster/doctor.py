@@ -11,7 +11,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from birdsd.cluster import doctor_resources, doctor_run, doctor_saving, doctor_slurm, doctor_software
+from birdsd.cluster import (
+    doctor_caller,
+    doctor_resources,
+    doctor_run,
+    doctor_saving,
+    doctor_slurm,
+    doctor_software,
+)
 from birdsd.cluster.doctor_case import ERROR, OK, WARNING, Case, Finding, Findings, explained, warning
 from birdsd.cluster.store import Run
 from birdsd.errors import UserError
@@ -25,6 +32,7 @@ CHECKS: tuple[Callable[[Case], Findings], ...] = (
     doctor_software.check_deepspeed,
     doctor_software.check_eightbit,
     doctor_software.check_notebook,
+    doctor_caller.check_caller,
     doctor_slurm.check_controller,
     doctor_slurm.check_accounting,
     doctor_slurm.check_partition,

@@ -7,7 +7,6 @@ tasks of an array do each step once: whoever takes it first does it, and the oth
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +26,7 @@ from birdsd.files import fingerprint, safe_name, write_json
 from birdsd.schema import ComparisonConfig, MachineConfig
 from birdsd.shards.index import CODEC_FILE, ShardIndex
 from birdsd.sound.captions import prompt_for
+from birdsd.values import as_setting
 
 BASE, AUTOENCODER, CLIP = "base", "autoencoder", "clip"
 NEW, KNOWN, IN_ENVIRONMENT = "new", "known", "new in an environment"
@@ -339,11 +339,11 @@ class Experiment:
     def asking(self, arm: Arm, place: Callable[[str], str]) -> list[str]:
         """The settings of an arm's clips; `place` as for `training`."""
         model = self._askable(place(BASE)) if arm.model == BASE else place(arm.model)
-        added = [f"add={json.dumps([place(arm.add)])}"] if arm.add else []
+        added = [as_setting("add", [place(arm.add)])] if arm.add else []
         return [
             f"run={model}",
             *added,
-            f"prompt={json.dumps([ask.prompt for ask in self.asks], ensure_ascii=False)}",
+            as_setting("prompt", [ask.prompt for ask in self.asks]),
             f"out={self.work / 'clips' / safe_name(arm.name)}",
             f"count={self.config.clips_per_species}",
             f"steps={self.config.steps}",

@@ -7,7 +7,7 @@ a process measured itself goes before the difference of two times, and no differ
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -260,12 +260,14 @@ def hours(
     submission: Submission | None = None,
     submitted: Mapping[str, float] | None = None,
     jobs: Mapping[str, JobState] | None = None,
+    over: Container[str] = (),
 ) -> Hours:
     """The account of a run with these allocations, at the time `now`.
 
     `saved`: position of the newest checkpoint, which decides what an allocation lost that nothing followed.
-    `submitted`: when each submission was made, by its id. `jobs`: what Slurm says, by job id. Time that no
-    phase claims is work in a job that is not a training, and unknown in one that is.
+    `submitted`: when each submission was made, by its id. `jobs`: what Slurm says, by job id. `over`: names
+    of allocations that are known to have ended, whatever their heartbeats say. Time that no phase claims is
+    work in a job that is not a training, and unknown in one that is.
     """
     jobs = jobs or {}
     times = {**(submitted or {})}
@@ -277,7 +279,9 @@ def hours(
         if trace.began is None:
             continue
         part = trace.began.part
-        followed = any(t.began is not None and t.began.part == part for t in found[place + 1 :])
+        followed = trace.name in over or any(
+            t.began is not None and t.began.part == part for t in found[place + 1 :]
+        )
         before = last.get(part)
         account = _account(trace, now, job, _state_of(trace, jobs), followed)
         if before is not None and account.job_id and account.job_id == before.job_id:

@@ -3,42 +3,42 @@
 from __future__ import annotations
 
 import os
-import re
-import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from birdsd import config
 from birdsd.cluster import slurm
-from birdsd.cluster.allocations import SUBMISSION_VARIABLE, Submission, withdraw_stop
+from birdsd.cluster.allocations import Submission, withdraw_stop
+from birdsd.cluster.batch import (
+    check_words,
+    environment,
+    jobs_file,
+    resolved,
+    setup_lines,
+    shell_value,
+    teardown_lines,
+)
+from birdsd.cluster.caller import left_out, submitting, take_from_environment
 from birdsd.cluster.effects import without_effect
+from birdsd.cluster.extension import could_be_extended
 from birdsd.cluster.resources import resources, settings_of, site_for
 from birdsd.cluster.site import check_site, choose_site
 from birdsd.cluster.snapshot import take_snapshot
+from birdsd.cluster.starts import SUBMITIT_FOLDER
 from birdsd.cluster.store import Run, RunStore, open_training
 from birdsd.cluster.task import RankTask
 from birdsd.errors import UserError, clipped
-from birdsd.files import safe_name
+from birdsd.files import append_bytes, safe_name
 from birdsd.schema import SiteConfig, SubmitConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-SUBMITIT_FOLDER = "submitit"
-# What tells libraries that there is no internet: they then fail at once, not after minutes.
-OFFLINE = {
-    "HF_HUB_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "WANDB_MODE": "offline",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-}
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,12 @@ class Submitted:
     job_ids: list[str]
     line: str
     script: str = ""
+    notes: tuple[str, ...] = ()  # what whoever submits should know besides
 
     def to_json(self) -> dict[str, Any]:
         facts: dict[str, Any] = {"run": str(self.run.folder), "job_ids": self.job_ids, "text": self.line}
+        if self.notes:
+            facts["notes"] = list(self.notes)
         return {**facts, "script": self.script} if self.script else facts
 
 
@@ -59,6 +62,7 @@ def submit(job: str, settings: Sequence[str], dry_run: bool = False) -> Submitte
     """Send a job to its site. A run that is finished, queued or running already is left alone."""
     where, what = config.split_settings(job, settings)
     asked: SubmitConfig = config.compose(config.schema.SUBMIT, choose_site(where))
+    notes = tuple(take_from_environment(asked.site)) if asked.site.executor == "slurm" else ()
     check_site(asked, job)
     settled = settings_of(job, tuple(what))
     asks = resources(asked.site, asked.nodes, asked.tasks_per_node, job, settled)
@@ -73,61 +77,37 @@ def submit(job: str, settings: Sequence[str], dry_run: bool = False) -> Submitte
             [],
             f"{run.folder.name}: nothing to do, {', '.join(active)} is at work on it or waiting to be",
         )
-    submission = Submission(
-        id=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
-        job=job,
-        settings=what,
-        submit=asdict(asked),
-        time=time.time(),
-        cwd=os.getcwd(),
-        python=asked.site.python or sys.executable,
-    )
+    if job == "train" and not dry_run and (note := could_be_extended(run)):
+        notes = (*notes, note)
+    submission = new_submission(run, job, what, asdict(asked), os.getcwd())
     if dry_run:
         submission.snapshot = str(run.folder.resolve() / "code" / "(made when it is submitted)")
-        return Submitted(run, [], "", batch_script(run, submission))
-    return send(run, submission)
+        return Submitted(run, [], "", batch_script(run, submission), notes)
+    return replace(send(run, submission), notes=notes)
+
+
+def new_submission(
+    run: Run, job: str, settings: Sequence[str], submit_config: dict[str, Any], cwd: str, python: str = ""
+) -> Submission:
+    """A submission of `run` that was not sent yet."""
+    named = submit_config["site"].get("python") or python or sys.executable
+    return Submission(
+        id=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+        job=job,
+        settings=list(settings),
+        submit=submit_config,
+        time=time.time(),
+        cwd=cwd,
+        python=os.path.expanduser(str(named)),
+        run_folder=str(run.folder.resolve()),
+    )
 
 
 def resubmit(run: Run, settings: Sequence[str] = ()) -> Submitted:
-    """Send a run's newest submission once more, with other settings of where it runs where some are given.
+    """Send a run's newest submission once more; see `birdsd.cluster.resume`."""
+    from birdsd.cluster.resume import resume
 
-    The code is copied anew: whoever resumes by hand wants the code as it is now.
-    """
-    last = Submission.read(run.folder)
-    if last is None:
-        from birdsd.cluster.allocations import no_submission
-
-        raise no_submission(run.folder.name)
-    if run.result is not None and last.job == "train":
-        return Submitted(run, [], f"{run.folder.name}: nothing to do, this run is finished")
-    if active := active_jobs(run):
-        raise UserError(
-            f"{run.folder.name} is at work or waits in the queue: {', '.join(active)}",
-            "two at once on one run would only wait for each other",
-            f"birdsd status {run.folder.name}, or birdsd cancel {run.folder.name} first",
-        )
-    where, what = config.split_settings(last.job, settings)
-    submit_config = last.submit
-    if where:
-        changed = config.compose(config.schema.SUBMIT, [*_as_settings(last.submit, where), *where])
-        check_site(changed, last.job)
-        submit_config = asdict(changed)
-    if any(not setting.startswith("machine") for setting in what):
-        raise UserError(
-            f"cannot change {', '.join(s for s in what if not s.startswith('machine'))} of a run",
-            "its settings decide what is learnt; only machine.* and where it runs may change",
-            f"birdsd submit {last.job} ... begins another run",
-        )
-    submission = Submission(
-        id=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
-        job=last.job,
-        settings=[*last.settings, *what],
-        submit=submit_config,
-        time=time.time(),
-        cwd=last.cwd,
-        python=last.python,
-    )
-    return send(run, submission)
+    return resume(run, settings)
 
 
 def send(run: Run, submission: Submission) -> Submitted:
@@ -213,16 +193,18 @@ def _sbatch(run: Run, submission: Submission) -> list[str]:
         if ids:
             executor.update_parameters(slurm_dependency=f"afterany:{ids[-1]}")
         try:
-            if array > 1:
-                with executor.batch():
-                    jobs = [executor.submit(task) for _ in range(array)]
-                ids.append(jobs[0].job_id.split("_")[0])
-            else:
-                ids.append(executor.submit(task).job_id)
+            with submitting():
+                if array > 1:
+                    with executor.batch():
+                        jobs = [executor.submit(task) for _ in range(array)]
+                    ids.append(jobs[0].job_id.split("_")[0])
+                else:
+                    ids.append(executor.submit(task).job_id)
         except Exception as error:
             if ids:
                 break  # the chain is shorter than asked for: the site limits how many may wait
             raise _refused(error, site) from error
+        append_bytes(jobs_file(run.folder, submission.id), f"{ids[-1]}\n".encode())
     return ids
 
 
@@ -232,8 +214,9 @@ def _executor(run: Run, submission: Submission) -> Any:
 
     site, asked = site_for(submission), submission.submit
     folder = run.folder.resolve() / SUBMITIT_FOLDER
+    check_words(site, submission.cwd, str(folder))
     executor = submitit.AutoExecutor(
-        folder=str(folder), cluster="slurm", slurm_python=shlex.quote(submission.python)
+        folder=str(folder), cluster="slurm", slurm_python=shell_value(submission.python)
     )
     tasks = tasks_per_node(asked)
     options: dict[str, Any] = {
@@ -242,8 +225,8 @@ def _executor(run: Run, submission: Submission) -> Any:
         "tasks_per_node": tasks,
         "timeout_min": int(site["time_limit_min"]),
         "slurm_signal_delay_s": int(site["signal_lead_s"]),
-        "slurm_setup": setup_lines(submission),
-        "slurm_teardown": _teardown_lines(run, submission),
+        "slurm_setup": setup_lines(submission, run.folder),
+        "slurm_teardown": teardown_lines(),
         "slurm_srun_args": _srun_arguments(site),
         "slurm_additional_parameters": _additional(submission, site, tasks),
     }
@@ -274,59 +257,28 @@ def _additional(submission: Submission, site: Mapping[str, Any], tasks: int) -> 
             options["gpus-per-node"] = count
     # A node that fails must bring the job back wherever the site lets jobs come back.
     options["requeue" if site["hand_over"] == "requeue" else "no-requeue"] = True
-    options.update({str(key): value for key, value in site["sbatch"].items()})
+    options.update({"export": "ALL", **sbatch_options(site)})
     return options
 
 
+def sbatch_options(site: Mapping[str, Any]) -> dict[str, Any]:
+    """A site's further options of sbatch: True stands alone, False and nothing are left out, and a list is
+    joined by commas."""
+    told = {str(key): value for key, value in site["sbatch"].items()}
+    return {
+        key: ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+        for key, value in told.items()
+        if value is not None and value is not False
+    }
+
+
 def _srun_arguments(site: Mapping[str, Any]) -> list[str]:
-    arguments = ["--kill-on-bad-exit=1"]  # one dead rank must not leave the others waiting for it
+    # One dead rank must not leave the others waiting for it; and ranks get the script's environment, even
+    # where SBATCH_EXPORT or SLURM_EXPORT_ENV says NONE.
+    arguments = ["--kill-on-bad-exit=1", "--export=ALL"]
     if site["cpus_per_task"]:
         arguments.append(f"--cpus-per-task={int(site['cpus_per_task'])}")  # not inherited since 22.05
     return [*arguments, *map(str, site["srun"])]
-
-
-def setup_lines(submission: Submission) -> list[str]:
-    """Shell lines before Python starts: modules, the site's own, variables, the code snapshot."""
-    site = submission.site
-    lines = [f"module load {shlex.quote(str(name))}" for name in site["modules"]]
-    lines += [str(line) for line in site["setup"]]
-    lines += [f"export {name}={shlex.quote(value)}" for name, value in environment(submission).items()]
-    if site["scratch"]:
-        # The site's own variable is the shell's to resolve, on the node where the job runs.
-        lines.append(f'export BIRDSD_SCRATCH="{_shell_path(str(site["scratch"]))}"')
-    lines.append(f"export PYTHONPATH={shlex.quote(submission.snapshot)}${{PYTHONPATH:+:$PYTHONPATH}}")
-    # `python -m` looks in the working folder first, which may be a checkout that has been edited since.
-    lines.append(f"cd {shlex.quote(submission.snapshot)}")
-    # The script itself outlives the warning: it still has to bring the job back.
-    return [*lines, "trap : TERM USR2"]
-
-
-def environment(submission: Submission) -> dict[str, str]:
-    """The variables that a site wants set."""
-    site = submission.site
-    values = dict(OFFLINE) if site["offline"] else {}
-    if site["proxy"]:
-        values.update({name: str(site["proxy"]) for name in ("http_proxy", "https_proxy")})
-    values.update({str(name): str(value) for name, value in site["environment"].items()})
-    values[SUBMISSION_VARIABLE] = submission.id
-    return values
-
-
-def _shell_path(text: str) -> str:
-    if not re.fullmatch(r"[\w./${}@:+-]*", text):
-        raise UserError(
-            f"site.scratch is {text!r}", "it is a path, which may name variables", "e.g. site.scratch=$TMPDIR"
-        )
-    return text
-
-
-def _teardown_lines(run: Run, submission: Submission) -> list[str]:
-    folder = shlex.quote(str(run.folder.resolve()))
-    return [
-        "status=$?",
-        f'{shlex.quote(submission.python)} -m birdsd.cluster.aftermath {folder} "$status"',
-        'exit "$status"',
-    ]
 
 
 def _check_lead(run: Run, site: Mapping[str, Any]) -> None:
@@ -373,15 +325,18 @@ def _start_supervisor(run: Run, submission: Submission) -> str:
     """A process of its own that outlives this one; it starts the ranks, and again where they must go on."""
     folder = run.folder.resolve() / SUBMITIT_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    surroundings = {**os.environ, **environment(submission), "PYTHONPATH": submission.snapshot}
+    inherited = {name: text for name, text in os.environ.items() if name not in left_out(os.environ)}
+    site_says = {name: resolved(text, inherited) for name, text in environment(submission).items()}
+    surroundings = {**inherited, **site_says, "PYTHONPATH": submission.snapshot}
     if rest := os.environ.get("PYTHONPATH"):
         surroundings["PYTHONPATH"] += os.pathsep + rest
     # A library would choose this for each rank without regard to the others, and say so.
     share = max(1, (os.cpu_count() or 1) // tasks_per_node(submission.submit))
     surroundings.setdefault("OMP_NUM_THREADS", str(share))
+    python = resolved(submission.python, inherited)
     with open(folder / "supervisor.log", "ab") as log:
         process = subprocess.Popen(
-            [submission.python, "-m", "birdsd.cluster.supervisor", str(run.folder.resolve())],
+            [python, "-m", "birdsd.cluster.supervisor", str(run.folder.resolve())],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -402,29 +357,6 @@ def reap_supervisors(process_ids: Sequence[str]) -> None:
     for number in process_ids:
         if (process := _supervisors.pop(number, None)) is not None:
             process.wait()
-
-
-def _as_settings(submit_config: Mapping[str, Any], changes: Sequence[str]) -> list[str]:
-    """A stored SubmitConfig as settings, so that some of them can be changed."""
-    changed_site = any(change.split("=")[0] == "site" for change in changes)
-    lines = [f"{key}={submit_config[key]}" for key in ("nodes", "tasks_per_node", "array")]
-    if changed_site:
-        return lines
-    for key, value in submit_config["site"].items():
-        if isinstance(value, Mapping):
-            lines += [f"site.{key}.{name}={held}" for name, held in value.items()]
-        elif value is not None and value != []:
-            text = (
-                "[" + ", ".join(_quoted(str(item)) for item in value) + "]"
-                if isinstance(value, list)
-                else value
-            )
-            lines.append(f"site.{key}={text}")
-    return lines
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def site_of(asked: Mapping[str, Any]) -> SiteConfig:

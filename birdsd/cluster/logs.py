@@ -10,19 +10,19 @@ import codecs
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
 from birdsd.cluster.allocations import Allocation, Submission, allocations
 from birdsd.cluster.overview import RunStatus, status
+from birdsd.cluster.starts import SUBMITIT_FOLDER, launcher_logs, silent_starts, supervisor_log
 from birdsd.cluster.states import ACTIVE, RUNNING, moment
 from birdsd.cluster.status_text import printable
 from birdsd.cluster.store import Run
 from birdsd.errors import UserError, listed_names, unknown_name
 
-SUBMITIT = "submitit"  # where is what the launcher itself printed, before birdsd took over
 _BLOCK = 1 << 16
 _LONGEST = 1 << 24  # of a tail, in bytes: a log may be one endless line
 _INTERRUPTED = 130
@@ -117,37 +117,35 @@ def source_of(run: Run, allocation: Allocation, rank: int) -> Source | None:
             f"allocation {allocation.name}, rank {rank}{where}", (allocation.log(rank),), allocation, part
         )
     job = allocation.name.rpartition(".")[0]
-    paths = launcher_logs(run, [began.job_id if began and began.job_id else job], rank)
+    paths = launcher_logs(run.folder, [began.job_id if began and began.job_id else job], rank)
     if paths:
         title = f"allocation {allocation.name}, rank {rank}{where}: the launcher's own log"
         return Source(title, paths, allocation, part)
     return None
 
 
-def launcher_logs(run: Run, job_ids: Sequence[str], rank: int) -> tuple[Path, ...]:
-    """submitit's logs of a rank: of the newest of these jobs that has any, output before errors."""
-    folder = run.folder / SUBMITIT
-    for job in reversed([job for job in job_ids if job]):
-        found = [folder / f"{job}_{rank}_log.{kind}" for kind in ("out", "err")]
-        paths = tuple(path for path in found if path.is_file() and path.stat().st_size)
-        if paths:
-            return paths
-    return ()
-
-
 def newest_source(run: Run, rank: int) -> Source | None:
     """Where the newest words of a rank are; None where the run never said anything."""
+    submission = Submission.read(run.folder)
+    silent = silent_starts(run.folder, submission)
+    if silent:
+        paths = launcher_logs(run.folder, [start.job_id for start in silent], rank)
+        if paths:
+            return Source(f"{_NOT_BEGUN}, {len(silent)} times in a row", paths)
     for allocation in reversed(allocations(run.folder)):
         found = source_of(run, allocation, rank)
         if found is not None:
             return found
-    submission = Submission.read(run.folder)
-    paths = launcher_logs(run, submission.job_ids, rank) if submission is not None else ()
+    paths = launcher_logs(run.folder, submission.job_ids, rank) if submission is not None else ()
     if not paths:
         # Jobs of an earlier submission, or of a chain that submitted itself.
-        logs = (run.folder / SUBMITIT).glob(f"*_{rank}_log.*")
+        logs = (run.folder / SUBMITIT_FOLDER).glob(f"*_{rank}_log.*")
         paths = tuple(sorted((p for p in logs if p.stat().st_size), key=lambda p: p.stat().st_mtime)[-1:])
-    return Source("the launcher's own log: birdsd did not begin", paths) if paths else None
+    paths = paths or supervisor_log(run.folder)
+    return Source(_NOT_BEGUN, paths) if paths else None
+
+
+_NOT_BEGUN = "the launcher's own log: birdsd did not begin"
 
 
 def _named(run: Run, name: str) -> Allocation:
@@ -173,6 +171,13 @@ def _no_log(run: Run, rank: int, allocation: Allocation | None) -> UserError:
     if ranks:
         held = f"{ranks[0]} to {ranks[-1]}" if len(ranks) > 3 else ", ".join(map(str, ranks))
         return UserError(f"{where} has no log of rank {rank}", f"there are logs of ranks {held}")
+    if allocation is None and (submission := Submission.read(run.folder)) is not None:
+        ids = ", ".join(submission.job_ids[-3:]) or "none"
+        return UserError(
+            f"{where} has no logs",
+            f"its job ({ids}) wrote nothing: it waits, or its node could not open {run.folder.resolve()}",
+            f"`birdsd status {run.folder.name}` says how it is",
+        )
     return UserError(
         f"{where} has no logs",
         "only submitted runs write their output down; a run by hand prints it where it was started",

@@ -19,6 +19,7 @@ from birdsd.cluster.allocations import FOLDER, STOP, SUBMISSION, Submission, new
 from birdsd.cluster.hours import Hours, Trace, hours, traces
 from birdsd.cluster.slurm import JobState
 from birdsd.cluster.slurm import jobs as ask_slurm
+from birdsd.cluster.starts import Start, last_words, over, silent_starts
 from birdsd.cluster.states import ACTIVE, FINISHED, RUNNING, Case, Verdict, verdict
 from birdsd.cluster.store import EVENTS, SIGNATURE_FILE, Run
 
@@ -214,15 +215,25 @@ def status_of(files: Files, jobs: Mapping[str, JobState], now: float) -> RunStat
         told.saved_position = newest_position(run.folder)
     if files.in_full:
         told.hours = account(files, own, now, told.saved_position)
+    silent = silent_starts(run.folder, files.submission) if files.finished is None else []
     case = Case(
         run, files.job, files.finished is not None, files.submission, files.stop, files.traces,
-        told.hours.accounts if told.hours else [], own, now, told.saved_position,
+        told.hours.accounts if told.hours else [], own, now, told.saved_position, len(silent),
+        _launcher_said(files, silent),
     )  # fmt: skip
     judged = verdict(case)
     told.state, told.note, told.way_out, told.parts = judged.state, judged.note, judged.way_out, judged.parts
     _add_progress(told, files, judged, now)
     _add_queue(told, judged)
     return told
+
+
+def _launcher_said(files: Files, silent: Sequence[Start]) -> str:
+    """The launcher's words where birdsd itself never came to say any."""
+    jobs = list(dict.fromkeys(start.job_id for start in silent))
+    if not jobs and files.finished is None and files.submission is not None and not files.traces:
+        jobs = files.submission.job_ids
+    return last_words(files.run.folder, jobs)
 
 
 def account(files: Files, own: Mapping[str, JobState], now: float, saved: int) -> Hours:
@@ -239,6 +250,7 @@ def account(files: Files, own: Mapping[str, JobState], now: float, saved: int) -
         submission=files.submission,
         submitted=times,
         jobs=own,
+        over=over(files.run.folder, files.submission),
     )
 
 

@@ -149,7 +149,7 @@ def _written(path: Path, contents: Any, folder: Path | None) -> tuple[dict[str, 
             "time": round(time.time(), 3),
             "data": read_json(run.folder / "signature.json").get("data", ""),
             "shards": packed_shards,
-            "settings": settings_of(config),
+            "settings": settings_of(_as_it_began(run, config)),
             "models": [
                 {"key": m.key, "name": m.name, "source": m.source, "identity": m.identity, "is_run": m.is_run}
                 for m in contents.models
@@ -167,6 +167,14 @@ def _written(path: Path, contents: Any, folder: Path | None) -> tuple[dict[str, 
         "notes": list(contents.notes),
     }
     return told, _text(told)
+
+
+def _as_it_began(run: Run, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings that the signature was drawn of: a run may have been made longer since."""
+    from birdsd.training.stretches import read_totals
+
+    totals = read_totals(run.folder)
+    return {**config, "optim": {**config["optim"], "total_samples": totals[0]}} if totals else config
 
 
 def _text(told: Mapping[str, Any]) -> str:

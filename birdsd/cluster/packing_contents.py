@@ -26,6 +26,7 @@ from birdsd.errors import UserError
 from birdsd.files import read_json, safe_name
 from birdsd.shards.index import ShardIndex, listed
 from birdsd.training.records import LEDGER_FILE, METRICS_FILE, read_metrics
+from birdsd.training.stretches import EXTENSION_FILE
 
 MODEL_KEYS = ("autoencoder", "source", "clip")
 # A run's page shows the newest preview and a few before it.
@@ -218,6 +219,8 @@ def write_contents(writer: PackWriter, contents: Contents, checkpoint: OpenCheck
         writer.add_bytes(f"{place}/COMMIT.json", checkpoint.commit, time.time_ns())
     for name in ("config.json", SIGNATURE_FILE, "shards.json", *([] if checkpoint else ["finished.json"])):
         _add(writer, f"{here}/{name}", run.folder / name)
+    if (run.folder / EXTENSION_FILE).is_file():
+        _add(writer, f"{here}/{EXTENSION_FILE}", run.folder / EXTENSION_FILE)
     if checkpoint is None:
         for path in names_below(run.export_folder):
             _add(writer, f"{here}/{path.relative_to(run.folder).as_posix()}", path)

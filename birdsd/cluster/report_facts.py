@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -44,13 +43,14 @@ pre.log{display:flex;flex-direction:column-reverse;max-height:26rem;overflow:aut
 
 
 def settings_as_typed(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """A configuration as the lines `key=value` that would set it."""
+    """A configuration as the lines `key=value` that would set it, each value to the character."""
+    from birdsd.values import OPEN, as_setting
+
     for key, value in config.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and value and f"{prefix}{key}" not in OPEN:
             yield from settings_as_typed(value, f"{prefix}{key}.")
         else:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            yield f"{prefix}{key}={text}"
+            yield as_setting(f"{prefix}{key}", value)
 
 
 def settings(config: Mapping[str, Any], submission: Submission | None) -> list[Html]:

@@ -39,7 +39,7 @@ ACTIVE = (
 
 _ID = re.compile(r"[0-9]+(?:[_+][0-9]+)?")
 # A user's defaults for these programs would filter and reshape what is read here.
-_DEFAULTS_OF_USERS = ("SQUEUE_", "SINFO_", "SACCT_", "SCONTROL_", "SCANCEL_")
+_DEFAULTS_OF_USERS = ("SQUEUE_", "SINFO_", "SACCT_", "SCONTROL_", "SCANCEL_", "SBATCH_", "SRUN_", "SALLOC_")
 _SQUEUE = (
     "ArrayJobID,ArrayTaskID,State,Reason,NodeList,StartTime,EndTime,TimeUsed,RestartCnt,SubmitTime,"
     "EligibleTime,exit_code"

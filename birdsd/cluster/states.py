@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from birdsd.cluster.allocations import SILENT_S, Submission
+from birdsd.cluster.allocations import SILENT_S, Ended, Submission
 from birdsd.cluster.hours import Account, Trace
 from birdsd.cluster.machine import command_line
 from birdsd.cluster.slurm import JobState
+from birdsd.cluster.starts import silent_limit
 from birdsd.cluster.store import Run
 
 QUEUED, WAITING, STARTING, RUNNING, STOPPING = "queued", "waiting", "starting", "running", "stopping"
+FAILING = "failing"  # it comes back by itself, and birdsd has not begun since
 FINISHED, FAILED, CANCELLED, KILLED = "finished", "failed", "cancelled", "killed"
 STOPPED, CHAIN_STOPPED, NEVER_BEGUN, INTERRUPTED = "stopped", "chain stopped", "never begun", "interrupted"
 # States in which something still happens by itself.
-ACTIVE = (RUNNING, STARTING, STOPPING, WAITING, QUEUED)
+ACTIVE = (RUNNING, STARTING, STOPPING, FAILING, WAITING, QUEUED)
+# What slurmstepd ends with where it cannot open a job's output: the node does not see the folder.
+_NO_OUTPUT = ":53"
 # Between two allocations Slurm may say nothing of a job for a moment.
 _MOMENT_S = 90.0
 
@@ -65,6 +69,8 @@ class Case:
     jobs: Mapping[str, JobState]
     now: float
     saved: int
+    silent: int = 0  # allocations in a row, the newest, in which birdsd did not begin
+    said: str = ""  # what the launcher said in them
 
     @property
     def resume(self) -> str:
@@ -92,14 +98,16 @@ def verdict(case: Case) -> Verdict:
     if case.finished:
         return Verdict(FINISHED)
     if array:
-        return _of_array(case, array)
+        told = _of_array(case, array)
+        return _failing(case, told) if told.state in (QUEUED, WAITING, STARTING) else told
     alive = next((account for account in reversed(case.accounts) if account.alive), None)
     at_work = [state for state in case.jobs.values() if not state.is_waiting and not state.is_over]
     if alive is not None or at_work:
-        return _at_work(case, alive, at_work[0] if at_work else None)
+        return _failing(case, _at_work(case, alive, at_work[0] if at_work else None))
     waiting = [state for state in case.jobs.values() if state.is_waiting]
     if waiting:
-        return _in_queue(case, min(waiting, key=lambda s: (s.reason.startswith("Dependency"), s.id)))
+        told = _in_queue(case, min(waiting, key=lambda s: (s.reason.startswith("Dependency"), s.id)))
+        return _failing(case, told)
     return _over(case)
 
 
@@ -126,6 +134,22 @@ def _at_work(case: Case, alive: Account | None, state: JobState | None) -> Verdi
             "(machine.watchdog_s), and `birdsd logs` may say more"
         )
     return told
+
+
+def _failing(case: Case, told: Verdict) -> Verdict:
+    """A queue looks healthy whatever its jobs come to: what did not begin is said first."""
+    if not case.silent or told.alive is not None or case.submission is None:
+        return told
+    limit = silent_limit(case.submission.site)
+    times = {1: "once", 2: "twice"}.get(case.silent, f"{case.silent} times")
+    words = f"its job was started {times} and birdsd did not begin{_launcher(case)}; "
+    words += f"it is given up after {limit}"
+    note = f"{words}; {told.note}" if told.note else words
+    return replace(told, state=FAILING, note=note, way_out=f"birdsd logs {case.run.folder.name}")
+
+
+def _launcher(case: Case) -> str:
+    return f"; the launcher said: {case.said}" if case.said else ""
 
 
 def _around_work(case: Case, state: JobState) -> Verdict:
@@ -183,9 +207,15 @@ def _over(case: Case) -> Verdict:
     newest = max(case.jobs.values(), key=lambda s: (s.submit or 0.0, s.id), default=None)
     if _supervised(case):
         return Verdict(WAITING if last else STARTING, "the next allocation begins at once")
-    if last is None or last.begin < case.submission.time - SILENT_S:
-        return _not_begun(case, newest, last)
     given_up = _chain_stopped(case)
+    unheard = last is None or last.begin < case.submission.time - SILENT_S
+    unsaid = unheard and _said_before_it_began(case) is None
+    if given_up and (case.silent or unsaid) and "was cancelled" not in given_up:
+        said = "" if not case.said or case.said in given_up else _launcher(case)
+        logs = f"birdsd logs {case.run.folder.name}"
+        return Verdict(CHAIN_STOPPED, f"{given_up}{said}", logs, of_slurm=newest)
+    if last is None or unheard:
+        return _not_begun(case, newest, last)
     if (newest is not None and newest.state == "CANCELLED") or "was cancelled" in given_up:
         job = newest.id if newest is not None else last.job_id
         return Verdict(CANCELLED, f"job {job} was cancelled", case.resume, of_slurm=newest)
@@ -213,13 +243,15 @@ def _not_begun(case: Case, newest: JobState | None, last: Account | None) -> Ver
     assert case.submission is not None
     ids = ", ".join(case.submission.job_ids[-3:]) or "(none)"
     age = case.now - case.submission.time
-    ended = next((t.ended for t in reversed(case.traces) if t.ended is not None and t.began is None), None)
-    if ended is not None and ended.time >= case.submission.time - SILENT_S:
+    if (ended := _said_before_it_began(case)) is not None:
         return Verdict(FAILED, ended.message, case.resume)
     if newest is not None and newest.is_over:
         said = ENDS.get(newest.state, f"Slurm says {newest.state}, exit code {newest.exit_code}")
+        if newest.exit_code.endswith(_NO_OUTPUT):
+            where = f" on {newest.nodes}" if newest.nodes else ""
+            said += f": its output could not be opened{where}; is {case.run.folder.resolve()} seen there?"
         return Verdict(
-            FAILED, f"job {newest.id} ended before birdsd began: {said}",
+            FAILED, f"job {newest.id} ended before birdsd began: {said}{_launcher(case)}",
             f"birdsd logs {case.run.folder.name}", of_slurm=newest,
         )  # fmt: skip
     if 0 <= age < _MOMENT_S:
@@ -228,6 +260,13 @@ def _not_begun(case: Case, newest: JobState | None, last: Account | None) -> Ver
     where = "the process" if case.submission.is_local else "Slurm"
     gone = f"{where} {ids} is gone" if case.submission.is_local else f"{where} says nothing of job {ids}"
     return Verdict(what, gone, case.resume)
+
+
+def _said_before_it_began(case: Case) -> Ended | None:
+    """The word that an allocation of the newest submission left without ever having begun."""
+    assert case.submission is not None
+    ended = next((t.ended for t in reversed(case.traces) if t.ended is not None and t.began is None), None)
+    return ended if ended is not None and ended.time >= case.submission.time - SILENT_S else None
 
 
 def _of_last(case: Case, last: Account, newest: JobState | None) -> Verdict:
@@ -299,6 +338,7 @@ def _of_array(case: Case, array: int) -> Verdict:
         RUNNING,
         STARTING,
         STOPPING,
+        FAILING,
         WAITING,
         QUEUED,
         FAILED,

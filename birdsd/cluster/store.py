@@ -32,8 +32,11 @@ from birdsd.files import (
 from birdsd.schema import TrainConfig
 from birdsd.shards.checks import check_pictures
 from birdsd.shards.index import ShardIndex, listed
+from birdsd.training.stretches import read_totals
 
 SIGNATURE_FILE, EVENTS = "signature.json", "events"
+# Tells the ranks of a submitted training which folder it is for: a run may have been renamed or copied.
+RUN_FOLDER_VARIABLE = "BIRDSD_RUN_FOLDER"
 # Two machines may give out the same process id, and one machine may after a restart.
 _WRITER = safe_name(f"{platform.node()}-{time.time():.0f}")
 
@@ -101,16 +104,12 @@ class RunStore:
         Raises `UserError` where the same run exists on the same folder of shards but the shards
         have changed since: going on would teach something else than what was begun.
         """
-        models = {
-            "autoencoder": content_identity(config.model.autoencoder),
-            "source": content_identity(config.model.source),
-            **({"clip": content_identity(config.model.clip)} if config.model.clip else {}),
-        }
+        models = identities(config)
         # The recipe is everything but the data, so that a run whose shards changed can be found.
         recipe = signature(config, **models)
         mark = signature(config, **models, data=index.fingerprint)
         title = config.name or f"{config.model.name}-{config.method.name}"
-        run = Run(self.root / f"{safe_name(title)}-{mark}", mark)
+        run = self._place(safe_name(title), mark)
         folder = str(index.folder.resolve())
         if not run.folder.is_dir():
             self._refuse_changed_shards(safe_name(title), recipe, folder, index)
@@ -118,6 +117,8 @@ class RunStore:
             return run
         with explained_write(run.folder):
             run.folder.mkdir(parents=True, exist_ok=True)
+        if totals := read_totals(run.folder):
+            config.optim.total_samples = totals[-1]  # it was made longer since its signature was drawn
         write_json(run.folder / "config.json", as_dict(config))
         write_json(run.folder / "shards.json", {"folder": folder, "inventory": index.inventory()})
         # Last, since a folder counts as a run once this file is there.
@@ -126,6 +127,24 @@ class RunStore:
             {"signature": mark, "job": "train", "recipe": recipe, **models, "data": index.fingerprint},
         )
         return run
+
+    def _place(self, title: str, mark: str) -> Run:
+        """Where the run of a signature lies: under its own name, and for a submitted job in the folder that
+        the job is for, whatever that is called by now.
+
+        Raises `UserError` for a submitted job whose settings have come to mean another run.
+        """
+        named = os.environ.get(RUN_FOLDER_VARIABLE)
+        if named and (Path(named) / SIGNATURE_FILE).is_file():
+            asked = str(read_json(Path(named) / SIGNATURE_FILE)["signature"])
+            if asked != mark:
+                raise UserError(
+                    f"the settings of {Path(named).name} lead to the run {mark} now, not to {asked}",
+                    "a run goes on only with the settings, shards and models that it began with",
+                    "restore what changed (a preset, a model that it stands on), or begin a new run",
+                )
+            return Run(Path(named), mark)
+        return Run(self.root / f"{title}-{mark}", mark)
 
     def open_job(self, job: str, config: Any, write: bool = True) -> Run:
         """The folder of a job that is not a training, made or found again by its settings."""
@@ -234,6 +253,15 @@ def open_training(config: TrainConfig, write: bool = True) -> tuple[Run, ShardIn
 
         adopt_class_pictures(run.folder, index.folder)
     return run, index
+
+
+def identities(config: TrainConfig) -> dict[str, str]:
+    """What the models of a training's settings hold, by key, as its signature counts them."""
+    return {
+        "autoencoder": content_identity(config.model.autoencoder),
+        "source": content_identity(config.model.source),
+        **({"clip": content_identity(config.model.clip)} if config.model.clip else {}),
+    }
 
 
 def content_identity(source: str | None) -> str:

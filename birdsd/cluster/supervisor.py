@@ -21,11 +21,13 @@ from birdsd.cluster.aftermath import Decision, decide
 from birdsd.cluster.allocations import (
     Submission,
     allocation_of_environment,
+    newest_position,
     request_stop,
     stop_requested,
 )
-from birdsd.cluster.launch import SUBMITIT_FOLDER, tasks_per_node
+from birdsd.cluster.launch import tasks_per_node
 from birdsd.cluster.machine import command_line, gpu_devices
+from birdsd.cluster.starts import SUBMITIT_FOLDER, note
 from birdsd.cluster.store import Run, RunStore
 from birdsd.cluster.task import RankTask
 from birdsd.errors import UserError
@@ -43,8 +45,9 @@ def supervise(run: Run, submission: Submission) -> Decision:
     number = 0
     while True:
         os.environ["BIRDSD_ALLOCATION"] = f"local-{submission.id}-{number:03d}"
-        status = _run_once(run, submission)
         allocation = allocation_of_environment(run.folder)
+        status = _run_once(run, submission, allocation.name)
+        note(run.folder, submission.id, "end", allocation.name, status)
         decision = decide(run, submission, allocation, status)
         told = {"reason": decision.reason, "allocation": allocation.name, "status": status}
         if decision.what == "again":
@@ -57,8 +60,8 @@ def supervise(run: Run, submission: Submission) -> Decision:
         return decision
 
 
-def _run_once(run: Run, submission: Submission) -> int:
-    """One allocation: all ranks to their end; the status of the first that failed."""
+def _run_once(run: Run, submission: Submission, name: str) -> int:
+    """The allocation `name`: all ranks to their end; the status of the first that failed."""
     import submitit
 
     asked, site = submission.submit, submission.site
@@ -73,6 +76,7 @@ def _run_once(run: Run, submission: Submission) -> int:
     task = RankTask(submission.job, submission.settings, str(run.folder.resolve()), submission.cwd)
     job: Any = executor.submit(task)
     process = job._process
+    note(run.folder, submission.id, "begin", name, newest_position(run.folder), job.job_id)
     alone_since = None
     while process.poll() is None:
         time.sleep(_POLL_S)
@@ -136,7 +140,12 @@ def main(run_folder: str) -> int:
         return 2
     print(f"birdsd: supervisor on {platform.node()}, process {os.getpid()}", flush=True)
     with exclusive(run.folder / LOCK_FOLDER):
-        return 0 if supervise(run, submission).what == "done" else 1
+        try:
+            return 0 if supervise(run, submission).what == "done" else 1
+        except Exception as error:
+            reason = f"the processes could not be started: {type(error).__name__}: {error}"
+            run.event({"event": "chain stopped", "reason": reason})
+            raise
 
 
 if __name__ == "__main__":

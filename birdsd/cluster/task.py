@@ -41,9 +41,15 @@ class RankTask:
         from birdsd.cluster.handover import listen_early
 
         listen_early()  # in place of submitit's own handler, which asks rank 0 alone to save
-        os.chdir(self.cwd)
         settings = list(self.settings)
         self._join()
+        try:
+            os.chdir(self.cwd)
+        except OSError as error:
+            return self._refuse(
+                f"the folder that the job was submitted from, {self.cwd}, cannot be entered here "
+                f"({error.strerror}); from where the run lies now: birdsd resume {self.run_folder}"
+            )
         if self.array:
             settings.append(f"part={_array_task()}/{self.array}")
         status = self._run(settings)
@@ -54,12 +60,22 @@ class RankTask:
         faulthandler.dump_traceback_later(_LEAVE_S, exit=True)
         return status
 
+    def _refuse(self, message: str) -> int:
+        """Nothing that another allocation would mend: said, and not tried again."""
+        from birdsd.errors import UserError
+
+        print(f"birdsd: {message}", file=sys.stderr, flush=True)
+        self._note_error(message)
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(UserError.exit_status)
+
     def _join(self) -> None:
         """Find out who we are, tell torch, and write this rank's output into the run's folder."""
         import submitit
 
         from birdsd.cluster.allocations import allocation_name, allocation_of_environment
         from birdsd.cluster.quiet import libraries_in
+        from birdsd.cluster.store import RUN_FOLDER_VARIABLE
 
         environment = submitit.JobEnvironment()
         if environment.num_tasks > 1:
@@ -70,6 +86,8 @@ class RankTask:
             submitit.helpers.TorchDistributedEnvironment().export(
                 set_cuda_visible_devices=False, overwrite=True
             )
+        if self.job == "train":
+            os.environ[RUN_FOLDER_VARIABLE] = self.run_folder
         allocation = allocation_of_environment(Path(self.run_folder))
         allocation.folder.mkdir(parents=True, exist_ok=True)
         log = os.open(allocation.log(environment.global_rank), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)

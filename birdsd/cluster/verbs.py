@@ -55,10 +55,16 @@ def _add_submit(verbs: Any) -> None:
         help="submit a run once more, as it was or to another site",
         formatter_class=_TEXT,
         epilog="examples:\n  birdsd resume RUN\n  birdsd resume RUN site=othercluster nodes=4\n"
-        "  birdsd resume RUN site.time_limit_min=600",
+        "  birdsd resume RUN site.time_limit_min=600\n"
+        "  birdsd resume RUN data.shards=WHERE_THEY_ARE_NOW\n"
+        "  birdsd resume RUN optim.total_samples=200000     a finished run is trained for longer",
     )
     resume.add_argument("run")
-    resume.add_argument("settings", nargs="*", help="site=..., nodes=..., machine=..., machine.KEY=VALUE")
+    resume.add_argument(
+        "settings",
+        nargs="*",
+        help="site=..., nodes=..., machine=..., machine.KEY=VALUE, data.shards=..., optim.total_samples=MORE",
+    )
     _add_runs(resume)
     resume.set_defaults(call=_resume)
 
@@ -207,6 +213,7 @@ def _submit(options: argparse.Namespace) -> int:
     from birdsd.cluster.launch import submit
 
     submitted = submit(options.job, options.settings, options.dry_run)
+    _say_notes(submitted)
     if options.dry_run:
         _print(submitted.to_json(), options.json, submitted.script)
         return 0
@@ -228,8 +235,14 @@ def _resume(options: argparse.Namespace) -> int:
     from birdsd.cluster.launch import resubmit
 
     submitted = resubmit(_run(options), options.settings)
+    _say_notes(submitted)
     _print(submitted.to_json(), options.json, submitted.line)
     return 0
+
+
+def _say_notes(submitted: Any) -> None:
+    for note in submitted.notes:
+        print(f"birdsd: {note}", file=sys.stderr, flush=True)
 
 
 def _status(options: argparse.Namespace) -> int:

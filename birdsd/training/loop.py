@@ -40,6 +40,7 @@ from birdsd.training.records import BadSamples, Ledger, Metrics
 from birdsd.training.schedule import check_schedule, ema_decay_at, learning_rate_at
 from birdsd.training.shortage import OutOfMemory, Remembered, explain_restart, halved, recut, told
 from birdsd.training.showing import load_weights, parts_of, previewed
+from birdsd.training.stretches import read_totals, whole_batches
 from birdsd.training.trackers import Trackers
 from birdsd.training.validation import HELD_OUT, Validation
 from birdsd.training.world import World
@@ -102,7 +103,8 @@ class Trainer:
         self.pulse.seconds = self.clock.seconds
         machine, self.batch = config.machine, int(config.optim.global_batch or 1)
         # Whole global batches only: the last one may reach beyond total_samples.
-        self.total = math.ceil(int(config.optim.total_samples or 1) / self.batch) * self.batch
+        self.total = whole_batches(int(config.optim.total_samples or 1), self.batch)
+        self.ends = read_totals(run_folder)[:-1]  # of the stretches before the last
         self.device = choose_device(machine.device, world.local_rank)
         self.precision = choose_precision(machine.precision, self.device)
         self.remembered = Remembered(run_folder, machine, world, self.device)
@@ -334,7 +336,7 @@ class Trainer:
         assert self.engine is not None
         optim = self.config.optim
         after = self.position + self.batch
-        learning_rate = learning_rate_at(after, optim)
+        learning_rate = learning_rate_at(after, optim, self.ends)
         with self.clock("train"):
             while True:
                 if len(examples) != self.plan.count:  # made ahead, before memory ran short

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from birdsd.errors import UserError, unknown_name
+from birdsd.training.stretches import whole_batches
 
 if TYPE_CHECKING:
     from birdsd.schema import OptimConfig
@@ -36,16 +38,35 @@ def check_schedule(optim: OptimConfig) -> None:
         )
 
 
-def learning_rate_at(position: int, optim: OptimConfig) -> float:
+def learning_rate_at(position: int, optim: OptimConfig, ends: Sequence[int] = ()) -> float:
     """The learning rate of the step that brings the samples seen to `position`.
 
     Linear warm-up over `warmup_samples`, then constant, or a cosine or straight line down to
     `min_learning_rate_ratio` at `total_samples`.
+
+    `ends`: the earlier values of `total_samples` of a run that was made longer. What lies before them keeps
+    its rates. Beyond, a constant rate goes on as it is; a cosine or line has come down by then, and runs
+    once more over the stretch that was added: from where it was up to the peak, over `warmup_samples` or
+    half the stretch, then down.
     """
-    peak, total = float(optim.learning_rate or 0), int(optim.total_samples or 1)
-    warmup = int(optim.warmup_samples or 0)
+    begin, start, total = 0, 0.0, int(optim.total_samples or 1)
+    for end in ends if optim.decay != "constant" else ():
+        after = whole_batches(end, int(optim.global_batch or 1))
+        if position <= after:
+            total = end
+            break
+        start = _rate_in(after - begin, end - begin, start, begin > 0, optim)
+        begin = after
+    return _rate_in(position - begin, total - begin, start, begin > 0, optim)
+
+
+def _rate_in(position: int, total: int, start: float, is_added: bool, optim: OptimConfig) -> float:
+    """The rate in a stretch of `total` samples that begins at the rate `start`."""
+    peak, warmup = float(optim.learning_rate or 0), int(optim.warmup_samples or 0)
+    if is_added:
+        warmup = min(warmup, total // 2)
     if position < warmup:
-        return peak * position / warmup
+        return start + (peak - start) * position / warmup
     if optim.decay == "constant":
         return peak
     low = float(optim.min_learning_rate_ratio or 0)

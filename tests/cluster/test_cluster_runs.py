@@ -18,7 +18,8 @@ from birdsd.shards.index import ShardIndex
 from tests.cluster.untrained import make_model
 from tests.faults.__main__ import Suite, verdict
 from tests.faults.drill import Drill, losses, slurm
-from tests.faults.scenarios import FAULTS, LOCAL, ONE_NODE, begin_and_reach
+from tests.faults.launching import FAULTS
+from tests.faults.scenarios import LOCAL, ONE_NODE, begin_and_reach
 
 QUICK = [fault for fault in FAULTS if fault.quick]
 

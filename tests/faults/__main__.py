@@ -19,7 +19,8 @@ from pathlib import Path
 
 from tests.cluster.testbed import testbed_missing
 from tests.faults.drill import Drill, Outcome, as_json, straight_run
-from tests.faults.scenarios import FAULTS, Fault
+from tests.faults.launching import FAULTS
+from tests.faults.scenarios import Fault
 from tests.training.toy import make_shards
 
 BROKEN = (3, 17, 29)
@@ -30,21 +31,25 @@ class Suite:
 
     def __init__(self, work: Path) -> None:
         self.work = work
-        self._straight: dict[bool, tuple[Path, Path]] = {}
+        self._straight: dict[tuple[bool, tuple[str, ...]], tuple[Path, Path]] = {}
         self._lock = threading.Lock()
 
-    def straight(self, broken: bool) -> tuple[Path, Path]:
+    def straight(self, broken: bool, settings: tuple[str, ...] = ()) -> tuple[Path, Path]:
         """(shards, folder of the undisturbed run) with or without samples that cannot be decoded."""
+        key = broken, settings
         with self._lock:
-            if broken not in self._straight:
+            if key not in self._straight:
                 name = "broken" if broken else "sound"
-                shards = make_shards(self.work / f"shards-{name}", broken=BROKEN if broken else ())
-                self._straight[broken] = shards, straight_run(self.work / f"straight-{name}", shards)
-            return self._straight[broken]
+                shards = self.work / f"shards-{name}"
+                if not shards.is_dir():
+                    make_shards(shards, broken=BROKEN if broken else ())
+                place = self.work / f"straight-{name}-{len(self._straight)}"
+                self._straight[key] = shards, straight_run(place, shards, settings)
+            return self._straight[key]
 
     def run(self, fault: Fault) -> Outcome:
         """One fault from its beginning to the comparison."""
-        shards, straight = self.straight(fault.broken)
+        shards, straight = self.straight(fault.broken, fault.straight)
         number = FAULTS.index(fault)
         drill = Drill(self.work / f"{number:02d}", shards, **fault.options)
         fault.act(drill)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import threading
@@ -18,12 +19,13 @@ import numpy as np
 import psutil
 
 from birdsd.cluster.allocations import Allocation, Submission, allocations, newest_position
-from birdsd.cluster.launch import submit
+from birdsd.cluster.launch import Submitted, resubmit, submit
 from birdsd.cluster.store import Run
 from birdsd.files import environment
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.order import SampleOrder
 from birdsd.training.records import UNKNOWN, Ledger, read_metrics
+from birdsd.values import as_setting
 
 ROOT = Path(__file__).resolve().parents[2]
 INJECT = ROOT / "tests" / "faults" / "inject"
@@ -79,11 +81,9 @@ class Drill:
         folder.mkdir(parents=True, exist_ok=True)
         told = folder / "drill.json"
         told.write_text(json.dumps({"step_s": 0.1, **(drill or {})}))
-        self.where = [
-            *where,
-            f"site.setup=[export PYTHONPATH={INJECT}:{ROOT}, 'export BIRDSD_DRILL={told}']",
-            "site.max_idle_allocations=8",
-        ]
+        self.setup = [f"export PYTHONPATH={INJECT}:{ROOT}", f"export BIRDSD_DRILL={told}"]
+        self.where = [*where, "site.max_idle_allocations=8"]
+        self.on_resume: list[str] = []  # what a resume by hand sets anew
         self.environment = {
             "PYTHONPATH": f"{INJECT}:{ROOT}",
             "BIRDSD_DRILL": str(told),
@@ -97,20 +97,44 @@ class Drill:
 
     # -- beginning and watching -----------------------------------------------------------------------
 
-    def begin(self) -> Run:
-        """Submit the run."""
-        with self.surroundings():
-            submitted = submit("train", [*self.settings, *self.where])
+    def begin(self, cwd: Path | None = None) -> Run:
+        """Submit the run, from the folder `cwd` where one is given."""
+        where = [*self.where, as_setting("site.setup", self.setup)]
+        with self.surroundings(cwd):
+            submitted = submit("train", [*self.settings, *where])
+            self.run = Run(submitted.run.folder.absolute(), submitted.run.signature)
         assert submitted.job_ids, submitted.line
-        self.run = submitted.run
         threading.Thread(target=self._watch_for_redone_work, daemon=True).start()
-        return submitted.run
+        return self.run
+
+    def begin_held(self, cwd: Path | None = None) -> Run:
+        """Submit the run, and let none of its jobs begin before `release`."""
+        self.where.append("site.sbatch.hold=true")
+        self.on_resume.append("site.sbatch.hold=false")
+        return self.begin(cwd)
+
+    def release(self) -> None:
+        """Let the jobs of `begin_held` begin, wherever the run's folder is now."""
+        for number in self.job_ids:
+            slurm("scontrol", "release", number)
+
+    def resume(self, *settings: str, cwd: Path | None = None) -> Submitted:
+        """What `birdsd resume` does."""
+        with self.surroundings(cwd):
+            sent = resubmit(self.here, [*self.on_resume, *settings])
+        assert sent.job_ids, sent.line
+        return sent
 
     @contextmanager
-    def surroundings(self) -> Iterator[None]:
+    def surroundings(self, cwd: Path | None = None) -> Iterator[None]:
         """The environment that a local supervisor, started inside, hands on to its ranks."""
         with _ENVIRONMENT, environment(self.environment):
-            yield
+            before = Path.cwd()
+            os.chdir(cwd or before)
+            try:
+                yield
+            finally:
+                os.chdir(before)
 
     def _watch_for_redone_work(self) -> None:
         """A run that resumes makes its ledger end where it resumes from: what it loses is work done twice."""
@@ -130,7 +154,11 @@ class Drill:
 
     @property
     def job(self) -> str:
-        return self.submission().job_ids[-1]
+        return self.job_ids[-1]
+
+    @property
+    def job_ids(self) -> list[str]:
+        return self.submission().job_ids
 
     @property
     def here(self) -> Run:

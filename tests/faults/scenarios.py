@@ -37,6 +37,7 @@ class Fault:
     redone: int = EVERY
     quick: bool = False  # among those that `make test` runs
     broken: bool = False  # on shards with samples that cannot be decoded
+    straight: tuple[str, ...] = ()  # further settings of the undisturbed run
 
 
 FAULTS: list[Fault] = []
@@ -44,7 +45,7 @@ FAULTS: list[Fault] = []
 
 def fault(name: str, **told: Any) -> Callable[[Callable[[Drill], None]], Callable[[Drill], None]]:
     """Add a scenario to the table."""
-    ours = {key: told.pop(key) for key in ("alone", "redone", "quick", "broken") if key in told}
+    ours = {key: told.pop(key) for key in ("alone", "redone", "quick", "broken", "straight") if key in told}
 
     def add(act: Callable[[Drill], None]) -> Callable[[Drill], None]:
         FAULTS.append(Fault(name, act, told, **ours))

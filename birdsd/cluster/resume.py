@@ -1,0 +1,186 @@
+"""`birdsd resume`: a run goes on from where it lies now, as it was asked for or somewhere else."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from birdsd import config
+from birdsd.cluster.allocations import Submission, no_submission
+from birdsd.cluster.caller import take_from_environment
+from birdsd.cluster.extension import KEY, extend
+from birdsd.cluster.launch import Submitted, active_jobs, new_submission, send
+from birdsd.cluster.site import check_site
+from birdsd.cluster.store import Run, open_training
+from birdsd.errors import UserError
+from birdsd.schema import SubmitConfig
+
+# Where things lie is not what is learnt: the run's signature says whether they are the same.
+PLACES = ("data.shards", "model.autoencoder", "model.source", "model.clip")
+
+
+def resume(run: Run, settings: Sequence[str] = ()) -> Submitted:
+    """Send a run's newest submission once more, with other settings of where it runs where some are given.
+
+    The code is copied anew: whoever resumes by hand wants the code as it is now. A run that was moved, with
+    or without the folder that it was submitted from, is found where it is. A larger optim.total_samples
+    makes the run longer (see `birdsd.cluster.extension`). Raises `UserError` for any other change.
+    """
+    last = Submission.read(run.folder)
+    job = last.job if last is not None else run.job
+    where, what = config.split_settings(job, settings)
+    _check_keys(run, job, what)
+    longer = [setting for setting in what if setting.startswith(f"{KEY}=")]
+    what = [setting for setting in what if setting not in longer]
+    if last is None:
+        if longer:
+            line = extend(run, _length(longer[-1]))
+            return Submitted(run, [], f"{line}\n  the same `birdsd run {job}` command as before trains on")
+        raise no_submission(run.folder.name)
+    if run.result is not None and job == "train" and not longer:
+        return Submitted(run, [], f"{run.folder.name}: nothing to do, this run is finished")
+    if active := active_jobs(run):
+        raise UserError(
+            f"{run.folder.name} is at work or waits in the queue: {', '.join(active)}",
+            "two at once on one run would only wait for each other",
+            f"birdsd status {run.folder.name}, or birdsd cancel {run.folder.name} first",
+        )
+    submit_config, notes = _where_to(last, where)
+    moved = Moved.of(run, last)
+    settled = moved.settings([*last.settings, *what])
+    cwd = moved.path(last.cwd)
+    if not Path(cwd).is_dir():
+        moved.notes.append(f"the folder it was submitted from, {cwd}, is gone: paths are read from here")
+        cwd = os.getcwd()
+    if job == "train":
+        _check_same(run, settled, cwd)
+    line = f"{extend(run, _length(longer[-1]))}\n" if longer else ""
+    submission = new_submission(run, job, settled, submit_config, cwd, python=moved.interpreter(last.python))
+    sent = send(run, submission)
+    return Submitted(run, sent.job_ids, line + sent.line, notes=(*moved.notes, *notes))
+
+
+def _check_keys(run: Run, job: str, what: Sequence[str]) -> None:
+    """Only settings that there are, and that may change within a run."""
+    for setting in what:
+        config.compose(job, [setting])  # an unknown key is named, with the nearest
+    wrong = [s for s in what if not s.startswith(("machine.", "machine=", *(f"{k}=" for k in PLACES)))]
+    if job == "train":
+        wrong = [setting for setting in wrong if not setting.startswith(f"{KEY}=")]
+    if wrong:
+        raise UserError(
+            f"cannot change {', '.join(wrong)} of a run",
+            f"its settings decide what is learnt; only machine.*, where it runs, where things lie "
+            f"({', '.join(PLACES)}) and a larger {KEY} may change",
+            f"birdsd submit {job} ... begins another run",
+        )
+
+
+def _length(setting: str) -> int:
+    return int(config.compose("train", [setting]).optim.total_samples)
+
+
+def _where_to(last: Submission, where: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The resolved SubmitConfig of the next submission; what is not named stays as it was stored."""
+    if not where:
+        return last.submit, []
+    if any(setting.split("=", 1)[0] == "site" for setting in where):
+        kept = [f"{key}={int(last.submit[key])}" for key in ("nodes", "tasks_per_node", "array")]
+        asked: SubmitConfig = config.compose(config.schema.SUBMIT, [*kept, *where])
+        notes = take_from_environment(asked.site) if asked.site.executor == "slurm" else []
+    else:
+        asked = config.changed(config.schema.SUBMIT, last.submit, where)
+        notes = []
+    check_site(asked, last.job)
+    return asdict(asked), notes
+
+
+class Moved:
+    """From where to where a run was moved since its newest submission, and what that means for paths.
+
+    What the old and the new path of the run have in common at their ends moved along with it:
+    /a/project/runs/RUN is now /b/birds/runs/RUN, so /a/project/shards is looked for in /b/birds/shards.
+    """
+
+    def __init__(self, before: Path, after: Path, cwd: str) -> None:
+        old, new = list(before.parts), list(after.parts)
+        while len(old) > 1 and len(new) > 1 and old[-1] == new[-1]:
+            old.pop(), new.pop()
+        self.run_before, self.run_after = before, after
+        self.before, self.after, self.cwd = Path(*old), Path(*new), cwd
+        self.notes: list[str] = []
+        if before != after:
+            self.notes.append(f"it was moved from {before}: it goes on where it lies now")
+
+    @classmethod
+    def of(cls, run: Run, last: Submission) -> Moved:
+        """Where a run was when it was last submitted, and where it is."""
+        after = run.folder.resolve()
+        # Before this was written down, the copy of the code, RUN/code/HASH, told it.
+        told = last.run_folder or (str(Path(last.snapshot).parent.parent) if last.snapshot else "")
+        return cls(Path(told) if told else after, after, last.cwd)
+
+    def path(self, text: str) -> str:
+        """An absolute path as it is now, where it lay in what was moved and is there."""
+        for before, after in ((self.run_before, self.run_after), (self.before, self.after)):
+            place = Path(text)
+            if before != after and place.is_relative_to(before):
+                now = after / place.relative_to(before)
+                if now.exists():
+                    return str(now)
+        return text
+
+    def settings(self, settings: Sequence[str]) -> list[str]:
+        """Settings whose paths, also those relative to the folder of the submission, are those of now."""
+        return [self._setting(setting) for setting in settings]
+
+    def _setting(self, setting: str) -> str:
+        key, equals, value = setting.partition("=")
+        if not value or "\0" in value or self.run_before == self.run_after:
+            return setting
+        absolute = os.path.normpath(os.path.join(self.cwd, value))
+        now = self.path(absolute)
+        # One that is relative to a folder that moved along stays as it was typed.
+        relative_still = not os.path.isabs(value) and self.path(self.cwd) != self.cwd
+        return setting if now == absolute or relative_still else f"{key}{equals}{now}"
+
+    def interpreter(self, python: str) -> str:
+        """The Python of the submission; that of this process where it is not there any more."""
+        now = self.path(python)
+        return now if os.sep not in now or "$" in now or os.access(now, os.X_OK) else sys.executable
+
+
+def _check_same(run: Run, settings: Sequence[str], cwd: str) -> None:
+    """What the settings lead to from `cwd` is this very run: its shards and models are there, unchanged."""
+    settled = config.compose("train", _absolute(settings, cwd))
+    places = {key: getattr(getattr(settled, key.split(".")[0]), key.split(".")[1]) for key in PLACES}
+    for key, held in places.items():
+        # Anything else may be the name of a run, or of a model on a hub.
+        if held and (os.path.isabs(held) or key == "data.shards") and not Path(held).exists():
+            raise UserError(
+                f"{key} of {run.folder.name} is {Path(cwd, held)}, and nothing is there",
+                "a run goes on with the shards and models that it began with",
+                f"birdsd resume {run.folder.name} {key}=WHERE_IT_IS_NOW",
+            )
+    same, _ = open_training(settled, write=False)
+    if same.signature != run.signature:
+        raise UserError(
+            f"with these settings and what lies there now {run.folder.name} would be {same.folder.name}",
+            "a run goes on only with the shards and models that it began with",
+            f"name the very same ones, with {' or '.join(f'{key}=' for key, held in places.items() if held)}",
+        )
+
+
+def _absolute(settings: Sequence[str], cwd: str) -> list[str]:
+    """Settings whose paths mean the same wherever they are read; run names and hub ids stay as they are."""
+    told = [f"runs={Path(cwd, 'runs')}"]
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        place = Path(cwd, value)
+        is_path = key == "runs" or (key in PLACES and bool(value) and place.exists())
+        told.append(f"{key}={place}" if is_path else setting)
+    return told
