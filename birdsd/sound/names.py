@@ -169,6 +169,13 @@ def read_types(text: str) -> str:
     return ", ".join(dict.fromkeys(part for part in known if part and part.casefold() != "uncertain"))
 
 
+def read_environment(text: str) -> str:
+    """An environment's name; of several in a cell, all: 'rain;wind' -> 'rain and wind'."""
+    parts = [clean_name(part) for part in split_cell(text, commas=True)[0]]
+    known = [part for part in parts if part.casefold() not in NOT_GIVEN and any(c.isalnum() for c in part)]
+    return " and ".join(dict.fromkeys(known))
+
+
 def _literal(text: str) -> list[str]:
     try:
         # numpy writes no commas, and Python would join two neighbours into one string

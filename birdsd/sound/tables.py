@@ -9,7 +9,7 @@ from pathlib import Path
 
 from birdsd.sound.annotation import MALFORMED, Problem
 from birdsd.sound.columns import COLUMNS, NAMED_BY, Columns, map_columns, require
-from birdsd.sound.names import NOTHING, Names, clean_name, read_names, read_types
+from birdsd.sound.names import NOTHING, Names, clean_name, read_environment, read_names, read_types
 from birdsd.sound.numbers import EMPTY, parse_number
 from birdsd.sound.rows import LabelFile, Row
 from birdsd.sound.sheets import Sheet, load_sheet
@@ -99,7 +99,7 @@ def _row(number: int, cells: list[str], columns: Columns) -> tuple[Row, list[tup
 
     names, synonyms = _names(cell, cells, columns)
     kind = cell("kind").casefold()
-    environment = clean_name(cell("environment"))
+    environment = read_environment(cell("environment"))
     start, end, duration, offset = (value(name) for name in ("start", "end", "duration", "file_offset"))
     if end is None and start is not None and duration is not None:
         end = start + duration

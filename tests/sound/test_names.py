@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from birdsd.sound.names import read_names, read_types, species_key, tidy_name
+from birdsd.sound.names import read_environment, read_names, read_types, species_key, tidy_name
 from birdsd.sound.vocabulary import Vocabulary, near_equal
 
 TOWNSEND = (
@@ -297,3 +297,11 @@ def test_letters_of_other_scripts_are_letters():
     assert species_key("\u092e\u094b\u0930") != species_key("\u092e\u093e\u0930\u093e")
     assert species_key("\u30d2\u30ac\u30e9") != species_key("\u30d3\u30ac\u30e9")
     assert read_names("1139490").species == ("1139490",)  # a taxon's number, as BirdCLEF has them
+
+
+def test_an_environment_cell_may_hold_several_too():
+    assert read_environment("['rain', 'wind']") == read_environment("rain;wind") == "rain and wind"
+    assert (
+        read_environment("light rain") == "light rain"
+        and read_environment("nan") == read_environment("?") == ""
+    )
