@@ -82,6 +82,22 @@ def test_a_name_that_was_turned_round_stays_one_and_that_is_said():
         "insects",
         "road traffic",
         "non-bird",
+        "Dog_Dog",
+        "Power tools_Power tools",
+        "Homo sapiens_Human",
+        "Noise 1",
+        "noise_2",
+        "nocall_2",
+        "Car passing",
+        "rain drops",
+        "plane overhead",
+        "barking dog",
+        "church bells",
+        "wind/rain",
+        "none detected",
+        "other_sounds",
+        "Ambient noise only",
+        "Orthoptera",
     ],
 )
 def test_sounds_of_other_things_are_no_bird(text):
@@ -110,6 +126,24 @@ def test_sounds_of_other_things_are_no_bird(text):
         "Bird",
         "Downy/Hairy Woodpecker",
         "various species",
+        "Larus cf. argentatus",
+        "Larus sp 1",
+        "sp1",
+        "Sp. 1",
+        "Buteo sp. juvenile",
+        "unk1",
+        "UNKN-1",
+        "unid. bird",
+        "prob. Great Tit",
+        "Great Tit (probable)",
+        "No ID",
+        "Robin/Wren",
+        "AMRO/GRTI",
+        "Great Tit\uff1f",
+        "Corvidae",
+        "bird song",
+        "Passeriformes",
+        "background birds",
     ],
 )
 def test_a_bird_that_nobody_identified_is_neither_a_species_nor_no_bird(text):
@@ -232,60 +266,6 @@ def test_nearly_equal_is_one_slip_of_the_finger():
 def test_labels_that_hold_more_than_a_name(text, species, types):
     names = read_names(text)
     assert names.species == species and names.sound_types == types
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Dog_Dog",
-        "Power tools_Power tools",
-        "Homo sapiens_Human",
-        "Noise 1",
-        "noise_2",
-        "nocall_2",
-        "Car passing",
-        "rain drops",
-        "plane overhead",
-        "barking dog",
-        "church bells",
-        "wind/rain",
-        "none detected",
-        "other_sounds",
-        "Ambient noise only",
-        "Orthoptera",
-    ],
-)
-def test_more_noises_are_no_bird(text):
-    names = read_names(text)
-    assert names.no_bird and not names.species and not names.unknown
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Larus cf. argentatus",
-        "Larus sp 1",
-        "sp1",
-        "Sp. 1",
-        "Buteo sp. juvenile",
-        "unk1",
-        "UNKN-1",
-        "unid. bird",
-        "prob. Great Tit",
-        "Great Tit (probable)",
-        "No ID",
-        "Robin/Wren",
-        "AMRO/GRTI",
-        "Great Tit\uff1f",
-        "Corvidae",
-        "bird song",
-        "Passeriformes",
-        "background birds",
-    ],
-)
-def test_more_birds_that_nobody_identified(text):
-    names = read_names(text)
-    assert names.unknown and not names.species and not names.no_bird
 
 
 @pytest.mark.parametrize("text", ["1", "0", "0.5", "-55.2", "True", "#N/A", "n.a.", "-999", "x", "present"])
