@@ -13,7 +13,8 @@ from birdsd.sound.names import clean_name, read_names
 from birdsd.sound.numbers import column_rule, comma_rule, parse_number
 from birdsd.sound.rows import LabelFile, Row
 
-_TIMES = re.compile(r"\s*-?\d+(?:[.,]\d+)?\t-?\d+(?:[.,]\d+)?(?:\t|\s*$)")
+_NUMBER = r"-?\d+(?:[.,]\d+)?(?:[eE][+-]?\d+)?"
+_TIMES = re.compile(rf"\s*{_NUMBER}\t{_NUMBER}(?:\t|\s*$)")
 
 
 def is_audacity(text: str) -> bool:

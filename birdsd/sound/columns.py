@@ -17,8 +17,8 @@ from birdsd.sound.sheets import Sheet
 # Raven), in the order of their worth. A unit at the end of a name ('start_ms', 'Low Freq (kHz)') is read.
 _NAMES = """
 path: path file filename file_name filepath file_path begin_path begin_file in_file sound_file soundfile
-    audio_file audio wav recording_file soundscape item_id itemid
-label: label species annotation primary_label manual_id species_name bird tag class
+    audio_file audio wav recording_file soundscape item_id itemid sound_files
+label: species label primary_label manual_id species_name annotation bird tag sp class
 common: common_name english_name english_cname english en vernacular_name com_name
 genus: genus gen
 epithet: epithet specific_epithet species_epithet sp species
@@ -40,7 +40,7 @@ recording_id: recording_id recording xc_id
 number: xc_id catalogue_number catalog_number ml_catalog_number id nr
 channel: channel
 kind: kind role
-selection: selection
+selection: selection selec
 view: view
 folder: folder
 present: present presence detected is_present correct validated count
@@ -55,36 +55,29 @@ NUMBERS = ("start", "end", "duration", "file_offset", "low", "high", "channel")
 NAMED_BY = ("asked", "common", "label", "binomial", "scientific", "code")
 _UNITS = {"s": 1.0, "sec": 1.0, "secs": 1.0, "second": 1.0, "seconds": 1.0, "ms": 1e-3, "min": 60.0}
 _UNITS |= {"hz": 1.0, "khz": 1e3}
-_NOT_LABELS = frozenset(
-    [
-        "confidence",
-        "score",
-        "probability",
-        "notes",
-        "note",
-        "comments",
-        "comment",
-        "remarks",
-        "date",
-        "time",
-        "distance",
-        "sex",
-        "age",
-        "observer",
-        "annotator",
-        "quality",
-        "certainty",
-        "reviewer",
-        "user",
-        "weather",
-        "call",
-        "stage",
-    ]
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_NOT_LABELS = _words(
+    """
+    confidence score probability notes note comments comment remarks date time distance sex age observer
+    annotator quality certainty reviewer user weather call stage
+    """
 )
+_FLAGS = _NOT_LABELS | _words(
+    """
+    used playback channels channel n overlap verified total sum power length inband reviewed checked train
+    test split fold is has flag valid index id no number year month day hour minute second temperature lat lon
+    latitude longitude elevation site rating rank count present detections selected duration rate
+    """
+)
+# Columns that hold names in label tables, and something else in as many tables of licences.
+WEAK = frozenset({"annotation", "bird", "tag", "class", "sp"})
 _TAXA = frozenset({"kingdom", "phylum", "order", "family", "genus"})
-_TIMES = frozenset(
-    {"start", "end", "begin", "stop", "onset", "offset", "timestamp", "time", "sample", "frame"}
-)
+_TIMES = _words("start end begin stop onset offset timestamp time sample frame")
 _MARKS = frozenset({"0", "1", "0.0", "1.0", "true", "false"})
 
 
@@ -100,6 +93,7 @@ class Columns:
     marks: tuple[tuple[int, Names], ...] = ()  # columns of 0 and 1, each named after a species
     first_channel: int = 1
     unread_times: tuple[str, ...] = ()  # columns that look like times, and nobody knows
+    weak: bool = False  # what names birds may be about something else: it gives way to folders
 
     def has(self, name: str) -> bool:
         return name in self.at
@@ -183,7 +177,10 @@ def map_columns(path: Path, sheet: Sheet, asked: Mapping[str, str]) -> Columns:
             labels = (free[0],)
     first = 0 if any(parse_number(cell) == 0 for cell in texts.get("channel", [])) else 1
     times = _unread_times(sheet, found) if "start" not in found else ()
-    return Columns(found, scale, rules, labels, guessed, marks, first, times)
+    called = {fold(header[at]) for at in labels}
+    strong = {"asked", "common", "binomial", "scientific", "start"}.intersection(found)
+    weak = bool(called) and called <= WEAK and not strong
+    return Columns(found, scale, rules, labels, guessed, marks, first, times, weak)
 
 
 def _settle(found: dict[str, int], folded: dict[str, int], bare: dict[str, int]) -> tuple[int, ...]:
@@ -191,7 +188,7 @@ def _settle(found: dict[str, int], folded: dict[str, int], bare: dict[str, int])
     labels = [name for name in COLUMNS["label"] if name in folded]
     if "genus" in found and "epithet" in found:
         # Beside a genus, `species` is the epithet: two birds are called 'major'.
-        labels = [name for name in labels if folded[name] != found["epithet"]]
+        labels = [name for name in labels if folded[name] != found["epithet"] and name != "sp"]
         found["binomial"] = found["genus"]
     else:
         for name in ("genus", "epithet"):
@@ -216,17 +213,24 @@ def _settle(found: dict[str, int], folded: dict[str, int], bare: dict[str, int])
 
 
 def _marks(sheet: Sheet, found: Mapping[str, int]) -> tuple[tuple[int, Names], ...]:
-    """The columns of a table of 0 and 1 (OpenSoundscape): each is named after what is there or not."""
-    if any(name in found for name in (*NAMED_BY, "has_bird")) or not {"path", "start"}.intersection(found):
+    """The columns of a table of marks or counts (OpenSoundscape): each is named after what is there or not.
+
+    A column of 0 and 1 may be anything (playback used, verified): such a table has windows, or several
+    columns of species; it has no licences and is none of Raven's.
+    """
+    other = (*NAMED_BY, "has_bird", "licence", "recordist", "selection", "view")
+    if any(name in found for name in other) or "path" not in found:
         return ()
     marks = []
     for at, name in enumerate(sheet.header):
         cells = {cell.casefold() for cell in sheet.column(at)}
-        if at not in found.values() and name and cells and cells <= _MARKS:
+        counted = all(re.fullmatch(r"\d{1,2}(\.0)?|true|false", cell) for cell in cells)
+        plain = at not in found.values() and name and not _FLAGS.intersection(fold(name).split("_"))
+        if plain and not re.search(r"\(.*\)|[%/]", name) and cells and counted and cells & _MARKS:
             names = read_names(name)
             if names.count:
                 marks.append((at, names))
-    return tuple(marks)
+    return tuple(marks) if "start" in found or len(marks) > 2 else ()
 
 
 def _free_text(sheet: Sheet, found: Mapping[str, int]) -> list[int]:
@@ -253,6 +257,7 @@ def _unread_times(sheet: Sheet, found: Mapping[str, int]) -> tuple[str, ...]:
         for at, name in enumerate(sheet.header)
         if at not in found.values()
         and _TIMES.intersection(fold(name).split("_"))
+        and "rate" not in fold(name).split("_")
         and sheet.column(at)
         and all(parse_number(cell, "decimal") is not None for cell in sheet.column(at))
     )

@@ -18,11 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from birdsd.files import sha256_file
-from birdsd.sound.annotation import REPEATED, SAME_RECORDING, LabelledSet, Problem, Recording
+from birdsd.sound.annotation import REPEATED, SAME_RECORDING, Label, LabelledSet, Problem, Recording
 from birdsd.sound.formats import AUDIO_SUFFIXES
 from birdsd.sound.likeness import LOOKED_AT_S, find_alike
 from birdsd.sound.names import species_key
 from birdsd.sound.source import RecordingError, opened
+from birdsd.sound.vocabulary import banding_codes
 
 # In sets with more sound than this (a minute of work for two cores), near-identical ones are not looked for.
 MOST_LISTENED_S = 6 * 3600.0
@@ -140,7 +141,11 @@ def group_recordings(
             parents.setdefault(parent.casefold(), []).append(recording)
         else:
             whole.setdefault(recording.path.stem.casefold(), []).append(recording)
-    for parent, segments in parents.items():
+    for parent, segments in list(parents.items()):
+        if len({recording.species for recording in segments}) > 1:
+            # One name before the numbers, over several species: that of the set, and of no recording.
+            del parents[parent]
+            continue
         found = whole.get(parent, [])
         beside = [r for r in found if r.path.parent == segments[0].path.parent]
         family = [*segments, *(beside or (found if len(found) == 1 else []))]
@@ -194,7 +199,8 @@ def _fits(start: float, end: float, recording: Recording) -> bool:
 
 def _is_species(name: str, recording: Recording) -> bool:
     known = {recording.path.parent.name, *recording.species}
-    return species_key(name) in {species_key(one) for one in known}
+    codes = {code.lower() for one in known for code in banding_codes(one)}
+    return species_key(name) in {species_key(one) for one in known} | codes
 
 
 def _listened(recordings: Sequence[Recording], groups: _Groups) -> list[Problem]:
@@ -293,10 +299,15 @@ def _with_all_labels(same: Sequence[Recording]) -> Recording:
         return next((str(getattr(r, name)) for r in same if getattr(r, name)), "")
 
     labels = tuple(dict.fromkeys(label for recording in same for label in recording.labels))
+    whole: tuple[Label, ...] = ()
+    if not all(recording.weak for recording in same):
+        # Beside boxes, what holds for the whole file is somewhere: it names none of the boxes' clips.
+        whole = tuple(label for label in labels if label.start_s is None)
+        labels = tuple(label for label in labels if label.start_s is not None) or labels
     return replace(
         first,
         labels=labels,
-        unknown=tuple(dict.fromkeys(label for recording in same for label in recording.unknown)),
+        unknown=tuple(dict.fromkeys([*(x for r in same for x in r.unknown), *whole])),
         silences=() if labels else tuple(label for recording in same for label in recording.silences),
         no_bird_rows=0 if labels else sum(recording.no_bird_rows for recording in same),
         weak=all(recording.weak for recording in same),

@@ -9,6 +9,7 @@ from birdsd.sound.wordlists import (
     NO_BIRD,
     NOISE_HEADS,
     NOISE_WORDS,
+    QUALIFIERS,
     SOUND_TYPES,
     UNKNOWN,
     UNKNOWN_ANYWHERE,
@@ -46,7 +47,7 @@ NOT_GIVEN = frozenset(
     | {"present", "presence", "positive", "unlabeled", "unlabelled", "no label"}
 )
 # A number is a measurement or a mark, unless it is as long as the numbers of taxa.
-_NUMBER = re.compile(r"-?\d{1,3}|-?\d*\.\d+|-\d+|#.*")
+_NUMBER = re.compile(r"-?\d{1,4}|-?\d*\.\d+|-\d+|#.*")
 _FAMILY = re.compile(r"[a-z]+(?:idae|iformes|inae)")
 
 
@@ -77,9 +78,18 @@ def kind_of(part: str, no_bird: frozenset[str] = frozenset()) -> str:
     words = phrase.split()
     if _is_no_bird(phrase) or _is_no_bird(bare):
         return "no_bird"
-    if phrase in SOUND_TYPES:
+    if is_sound_type(phrase):
         return "sound_types"
+    if re.search(r"\.(txt|csv|tsv|wav|mp3|flac)$", phrase.replace(" ", ".")):
+        return ""  # a file's name
     return "unknown" if _is_unknown(part, phrase, bare, words) else "species"
+
+
+def is_sound_type(phrase: str) -> bool:
+    """Whether a folded phrase says what kind of sound it is, and not whose: 'call 2', 'male song'."""
+    bare = re.sub(r"(?<=\w)\s*\d+$| [a-z]$", "", phrase)
+    words = bare.split()
+    return bare in SOUND_TYPES or (len(words) > 1 and words[-1] in SOUND_TYPES and words[0] in QUALIFIERS)
 
 
 def _is_no_bird(phrase: str) -> bool:

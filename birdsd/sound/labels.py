@@ -9,10 +9,12 @@ is in the set or in its `account`, and what a person should know is in `Labelled
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 
 from birdsd.errors import UserError
@@ -209,29 +211,39 @@ def _top_layers(
             )
         return [layer], False
     for folder in (finder.root, finder.root.parent):
-        for name in FOUND_NAMES:
-            for suffix in (*sorted(TABLE_SUFFIXES), ".json"):
-                path = folder / f"{name}{suffix}"
-                if not path.is_file():
-                    continue
-                here = folder == finder.root
-                looked = Sources(finder, sources.infos, used=sources.used)
-                try:
-                    layer = named_layer(path, looked, columns)
-                except UserError as error:
-                    layer = {}
-                    looked.note(path, str(error))
-                sources.synonyms += looked.synonyms
-                # A table beside may list much that is not ours: of its problems only this one is.
-                sources.problems += looked.problems if here else []
-                sources.left_out += looked.left_out if here else Counter()
-                if not layer:
-                    count = len(finder.files)
-                    reason = f"it lists none of the {count} recordings: its labels and licences are not used"
-                    sources.note(path, reason)
-                if layer:
-                    return [layer], not (here and any(facts.said for facts in layer.values()))
+        here, layers = folder == finder.root, []
+        for path in _found_tables(folder):
+            looked = Sources(finder, sources.infos, found=True, used=sources.used)
+            try:
+                layer = named_layer(path, looked, columns)
+            except UserError as error:
+                layer = {}
+                looked.note(path, str(error))
+            sources.synonyms += looked.synonyms
+            # A table beside may list much that is not ours: of its problems only this one is.
+            sources.problems += looked.problems if here else []
+            sources.left_out += looked.left_out if here else Counter()
+            if layer:
+                layers.append(layer)
+            else:
+                count = len(finder.files)
+                reason = f"it lists none of the {count} recordings: its labels and licences are not used"
+                sources.note(path, reason)
+        if layers:
+            said = any(facts.said for layer in layers for facts in layer.values())
+            return layers, not (here and said)
     return [], True
+
+
+def _found_tables(folder: Path) -> list[Path]:
+    """The tables in a folder that are found by themselves: labels.*, manifest.*, metadata.*, in any case."""
+    suffixes = (*sorted(TABLE_SUFFIXES), ".json")
+    names = {f"{name}{suffix}": at for at, (name, suffix) in enumerate(product(FOUND_NAMES, suffixes))}
+    try:
+        there = [name for name in os.listdir(folder) if name.lower() in names]
+    except OSError:  # a folder above may not be ours to read
+        return []
+    return [folder / name for name in sorted(there, key=lambda name: names[name.lower()])]
 
 
 def _probe_all(files: list[Path], result: LabelledSet) -> dict[Path, AudioInfo]:

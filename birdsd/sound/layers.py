@@ -7,14 +7,14 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from birdsd.errors import UserError
 from birdsd.sound.annotation import MISSING_FILE, UNCLEAR_TIMES, UNREADABLE, Problem, read_text
 from birdsd.sound.audacity import is_audacity, read_track
 from birdsd.sound.columns import require
-from birdsd.sound.names import read_names
+from birdsd.sound.names import NOTHING, read_names
 from birdsd.sound.raven import is_raven, read_selections
 from birdsd.sound.recordings import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, AudioInfo, walk
 from birdsd.sound.rows import LabelFile, Row
@@ -34,17 +34,21 @@ class Facts:
     rows: list[Row] = field(default_factory=list)
     said: bool = False
     source: Path | None = None
+    named: bool = False  # its label file names species: a box without a name is one that was not named
     doubtful: bool = False  # lines about it could not be read: nobody knows what they say
 
     @property
     def has_boxes(self) -> bool:
         """Whether it says when a bird is to be heard: boxes of species, or without a name."""
-        return any(row.is_box and (row.names.species or not row.names.count) for row in self.rows)
+        return any(
+            row.is_box and not row.absent and (row.names.species or not row.names.count) for row in self.rows
+        )
 
     @property
     def says_of_all(self) -> bool:
         """Whether it says something of the whole file: rows without times, or a table without a row."""
-        return self.said and (not self.rows or any(row.about_birds and not row.is_box for row in self.rows))
+        whole = (row.about_birds and not row.is_box and not row.absent for row in self.rows)
+        return self.said and (not self.rows or any(whole))
 
     def first(self, name: str) -> str:
         """The first of its rows that has a licence, a recordist, ..."""
@@ -62,6 +66,7 @@ class Sources:
     infos: Mapping[Path, AudioInfo]
     problems: list[Problem] = field(default_factory=list)
     synonyms: list[tuple[str, str]] = field(default_factory=list)
+    found: bool = False  # its tables were found, not named by the user
     used: set[Path] = field(default_factory=set)  # label files that were read
     left_out: Counter[str] = field(
         default_factory=Counter
@@ -181,8 +186,11 @@ def _loosely(name: str) -> str:
 def _table_layer(path: Path, sources: Sources, columns: Mapping[str, str] | None) -> Layer:
     sheet = load_sheet(path)
     found, known = read_sheet(path, sheet, columns)
-    if len(sources.finder.files) > 1:
+    if len(sources.finder.files) > 1 and not known.has("number"):
         require(path, known, sheet, "path")
+    if known.weak and sources.found:
+        # In a table of licences that was only found, a tag or a ring number names no bird.
+        found.rows = [replace(row, names=NOTHING, about_birds=False) for row in found.rows]
     if path.stem not in FOUND_NAMES and not known.has("start"):
         require(path, known, sheet, "label")
     return _routed(found, sources)
@@ -199,6 +207,7 @@ def _routed(found: LabelFile, sources: Sources, home: Path | None = None) -> Lay
         if isinstance(file := _file_of(name, found.path, sources, home), Path):
             layer.setdefault(file, Facts(source=found.path)).doubtful = True
     unclear = _unclear(found, sources)
+    names_species = any(row.names.species and not row.guessed for row in found.rows)
     absent: dict[str, tuple[Row, str, int]] = {}
     for row in found.rows:
         if id(row) in unclear:
@@ -208,7 +217,8 @@ def _routed(found: LabelFile, sources: Sources, home: Path | None = None) -> Lay
         if isinstance(file, Path):
             facts = layer.setdefault(file, Facts(source=found.path))
             facts.rows.append(row)
-            facts.said |= row.about_birds
+            facts.said |= row.about_birds and not row.absent
+            facts.named = names_species
         elif file is None and home is None:  # it is there, and not one of the recordings
             foreign = Path(row.file).suffix.lower() in FOREIGN_SUFFIXES
             sources.left_out[UNREADABLE if foreign else MISSING_FILE] += count
@@ -376,6 +386,7 @@ def _add(layer: Layer, more: Layer, source: Path) -> None:
         held.rows += facts.rows
         held.said |= facts.said
         held.doubtful |= facts.doubtful
+        held.named |= facts.named
 
 
 def _annotation(path: Path, sources: Sources, quiet: bool = False) -> LabelFile | None:

@@ -13,13 +13,15 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from birdsd.sound.kinds import NOT_GIVEN, TYPOGRAPHIC, folded, kind_of
-from birdsd.sound.wordlists import QUALIFIERS, SOUND_TYPES
+from birdsd.sound.kinds import NOT_GIVEN, TYPOGRAPHIC, folded, is_sound_type, kind_of
+from birdsd.sound.wordlists import QUALIFIERS
 
 _LONGEST_NAME = 120
 _LATIN = r"[A-Z][a-z-]+ [a-z][a-z-]+(?: [a-z][a-z-]+)?"
 _BIRDNET = re.compile(rf"({_LATIN})_(.+)|(?P<same>.+)_(?P=same)")
 _WITH_LATIN = re.compile(rf"(.+?) ?\(({_LATIN})\)")
+_WITH_COMMON = re.compile(rf"({_LATIN}) ?\(([A-Z][^()]+)\)")
+_WITH_TYPE = re.compile(r"(\S.*?)(?:_| ?\()([A-Za-z][A-Za-z _]*?\d*)\)?")
 _PAIR = re.compile(rf"({_LATIN}), ?(\S.*)")  # as BirdNET-Analyzer writes its labels for Audacity
 _LISTED = re.compile(r"'((?:[^'\\]|\\.|'(?=\w))*)'|\"((?:[^\"\\]|\\.)*)\"")
 
@@ -84,13 +86,17 @@ def _taken_apart(name: str) -> tuple[str, str, str]:
     if match := _BIRDNET.fullmatch(name):
         first, second = match[1] or match["same"], match[2] or match["same"]
         said = folded(second)
-        if said in SOUND_TYPES:
-            return "", first, said
+        if is_sound_type(said):
+            return "", first, re.sub(r"[\s\d]+$", "", said)
         if said in QUALIFIERS or any(c.isdigit() for c in said):
             return "", first, ""
         return (first if first != second else ""), second, ""
     if match := _WITH_LATIN.fullmatch(name):
         return match[2], match[1], ""
+    if (match := _WITH_COMMON.fullmatch(name)) and not is_sound_type(folded(match[2])):
+        return match[1], match[2], ""
+    if (match := _WITH_TYPE.fullmatch(name)) and is_sound_type(folded(match[2])):
+        return "", match[1], re.sub(r"[\s\d]+$", "", folded(match[2]))
     return "", name, ""
 
 

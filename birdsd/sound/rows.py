@@ -31,6 +31,7 @@ class Row:
     environment: str = ""
     about_birds: bool = True  # False: it has a licence or a date, but says nothing about birds
     guessed: bool = False  # its column was taken for the species by elimination
+    absent: bool = False  # it says that the bird it names is not there
     perhaps_cumulative: bool = False  # Raven's begin times count over all files of a table together
     recording_id: str = ""
     licence: str = ""

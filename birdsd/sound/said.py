@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from birdsd.sound.annotation import (
+    ABSENT,
     NO_BIRD_BOX,
     NO_NAME,
     OUT_OF_BAND,
@@ -27,7 +28,7 @@ _COVERED = 0.9  # a share of a file in boxes that say "no bird": then they mean 
 
 def covers(facts: Facts, duration_s: float) -> bool:
     """Whether boxes that say "no bird" (BirdNET's nocall) cover a whole file, and nothing else is said."""
-    if facts.doubtful or any(not row.names.no_bird for row in facts.rows if row.about_birds):
+    if facts.doubtful or any(row.absent or not row.names.no_bird for row in facts.rows if row.about_birds):
         return False
     return _covered(
         sorted((row.start_s or 0.0, row.end_s or 0.0) for row in facts.rows if row.is_box), duration_s
@@ -64,8 +65,10 @@ class Said:
 
     def take_aside(self, facts: Facts) -> None:
         """A layer that was not chosen: its labels give way; where it doubts a bird, no clip is sure."""
+        gone = sum(row.count for row in facts.rows if row.about_birds and row.absent)
         count = sum(row.count for row in facts.rows if row.about_birds)
-        self.result.account.left_out[SUPERSEDED] += count
+        self.result.account.left_out[ABSENT] += gone
+        self.result.account.left_out[SUPERSEDED] += count - gone
         for row in facts.rows:
             if row.is_box and not row.names.species and (row.names.unknown or row.names.no_bird):
                 self.unknown.append(row.label((*row.names.unknown, *row.names.no_bird)[0]))
@@ -73,6 +76,8 @@ class Said:
     def take_all(self, facts: Facts) -> None:
         """The layer that counts."""
         boxed = facts.has_boxes
+        if facts.named:
+            self._inherited = ()
         self.is_birdless = covers(facts, self.info.duration_s)
         for row in facts.rows:
             if row.about_birds:
@@ -83,6 +88,11 @@ class Said:
             self.unknown += self._between(self.silences)
 
     def _take(self, row: Row, boxed: bool) -> None:
+        if row.absent:
+            # That this bird is not there says nothing about others.
+            self.result.account.left_out[ABSENT] += row.count
+            self.unknown += [row.label(name) for name in row.names.species] if row.is_box else []
+            return
         if row.names.unknown:
             self._take_unknown(row)
         if not row.is_box or self.is_birdless:

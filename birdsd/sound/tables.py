@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
-from birdsd.sound.annotation import MALFORMED, Problem
+from birdsd.errors import listed_names
+from birdsd.sound.annotation import MALFORMED, UNCLEAR_TIMES, Problem
 from birdsd.sound.columns import COLUMNS, NAMED_BY, Columns, map_columns, require
 from birdsd.sound.names import NOTHING, Names, clean_name, read_environment, read_names, read_types
 from birdsd.sound.numbers import EMPTY, parse_number
@@ -49,6 +51,9 @@ def read_sheet(path: Path, sheet: Sheet, asked: Mapping[str, str] | None = None)
         found.rows.append(row)
         found.synonyms += synonyms
         found.problems += [Problem(path, f"row {number}: {remark}") for remark in row.names.remarks]
+    if columns.marks:
+        held = listed_names([sheet.header[at] for at, _ in columns.marks])
+        found.problems.append(Problem(path, f"its columns {held} are read as what is there (1) or not (0)"))
     if columns.guessed:
         words = f"its column '{columns.guessed}' is taken for the species where nothing else names them"
         found.problems.append(Problem(path, words))
@@ -56,7 +61,21 @@ def read_sheet(path: Path, sheet: Sheet, asked: Mapping[str, str] | None = None)
         named = ", ".join(f"'{name}'" for name in columns.unread_times[:4])
         words = f"{named} look like times and are not read: call them 'start' and 'end', in seconds"
         found.problems.append(Problem(path, words))
+        _leave_out_boxes(found)
     return found, columns
+
+
+def _leave_out_boxes(found: LabelFile) -> None:
+    """Without their times, several rows of one file are boxes of which nobody knows where they are."""
+    rows = Counter(row.file for row in found.rows if row.about_birds and not row.is_box)
+    boxes = [row for row in found.rows if rows[row.file] > 1 and row.about_birds and not row.is_box]
+    if boxes:
+        count = sum(row.count for row in boxes)
+        reason = f"{count} labels are left out: their files have several rows, whose times are not read"
+        found.problems.append(Problem(found.path, reason, UNCLEAR_TIMES, count))
+        found.doubtful += list(dict.fromkeys(row.file for row in boxes))
+        gone = set(map(id, boxes))
+        found.rows = [row for row in found.rows if id(row) not in gone]
 
 
 def _views_once(sheet: Sheet, columns: Columns) -> list[tuple[int, list[str]]]:
@@ -72,21 +91,23 @@ def _views_once(sheet: Sheet, columns: Columns) -> list[tuple[int, list[str]]]:
         at = columns.at.get(name, len(cells))
         return cells[at].strip() if at < len(cells) else ""
 
-    kept: dict[tuple[str, ...], list[tuple[int, list[str]]]] = {}
+    same = ("selection", "path", "start", "end", "file_offset", "channel")
+    alone: dict[tuple[str, ...], tuple[str, int]] = {}  # box -> a view of it, and its place in `kept`
+    kept: list[tuple[int, list[str]]] = []
     for number, cells in sheet.rows:
-        same = ("selection", "path", "start", "end", "file_offset", "channel")
-        group = kept.setdefault(tuple(cell(cells, name) for name in same), [])
-        view = cell(cells, "view").casefold()
-        for place, (_, other) in enumerate(group):
-            if cell(other, "view").casefold() != view:
-                kept_cells, spare = (cells, other) if view.startswith("spectrogram") else (other, cells)
-                # The name may stand in the row of the other view alone.
-                joined = [own or more for own, more in zip_longest(kept_cells, spare, fillvalue="")]
-                group[place] = (number if kept_cells is cells else group[place][0], joined)
-                break
-        else:
-            group.append((number, cells))
-    return sorted(row for group in kept.values() for row in group)
+        box, view = tuple(cell(cells, name) for name in same), cell(cells, "view").casefold()
+        before = alone.get(box)
+        if before is None or before[0] == view:
+            alone[box] = view, len(kept)
+            kept.append((number, cells))
+            continue
+        place = before[1]
+        first, other = kept[place]
+        own, spare = (cells, other) if view.startswith("spectrogram") else (other, cells)
+        # The name may stand in the row of the other view alone.
+        joined = [one or more for one, more in zip_longest(own, spare, fillvalue="")]
+        kept[place] = (number if own is cells else first, joined)
+    return sorted(kept)
 
 
 def _row(number: int, cells: list[str], columns: Columns) -> tuple[Row, list[tuple[str, str]]]:
@@ -106,8 +127,7 @@ def _row(number: int, cells: list[str], columns: Columns) -> tuple[Row, list[tup
     if (start is None) != (end is None):
         raise ValueError("it has a start without an end, or an end without a start")
     about_birds = bool(names.count or names.sound_types) or start is not None
-    if cell("present").casefold() in _NOT_THERE:  # the row is about a bird that is not there
-        names, about_birds = NOTHING, False
+    absent = bool(names.count) and cell("present").casefold() in _NOT_THERE
     if kind.startswith(("environment", "noise", "background")):
         said = names.no_bird + names.species + names.unknown
         environment = environment or clean_name((said or ("",))[0].replace("_", " ")).lower()
@@ -134,6 +154,7 @@ def _row(number: int, cells: list[str], columns: Columns) -> tuple[Row, list[tup
         licence=licence_name(cell("licence")),
         recordist=" ".join(cell("recordist").split()),
         guessed=bool(columns.guessed),
+        absent=absent,
     ), synonyms  # fmt: skip
 
 
@@ -155,7 +176,8 @@ def _names(
         else:
             texts.append(binomial if name == "binomial" else cell(name))
     readings = [read_names(text) for text in texts if text]
-    chosen = next((names for names in readings if names.count), None)
+    chosen = next((names for names in readings if names.species), None)
+    chosen = chosen or next((names for names in readings if names.count), None)
     types = tuple(dict.fromkeys(kind for names in readings for kind in names.sound_types))
     chosen = replace(chosen or NOTHING, sound_types=types)
     synonyms = list(chosen.scientific)

@@ -19,14 +19,14 @@ NO_BIRD = _phrases(
     engine|motor|wind|rain|drizzle|thunder|storm|hail|water|stream|river|creek|waterfall|waves|sea|surf
     traffic|road|car|cars|truck|vehicle|vehicles|motorcycle|plane|airplane|aeroplane|aircraft
     helicopter|drone
-    train|boat|ship|siren|alarm|horn|bell|bells|gun|gunshot|shot|fireworks|power tools|chainsaw
+    train|boat|ship|siren|horn|bell|bells|gun|gunshot|shot|fireworks|power tools|chainsaw
     machine|machinery
     mechanical|construction|hammering|human|humans|person|people|speech|speaking|talking|talk|voice
     voices|laughter
     cough|footsteps|steps|music|dog|dogs|barking|dog bark|dog barking|cat|cow|cattle|sheep|horse
     squirrel|chipmunk
     mammal|insect|insects|cricket|crickets|cicada|cicadas|grasshopper|katydid|bee|bees|fly|mosquito
-    frog|frogs|toad|toads|amphibian|bat|bats|static|hum|hiss|hissing|click|clicks|clipping
+    frog|frogs|toad|toads|amphibian|bat|bats|static|hum|clipping
     electronic|electrical
     interference|artifact|artefact|microphone|mic|handling|self noise|door|rustle|rustling|leaves
     homo sapiens|orthoptera|anura|amphibia|insecta|mammalia|chiroptera|none detected|none heard
@@ -48,7 +48,7 @@ NOISE_WORDS = frozenset(phrase for phrase in NO_BIRD if " " not in phrase) | _ph
     """
     passing|passes|drop|drops|overhead|only|sound|sounds|distant|far|near|close|loud|heavy|light
     strong|faint|weak
-    church|jet|propeller|low|high|frequency|background|ambient|general|other|of|and|in|the|a|with|from
+    hiss|click|church|jet|propeller|low|high|frequency|background|ambient|general|other|of|and|in|the|a|with|from
     """
 )
 # A bird, or perhaps one, whose species nobody said: neither a species nor "no bird".
@@ -61,7 +61,7 @@ UNKNOWN = _phrases(
     other birds
     various|various species|multiple|multiple species|several|several species|mixed|mixed species|misc
     miscellaneous|sp|spp|species|biophony|dawn chorus|chorus
-    no id|noid|tbc|unclassified|to be identified|false positive|bird song|birdsong|bird songs
+    no id|noid|tbc|unclassified|to be identified|to check|false positive|bird song|birdsong|bird songs
     bird call|bird calls
     bird sound|bird sounds|background bird|background birds|distant bird|distant birds|passerine|passerines
     """
@@ -81,7 +81,9 @@ SOUND_TYPES = _phrases(
     """
     song|songs|call|calls|subsong|drumming|drum|duet|flight call|alarm call|begging call
     contact call|dawn song
-    nocturnal flight call|trill|chip|whistle
+    nocturnal flight call|trill|chip|whistle|alarm|alarms|flight|begging|rattle|drums|flight calls|alarm calls
+    begging calls|contact calls|trills|chips|whistles|rattles|click|clicks|hiss|hissing|note|notes
+    syllable|phrase
     """
 )
 # What may follow a species' scientific name and is not its common name.

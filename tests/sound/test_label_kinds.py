@@ -403,8 +403,9 @@ def test_the_account_counts_what_boxes_replace_and_what_lies_outside(tmp_path):
     (tmp_path / "owl/d.txt").write_text("1\t2\tOwl\n")
     (tmp_path / "labels.csv").write_text("file,label\nowl/a.flac,Wren\nowl/c.flac,Wren\n")
     found = adds_up(load_recordings(tmp_path))
-    assert boxes(found) == {"a.flac": [(1.0, "Owl"), (4.0, "Wren")], "c.flac": [(None, "Wren")]}
+    assert boxes(found) == {"a.flac": [(1.0, "Owl")], "c.flac": [(None, "Wren")]}
     assert +found.account.left_out == {
+        "no name": 1,
         "outside the recording": 2,
         "listed twice": 1,
         "malformed row": 1,

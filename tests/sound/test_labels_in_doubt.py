@@ -270,3 +270,87 @@ def test_a_file_without_a_header_is_told(tmp_path):
     (tmp_path / "t.csv").write_text("0.5,0.3,Parmaj_song\n1.5,0.3,Parmaj_song\n")
     with pytest.raises(UserError, match="first line must hold the columns' names"):
         load_recordings(tmp_path, tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "file,licence,recordist,playback_used\na.flac,CC0,Jo,0\nb.flac,CC0,Jo,1\n",
+        "file,licence,tag\na.flac,CC0,train\nb.flac,CC0,test\n",
+        "file,licence,bird\na.flac,CC0,M12\nb.flac,CC0,M13\n",
+        "file,start,end,verified\na.flac,1,2,1\nb.flac,1,2,0\n",
+        "file,annotation\na.flac,a.txt\nb.flac,b.txt\n",
+    ],
+)
+def test_a_found_table_of_other_things_names_no_birds(tmp_path, table):
+    put(tmp_path, "Great Tit/a.flac", "Blue Tit/b.flac")
+    (tmp_path / "metadata.csv").write_text(table)
+    found = adds_up(load_recordings(tmp_path))
+    assert {r.path.name: r.species for r in found.recordings} == {
+        "a.flac": ("Great Tit",),
+        "b.flac": ("Blue Tit",),
+    }
+    assert all(r.licence == "CC0" for r in found.recordings) or "licence" not in table
+
+
+def test_tables_of_counts_keep_their_birds(tmp_path):
+    put(tmp_path, "a.flac", "b.flac")
+    rows = (
+        "file,start,end,Great Tit,Blue Tit\na.flac,0,3,2,1\nb.flac,0,3,1,0\nb.flac,3,6,3,0\na.flac,3,6,0,0\n"
+    )
+    (tmp_path / "t.csv").write_text(rows)
+    found = adds_up(load_recordings(tmp_path, tmp_path / "t.csv"))
+    assert boxes(found) == {
+        "a.flac": [(0.0, "Great Tit"), (0.0, "Blue Tit")],
+        "b.flac": [(0.0, "Great Tit"), (3.0, "Great Tit")],
+    }
+    assert "Great Tit, Blue Tit are read as what is there" in told(found)
+
+
+def test_that_one_bird_is_not_there_says_nothing_of_others(tmp_path):
+    put(tmp_path, "a.flac", "b.flac")
+    (tmp_path / "t.csv").write_text(
+        "file,start,end,species,correct\na.flac,0,3,Owl,1\na.flac,3,6,Owl,0\nb.flac,0,3,Owl,0\n"
+    )
+    found = adds_up(load_recordings(tmp_path, tmp_path / "t.csv"))
+    assert boxes(found) == {"a.flac": [(0.0, "Owl")]} and unknown(found, "a.flac") == [("Owl", 3.0, 6.0)]
+    assert found.account.left_out["marked as not there"] == 2
+
+
+def test_a_box_that_was_not_named_in_a_table_of_names_has_no_folders_name(tmp_path):
+    put(tmp_path, "Mill Pond/a.flac")
+    (tmp_path / "Mill Pond/a.txt").write_text("1\t2\tOwl\n3\t4\t\n")
+    found = adds_up(load_recordings(tmp_path))
+    assert boxes(found) == {"a.flac": [(1.0, "Owl")]} and found.account.left_out["no name"] == 1
+
+
+def test_rows_whose_times_are_not_read_label_no_whole_file(tmp_path):
+    put(tmp_path, "a.flac", "b.flac")
+    (tmp_path / "t.csv").write_text("file,timestamp_s,label\na.flac,0,Owl\na.flac,5,Wren\nb.flac,0,Wren\n")
+    found = adds_up(load_recordings(tmp_path, tmp_path / "t.csv"))
+    assert boxes(found) == {"b.flac": [(None, "Wren")]} and "whose times are not read" in told(found)
+
+
+def test_found_tables_are_read_in_any_case_and_all_of_them(tmp_path):
+    put(tmp_path, "a.flac")
+    (tmp_path / "Labels.CSV").write_text("file,start,end,label\na.flac,1,2,Owl\n")
+    (tmp_path / "manifest.csv").write_text("file,licence\na.flac,CC0\n")
+    (recording,) = adds_up(load_recordings(tmp_path)).recordings
+    assert recording.species == ("Owl",) and recording.licence == "CC0"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"), [("alarm", "alarm"), ("call 2", "call 2"), ("male song", "male song")]
+)
+def test_calls_of_a_species_folder_are_its_species(tmp_path, text, kind):
+    put(tmp_path, "Great Tit/a.flac")
+    (tmp_path / "Great Tit/a.txt").write_text(f"1\t2\t{text}\n")
+    (label,) = load_recordings(tmp_path).recordings[0].labels
+    assert (label.label, label.sound_type) == ("Great Tit", kind)
+
+
+def test_many_rows_of_one_box_take_no_time_to_speak_of(tmp_path):
+    put(tmp_path, "a.flac")
+    rows = [f"1\tSpectrogram 1\t1\t1.0\t1.4\t500\t3500\tSpecies {n}" for n in range(20000)]
+    (tmp_path / "a.txt").write_text(raven(*rows, more="\tSpecies"))
+    assert len(load_recordings(tmp_path).recordings[0].labels) == 20000  # quadratic work would not end

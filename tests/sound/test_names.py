@@ -253,6 +253,10 @@ def test_nearly_equal_is_one_slip_of_the_finger():
     [
         ("Parus major_song", ("Parus major",), ("song",)),
         ("Great tit_call", ("Great tit",), ("call",)),
+        ("Great Tit_song", ("Great Tit",), ("song",)),
+        ("GWWA_song", ("GWWA",), ("song",)),
+        ("Robin (call)", ("Robin",), ("call",)),
+        ("Turdus merula (Common Blackbird)", ("Common Blackbird",), ()),
         ("House sparrow_01", ("House sparrow",), ()),
         ("Parus major_XC1234", ("Parus major",), ()),
         ("Turdus merula_juvenile", ("Turdus merula",), ()),
