@@ -9,10 +9,12 @@ or a path may hold commas, quotes, `$`, `=` or brackets as they are.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +123,10 @@ def compose(job: str, overrides: Sequence[str] = ()) -> Any:
     for key, value in values:
         _set(resolved, job, key, value, valid)
     config = _finish(resolved)
+    for key, value in values:
+        found = reduce(lambda held, name: getattr(held, name, None), key.split("."), config)
+        if isinstance(found, float) and not math.isfinite(found):
+            raise UserError(f"{key} is {value}", "it must be a finite number")
     if isinstance(machine := getattr(config, "machine", None), schema.MachineConfig):
         machine.said = tuple(key.split(".")[1] for key, _ in values if key.startswith("machine."))
     return config

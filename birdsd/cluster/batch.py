@@ -201,6 +201,21 @@ def jobs_file(run_folder: Path, submission_id: str) -> Path:
     return Path(run_folder) / SUBMITIT_FOLDER / f"{submission_id}.jobs"
 
 
+# Options of sbatch that a submission stands on, and how one asks birdsd for the same.
+_OURS = {
+    "array": "use array=N",
+    "nodes": "use nodes=N",
+    "output": "`birdsd logs` shows where the log is",
+    "error": "`birdsd logs` shows where the log is",
+    "open-mode": "`birdsd logs` shows where the log is",
+    "signal": "use site.signal_lead_s=SECONDS",
+    "wrap": "submit a job of birdsd",
+    "requeue": "use site.hand_over=requeue",
+    "no-requeue": "use site.hand_over=chain, resubmit or manual",
+    "dependency": "use site.hand_over=chain",
+}
+
+
 def check_words(site: Mapping[str, Any], *paths: str) -> None:
     """Refuse what would break out of its line of the script."""
     named = {f"site.{key}": site[key] for key in ("partition", "account", "qos", "constraint", "gpu_type")}
@@ -209,6 +224,10 @@ def check_words(site: Mapping[str, Any], *paths: str) -> None:
         if any(ord(c) < 32 for c in str(value or "")):
             raise UserError(f"{name} is {str(value)!r}", "it goes into one line of the job's script")
     for key in site["sbatch"]:
+        if way := _OURS.get(str(key).replace("_", "-")):
+            raise UserError(
+                f"site.sbatch.{key} is {site['sbatch'][key]!r}", "birdsd counts on its own value there", way
+            )
         if not re.fullmatch(r"[A-Za-z][\w-]*", str(key)):
             raise UserError(
                 f"site.sbatch names {str(key)!r}", "its keys are long options of sbatch", "e.g. mail-type"

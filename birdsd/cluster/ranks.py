@@ -79,6 +79,14 @@ def launched(environ: Mapping[str, str]) -> Launch | None:
         text = environ.get(name, "")
         return int(text) if text.isdigit() else default
 
+    there = [name for name in ("RANK", "WORLD_SIZE") if name in environ]
+    if there and (len(there) == 1 or not all(environ[name].isdigit() for name in there)):
+        given = ", ".join(f"{name}={environ[name]!r}" for name in there)
+        raise UserError(
+            f"the environment has {given}",
+            "launchers of several processes set both RANK and WORLD_SIZE, to whole numbers",
+            "unset them, or start it with torchrun or srun",
+        )
     if number("WORLD_SIZE") and "RANK" in environ:  # torchrun, or our own launch
         told = number("RANK"), number("WORLD_SIZE"), number("LOCAL_RANK")
         return Launch("torchrun", *told, environ.get("MASTER_ADDR", ""), number("MASTER_PORT"))

@@ -59,6 +59,9 @@ def resources(site: SiteConfig, nodes: int, tasks_per_node: int, job: str, settl
     tasks = tasks_per_node or site.gpus_per_node or 1
     share = min(1.0, tasks / site.gpus_per_node) if site.gpus_per_node else 1.0
     asked = replace(site, memory_gb_per_node=site.memory_gb_per_node * share)
+    # The CPUs of a task are those of a GPU: more tasks than GPUs share what a node has.
+    node_cpus = site.cpus_per_task * max(1, site.gpus_per_node)
+    asked.cpus_per_task = max(1, min(site.cpus_per_task, node_cpus // tasks))
     remarks = []
     if needs_gpu(job, settled):
         asked.gpus_per_node = min(site.gpus_per_node, tasks)

@@ -275,6 +275,12 @@ def pipeline_folder(folder: Path) -> Path:
     for candidate in (Path(folder), Path(folder) / "export"):
         if (candidate / "model_index.json").is_file():
             return candidate
+    if (Path(folder) / "export" / "config.json").is_file():
+        raise UserError(
+            f"{folder} is finished, and generates nothing by itself",
+            "it is a part of a model, such as an autoencoder",
+            f"`birdsd status {Path(folder).name}` says what it is trained for",
+        )
     raise UserError(
         f"{folder} holds no model to generate with",
         "expected a diffusers pipeline folder (model_index.json), an addition to one (LoRA, tokens), or a "

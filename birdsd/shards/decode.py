@@ -146,7 +146,7 @@ def metadata(parts: dict[str, bytes]) -> dict[str, Any]:
     """The metadata of a sample from its .json, or from .txt (a caption) and .cls (a label).
 
     `captions` and `species` are lists afterwards, also where another writer used `caption`, `text`,
-    `label` or a single string.
+    `label` or a single string. An empty list of species that nobody wrote says so in `species_stated`.
     """
     try:
         found = json.loads(parts["json"]) if "json" in parts else {}
@@ -156,7 +156,10 @@ def metadata(parts: dict[str, bytes]) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Undecodable(f"its metadata is a {type(found).__name__}, not an object")
     _as_list(found, "captions", ("caption", "text", "prompt"), texts.get("txt") or texts.get("caption"))
+    stated = any(found.get(name) is not None for name in ("species", "label", "class")) or "cls" in texts
     _as_list(found, "species", ("label", "class"), texts.get("cls"))
+    if not stated:
+        found["species_stated"] = False
     return found
 
 

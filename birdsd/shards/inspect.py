@@ -134,15 +134,14 @@ def text(facts: dict[str, Any]) -> str:
 def species_table(facts: dict[str, Any]) -> list[str]:
     """Lines with the samples (and recordings) of each species in each split."""
     splits = list(facts["splits"])
-    width = max([len(name) for name in facts["species"]] + [9]) + 1
+    width = max([len(name) for name in facts["species"]] + [12]) + 1
     lines = [f"{'species':{width}}" + "".join(f"{split:>18}" for split in splits)]
     for name, held in facts["species"].items():
         cells = [held.get(split, {"samples": 0, "recordings": 0}) for split in splits]
         lines.append(
             f"{name:{width}}" + "".join(f"{c['samples']:10} ({c['recordings']:4})" + " " for c in cells)
         )
-    if facts["no_bird"]:
-        lines.append(
-            f"{'(no bird)':{width}}" + "".join(f"{facts['no_bird'].get(s, 0):10}" + " " * 8 for s in splits)
-        )
+    for key, words in (("no_bird", "(no bird)"), ("not_stated", "(not stated)")):
+        if held := facts.get(key):
+            lines.append(f"{words:{width}}" + "".join(f"{held.get(s, 0):10}" + " " * 8 for s in splits))
     return [*lines, "samples, and in brackets the recordings they come from"]

@@ -45,7 +45,10 @@ class Summary:
 
     def add_sample(self, row: int, metadata: dict[str, Any]) -> None:
         """Count a sample that stands at `row` of the shard."""
-        names = list(metadata.get("species") or []) or [NO_BIRD]
+        # Shards of others may say nothing about species: that is not to say that there is no bird.
+        names = list(metadata.get("species") or []) or [
+            NO_BIRD if metadata.get("species_stated", True) else UNKNOWN
+        ]
         self.samples += 1
         self.synthetic += bool(metadata.get("synthetic"))
         self.clips.update(names)
@@ -125,9 +128,10 @@ def add_up(summaries: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
                 for split, count in clips[name].items()
             }
             for name in sorted(clips)
-            if name != NO_BIRD
+            if name not in (NO_BIRD, UNKNOWN)
         },
         "no_bird": dict(clips.get(NO_BIRD, {})),
+        "not_stated": dict(clips.get(UNKNOWN, {})),
         "licences": dict(licences.most_common()),
         "environments": dict(environments.most_common()),
         "synthetic": synthetic,

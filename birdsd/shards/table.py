@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from birdsd.errors import UserError
-from birdsd.files import atomic_write, fingerprint
+from birdsd.files import atomic_write, fingerprint, sha256_file
 from birdsd.shards.decode import IMAGE_SUFFIXES, LATENT_SUFFIXES, METADATA_SUFFIXES
 from birdsd.shards.tarwalk import Member, ShardError, walk
 
 FORMAT = "birdsd-index-1"
 # Who indexed a shard of others; an index by an earlier one, which grouped members otherwise, is made anew.
-INDEXED_BY = {"indexed_by": 2}
+INDEXED_BY = {"indexed_by": 3}
 ABSENT = -1  # the offset of a part that a sample does not have
 PICTURES = (*IMAGE_SUFFIXES, *LATENT_SUFFIXES)
 
@@ -227,6 +227,10 @@ def make_table(
 
 
 def index_foreign(tar: Path) -> ShardTable:
-    """The table of a shard that somebody else wrote, by walking its headers."""
+    """The table of a shard that somebody else wrote, by walking its headers.
+
+    It is read through once, for its contents: other pictures under the same names are another set.
+    """
     found = walk(tar)
-    return make_table(tar, [(member, None) for member in found.members], found.headers, dict(INDEXED_BY))
+    known = f"{found.headers} {sha256_file(tar)}"
+    return make_table(tar, [(member, None) for member in found.members], known, dict(INDEXED_BY))
