@@ -212,10 +212,26 @@ def _own_preset(kind: type, group: str, path: Path) -> dict[str, Any]:
         except (OmegaConfBaseException, ValueError) as error:
             raise UserError(
                 f"{path}: {key}: {value} does not fit",
-                f"{str(error).splitlines()[0]}; the default is {getattr(of_group(), key)!r}",
+                f"{_fitting(getattr(of_group(), key), error) or str(error).splitlines()[0]}; "
+                f"the default is {getattr(of_group(), key)!r}",
                 f"`birdsd run ... --keys` and {group}'s presets show what a value looks like",
             ) from error
     return told
+
+
+def _fitting(default: Any, error: Exception) -> str:
+    """What a value of this key looks like, going by its default, or by what could not be made of it."""
+    kinds = (
+        ("Boolean", bool, "true or false"),
+        ("Integer", int, "a whole number"),
+        ("Float", float, "a number"),
+    )
+    lists = ("ListConfig", list, "a list, such as [a, b]"), ("DictConfig", dict, "names and values: {a: b}")
+    wanted = re.search(r"converted to (\w+)", str(error))
+    for name, kind, words in (*kinds, *lists):
+        if isinstance(default, kind) or (wanted and wanted[1] == name):
+            return f"it is {words}"
+    return ""
 
 
 def split_settings(job: str, settings: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -246,7 +262,7 @@ def _set(resolved: DictConfig, job: str, key: str, value: str, valid: dict[str, 
         told = value_of(key, value, valid.get(key), below_open[0] if below_open else "")
         OmegaConf.update(resolved, key, told, force_add=bool(below_open))
     except (OmegaConfBaseException, ValueError) as error:
-        reason = clipped(str(error).split("\n")[0], 160)
+        reason = _fitting(valid.get(key), error) or clipped(str(error).split("\n")[0], 160)
         default = clipped(repr(valid.get(key)))
         raise UserError(
             f"{key}={clipped(value)} does not fit", f"{reason}; the default is {default}"

@@ -34,7 +34,7 @@ def test_every_preset_composes_and_has_a_line() -> None:
         ("train", "machine=laptop", "Did you mean 'laptop-4gb'?"),
         ("train", "modle=tiny", "Did you mean 'model'?"),
         ("train", "optim.learning_rat=1", "Did you mean 'optim.learning_rate'?"),
-        ("train", "optim.global_batch=many", "optim.global_batch=many does not fit"),
+        ("train", "optim.global_batch=many", "optim.global_batch=many does not fit. it is a whole number"),
         ("train", "machine", "a setting is group=preset or key=value"),
         ("train", "model.unet.x=[1", "not valid YAML"),
         ("train", "=3", "a setting is group=preset or key=value"),

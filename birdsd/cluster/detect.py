@@ -187,7 +187,8 @@ def _account_and_qos(facts: Facts, partition: Mapping[str, str]) -> dict[str, tu
 def _qos(facts: Facts, partition: Mapping[str, str], one: Mapping[str, str]) -> tuple[str | None, str]:
     held = [name for name in one.get("QOS", "").split(",") if name]
     allowed = partition.get("AllowQos", "ALL")
-    fitting = [name for name in held if allowed == "ALL" or name in allowed.split(",")]
+    denied = partition.get("DenyQos", "").split(",")
+    fitting = [n for n in held if (allowed == "ALL" or n in allowed.split(",")) and n not in denied]
     rest = ", ".join(fitting) or "none"
     if one.get("DefaultQOS") in fitting:
         return one["DefaultQOS"], f"sacctmgr: the default of your association; it has {rest}"

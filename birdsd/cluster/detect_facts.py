@@ -139,9 +139,9 @@ def time_limits(
     said = [(partition.get("MaxTime", ""), "partition MaxTime")]
     for name in dict.fromkeys((qos, partition.get("QoS"))):
         said.append((facts.qos.get(name or "", {}).get("MaxWall", ""), f"qos {name} MaxWall"))
-    for one in usable_associations(facts, partition):
-        if one["Account"] == account:
-            said.append((one.get("MaxWall", ""), f"association {account} MaxWall"))
+    mine = [one for one in usable_associations(facts, partition) if one["Account"] == account]
+    for one in [one for one in mine if one.get("Partition", "")] or mine:
+        said.append((one.get("MaxWall", ""), f"association {account} MaxWall"))
     said += [(one.get("MaxWall", ""), f"account {one['Account']} MaxWall") for one in parents(facts, account)]
     found = []
     for text, who in said:

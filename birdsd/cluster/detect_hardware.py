@@ -21,6 +21,13 @@ def hardware(
     nodes = facts.nodes_of(partition["PartitionName"])
     kinds = kinds_of(nodes)
     kind = _wanted(kinds, gpu_type)
+    if gpu_type is None:  # a kind of which one may have none is no choice
+        had = (
+            one
+            for one in kinds
+            if _gpus(one, kinds, nodes, limits(facts, partition, account, qos, one.type), None)[0]
+        )
+        kind = next(had, kind)
     found = limits(facts, partition, account, qos, kind.type if kind else "")
     gpus, said = _gpus(kind, kinds, nodes, found, gpu_type)
     if kind is not None and gpus:

@@ -61,9 +61,11 @@ def limits(
     found = list(_of_partition(facts, partition))
     for name in dict.fromkeys((qos, partition.get("QoS"))):
         found += _written(facts.qos.get(name or "", {}), f"qos {name}", _OF_QOS)
-    for one in facts.associations:
-        if one["Account"] == account and one.get("Partition", "") in ("", partition["PartitionName"]):
-            found += _written(one, f"association {account}", _OF_ASSOCIATION)
+    mine = [one for one in facts.associations if one["Account"] == account]
+    # Where there is an association for this partition, Slurm uses it in place of the general one.
+    here = [one for one in mine if one.get("Partition", "") == partition["PartitionName"]]
+    for one in here or [one for one in mine if not one.get("Partition", "")]:
+        found += _written(one, f"association {account}", _OF_ASSOCIATION)
     for one in parents(facts, account):
         found += _written(one, f"account {one['Account']}", _OF_ASSOCIATION)
     kept = []

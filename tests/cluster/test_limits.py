@@ -331,6 +331,34 @@ def test_the_users_type_wins(at: Any) -> None:
         found("h10")
 
 
+def test_a_type_that_one_may_not_have_is_passed_over(at: Any) -> None:
+    nodes = [node(f"a{n}", "gpu:a100:8", cpus=128) for n in range(4)] + [node("v", "gpu:v100:4", cpus=64)]
+    at(Site(nodes, qos(user="gres/gpu:a100=0")))
+    values, _ = found()
+    assert (values["gpu_type"], values["gpus_per_node"]) == ("v100", 4)
+    at(Site(nodes, qos(user="gres/gpu=0")))
+    assert found()[0]["gpus_per_node"] == 0
+
+
+def test_a_qos_that_the_partition_denies_is_not_taken(at: Any) -> None:
+    two = [("student", "", "", "", "", "", ""), ("other", "", "", "", "", "", "")]
+    at(Site(EIGHT, two, gpu_partition="DenyQos=student"))
+    assert found()[0]["qos"] == "other"
+
+
+def test_an_association_for_the_partition_replaces_the_general_one(at: Any) -> None:
+    site = Site(EIGHT, mine=("01:00:00", "cpu=4,mem=10G", "", ""))
+    at(site)
+    assert found()[0]["memory_gb_per_node"] == 10
+    folder = Path(os.environ["PATH"].split(os.pathsep)[0])
+    general = (folder / "mine").read_text()
+    special = general.replace("robin||", "robin|gpu|").replace("cpu=4,mem=10G", "cpu=64,mem=400G")
+    (folder / "mine").write_text(general + special.replace("01:00:00", "20:00:00"))
+    values, _ = found()
+    assert (values["memory_gb_per_node"], values["cpus_per_task"]) == (400, 8)
+    assert values["time_limit_min"] == 1200
+
+
 def test_another_partition_with_whole_gpus_goes_before_the_default_with_slices(at: Any) -> None:
     whole = [line.replace("Partitions=gpu", "Partitions=big") for line in WHOLE]
     at(Site([*SLICES, *whole], partitions=[f"big {USUAL} MaxTime=1-00:00:00"]))

@@ -107,6 +107,7 @@ def test_convolutions_stored_as_linear_layers_are_the_same_update(kohya, bring):
             pair(out=9),
             "up factor of unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q is [9, 2]",
         ),
+        (pair(rank=0), "a LoRA has a rank of 1 or more"),
         (pair(down=(3, 3), up=(1, 1)), "is [2, 8, 3, 3], the layer's weight is [8, 8]"),
         (pair(CONV), "is [2, 8], the layer's weight is [8, 8, 3, 3]"),
         (pair(CONV, down=(1, 1), up=(1, 1)), "is [2, 8, 1, 1], the layer's weight is [8, 8, 3, 3]"),

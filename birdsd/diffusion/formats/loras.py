@@ -141,6 +141,12 @@ def read_lora(content: Content, modules: Mapping[str, Iterable[str]]) -> tuple[s
                 "up @ down needs one rank",
                 "fetch the file again, or make it anew",
             )
+        if not down.numel() or not up.numel():
+            raise UserError(
+                f"{content.path}: the update of {'.'.join(place)} is empty (down {list(down.shape)})",
+                "a LoRA has a rank of 1 or more",
+                "fetch the file again, or make it anew",
+            )
         rank = float(down.shape[0])
         with _explained(content, "the alpha"):
             alpha = float(parts["alpha"]) if "alpha" in parts else told(place, rank)
