@@ -91,7 +91,7 @@ class SampleMaker:
         if not cuts.segments:
             unsure = recording.unknown and not recording.labels
             if unsure and not recording.silences:
-                yield Encoded("", None, {}, "nobody identified the birds in it", UNKNOWN_BIRD)
+                yield Encoded("", None, {}, "its birds are unidentified", UNKNOWN_BIRD)
             elif recording.silences and not recording.labels:
                 said = "its boxes without birds are shorter than a clip"
                 yield Encoded("", None, {}, said, NOT_SHOWN)
@@ -177,7 +177,7 @@ class SampleMaker:
         facts = self._facts(recording, clip, split)
         where = f"the clip at {clip.start_s:.2f} s"
         if clip.unknown and (recording.weak or not clip.labels):
-            named = f"may have a bird that nobody identified ('{clip.unknown[0]}')"
+            named = f"may hold an unidentified bird ('{clip.unknown[0]}')"
             yield Encoded(key, None, facts, f"{where} {named}", UNKNOWN_BIRD)
             return
         if clip.partly and not clip.labels:

@@ -1,10 +1,11 @@
-"""Whether words in the place of a species' name name one: a species, no bird, or a bird not identified."""
+"""Whether words in the place of a species' name name one: a species, no bird, or a unidentified bird."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
+from birdsd.sound.numbers import EMPTY
 from birdsd.sound.wordlists import (
     NO_BIRD,
     NOISE_HEADS,
@@ -25,27 +26,10 @@ TYPOGRAPHIC = str.maketrans(
     | {ord("\uff1f"): "?", ord("\uff1b"): ";", ord("\uff0c"): ","}
     | dict.fromkeys("\u00a0\u2007\u2009\u202f", " ")
 )
-NOT_GIVEN = frozenset(
-    {
-        "",
-        "nan",
-        "na",
-        "n/a",
-        "n.a.",
-        "none",
-        "null",
-        "<na>",
-        "nat",
-        "-",
-        "--",
-        "x",
-        "true",
-        "false",
-        "yes",
-        "no",
-    }
-    | {"present", "presence", "positive", "unlabeled", "unlabelled", "no label"}
-)
+NOT_GIVEN = EMPTY | {
+    *("nat", "x", "true", "false", "yes", "no", "present", "presence", "positive"),
+    *("unlabeled", "unlabelled", "no label"),
+}
 # A number is a measurement or a mark, unless it is as long as the numbers of taxa.
 _NUMBER = re.compile(r"-?\d{1,4}|-?\d*\.\d+|-\d+|#.*")
 _FAMILY = re.compile(r"[a-z]+(?:idae|iformes|inae)")
@@ -57,21 +41,16 @@ def folded(name: str) -> str:
     return " ".join(re.sub(r"[_\-.()\[\]]+", " ", text).split())
 
 
-def kind_of(part: str, no_bird: frozenset[str] = frozenset()) -> str:
-    """'species', 'no_bird', 'unknown', 'sound_types', or '' where nothing is said.
-
-    no_bird: further phrases, folded, that mean that there is no bird.
-    """
+def kind_of(part: str) -> str:
+    """'species', 'no_bird', 'unknown', 'sound_types', or '' where nothing is said."""
     part = " ".join(part.translate(TYPOGRAPHIC).split()).strip("\"'")
     phrase = folded(part)
-    if phrase in no_bird:
-        return "no_bird"
     if "?" in part:
         return "unknown"
     if part.casefold() in NOT_GIVEN or _NUMBER.fullmatch(part) or not any(c.isalnum() for c in part):
         return ""
     if "/" in part:  # one of two: known only where both are noises
-        kinds = {kind_of(one, no_bird) for one in part.split("/") if one.strip()}
+        kinds = {kind_of(one) for one in part.split("/") if one.strip()}
         return "no_bird" if kinds == {"no_bird"} else "unknown"
     # 'Noise 1' and 'unk2' are what they are without their numbers; 'Species 1' is somebody's name for a bird.
     bare = " ".join(filter(None, (re.sub(r"\d+$", "", word) for word in phrase.split())))

@@ -10,7 +10,6 @@ import ast
 import html
 import re
 import unicodedata
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from birdsd.sound.kinds import NOT_GIVEN, TYPOGRAPHIC, folded, is_sound_type, kind_of
@@ -100,13 +99,11 @@ def _taken_apart(name: str) -> tuple[str, str, str]:
     return "", name, ""
 
 
-def read_names(text: str, *, folder: bool = False, no_bird: Iterable[str] = ()) -> Names:
+def read_names(text: str, *, folder: bool = False) -> Names:
     """Read a cell or a folder's name. A list (`A;B`, `A|B`, `['A', 'B']`, `A, B`) holds several labels.
 
-    folder: a comma always separates (BirdNET's convention). no_bird: further names, as the user lists them,
-    that mean that there is no bird.
+    folder: a comma always separates (BirdNET's convention).
     """
-    extra = frozenset(map(folded, no_bird))
     parts, remark = split_cell(text, commas=folder)
     found: dict[str, dict[str, None]] = {
         kind: {} for kind in ("species", "no_bird", "unknown", "sound_types")
@@ -114,7 +111,7 @@ def read_names(text: str, *, folder: bool = False, no_bird: Iterable[str] = ()) 
     scientific: dict[tuple[str, str], None] = {}
     for part in parts:
         latin, name, sound_type = _taken_apart(clean_name(part.translate(TYPOGRAPHIC)))
-        kind = kind_of(name, extra)
+        kind = kind_of(name)
         if kind:
             found[kind][tidy_name(part) if kind == "species" else clean_name(part)] = None
         if kind == "species" and latin:
@@ -126,11 +123,6 @@ def read_names(text: str, *, folder: bool = False, no_bird: Iterable[str] = ()) 
         scientific=tuple(scientific),
         remarks=(remark,) if remark else (),
     )
-
-
-def is_no_bird(name: str) -> bool:
-    """Whether a label or folder name means that there is no bird."""
-    return kind_of(_taken_apart(clean_name(name))[1]) == "no_bird"
 
 
 def split_cell(text: str, *, commas: bool = False) -> tuple[list[str], str]:

@@ -121,7 +121,7 @@ class Said:
         unknown = [row.label(name) for name in row.names.unknown]
         self.unknown += unknown
         where = f"at {row.start_s:.3f} s" if row.start_s is not None else "of the whole file"
-        reason = f"'{row.names.unknown[0]}' {where} is a bird that nobody identified: left out"
+        reason = f"'{row.names.unknown[0]}' {where} is an unidentified bird: left out"
         self._leave_out(reason, UNKNOWN_BIRD, len(unknown))
 
     def _between(self, silences: list[Label]) -> list[Label]:

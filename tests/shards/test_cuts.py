@@ -123,13 +123,13 @@ def test_a_bird_that_nobody_identified_is_in_no_clip_and_is_not_called_no_bird(t
         tmp_path / "rec", tmp_path / "shards", segmentation=segmentation, max_clips_per_recording=limit
     )
     assert account["labels"]["in_clips"] == 1
-    assert account["labels"]["left_out"] == {"bird not identified": 1, "no bird": 1}
+    assert account["labels"]["left_out"] == {"unidentified bird": 1, "no bird": 1}
     for sample in all_samples(tmp_path / "shards"):
         assert sample["start_s"] > 4.28 or sample["start_s"] + CODEC.clip_s < 4.02
         assert sample["species"] or segmentation == "windows"
     if segmentation == "windows":
         skipped = read_json(tmp_path / "shards" / "problems.json")["skipped_clips"]
-        assert any("may have a bird that nobody identified ('?')" in entry["reason"] for entry in skipped)
+        assert any("may hold an unidentified bird ('?')" in entry["reason"] for entry in skipped)
 
 
 def test_boxes_outside_of_what_the_codec_shows_are_left_out(tmp_path):

@@ -221,10 +221,10 @@ def test_marks_noises_and_nocall_are_no_species(tmp_path):
     assert boxes(found) == {"a.flac": [(0.0, "GWWA")], "b.flac": [], "c.flac": []}
     c = next(r for r in found.recordings if r.path.name == "c.flac")
     assert [label.start_s for label in c.unknown] == [1.0] and not c.weak
-    assert found.account.left_out["bird not identified"] == 4 and found.account.left_out["no bird"] == 1
+    assert found.account.left_out["unidentified bird"] == 4 and found.account.left_out["no bird"] == 1
     b = next(r for r in found.recordings if r.path.name == "b.flac")
     assert b.no_bird_rows == 1 and [box.end_s for box in b.silences] == [3.0]
-    assert found.files_left_out["bird not identified"] == 1
+    assert found.files_left_out["unidentified bird"] == 1
 
 
 def test_xeno_canto_with_unknown_birds_and_numbers_in_other_places(tmp_path):
@@ -276,7 +276,7 @@ def test_xeno_canto_with_unknown_birds_and_numbers_in_other_places(tmp_path):
         "CC BY 4.0",
         "J",
     )
-    assert recording.sound_type == "" and found.files_left_out["bird not identified"] == 2
+    assert recording.sound_type == "" and found.files_left_out["unidentified bird"] == 2
 
 
 @pytest.mark.parametrize("name", ["metadata.json", "labels.csv"])

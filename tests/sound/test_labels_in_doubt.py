@@ -314,7 +314,7 @@ def test_that_one_bird_is_not_there_says_nothing_of_others(tmp_path):
     )
     found = adds_up(load_recordings(tmp_path, tmp_path / "t.csv"))
     assert boxes(found) == {"a.flac": [(0.0, "Owl")]} and unknown(found, "a.flac") == [("Owl", 3.0, 6.0)]
-    assert found.account.left_out["marked as not there"] == 2
+    assert found.account.left_out["marked absent"] == 2
 
 
 def test_a_box_that_was_not_named_in_a_table_of_names_has_no_folders_name(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from birdsd.sound.numbers import column_rule, comma_rule, parse_number
+from birdsd.sound.tables import read_table
 
 
 @pytest.mark.parametrize(
@@ -35,3 +36,10 @@ def test_what_another_column_shows_decides():
     assert [parse_number(cell, column_rule(frequencies, table)) for cell in frequencies] == [2.5, 3.5]
     table = comma_rule(["1.5", "2.25", "12,345.5", *frequencies])
     assert [parse_number(cell, column_rule(frequencies, table)) for cell in frequencies] == [2500.0, 3500.0]
+
+
+@pytest.mark.parametrize("empty", ["", "#N/A", "n.a.", "NaN", "-"])
+def test_what_stands_for_nothing_is_no_malformed_number(tmp_path, empty):
+    (tmp_path / "t.csv").write_text(f"file,start,end,low,label\na.flac,1,2,{empty},Owl\n")
+    found = read_table(tmp_path / "t.csv")
+    assert found.problems == [] and found.rows[0].low_hz is None
