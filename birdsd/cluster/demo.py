@@ -21,6 +21,7 @@ from birdsd.schema import DemoConfig
 from birdsd.shards import inspect
 from birdsd.shards.index import ShardIndex
 from birdsd.sound.captions import prompt_for
+from birdsd.sound.levels import fitted_line
 from birdsd.training.records import read_metrics
 from birdsd.values import as_setting
 
@@ -178,7 +179,10 @@ class Demo:
             f"seed={self.config.seed}",
             *self._common,
         ]
-        return self.stages.run("generate", "generate", settings)
+        made = self.stages.run("generate", "generate", settings)
+        if louder := fitted_line([clip.get("gain_db", 0.0) for clip in made["clips"]]):
+            print(louder, flush=True)
+        return made
 
 
 def _folder_name(recordings: str | None) -> str:
