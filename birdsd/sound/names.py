@@ -112,10 +112,13 @@ def read_names(text: str, *, folder: bool = False) -> Names:
     for part in parts:
         latin, name, sound_type = _taken_apart(clean_name(part.translate(TYPOGRAPHIC)))
         kind = kind_of(name)
+        shown = tidy_name(part)
+        if kind == "species":  # by the name that is kept: '_0' is shown as '0', and that is a mark
+            kind = kind_of(shown)
         if kind:
-            found[kind][tidy_name(part) if kind == "species" else clean_name(part)] = None
+            found[kind][shown if kind == "species" else clean_name(part)] = None
         if kind == "species" and latin:
-            scientific[latin, tidy_name(part)] = None
+            scientific[latin, shown] = None
         if kind == "species" and sound_type:
             found["sound_types"][sound_type] = None
     return Names(
@@ -131,7 +134,7 @@ def split_cell(text: str, *, commas: bool = False) -> tuple[list[str], str]:
     >>> split_cell("['song', 'call']")[0]
     ['song', 'call']
     """
-    text = html.unescape(text) if "&" in text else text
+    text = (html.unescape(text) if "&" in text else text).translate(TYPOGRAPHIC)
     text = "".join(c if c in "\r\n\t" or unicodedata.category(c)[0] != "C" else " " for c in text).strip()
     if (pair := _PAIR.fullmatch(text)) and not re.fullmatch(_LATIN, pair[2]):
         return [f"{pair[1]}_{pair[2]}"], ""
@@ -142,10 +145,19 @@ def split_cell(text: str, *, commas: bool = False) -> tuple[list[str], str]:
     ):
         return _literal(text), ""
     signs = r"[;|]| [+&] " if commas else r"[;|\r\n\t]| [+&] "
-    parts = [part for part in re.split(signs, text) if part.strip()]
-    if len(parts) > 1 or "," not in text:
-        return [part.strip() for part in parts], ""
-    text = parts[0]
+    whole, remarks = [part.strip() for part in re.split(signs, text) if part.strip()], []
+    parts: list[str] = []
+    for part in whole:
+        several, remark = _by_commas(part, commas)
+        parts += several
+        remarks += [remark] if remark and len(whole) == 1 else []
+    return parts, "".join(remarks)
+
+
+def _by_commas(text: str, always: bool) -> tuple[list[str], str]:
+    """The entries between commas, or the whole; a remark where both readings make sense."""
+    if "," not in text:
+        return [text], ""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     # 'Sparrow, House' is one bird whose name was turned round; 'House Sparrow, Black Phoebe' are two.
     several = all(
@@ -153,7 +165,7 @@ def split_cell(text: str, *, commas: bool = False) -> tuple[list[str], str]:
         for part in parts
     )
     several = several or any(kind_of(part) not in ("species", "") for part in parts) or len(parts) > 2
-    if commas or several or len(parts) < 2:
+    if always or several or len(parts) < 2:
         return parts, ""
     return [text], f"'{clean_name(text)}' is read as one name; write 'A;B' for two species"
 

@@ -75,16 +75,15 @@ def test_a_requeued_job_comes_back_and_knows_it(submit: Callable[[str], str], tm
 
 
 def test_one_failed_task_ends_the_others() -> None:
-    command = ["srun", "--time=2", "--nodes=2", "--ntasks=2", "--kill-on-bad-exit=1", "bash", "-c"]
-    begin = time.monotonic()
+    command = ["srun", "--time=10", "--nodes=2", "--ntasks=2", "--kill-on-bad-exit=1", "bash", "-c"]
     ended = subprocess.run(
-        [*command, "if ((SLURM_PROCID == 0)); then exit 3; else sleep 100; fi"],
+        [*command, "if ((SLURM_PROCID == 0)); then exit 3; else sleep 1000; fi"],
         check=False,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=300,
     )
     # srun tells of the task's own code in words only: it returns 128 + SIGTERM, how the others ended.
     assert "task 0: Exited with exit code 3" in ended.stderr
+    # Neither its time limit nor its own end: it was ended long before it had slept.
     assert ended.returncode == 143
-    assert time.monotonic() - begin < 60

@@ -19,8 +19,12 @@ from birdsd.sound.tables import read_table
 from birdsd.sound.xenocanto import licence_name, read_xenocanto, xenocanto_id
 
 HEADER = "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tHigh Freq (Hz)"
-# Whatever is typed, a name that was read once stays what it is when it is written and read again.
-names = st.text(min_size=1, max_size=30).map(lambda text: "".join(read_names(text).species[:1])).filter(bool)
+# Whatever is typed; a name that would be a list when it is read again ('[0]') cannot come back as it was.
+names = (
+    st.text(min_size=1, max_size=30)
+    .map(lambda text: "".join(read_names(text).species[:1]))
+    .filter(lambda name: name and read_names(name).species == (name,))
+)
 
 
 @st.composite
