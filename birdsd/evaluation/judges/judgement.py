@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from birdsd.errors import UserError
-from birdsd.evaluation.judges.judge import Heard, Judge, Sound, sigmoid
+from birdsd.evaluation.judges.judge import Judge, Sound, sigmoid
 from birdsd.evaluation.learning_check import wilson
 
 CONFIDENT = 0.25  # a score from which users of BirdNET keep a detection
 NOTHING_HEARD = "nothing heard"
+SILENT_BELOW = 2.0**-16  # half a step of 16 bits, full scale is 1
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,8 @@ def judge_sounds(
         why = _unusable(sound)
         # What nothing sounds like: the embedding of silence, so that every clip has one.
         waveform = np.zeros(1, dtype=np.float32) if why else sound.waveform
-        court.take(sound.name, sound.species, judge.hear(waveform, sound.rate_hz or judge.rate_hz), why)
+        heard = judge.hear(waveform, sound.rate_hz)
+        court.take(sound.name, sound.species, heard.clip_logits, heard.clip_embedding, why)
     return court.judgement()
 
 
@@ -200,32 +202,36 @@ def is_silent(waveform: np.ndarray) -> bool:
     """Whether no sample of any channel moves by more than half a 16-bit step: BirdNET normalises the level,
     so that it would judge even the rounding noise of an empty clip."""
     moves = np.ptp(np.atleast_2d(waveform), axis=-1)
-    return bool((moves < 2.0**-16).all())
+    return bool((moves < SILENT_BELOW).all())
 
 
 class Court:
-    """Collects verdicts, sound after sound, and holds of each no more than its clip's scores."""
+    """Collects verdicts, sound after sound."""
 
     def __init__(self, judge: Judge, among: Sequence[str]) -> None:
         self.judge = judge
-        numbers = {name: judge.class_of(name) for name in dict.fromkeys(among)}
-        self._among = {name: number for name, number in numbers.items() if number is not None}
-        self._unknown = {name for name, number in numbers.items() if number is None}
+        self._among: dict[str, int] = {}
+        self._called: dict[int, str] = {}  # class -> the spelling that it is shown in, the first that came
+        self._unknown: set[str] = set()
+        for name in among:
+            number = self._class_of(name)
+            if number is not None:
+                self._among[self._called[number]] = number
         self._verdicts: list[Verdict] = []
         self._embeddings: list[np.ndarray] = []
 
-    def take(self, name: str, species: str | None, heard: Heard, nothing: str = "") -> Verdict:
-        """Add the verdict on one sound; `nothing` says why there is nothing to be heard in it."""
-        number = self.judge.class_of(species) if species else None
-        if species and number is None:
-            self._unknown.add(species)
-        logits = heard.clip_logits
+    def take(
+        self, name: str, species: str | None, logits: np.ndarray, embedding: np.ndarray, nothing: str = ""
+    ) -> Verdict:
+        """Add the verdict on one sound by its logits [classes] and its embedding [width], both of the whole
+        clip; `nothing` says why there is nothing to be heard in it."""
+        number = self._class_of(species) if species else None
         top = int(logits.argmax())
         best = max(self._among, key=lambda one: logits[self._among[one]], default=None)
         known = number is not None
         verdict = Verdict(
             name=name,
-            species=species,
+            species=species if number is None else self._called[number],
             known=known,
             named=NOTHING_HEARD if nothing else self.judge.label_of(top),
             confidence=0.0 if nothing else float(sigmoid(logits[top])),
@@ -237,8 +243,16 @@ class Court:
             note=nothing,
         )
         self._verdicts.append(verdict)
-        self._embeddings.append(heard.clip_embedding)
+        self._embeddings.append(embedding)
         return verdict
+
+    def _class_of(self, species: str) -> int | None:
+        number = self.judge.class_of(species)
+        if number is None:
+            self._unknown.add(species)
+        else:
+            self._called.setdefault(number, species)
+        return number
 
     def judgement(self) -> Judgement:
         """All that was taken so far."""
