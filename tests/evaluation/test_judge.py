@@ -133,7 +133,7 @@ def test_what_a_file_should_be_comes_from_folder_recipe_and_preview(tmp_path: Pa
     previews = tmp_path / "run" / "previews" / "000000000064"
     shown = written(previews / "00-a_Townsend_s_Warbler_singing.wav", 4000)
     unsaid = written(previews / "01-recorded.wav", 4000)
-    sources = [tmp_path / "birds", tmp_path / "made", previews]
+    sources = [tmp_path / "birds", tmp_path / "made", previews.parent]
     found = find_sounds(sources, PitchJudge())
     assert {one.path: one.species for one in found.files} == {
         by_folder: ("Black Phoebe",), made: ("House Sparrow",), shown: ("Townsend's Warbler",), unsaid: (),
@@ -141,6 +141,21 @@ def test_what_a_file_should_be_comes_from_folder_recipe_and_preview(tmp_path: Pa
     # A folder, or a file in it, means the same as the folder above it.
     for source in (by_folder, by_folder.parent):
         assert find_sounds([source], PitchJudge()).files[0].species == ("Black Phoebe",)
+
+
+def test_a_folder_of_four_letters_is_a_species_by_its_name_alone(tmp_path: Path) -> None:
+    """'TOWA' and 'data' around a file may mean anything; below a folder that is named they are labels."""
+    for folder in ("TOWA", "clip"):
+        path = written(tmp_path / folder / "a.wav", 4000)
+        assert find_sounds([path], PitchJudge()).files[0].species == ()
+    below = find_sounds([tmp_path], PitchJudge()).files
+    assert ("TOWA",) in [one.species for one in below]
+
+
+def test_a_set_that_lacks_the_right_species_says_nothing_of_it() -> None:
+    found = judge_sounds(PitchJudge(), [Sound("a", tone(4000), RATE_HZ, "TOWA")], SPECIES, progress=False)
+    assert found.verdicts[0].right is True and found.verdicts[0].right_among is None
+    assert found.right_among.share is None and " - " in found.text()
 
 
 def test_a_damaged_recipe_costs_nothing(tmp_path: Path) -> None:
@@ -160,10 +175,14 @@ def test_files_that_cannot_be_read_are_named_and_the_others_go_on(tmp_path: Path
     (tmp_path / "black_phoebe" / "nan.wav").write_bytes(bytes(data))
     alone = tmp_path / "alone.mp3"
     alone.write_text("<html>not found</html>")
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
     judge = PitchJudge()
-    found = listen(judge, find_sounds([tmp_path / "black_phoebe", alone], judge), progress=False)
+    found = listen(judge, find_sounds([nothing, tmp_path / "black_phoebe", alone], judge), progress=False)
     assert found.judgement.clips == 1 and found.judgement.right.right == 1
-    assert {path.name for path, _ in found.left_out} == {"empty.wav", "cut.flac", "nan.wav", "alone.mp3"}
+    assert {path.name for path, _ in found.left_out} == {
+        "empty.wav", "cut.flac", "nan.wav", "alone.mp3", "nothing",
+    }  # fmt: skip
     for path, _ in found.left_out:
         assert f"left out: {path.name}" in found.text()
     with pytest.raises(UserError, match=r"no sound to judge.*alone"):

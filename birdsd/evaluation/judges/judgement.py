@@ -30,7 +30,7 @@ class Verdict:
     score: float | None  # of the right species, 0..1
     named_among: str | None  # the best of the set's own species
     right: bool | None
-    right_among: bool | None
+    right_among: bool | None  # None where the right species is not among the set's own
     note: str = ""  # why nothing was heard
 
 
@@ -83,12 +83,13 @@ class Row:
 
 def _row(title: str, verdicts: Sequence[Verdict]) -> Row:
     scores = [verdict.score for verdict in verdicts if verdict.score is not None]
+    among = [verdict.right_among for verdict in verdicts if verdict.right_among is not None]
     count = len(verdicts)
     return Row(
         title,
         count,
         Share(sum(bool(v.right) for v in verdicts), count),
-        Share(sum(bool(v.right_among) for v in verdicts), count),
+        Share(among.count(True), len(among)),
         Share(sum(score >= CONFIDENT for score in scores), count),
         float(np.median(scores)) if scores else None,
     )
@@ -182,8 +183,8 @@ def judge_sounds(
     for sound in tqdm(sounds, total=total, desc=judge.title, unit="clip", disable=None if progress else True):
         why = _unusable(sound)
         # What nothing sounds like: the embedding of silence, so that every clip has one.
-        waveform = np.zeros(1, dtype=np.float32) if why else sound.waveform
-        heard = judge.hear(waveform, sound.rate_hz)
+        silence = np.zeros(1, dtype=np.float32), judge.rate_hz
+        heard = judge.hear(*(silence if why else (sound.waveform, sound.rate_hz)))
         court.take(sound.name, sound.species, heard.clip_logits, heard.clip_embedding, why)
     return court.judgement()
 
@@ -229,6 +230,7 @@ class Court:
         top = int(logits.argmax())
         best = max(self._among, key=lambda one: logits[self._among[one]], default=None)
         known = number is not None
+        among_right = best is not None and self._among[best] == number and not nothing
         verdict = Verdict(
             name=name,
             species=species if number is None else self._called[number],
@@ -239,7 +241,7 @@ class Court:
             score=(0.0 if nothing else float(sigmoid(logits[number]))) if known else None,
             named_among=None if nothing else best,
             right=(top == number and not nothing) if known else None,
-            right_among=(best is not None and self._among[best] == number and not nothing) if known else None,
+            right_among=None if number not in self._among.values() else among_right,
             note=nothing,
         )
         self._verdicts.append(verdict)

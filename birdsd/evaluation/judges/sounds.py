@@ -17,13 +17,13 @@ from birdsd.errors import UserError
 from birdsd.evaluation.judges.judge import Judge, sigmoid
 from birdsd.evaluation.judges.judgement import SILENT_BELOW
 from birdsd.files import read_json
-from birdsd.sound.labels import load_recordings
+from birdsd.sound.labels import Recording, load_recordings
 from birdsd.sound.layers import is_container
-from birdsd.sound.names import read_names
-from birdsd.sound.recordings import blocks
+from birdsd.sound.names import read_names, species_key
+from birdsd.sound.recordings import RecordingError, blocks, find_recordings, probe
 
 _BLOCK_WINDOWS = 100  # a recording is heard in blocks, whatever its length
-_PREVIEW = "previews"
+_PREVIEWS = "previews"
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ def find_sounds(sources: Sequence[Path], judge: Judge) -> SoundFiles:
         try:
             known = load_recordings(source, require_labels=False)
         except UserError as error:
-            found.left_out.append((source, str(error)))
+            if (unreadable := _unreadable(source, error)) is None:
+                raise
+            found.left_out += unreadable
             continue
         readable = [*known.recordings, *known.unlabelled]
         paths = {one.path for one in readable}
@@ -73,10 +75,7 @@ def find_sounds(sources: Sequence[Path], judge: Judge) -> SoundFiles:
             (one.path, one.reason) for one in known.problems if one.path.is_file() and one.path not in paths
         ]
         for one in sorted(readable, key=lambda recording: recording.path):
-            species = _asked_for(one.path, judge) or one.species
-            if not species and not one.unknown and not one.no_bird_rows:
-                species = _of_its_folder(one.path, judge)
-            found.files.append(SoundFile(one.path, species, one.duration_s))
+            found.files.append(SoundFile(one.path, _species_of(one, judge), one.duration_s))
     unique = {os.path.abspath(one.path): one for one in found.files}
     found.files = list(unique.values())
     if not found.files:
@@ -85,19 +84,44 @@ def find_sounds(sources: Sequence[Path], judge: Judge) -> SoundFiles:
     return found
 
 
-def _asked_for(path: Path, judge: Judge) -> tuple[str, ...]:
-    """What a generated clip was asked to be, by the recipe beside it or, of a preview, by its name."""
-    recipe = path.with_suffix(".json")
-    if recipe.is_file():
+def _unreadable(source: Path, error: UserError) -> list[tuple[Path, str]] | None:
+    """Why a source has nothing to hear, file by file; None where some of it is sound, so that the error is
+    about something else (its labels)."""
+    paths = find_recordings(source)
+    reasons = []
+    for path in paths:
         try:
-            told = read_json(recipe, "recipe")
-        except UserError:
-            told = None
-        if isinstance(told, dict) and told.get("generated") and isinstance(told.get("species"), list):
-            return tuple(str(name) for name in told["species"])
-    if path.parent.parent.name == _PREVIEW and path.parent.name.isdigit():
+            probe(path)
+        except RecordingError as reason:
+            reasons.append((path, str(reason)))
+        else:
+            return None
+    return reasons if paths else [(source, error.what)]
+
+
+def _species_of(recording: Recording, judge: Judge) -> tuple[str, ...]:
+    """What a sound should be: as it was asked for, else as it is labelled, else as its folder is called."""
+    path = recording.path
+    if path.parent.parent.name == _PREVIEWS and path.parent.name.isdigit():
         return _in_prompt(path.stem, judge)
-    return ()
+    species = _asked_for(path) or recording.species
+    if species or recording.unknown or recording.no_bird_rows:
+        return species
+    return _of_its_folder(path, judge)
+
+
+def _asked_for(path: Path) -> tuple[str, ...]:
+    """What a generated clip was asked to be, by the recipe beside it."""
+    recipe = path.with_suffix(".json")
+    if not recipe.is_file():
+        return ()
+    try:
+        told = read_json(recipe, "recipe")
+    except UserError:
+        return ()
+    if not isinstance(told, dict) or not told.get("generated") or not isinstance(told.get("species"), list):
+        return ()
+    return tuple(str(name) for name in told["species"])
 
 
 def _in_prompt(stem: str, judge: Judge) -> tuple[str, ...]:
@@ -118,10 +142,16 @@ def _of_its_folder(path: Path, judge: Judge) -> tuple[str, ...]:
     """The species that the folder around a file is named after: whoever names that folder, or a file in it,
     means the same as whoever names the one above. It must be one that the judge knows, and no code."""
     folder = Path(os.path.abspath(path)).parent.name
-    if is_container(folder) or len(folder) <= 4:
+    names = () if is_container(folder) else read_names(folder, folder=True).species
+    numbers = [judge.class_of(name) for name in names]
+    if None in numbers:
         return ()
-    names = read_names(folder, folder=True).species
-    return names if names and all(judge.class_of(name) is not None for name in names) else ()
+    coded = [
+        len(name) == 4 and species_key(name) != species_key(judge.label_of(number))
+        for name, number in zip(names, numbers, strict=True)
+        if number is not None
+    ]
+    return () if any(coded) else names
 
 
 @dataclass(frozen=True)

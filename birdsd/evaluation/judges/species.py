@@ -76,7 +76,7 @@ class SpeciesNames:
         coded = self._of_code(species)
         if len(coded) > 1:
             several = " or ".join(self._common[number] for number in coded[:3])
-            return f"'{species}' may be {several}"
+            return f"'{species}': {several}?"
         near = nearest(tidy_name(species), self._common, 1)[0]
         close = likeness(tidy_name(species), near) >= _CLOSE
         return f"'{species}': did you mean '{near}'?" if close else f"'{species}'"

@@ -60,9 +60,10 @@ def _file_cells(verdict: Verdict) -> list[str]:
     rank = "-" if verdict.rank is None else str(verdict.rank)
     score = "-" if verdict.score is None else f"{verdict.score:.2f}"
     should = verdict.species or "-"
+    should = should if verdict.known or not verdict.species else f"({should})"
     named = f"({verdict.note}: {verdict.named})" if verdict.note else verdict.named
     return [
-        clipped(verdict.name), named, f"{verdict.confidence:.2f}", should if verdict.known else f"({should})",
+        clipped(verdict.name), named, f"{verdict.confidence:.2f}", should,
         rank, score, verdict.named_among or "-",
     ]  # fmt: skip
 
