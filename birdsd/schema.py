@@ -88,15 +88,15 @@ class MethodConfig:
     """What is taught, and with which loss."""
 
     name: str = MISSING
-    prediction: str = "epsilon"
+    prediction: Text = None  # null: epsilon; on a pretrained model always what that one predicts
     min_snr_gamma: float = 0.0
     caption_dropout: float = 0.1
     train_text_encoder: bool = True
     kl_weight: float = 1e-6
     gradient_weight: float = 0.0
     crop_frames: int = 0
-    noise_schedule: str = "scaled_linear"
-    zero_terminal_snr: bool = False
+    noise_schedule: Text = None  # null: scaled_linear, or the base's
+    zero_terminal_snr: Optional[bool] = None  # null: false, or as the base has it
     species_balance: float = 0.0  # 0: as the shards have them; 1: every species as often as any other
     learns: list[str] = field(default_factory=list)  # full: patterns of parameter names; empty: all of them
     # lora, and dreambooth on lora
@@ -151,6 +151,13 @@ OPTIM_DEFAULTS: dict[str, Any] = {
     "decay": "cosine",
     "min_learning_rate_ratio": 0.0,
     "ema_decay": 0.999,
+}
+
+# What the fields of MethodConfig that describe the noise mean from scratch; a base says its own.
+NOISE_DEFAULTS: dict[str, Any] = {
+    "prediction": "epsilon",
+    "noise_schedule": "scaled_linear",
+    "zero_terminal_snr": False,
 }
 
 # The same for fields of MethodConfig that are open (0 or empty), by method.
