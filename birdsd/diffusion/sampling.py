@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from birdsd.diffusion.finite import NotFinite, is_finite
+from birdsd.diffusion.guidance import Guidance, Predictor, Weaker
 from birdsd.errors import UserError, unknown_name
 from birdsd.randomness import generator
 
@@ -114,8 +115,7 @@ def check_request(steps: int, guidance: float, count: int, batch_size: int) -> N
             raise UserError(f"{name}={value}", f"it must be at least {low}", f"set {name}={low}")
     if steps > 1000:
         raise UserError(f"steps={steps}", "the noise schedule has 1000 steps", "set steps to 20-50")
-    if not np.isfinite(guidance) or guidance < 0:
-        raise UserError(f"guidance={guidance}", "it must be a number >= 0", "try guidance=3; 1 turns it off")
+    Guidance(guidance)
 
 
 class Guide(Protocol):
@@ -147,25 +147,25 @@ def sample_latents(
     noise: Tensor,
     *,
     steps: int,
-    guidance: float,
+    guidance: float | Guidance,
     generators: Sequence[torch.Generator],
     progress: Callable[[], object] | None = None,
     guide: Guide | None = None,
+    weaker: Weaker | None = None,
     watch: Watch | None = None,
 ) -> Tensor:
     """Denoise `noise` [B, C, h, w] under `context` [B, n, width]; returns latents as the UNet knows them
     (scaled).
 
-    `negative` [B, n, width] is what guidance > 1 leads away from. `generators`: one an image, for the
-    schedulers that add noise. `progress` is called once a step of the network. `guide` starts from
-    something that is known, or keeps to it. `watch` notes where numbers stop being finite.
+    `guidance` is a scale, or more than that. `negative` [B, n, width] is what guidance > 1 leads away from,
+    and `weaker` a model to lead away from. `generators`: one an image, for the schedulers that add noise.
+    `progress` is called once a step of the network. `guide` starts from something that is known, or keeps to
+    it. `watch` notes where numbers stop being finite.
     """
     import inspect
 
     import torch
 
-    guided = guidance > 1 and negative is not None
-    states = torch.cat([negative, context]) if guided and negative is not None else context
     scheduler.set_timesteps(steps, device=noise.device)
     timesteps = scheduler.timesteps
     first = 0 if guide is None else guide.skipped * scheduler.order
@@ -176,16 +176,13 @@ def sample_latents(
     latents = (
         noise * scheduler.init_noise_sigma if guide is None else guide.begin(scheduler, noise, timesteps)
     )
+    led = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
+    predict = Predictor(unet, context, negative, led, timesteps.tolist(), weaker)
     takes = inspect.signature(scheduler.step).parameters
     extra = {"generator": list(generators)} if "generator" in takes else {}
     with torch.no_grad():
         for number, step in enumerate(timesteps):
-            entering = torch.cat([latents] * 2) if guided else latents
-            entering = scheduler.scale_model_input(entering, step)
-            predicted = unet(entering, step, encoder_hidden_states=states, return_dict=False)[0]
-            if guided:
-                without, within = predicted.chunk(2)
-                predicted = without + guidance * (within - without)
+            predicted = predict(scheduler, latents, number, step)
             latents = scheduler.step(predicted, step, latents, **extra, return_dict=False)[0]
             if guide is not None:
                 following = timesteps[number + 1] if number + 1 < len(timesteps) else None

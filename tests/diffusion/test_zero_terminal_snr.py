@@ -81,7 +81,8 @@ def sampled(name: str, denoising: Denoising, steps: int) -> torch.Tensor:
 @pytest.mark.parametrize("steps", [2, 25, 100])
 @pytest.mark.parametrize("name", sampling.SCHEDULERS)
 def test_every_scheduler_reaches_a_mean_far_from_that_of_noise(name, steps):
-    """Under the schedule that was learnt: Heun's takes another by default, Karras's spacing loses its place."""
+    """Under the schedule that was learnt: Heun's takes another by default, Karras's spacing loses its
+    place."""
     made = sampled(name, ZERO, steps)
     assert made.isfinite().all() and float(made.mean()) == pytest.approx(MEAN, abs=0.02 if steps > 2 else 0.3)
     if steps > 2:
@@ -170,7 +171,7 @@ def test_dark_and_bright_pictures_are_learnt_where_epsilon_cannot():
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 5.0])
 @pytest.mark.parametrize("schedule", ["scaled_linear", "linear", "squaredcos_cap_v2"])
 def test_at_a_ratio_of_zero_weight_and_gradient_are_finite(gamma, schedule):
-    """min(0, gamma) / (0 + 1) is 0: the last timestep alone sets the mean, and without weighting it counts."""
+    """min(0, gamma) / (0 + 1) is 0; without weighting the last timestep counts like any other."""
     learner = DenoisingLearner(torch.nn.Identity(), None, Denoising("v_prediction", schedule, True, gamma))
     assert torch.isfinite(learner.weight).all() and (learner.weight >= 0).all()
     assert float(learner.signal[-1]) < 1e-6 and float(learner.sigma[-1]) == pytest.approx(1)

@@ -29,6 +29,7 @@ from birdsd.diffusion.methods.common import (
 )
 from birdsd.diffusion.methods.measuring import autoencoder_loss, loss_line
 from birdsd.diffusion.parts import Frozen, Learner, Parts
+from birdsd.diffusion.recommended import checked_sampling
 from birdsd.diffusion.tokenizer import token_ids
 from birdsd.errors import UserError, unknown_name
 from birdsd.randomness import generator
@@ -90,6 +91,8 @@ class DenoisingMethod:
                 f"method.caption_dropout={config.method.caption_dropout}", "it is a probability, 0..1"
             )
         self.denoising = self.schedule()
+        advice = config.model.recommended.get("sampling")
+        self.sampling = checked_sampling(advice, "model.recommended.sampling") if advice else {}
         self.caches = Caches(self)
 
     # -- what a method says -------------------------------------------------------------------------
@@ -335,6 +338,7 @@ class DenoisingMethod:
             "prediction": self.denoising.prediction,
             "noise_schedule": self.denoising.noise_schedule,
             "zero_terminal_snr": self.denoising.zero_terminal_snr,
+            **({"sampling": self.sampling} if self.sampling else {}),
             "resolution": [self.codec["bands"], self.codec["frames"]],
             **self.about(parts),
         }
@@ -356,8 +360,8 @@ class DenoisingMethod:
 
 
 def base_denoising(source: str, min_snr_gamma: float) -> Denoising:
-    """The prediction and noise schedule of a pretrained model, with our weighting of the timesteps; `UserError`
-    for noise of another kind."""
+    """The prediction and noise schedule of a pretrained model, with our weighting of the timesteps;
+    `UserError` for noise of another kind."""
     told = models.scheduler_config(source)
     plain = Denoising()
     sampling.check_noise(told, source)
