@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ from birdsd.errors import UserError
 from birdsd.files import fingerprint
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from birdsd.diffusion.generator import Generator, WeakerModel
     from birdsd.schema import ClipsConfig
     from birdsd.training.committed import Checkpoint
@@ -52,7 +55,7 @@ def load_weaker(config: ClipsConfig, main: Path, like: Generator) -> WeakerModel
 
         run = folder if (folder / "checkpoints").is_dir() else folder.parent
         checkpoint = checkpoint_at(run, position)
-        put_weights(model.pipeline, checkpoint, f"guide={config.guide}")
+        put_weights(model.pipeline, stored(checkpoint), f"guide={config.guide}")
         identity = fingerprint([identity, position, checkpoint.commit["files"]])
         checkpoint.release()
     elif identity == like.identity:
@@ -64,24 +67,30 @@ def load_weaker(config: ClipsConfig, main: Path, like: Generator) -> WeakerModel
     return WeakerModel(model, named, identity)
 
 
-def put_weights(pipeline: Any, checkpoint: Checkpoint, asked: str) -> None:
-    """Put what a checkpoint holds (its average where it has one) into the networks of a pipeline."""
-    import torch
-
+def stored(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """What a checkpoint holds, by parameter: the averages where it has them."""
     kind = "ema" if checkpoint.has("ema") else "weights"
     names = [key.split("/", 1)[1] for key in checkpoint.commit["tensors"] if key.startswith(f"{kind}/")]
+    return {name: checkpoint.tensor(kind, name) for name in names}
+
+
+def put_weights(pipeline: Any, values: Mapping[str, Tensor], asked: str) -> None:
+    """Put what a run's checkpoints hold into the networks of a pipeline; `UserError` that begins with `asked`
+    where they do not have it."""
+    import torch
+
     held = {
         f"{part}.{name}": tensor
         for part in ("unet", "text_encoder")
         for name, tensor in getattr(pipeline, part).state_dict().items()
     }
-    for name in names:
-        if name not in held or held[name].shape != checkpoint.tensor(kind, name).shape:
+    for name, value in values.items():
+        if name not in held or held[name].shape != value.shape:
             raise UserError(
                 f"{asked}: the checkpoint holds {name}, which the model does not have",
                 "its method taught something that stands on a model, not the model",
                 "name a run of method=full, or one by its export: guide=RUN",
             )
     with torch.no_grad():
-        for name in names:
-            held[name].copy_(checkpoint.tensor(kind, name))
+        for name, value in values.items():
+            held[name].copy_(value)
