@@ -386,7 +386,8 @@ def signature(config: schema.TrainConfig, **fingerprints: str) -> str:
 
     Paths are left out and come in as `fingerprints` (the data's, the autoencoder's) instead, so
     that the same run on another machine, or in another folder, has the same signature. A field at its
-    default is left out too: a setting that a later version adds does not make another run of an old one.
+    default is left out too: a setting that a later version adds does not make another run of an old one;
+    neither does it matter whether a run says what is usual, or leaves it open.
     """
     plain = as_dict(config)
     defaults = dict(keys(schema.TrainConfig))
@@ -394,6 +395,9 @@ def signature(config: schema.TrainConfig, **fingerprints: str) -> str:
     for section in ("model", "method"):
         held = science[section]
         science[section] = {k: v for k, v in held.items() if v != defaults[f"{section}.{k}"] or k == "name"}
+    for name, usual in schema.NOISE_DEFAULTS.items():
+        if science["method"].get(name) == usual:
+            del science["method"][name]
     for name in ("autoencoder", "source", "clip", "recommended", "name"):
         science["model"].pop(name, None)
     return fingerprint({**science, **fingerprints}, length=12)

@@ -88,15 +88,15 @@ class MethodConfig:
     """What is taught, and with which loss."""
 
     name: str = MISSING
-    prediction: str = "epsilon"
+    prediction: Text = None  # null: epsilon; on a pretrained model always what that one predicts
     min_snr_gamma: float = 0.0
     caption_dropout: float = 0.1
     train_text_encoder: bool = True
     kl_weight: float = 1e-6
     gradient_weight: float = 0.0
     crop_frames: int = 0
-    noise_schedule: str = "scaled_linear"
-    zero_terminal_snr: bool = False
+    noise_schedule: Text = None  # null: scaled_linear, or the base's
+    zero_terminal_snr: Optional[bool] = None  # null: false, or as the base has it
     species_balance: float = 0.0  # 0: as the shards have them; 1: every species as often as any other
     learns: list[str] = field(default_factory=list)  # full: patterns of parameter names; empty: all of them
     # lora, and dreambooth on lora
@@ -151,6 +151,13 @@ OPTIM_DEFAULTS: dict[str, Any] = {
     "decay": "cosine",
     "min_learning_rate_ratio": 0.0,
     "ema_decay": 0.999,
+}
+
+# What the fields of MethodConfig that describe the noise mean from scratch; a base says its own.
+NOISE_DEFAULTS: dict[str, Any] = {
+    "prediction": "epsilon",
+    "noise_schedule": "scaled_linear",
+    "zero_terminal_snr": False,
 }
 
 # The same for fields of MethodConfig that are open (0 or empty), by method.
@@ -301,11 +308,16 @@ class ClipsConfig:
     run: Text = None
     count: int = 1
     seed: int = 0
-    steps: int = 25
-    guidance: float = 3.0
+    steps: Optional[int] = None  # null: as the model recommends, else 25
+    guidance: Optional[float] = None  # null: as the model recommends, else 3; 1 is none
     negative_prompt: str = ""
-    scheduler: str = "ddim"
+    scheduler: Text = None  # null: as the model recommends, else ddim
     batch_size: int = 8
+    guidance_start: Optional[float] = None  # guided from this share of the schedule on; null: 0, the noise
+    guidance_end: Optional[float] = None  # up to this one; null: 1, the picture
+    guidance_rescale: Optional[float] = None  # 0..1 of the contrast that guidance adds is taken back; null: 0
+    guide: Text = None  # a weaker model to lead away from: RUN, RUN@POSITION, @POSITION (of the same run)
+    guide_weight: Optional[float] = None  # how far: 1 not at all; null: 2
     seeds: list[int] = field(default_factory=list)  # count clips of every prompt for each; empty: seed alone
     add: list[str] = field(default_factory=list)  # LoRA, tokens, aesthetics: FOLDER or run, with :WEIGHT
     base: Text = None  # the model that an addition stands on, where it has moved
@@ -356,8 +368,14 @@ class DemoConfig:
     machine: str = "auto"
     seed: int = 0
     clips_per_species: int = 6
-    steps: int = 25
-    guidance: float = 3.0
+    steps: Optional[int] = None  # of sampling; this and what follows as for generate
+    guidance: Optional[float] = None
+    scheduler: Text = None
+    guidance_start: Optional[float] = None
+    guidance_end: Optional[float] = None
+    guidance_rescale: Optional[float] = None
+    guide: Text = None
+    guide_weight: Optional[float] = None
     autoencoder_samples: Optional[int] = None
     diffusion_samples: Optional[int] = None
 

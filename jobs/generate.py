@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from birdsd.cluster.jobs import Outcome
-from birdsd.cluster.loading import load_model, model_place
+from birdsd.cluster.loading import load_model, model_place, recommended_sampling
 from birdsd.cluster.parts import Part
 from birdsd.diffusion import generate as room
 from birdsd.diffusion.additions import Addition
@@ -23,7 +23,7 @@ def run(config: GenerateConfig) -> Outcome:
     if config.recipe:
         recipe = Recipe.read(Path(config.recipe))
         return _outcome(room.regenerate(_load_for(config, recipe), recipe, out), out)
-    request = Request.of(config)
+    request = Request.of(config, recommended_sampling(config))
     mine = room.share_out(request, Part.parse(config.part).share)
     model_place(config)  # a wrong name is an error for every part, also for one that has nothing to do
     return _outcome(
@@ -34,7 +34,7 @@ def run(config: GenerateConfig) -> Outcome:
 def _load_for(config: GenerateConfig, recipe: Recipe) -> Generator:
     """The recipe's own model and additions, or those that the configuration names instead."""
     added = None if config.add else [Addition.open(folder, weight) for folder, weight in recipe.additions]
-    config = replace(config, base=config.base or recipe.base)
+    config = replace(config, base=config.base or recipe.base, guide=config.guide or recipe.guide)
     return load_model(config, None if config.run else recipe.model, added)
 
 

@@ -91,6 +91,10 @@ def test_the_signature_is_of_the_science_alone() -> None:
         mark(data="e"),
     }
     assert len(different | {base}) == 5
+    # What a run of an earlier version stored, before these were left open.
+    usual = ["prediction=epsilon", "noise_schedule=scaled_linear", "zero_terminal_snr=false"]
+    assert mark(*(f"method.{one}" for one in usual)) == base
+    assert mark("method.prediction=v_prediction") != base
 
 
 def test_recommended_optimizer_settings_give_way_to_the_users() -> None:

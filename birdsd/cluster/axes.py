@@ -11,7 +11,9 @@ from typing import Any
 import yaml
 
 from birdsd import config, yamltext
-from birdsd.cluster.loading import place_of, split_weight
+from birdsd.cluster.loading import place_of, recommended_sampling, split_weight
+from birdsd.cluster.weaker import placed
+from birdsd.diffusion.recommended import USUAL
 from birdsd.diffusion.request import Request
 from birdsd.errors import UserError, unknown_name
 from birdsd.schema import ClipsConfig, GenerateConfig, GridConfig
@@ -74,7 +76,7 @@ class Cell:
     @property
     def model_key(self) -> tuple[object, ...]:
         """Cells with the same key are made by one loaded model."""
-        return self.settings.run, self.settings.base, tuple(self.settings.add)
+        return self.settings.run, self.settings.base, self.settings.guide, tuple(self.settings.add)
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ class Grid:
                 settings = GenerateConfig(**{**shared, "out": asked.out})
                 for axis, value in ((x, right), (y, below)):
                     settings = _with(settings, axis.key, value) if axis else settings
-                cells.append(Cell(column, row, settings, Request.of(settings)))
+                request = Request.of(settings, recommended_sampling(settings))
+                cells.append(Cell(column, row, settings, request))
         clips = sum(cell.request.total for cell in cells)
         if clips > MOST_CLIPS:
             shape = f"{len(x.values)} x {len(y.values) if y else 1}"
@@ -137,11 +140,17 @@ def command(settings: GenerateConfig) -> str:
         words += _differing(settings.machine, machine, "machine.")
     except UserError:  # a preset from a file of one's own
         words = _differing(settings.machine, usual.machine, "machine.")
+    best = {**USUAL, **recommended_sampling(settings)}
+    left_out: dict[str, Any] = {
+        name: None for name, value in best.items() if getattr(settings, name) == value
+    }
     named = replace(
         settings,
+        **left_out,
         run=str(place_of(settings, settings.run).resolve()) if settings.run else None,
         add=[_placed(settings, text) for text in settings.add],
         init=_absolute(settings.init) if settings.init else None,
+        guide=placed(settings, settings.guide) if settings.guide else None,
         runs=usual.runs,
         out=usual.out,
         machine=usual.machine,
@@ -192,7 +201,7 @@ def value_name(key: str, value: str) -> str:
     """A value for people: paths by their last part, nothing as a word."""
     if value.lower() in NOTHING:
         return "none"
-    if key in ("run", "add", "init", "base"):
+    if key in ("run", "add", "init", "base", "guide"):
         return " + ".join(_short(part) for part in value.split(" + "))
     return value
 
@@ -214,6 +223,9 @@ def fixed_settings(asked: GridConfig, grid: Grid) -> dict[str, str]:
         value = getattr(asked, field.name)
         if field.name in skipped or not (field.name in shown or value != getattr(usual, field.name)):
             continue
+        if value is None and field.name in shown[3:]:  # as the models recommend
+            found = dict.fromkeys(getattr(cell.request, field.name) for cell in grid.cells)
+            value = list(found)
         told[axis_name(field.name)] = _told(field.name, value)
     return told
 

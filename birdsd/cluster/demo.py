@@ -15,6 +15,7 @@ from birdsd.cluster.machine import gpu_devices
 from birdsd.cluster.stages import Stages
 from birdsd.cluster.store import Run, RunStore
 from birdsd.config import compose
+from birdsd.diffusion.recommended import SETTINGS
 from birdsd.errors import UserError
 from birdsd.files import fingerprint, read_json, safe_name, write_json
 from birdsd.schema import DemoConfig
@@ -131,6 +132,7 @@ class Demo:
             f"save.every_samples={max(1, total // 8)}",
             f"save.validate_every_samples={max(1, total // 10)}",
             f"save.preview_every_samples={max(1, total // 2)}",
+            *(["save.keep=8"] if self.config.guide else []),  # it may name any of them
         ]
 
     def _half_way(self, method: str) -> bool:
@@ -174,8 +176,7 @@ class Demo:
             as_setting("prompt", prompts),
             f"out={self.work / 'generated'}",
             f"count={self.config.clips_per_species}",
-            f"steps={self.config.steps}",
-            f"guidance={self.config.guidance}",
+            *as_asked(self.config),
             f"seed={self.config.seed}",
             *self._common,
         ]
@@ -183,6 +184,12 @@ class Demo:
         if louder := fitted_line([clip.get("gain_db", 0.0) for clip in made["clips"]]):
             print(louder, flush=True)
         return made
+
+
+def as_asked(config: DemoConfig) -> list[str]:
+    """The settings of the sampling that the user set; the others are as the model recommends."""
+    said = {name: getattr(config, name) for name in (*SETTINGS, "guide", "guide_weight")}
+    return [as_setting(name, value) for name, value in said.items() if value is not None]
 
 
 def _folder_name(recordings: str | None) -> str:

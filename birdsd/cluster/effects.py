@@ -39,7 +39,7 @@ _MACHINE: dict[str, tuple[str, ...]] = {
     "train": ("processes", *_OF_CLIPS),
 }
 # With recipe=FILE these still count; whatever else decides a clip is the recipe's.
-_BESIDE_RECIPE = ("recipe", "run", "runs", "add", "base", "out", "part")
+_BESIDE_RECIPE = ("recipe", "run", "runs", "add", "base", "guide", "out", "part")
 
 
 def without_effect(job: str, settings: Sequence[str], settled: Any) -> list[str]:
@@ -121,8 +121,11 @@ def _of_clips(settled: Any, said: set[str]) -> Iterator[tuple[str, str]]:
             if not key.startswith("machine.") and key not in _BESIDE_RECIPE:
                 yield key, "the recipe says it"
         return
-    if settled.guidance <= 1:
+    if settled.guidance is not None and settled.guidance <= 1:
         yield "negative_prompt", f"guidance={settled.guidance:g} leads away from nothing (above 1 does)"
+        if not settled.guide:
+            for key in ("guidance_start", "guidance_end", "guidance_rescale"):
+                yield key, f"guidance={settled.guidance:g} is none (above 1 is), and there is no guide"
     if settled.seeds:
         yield "seed", "seeds takes its place"
     if settled.aesthetic_steps == 0:

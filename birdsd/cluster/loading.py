@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from birdsd.cluster.auto import chosen_device
 from birdsd.cluster.store import RunStore
@@ -35,7 +35,25 @@ def load_model(
     device = chosen_device(config.machine)
     set_threads(config.machine.threads, device)
     dtype = choose_precision(config.machine.precision, device).dtype
-    return Generator(place, device, dtype, on_top, base, Placement.of(config.machine))
+    model = Generator(place, device, dtype, on_top, base, Placement.of(config.machine))
+    if config.guide:
+        from birdsd.cluster.weaker import load_weaker
+
+        model.lead_away_from(load_weaker(config, place, model))
+    return model
+
+
+def recommended_sampling(config: ClipsConfig) -> dict[str, Any]:
+    """What the model of the configuration recommends for its sampling, without loading it; {} where it says
+    nothing, or is not there (which its loading then says)."""
+    from birdsd.diffusion.recommended import sampling_of
+
+    try:
+        place = model_place(config)
+        base = RunStore(Path(config.runs)).model_source(config.base, "base")
+    except UserError:
+        return {}
+    return sampling_of(place, base)
 
 
 def model_place(config: ClipsConfig) -> Path:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from birdsd.diffusion import generate as room
 from birdsd.diffusion.generate import Clip
+from birdsd.diffusion.recommended import USUAL
 from birdsd.diffusion.request import Request
 from birdsd.diffusion.words import species_in
 from birdsd.evaluation import page as html
@@ -36,7 +37,7 @@ class Asked:
     steps: int
     seed: int
     negative_prompt: str = ""
-    scheduler: str = "ddim"
+    scheduler: str | None = None
     init: str | None = None
     start_s: float = 0.0
     strength: float | None = None
@@ -70,6 +71,11 @@ class Studio:
         out = Path(config.out)
         out.mkdir(parents=True, exist_ok=True)
         return cls(config, load_model(config), out)
+
+    def usual(self, name: str) -> Any:
+        """What a setting of the sampling is at first: as the page was asked, else as the model recommends."""
+        asked = getattr(self.config, name)
+        return {**USUAL, **self.model.sampling}[name] if asked is None else asked
 
     @property
     def clip_s(self) -> float:
@@ -109,13 +115,13 @@ class Studio:
             seeds=[],
             count=1,
             negative_prompt=asked.negative_prompt.strip(),
-            scheduler=asked.scheduler,
+            scheduler=asked.scheduler or self.config.scheduler,
             init=start or None,
             strength=None if masked or not asked.init else asked.strength,
             mask_start_s=low if masked else None,
             mask_end_s=high if masked and high < self.whole_s else None,
         )
-        return Request.of(settings)
+        return Request.of(settings, self.model.sampling)
 
     def keep_recording(self, path: str) -> str:
         """Copy an uploaded recording to the clips, whose recipes name it: uploads do not outlive the page."""

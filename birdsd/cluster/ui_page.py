@@ -65,10 +65,11 @@ def _fields(studio: Studio) -> tuple[list[Any], Any, Any]:
     prompt.blur(lambda text: next(iter(studio.named_in(text)), ""), prompt, species, show_progress="hidden")
     with gr.Row():
         guidance = gr.Slider(
-            0, 12, config.guidance, step=0.5, label="Guidance", min_width=140, buttons=[], elem_id="guidance"
-        )
+            0, 12, studio.usual("guidance"), step=0.5, label="Guidance", min_width=140, buttons=[],
+            elem_id="guidance",
+        )  # fmt: skip
         steps = gr.Slider(
-            1, 100, config.steps, step=1, label="Steps", min_width=140, buttons=[], elem_id="steps"
+            1, 100, studio.usual("steps"), step=1, label="Steps", min_width=140, buttons=[], elem_id="steps"
         )
     seed = gr.Number(config.seed, label="Seed", precision=0, minimum=0, elem_id="seed")
     with gr.Row():
@@ -78,7 +79,7 @@ def _fields(studio: Studio) -> tuple[list[Any], Any, Any]:
         init, start_s, strength, low, high = _start(studio)
     with gr.Accordion("More", open=False):
         negative = gr.Textbox(config.negative_prompt, label="Not this (negative prompt)")
-        scheduler = gr.Dropdown(sorted(SCHEDULERS), value=config.scheduler, label="Scheduler")
+        scheduler = gr.Dropdown(sorted(SCHEDULERS), value=studio.usual("scheduler"), label="Scheduler")
     fields = [prompt, guidance, steps, seed, negative, scheduler, init, start_s, strength, low, high]
     return fields, button, again
 

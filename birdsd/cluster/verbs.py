@@ -1,5 +1,5 @@
 """The verbs about jobs (submit, resume, status, logs, cancel, report, doctor, site, verify, cache-models)
-and about models (export, import, ui), those that carry a run elsewhere (pack, unpack), and `judge`.
+and about models (export, ema, import, ui), those that carry a run elsewhere (pack, unpack), and `judge`.
 
 Parsers only; what a verb needs is imported when it runs, so that a login node answers at once.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 VERBS = (
     "submit", "resume", "status", "logs", "cancel", "report", "doctor", "site", "verify", "cache-models",
-    "export", "import", "ui", "pack", "unpack", "plan", "judge",
+    "export", "ema", "import", "ui", "pack", "unpack", "plan", "judge",
 )  # fmt: skip
 _TEXT = argparse.RawDescriptionHelpFormatter
 
@@ -169,11 +169,14 @@ def _add_checking(verbs: Any) -> None:
 
 
 def _add_formats(verbs: Any) -> None:
+    from birdsd.cluster.averaging import add_ema
     from birdsd.cluster.exporting import add_export
     from birdsd.cluster.importing import add_import
 
     add_export(verbs)
     verbs.choices["export"].set_defaults(call=_export)
+    add_ema(verbs)
+    verbs.choices["ema"].set_defaults(call=_ema)
     add_import(verbs)
     verbs.choices["import"].set_defaults(call=_import)
     from birdsd.cluster.ui import add_ui
@@ -343,6 +346,16 @@ def _export(options: argparse.Namespace) -> int:
             options.run, options.formats, out=options.out, dtype=options.dtype, base=options.base,
             runs=options.runs,
         )  # fmt: skip
+    _print(facts, options.json, text)
+    return 0
+
+
+def _ema(options: argparse.Namespace) -> int:
+    from birdsd.cluster.averaging import average_run
+    from birdsd.cluster.quiet import libraries_on_stderr, silent_transformers
+
+    with libraries_on_stderr(), silent_transformers():
+        facts, text = average_run(options.run, options.length, options.out, options.runs)
     _print(facts, options.json, text)
     return 0
 

@@ -120,6 +120,8 @@ class Recipe:
     base: str | None = None
     additions: tuple[tuple[str, float], ...] = ()
     start: str | None = None  # the identity of what it started from
+    guide: str | None = None  # the weaker model, and a fingerprint of its weights
+    guide_weights: str | None = None
 
     @classmethod
     def read(cls, path: Path) -> Recipe:
@@ -130,7 +132,8 @@ class Recipe:
                 path, Request.from_json(told["request"]), int(told["number"]), Path(told["model"]),
                 str(told["weights"]), told.get("base"),
                 tuple((str(one["folder"]), float(one["weight"])) for one in told.get("additions", ())),
-                told.get("start"),
+                told.get("start"), *((told["guide"]["model"], told["guide"]["weights"]) if told.get("guide")
+                                     else (None, None)),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
@@ -152,6 +155,12 @@ def regenerate(model: Generator, recipe: Recipe, out: Path) -> list[Clip]:
             f"the model in {model.folder} is not the one that {recipe.path} was made with",
             f"its weights have the fingerprint {model.identity}, the recipe names {recipe.weights}",
             "name the folder of the right model with run=, and what was added to it with add=",
+        )
+    if recipe.guide and (found := model.weaker.identity if model.weaker else "none") != recipe.guide_weights:
+        raise UserError(
+            f"the weaker model is not the one that {recipe.path} was made with",
+            f"its weights have the fingerprint {found}, the recipe names {recipe.guide_weights}",
+            "name the right one with guide=; an earlier checkpoint lasts as long as save.keep says",
         )
     start = model.start(recipe.request)
     if start is not None and start.identity != recipe.start:
@@ -210,6 +219,9 @@ def _plan(model: Generator, request: Request, number: int, out: Path, start: Sta
     """The files of one clip are named after the prompt and a hash of all that decides it."""
     work = request.work(number)
     decides = {**request.alone(number).to_json(), "weights": model.identity}
+    weaker = model.weaker if request.guide_weight is not None else None
+    if weaker is not None:
+        decides["guide"] = weaker.identity
     asked = request.to_json()
     if start is not None:
         decides["init"] = start.identity
@@ -239,6 +251,8 @@ def _plan(model: Generator, request: Request, number: int, out: Path, start: Sta
         recipe["generated_s"] = [round(span.start_s, 6), round(span.end_s, 6)]
     if model.base is not None:
         recipe["base"] = model.base
+    if weaker is not None:
+        recipe["guide"] = {"model": weaker.named, "weights": weaker.identity}
     if model.on_top:
         recipe["additions"] = [
             {"folder": str(one.folder.resolve()), "kind": one.kind, "weight": one.weight}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,11 @@ from birdsd.diffusion.aesthetics import Aesthetic, AestheticSettings, personalis
 from birdsd.diffusion.conditioning import Start, keep_outside, known_latents
 from birdsd.diffusion.export import quiet_diffusers, read_codec, read_training, weights_fingerprint
 from birdsd.diffusion.finite import NotFinite, check_networks, is_finite
+from birdsd.diffusion.guidance import Weaker
 from birdsd.diffusion.models import variant_of
 from birdsd.diffusion.placement import Placement
 from birdsd.diffusion.prompts import emphasise_tokens, encode_weighted, keep_names, literal, plain_text
+from birdsd.diffusion.recommended import recommended
 from birdsd.diffusion.words import apply_words, species_in
 from birdsd.errors import UserError
 
@@ -28,6 +30,16 @@ if TYPE_CHECKING:
 
     from birdsd.diffusion.request import Request
     from birdsd.sound.codec import SpectrogramCodec
+
+
+@dataclasses.dataclass(frozen=True)
+class WeakerModel:
+    """A model to lead away from, the `named` folder (and checkpoint) that it came from, and a fingerprint of
+    its weights."""
+
+    model: Generator
+    named: str
+    identity: str
 
 
 class Generator:
@@ -61,6 +73,8 @@ class Generator:
         place = str(pipeline_folder(Path(under))) if Path(under).exists() or not lower else under
         told = read_training(Path(place))
         self.training = _merged(told, self.additions)
+        self.sampling = recommended([told, *(one.training for one in lower)], str(self.folder))
+        self.weaker: WeakerModel | None = None
         self.codec: SpectrogramCodec = SpectrogramCodec.from_json(_codec(place, lower))
         at_base = told.get("weights") or (weights_fingerprint(Path(place)) if Path(place).is_dir() else place)
         self.identity = small.combined_identity(str(at_base), self.additions)
@@ -196,7 +210,9 @@ class Generator:
             span = request.span(self.codec.clip_s)
             with self.working("vae"):
                 guide = known_latents(start, parts.vae, self.codec, request.skipped_steps(), span)
-        with self.working("unet"):
+        weaker = self._weaker(request, prompts, unet.dtype)
+        others = self.weaker.model.working("unet") if self.weaker and weaker else nullcontext()
+        with self.working("unet"), others:
             return sampling.sample_latents(
                 unet,
                 scheduler,
@@ -204,12 +220,52 @@ class Generator:
                 negative.to(unet.dtype),
                 noise.to(self.device, unet.dtype),
                 steps=request.steps,
-                guidance=request.guidance,
+                guidance=request.led(),
                 generators=[sampling.torch_generator(seed, "sampler", int(k)) for seed, k in drawn],
                 progress=tick,
                 guide=guide,
+                weaker=weaker,
                 watch=watch,
             )
+
+    def lead_away_from(self, weaker: WeakerModel) -> None:
+        """Let requests with a guide_weight be led away from a weaker model; `UserError` where it draws other
+        latents, or predicts something else."""
+        other = weaker.model
+        ours, theirs = self.pipeline.vae.state_dict(), other.pipeline.vae.state_dict()
+        same = ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in ours)
+        if not same or self.latent_shape() != other.latent_shape():
+            raise UserError(
+                f"guide={weaker.named} does not draw the latents of {self.folder}",
+                "both must stand on the same autoencoder and codec",
+                "guide=@POSITION names an earlier checkpoint of the same run",
+            )
+        noise = [_noise_of(model.pipeline.scheduler.config) for model in (self, other)]
+        if noise[0] != noise[1]:
+            told = [", ".join(f"{name}={value}" for name, value in one.items()) for one in noise]
+            raise UserError(
+                f"guide={weaker.named} predicts under {told[1]}",
+                f"the model predicts under {told[0]}, and the two cannot be subtracted",
+                "name a run with the same prediction and noise",
+            )
+        other.pipeline.vae = self.pipeline.vae  # one is enough in memory
+        self.weaker = weaker
+
+    def _weaker(self, request: Request, prompts: Sequence[str], dtype: Any) -> Weaker | None:
+        """What the weaker model is told of each prompt."""
+        if request.guide_weight is None or request.guide_weight == 1:
+            return None
+        if self.weaker is None:
+            raise UserError(
+                f"guide_weight={request.guide_weight:g}",
+                "there is no weaker model to lead away from",
+                "guide=RUN@POSITION",
+            )
+        model = self.weaker.model
+        plain = dataclasses.replace(request, aesthetic_steps=None, aesthetic_name=None)
+        with model.working("text_encoder"):
+            context, _ = model.conditioning(plain, prompts)
+        return Weaker(model.pipeline.unet, context.to(dtype), request.guide_weight)
 
     def working(self, *networks: str) -> AbstractContextManager[None]:
         """Inside, these networks of the pipeline are on the device."""
@@ -307,6 +363,13 @@ def _load(place: str) -> Any:
             "expected a StableDiffusionPipeline folder with safetensors",
             "export the run again, or name another folder",
         ) from error
+
+
+def _noise_of(config: Any) -> dict[str, Any]:
+    """What decides what a prediction means."""
+    usual = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    usual |= {"prediction_type": "epsilon", "rescale_betas_zero_snr": False}
+    return {name: config.get(name, value) for name, value in usual.items()}
 
 
 def _codec(place: str, lower: Sequence[Addition]) -> dict[str, Any]:

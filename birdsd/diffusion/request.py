@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 from birdsd.diffusion import sampling
 from birdsd.diffusion.aesthetics import AestheticSettings
 from birdsd.diffusion.conditioning import Span, first_step
+from birdsd.diffusion.guidance import Guidance, check_guide_weight
 from birdsd.errors import UserError
 
 USUAL_STRENGTH = 0.6  # of a whole clip; what lies in a masked stretch is made from nothing
 USUAL_AESTHETIC_STEPS = 5
+USUAL_GUIDE_WEIGHT = 2.0
 _KNOWN_FROM_THE_START = 8  # fields of a request, of those in the first recipes
 
 
@@ -55,9 +57,16 @@ class Request:
     aesthetic_negative: bool | None = None
     aesthetic_text: str = ""
     aesthetic_name: str | None = None
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
+    guidance_rescale: float = 0.0
+    guide_weight: float | None = None  # None: there is no weaker model to lead away from
 
     def __post_init__(self) -> None:
         sampling.check_request(self.steps, self.guidance, self.count, self.batch_size)
+        self.led()
+        if self.guide_weight is not None:
+            check_guide_weight(self.guide_weight)
         if self.scheduler not in sampling.SCHEDULERS:
             sampling.make_scheduler(self.scheduler, {})
         if not self.prompts or not all(text.strip() for text in self.prompts):
@@ -75,9 +84,22 @@ class Request:
         self.aesthetics()
 
     @classmethod
-    def of(cls, config: Any) -> Request:
-        """The request of a GenerateConfig, or of anything else with the same attributes."""
+    def of(cls, config: Any, recommended: Mapping[str, Any] | None = None) -> Request:
+        """The request of a GenerateConfig, or of anything else with the same attributes. What it leaves open
+        is as the model has `recommended`, else as usual."""
         given = {field.name: getattr(config, field.name) for field in fields(cls) if field.name != "prompts"}
+        usual = {field.name: field.default for field in fields(cls)}
+        for name, value in given.items():
+            if value is None:
+                given[name] = (recommended or {}).get(name, usual[name])
+        if not config.guide and given["guide_weight"] is not None:
+            raise UserError(
+                f"guide_weight={given['guide_weight']:g} without guide",
+                "it says how far to go away from a weaker model",
+                "add guide=RUN, guide=RUN@POSITION or guide=@POSITION (of the same run)",
+            )
+        if config.guide and given["guide_weight"] is None:
+            given["guide_weight"] = USUAL_GUIDE_WEIGHT
         given["seeds"] = tuple(dict.fromkeys(given["seeds"]))
         return cls(tuple(dict.fromkeys(config.prompt)), **given)
 
@@ -122,6 +144,10 @@ class Request:
         return replace(self, prompts=(work.prompt,), seed=work.seed, seeds=(), count=1, batch_size=1)
 
     # -- what its settings mean --------------------------------------------------------------------
+
+    def led(self) -> Guidance:
+        """How predictions are led; `UserError` for what cannot be."""
+        return Guidance(self.guidance, self.guidance_start, self.guidance_end, self.guidance_rescale)
 
     @property
     def is_masked(self) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from birdsd.diffusion.finite import NotFinite, is_finite
+from birdsd.diffusion.guidance import Guidance, Predictor, Weaker
 from birdsd.errors import UserError, unknown_name
 from birdsd.randomness import generator
 
@@ -26,6 +27,10 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
     "ddpm": ("DDPMScheduler", {}),
     "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "dpm++karras": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
+    ),
     "dpm++sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
     "euler": ("EulerDiscreteScheduler", {}),
     "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
@@ -40,7 +45,50 @@ def make_scheduler(name: str, trained: Mapping[str, Any]) -> Any:
         raise unknown_name("scheduler", name, SCHEDULERS)
     kind, settings = SCHEDULERS[name]
     own = {key: value for key, value in trained.items() if not key.startswith("_")}
+    check_noise(trained, "the model")
+    if own.get("rescale_betas_zero_snr"):
+        own["timestep_spacing"] = "trailing"  # another would leave out the one step that sets the mean
+        if name == "heun":
+            own["trained_betas"] = _rescaled_betas(own)
     return getattr(importlib.import_module("diffusers"), kind).from_config({**own, **settings})
+
+
+def check_noise(trained: Mapping[str, Any], where: str) -> None:
+    """Refuse a scheduler's configuration whose noise is of a kind that is not known here, or contradicts
+    itself; {} is Stable Diffusion's own. `where`: whose it is, for the error."""
+    if not trained:
+        return
+    kind, steps = str(trained.get("_class_name", "")), trained.get("num_train_timesteps", 1000)
+    odd = ""
+    if "FlowMatch" in kind or "EDM" in kind or (kind and "beta_schedule" not in trained):
+        odd = f"that of a {kind}"
+    elif trained.get("trained_betas") is not None:
+        odd = "a schedule of its own (trained_betas)"
+    elif steps != 1000:
+        odd = f"num_train_timesteps={steps}"
+    if odd:
+        raise UserError(
+            f"the noise schedule of {where} is {odd}",
+            "known are 1000 timesteps of Stable Diffusion's schedules, under which epsilon or v is predicted",
+            "name another model, or correct its scheduler/scheduler_config.json",
+        )
+    if trained.get("rescale_betas_zero_snr") and trained.get("prediction_type", "epsilon") == "epsilon":
+        raise UserError(
+            f"the scheduler of {where} has rescale_betas_zero_snr with prediction_type=epsilon",
+            "at a signal-to-noise ratio of zero the noise says nothing of the picture",
+            "correct its scheduler/scheduler_config.json: such models predict v (v_prediction)",
+        )
+
+
+def _rescaled_betas(trained: Mapping[str, Any]) -> list[float]:
+    """The betas of zero terminal SNR for Heun's scheduler, which cannot rescale them by itself (and would
+    quietly take the others). The last signal is 2^-12, as in the schedulers that can."""
+    from diffusers import DDIMScheduler
+
+    known: Any = DDIMScheduler.from_config({**trained, "trained_betas": None})
+    abar = known.alphas_cumprod.double()
+    betas = known.betas.double().tolist()
+    return [*betas[:-1], 1 - 2.0**-24 / float(abar[-2])]
 
 
 def torch_generator(*key: int | str) -> torch.Generator:
@@ -67,8 +115,7 @@ def check_request(steps: int, guidance: float, count: int, batch_size: int) -> N
             raise UserError(f"{name}={value}", f"it must be at least {low}", f"set {name}={low}")
     if steps > 1000:
         raise UserError(f"steps={steps}", "the noise schedule has 1000 steps", "set steps to 20-50")
-    if not np.isfinite(guidance) or guidance < 0:
-        raise UserError(f"guidance={guidance}", "it must be a number >= 0", "try guidance=3; 1 turns it off")
+    Guidance(guidance)
 
 
 class Guide(Protocol):
@@ -100,44 +147,42 @@ def sample_latents(
     noise: Tensor,
     *,
     steps: int,
-    guidance: float,
+    guidance: float | Guidance,
     generators: Sequence[torch.Generator],
     progress: Callable[[], object] | None = None,
     guide: Guide | None = None,
+    weaker: Weaker | None = None,
     watch: Watch | None = None,
 ) -> Tensor:
     """Denoise `noise` [B, C, h, w] under `context` [B, n, width]; returns latents as the UNet knows them
     (scaled).
 
-    `negative` [B, n, width] is what guidance > 1 leads away from. `generators`: one an image, for the
-    schedulers that add noise. `progress` is called once a step of the network. `guide` starts from
-    something that is known, or keeps to it. `watch` notes where numbers stop being finite.
+    `guidance` is a scale, or more than that. `negative` [B, n, width] is what guidance > 1 leads away from,
+    and `weaker` a model to lead away from. `generators`: one an image, for the schedulers that add noise.
+    `progress` is called once a step of the network. `guide` starts from something that is known, or keeps to
+    it. `watch` notes where numbers stop being finite.
     """
     import inspect
 
     import torch
 
-    guided = guidance > 1 and negative is not None
-    states = torch.cat([negative, context]) if guided and negative is not None else context
     scheduler.set_timesteps(steps, device=noise.device)
     timesteps = scheduler.timesteps
-    if guide is None:
-        latents = noise * scheduler.init_noise_sigma
-    else:
-        timesteps = timesteps[guide.skipped * scheduler.order :]
-        if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(guide.skipped * scheduler.order)
-        latents = guide.begin(scheduler, noise, timesteps)
+    first = 0 if guide is None else guide.skipped * scheduler.order
+    if hasattr(scheduler, "set_begin_index"):
+        # Told, not looked up by the timestep: Karras's spacing rounds several steps to the same one.
+        scheduler.set_begin_index(first)
+    timesteps = timesteps[first:]
+    latents = (
+        noise * scheduler.init_noise_sigma if guide is None else guide.begin(scheduler, noise, timesteps)
+    )
+    led = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
+    predict = Predictor(unet, context, negative, led, timesteps.tolist(), weaker)
     takes = inspect.signature(scheduler.step).parameters
     extra = {"generator": list(generators)} if "generator" in takes else {}
     with torch.no_grad():
         for number, step in enumerate(timesteps):
-            entering = torch.cat([latents] * 2) if guided else latents
-            entering = scheduler.scale_model_input(entering, step)
-            predicted = unet(entering, step, encoder_hidden_states=states, return_dict=False)[0]
-            if guided:
-                without, within = predicted.chunk(2)
-                predicted = without + guidance * (within - without)
+            predicted = predict(scheduler, latents, number, step)
             latents = scheduler.step(predicted, step, latents, **extra, return_dict=False)[0]
             if guide is not None:
                 following = timesteps[number + 1] if number + 1 < len(timesteps) else None

@@ -10,16 +10,14 @@ given up and named, and the next one tries again; several in a row end the run.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import threading
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +27,11 @@ from torch import Tensor
 import birdsd
 from birdsd.errors import UserError
 from birdsd.files import explained_write, fsync_folder, write_json
+from birdsd.training.committed import COMMIT, STATE, Checkpoint, json_sum, read_committed
 from birdsd.training.engine import Engine
 from birdsd.training.tensorfile import TensorBuffer, TensorFile, TensorStream
 from birdsd.training.world import World
 
-COMMIT, STATE = "COMMIT.json", "state.json"
 _PARTIAL, _OLD, _BAD = ".partial", ".old", ".bad"
 # Pauses before each further try of a save that must not be lost.
 RETRY_PAUSES_S = (2.0, 4.0, 6.0, 8.0, 10.0)
@@ -43,41 +41,6 @@ Event = Callable[[dict[str, Any]], None]
 
 def stage(name: str) -> None:
     """A named point of a save. It does nothing; the tests of kills put one here."""
-
-
-@dataclass
-class Checkpoint:
-    """A committed checkpoint whose checksums held."""
-
-    folder: Path
-    commit: dict[str, Any]
-    state: dict[str, Any]
-    _files: dict[str, TensorFile] = field(default_factory=dict)
-
-    @property
-    def position(self) -> int:
-        return int(self.state["position"])
-
-    def tensor(self, kind: str, name: str) -> Tensor:
-        """A tensor of a parameter: `kind` is weights, exp_avg, exp_avg_sq or ema. It is a view of the file,
-        read when used, and not to be written to."""
-        file = self.commit["tensors"].get(f"{kind}/{name}")
-        if file is None:
-            raise UserError(
-                f"checkpoint {self.folder} has no {kind} for the parameter {name}",
-                "the model of this run is not the one that was saved",
-                "use the version of birdsd that began the run, or begin a new one",
-            )
-        if file not in self._files:
-            self._files[file] = TensorFile(self.folder / file)
-        return self._files[file].tensor(f"{kind}/{name}")
-
-    def release(self) -> None:
-        """Let go of the files; they are opened again where a tensor is asked for."""
-        self._files.clear()
-
-    def has(self, kind: str) -> bool:
-        return any(key.startswith(f"{kind}/") for key in self.commit["tensors"])
 
 
 @dataclass(frozen=True)
@@ -151,7 +114,7 @@ class Checkpointer:
         self._join()
         self._tidy()
         while (name := self.world.from_first(self._newest_name())) is not None:
-            checkpoint, problem = self._read(self.folder / name)
+            checkpoint, problem = read_committed(self.folder / name, self.world.rank, self.world.size)
             problems = [p for p in self.world.gather(problem) if p]
             if not problems and checkpoint is not None:
                 self._check_signature(checkpoint)
@@ -173,26 +136,6 @@ class Checkpointer:
         # Also those that lost their COMMIT: they are set aside and named, not taken for never written.
         names = [p.name for p in self.folder.iterdir() if p.name.isdigit()]
         return max(names, key=int, default=None)
-
-    def _read(self, folder: Path) -> tuple[Checkpoint | None, str | None]:
-        """The checkpoint, or what is wrong with it. The files' checksums are dealt out over the ranks."""
-        try:
-            commit = json.loads((folder / COMMIT).read_text(encoding="utf-8"))
-            if commit.pop("crc32") != _json_sum(commit):
-                return None, f"the bytes of {COMMIT} are not those that were written"
-            files = {}
-            for number, (name, recorded) in enumerate(sorted(commit["files"].items())):
-                if number % self.world.size != self.world.rank:
-                    continue
-                files[name] = TensorFile(folder / name)
-                if problem := files[name].difference(recorded):
-                    return None, problem
-            state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        except OSError as error:
-            return None, f"{error.filename} cannot be read ({error.strerror})"
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return None, f"it is damaged ({error})"
-        return Checkpoint(folder, commit, state, files), None
 
     def _check_signature(self, checkpoint: Checkpoint) -> None:
         saved = checkpoint.commit["signature"]
@@ -420,7 +363,7 @@ class Checkpointer:
         files[STATE] = TensorFile(partial / STATE).sum().to_json()
         tensors = {key: _file_of(owner, self.world.size) for key, owner in self._owners.items()}
         commit = {**save.details, "time": time.time(), "files": files, "tensors": tensors}
-        write_json(partial / COMMIT, {**commit, "crc32": _json_sum(commit)})
+        write_json(partial / COMMIT, {**commit, "crc32": json_sum(commit)})
         stage("commit written")
         fsync_folder(partial)
         target = self.folder / save.name
@@ -485,7 +428,3 @@ def _failure_of(error: BaseException) -> _Failure:
 
 def _file_of(rank: int, size: int) -> str:
     return f"tensors-{rank:05d}-of-{size:05d}.safetensors"
-
-
-def _json_sum(value: object) -> int:
-    return zlib.crc32(json.dumps(value, sort_keys=True).encode())

@@ -30,7 +30,8 @@ from birdsd.training.batches import (
     open_reader,
     provide,
 )
-from birdsd.training.checkpoint import Checkpoint, Checkpointer, Event
+from birdsd.training.checkpoint import Checkpointer, Event
+from birdsd.training.committed import Checkpoint
 from birdsd.training.engine import Engine, StepResult, engine_name, make_engine
 from birdsd.training.outcome import CHECKPOINTS, FINISHED_FILE, TrainResult, finished_before
 from birdsd.training.plan import BatchPlan

@@ -10,7 +10,7 @@ import torch
 
 from birdsd.diffusion.finite import NotFinite
 from birdsd.errors import UserError
-from birdsd.training.checkpoint import Checkpoint
+from birdsd.training.committed import Checkpoint
 from birdsd.training.shortage import is_out_of_memory, reason_of
 
 if TYPE_CHECKING:

@@ -197,7 +197,10 @@ class _Import:
         self.heard = heard_in(self.beside, "" if is_own else asked.stem)
 
     def _about(self, **facts: Any) -> dict[str, Any]:
-        kept = ("method", "prediction", "noise_schedule", "zero_terminal_snr", "resolution", "rank", "alpha")
+        kept = (
+            "method", "prediction", "noise_schedule", "zero_terminal_snr", "resolution", "rank", "alpha",
+            "sampling",
+        )  # fmt: skip
         known = {key: self.told[key] for key in kept if key in self.told}
         origin = {"file": self.asked.path.name, "identity": self.identity, "form": self.form}
         return {**known, **facts, "imported": origin}

@@ -148,7 +148,14 @@ def merge(exported: Exported, folder: Path, base: str | None = None) -> Path:
         scheduler=dict(pipeline.scheduler.config),
         codec=model.codec.to_json(),
         heard=heard_together(sets),
-        about={**facts, "base": under, "words": model.words, "tokens": tokens, "merged": exported.kind},
+        about={
+            **facts,
+            **({"sampling": model.sampling} if model.sampling else {}),
+            "base": under,
+            "words": model.words,
+            "tokens": tokens,
+            "merged": exported.kind,
+        },
     )
 
 

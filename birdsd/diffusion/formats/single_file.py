@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from birdsd.diffusion import export, models
+from birdsd.diffusion import export, models, sampling
 from birdsd.diffusion.formats import layout, ldm, settings
 from birdsd.diffusion.formats.companions import Exported
 from birdsd.diffusion.formats.tensors import (
@@ -238,4 +238,7 @@ def _as_marked(content: Content, noise: dict[str, Any], vae: Any) -> dict[str, A
         found["prediction_type"] = "v_prediction"
     if "ztsnr" in content.tensors:
         found |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        sampling.check_noise(found, str(content.path))
+    elif found.get("prediction_type", "epsilon") == "epsilon":
+        found["rescale_betas_zero_snr"] = False  # that of the base, which cannot be this file's
     return found

@@ -29,9 +29,11 @@ from birdsd.diffusion.methods.common import (
 )
 from birdsd.diffusion.methods.measuring import autoencoder_loss, loss_line
 from birdsd.diffusion.parts import Frozen, Learner, Parts
+from birdsd.diffusion.recommended import checked_sampling
 from birdsd.diffusion.tokenizer import token_ids
 from birdsd.errors import UserError, unknown_name
 from birdsd.randomness import generator
+from birdsd.schema import NOISE_DEFAULTS
 
 if TYPE_CHECKING:
     from birdsd.schema import TrainConfig
@@ -89,13 +91,26 @@ class DenoisingMethod:
                 f"method.caption_dropout={config.method.caption_dropout}", "it is a probability, 0..1"
             )
         self.denoising = self.schedule()
+        advice = config.model.recommended.get("sampling")
+        self.sampling = checked_sampling(advice, "model.recommended.sampling") if advice else {}
         self.caches = Caches(self)
 
     # -- what a method says -------------------------------------------------------------------------
 
     def schedule(self) -> Denoising:
-        """What the network predicts under which noise: that of the model it starts from."""
-        return base_denoising(required_source(self.config), self.config.method.min_snr_gamma)
+        """What the network predicts under which noise: that of the model it starts from. A setting that says
+        otherwise is refused: the weights would be read as something that they are not."""
+        method, source = self.config.method, required_source(self.config)
+        base = base_denoising(source, method.min_snr_gamma)
+        for name in NOISE_DEFAULTS:
+            said, has = getattr(method, name), getattr(base, name)
+            if said is not None and said != has:
+                raise UserError(
+                    f"method.{name}={str(said).lower()}, and the base {source} has {str(has).lower()}",
+                    "a model goes on predicting what it predicts, under the noise that it knows",
+                    f"leave method.{name} out, or train from scratch (method=full model.init=scratch)",
+                )
+        return base
 
     def networks(self) -> Networks:
         """The networks to start from, in float32: those of model.source."""
@@ -323,6 +338,7 @@ class DenoisingMethod:
             "prediction": self.denoising.prediction,
             "noise_schedule": self.denoising.noise_schedule,
             "zero_terminal_snr": self.denoising.zero_terminal_snr,
+            **({"sampling": self.sampling} if self.sampling else {}),
             "resolution": [self.codec["bands"], self.codec["frames"]],
             **self.about(parts),
         }
@@ -344,9 +360,11 @@ class DenoisingMethod:
 
 
 def base_denoising(source: str, min_snr_gamma: float) -> Denoising:
-    """The prediction and noise schedule of a pretrained model, with our weighting of the timesteps."""
+    """The prediction and noise schedule of a pretrained model, with our weighting of the timesteps;
+    `UserError` for noise of another kind."""
     told = models.scheduler_config(source)
     plain = Denoising()
+    sampling.check_noise(told, source)
     return Denoising(
         str(told.get("prediction_type", plain.prediction)),
         str(told.get("beta_schedule", plain.noise_schedule)),

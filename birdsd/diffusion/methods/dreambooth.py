@@ -23,7 +23,7 @@ from birdsd.diffusion.class_pictures import ClassPictures, ClassRequest, Sampler
 from birdsd.diffusion.denoiser import STEPS, DenoisingLearner
 from birdsd.diffusion.export import read_training
 from birdsd.diffusion.methods.common import evaluating
-from birdsd.diffusion.methods.denoising import DenoisingMethod, Networks, base_denoising, check_pretrained
+from birdsd.diffusion.methods.denoising import DenoisingMethod, Networks, check_pretrained
 from birdsd.diffusion.methods.full import FullMethod
 from birdsd.diffusion.methods.lora import LoraMethod
 from birdsd.diffusion.parts import Parts
@@ -35,7 +35,6 @@ from birdsd.shards.balance import species_of
 from birdsd.sound.captions import prompt_for, with_article
 
 if TYPE_CHECKING:
-    from birdsd.diffusion.denoiser import Denoising
     from birdsd.schema import TrainConfig
     from birdsd.shards.index import ShardIndex
     from birdsd.shards.reader import Sample
@@ -125,10 +124,6 @@ class DreamBooth(DenoisingMethod):
 
     # -- the words ----------------------------------------------------------------------------------
 
-    def schedule(self) -> Denoising:
-        """That of the model it starts from."""
-        return base_denoising(str(self.config.model.source), self.config.method.min_snr_gamma)
-
     def learner(self, networks: Networks, dtype: torch.dtype) -> DenoisingLearner:
         """The method's own, with the second half of the loss."""
         plain = super().learner(networks, dtype)
@@ -201,7 +196,7 @@ class DreamBooth(DenoisingMethod):
     def _sampler(self, parts: Parts) -> Sampler:
         """The model's own pictures; its networks are loaded where there is one to make."""
         held = [parts] if hasattr(parts.learner, "unet") else []
-        scheduler = base_denoising(str(self.config.model.source), 0.0).scheduler_config()
+        scheduler = self.denoising.scheduler_config()
 
         def sample(numbers: Sequence[int], tick: Callable[[], object]) -> np.ndarray:
             if not held:

@@ -16,6 +16,7 @@ from birdsd.diffusion.denoiser import Denoising, DenoisingLearner
 from birdsd.diffusion.methods.denoising import DenoisingMethod, Networks
 from birdsd.diffusion.tokenizer import train_tokenizer
 from birdsd.errors import UserError
+from birdsd.schema import NOISE_DEFAULTS
 
 _CAPTION_SAMPLES = 20_000  # the tokenizer's merges have settled long before
 
@@ -24,11 +25,13 @@ class FullMethod(DenoisingMethod):
     """Fine-tuning and training from scratch; see `DenoisingMethod`."""
 
     def schedule(self) -> Denoising:
-        """As the method's settings say: a whole model can be taught another prediction or schedule."""
+        """From scratch as the method's settings say, else that of the model it starts from."""
         method = self.config.method
-        return Denoising(
-            method.prediction, method.noise_schedule, method.zero_terminal_snr, method.min_snr_gamma
-        )
+        if self.config.model.init == "pretrained":
+            return super().schedule()
+        said = {name: getattr(method, name) for name in NOISE_DEFAULTS}
+        noise = {name: NOISE_DEFAULTS[name] if value is None else value for name, value in said.items()}
+        return Denoising(**noise, min_snr_gamma=method.min_snr_gamma)
 
     def networks(self) -> Networks:
         """Loaded with model.init=pretrained; else new ones around the autoencoder."""
