@@ -144,7 +144,10 @@ def _cells(low_s: float, high_s: float, first_s: float, spacing_s: float) -> lis
 def _widest(low_s: float, high_s: float, first_s: float, count: int, apart_s: float) -> float:
     """The widest spacing with `count` places beside the first clip's; `apart_s` where there is no such."""
     sides = (first_s - low_s, high_s - first_s, high_s - low_s)
-    spacings = sorted({side / n for side in sides for n in range(1, count + 1)}, reverse=True)
+    spacings = sorted(
+        {side / n for side in sides for n in range(1, min(count, int(max(0.0, side) / apart_s)) + 1)},
+        reverse=True,
+    )
     for spacing_s in spacings:
         if spacing_s < apart_s:
             break

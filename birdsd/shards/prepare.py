@@ -185,7 +185,7 @@ class _Work:
 def _survey(work: _Work, recordings: Sequence[Recording], groups: Mapping[str, str]) -> Survey:
     """Listen to all recordings, unless another task did; a part that comes meanwhile waits."""
     folder, plan = work.folder, work.plan
-    with waiting_for(folder / f"{SURVEY_FILE}.lock"):
+    with waiting_for(folder / ".lock-survey"):
         if (known := load_survey(folder, plan.fingerprint)) is not None:
             return known
         tasks = [

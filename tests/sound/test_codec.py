@@ -35,7 +35,7 @@ def sweep(codec):
 
 
 def test_presets_are_there_and_start_with_a_comment():
-    assert {"birdsong", "birdsong-small", "riffusion"} <= set(PRESETS)
+    assert {"birdsong", "birdsong-small", "birdsong-3s", "riffusion"} <= set(PRESETS)
     names = {field.name for field in dataclasses.fields(SpectrogramCodec)}
     for name in PRESETS:
         text = (CONFIGS / f"{name}.yaml").read_text()
@@ -114,7 +114,8 @@ def test_quantising_is_stable(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "at_most_db"), [("birdsong", -20), ("birdsong-small", -14), ("riffusion", -10)]
+    ("name", "at_most_db"),
+    [("birdsong", -20), ("birdsong-small", -14), ("birdsong-3s", -14), ("riffusion", -10)],
 )
 def test_round_trip_of_a_sweep(name, at_most_db):
     codec = preset(name)
