@@ -118,7 +118,10 @@ def test_where_no_recording_has_a_stretch_without_song_it_is_said(tmp_path: Path
         silent = songs_alone(6.0, [3.0], 0.5, 0.3, 2000.0 + 300 * number)[None].astype(np.float32)
         (tmp_path / "silent/wren").mkdir(parents=True, exist_ok=True)
         write_wav(tmp_path / f"silent/wren/{number}.wav", silent, RATE_HZ)
-    for name in ("always", "silent"):
+        faint = silent + 5e-5 * np.random.default_rng(number).standard_normal(silent.shape)  # -86 dBFS
+        (tmp_path / "faint/wren").mkdir(parents=True, exist_ok=True)
+        write_wav(tmp_path / f"faint/wren/{number}.wav", faint.astype(np.float32), RATE_HZ, "float32")
+    for name in ("always", "silent", "faint"):
         run(tmp_path / name, tmp_path / f"{name}-s", background_mixtures=1)
         assert not any("background_id" in s for s in all_samples(tmp_path / f"{name}-s"))
         said = str(read_json(tmp_path / f"{name}-s/problems.json"))

@@ -240,22 +240,27 @@ def test_no_further_cut_shows_a_bird_that_nobody_identified(tmp_path: Path) -> N
     run(tmp_path / "r", tmp_path / "s", cuts_per_song=8)
     samples = all_samples(tmp_path / "s")
     assert len(samples) > 8 and all(sample["species"] == ["Wren"] for sample in samples)
-    song_file(tmp_path / "w/wren/a.wav", 10.0, [3.0], 0.5)
-    song_file(tmp_path / "w/b.wav", 10.0, [5.0], 0.5)
-    (tmp_path / "w/labels.csv").write_text("path,label,start,end\nwren/a.wav,Wren,,\nb.wav,?,,\n")
-    run(tmp_path / "w", tmp_path / "t", cuts_per_song=3)
-    assert {sample["path"] for sample in all_samples(tmp_path / "t")} == {"wren/a.wav"}
+    # Of a whole file with one box of an unidentified bird, that box is in no clip.
+    song_file(tmp_path / "w/a.wav", 10.0, [3.0], 0.5)
+    (tmp_path / "w/labels.csv").write_text("path,label,start,end\na.wav,Wren,,\na.wav,?,4.4,4.6\n")
+    run(tmp_path / "w", tmp_path / "t", cuts_per_song=8)
+    samples = all_samples(tmp_path / "t")
+    assert len(samples) >= 4
+    assert all(s["start_s"] + CLIP_S < 4.45 or s["start_s"] > 4.55 for s in samples)
+    assert not read_json(tmp_path / "t/problems.json")["skipped_clips"], (
+        "a cut is not tried where it may not be"
+    )
 
 
 def test_cuts_of_a_box_longer_than_a_clip_stay_inside_it_and_where_it_sounds(tmp_path: Path) -> None:
-    song_file(tmp_path / "r/a.wav", 30.0, [3.0, 14.0, 22.0], 0.5)
+    song_file(tmp_path / "r/a.wav", 30.0, [3.0, 10.2, 22.0], 0.5)
     (tmp_path / "r/a.txt").write_text("10\t26\tWren\n\\\t1500\t4500\n")
     run(tmp_path / "r", tmp_path / "s", cuts_per_song=5)
     samples = all_samples(tmp_path / "s")
-    assert len(samples) == 10
+    assert len(samples) >= 6
     for sample in samples:
         assert 10.0 <= sample["start_s"] <= 26.0 - CLIP_S
-        at_s = 14.0 if sample["start_s"] < 18.0 else 22.0
+        at_s = 10.2 if sample["start_s"] < 18.0 else 22.0
         assert held_of_song(sample, songs_alone(30.0, [at_s], 0.5)) > 0.99
 
 

@@ -50,6 +50,12 @@ def test_the_default_keeps_what_birds_need():
     assert dataclasses.replace(codec, name="x") == dataclasses.replace(SpectrogramCodec(), name="x")
 
 
+def test_a_clip_of_3_s_fills_the_window_of_birdnet_and_fits_any_autoencoder():
+    codec = preset("birdsong-3s")
+    assert 3.0 <= codec.clip_s < 3.1
+    assert codec.frames % 64 == 0 and codec.bands % 64 == 0  # 8 x 8 and 4 x 4 pixels, and the denoiser below
+
+
 def test_importing_the_codec_stays_light():
     code = "import sys, birdsd.sound.codec; print({'torch', 'librosa', 'numba'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
