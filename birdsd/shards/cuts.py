@@ -110,17 +110,19 @@ def around_labels(
             inside = listen(start, end, most, channel, (label.low_hz, label.high_hz))
             # The pauses of a long box may hold a rustle that stands out from silence: not beside its songs.
             least = _FAINTEST_OF_A_BOX * max((segment.score for segment in inside), default=0.0)
-            places = [min(max(s.start_s, start), end - clip_s) for s in inside if s.score >= least]
+            places = [
+                (min(max(s.start_s, start), end - clip_s), s.peak_s) for s in inside if s.score >= least
+            ]
         else:
             before = last_s.get(channel)
             if before is not None:
                 shown = min(end, before + clip_s) - max(start, before)
                 if shown >= min(min_overlap_s, end - start):
                     continue
-            places = [(start + end - clip_s) / 2]
-        for place in places:
+            places = [((start + end - clip_s) / 2, None)]
+        for place, peak_s in places:
             place = min(latest, max(0.0, place))
-            chosen.append(Segment(place, clip_s, 0.0, channel, label=label))
+            chosen.append(Segment(place, clip_s, 0.0, channel, peak_s, label))
             last_s[channel] = place
     return sorted(dict.fromkeys(chosen), key=lambda segment: (segment.start_s, segment.channel or 0))
 

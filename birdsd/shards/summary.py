@@ -13,7 +13,7 @@ _EXAMPLES = 4  # rows per species that a shard's summary names, for the contact 
 
 
 class Summary:
-    """What is in one shard. The size depends on its recordings and species, not on its samples."""
+    """What is in one shard. The size depends on its recordings, songs and species, not on its samples."""
 
     def __init__(self, clip_s: float) -> None:
         self.clip_s = clip_s
