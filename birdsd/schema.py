@@ -52,6 +52,9 @@ class DataConfig:
     segmentation: str = "song"
     overlap: float = 0.0
     max_clips_per_recording: int = 5
+    cuts_per_song: int = 1  # clips of each song: the first in its middle, others that hold it elsewhere
+    cut_gain_db: float = 0.0  # further cuts: up to so much louder or softer, as the species is recorded
+    background_mixtures: int = 0  # of each clip, with what lies between the songs of other recordings
     min_label_overlap_s: float = 0.25
     snr_db_low: float = 3.0
     snr_db_high: float = 20.0

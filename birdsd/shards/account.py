@@ -21,10 +21,13 @@ def accounted(
     "samples", "most_clips_per_recording"}; of labels and files, the first is the sum of the others.
     """
     shown: dict[str, set[int]] = {}
-    most_clips = 0
+    most_clips = most_songs = 0
+    cuts: Counter[int] = Counter()
     hidden: dict[str, dict[str, str]] = {}
     for summary in summaries:
         most_clips = max(most_clips, int(summary.get("most_clips", 0)))
+        most_songs = max(most_songs, int(summary.get("most_songs", 0)))
+        cuts.update({int(count): songs for count, songs in summary.get("cuts_of_songs", {}).items()})
         for path, rows in summary.get("shown", {}).items():
             shown.setdefault(path, set()).update(rows)
         for path, reasons in summary.get("hidden", {}).items():
@@ -52,11 +55,17 @@ def accounted(
         "files": {"found": found.files, "used": used, "left_out": _counts(files_left_out)},
         "samples": sum(held["samples"] for held in facts["splits"].values()),
         "most_clips_per_recording": most_clips,
+        **({"most_songs_per_recording": most_songs, "cuts_of_songs": _by_count(cuts)} if cuts else {}),
     }
 
 
 def _counts(counter: Counter[str]) -> dict[str, int]:
     return {name: count for name, count in counter.most_common() if count}
+
+
+def _by_count(cuts: Counter[int]) -> dict[str, int]:
+    """{how many cuts: of how many songs}."""
+    return {str(count): cuts[count] for count in sorted(cuts)}
 
 
 def account_lines(account: Mapping[str, Any]) -> list[str]:
@@ -75,14 +84,36 @@ def account_lines(account: Mapping[str, Any]) -> list[str]:
 
 
 def limit_lines(account: Mapping[str, Any], data: DataConfig) -> list[str]:
-    """A line where a raised limit changed nothing, since no recording has so much to cut out."""
-    most, usual = account["most_clips_per_recording"], DataConfig(name="").max_clips_per_recording
-    if data.segmentation == "windows" or not usual < data.max_clips_per_recording or most > usual:
+    """What was asked for and not done: settings that changed nothing, songs without room for more cuts."""
+    lines = []
+    usual, limit = DataConfig(name=""), data.max_clips_per_recording
+    most = account.get("most_songs_per_recording", account["most_clips_per_recording"])
+    changed = f"data.max_clips_per_recording={limit} changed nothing"
+    if data.segmentation == "whole" and limit != usual.max_clips_per_recording:
+        lines.append(f"{changed}: with segmentation 'whole' a recording is one clip")
+    elif data.segmentation == "song" and limit > usual.max_clips_per_recording >= most:
+        lines.append(
+            f"{changed}: no recording holds more than {most} songs "
+            "(data.cuts_per_song takes more cuts of each)"
+        )
+    if not (data.mixtures_per_clip or data.background_mixtures):
+        for name in ("snr_db_low", "snr_db_high"):
+            if (value := getattr(data, name)) != getattr(usual, name):
+                lines.append(f"data.{name}={value:g} changed nothing: no mixture was asked for")
+    return lines + _cut_lines(account.get("cuts_of_songs", {}), data.cuts_per_song)
+
+
+def _cut_lines(cuts_of_songs: Mapping[str, int], wanted: int) -> list[str]:
+    """How many cuts the songs gave, and how many of them had no room for as many as were asked for."""
+    counts = {int(count): songs for count, songs in cuts_of_songs.items()}
+    fewer = sum(songs for count, songs in counts.items() if count < wanted)
+    if wanted == 1 or not counts:
         return []
-    changed = f"data.max_clips_per_recording={data.max_clips_per_recording} changed nothing"
-    return [
-        f"{changed}: no recording gives more than {most} clips (windows that overlap do: data=soundscape)"
-    ]
+    total = sum(count * songs for count, songs in counts.items())
+    line = f"cuts        {total} of {sum(counts.values())} songs"
+    if fewer:
+        line += f"; {fewer} songs had no room for {wanted} that differ, and gave {min(counts)} at least"
+    return [line]
 
 
 def _rest(left_out: Mapping[str, int]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from birdsd.schema import DataConfig
 from birdsd.sound.annotation import Label, Recording, shown_labels
 from birdsd.sound.segments import Segment, find_songs, windows
 
+USUAL_LIMIT = DataConfig(name="").max_clips_per_recording
 _DRAWN_BY_HAND = 1.5  # a box is listened to this factor beyond its lowest and highest frequency
 _FAINTEST_OF_A_BOX = 0.2  # clips of a long box stand out at least so much, against the best of them
 Band = tuple[float | None, float | None]
@@ -25,10 +26,14 @@ Listener = Callable[[float, float, int, int | None, Band], list[Segment]]
 
 @dataclass(frozen=True)
 class Cuts:
-    """The clips of a recording in order of time; labels that only clips beyond the limit would show."""
+    """The clips of a recording in order of time; labels that only clips beyond the limit would show.
+
+    `followers`: boxes that got no clip of their own, each as the clip that shows it. They are songs too.
+    """
 
     segments: list[Segment]
     beyond_limit: frozenset[int] = frozenset()
+    followers: tuple[Segment, ...] = ()
 
 
 def cut(recording: Recording, clip_s: float, data: DataConfig, listen: Listener) -> Cuts:
@@ -49,13 +54,40 @@ def cut(recording: Recording, clip_s: float, data: DataConfig, listen: Listener)
     if not recording.labels:
         return Cuts(spread_over(recording.silences, clip_s, limit))
     found = around_labels(recording, clip_s, data.min_label_overlap_s, listen)
-    return keep_species(found, recording, limit, data.min_label_overlap_s)
+    cuts = keep_species(found, recording, limit, data.min_label_overlap_s)
+    if data.cuts_per_song == 1:
+        return cuts
+    return replace(cuts, followers=tuple(followers(recording, cuts.segments, clip_s, limit)))
 
 
 def most_songs(recording: Recording, clip_s: float, limit: int) -> int:
-    """How many songs are looked for in a recording that no box describes."""
+    """How many songs are looked for in a recording that no box describes.
+
+    As many as there are clips in it, one beside the other; a limit above the usual one asks for more, and
+    then for as many as share half of their length.
+    """
     room = max(1, math.ceil(recording.duration_s / clip_s))
+    if limit > USUAL_LIMIT:
+        room = max(room, 1 + int(2 * (recording.duration_s - clip_s) / clip_s + 1e-9))
     return min(limit, room) if limit else room
+
+
+def followers(recording: Recording, segments: Sequence[Segment], clip_s: float, limit: int) -> list[Segment]:
+    """Boxes that lie wholly in the clip of another one: for each the first such clip, as its own.
+
+    With the clips they are no more songs than `limit` (0: all).
+    """
+    own = {segment.label for segment in segments}
+    found = []
+    for label in recording.labels:
+        if label in own or label.start_s is None or label.end_s is None:
+            continue
+        for segment in segments:
+            beside = segment.channel is not None and label.channel not in (None, segment.channel)
+            if not beside and segment.start_s <= label.start_s and label.end_s <= segment.start_s + clip_s:
+                found.append(replace(segment, label=label))
+                break
+    return [found[i] for i in spread(len(found), max(0, limit - len(segments)) if limit else len(found))]
 
 
 def around_labels(
@@ -78,17 +110,19 @@ def around_labels(
             inside = listen(start, end, most, channel, (label.low_hz, label.high_hz))
             # The pauses of a long box may hold a rustle that stands out from silence: not beside its songs.
             least = _FAINTEST_OF_A_BOX * max((segment.score for segment in inside), default=0.0)
-            places = [min(max(s.start_s, start), end - clip_s) for s in inside if s.score >= least]
+            places = [
+                (min(max(s.start_s, start), end - clip_s), s.peak_s) for s in inside if s.score >= least
+            ]
         else:
             before = last_s.get(channel)
             if before is not None:
                 shown = min(end, before + clip_s) - max(start, before)
                 if shown >= min(min_overlap_s, end - start):
                     continue
-            places = [(start + end - clip_s) / 2]
-        for place in places:
+            places = [((start + end - clip_s) / 2, None)]
+        for place, peak_s in places:
             place = min(latest, max(0.0, place))
-            chosen.append(Segment(place, clip_s, 0.0, channel))
+            chosen.append(Segment(place, clip_s, 0.0, channel, peak_s, label))
             last_s[channel] = place
     return sorted(dict.fromkeys(chosen), key=lambda segment: (segment.start_s, segment.channel or 0))
 
@@ -101,7 +135,7 @@ def spread_over(silences: Sequence[Label], clip_s: float, limit: int) -> list[Se
         room = end - start - clip_s
         if room >= -1e-9:
             places = np.linspace(0.0, max(0.0, room), 1 + int(room / clip_s + 1e-9))
-            found += [Segment(start + float(place), clip_s, 0.0) for place in places]
+            found += [Segment(start + float(place), clip_s, 0.0, label=label) for place in places]
     return [found[i] for i in spread(len(found), limit or len(found))]
 
 
@@ -146,10 +180,17 @@ def songs_in(
     sound: np.ndarray, start_s: float, rate_hz: int, clip_s: float, most: int, band: Band
 ) -> list[Segment]:
     """The best clips in a stretch of sound, float32 [channels, samples], that begins at `start_s`."""
+    found = find_songs([(0.0, sound)], clip_s, most, rate_hz=rate_hz, band_hz=listened_to(band))
+    return [
+        replace(s, start_s=start_s + s.start_s, peak_s=None if s.peak_s is None else start_s + s.peak_s)
+        for s in found
+    ]
+
+
+def listened_to(band: Band) -> Band:
+    """The band in which the song of a box is looked for: it was drawn by hand."""
     low, high = band
-    wide = (None if low is None else low / _DRAWN_BY_HAND, None if high is None else high * _DRAWN_BY_HAND)
-    found = find_songs([(0.0, sound)], clip_s, most, rate_hz=rate_hz, band_hz=wide)
-    return [Segment(start_s + segment.start_s, segment.duration_s, segment.score) for segment in found]
+    return None if low is None else low / _DRAWN_BY_HAND, None if high is None else high * _DRAWN_BY_HAND
 
 
 def parts(segments: Sequence[Segment], clip_s: float, longest_s: float) -> Iterator[list[Segment]]:

@@ -115,6 +115,8 @@ def text(facts: dict[str, Any]) -> str:
         lines.append(f"attention {wordless} samples have no caption: they are learnt without words")
     for name, label in (("licences", "licence"), ("environments", "mixed in")):
         lines += [f"{label:9} {key} ({count} samples)" for key, count in facts[name].items()]
+    if count := facts.get("over_background"):
+        lines.append(f"mixed in  what lies between the songs of other recordings ({count} samples)")
     if facts["synthetic"]:
         lines.append(f"synthetic {facts['synthetic']} samples are of synthetic birds, not of real ones")
     if problems := facts["problems"]:
@@ -135,13 +137,20 @@ def species_table(facts: dict[str, Any]) -> list[str]:
     """Lines with the samples (and recordings) of each species in each split."""
     splits = list(facts["splits"])
     width = max([len(name) for name in facts["species"]] + [12]) + 1
-    lines = [f"{'species':{width}}" + "".join(f"{split:>18}" for split in splits)]
+    cut_again = any("songs" in c for held in facts["species"].values() for c in held.values())
+    wide = 7 if cut_again else 0
+    lines = [f"{'species':{width}}" + "".join(f"{split:>{18 + wide}}" for split in splits)]
     for name, held in facts["species"].items():
         cells = [held.get(split, {"samples": 0, "recordings": 0}) for split in splits]
-        lines.append(
-            f"{name:{width}}" + "".join(f"{c['samples']:10} ({c['recordings']:4})" + " " for c in cells)
-        )
+        line = f"{name:{width}}"
+        for c in cells:
+            songs = f"{c.get('songs', 0):5}, " if cut_again else ""
+            line += f"{c['samples']:10} ({songs}{c['recordings']:4}) "
+        lines.append(line)
     for key, words in (("no_bird", "(no bird)"), ("not_stated", "(not stated)")):
         if held := facts.get(key):
-            lines.append(f"{words:{width}}" + "".join(f"{held.get(s, 0):10}" + " " * 8 for s in splits))
-    return [*lines, "samples, and in brackets the recordings they come from"]
+            lines.append(
+                f"{words:{width}}" + "".join(f"{held.get(s, 0):10}" + " " * (8 + wide) for s in splits)
+            )
+    of = "songs and recordings" if cut_again else "recordings"
+    return [*lines, f"samples, and in brackets the {of} they come from"]

@@ -18,7 +18,7 @@ from birdsd.errors import UserError, listed_names, unknown_name
 from birdsd.files import fingerprint, read_json
 from birdsd.randomness import permutation
 from birdsd.schema import DataConfig
-from birdsd.shards.cuts import most_songs, without_invisible
+from birdsd.shards.cuts import USUAL_LIMIT, most_songs, without_invisible
 from birdsd.shards.index import listed
 from birdsd.shards.splits import SPLITS, assign_splits
 from birdsd.sound.annotation import NOT_CHOSEN, OUT_OF_BAND, LabelledSet, Recording
@@ -35,8 +35,11 @@ SEGMENTATIONS = ("song", "windows", "whole")
 _SHARDS_PER_SPLIT, _SMALLEST_SHARD = 16, 16
 # Settings of DataConfig that decide no sample.
 _NOT_SCIENTIFIC = {"name", "recordings", "labels", "environment", "shards"}
+# Younger than sets that are to stay what they are: noted only where they are not what they were without them.
+_YOUNGER = ("cuts_per_song", "cut_gain_db", "background_mixtures")
 # Those that choose recordings by species: their order and their case decide nothing.
 _CHOICES = ("species", "without_species")
+_USUAL = DataConfig(name="")
 T = TypeVar("T")
 
 
@@ -86,13 +89,17 @@ def check_settings(data: DataConfig) -> None:
         raise unknown_name("segmentation", data.segmentation, SEGMENTATIONS)
     for name, lowest in (
         ("max_clips_per_recording", 0),
+        ("cuts_per_song", 1),
+        ("cut_gain_db", 0.0),
+        ("background_mixtures", 0),
         ("mixtures_per_clip", 0),
         ("wordings", 1),
         ("samples_per_shard", 1),
         ("min_label_overlap_s", 0.0),
     ):
-        if not getattr(data, name) >= lowest:  # NaN is refused too
+        if not lowest <= getattr(data, name) < math.inf:  # NaN is refused too
             raise UserError(f"data.{name} is {getattr(data, name)}", f"it must be at least {lowest}")
+    _check_further_cuts(data)
     if not 0 <= data.overlap < 1:
         raise UserError(
             f"data.overlap is {data.overlap}", "it must be at least 0 and less than 1", "0.5 is usual"
@@ -114,11 +121,31 @@ def check_settings(data: DataConfig) -> None:
             "mixtures need a folder of environmental sound (a sub-folder per kind, e.g. rain/)",
             "set data.environment=FOLDER, or data.mixtures_per_clip=0",
         )
-    if not data.keep_clean and not data.mixtures_per_clip:
+    if not data.keep_clean and not data.mixtures_per_clip and not data.background_mixtures:
         raise UserError(
             "data.keep_clean is false and data.mixtures_per_clip is 0",
             "nothing would be left",
             "set data.mixtures_per_clip=1, or data.keep_clean=true",
+        )
+
+
+def _check_further_cuts(data: DataConfig) -> None:
+    """Refuse settings of further cuts where they would do nothing."""
+    for name, off, rule in (
+        ("cuts_per_song", 1, "songs are cut out several times; of windows there are more with data.overlap"),
+        ("background_mixtures", 0, "a window may itself be what lies between songs"),
+    ):
+        if (value := getattr(data, name)) > off and data.segmentation != "song":
+            raise UserError(
+                f"data.{name} is {value}, and does nothing with segmentation '{data.segmentation}'",
+                rule,
+                "leave it out, or choose data=song",
+            )
+    if data.cut_gain_db and data.cuts_per_song == 1:
+        raise UserError(
+            f"data.cut_gain_db is {data.cut_gain_db:g}, and data.cuts_per_song is 1",
+            "the first cut of a song stays as loud as it was recorded; only further cuts get a gain",
+            "leave it out, or set data.cuts_per_song=4",
         )
 
 
@@ -221,8 +248,8 @@ def named_species(found: LabelledSet, names: Sequence[str]) -> set[str]:
 
 
 def samples_per_segment(data: DataConfig) -> int:
-    """The clean clip and its mixtures."""
-    return int(data.keep_clean) + data.mixtures_per_clip
+    """The cuts of a song (elsewhere there is one), each clean and with its mixtures."""
+    return data.cuts_per_song * (int(data.keep_clean) + data.mixtures_per_clip + data.background_mixtures)
 
 
 def most_segments(recording: Recording, codec: SpectrogramCodec, data: DataConfig) -> int:
@@ -282,6 +309,9 @@ def _facts(found: LabelledSet, codec: SpectrogramCodec, data: DataConfig) -> dic
         # Left out where nothing is asked for, as in sets that were prepared before one could ask.
         if names := sorted({species.casefold() for species in settings.pop(name)}):
             settings[name] = names
+    for name in _YOUNGER:
+        if settings[name] == getattr(_USUAL, name):
+            del settings[name]
     facts: dict[str, Any] = {
         "format": FORMAT,
         "codec": codec.fingerprint(),
@@ -291,6 +321,8 @@ def _facts(found: LabelledSet, codec: SpectrogramCodec, data: DataConfig) -> dic
             for recording in found.recordings
         },
     }
+    if data.segmentation == "song" and data.max_clips_per_recording > USUAL_LIMIT:
+        facts["songs"] = "clips of songs share up to half"  # with this limit they did not in older versions
     if data.environment and data.mixtures_per_clip:
         folder = Path(data.environment)
         facts["environment"] = {relative(path, folder): _stamp(path) for path in find_recordings(folder)}
@@ -351,8 +383,12 @@ def _changes(known: dict[str, Any], facts: dict[str, Any]) -> list[str]:
     ]
     before, after = known.get("settings", {}), facts["settings"]
     for key in dict.fromkeys([*after, *before]):
-        if before.get(key) != after.get(key):
-            changes.append(f"data.{key} was {before.get(key)!r}, is {after.get(key)!r}")
+        usual = getattr(_USUAL, key) if key in _YOUNGER else None
+        was, now = before.get(key, usual), after.get(key, usual)
+        if was != now:
+            changes.append(f"data.{key} was {was!r}, is {now!r}")
+    if not changes and known.get("songs") != facts.get("songs"):
+        changes.append("the version of birdsd found other songs with this data.max_clips_per_recording")
     for kind in ("recordings", "environment"):
         old, new = known.get(kind, {}), facts.get(kind, {})
         names = Counter({"removed": len(old.keys() - new.keys()), "added": len(new.keys() - old.keys())})

@@ -14,13 +14,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from birdsd.errors import UserError
 from birdsd.files import environment, exclusive, write_json
@@ -43,9 +43,10 @@ from birdsd.shards.plan import (
 )
 from birdsd.shards.sharing import beside_others, private_folder, publish, remove_leftovers, waiting_for
 from birdsd.shards.summary import Summary
+from birdsd.shards.survey import SURVEY_FILE, Heard, Survey, load_survey, wants_survey
 from birdsd.shards.table import ShardTable, index_path, load_table
 from birdsd.shards.writer import ShardWriter
-from birdsd.sound.annotation import UNREADABLE
+from birdsd.sound.annotation import UNREADABLE, Recording
 from birdsd.sound.channels import choose_channels
 from birdsd.sound.codec import SpectrogramCodec
 from birdsd.sound.identity import unite
@@ -55,6 +56,9 @@ from birdsd.sound.recordings import RecordingError
 
 # One thread each: the processes share the cores, and threads inside them only get in each other's way.
 _THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,11 @@ def prepare(
         # The share is of all shards: other parts may see others missing.
         tasks = plan.tasks if part is None else part.share(plan.tasks)
         missing = [task for task in tasks if finished_table(folder, task, plan.fingerprint) is None]
-        written = _write_shards(missing, folder, plan, data, codec, processes or _cores(), progress)
+        work = _Work(folder, plan, data, codec, processes or _cores(), progress)
+        if wants_survey(data) and (missing or not _is_described(folder)):
+            survey = _survey(work, found.recordings, groups)
+            found.problems.extend(survey.problems(data, codec.clip_s))
+        written = _write_shards(work, missing)
         if whole and (missing or not _is_described(folder)):
             write_dataset(folder, plan, data, codec, found)
     present = _present(folder, plan)
@@ -157,42 +165,77 @@ def finished_table(folder: Path, task: ShardTask, plan: str) -> ShardTable | Non
     return table if table.summary.get("plan") == plan and table.size == size else None
 
 
-def _write_shards(
-    tasks: list[ShardTask], folder: Path, plan: Plan, data: DataConfig, codec: SpectrogramCodec,
-    processes: int, progress: bool,
-) -> int:  # fmt: skip
-    from tqdm import tqdm
+@dataclass(frozen=True)
+class _Work:
+    """What is done, and with how many processes."""
 
-    total = sum(len(task.items) for task in tasks)
-    settings = (str(folder), plan.fingerprint, asdict(data), codec.to_json())
-    with tqdm(total=total, desc="prepare", unit="recording", disable=None if progress else True) as bar:
-        if processes <= 1 or len(tasks) <= 1:
-            worker = _Worker(*settings)
-            for task in tasks:
-                worker.write(task)
-                bar.update(len(task.items))
-        else:
-            for task in _in_processes(tasks, settings, min(processes, len(tasks))):
-                bar.update(len(task.items))
+    folder: Path
+    plan: Plan
+    data: DataConfig
+    codec: SpectrogramCodec
+    processes: int
+    progress: bool
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """For a worker, in this process or another."""
+        return str(self.folder), self.plan.fingerprint, asdict(self.data), self.codec.to_json()
+
+
+def _survey(work: _Work, recordings: Sequence[Recording], groups: Mapping[str, str]) -> Survey:
+    """Listen to all recordings, unless another task did; a part that comes meanwhile waits."""
+    folder, plan = work.folder, work.plan
+    with waiting_for(folder / ".lock-survey"):
+        if (known := load_survey(folder, plan.fingerprint)) is not None:
+            return known
+        tasks = [
+            (r, plan.splits[r.recording_id], groups.get(r.recording_id, r.recording_id)) for r in recordings
+        ]
+        with _bar(work, len(tasks), "listen") as bar:
+            heard = []
+            for one in _done(work, _Worker.heard, sorted(tasks, key=lambda task: task[0].duration_s)):
+                heard.append(one)
+                bar.update()
+        survey = Survey(heard)
+        write_json(folder / SURVEY_FILE, survey.to_json(plan.fingerprint))
+        return survey
+
+
+def _write_shards(work: _Work, tasks: list[ShardTask]) -> int:
+    with _bar(work, sum(len(task.items) for task in tasks), "prepare") as bar:
+        if work.processes > 1 and len(tasks) > 1:
+            # The largest first, so that no process is left with one at the end.
+            tasks = sorted(tasks, key=lambda task: sum(i.last - i.first for i in task.items))
+        for count in _done(work, _Worker.write, tasks):
+            bar.update(count)
     return len(tasks)
 
 
-def _in_processes(tasks: list[ShardTask], settings: tuple[Any, ...], processes: int) -> Iterator[ShardTask]:
-    """Yield each task when it is done. The largest first, so that no process is left with one at the end."""
-    queue = sorted(tasks, key=lambda task: sum(i.last - i.first for i in task.items))
+def _bar(work: _Work, total: int, what: str) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=what, unit="recording", disable=None if work.progress else True)
+
+
+def _done(work: _Work, call: Callable[[_Worker, T], R], tasks: Sequence[T]) -> Iterator[R]:
+    """What a worker's method gives for each task, in any order; in several processes, the last task first."""
+    processes = min(work.processes, len(tasks))
+    if processes <= 1:
+        worker = _Worker(*work.settings)
+        yield from (call(worker, task) for task in tasks)
+        return
+    queue = list(tasks)
     context = multiprocessing.get_context("spawn")  # fork would copy locks that threads of ours may hold
-    with _single_threaded(), ProcessPoolExecutor(processes, context, _start_worker, (settings,)) as pool:
-        running: dict[Future[None], ShardTask] = {}
+    settings = (work.settings,)
+    with _single_threaded(), ProcessPoolExecutor(processes, context, _start_worker, settings) as pool:
+        running: set[Future[R]] = set()
         try:
             while queue or running:
                 while queue and len(running) < processes + 2:
-                    task = queue.pop()
-                    running[pool.submit(_write_in_worker, task)] = task
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                    running.add(pool.submit(_in_worker, call, queue.pop()))
+                done, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
-                    task = running.pop(future)
-                    future.result()
-                    yield task
+                    yield future.result()
         except BrokenProcessPool as error:
             raise UserError(
                 "a process that was preparing shards ended abruptly",
@@ -209,10 +252,20 @@ class _Worker:
     def __init__(self, folder: str, plan: str, data: dict[str, Any], codec: dict[str, Any]) -> None:
         self.folder, self.plan = Path(folder), plan
         self.data, self.codec = DataConfig(**data), SpectrogramCodec.from_json(codec)
-        self.maker = SampleMaker(self.codec, self.data, _environment_pool(self.data))
+        survey = load_survey(self.folder, plan) if wants_survey(self.data) else None
+        self.maker = SampleMaker(self.codec, self.data, _environment_pool(self.data), survey)
 
-    def write(self, task: ShardTask) -> None:
-        """Write one shard and its index; what cannot be read goes into the index's summary."""
+    def heard(self, task: tuple[Recording, str, str]) -> Heard:
+        """What is in a recording, in its split and its group; nothing where it cannot be read."""
+        recording, split, group = task
+        try:
+            return self.maker.heard(recording, split, group)
+        except RecordingError:  # said where its samples are made
+            return Heard(str(recording.path), recording.recording_id, group, split)
+
+    def write(self, task: ShardTask) -> int:
+        """Write one shard and its index; what cannot be read goes into the index's summary. How many
+        recordings are in it."""
         summary = Summary(self.codec.clip_s)
         kept: dict[str, Any] = {"plan": self.plan}
         with private_folder(self.folder) as place:
@@ -221,6 +274,7 @@ class _Worker:
                     self._add(shard, summary, item, task.split)
                 kept.update(summary.to_json())
             publish(place, self.folder, task.name, index_path(place / task.name).name)
+        return len(task.items)
 
     def _add(self, shard: ShardWriter, summary: Summary, item: Item, split: str) -> None:
         mono = self.codec.channels == 1 and item.recording.channels > 1
@@ -266,9 +320,9 @@ def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
     os._exit(1)
 
 
-def _write_in_worker(task: ShardTask) -> None:
+def _in_worker(call: Callable[[_Worker, T], R], task: T) -> R:
     assert _worker is not None
-    _worker.write(task)
+    return call(_worker, task)
 
 
 def _single_threaded() -> AbstractContextManager[None]:

@@ -13,7 +13,7 @@ _EXAMPLES = 4  # rows per species that a shard's summary names, for the contact 
 
 
 class Summary:
-    """What is in one shard. The size depends on its recordings and species, not on its samples."""
+    """What is in one shard. The size depends on its recordings, songs and species, not on its samples."""
 
     def __init__(self, clip_s: float) -> None:
         self.clip_s = clip_s
@@ -27,6 +27,9 @@ class Summary:
         self.samples = 0
         self.synthetic = 0
         self.most_clips = 0  # of one recording
+        self.over_background = 0  # mixtures with what lies between the songs of another recording
+        self._cuts: dict[tuple[str, int], set[int]] = {}  # by recording and song: which cuts there are
+        self._songs: dict[str, set[tuple[str, int]]] = {}  # whose first cut shows a species
         self.shown: dict[str, list[int]] = {}  # which labels of a recording are in clips
         self.hidden: dict[str, dict[str, str]] = {}  # and why others are in none
 
@@ -57,6 +60,13 @@ class Summary:
         self.licences[str(metadata.get("licence") or UNKNOWN)] += 1
         if metadata.get("environment"):
             self.environments[str(metadata["environment"])] += 1
+        self.over_background += bool(metadata.get("background_id"))
+        if metadata.get("song"):
+            song = str(metadata.get("path") or ""), int(metadata["song"])
+            cuts = self._cuts.setdefault(song, {1})
+            cuts.add(int(metadata.get("cut", 1)))
+            for name in names if metadata.get("cut", 1) == 1 else ():
+                self._songs.setdefault(name, set()).add(song)
         for name in names:
             rows = self.examples.setdefault(name, [])
             if len(rows) < _EXAMPLES:
@@ -71,6 +81,21 @@ class Summary:
         self.skipped.append({"path": str(path), "reason": reason})
 
     def to_json(self) -> dict[str, Any]:
+        return {**self._plain(), **self._of_songs()}
+
+    def _of_songs(self) -> dict[str, Any]:
+        """Counts of songs, where samples say which song they are of: how many songs gave how many cuts."""
+        if not self._cuts:
+            return {}
+        per_recording = Counter(path for path, _ in self._cuts)
+        return {
+            "songs": {name: len(songs) for name, songs in self._songs.items()},
+            "cuts_of_songs": dict(Counter(str(len(cuts)) for cuts in self._cuts.values())),
+            "most_songs": max(per_recording.values()),
+            "over_background": self.over_background,
+        }
+
+    def _plain(self) -> dict[str, Any]:
         return {
             "samples": self.samples,
             "clip_s": self.clip_s,
@@ -96,13 +121,17 @@ def add_up(summaries: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     recordings: dict[str, dict[str, set[str]]] = {}
     licences: Counter[str] = Counter()
     environments: Counter[str] = Counter()
-    synthetic = 0
+    songs: dict[str, Counter[str]] = {}
+    synthetic = over_background = 0
     for split, held in summaries:
         samples[split] += held["samples"]
         seconds[split] += held["samples"] * held["clip_s"]
         synthetic += held["synthetic"]
         licences.update(held["licences"])
         environments.update(held["environments"])
+        over_background += held.get("over_background", 0)
+        for name, count in held.get("songs", {}).items():
+            songs.setdefault(name, Counter())[split] += count
         for name, count in held["clips"].items():
             clips.setdefault(name, Counter())[split] += count
         for recording, names in held["recordings"].items():
@@ -124,7 +153,11 @@ def add_up(summaries: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
         },
         "species": {
             name: {
-                split: {"samples": count, "recordings": len(recordings[name][split])}
+                split: {
+                    "samples": count,
+                    "recordings": len(recordings[name][split]),
+                    **({"songs": songs[name][split]} if name in songs else {}),
+                }
                 for split, count in clips[name].items()
             }
             for name in sorted(clips)
@@ -135,4 +168,5 @@ def add_up(summaries: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
         "licences": dict(licences.most_common()),
         "environments": dict(environments.most_common()),
         "synthetic": synthetic,
+        **({"over_background": over_background} if over_background else {}),
     }

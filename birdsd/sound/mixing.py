@@ -18,7 +18,15 @@ from birdsd.sound.names import clean_name
 from birdsd.sound.recordings import AudioInfo, RecordingError, blocks, find_recordings, probe, read, walk
 from birdsd.sound.tables import TABLE_SUFFIXES, read_table
 
-__all__ = ["Background", "EnvironmentPool", "Mixture", "active_level_db", "level_db", "mix_at_snr"]
+__all__ = [
+    "Background",
+    "EnvironmentPool",
+    "Mixture",
+    "active_level_db",
+    "level_db",
+    "looped",
+    "mix_at_snr",
+]
 
 _FULL_SCALE = 0.99
 _LOOP_FADE_S = 0.05
@@ -143,7 +151,7 @@ class EnvironmentPool:
             piece = read(path, rate_hz, start_s=start_s, duration_s=duration_s + 0.01, channels=channels)
             if room_s < 0:
                 piece = _trimmed(piece, rate_hz)
-            piece = _looped(piece, samples, rate_hz)
+            piece = looped(piece, samples, rate_hz)
             if _sounding(piece, rate_hz).mean() >= _LEAST_SHARE:
                 return Background(piece, name, path, self.licence(path))
         raise RecordingError(
@@ -222,7 +230,7 @@ def _table_facts(folder: Path) -> dict[Path, tuple[str, str, str]]:
     return {}
 
 
-def _looped(piece: np.ndarray, samples: int, rate_hz: int) -> np.ndarray:
+def looped(piece: np.ndarray, samples: int, rate_hz: int) -> np.ndarray:
     """Exactly `samples` samples, by repeating a shorter piece with a cross-fade of equal power."""
     fade = min(round(_LOOP_FADE_S * rate_hz), piece.shape[1] // 4)
     if piece.shape[1] < samples and fade:

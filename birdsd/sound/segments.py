@@ -8,7 +8,7 @@ in chunks, so that neither memory nor the noise estimate depends on its length.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import scipy.fft
 from scipy import ndimage
 
 from birdsd.errors import UserError
+from birdsd.sound.annotation import Label
 from birdsd.sound.channels import mix_down
 from birdsd.sound.recordings import blocks
 
@@ -28,16 +29,28 @@ _NOISE_DEVIATIONS = 0.75  # a cell is signal from this many standard deviations 
 _PEAK_TO_MEAN = 1.5
 _SONG_WIDTHS_S = (0.5, 1.0, 2.0)
 _SILENCE = 2.0**-16  # below half a step of 16 bits nothing is there
+_PAUSE_S = 0.4  # notes no further apart than this are one song
+_NOTE_S = 0.3  # a peak of the smoothed energy may lie between two notes: one is no further away
+# Of the way from the noise to the loudest note: what is below, such as an echo, is not the song's any more.
+_FAINTEST_NOTE = 0.3
+_QUIETEST_SHARE = 20  # percent of a recording that hold no song, for what lies between songs to be known
+_ABOVE_QUIET = 1.4  # white and pink noise stay within 1.3 of that percentile, over 6 s and 30 s
+_APART_S = 0.1  # from a song, before a stretch counts as without one
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a recording; `score` is higher the more there is to hear (0 for plain windows)."""
+    """A part of a recording; `score` is higher the more there is to hear (0 for plain windows).
+
+    Two of the same place are equal, whatever they were cut around.
+    """
 
     start_s: float
     duration_s: float
     score: float = 0.0
     channel: int | None = None  # of the file, from 1; None: all of them
+    peak_s: float | None = field(default=None, compare=False)  # where the song that was found is loudest
+    label: Label | None = field(default=None, compare=False)  # whose box it was cut around
 
 
 def windows(duration_s: float, clip_s: float, overlap: float = 0.0) -> Iterator[Segment]:
@@ -95,7 +108,8 @@ def find_songs(
         peaks, smooth = _peaks(energy)
         top = int(np.argmax(smooth))
         for at in [*peaks.tolist(), top]:
-            segment = Segment(max(0.0, start_s + at * _HOP_S - clip_s / 2), clip_s, float(smooth[at]))
+            peak_s = start_s + at * _HOP_S
+            segment = Segment(max(0.0, peak_s - clip_s / 2), clip_s, float(smooth[at]), peak_s=peak_s)
             if at == top and (loudest is None or segment.score > loudest.score):
                 loudest = segment
             if at != top or top in peaks:
@@ -136,6 +150,40 @@ def song_energy(
     above[above < _NOISE_DEVIATIONS * noise_deviation] = 0.0
     energy: np.ndarray = above[:, _within(edges, rate_hz, band_hz)].sum(axis=1, dtype=np.float32)
     return energy
+
+
+def sounding_around(energy: np.ndarray, peak_s: float) -> tuple[float, float]:
+    """Where the song around a peak begins and ends, in seconds from the first frame of its `song_energy`.
+
+    energy: float32 [frames]. Pauses of up to 0.4 s belong to the song.
+    """
+    calm = ndimage.gaussian_filter1d(energy, 0.06 / _HOP_S)
+    at = min(len(calm) - 1, max(0, round(peak_s / _HOP_S)))
+    reach = round(_NOTE_S / _HOP_S)
+    loudest = float(calm[max(0, at - reach) : at + reach + 1].max())
+    base = float(np.percentile(calm, _QUIETEST_SHARE))
+    heard = np.flatnonzero(calm >= min(loudest, base + _FAINTEST_NOTE * (loudest - base)))
+    song = np.cumsum(np.diff(heard, prepend=heard[0]) > _PAUSE_S / _HOP_S)
+    frames = heard[song == song[np.argmin(np.abs(heard - at))]]
+    return float(frames[0]) * _HOP_S, float(frames[-1]) * _HOP_S + _WINDOW_S
+
+
+def quiet_stretches(energy: np.ndarray, least_s: float) -> list[tuple[float, float]]:
+    """Stretches (start_s, end_s) of at least `least_s` in which `song_energy` finds nothing, in seconds from
+    its first frame.
+
+    energy: float32 [frames]. They keep some distance from what does sound.
+    """
+    calm = ndimage.gaussian_filter1d(energy, 0.06 / _HOP_S)
+    quiet = calm < _ABOVE_QUIET * float(np.percentile(calm, _QUIETEST_SHARE))
+    edges = np.flatnonzero(np.diff(quiet, prepend=False, append=False)).reshape(-1, 2)
+    stretches = []
+    for first, end in edges.tolist():
+        start_s = first * _HOP_S + (_APART_S if first else 0.0)
+        end_s = end * _HOP_S - (_APART_S if end < len(calm) else 0.0)
+        if end_s - start_s >= least_s:
+            stretches.append((start_s, end_s))
+    return stretches
 
 
 def _within(

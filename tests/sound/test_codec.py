@@ -35,7 +35,7 @@ def sweep(codec):
 
 
 def test_presets_are_there_and_start_with_a_comment():
-    assert {"birdsong", "birdsong-small", "riffusion"} <= set(PRESETS)
+    assert {"birdsong", "birdsong-small", "birdsong-3s", "riffusion"} <= set(PRESETS)
     names = {field.name for field in dataclasses.fields(SpectrogramCodec)}
     for name in PRESETS:
         text = (CONFIGS / f"{name}.yaml").read_text()
@@ -48,6 +48,12 @@ def test_the_default_keeps_what_birds_need():
     assert codec.window_ms <= 25 and codec.hop_ms <= 5 and codec.fmax_hz >= 15000
     assert codec.intensity == "decibel"
     assert dataclasses.replace(codec, name="x") == dataclasses.replace(SpectrogramCodec(), name="x")
+
+
+def test_a_clip_of_3_s_fills_the_window_of_birdnet_and_fits_any_autoencoder():
+    codec = preset("birdsong-3s")
+    assert 3.0 <= codec.clip_s < 3.1
+    assert codec.frames % 64 == 0 and codec.bands % 64 == 0  # 8 x 8 and 4 x 4 pixels, and the denoiser below
 
 
 def test_importing_the_codec_stays_light():
@@ -114,7 +120,8 @@ def test_quantising_is_stable(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "at_most_db"), [("birdsong", -20), ("birdsong-small", -14), ("riffusion", -10)]
+    ("name", "at_most_db"),
+    [("birdsong", -20), ("birdsong-small", -14), ("birdsong-3s", -14), ("riffusion", -10)],
 )
 def test_round_trip_of_a_sweep(name, at_most_db):
     codec = preset(name)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from birdsd.errors import UserError
-from birdsd.sound.segments import find_songs, windows
+from birdsd.sound.segments import find_songs, quiet_stretches, song_energy, sounding_around, windows
 from tests.sound.makers import save
 
 
@@ -32,6 +32,27 @@ def test_every_song_is_in_a_clip_and_the_quiet_is_in_none():
     assert len(found) == 3
     for segment, time in zip(found, times, strict=True):
         assert segment.start_s <= time and time + 0.5 <= segment.start_s + segment.duration_s
+
+
+def test_a_song_is_found_from_its_beginning_to_its_end():
+    waveform = song_at([5.0, 12.0, 12.8, 20.0], 30.0)[0]
+    energy = song_energy(waveform, 32000)
+    for peak_s, (start_s, end_s) in ((5.2, (5.0, 5.5)), (12.9, (12.0, 13.3)), (20.4, (20.0, 20.5))):
+        assert sounding_around(energy, peak_s) == pytest.approx((start_s, end_s), abs=0.12)
+    for segment in find_songs([(0.0, waveform[None])], 2.0, 3, rate_hz=32000):
+        assert segment.start_s <= segment.peak_s <= segment.start_s + 2.0
+
+
+def test_what_lies_between_songs_holds_none_and_nearly_all_of_noise():
+    times = [5.0, 12.0, 12.8, 20.0]
+    found = quiet_stretches(song_energy(song_at(times, 30.0)[0], 32000), 1.0)
+    assert len(found) == 4 and sum(end_s - start_s for start_s, end_s in found) > 25.0
+    assert not any(start_s < time + 0.5 and time < end_s for start_s, end_s in found for time in times)
+    for seed in range(5):
+        noise = song_at([], 10.0, seed=seed)[0]
+        assert sum(e - s for s, e in quiet_stretches(song_energy(noise, 32000), 1.0)) > 8.0
+        hum = noise + 0.1 * np.cumsum(noise)  # most of it low
+        assert sum(e - s for s, e in quiet_stretches(song_energy(hum, 32000), 1.0)) > 8.0
 
 
 def test_a_file_gives_what_its_blocks_give_and_songs_across_chunks_are_found(tmp_path):
