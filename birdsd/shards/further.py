@@ -1,8 +1,8 @@
 """Further cuts of a song: where else a clip may begin, so that it still holds the song.
 
 A model that has seen each song once, always in the middle, knows little of it. Each further cut is another
-picture of the same song: one that is shorter than a clip stands anywhere in it, and along a longer one the
-clip slides.
+picture of the same song: one that is shorter than three quarters of a clip stands anywhere in it, and along a
+longer one the clip slides.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from birdsd.sound.annotation import Recording
 from birdsd.sound.channels import mix_down
 from birdsd.sound.segments import Segment, quiet_stretches, song_energy, sounding_around
 
-CUTS_APART = 0.05  # of a clip: more than one latent pixel of 8 frames in a clip of 256
-# Of a clip along a song that is longer: so much of it may lie before the song begins, or after it ended.
+CUTS_APART_S = 0.064  # about as long as a note: every picture differs, and a song of 6 s has room for dozens
+# Of a clip along a song that fills it: so much of it may lie before the song begins, or after it ended.
 _BEYOND_SONG = 0.25
 _SLACK_S = 1e-6
 
@@ -58,7 +58,7 @@ class Stretch:
 @dataclass
 class FurtherCuts:
     """Where the further cuts of a recording's songs begin. No two clips of a recording begin closer to each
-    other than a twentieth of a clip, whichever songs they were cut around.
+    other than 64 ms, whichever songs they were cut around.
 
     `acceptable(start_s, channel)`: whether a clip may begin there, going by the labels that it would show.
     """
@@ -80,7 +80,7 @@ class FurtherCuts:
         low_s, high_s = self._room(song, stretch)
         taken = self._taken[song.channel]
         draw = generator(self.data.seed, "cuts", self.recording.recording_id, number)
-        apart_s, wanted = CUTS_APART * self.clip_s, self.data.cuts_per_song - 1
+        apart_s, wanted = CUTS_APART_S, self.data.cuts_per_song - 1
         found: list[float] = []
         # As far apart as the room lets so many be; then whatever room neighbours' cuts leave.
         for spacing_s in (_widest(low_s, high_s, song.start_s, wanted, apart_s), apart_s):
@@ -109,7 +109,7 @@ class FurtherCuts:
                     start_s, end_s = self._heard(song, stretch)
         else:
             start_s, end_s = self._heard(song, stretch)
-        if end_s - start_s <= clip_s:
+        if end_s - start_s <= (1 - _BEYOND_SONG) * clip_s:
             return max(low_s, end_s - clip_s), min(high_s, start_s)
         beyond_s = _BEYOND_SONG * clip_s
         low_s, high_s = max(low_s, start_s - beyond_s), min(high_s, end_s + beyond_s - clip_s)
