@@ -35,8 +35,8 @@ _HINGE = (0.02, 0.1)
 
 
 class Discriminator(nn.Module):
-    """PatchGAN's layers with a fourth channel that holds the height: pitch matters, as it does not in
-    photographs. No normalisation: over a batch it would tie samples to each other.
+    """PatchGAN (arXiv 1611.07004) without normalisation, and with a fourth input channel, the height: unlike
+    in photographs, a texture belongs to a pitch.
 
     The weights have unit variance divided by `speed` and are multiplied by it where they are used (equalised
     learning rate, arXiv 1710.10196): with Adam, whose steps have the size of the learning rate, that makes it

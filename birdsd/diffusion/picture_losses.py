@@ -3,6 +3,7 @@ network that has seen spectrograms makes of it. All are float32 [B], one value a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,6 @@ from birdsd.diffusion.export import read_codec
 from birdsd.errors import UserError, listed_names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from birdsd.diffusion.clip import Clip
 
 _BLOCK = 8  # pixels along each side of the blocks whose statistics are compared
@@ -38,7 +37,7 @@ def difference_error(error: Tensor) -> Tensor:
 def texture_error(decoded: Tensor, image: Tensor) -> Tensor:
     """How far mean and standard deviation of 8 x 8 blocks lie apart; pictures are [B, C, H, W].
 
-    A noise floor cannot be foreseen pixel by pixel, and the mean absolute error answers it with its median:
+    A noise floor cannot be predicted pixel by pixel, and the mean absolute error answers it with its median:
     one dark colour. As loud and as rough as the recording's it may be all the same.
     """
     size = min(_BLOCK, *image.shape[2:])
@@ -60,12 +59,13 @@ class Features(nn.Module):
 
     def __init__(self, clip: Clip) -> None:
         super().__init__()
+        del clip.model.text_model  # half of its memory, and no texts come here
         self.vision_model = clip.model.vision_model.eval().requires_grad_(False)
         self._squeezed = clip.squeezed
 
     def error(self, decoded: Tensor, image: Tensor) -> Tensor:
         """The mean absolute difference of every layer's states, each normalised; pictures are [B, 3, H, W]
-        in -1..1, as wide as those it has learnt from."""
+        in -1..1, as wide as those that it has learnt from."""
         with torch.no_grad():
             wanted = self._states(image)
         pairs = zip(self._states(decoded), wanted, strict=True)

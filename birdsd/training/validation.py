@@ -67,9 +67,11 @@ class Validation:
         return {"loss": loss / weight, "samples": int(weight), **measured} if weight else None
 
     def remark(self, result: dict[str, Any], position: int) -> str:
-        """What the learner has to say of a result, once as long as it does not change its mind."""
+        """What the learner has to say of a result: when it begins to say so, and when it no longer does."""
         said, self._said = self._said, self.parts.learner.remark(result, position)
-        return "" if bool(said) == bool(self._said) else self._said
+        if bool(said) == bool(self._said):
+            return ""
+        return self._said or f"at {position} samples this no longer holds: {said}"
 
     def _not_finite(self, loss: float, count: int, samples: int, mine: list[int]) -> UserError:
         named = f", e.g. '{self._reader.read(mine[0]).key}'" if mine else ""

@@ -14,12 +14,17 @@ from birdsd.config import compose, signature
 from birdsd.diffusion import adversary as module
 from birdsd.diffusion.adversary import Discriminator, gate
 from birdsd.diffusion.methods import make_method
+from birdsd.diffusion.methods.autoencoder import AutoencoderLearner
+from birdsd.diffusion.parts import Parts
 from birdsd.errors import UserError
+from birdsd.schema import MethodConfig
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
 from birdsd.training.accounting import trace_step
 from birdsd.training.loop import train
 from birdsd.training.records import read_metrics
+from birdsd.training.validation import Validation
+from birdsd.training.world import World
 from tests.diffusion.conftest import CODEC, batch, make_shards, train_config
 from tests.training.toy import losses
 
@@ -232,6 +237,18 @@ def short(index: ShardIndex, run: Path, events: list[dict], rate: float = 4e-3, 
     config.machine.device, config.machine.threads, config.machine.micro_batch = "cpu", 1, 2
     config.save.every_samples, config.save.validate_every_samples, config.save.validation_samples = 24, 16, 4
     train(config, make_method(config, index), index, run, events=events.append)
+
+
+def test_what_changes_is_said_once_and_taken_back():
+    learner = AutoencoderLearner(torch.nn.Identity(), MethodConfig("autoencoder", adversary_start_samples=8))
+    learner.with_adversary(Discriminator(4, 1.0))
+    validation = Validation(None, Parts(learner), [None], World(), 1)
+    shut, opened = ({"adversary_open": x, "adversary_real": 0.1, "adversary_fake": 0.2} for x in (0.0, 0.3))
+    told = [
+        validation.remark(r, at) for at, r in enumerate((shut, shut, shut, opened, opened, shut), start=7)
+    ]
+    assert [bool(line) for line in told] == [False, False, True, True, False, True]
+    assert "does not tell recordings (0.10)" in told[2] and "at 10 samples this no longer holds" in told[3]
 
 
 # -- around it --------------------------------------------------------------------------------------

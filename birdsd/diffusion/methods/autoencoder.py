@@ -115,7 +115,7 @@ class AutoencoderLearner(Learner):
         def pixel_loss(made: Tensor) -> Tensor:
             return sum(self._further(made, image), mean_error(made - image))
 
-        # Before its start there is nothing to compute. On a GPU that would have to be waited for.
+        # Before its start there is nothing to compute; on a GPU, to know so would mean to wait for it.
         waits = learning and self.weights.adversary_start_samples > 0 and image.device.type == "cpu"
         idle = waits and not bool(active.any())
         term, measured = adversary.loss(image, decoded, active, pixel_loss, idle)
@@ -181,7 +181,7 @@ class AutoencoderMethod:
         self, parts: Parts, sample: Sample, position: int, purpose: str = "train"
     ) -> dict[str, Tensor]:
         """A crop in time and the noise of the latents. In validation the crop is a function of position
-        too, which is none of the run's there.
+        too; that is not the run's there, and an adversary is asked wherever the run stands.
         """
         draw = generator(self.config.seed, purpose, position, "autoencoder")
         start = int(draw.integers(self.codec["frames"] - self.width + 1))
