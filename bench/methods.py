@@ -47,6 +47,8 @@ WAYS: dict[str, list[str]] = {
     "dreambooth on full": ["method=dreambooth", "method.base_method=full"],
     "autoencoder": ["method=autoencoder", f"optim.global_batch={BATCH}", "method.crop_frames=0"],
 }
+ADVERSARY = "method.adversary_weight=0.5"
+_WITH_ADVERSARY = 2.2
 _NOISE = 1.02  # of timings that are equal
 # Less, where that is what the method is for; elsewhere no more, but for the EMA that this example lacks.
 _MEMORY_FLOORS = {"textual_inversion": 0.95, "dreambooth on full": 1.02}
@@ -60,7 +62,7 @@ def run(quick: bool = False) -> list[Row]:
         with tempfile.TemporaryDirectory() as name:
             bench = Bench(Path(name), pairs=5 if quick else 20)
             rows = [row for way in WAYS for row in bench.rows(way)]
-            return [*rows, *bench.aesthetic_rows(), bench.cached_text_row()]
+            return [*rows, *bench.aesthetic_rows(), bench.cached_text_row(), bench.adversary_row()]
     finally:
         torch.set_num_threads(before)
 
@@ -191,6 +193,16 @@ class Bench:
         note = "a text encoder of 2 layers; the larger it is, the more it saves"
         what = "full: a step with cached text / encoding it every time"
         return _row(what, statistics.median(ratios), 1.0, note)
+
+    def adversary_row(self) -> Row:
+        """A step of the autoencoder with its adversary, which teaches from the start, beside one without."""
+        plain, judged = (self.ours([*WAYS["autoencoder"], *more]) for more in ([], [ADVERSARY]))
+        for _ in range(3):
+            next(plain), next(judged)
+        times = [(next(judged), next(plain)) for _ in range(self.pairs)]
+        ratio = statistics.median(mine / other for mine, other in times)
+        note = f"{1000 * statistics.median(mine for mine, _ in times):.0f} ms"
+        return _row("autoencoder: a step with the adversary / without", ratio, _WITH_ADVERSARY, note)
 
 
 def _row(what: str, ratio: float, floor: float, note: str) -> Row:

@@ -98,6 +98,12 @@ class MethodConfig:
     kl_weight: float = 1e-6
     gradient_weight: float = 0.0
     crop_frames: int = 0
+    texture_weight: float = 0.0  # of the error of local mean and standard deviation
+    feature_weight: float = 0.0  # of the error of the features of model.clip's image tower
+    adversary_weight: float = 0.0  # of a discriminator's gradient beside the reconstruction's; 0: none
+    adversary_start_samples: int = 0  # it learns and teaches from there on
+    adversary_learning_rate: float = 2e-3  # of its weights, which have unit variance, at the schedule's peak
+    adversary_channels: int = 16  # of its first layer
     noise_schedule: Text = None  # null: scaled_linear, or the base's
     zero_terminal_snr: Optional[bool] = None  # null: false, or as the base has it
     species_balance: float = 0.0  # 0: as the shards have them; 1: every species as often as any other

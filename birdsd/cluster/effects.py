@@ -10,13 +10,15 @@ from birdsd.schema import TrainConfig
 
 _LORA, _TOKENS, _DREAM = "lora", "textual_inversion", "dreambooth"
 _DREAMS = ("dreambooth_lora", "dreambooth_full")
+_ADVERSARY = ("adversary_start_samples", "adversary_learning_rate", "adversary_channels")
 _DENOISING = ("full", _LORA, _TOKENS, *_DREAMS)
 # Fields of `method` that not every method has a use for, with those that do (as `config.advice_name` has it).
 _METHODS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("prediction", "noise_schedule", "zero_terminal_snr"), ("full",)),
     **dict.fromkeys(("min_snr_gamma", "caption_dropout"), _DENOISING),
     **dict.fromkeys(("train_text_encoder", "learns"), ("full", "dreambooth_full")),
-    **dict.fromkeys(("kl_weight", "gradient_weight", "crop_frames"), ("autoencoder",)),
+    **dict.fromkeys(("kl_weight", "gradient_weight", "crop_frames", "texture_weight", "feature_weight",
+                     "adversary_weight", *_ADVERSARY), ("autoencoder",)),
     **dict.fromkeys(("rank", "alpha", "targets"), (_LORA, "dreambooth_lora")),
     **dict.fromkeys(("tokens", "style_token", "vectors", "initial_word"), (_TOKENS,)),
     **dict.fromkeys(
@@ -85,8 +87,14 @@ def _of_training(settled: TrainConfig, said: set[str]) -> Iterator[tuple[str, st
     if model.init == "scratch":
         yield "method.train_text_encoder", "with model.init=scratch the text encoder always learns"
         yield "model.source", "model.init=scratch starts from nothing; model.init=pretrained starts from it"
-    if method.name != "aesthetic_gradients":
-        yield "model.clip", f"method={method.name} has no use for it (aesthetic_gradients has)"
+    if method.name == "autoencoder":
+        if not method.adversary_weight:
+            for field in _ADVERSARY:
+                yield f"method.{field}", "method.adversary_weight=0 trains no discriminator"
+        if not method.feature_weight:
+            yield "model.clip", "method.feature_weight=0 compares no features"
+    elif method.name not in ("clip", "aesthetic_gradients"):
+        yield "model.clip", f"method={method.name} has no use for it (clip and aesthetic_gradients have)"
     if method.name in ("autoencoder", "clip", "aesthetic_gradients"):
         yield "model.autoencoder", f"method={method.name} has no use for one"
     if optim.decay == "constant":

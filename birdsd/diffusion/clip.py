@@ -51,16 +51,20 @@ class Clip:
 
     def prepared(self, pixels: Tensor) -> Tensor:
         """A codec's uint8 [B, C, H, W] -> float32 [B, 3, size, size], as the image tower takes it."""
+        from birdsd.diffusion.methods.common import to_range
+
+        return self.squeezed(to_range(pixels))
+
+    def squeezed(self, image: Tensor) -> Tensor:
+        """The same of float32 [B, 3, H, W] in -1..1; gradients pass."""
         import torch
         from torch.nn import functional
 
-        from birdsd.diffusion.methods.common import to_range
-
         side = int(self.model.config.vision_config.image_size)
         mode = "bilinear" if self.resample == _BILINEAR else "bicubic"
-        values = (to_range(pixels) + 1) / 2
+        values = (image + 1) / 2
         squeezed = functional.interpolate(values, (side, side), mode=mode, antialias=True).clamp(0, 1)
-        mean, std = (torch.tensor(row, device=pixels.device)[:, None, None] for row in (self.mean, self.std))
+        mean, std = (torch.tensor(row, device=image.device)[:, None, None] for row in (self.mean, self.std))
         return (squeezed - mean) / std
 
     def image_features(self, pixels: Tensor) -> Tensor:
@@ -98,7 +102,7 @@ def load_clip(source: str | None) -> Clip:
         raise UserError(
             "model.clip is not set", "aesthetic gradients need a CLIP with its image tower", _WAY_OUT
         )
-    place = _place(source)
+    place = clip_place(source)
     _check_whole(source, place)
     try:
         kind: Any = transformers.CLIPModel  # its annotations know nothing of output_loading_info
@@ -117,7 +121,7 @@ def load_clip(source: str | None) -> Clip:
     return Clip(model.float().eval().requires_grad_(False), **_preparation(place))
 
 
-def _place(source: str) -> str:
+def clip_place(source: str) -> str:
     """The folder or hub id itself: of a run the export."""
     path = Path(source).expanduser()
     if not path.exists():

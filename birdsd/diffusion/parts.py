@@ -26,6 +26,15 @@ class Learner(nn.Module):
     It must not draw random numbers (no dropout): what is random comes with the batch.
     """
 
+    # What validation writes down beside the loss, by name, and what the last forward without gradients found
+    # of each, float32 [B]; not finite where it cannot be said.
+    measures: tuple[str, ...] = ()
+    measured: Mapping[str, Tensor]
+
+    def remark(self, means: Mapping[str, Any], position: int) -> str:
+        """What the user should know of a validation at `position`, in one line; mostly nothing."""
+        return ""
+
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """One loss per sample, float32, shape [B]; `batch` is what `Method.prepare` returned."""
         raise NotImplementedError

@@ -284,6 +284,7 @@ def _built(config: TrainConfig, index: ShardIndex, dtype: torch.dtype) -> tuple[
 
     if config.method.name == "autoencoder":
         config.model.init, config.model.source = "scratch", None
+        config.method.adversary_start_samples = 0  # what it takes at the most
     method: Any = make_method(config, index)
     if not hasattr(method, "build"):
         raise UserError(
@@ -296,6 +297,8 @@ def _built(config: TrainConfig, index: ShardIndex, dtype: torch.dtype) -> tuple[
         method.networks = lambda: _as_networks(hollow)
     if hasattr(method, "text"):
         method.text = lambda: _text(config, method.codec)
+    if hasattr(method, "image_tower"):
+        method.image_tower = lambda: _hollow_clip(config.model.clip)
     parts = method.build(torch.device("cpu"), dtype)
     if hasattr(method, "prepared_text") and "text_encoder" in parts.frozen:
         # A caption is encoded once and kept, by the numbers of its tokens: fake ones have none.
@@ -358,6 +361,16 @@ def counting() -> Any:
 
 def _autocast(dtype: torch.dtype) -> Any:
     return torch.autocast("cpu", dtype) if dtype != torch.float32 else nullcontext()
+
+
+def _hollow_clip(source: str | None) -> Any:
+    """A CLIP shaped as its folder says."""
+    from transformers import CLIPConfig, CLIPModel
+
+    from birdsd.diffusion.clip import Clip, clip_place
+
+    told, _ = CLIPConfig.get_config_dict(clip_place(str(source)))
+    return Clip(CLIPModel(CLIPConfig(**told)))
 
 
 def _text(config: TrainConfig, codec: dict[str, Any]) -> tuple[Any, Any]:

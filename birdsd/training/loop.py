@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -273,8 +273,7 @@ class Trainer:
     def _announce(self, checkpoint: Checkpoint | None, notes: list[str]) -> None:
         assert self.engine is not None
         for note in notes:
-            self.events({"event": "note", "text": note})
-            self.progress.say(note)
+            self._tell({"event": "note", "text": note}, note)
         facts = {
             "position": self.position,
             "total": self.total,
@@ -359,9 +358,7 @@ class Trainer:
         before = self.plan.size
         self.plan = halved(self.plan, short.reason, self.config.machine)
         release(self.device)
-        event, line = told(short.reason, self.position, before, self.plan.size)
-        self.events(event)
-        self.progress.say(line)
+        self._tell(*told(short.reason, self.position, before, self.plan.size))
         if self.world.is_first or not short.redo:
             self.remembered.write(self.plan.size)
         if not short.redo:
@@ -402,10 +399,7 @@ class Trainer:
             self.ledger.append(np.concatenate(self._seen))
             self.metrics.append(lines)
         self._seen.clear()
-        for line in lines:
-            self.trackers.scalars(
-                {f"train/{k}": v for k, v in line.items() if k not in ("kind", "position")}, line["position"]
-            )
+        self.trackers.lines(lines)
         self.progress.update(self.position, lines[-1])
 
     # -- now and then -------------------------------------------------------------------------------
@@ -421,8 +415,14 @@ class Trainer:
         line = {"kind": "validation", "position": self.position, **result}
         if self.world.is_first:
             self.metrics.append([line])
-        self.trackers.scalars({"validation/loss": result["loss"]}, self.position)
+        self.trackers.lines([line])
         self.events({"event": "validated", "position": self.position, **result})
+        if remark := validation.remark(result, self.position):
+            self._tell({"event": "note", "text": remark}, remark)
+
+    def _tell(self, event: dict[str, Any], line: str) -> None:
+        self.events(event)
+        self.progress.say(line)
 
     def _save(self, parts: Parts) -> None:
         """Save where we are, unless that is saved already. On stopping and at the end, `wait` follows."""

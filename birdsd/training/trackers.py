@@ -25,6 +25,13 @@ class Trackers:
             for tag, value in values.items():
                 self._writer.add_scalar(tag, value, position)
 
+    def lines(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Add the figures of lines of metrics.jsonl, as KIND/NAME."""
+        for line in lines:
+            told = {k: v for k, v in line.items() if k not in ("kind", "position", "samples")}
+            scalars = {f"{line['kind']}/{name}": value for name, value in told.items() if value is not None}
+            self.scalars(scalars, line["position"])
+
     def previews(self, paths: Sequence[Path], position: int) -> None:
         """Add pictures (.png) and sound (.wav); other files are left where they are."""
         if self._writer is None:

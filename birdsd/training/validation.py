@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,32 +34,44 @@ class Validation:
             FixedOrder(len(reader), samples),
             lambda sample, position: method.example(parts, sample, position, purpose=HELD_OUT),
         )
-        self._samples = samples
+        self._samples, self._said = samples, ""
 
     @torch.no_grad()
     def run(self, engine: Engine, micro_batch: int) -> dict[str, Any] | None:
-        """{"loss", "samples"} of all ranks, `micro_batch` at a time; None where not one could be decoded.
+        """{"loss", "samples"} and the means of the learner's `measures`, of all ranks, `micro_batch` at a
+        time; None where not one could be decoded, and for a mean that is not finite.
 
         A loss that is not finite is a `UserError` on every rank: diverged weights must not be saved.
         """
-        total = torch.zeros(3, dtype=torch.float64)
+        names = self.parts.learner.measures
+        total = torch.zeros(3 + len(names), dtype=torch.float64)
         strange: list[int] = []
         for micro in BatchPlan(self._samples, self.world.size, self.world.rank, micro_batch).micro_batches():
             examples = self._maker.make(0, micro)
             batch = {k: v.to(engine.device) for k, v in examples.tensors.items()}
-            losses = self._losses(engine, batch).double().cpu()
+            losses, *values = self._losses(engine, batch).double().cpu()
             weights = examples.weights.double()
             counted = weights > 0  # what stands in for a sample that could not be decoded does not count
             spoilt = counted & ~losses.isfinite()
             sums = [(losses * weights)[counted].sum(), weights.sum(), spoilt.sum().double()]
+            sums += [(value * weights)[counted].sum() for value in values]
             total += torch.stack(sums)
             slots = [slot for slot, share in enumerate(micro.weights) if share]
             strange += [n for slot, n in zip(slots, examples.numbers, strict=True) if spoilt[slot]]
         total = self.world.total(total)
-        loss, weight, count = total.tolist()
+        loss, weight, count, *values = total.tolist()
         if count:
             raise self._not_finite(loss / weight, int(count), int(weight), strange)
-        return {"loss": loss / weight, "samples": int(weight)} if weight else None
+        means = [value / weight if math.isfinite(value) else None for value in values] if weight else []
+        measured = dict(zip(names, means, strict=False))
+        return {"loss": loss / weight, "samples": int(weight), **measured} if weight else None
+
+    def remark(self, result: dict[str, Any], position: int) -> str:
+        """What the learner has to say of a result: when it begins to say so, and when it no longer does."""
+        said, self._said = self._said, self.parts.learner.remark(result, position)
+        if bool(said) == bool(self._said):
+            return ""
+        return self._said or f"at {position} samples this no longer holds: {said}"
 
     def _not_finite(self, loss: float, count: int, samples: int, mine: list[int]) -> UserError:
         named = f", e.g. '{self._reader.read(mine[0]).key}'" if mine else ""
@@ -72,11 +85,12 @@ class Validation:
         )
 
     def _losses(self, engine: Engine, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """One loss per sample; where memory runs out, of each half by itself. Under ZeRO-3 all ranks must do
-        the same, and it is an error there."""
-        count = len(next(iter(batch.values())))
+        """[1 + measures, B]: losses, and what was measured beside them; where memory runs out, of each half
+        by itself. Under ZeRO-3 all ranks must do the same, and it is an error there."""
+        count, learner = len(next(iter(batch.values()))), self.parts.learner
         try:
-            return engine.losses(self.method.prepare(self.parts, batch))
+            losses = engine.losses(self.method.prepare(self.parts, batch))
+            return torch.stack([losses, *(learner.measured[name] for name in learner.measures)])
         except Exception as error:
             if not is_out_of_memory(error) or count == 1 or engine.name == "deepspeed-zero3":
                 raise
@@ -84,4 +98,4 @@ class Validation:
         halves = [
             {k: v[part] for k, v in batch.items()} for part in (slice(count // 2), slice(count // 2, count))
         ]
-        return torch.cat([self._losses(engine, half) for half in halves])
+        return torch.cat([self._losses(engine, half) for half in halves], dim=1)

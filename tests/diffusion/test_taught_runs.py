@@ -49,7 +49,13 @@ WAYS = {
     "clip": {"name": "clip"},
     "autoencoder": {"name": "autoencoder", "crop_frames": 32, "init": "scratch"},
     "autoencoder-on": {"name": "autoencoder", "gradient_weight": 0.1},
-}
+    # The first two of its six steps are without it.
+    "adversary": {
+        "name": "autoencoder", "crop_frames": 32, "init": "scratch", "texture_weight": 0.5,
+        "adversary_weight": 0.5, "adversary_start_samples": 8, "adversary_channels": 4,
+        "adversary_learning_rate": 0.1,
+    },
+}  # fmt: skip
 # Where the text encoder stays as it is, and one without previews: for the tests of caches.
 FURTHER_WAYS = {
     "full-unet": {"name": "full", "train_text_encoder": False},
@@ -331,7 +337,7 @@ def test_every_machine_follows_the_same_trajectory(
         torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=2e-4)
 
 
-@pytest.mark.parametrize("way", ["full-learns", "clip", "autoencoder", "lora"])
+@pytest.mark.parametrize("way", ["full-learns", "clip", "autoencoder", "adversary", "lora"])
 def test_offloaded_in_low_precision_it_is_previewed(way, shards, pipeline_folder, tmp_path):
     """The learner is in 16 bit then, what is frozen in it too."""
     config = configured(way, pipeline_folder, offload_optimizer=True, precision="bf16")

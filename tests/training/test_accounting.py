@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.methods import WAYS, Bench
+from bench.methods import ADVERSARY, WAYS, Bench
 from birdsd.diffusion import models
 from birdsd.diffusion.aesthetics import AestheticSettings, personalise
 from birdsd.errors import UserError
@@ -21,6 +21,7 @@ from birdsd.training.tensor_memory import LiveTensors
 SETTINGS = {
     **WAYS,
     "scratch": [*WAYS["full"], "model.init=scratch"],
+    "adversary": [*WAYS["autoencoder"], ADVERSARY],
     "clip": ["method=clip", "optim.global_batch=16"],
     "recomputed": [*WAYS["full"], "machine.gradient_checkpointing=true"],
     "small pieces": [*WAYS["full"], "machine.micro_batch=4"],

@@ -1,14 +1,15 @@
 """method=autoencoder: a spectrogram AutoencoderKL of one's own.
 
 The loss of a sample is the mean absolute error of its picture, plus the KL divergence of its latents from
-a normal distribution (nats per latent value), plus, if asked for, the error of its differences along time
-and frequency: without these, fast trills are what a small model blurs first. At export the latents are
-brought to mean 0 and standard deviation 1 in every channel.
+a normal distribution (nats per latent value), plus, if asked for: the error of its differences along time
+and frequency (without these, fast trills are what a small model blurs first), that of its texture, that of
+what an image tower sees in it, and the judgement of a discriminator that learns beside it. At export the
+latents are brought to mean 0 and standard deviation 1 in every channel, and the helpers stay behind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from birdsd.diffusion import export, models
+from birdsd.diffusion.adversary import SMALLEST_SIDE, Adversary, Discriminator
+from birdsd.diffusion.clip import load_clip
 from birdsd.diffusion.methods.common import (
     codec_of,
     evaluating,
@@ -29,11 +32,19 @@ from birdsd.diffusion.methods.common import (
 )
 from birdsd.diffusion.methods.measuring import autoencoder_loss, loss_line
 from birdsd.diffusion.parts import Learner, Parts
+from birdsd.diffusion.picture_losses import (
+    Features,
+    check_features,
+    difference_error,
+    mean_error,
+    texture_error,
+)
 from birdsd.errors import UserError
 from birdsd.randomness import generator
 
 if TYPE_CHECKING:
-    from birdsd.schema import TrainConfig
+    from birdsd.diffusion.clip import Clip
+    from birdsd.schema import MethodConfig, TrainConfig
     from birdsd.shards.index import ShardIndex
     from birdsd.shards.reader import Sample
 
@@ -41,31 +52,82 @@ _MEASURED_SAMPLES = 256  # for the statistics of the latents; their error is bel
 
 
 class AutoencoderLearner(Learner):
-    """The autoencoder and its loss. The batch: `image` float [B, 3, H, W] in -1..1, `noise` [B, C, h, w]."""
+    """The autoencoder, its loss, and what helps it to learn.
+
+    The batch: `image` float [B, 3, H, W] in -1..1 and `noise` [B, C, h, w]; with an adversary `adversary`
+    float [B], 0 before its start; with features, where pictures are cut, `whole` [B, 3, H, all frames] and
+    `first` int64 [B], where the cut begins.
+    """
 
     vae: Any
+    features: Features
+    discriminator: Discriminator
 
-    def __init__(self, vae: nn.Module, kl_weight: float, gradient_weight: float) -> None:
+    def __init__(self, vae: nn.Module, method: MethodConfig) -> None:
         super().__init__()
         self.vae = vae
-        self.kl_weight, self.gradient_weight = kl_weight, gradient_weight
+        self.weights = method
+        self.adversary: Adversary | None = None
+
+    def with_adversary(self, discriminator: Discriminator) -> None:
+        """Let `discriminator` learn beside it."""
+        self.discriminator = discriminator
+        self.adversary = Adversary(discriminator, self.weights.adversary_weight)
+        self.measures = self.adversary.names
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """float32 [B]: reconstruction + kl_weight x KL + gradient_weight x error of the differences."""
-        image = batch["image"]
+        """float32 [B]: reconstruction + kl_weight x KL + what else has a weight. An adversary adds gradients
+        and no value, so that the curves with and without it compare."""
+        image, weights = batch["image"], self.weights
         posterior = self.vae.encode(image).latent_dist
         decoded = self.vae.decode(posterior.mean + posterior.std * batch["noise"]).sample.float()
-        loss = _mean(decoded - image)
+        loss = mean_error(decoded - image)
         kl = 0.5 * (posterior.mean.float().square() + posterior.var.float() - 1 - posterior.logvar.float())
-        loss = loss + self.kl_weight * kl.flatten(1).mean(1)
-        if self.gradient_weight > 0:
-            error = decoded - image
-            loss = loss + self.gradient_weight * (_mean(error.diff(dim=2)) + _mean(error.diff(dim=3)))
+        loss = loss + weights.kl_weight * kl.flatten(1).mean(1)
+        for further in self._further(decoded, image):
+            loss = loss + further
+        if weights.feature_weight > 0:
+            loss = loss + weights.feature_weight * self._feature_error(batch, decoded)
+        if self.adversary is not None:
+            loss = loss + self._adversarial(self.adversary, batch, decoded)
         return loss
 
+    def _further(self, decoded: Tensor, image: Tensor) -> Iterator[Tensor]:
+        """Errors of the pixels besides the mean absolute one, weighted."""
+        weights = self.weights
+        if weights.gradient_weight > 0:
+            yield weights.gradient_weight * difference_error(decoded - image)
+        if weights.texture_weight > 0:
+            yield weights.texture_weight * texture_error(decoded, image)
 
-def _mean(error: Tensor) -> Tensor:
-    return error.abs().flatten(1).mean(1)
+    def _feature_error(self, batch: dict[str, Tensor], decoded: Tensor) -> Tensor:
+        """That of the whole picture with its reconstructed cut in place: the network knows no others."""
+        if "whole" not in batch:
+            return self.features.error(decoded, batch["image"])
+        columns = batch["first"][:, None] + torch.arange(decoded.shape[3], device=decoded.device)
+        whole = batch["whole"]
+        pasted = whole.scatter(3, columns[:, None, None, :].expand_as(decoded), decoded)
+        return self.features.error(pasted, whole)
+
+    def _adversarial(self, adversary: Adversary, batch: dict[str, Tensor], decoded: Tensor) -> Tensor:
+        image, active, learning = batch["image"], batch["adversary"], torch.is_grad_enabled()
+
+        def pixel_loss(made: Tensor) -> Tensor:
+            return sum(self._further(made, image), mean_error(made - image))
+
+        # Before its start there is nothing to compute; on a GPU, to know so would mean to wait for it.
+        waits = learning and self.weights.adversary_start_samples > 0 and image.device.type == "cpu"
+        idle = waits and not bool(active.any())
+        term, measured = adversary.loss(image, decoded, active, pixel_loss, idle)
+        if not learning:
+            self.measured = measured
+        return term
+
+    def remark(self, means: Mapping[str, Any], position: int) -> str:
+        """That the adversary was shut out of all of a validation."""
+        if self.adversary is None or position <= self.weights.adversary_start_samples:
+            return ""
+        return self.adversary.remark(means)
 
 
 class AutoencoderMethod:
@@ -82,6 +144,9 @@ class AutoencoderMethod:
                 "set it to a part of that, or to 0 for whole images",
             )
         self.width = width or int(self.codec["frames"])
+        _check_helpers(config.method, min(self.width, int(self.codec["bands"])))
+        if config.method.feature_weight > 0:
+            check_features(config.model.clip, self.codec)
 
     def build(self, device: torch.device, dtype: torch.dtype) -> Parts:
         """A new autoencoder (model.init=scratch), or the one of model.source to go on from."""
@@ -97,26 +162,47 @@ class AutoencoderMethod:
         )
         models.latent_size(vae.config, self.codec["bands"], self.codec["frames"])
         method = self.config.method
-        learner = AutoencoderLearner(vae.train(), method.kl_weight, method.gradient_weight).to(device)
+        learner = AutoencoderLearner(vae.train(), method)
+        if method.feature_weight > 0:
+            learner.features = Features(self.image_tower())
+        if method.adversary_weight > 0:
+            speed = method.adversary_learning_rate / float(self.config.optim.learning_rate or 1)
+            learner.with_adversary(Discriminator(method.adversary_channels, speed, self.config.seed))
+        learner.to(device)
         if self.config.machine.gradient_checkpointing:
             learner.enable_gradient_checkpointing()
         return Parts(learner, codec=load_codec(self.codec), device=device, dtype=dtype)
+
+    def image_tower(self) -> Clip:
+        """The CLIP whose image tower compares pictures."""
+        return load_clip(self.config.model.clip)
 
     def example(
         self, parts: Parts, sample: Sample, position: int, purpose: str = "train"
     ) -> dict[str, Tensor]:
         """A crop in time and the noise of the latents. In validation the crop is a function of position
-        too.
+        too; that is not the run's there, and an adversary is asked wherever the run stands.
         """
         draw = generator(self.config.seed, purpose, position, "autoencoder")
         start = int(draw.integers(self.codec["frames"] - self.width + 1))
         noise = draw.standard_normal(self.latent_shape, dtype=np.float32)
-        image = picture_of(sample, self.codec)[:, :, start : start + self.width]
-        return {"pixels": torch.from_numpy(np.ascontiguousarray(image)), "noise": torch.from_numpy(noise)}
+        whole, method = picture_of(sample, self.codec), self.config.method
+        image = whole[:, :, start : start + self.width]
+        made = {"pixels": torch.from_numpy(np.ascontiguousarray(image)), "noise": torch.from_numpy(noise)}
+        if method.adversary_weight > 0:
+            started = purpose != "train" or position >= method.adversary_start_samples
+            made["adversary"] = torch.tensor(float(started))
+        if method.feature_weight > 0 and self.width < whole.shape[2]:
+            made["whole"] = torch.from_numpy(np.ascontiguousarray(whole))
+            made["first"] = torch.tensor(start, dtype=torch.int64)
+        return made
 
     def prepare(self, parts: Parts, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """uint8 -> -1..1 in three channels."""
-        return {"image": to_range(batch["pixels"]), "noise": batch["noise"]}
+        ready = {name: value for name, value in batch.items() if name not in ("pixels", "whole")}
+        if "whole" in batch:
+            ready["whole"] = to_range(batch["whole"])
+        return {"image": to_range(batch["pixels"]), **ready}
 
     def provide(
         self, parts: Parts, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
@@ -191,6 +277,29 @@ class AutoencoderMethod:
                 values += posterior.mean[0, 0].numel()
         mean = sums[0] / max(values, 1)
         return mean, (sums[1] / max(values, 1) - mean.square()).clamp(min=1e-12).sqrt()
+
+
+def _check_helpers(method: MethodConfig, side: int) -> None:
+    for name in ("texture_weight", "feature_weight", "adversary_weight"):
+        if (value := getattr(method, name)) < 0:
+            raise UserError(
+                f"method.{name}={value:g}", "a weight is 0 (off) or more", f"set method.{name}=0, or leave it"
+            )
+    if not method.adversary_weight:
+        return
+    for name, least in (("adversary_learning_rate", 0.0), ("adversary_channels", 0)):
+        if (value := getattr(method, name)) <= least:
+            raise UserError(
+                f"method.{name}={value:g}",
+                "a discriminator has channels, and learns",
+                f"leave method.{name} out for the usual value, or set method.adversary_weight=0",
+            )
+    if side < SMALLEST_SIDE:
+        raise UserError(
+            f"method.adversary_weight is set, and pictures are {side} pixels high or wide",
+            f"the discriminator needs {SMALLEST_SIDE}",
+            f"set method.crop_frames to {SMALLEST_SIDE} or more, or method.adversary_weight=0",
+        )
 
 
 def normalise_latents(vae: Any, mean: Tensor, std: Tensor) -> None:
