@@ -22,7 +22,8 @@ CLEAR = 0.05  # adjusted p below which a difference is called one
 
 @dataclass(frozen=True)
 class MadeClip:
-    """A clip that an arm made: what it was asked for, its files, what the judge named, and the distance to
+    """A clip that an arm made: what it was asked for, its files, what the weak check named (`named`)
+    and what the judge named (`heard`, with its confidence; empty where there is none), and the distance to
     the nearest training clip (0 = a copy)."""
 
     kind: str
@@ -135,17 +136,17 @@ class Comparison:
     new: Sequence[str]
     known: Sequence[str]
     arms: Sequence[ArmResult]
-    held_out: Score | None  # what the judge itself is worth
+    held_out: Score | None  # what the weak check itself is worth
     training_clips: int
     training_recordings: int
     environments: Sequence[str]
-    background_held_out: Mapping[str, float]  # what the judge of backgrounds is worth, see comparison_judge
+    background_held_out: Mapping[str, float]  # what the classifier of backgrounds is worth, see comparison_judge
     settings: Mapping[str, Any]  # samples, clips_per_species, steps, guidance, seed, model, codec
     foundations: Sequence[tuple[str, float]] = ()  # what was trained for all: (name, seconds)
 
     @property
     def chance(self) -> float:
-        """Of a judge that guesses among all species."""
+        """Of a classifier that guesses among all species."""
         return 1 / max(1, len(self.new) + len(self.known))
 
     @property

@@ -18,11 +18,11 @@ from birdsd.evaluation.comparison import (
 from birdsd.evaluation.comparison_background import (
     NONE,
     Background,
-    BackgroundJudge,
+    BackgroundClassifier,
     background_db,
     change,
 )
-from birdsd.evaluation.learning_check import Clips, GeneratedClip, Jury
+from birdsd.evaluation.learning_check import Clips, GeneratedClip, WeakCheck
 from birdsd.sound.recordings import read
 
 if TYPE_CHECKING:
@@ -47,20 +47,20 @@ class Heard:
 
 
 def judge_arms(
-    jury: Jury, arms: Sequence[ArmResult], backgrounds: BackgroundJudge | None = None
+    weak: WeakCheck, arms: Sequence[ArmResult], backgrounds: BackgroundClassifier | None = None
 ) -> list[ArmResult]:
     """The arms with everything that the judge says of their clips; those without clips stay as they are."""
-    heard = {arm.name: _hear(jury, arm.clips) for arm in arms if arm.clips}
+    heard = {arm.name: _hear(weak, arm.clips) for arm in arms if arm.clips}
     judged = []
     for arm in arms:
         if arm.name in heard:
             one = heard[arm.name]
             made = one.of(NEW)
-            near = jury.nearness(made) if made.levels else None
+            near = weak.nearness(made) if made.levels else None
             if near is not None:
                 one.clips = _with_distances(one.clips, near.distance)
-            scores = {kind: jury.score(one.of(kind)) for kind in (NEW, KNOWN, IN_ENVIRONMENT)}
-            everything = jury.score(one.of(NEW, KNOWN))
+            scores = {kind: weak.score(one.of(kind)) for kind in (NEW, KNOWN, IN_ENVIRONMENT)}
+            everything = weak.score(one.of(NEW, KNOWN))
             arm = replace(
                 arm,
                 clips=one.clips,
@@ -84,15 +84,15 @@ def _compared(arms: Sequence[ArmResult]) -> list[ArmResult]:
     return [replace(arm, gain=gains.get(arm.name), forgetting=losses.get(arm.name)) for arm in arms]
 
 
-def _hear(jury: Jury, clips: Sequence[MadeClip]) -> Heard:
-    codec = jury.codec
+def _hear(weak: WeakCheck, clips: Sequence[MadeClip]) -> Heard:
+    codec = weak.codec
     made = []
     for clip in clips:
         waveform = read(clip.sound, codec.rate_hz, channels=codec.channels)
         made.append(GeneratedClip(clip.species, waveform=waveform, rate_hz=codec.rate_hz))
-    heard = jury.heard(made)
-    named = jury.judge.probabilities(heard).argmax(axis=1)
-    told = [replace(clip, named=jury.judge.species[int(n)]) for clip, n in zip(clips, named, strict=True)]
+    heard = weak.heard(made)
+    named = weak.classifier.probabilities(heard).argmax(axis=1)
+    told = [replace(clip, named=weak.classifier.species[int(n)]) for clip, n in zip(clips, named, strict=True)]
     return Heard(told, heard.levels)
 
 
@@ -101,7 +101,7 @@ def _with_distances(clips: Sequence[MadeClip], distances: Sequence[float]) -> li
     return [replace(clip, distance=next(rest)) if clip.kind == NEW else clip for clip in clips]
 
 
-def _background(heard: Heard, judge: BackgroundJudge) -> Background | None:
+def _background(heard: Heard, classifier: BackgroundClassifier) -> Background | None:
     """The clips asked for in an environment, each beside the one of the same species and noise without."""
     level = [background_db(levels) for levels in heard.levels]
     plain = {(c.species, c.index): n for n, c in enumerate(heard.clips) if c.kind == NEW}
@@ -112,7 +112,7 @@ def _background(heard: Heard, judge: BackgroundJudge) -> Background | None:
         return None
     pairs = [(plain[heard.clips[n].species, heard.clips[n].index], n) for n in asked]
     told = change([level[before] for before, _ in pairs], [level[after] for _, after in pairs])
-    named = judge.name(heard.levels)
+    named = classifier.name(heard.levels)
     if not named:
         return Background(len(pairs), *told)
     right = [named[n] == heard.clips[n].environment for n in asked]

@@ -131,7 +131,7 @@ def _learnt(comparison: Comparison) -> list[Html]:
         "p",
         "The share of clips in which the judge names the species that was asked for. The level line is the "
         f"95% interval. The upright line is what a model scores that sings one of the {len(comparison.new)} "
-        f"new species whatever it is asked for ({comparison.always:.0%}); a judge that guesses scores "
+        f"new species whatever it is asked for ({comparison.always:.0%}); a classifier that guesses scores "
         f"{comparison.chance:.0%}. Known species: the upright line is the base model.",
     )
     control = next((arm for arm in comparison.shown if arm.control and KNOWN in arm.scores), None)
@@ -195,18 +195,18 @@ def _copies(arm: ArmResult) -> object:
 
 def _worth(comparison: Comparison) -> Html:
     held = comparison.held_out
-    judge = (
-        f"The judge is a plain classifier of {comparison.training_clips} training clips. It names "
+    worth = (
+        f"The weak check is a plain classifier of {comparison.training_clips} training clips. It names "
         f"{held.accuracy:.0%} of {held.clips} clips of held-out recordings right ({held.low:.0%} to "
         f"{held.high:.0%}), so what it calls wrong may well be right, and the other way round."
         if held
-        else "No recording was held out, so what the judge itself is worth is not known."
+        else "No recording was held out, so what the weak check itself is worth is not known."
     )
     seed = (
         "One seed, one choice of new species: another might put near neighbours of this table in another "
         f"order. Differences are called clear below p = {CLEAR:g}."
     )
-    return html.note(element("p", element("b", "What this is worth. "), judge), element("p", seed))
+    return html.note(element("p", element("b", "What this is worth. "), worth), element("p", seed))
 
 
 # -- costs, losses ----------------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ def _losses(comparison: Comparison) -> list[Html]:
         f"The denoising loss on the same {count} held-out clips of the new species, with the same noise "
         "each time. It compares only among arms that learn by this loss, and on so few clips it is a rough "
         "measure. It says how well noise is predicted, not whether the song is right: where it and the "
-        "judge disagree, listen.",
+        "classifiers disagree, listen.",
     )
     # Six colours; an arm more would share one.
     curves = [
@@ -382,7 +382,7 @@ def _confusions(comparison: Comparison) -> list[Html]:
             confusion_table(species, counts, title="Held-out recordings", rows="true", columns="named")
         ))  # fmt: skip
     summary = element("summary", f"{len(tables)} tables: recordings first, then each arm")
-    intro = element("p", "A row for what was asked for, a column for what the judge named, in clips.")
+    intro = element("p", "A row for what was asked for, a column for what the weak check named, in clips.")
     return [intro, element("details", summary, html.grid(*tables), class_="confusions")]
 
 

@@ -112,18 +112,18 @@ def remarks(comparison: Comparison) -> list[str]:
     said = [
         f"One seed ({settings['seed']}); {count} clips of each species from each arm, from the same noise "
         "and the same words.",
-        f"Chance: {comparison.chance:.0%} for a judge that guesses, {comparison.always:.0%} for a model that "
+        f"Chance: {comparison.chance:.0%} for a classifier that guesses, {comparison.always:.0%} for a model that "
         "sings one of the new species whatever it is asked for.",
         "vs base: points on the new species against the base model asked in the same words; p by McNemar's "
         "exact test clip by clip, adjusted for all arms (Holm).",
         "known: the species of the base model, what is left of them; agreed: all species together.",
         "copies: share of clips nearer to a training clip than 95% of the held-out ones are; 5% is expected.",
         "loss: on held-out recordings of the new species; only the denoising losses compare, and a loss says "
-        "less about the sound than the judge does.",
+        "less about the sound than a classifier does.",
     ]
     if held:
         said.append(
-            f"The judge (logistic regression, {comparison.training_clips} clips of "
+            f"The weak check (logistic regression, {comparison.training_clips} clips of "
             f"{comparison.training_recordings} recordings) names {held.accuracy:.0%} of {held.clips} "
             f"held-out clips right ({held.low:.0%} to {held.high:.0%}): it is no oracle."
         )
