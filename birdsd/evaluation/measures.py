@@ -1,0 +1,252 @@
+"""What stands beside "named right": being named is necessary, not sufficient.
+
+BirdNET normalises the level of what it hears and names birds in noise as loud as they are. So loudness, noise
+floor, long-term spectrum, fast modulation and the distance to training clips are measured apart, each for
+held-out clips as well: a figure says something only beside the same figure of real recordings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from birdsd.evaluation.features import (
+    MODULATION_HZ,
+    band_levels_db,
+    distances,
+    mean_power,
+    modulation_db,
+    thumbnail,
+)
+
+if TYPE_CHECKING:
+    from birdsd.sound.codec import SpectrogramCodec
+
+QUIET = 0.2  # share of a spectrogram's cells that lie between the notes
+FAST_HZ = 25.0  # trills are faster than this
+COPY = 0.05  # share of held-out clips that lie nearer to training than the threshold, by definition
+SPECTRUM_RANGE_DB = 60.0  # below its loudest band a mean spectrum says nothing about the bird
+
+
+@dataclass(frozen=True)
+class HeardClip:
+    """A clip as a person hears it: sound [channels, samples] at the codec's rate, and its species.
+
+    `embedding`: the judge's, float32 [width], where there is a judge.
+    """
+
+    species: str
+    waveform: np.ndarray
+    embedding: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One figure of generated clips beside that of held-out ones; None where nothing can be said.
+
+    `says` explains it in a sentence. Species count equally; those that one side lacks are left out.
+    """
+
+    key: str
+    title: str
+    unit: str
+    real: float | None
+    generated: float | None
+    says: str
+
+    def cells(self) -> tuple[str, str]:
+        """(held-out, generated) as shown."""
+        return _shown(self.real, self.unit), _shown(self.generated, self.unit)
+
+
+@dataclass(frozen=True)
+class Measures:
+    """All of them, with how many clips of each kind they rest on."""
+
+    held_out: int
+    generated: int
+    training: int
+    rows: list[Measure]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def row(self, key: str) -> Measure:
+        return next(row for row in self.rows if row.key == key)
+
+    def text(self) -> str:
+        """A table for a terminal."""
+        width = max(len(row.title) for row in self.rows)
+        lines = [f"{'beside being named':<{width}}  {'held-out':>12}  {'generated':>12}"]
+        lines += [
+            f"{row.title:<{width}}  {held:>12}  {made:>12}"
+            for row in self.rows
+            for held, made in [row.cells()]
+        ]
+        lines.append(
+            f"({self.held_out} held-out, {self.generated} generated, {self.training} training clips; distances: "
+            "0 is a copy; generated clips much nearer than held-out ones are copies)"
+        )
+        return "\n".join(lines)
+
+
+def _shown(value: float | None, unit: str) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.0%}" if unit == "%" else f"{value:.2f}" if not unit else f"{value:.1f} {unit}"
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What is measured on one clip."""
+
+    loudness_db: float
+    floor_db: float
+    spectrum: np.ndarray  # mean power of every band, [bands]
+    fast_db: float  # share of the envelope's fast modulation
+    picture: np.ndarray
+
+
+def measure(
+    codec: SpectrogramCodec,
+    held_out: Sequence[HeardClip],
+    generated: Sequence[HeardClip],
+    training: Sequence[HeardClip],
+) -> Measures:
+    """Measure generated clips and held-out ones alike: all as sound, all encoded again in the same way.
+
+    The spectrum's distance is to the held-out clips of the same species; beside it stands that of training
+    clips, real ones too. Distances to the nearest training clip are within the species, in pictures (one
+    minus the correlation, over all shifts) and in the judge's embedding (cosine) where every clip has one.
+    """
+    held, made, known = ([_facts(codec, clip) for clip in part] for part in (held_out, generated, training))
+    absolute = codec.intensity == "decibel"  # elsewhere an image has no level to speak of
+    sides = ((held_out, held), (generated, made))
+
+    def level(key: str) -> list[float | None]:
+        return [_by_species(*side, key) for side in sides] if absolute else [None, None]
+
+    loud, floor = level("loudness_db"), level("floor_db")
+    fast = [_by_species(*side, "fast_db") for side in sides]
+    rows = [
+        Measure("loudness", "loudness", "dBFS", *loud, says="RMS level over the codec's band, median"),
+        Measure("floor", "noise floor", "dBFS", *floor,
+                says=f"level below which the quietest {QUIET:.0%} of the spectrogram's cells lie, median: a "
+                "recording has a floor of noise, a smear on black has none"),
+        Measure("spectrum", "mean spectrum, distance", "dB",
+                _spectral(training, known, held_out, held), _spectral(generated, made, held_out, held),
+                says="log-spectral distance of the mean spectrum to that of the held-out clips of the species, "
+                "each at its own loudness; in the column of real clips that of the training clips"),
+        Measure("fast", f"modulation from {FAST_HZ:g} Hz on", "dB", *fast,
+                says="share of the envelope's modulation that is fast, as trills are"),
+        *_nearest_rows("pictures", "nearest training clip, pictures",
+                       _nearness(training, known, *sides[0]), _nearness(training, known, *sides[1])),
+        *_nearest_rows("embedding", "nearest training clip, judge's embedding",
+                       _embedded(training, held_out), _embedded(training, generated)),
+    ]  # fmt: skip
+    return Measures(len(held_out), len(generated), len(training), rows)
+
+
+def _facts(codec: SpectrogramCodec, clip: HeardClip) -> _Facts:
+    image = codec.encode(clip.waveform, codec.rate_hz)
+    power = mean_power(codec, image)
+    levels = band_levels_db(codec, image)
+    lowest = 10 ** (codec.floor_db / 10)
+    edges = np.asarray(MODULATION_HZ[:-1])
+    rhythm = np.asarray(modulation_db(levels, codec.clip_s / codec.frames))
+    fast = (10 ** (rhythm[edges >= FAST_HZ] / 10)).sum()
+    loudness = max(codec.level_db(clip.waveform), codec.floor_db)
+    return _Facts(
+        loudness, 10 * float(np.log10(max(float(np.quantile(power, QUIET)), lowest))),
+        power.mean(axis=1), 10 * float(np.log10(fast + 1e-6)), thumbnail(levels),
+    )  # fmt: skip
+
+
+def _places(clips: Sequence[HeardClip]) -> dict[str, list[int]]:
+    places: dict[str, list[int]] = {}
+    for number, clip in enumerate(clips):
+        places.setdefault(clip.species, []).append(number)
+    return places
+
+
+def _by_species(clips: Sequence[HeardClip], facts: Sequence[_Facts], key: str) -> float | None:
+    """The mean over species of the median over clips."""
+    medians = [float(np.median([getattr(facts[n], key) for n in own])) for own in _places(clips).values()]
+    return float(np.mean(medians)) if medians else None
+
+
+def _spectral(
+    clips: Sequence[HeardClip], facts: Sequence[_Facts],
+    others: Sequence[HeardClip], other_facts: Sequence[_Facts],
+) -> float | None:  # fmt: skip
+    """Mean over species of the RMS difference of two mean spectra in dB, apart from their loudness."""
+    here, there = _places(clips), _places(others)
+    found = []
+    for one in sorted(here.keys() & there.keys()):
+        first, second = (_mean_spectrum(part, [own[n].spectrum for n in places])
+                         for part, own, places in (("here", facts, here[one]),
+                                                   ("there", other_facts, there[one])))  # fmt: skip
+        difference = first - second
+        found.append(float(np.sqrt(np.mean((difference - difference.mean()) ** 2))))
+    return float(np.mean(found)) if found else None
+
+
+def _mean_spectrum(_: str, spectra: Sequence[np.ndarray]) -> np.ndarray:
+    """Level of every band in dB, the loudest 0; each clip counts alike, however loud it is."""
+    shares = [one / max(float(one.sum()), 1e-30) for one in spectra]
+    level = 10 * np.log10(np.mean(shares, axis=0) + 1e-30)
+    return np.asarray((level - level.max()).clip(-SPECTRUM_RANGE_DB, None))
+
+
+def _nearness(
+    training: Sequence[HeardClip], known: Sequence[_Facts], clips: Sequence[HeardClip],
+    facts: Sequence[_Facts],
+) -> list[float]:  # fmt: skip
+    """The distance of each clip to the nearest training clip of its species, in pictures."""
+    own = _places(training)
+    return [
+        float(distances(one.picture[None], np.stack([known[n].picture for n in own[clip.species]])).min())
+        for clip, one in zip(clips, facts, strict=True)
+        if clip.species in own
+    ]
+
+
+def _embedded(training: Sequence[HeardClip], clips: Sequence[HeardClip]) -> list[float]:
+    """The same by the cosine of the judge's embeddings; [] where any clip has none."""
+    known: Mapping[str, list[np.ndarray]] = {
+        one: [e for n in own if (e := training[n].embedding) is not None]
+        for one, own in _places(training).items()
+    }
+    return [
+        float(1 - (_unit(np.stack(known[clip.species])) @ _unit(clip.embedding)).max())
+        for clip in clips
+        if clip.embedding is not None and known.get(clip.species)
+    ]
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    values = np.asarray(vectors, dtype=np.float64)
+    return np.asarray(values / (np.linalg.norm(values, axis=-1, keepdims=True) + 1e-12))
+
+
+def _nearest_rows(key: str, title: str, real: list[float], made: list[float]) -> list[Measure]:
+    """The median distance, and how many are nearer than nearly all held-out clips are."""
+    if not real and not made:
+        return []
+    threshold = float(np.quantile(real, COPY)) if real else None
+
+    def nearer(values: list[float]) -> float | None:
+        if threshold is None or not values:
+            return None
+        return float(np.mean([value < threshold for value in values]))
+
+    medians = [float(np.median(values)) if values else None for values in (real, made)]
+    return [
+        Measure(f"nearest_{key}", title, "", *medians,
+                says="median distance to the nearest training clip of the species: 0 is a copy"),
+        Measure(f"copies_{key}", "\u2026 nearer than 95% of held-out clips", "%", nearer(real), nearer(made),
+                says="5% is expected; far more means that training clips were learnt by heart"),
+    ]  # fmt: skip
