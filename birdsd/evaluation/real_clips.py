@@ -23,7 +23,8 @@ class RealClip:
     """A real clip with one species: the codec's image, uint8 [C, H, W], and where it comes from.
 
     `original` is the same stretch at the recording's own rate and quality, float32 [channels, samples]; None
-    where the recording is not there. `credit` names the recordist and the licence.
+    where the recording is not there. `heard` is what the codec makes of the image, float32 [channels, samples]
+    at its own rate; None: nobody has decoded it yet. `credit` names the recordist and the licence.
     """
 
     name: str
@@ -32,6 +33,7 @@ class RealClip:
     image: np.ndarray
     original: np.ndarray | None = None
     rate_hz: int = 0
+    heard: np.ndarray | None = None
     credit: str = ""
 
 
@@ -88,7 +90,7 @@ def read_real(
 
 def decoded(codec: SpectrogramCodec, clip: RealClip) -> np.ndarray:
     """The clip as the codec gives it back, float32 [channels, samples] at the codec's rate."""
-    return codec.decode(clip.image)
+    return codec.decode(clip.image) if clip.heard is None else clip.heard
 
 
 def _count(index: ShardIndex, split: str) -> int:

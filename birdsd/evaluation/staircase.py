@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from birdsd.evaluation.judges.judge import Sound
+from birdsd.evaluation.judges.judgement import CONFIDENT, judge_sounds
 from birdsd.evaluation.learning_check import wilson
-from birdsd.evaluation.real_clips import FIGURES, RealClip
+from birdsd.evaluation.real_clips import FIGURES, RealClip, decoded
 
 if TYPE_CHECKING:
-    from birdsd.evaluation.judges import Judge, Sound, Verdict
+    from birdsd.evaluation.judges.judge import Judge
+    from birdsd.evaluation.judges.judgement import Verdict
     from birdsd.sound.codec import SpectrogramCodec
 
-CONFIDENT = 0.25  # a score of the right species from which detections are usually kept
 RECORDING, CODEC, AUTOENCODER, GENERATED = "recording", "codec", "autoencoder", "generated"
 TITLES = {
     RECORDING: "recording",
@@ -31,7 +33,7 @@ TITLES = {
 
 
 @dataclass(frozen=True)
-class Share:
+class Rate:
     """`hits` of `clips`, with Wilson's 95% interval over `units` independent observations."""
 
     hits: int
@@ -40,7 +42,7 @@ class Share:
     high: float
 
     @classmethod
-    def of(cls, hits: Iterable[bool | None], units: int) -> Share:
+    def of(cls, hits: Iterable[bool | None], units: int) -> Rate:
         counted = [bool(hit) for hit in hits]
         share = sum(counted) / len(counted) if counted else 0.0
         low, high = wilson(share * units, units)
@@ -60,9 +62,9 @@ class Named:
     """How a set of clips is named: by the best of all classes, by the best of the run's species, and with
     a confidence of `CONFIDENT` or more for the right species; counted over clips whose species it knows."""
 
-    right: Share
-    among: Share
-    confident: Share
+    right: Rate
+    among: Rate
+    confident: Rate
     median_score: float
     units: int
     unit: str  # what counts as one observation: a recording, or a generated clip
@@ -76,9 +78,9 @@ class Named:
         units = len({(v.species, g) for v, g in counted})
         scores = [v.score or 0.0 for v, _ in counted]
         return cls(
-            Share.of([v.right for v, _ in counted], units),
-            Share.of([v.right_among for v, _ in counted], units),
-            Share.of([score >= CONFIDENT for score in scores], units),
+            Rate.of([v.right for v, _ in counted], units),
+            Rate.of([v.right_among for v, _ in counted], units),
+            Rate.of([score >= CONFIDENT for score in scores], units),
             float(np.median(scores)), units, unit,
         )  # fmt: skip
 
@@ -120,6 +122,11 @@ class Staircase:
         return next((step for step in self.steps if step.stage == stage and step.named), None)
 
     @property
+    def known(self) -> list[str]:
+        """The species that it has a class for."""
+        return [one for one in self.species if one not in self.unknown]
+
+    @property
     def loses_most(self) -> Step | None:
         """The stage that loses most against the one before it; None where none loses anything."""
         counted = [step for step in self.steps if step.named]
@@ -155,7 +162,9 @@ class Staircase:
 
     def text(self) -> str:
         """A table for a terminal, a row for each stage, and what it does not hold."""
-        rows = [["stage", "right of all", f"right of {len(self.species)}", f"score >= {CONFIDENT:g}",
+        if not self.known:
+            return f"{self.judge} knows none of these species, so only the weak check speaks"
+        rows = [["stage", "right of all", f"right of {len(self.known)}", f"score >= {CONFIDENT:g}",
                  "median", "clips"]]  # fmt: skip
         for step in self.steps:
             if (named := step.named) is not None:
@@ -215,8 +224,12 @@ def staircase(
     species that each was asked for. `why` says of a stage that cannot be measured why not. Clips of a species
     that the judge has no class for are heard too, and are in no figure.
     """
-    from birdsd.evaluation.judges import Sound
-
+    unknown = [one for one in among if judge.class_of(one) is None]
+    if len(unknown) == len(among):  # nothing that it says would count
+        return Staircase(
+            judge.title, judge.licence, judge.fingerprint, list(among), unknown, held_out if real else "",
+            [], {},
+        )  # fmt: skip
     missing = dict(why or {})
     groups = [clip.recording for clip in real]
     steps = []
@@ -236,7 +249,7 @@ def staircase(
         ), groups, "recordings")  # fmt: skip
     if real:
         add(CODEC, (
-            Sound(clip.name, codec.decode(clip.image), codec.rate_hz, clip.species) for clip in real
+            Sound(clip.name, decoded(codec, clip), codec.rate_hz, clip.species) for clip in real
         ), groups, "recordings")  # fmt: skip
         if reconstruct is None:
             missing.setdefault(AUTOENCODER, "no autoencoder was given")
@@ -251,9 +264,8 @@ def staircase(
     else:
         missing.setdefault(GENERATED, "no generated clip with one species")
     return Staircase(
-        judge.title, judge.licence, judge.fingerprint, list(among),
-        [one for one in among if judge.class_of(one) is None],
-        held_out if real else "", steps, missing,
+        judge.title, judge.licence, judge.fingerprint, list(among), unknown, held_out if real else "",
+        steps, missing,
     )  # fmt: skip
 
 
@@ -261,8 +273,6 @@ def _step(
     judge: Judge, stage: str, sounds: Iterable[Sound], groups: Sequence[str], unit: str,
     among: Sequence[str], progress: bool,
 ) -> Step:  # fmt: skip
-    from birdsd.evaluation.judges import judge_sounds
-
     heard = judge_sounds(judge, sounds, among, progress)
     verdicts = list(heard.verdicts)
     places: dict[str, list[int]] = {}
