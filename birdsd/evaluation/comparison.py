@@ -140,7 +140,7 @@ class Comparison:
     training_clips: int
     training_recordings: int
     environments: Sequence[str]
-    background_held_out: Mapping[str, float]  # what the classifier of backgrounds is worth, see comparison_judge
+    background_held_out: Mapping[str, float]  # what the classifier of backgrounds is worth
     settings: Mapping[str, Any]  # samples, clips_per_species, steps, guidance, seed, model, codec
     foundations: Sequence[tuple[str, float]] = ()  # what was trained for all: (name, seconds)
 

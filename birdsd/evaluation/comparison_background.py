@@ -26,8 +26,8 @@ class Background:
     """What an environment in the prompt changes, clip by clip from the same noise.
 
     Levels are those of the quietest fifth of a clip's frames, in dB below its loud ones. `named_asked`: the
-    share of clips in which the classifier of backgrounds hears the environment that was asked for; `named_none`:
-    the share of clips asked for without one in which it hears none.
+    share of clips in which the classifier of backgrounds hears the environment that was asked for;
+    `named_none`: the share of clips asked for without one in which it hears none.
     """
 
     pairs: int

@@ -92,7 +92,9 @@ def _hear(weak: WeakCheck, clips: Sequence[MadeClip]) -> Heard:
         made.append(GeneratedClip(clip.species, waveform=waveform, rate_hz=codec.rate_hz))
     heard = weak.heard(made)
     named = weak.classifier.probabilities(heard).argmax(axis=1)
-    told = [replace(clip, named=weak.classifier.species[int(n)]) for clip, n in zip(clips, named, strict=True)]
+    told = [
+        replace(clip, named=weak.classifier.species[int(n)]) for clip, n in zip(clips, named, strict=True)
+    ]
     return Heard(told, heard.levels)
 
 

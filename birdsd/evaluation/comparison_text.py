@@ -112,8 +112,8 @@ def remarks(comparison: Comparison) -> list[str]:
     said = [
         f"One seed ({settings['seed']}); {count} clips of each species from each arm, from the same noise "
         "and the same words.",
-        f"Chance: {comparison.chance:.0%} for a classifier that guesses, {comparison.always:.0%} for a model that "
-        "sings one of the new species whatever it is asked for.",
+        f"Chance: {comparison.chance:.0%} for a classifier that guesses, {comparison.always:.0%} for a model "
+        "that sings one of the new species whatever it is asked for.",
         "vs base: points on the new species against the base model asked in the same words; p by McNemar's "
         "exact test clip by clip, adjusted for all arms (Holm).",
         "known: the species of the base model, what is left of them; agreed: all species together.",

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from birdsd.evaluation import page as html
-from birdsd.evaluation.features import mean_power
 from birdsd.evaluation.markup import Html, element, join
-from birdsd.evaluation.media import SHOWN_DB, audio, png
+from birdsd.evaluation.media import SHOWN_DB, audio, level_db, picture_levels, png
 from birdsd.evaluation.page import Page, data_uri, name
 from birdsd.sound.codec import SpectrogramCodec
 
@@ -202,15 +201,9 @@ def _figure(clip: Shown, loudest_db: float, said: str, captioned: bool) -> Html:
     return element("figure", field, audio(clip.waveform, clip.rate_hz, said), below, class_="sound")
 
 
-def _level_db(clip: Shown) -> np.ndarray:
-    """dB [H, W], row 0 the highest frequency."""
-    return 10 * np.log10(np.maximum(mean_power(clip.codec, clip.image)[::-1], 1e-20))
-
-
 def _loudest_db(clip: Shown) -> float:
-    return float(_level_db(clip).max())
+    return float(level_db(clip.codec, clip.image).max())
 
 
 def _levels(clip: Shown, loudest_db: float) -> np.ndarray:
-    shown = 1 + (_level_db(clip) - loudest_db) / SHOWN_DB
-    return (255 * shown.clip(0, 1)).round().astype(np.uint8)
+    return picture_levels(clip.codec, clip.image, loudest_db)

@@ -40,8 +40,8 @@ MOST_TRAINING = 240  # training clips that distances are taken to
 class JudgedRun:
     """What the judge and the measures say of a run's generated sounds.
 
-    `staircase` is None without a judge, and `absent` says why there is none. `real` are the held-out clips, of
-    the split `held_out` ("" without any), each with the codec's sound.
+    `staircase` is None without a judge, and `absent` says why there is none. `real` are the held-out clips,
+    of the split `held_out` ("" without any), each with the codec's sound.
     """
 
     staircase: Staircase | None

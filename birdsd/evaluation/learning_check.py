@@ -4,8 +4,9 @@ A logistic regression on log-mel statistics is trained on *training recordings o
 held-out recordings (what the check itself is worth) and the generated clips (does a clip sound like
 the species that was asked for, to a classifier that never saw a generated clip). Beside both stands chance.
 It is lenient: it knows the run's species only, and has to name one of them whatever it hears. On the same
-clips BirdNET named 4% where it named 53%. So it stands beside the judge (birdsd.evaluation.judges) where there
-is one, and is called the weak check everywhere. The distance to the nearest training clip shows whether the model learnt the birds or the recordings.
+clips BirdNET named 4% where it named 53%. So it stands beside the judge (birdsd.evaluation.judges) where
+there is one, and is called the weak check everywhere. The distance to the nearest training clip shows
+whether the model learnt the birds or the recordings.
 
 Recordings and generated clips go through the same codec. A generated clip that comes as a waveform is
 encoded again, so that what is judged is what is heard; one that comes as an image is judged as drawn.

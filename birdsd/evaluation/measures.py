@@ -28,6 +28,17 @@ if TYPE_CHECKING:
 QUIET = 0.2  # share of a spectrogram's cells that lie between the notes
 FAST_HZ = 25.0  # trills are faster than this
 COPY = 0.05  # share of held-out clips that lie nearer to training than the threshold, by definition
+_FLOOR = (
+    f"level below which the quietest {QUIET:.0%} of the spectrogram's cells lie, median: a recording has a "
+    "floor of noise, a smear on black has none"
+)
+_SPECTRUM = (
+    "log-spectral distance of the mean spectrum to that of the held-out clips of the species, each at its "
+    "own loudness; in the column of held-out clips that of the training clips"
+)
+_FAST = "share of the envelope's modulation that is fast, as trills are"
+_NEAREST = "median distance to the nearest training clip of the species: 0 is a copy"
+_COPIES = "5% is expected; far more means that training clips were learnt by heart"
 SPECTRUM_RANGE_DB = 60.0  # below its loudest band a mean spectrum says nothing about the bird
 
 
@@ -53,9 +64,9 @@ class Measure:
     key: str
     title: str
     unit: str
+    says: str
     real: float | None
     generated: float | None
-    says: str
 
     def cells(self) -> tuple[str, str]:
         """(held-out, generated) as shown."""
@@ -87,8 +98,8 @@ class Measures:
             for held, made in [row.cells()]
         ]
         lines.append(
-            f"({self.held_out} held-out, {self.generated} generated, {self.training} training clips; distances: "
-            "0 is a copy; generated clips much nearer than held-out ones are copies)"
+            f"({self.held_out} held-out, {self.generated} generated, {self.training} training clips; "
+            "distances: 0 is a copy; generated clips much nearer than held-out ones are copies)"
         )
         return "\n".join(lines)
 
@@ -131,17 +142,12 @@ def measure(
 
     loud, floor = level("loudness_db"), level("floor_db")
     fast = [_by_species(*side, "fast_db") for side in sides]
+    spectrum = [_spectral(training, known, held_out, held), _spectral(generated, made, held_out, held)]
     rows = [
-        Measure("loudness", "loudness", "dBFS", *loud, says="RMS level over the codec's band, median"),
-        Measure("floor", "noise floor", "dBFS", *floor,
-                says=f"level below which the quietest {QUIET:.0%} of the spectrogram's cells lie, median: a "
-                "recording has a floor of noise, a smear on black has none"),
-        Measure("spectrum", "mean spectrum, distance", "dB",
-                _spectral(training, known, held_out, held), _spectral(generated, made, held_out, held),
-                says="log-spectral distance of the mean spectrum to that of the held-out clips of the species, "
-                "each at its own loudness; in the column of real clips that of the training clips"),
-        Measure("fast", f"modulation from {FAST_HZ:g} Hz on", "dB", *fast,
-                says="share of the envelope's modulation that is fast, as trills are"),
+        Measure("loudness", "loudness", "dBFS", "RMS level over the codec's band, median", *loud),
+        Measure("floor", "noise floor", "dBFS", _FLOOR, *floor),
+        Measure("spectrum", "mean spectrum, distance", "dB", _SPECTRUM, *spectrum),
+        Measure("fast", f"modulation from {FAST_HZ:g} Hz on", "dB", _FAST, *fast),
         *_nearest_rows("pictures", "nearest training clip, pictures",
                        _nearness(training, known, *sides[0]), _nearness(training, known, *sides[1])),
         *_nearest_rows("embedding", "nearest training clip, judge's embedding",
@@ -244,9 +250,8 @@ def _nearest_rows(key: str, title: str, real: list[float], made: list[float]) ->
         return float(np.mean([value < threshold for value in values]))
 
     medians = [float(np.median(values)) if values else None for values in (real, made)]
+    copies = "\u2026 nearer than 95% of held-out clips"
     return [
-        Measure(f"nearest_{key}", title, "", *medians,
-                says="median distance to the nearest training clip of the species: 0 is a copy"),
-        Measure(f"copies_{key}", "\u2026 nearer than 95% of held-out clips", "%", nearer(real), nearer(made),
-                says="5% is expected; far more means that training clips were learnt by heart"),
-    ]  # fmt: skip
+        Measure(f"nearest_{key}", title, "", _NEAREST, *medians),
+        Measure(f"copies_{key}", copies, "%", _COPIES, nearer(real), nearer(made)),
+    ]

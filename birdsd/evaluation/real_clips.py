@@ -23,8 +23,8 @@ class RealClip:
     """A real clip with one species: the codec's image, uint8 [C, H, W], and where it comes from.
 
     `original` is the same stretch at the recording's own rate and quality, float32 [channels, samples]; None
-    where the recording is not there. `heard` is what the codec makes of the image, float32 [channels, samples]
-    at its own rate; None: nobody has decoded it yet. `credit` names the recordist and the licence.
+    where the recording is not there. `heard` is what the codec makes of the image, float32 [channels,
+    samples] at its own rate; None: nobody has decoded it yet. `credit` names the recordist and the licence.
     """
 
     name: str

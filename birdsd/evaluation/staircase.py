@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -131,7 +132,7 @@ class Staircase:
         """The stage that loses most against the one before it; None where none loses anything."""
         counted = [step for step in self.steps if step.named]
         found, most = None, 0.0
-        for before, after in zip(counted, counted[1:], strict=False):
+        for before, after in pairwise(counted):
             assert before.named and after.named
             lost = before.named.right.share - after.named.right.share
             if lost > most:
@@ -188,8 +189,8 @@ class Staircase:
             said.append("real clips: test recordings; settings are chosen on validation recordings only")
         elif self.held_out:
             said.append(
-                f"real clips: {self.held_out} recordings, as there are no test recordings: where settings were "
-                "chosen by these, the real figures flatter"
+                f"real clips: {self.held_out} recordings, as there are no test recordings: where settings "
+                "were chosen by these, the real figures flatter"
             )
         if (worst := self.loses_most) is not None:
             said.append(f"the stage that loses most: {worst.title}")
@@ -203,7 +204,9 @@ def _counted(named: Named) -> str:
     return f"{named.clips} of {named.units} {named.unit}" if named.units != named.clips else str(named.clips)
 
 
-Reconstruct = Callable[[np.ndarray], np.ndarray]  # an image uint8 [C, H, W] through an autoencoder, same shape
+Reconstruct = Callable[
+    [np.ndarray], np.ndarray
+]  # an image uint8 [C, H, W] through an autoencoder, same shape
 
 
 def staircase(

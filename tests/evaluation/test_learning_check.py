@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from birdsd.errors import UserError
-from birdsd.evaluation.learning_check import Clips, GeneratedClip, SpeciesClassifier, learning_check, score, wilson
+from birdsd.evaluation.learning_check import (
+    Clips,
+    GeneratedClip,
+    SpeciesClassifier,
+    learning_check,
+    score,
+    wilson,
+)
 from birdsd.files import write_json
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.writer import ShardWriter
