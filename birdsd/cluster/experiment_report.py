@@ -16,6 +16,7 @@ from birdsd.evaluation.comparison import ArmResult, Comparison, Figures, MadeCli
 from birdsd.evaluation.comparison_background import BackgroundClassifier
 from birdsd.evaluation.comparison_judge import judge_arms
 from birdsd.evaluation.comparison_page import comparison_page
+from birdsd.evaluation.judged_run import Reference
 from birdsd.evaluation.learning_check import WeakCheck, score
 from birdsd.files import write_json
 from birdsd.shards.sharing import waiting_for
@@ -66,6 +67,12 @@ def compare(experiment: Experiment) -> Comparison:
     """The comparison of whatever arms some task has finished; the others say why they are missing."""
     index = experiment.index(experiment.design.check_set)
     weak = WeakCheck.of(index)
+    autoencoder = _run(experiment, AUTOENCODER) if AUTOENCODER in experiment.design.trainings else None
+    reference = Reference.of(
+        index,
+        autoencoder=autoencoder.export_folder if autoencoder else None,
+        recordings=Path(experiment.recordings),
+    )
     arms = [_result(experiment, arm) for arm in experiment.design.arms]
     backgrounds = BackgroundClassifier(index, weak.codec) if experiment.environments else None
     config = experiment.config
@@ -74,7 +81,7 @@ def compare(experiment: Experiment) -> Comparison:
         name=experiment.design.name,
         new=experiment.new,
         known=experiment.known,
-        arms=judge_arms(weak, arms, backgrounds),
+        arms=judge_arms(weak, arms, backgrounds, reference),
         held_out=score(weak.classifier, weak.held_out, "recordings"),
         training_clips=len(weak.training.levels),
         training_recordings=len(set(weak.training.group)),
@@ -87,6 +94,8 @@ def compare(experiment: Experiment) -> Comparison:
             "machine": f"{config.machine.name}, {os.cpu_count()} CPU cores",
         },
         foundations=list(_foundations(experiment)),
+        stages=reference.real_stages,
+        no_judge=reference.absent,
     )
 
 

@@ -7,7 +7,7 @@ exact test), which sees smaller differences than two shares with their intervals
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import numpy as np
 
 from birdsd.evaluation.comparison_background import Background
 from birdsd.evaluation.learning_check import Nearness, Score
+from birdsd.evaluation.measures import Measures
+from birdsd.evaluation.staircase import Named, Staircase
 
 NEW, KNOWN, IN_ENVIRONMENT = "new", "known", "new in an environment"
 CLEAR = 0.05  # adjusted p below which a difference is called one
@@ -35,6 +37,9 @@ class MadeClip:
     sound: Path
     named: str = ""
     distance: float | None = None
+    heard: str = ""
+    heard_right: bool | None = None  # None: not judged, or a species that the judge has no class for
+    confidence: float = 0.0  # of what was heard
 
     @property
     def key(self) -> tuple[str, str, str, int]:
@@ -119,6 +124,8 @@ class ArmResult:
     forgetting: Difference | None = None  # on the known species, against the control
     nearness: Nearness | None = None  # of the clips of new species
     background: Background | None = None
+    heard: Mapping[str, Named] = field(default_factory=dict)  # what the judge named, by kind of prompt
+    measures: Measures | None = None  # beside being named, of the clips of new species
     validation: Validation = Validation()
     figures: Figures = Figures()
     clips: Sequence[MadeClip] = ()
@@ -143,6 +150,8 @@ class Comparison:
     background_held_out: Mapping[str, float]  # what the classifier of backgrounds is worth
     settings: Mapping[str, Any]  # samples, clips_per_species, steps, guidance, seed, model, codec
     foundations: Sequence[tuple[str, float]] = ()  # what was trained for all: (name, seconds)
+    stages: Staircase | None = None  # what the judge says of real clips, stage by stage; None without one
+    no_judge: str = ""  # why there is none, in one line
 
     @property
     def chance(self) -> float:
@@ -155,6 +164,11 @@ class Comparison:
         return max(self.chance, 1 / max(1, len(self.new)))
 
     @property
+    def judge(self) -> str:
+        """The judge with its model's licence; "" where there is none, or it knows none of the species."""
+        return self.stages.credit if self.stages is not None and self.stages.known else ""
+
+    @property
     def shown(self) -> list[ArmResult]:
         """The arms of which there is something."""
         return [arm for arm in self.arms if not arm.missing]
@@ -165,7 +179,8 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
-        told = asdict(self)
+        told = asdict(replace(self, stages=None))
+        told["stages"] = self.stages.to_json() if self.stages else None
         told |= {"chance": self.chance, "always_the_same": self.always}
         for arm in told["arms"]:
             for clip in arm["clips"]:

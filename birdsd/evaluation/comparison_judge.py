@@ -1,4 +1,4 @@
-"""The judge hears every arm's clips: one judge for all of them, trained on recordings alone."""
+"""Every arm's clips are heard: by the weak check, trained on recordings alone, and by the judge."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from birdsd.evaluation.comparison_background import (
     background_db,
     change,
 )
+from birdsd.evaluation.judged_run import Reference
+from birdsd.evaluation.judges import Sound
 from birdsd.evaluation.learning_check import Clips, GeneratedClip, WeakCheck
+from birdsd.evaluation.staircase import GENERATED, Named
 from birdsd.sound.recordings import read
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ class Heard:
 
     clips: list[MadeClip]
     levels: list[np.ndarray]
+    sounds: list[Sound]
 
     def of(self, *kinds: str) -> Clips:
         """Those of some kinds, as the learning check takes them."""
@@ -47,9 +51,15 @@ class Heard:
 
 
 def judge_arms(
-    weak: WeakCheck, arms: Sequence[ArmResult], backgrounds: BackgroundClassifier | None = None
+    weak: WeakCheck,
+    arms: Sequence[ArmResult],
+    backgrounds: BackgroundClassifier | None = None,
+    reference: Reference | None = None,
 ) -> list[ArmResult]:
-    """The arms with everything that the judge says of their clips; those without clips stay as they are."""
+    """The arms with everything that is said of their clips; those without clips stay as they are.
+
+    `reference` holds the judge, where there is one, and the real clips that generated ones are laid beside.
+    """
     heard = {arm.name: _hear(weak, arm.clips) for arm in arms if arm.clips}
     judged = []
     for arm in arms:
@@ -70,6 +80,7 @@ def judge_arms(
                 nearness=near,
                 background=_background(one, backgrounds) if backgrounds else None,
             )
+            arm = _judged(arm, one, reference) if reference else arm
         judged.append(arm)
     return _compared(judged)
 
@@ -95,7 +106,33 @@ def _hear(weak: WeakCheck, clips: Sequence[MadeClip]) -> Heard:
     told = [
         replace(clip, named=weak.classifier.species[int(n)]) for clip, n in zip(clips, named, strict=True)
     ]
-    return Heard(told, heard.levels)
+    sounds = [
+        Sound(clip.sound.stem, one.waveform, one.rate_hz, one.species)
+        for clip, one in zip(clips, made, strict=True)
+        if one.waveform is not None
+    ]
+    return Heard(told, heard.levels, sounds)
+
+
+def _judged(arm: ArmResult, heard: Heard, reference: Reference) -> ArmResult:
+    """The arm with the judge's word on each clip, its shares by kind, and the measures of the new species."""
+    stages = reference.judged(heard.sounds)
+    step = stages.step(GENERATED) if stages else None
+    new = [number for number, clip in enumerate(arm.clips) if clip.kind == NEW]
+    arm = replace(arm, measures=reference.measures(heard.sounds, stages, new) if new else None)
+    if step is None:
+        return arm
+    clips = [
+        replace(clip, heard=said.named, heard_right=said.right, confidence=said.confidence)
+        for clip, said in zip(arm.clips, step.verdicts, strict=True)
+    ]
+    shares = {}
+    for kind in (NEW, KNOWN, IN_ENVIRONMENT):
+        own = [number for number, clip in enumerate(clips) if clip.kind == kind]
+        named = Named.of([step.verdicts[n] for n in own], [str(n) for n in own], "generated clips")
+        if named is not None:
+            shares[kind] = named
+    return replace(arm, clips=clips, heard=shares)
 
 
 def _with_distances(clips: Sequence[MadeClip], distances: Sequence[float]) -> list[MadeClip]:

@@ -13,7 +13,7 @@ from birdsd.evaluation.charts import Curve, Marker, confusion_table, line_chart,
 from birdsd.evaluation.demo_listen import Clip as Clip
 from birdsd.evaluation.demo_listen import Pair as Pair
 from birdsd.evaluation.demo_listen import listen
-from birdsd.evaluation.judge_page import credit, judged
+from birdsd.evaluation.judge_page import judged
 from birdsd.evaluation.judged_run import JudgedRun
 from birdsd.evaluation.learning_check import LearningCheck
 from birdsd.evaluation.markup import Html, element, join
@@ -119,7 +119,7 @@ def _lead(data: DemoData) -> str:
 def _judge(data: DemoData) -> str:
     """The judge that spoke of the clips, "" without one."""
     told = data.judged.staircase if data.judged else None
-    return credit(told) if told is not None and told.known else ""
+    return told.credit if told is not None and told.known else ""
 
 
 def _done(data: DemoData) -> list[Html]:

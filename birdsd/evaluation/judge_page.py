@@ -26,16 +26,11 @@ def judged(run: JudgedRun | None) -> list[Html]:
     told = run.staircase
     if not told.known:
         said = (
-            f"{credit(told)} knows none of these species, so it was not asked, and only the weak check below "
+            f"{told.credit} knows none of these species, so it was not asked, and only the weak check below "
             "speaks of them."
         )
         return [html.note(said), *measured(run.measures)]
     return [_intro(told), *_stairs(told), _species(told), *measured(run.measures)]
-
-
-def credit(told: Staircase) -> str:
-    """The judge with the licence of its model, which is shown wherever it speaks."""
-    return f"{told.judge} ({told.licence})"
 
 
 def _intro(told: Staircase) -> Html:
@@ -47,8 +42,9 @@ def _intro(told: Staircase) -> Html:
     }.get(told.held_out, "No clip was held out, so there is nothing real to compare with.")
     return element(
         "p",
-        f"{credit(told)} is a classifier that knows thousands of species and never heard a generated clip. "
-        "A clip counts as named right when the species that was asked for has the highest score of all its classes. "
+        f"{told.credit} is a classifier that knows thousands of species and never heard a generated clip. "
+        "A clip counts as named right when the species that was asked for has the highest score of all its "
+        "classes. "
         f"Short clips are padded with silence, real ones like generated ones. {split}",
     )
 
@@ -56,45 +52,43 @@ def _intro(told: Staircase) -> Html:
 def _stairs(told: Staircase) -> list[Html]:
     steps = [(step, step.named) for step in told.steps if step.named is not None]
     chart = column_chart(
-        [
-            (step.title, [_column(rate) for rate in (named.right, named.among, named.confident)])
-            for step, named in steps
-        ],
+        [(step.title, [_column(rate) for rate in _rates(named)]) for step, named in steps],
         ["right of all classes", NAMED_AMONG, f"score at least {CONFIDENT:g}"],
         alt="The staircase: " + "; ".join(f"{s.title} {n.right.share:.0%} named right" for s, n in steps),
     )
+    return [html.card(element("h3", "The staircase"), chart), *stairs_table(told)]
+
+
+def stairs_table(told: Staircase) -> list[Html]:
+    """The table of the stages, and what has to be said of it."""
     headers = ["Stage", "Right, of all classes", f"Right, of {len(told.known)}",
                f"Score \u2265 {CONFIDENT:g}", "Median score", "Clips"]  # fmt: skip
-    rows = [
+    rows: list[list[object]] = [
         [
             step.title,
-            *(_rate(rate, n) for n, rate in enumerate((named.right, named.among, named.confident), 1)),
-            f"{named.median_score:.2f}",
-            f"{named.clips} of {named.units} {named.unit}" if named.units != named.clips else named.clips,
+            *(meter(rate.share, interval=(rate.low, rate.high), colour=n)
+              for n, rate in enumerate(_rates(step.named), 1)),
+            f"{step.named.median_score:.2f}",
+            step.named.counted(),
         ]
-        for step, named in steps
+        for step in told.steps
+        if step.named is not None
     ]  # fmt: skip
     caption = (
         "The same held-out clips after each stage, and the generated ones below. Intervals: Wilson, 95%, "
         "over recordings, since clips of one recording are no independent evidence, and over generated clips."
     )
-    remarks = [
-        element("p", one[:1].upper() + one[1:] + ".") for one in told.remarks()[1 if told.held_out else 0 :]
-    ]
+    remarks = [element("p", one[:1].upper() + one[1:] + ".") for one in told.remarks()]
     table = html.table(headers, rows, caption=caption, numeric=(4, 5), wide=True)
-    return [
-        html.card(element("h3", "The staircase"), chart),
-        table,
-        *([html.note(*remarks)] if remarks else []),
-    ]
+    return [table, *([html.note(*remarks)] if remarks else [])]
+
+
+def _rates(named: Named) -> tuple[Rate, Rate, Rate]:
+    return named.right, named.among, named.confident
 
 
 def _column(rate: Rate) -> Column:
     return Column(rate.share, (rate.low, rate.high))
-
-
-def _rate(rate: Rate, colour: int) -> Html:
-    return meter(rate.share, interval=(rate.low, rate.high), colour=colour)
 
 
 def _species(told: Staircase) -> Html:

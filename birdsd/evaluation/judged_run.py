@@ -6,7 +6,7 @@ this module returns may decide a setting.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,16 +15,18 @@ import numpy as np
 
 from birdsd.errors import UserError
 from birdsd.evaluation.judge_at_hand import judge_at_hand
-from birdsd.evaluation.measures import HeardClip, Measures, measure
+from birdsd.evaluation.measures import HeardClip, Measures, Yardstick
 from birdsd.evaluation.real_clips import RealClip, decoded, held_out_split, read_real
 from birdsd.evaluation.staircase import (
     AUTOENCODER,
     CODEC,
     GENERATED,
+    Reconstruct,
     Staircase,
     Step,
     reconstructor,
     staircase,
+    with_generated,
 )
 
 if TYPE_CHECKING:
@@ -70,6 +72,101 @@ class JudgedRun:
         }
 
 
+@dataclass(frozen=True)
+class Reference:
+    """The real clips of a shard set, judged and measured once: any number of models is laid beside them.
+
+    `real_stages` are the stages that real clips go through; None without a judge.
+    """
+
+    codec: SpectrogramCodec
+    judge: Judge | None
+    absent: str
+    held_out: str
+    real: list[RealClip]
+    real_stages: Staircase | None
+    yardstick: Yardstick
+
+    @classmethod
+    def of(
+        cls,
+        index: ShardIndex,
+        *,
+        autoencoder: Path | str | None = None,
+        recordings: Path | None = None,
+        judge: Judge | None = None,
+        progress: bool = True,
+    ) -> Reference:
+        """See `staircase_of`."""
+        from birdsd.sound.codec import SpectrogramCodec
+
+        if not index.codec:
+            raise UserError(
+                f"the shards in {index.folder} have no codec.json",
+                "their images are turned back into sound to be judged",
+                "copy the codec.json that belongs to them beside them",
+            )
+        codec = SpectrogramCodec.from_json(index.codec)
+        absent = ""
+        if judge is None:
+            judge, absent = judge_at_hand()
+        split = held_out_split(index) or ""
+        found = read_real(index, split, recordings=recordings, limit=MOST_REAL) if split else []
+        real, stages = _decoded(codec, found), None
+        if judge is not None:
+            reconstruct, why = _reconstruct(autoencoder if real else None, codec)
+            stages = staircase(
+                codec, real, judge, index.species,
+                reconstruct=reconstruct, held_out=split, why=why, progress=progress,
+            )  # fmt: skip
+        training = _decoded(codec, read_real(index, "train", limit=MOST_TRAINING))
+        known = set(stages.known) if stages else set()
+        embedded = _embeddings(stages, CODEC)
+        yardstick = Yardstick(
+            codec,
+            [
+                HeardClip(clip.species, decoded(codec, clip), embedded(number, clip.species))
+                for number, clip in enumerate(real)
+            ],
+            [
+                HeardClip(
+                    clip.species, decoded(codec, clip),
+                    judge.hear(decoded(codec, clip), codec.rate_hz).clip_embedding
+                    if judge is not None and clip.species in known
+                    else None,
+                )
+                for clip in training
+            ],
+        )  # fmt: skip
+        return cls(codec, judge, absent, split, real, stages, yardstick)
+
+    def hear(self, generated: Sequence[Sound], progress: bool = True) -> JudgedRun:
+        """Judge and measure generated sounds, each with the species that was asked for."""
+        stages = self.judged(generated, progress)
+        return JudgedRun(stages, self.absent, self.measures(generated, stages), self.real, self.held_out)
+
+    def judged(self, generated: Sequence[Sound], progress: bool = True) -> Staircase | None:
+        """The staircase with these sounds as its last stage; None without a judge."""
+        if self.judge is None or self.real_stages is None:
+            return None
+        return with_generated(self.real_stages, self.judge, generated, progress)
+
+    def measures(
+        self, generated: Sequence[Sound], judged: Staircase | None, only: Sequence[int] | None = None
+    ) -> Measures:
+        """What stands beside being named; `judged` holds the embeddings of the same sounds. `only`: of those
+        with these numbers."""
+        wanted = None if only is None else set(only)
+        embedded = _embeddings(judged, GENERATED)
+        return self.yardstick.measure(
+            [
+                HeardClip(sound.species, at_rate(self.codec, sound), embedded(number, sound.species))
+                for number, sound in enumerate(generated)
+                if sound.species and (wanted is None or number in wanted)
+            ]
+        )
+
+
 def staircase_of(
     index: ShardIndex,
     generated: Sequence[Sound],
@@ -85,30 +182,10 @@ def staircase_of(
     stages say that they are missing. `judge`: the installed one unless given. Raises `UserError` where the
     shards have no codec.
     """
-    from birdsd.sound.codec import SpectrogramCodec
-
-    if not index.codec:
-        raise UserError(
-            f"the shards in {index.folder} have no codec.json",
-            "their images are turned back into sound to be judged",
-            "copy the codec.json that belongs to them beside them",
-        )
-    codec = SpectrogramCodec.from_json(index.codec)
-    absent = ""
-    if judge is None:
-        judge, absent = judge_at_hand()
-    split = held_out_split(index) or ""
-    real = _decoded(codec, read_real(index, split, recordings=recordings, limit=MOST_REAL) if split else [])
-    judged = None
-    if judge is not None:
-        reconstruct = reconstructor(str(autoencoder), codec) if autoencoder and real else None
-        why = {} if autoencoder else {AUTOENCODER: "the run has no autoencoder of its own"}
-        judged = staircase(
-            codec, real, judge, index.species, reconstruct=reconstruct, generated=generated, held_out=split,
-            why=why, progress=progress,
-        )  # fmt: skip
-    training = _decoded(codec, read_real(index, "train", limit=MOST_TRAINING))
-    return JudgedRun(judged, absent, _measures(codec, judge, judged, real, generated, training), real, split)
+    reference = Reference.of(
+        index, autoencoder=autoencoder, recordings=recordings, judge=judge, progress=progress
+    )
+    return reference.hear(generated, progress)
 
 
 def _decoded(codec: SpectrogramCodec, clips: Sequence[RealClip]) -> list[RealClip]:
@@ -119,38 +196,27 @@ def _stage(judged: Staircase | None, stage: str) -> Step | None:
     return next((step for step in judged.steps if step.stage == stage), None) if judged else None
 
 
-def _measures(
-    codec: SpectrogramCodec,
-    judge: Judge | None,
-    judged: Staircase | None,
-    real: Sequence[RealClip],
-    generated: Sequence[Sound],
-    training: Sequence[RealClip],
-) -> Measures:
+def _reconstruct(
+    autoencoder: Path | str | None, codec: SpectrogramCodec
+) -> tuple[Reconstruct | None, dict[str, str]]:
+    """The autoencoder, or None and why that stage is missing: a page is not lost for it."""
+    if autoencoder is None:
+        return None, {}
+    try:
+        return reconstructor(str(autoencoder), codec), {}
+    except UserError as error:
+        return None, {AUTOENCODER: str(error)}
+
+
+def _embeddings(judged: Staircase | None, stage: str) -> Callable[[int, str], np.ndarray | None]:
+    """(number of a stage's clip, its species) -> its embedding, where it was judged and counts."""
+    step = _stage(judged, stage)
     known = set(judged.known) if judged else set()
 
-    def embedding(stage: str, number: int, species: str) -> np.ndarray | None:
-        step = _stage(judged, stage)
-        return step.embeddings[number] if step and species in known else None
+    def of(number: int, species: str) -> np.ndarray | None:
+        return step.embeddings[number] if step is not None and species in known else None
 
-    def heard(clip: RealClip) -> np.ndarray | None:
-        if judge is None or clip.species not in known or clip.heard is None:
-            return None
-        return judge.hear(clip.heard, codec.rate_hz).clip_embedding
-
-    return measure(
-        codec,
-        [
-            HeardClip(clip.species, decoded(codec, clip), embedding(CODEC, n, clip.species))
-            for n, clip in enumerate(real)
-        ],
-        [
-            HeardClip(sound.species, at_rate(codec, sound), embedding(GENERATED, n, sound.species))
-            for n, sound in enumerate(generated)
-            if sound.species
-        ],
-        [HeardClip(clip.species, decoded(codec, clip), heard(clip)) for clip in training],
-    )
+    return of
 
 
 def at_rate(codec: SpectrogramCodec, sound: Sound) -> np.ndarray:

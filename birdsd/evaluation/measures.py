@@ -7,7 +7,7 @@ held-out clips as well: a figure says something only beside the same figure of r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +85,9 @@ class Measures:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    def has(self, key: str) -> bool:
+        return any(row.key == key for row in self.rows)
+
     def row(self, key: str) -> Measure:
         return next(row for row in self.rows if row.key == key)
 
@@ -121,39 +124,51 @@ class _Facts:
     picture: np.ndarray
 
 
-def measure(
-    codec: SpectrogramCodec,
-    held_out: Sequence[HeardClip],
-    generated: Sequence[HeardClip],
-    training: Sequence[HeardClip],
-) -> Measures:
-    """Measure generated clips and held-out ones alike: all as sound, all encoded again in the same way.
+class Yardstick:
+    """Held-out and training clips, measured once; generated clips of any number of models are laid beside.
 
-    The spectrum's distance is to the held-out clips of the same species; beside it stands that of training
-    clips, real ones too. Distances to the nearest training clip are within the species, in pictures (one
-    minus the correlation, over all shifts) and in the judge's embedding (cosine) where every clip has one.
+    All clips are measured as sound that is encoded again, real ones like generated ones. The spectrum's
+    distance is to the held-out clips of the same species; beside it stands that of training clips, real ones
+    too. Distances to the nearest training clip are within the species, in pictures (one minus the
+    correlation, over all shifts) and in the judge's embedding (cosine) where clips have one.
     """
-    held, made, known = ([_facts(codec, clip) for clip in part] for part in (held_out, generated, training))
-    absolute = codec.intensity == "decibel"  # elsewhere an image has no level to speak of
-    sides = ((held_out, held), (generated, made))
 
-    def level(key: str) -> list[float | None]:
-        return [_by_species(*side, key) for side in sides] if absolute else [None, None]
+    def __init__(
+        self, codec: SpectrogramCodec, held_out: Sequence[HeardClip], training: Sequence[HeardClip]
+    ) -> None:
+        self.codec = codec
+        self.held_out = [(clip, _facts(codec, clip)) for clip in held_out]
+        self.training = [(clip, _facts(codec, clip)) for clip in training]
 
-    loud, floor = level("loudness_db"), level("floor_db")
-    fast = [_by_species(*side, "fast_db") for side in sides]
-    spectrum = [_spectral(training, known, held_out, held), _spectral(generated, made, held_out, held)]
-    rows = [
-        Measure("loudness", "loudness", "dBFS", "RMS level over the codec's band, median", *loud),
-        Measure("floor", "noise floor", "dBFS", _FLOOR, *floor),
-        Measure("spectrum", "mean spectrum, distance", "dB", _SPECTRUM, *spectrum),
-        Measure("fast", f"modulation from {FAST_HZ:g} Hz on", "dB", _FAST, *fast),
-        *_nearest_rows("pictures", "nearest training clip, pictures",
-                       _nearness(training, known, *sides[0]), _nearness(training, known, *sides[1])),
-        *_nearest_rows("embedding", "nearest training clip, judge's embedding",
-                       _embedded(training, held_out), _embedded(training, generated)),
-    ]  # fmt: skip
-    return Measures(len(held_out), len(generated), len(training), rows)
+    def measure(self, generated: Sequence[HeardClip]) -> Measures:
+        """The figures of generated clips beside those of held-out clips of the same species."""
+        made = [(clip, _facts(self.codec, clip)) for clip in generated]
+        wanted = {clip.species for clip in generated}
+        held, known = (
+            [one for one in part if one[0].species in wanted] if wanted else list(part)
+            for part in (self.held_out, self.training)
+        )
+        absolute = self.codec.intensity == "decibel"  # elsewhere an image has no level to speak of
+
+        def beside(key: str) -> list[float | None]:
+            return [_by_species(side, key) for side in (held, made)]
+
+        loud, floor = (beside(key) if absolute else [None, None] for key in ("loudness_db", "floor_db"))
+        spectrum = [_spectral(known, held), _spectral(made, held)]
+        pictures = [_nearness(known, side) for side in (held, made)]
+        embeddings = [_embedded(known, side) for side in (held, made)]
+        rows = [
+            Measure("loudness", "loudness", "dBFS", "RMS level over the codec's band, median", *loud),
+            Measure("floor", "noise floor", "dBFS", _FLOOR, *floor),
+            Measure("spectrum", "mean spectrum, distance", "dB", _SPECTRUM, *spectrum),
+            Measure("fast", f"modulation from {FAST_HZ:g} Hz on", "dB", _FAST, *beside("fast_db")),
+            *_nearest_rows("pictures", "nearest training clip, pictures", *pictures),
+            *_nearest_rows("embedding", "nearest training clip, judge's embedding", *embeddings),
+        ]
+        return Measures(len(held), len(made), len(known), rows)
+
+
+_Measured = tuple[HeardClip, _Facts]
 
 
 def _facts(codec: SpectrogramCodec, clip: HeardClip) -> _Facts:
@@ -171,64 +186,57 @@ def _facts(codec: SpectrogramCodec, clip: HeardClip) -> _Facts:
     )  # fmt: skip
 
 
-def _places(clips: Sequence[HeardClip]) -> dict[str, list[int]]:
-    places: dict[str, list[int]] = {}
-    for number, clip in enumerate(clips):
-        places.setdefault(clip.species, []).append(number)
-    return places
+def _by_place(clips: Sequence[_Measured]) -> dict[str, list[_Measured]]:
+    found: dict[str, list[_Measured]] = {}
+    for clip, facts in clips:
+        found.setdefault(clip.species, []).append((clip, facts))
+    return found
 
 
-def _by_species(clips: Sequence[HeardClip], facts: Sequence[_Facts], key: str) -> float | None:
+def _by_species(clips: Sequence[_Measured], key: str) -> float | None:
     """The mean over species of the median over clips."""
-    medians = [float(np.median([getattr(facts[n], key) for n in own])) for own in _places(clips).values()]
+    medians = [
+        float(np.median([getattr(facts, key) for _, facts in own])) for own in _by_place(clips).values()
+    ]
     return float(np.mean(medians)) if medians else None
 
 
-def _spectral(
-    clips: Sequence[HeardClip], facts: Sequence[_Facts],
-    others: Sequence[HeardClip], other_facts: Sequence[_Facts],
-) -> float | None:  # fmt: skip
+def _spectral(clips: Sequence[_Measured], others: Sequence[_Measured]) -> float | None:
     """Mean over species of the RMS difference of two mean spectra in dB, apart from their loudness."""
-    here, there = _places(clips), _places(others)
+    here, there = _by_place(clips), _by_place(others)
     found = []
     for one in sorted(here.keys() & there.keys()):
-        first, second = (_mean_spectrum(part, [own[n].spectrum for n in places])
-                         for part, own, places in (("here", facts, here[one]),
-                                                   ("there", other_facts, there[one])))  # fmt: skip
-        difference = first - second
+        difference = _mean_spectrum(here[one]) - _mean_spectrum(there[one])
         found.append(float(np.sqrt(np.mean((difference - difference.mean()) ** 2))))
     return float(np.mean(found)) if found else None
 
 
-def _mean_spectrum(_: str, spectra: Sequence[np.ndarray]) -> np.ndarray:
+def _mean_spectrum(clips: Sequence[_Measured]) -> np.ndarray:
     """Level of every band in dB, the loudest 0; each clip counts alike, however loud it is."""
-    shares = [one / max(float(one.sum()), 1e-30) for one in spectra]
+    shares = [facts.spectrum / max(float(facts.spectrum.sum()), 1e-30) for _, facts in clips]
     level = 10 * np.log10(np.mean(shares, axis=0) + 1e-30)
     return np.asarray((level - level.max()).clip(-SPECTRUM_RANGE_DB, None))
 
 
-def _nearness(
-    training: Sequence[HeardClip], known: Sequence[_Facts], clips: Sequence[HeardClip],
-    facts: Sequence[_Facts],
-) -> list[float]:  # fmt: skip
+def _nearness(training: Sequence[_Measured], clips: Sequence[_Measured]) -> list[float]:
     """The distance of each clip to the nearest training clip of its species, in pictures."""
-    own = _places(training)
+    known = {one: np.stack([facts.picture for _, facts in own]) for one, own in _by_place(training).items()}
     return [
-        float(distances(one.picture[None], np.stack([known[n].picture for n in own[clip.species]])).min())
-        for clip, one in zip(clips, facts, strict=True)
-        if clip.species in own
+        float(distances(facts.picture[None], known[clip.species]).min())
+        for clip, facts in clips
+        if clip.species in known
     ]
 
 
-def _embedded(training: Sequence[HeardClip], clips: Sequence[HeardClip]) -> list[float]:
-    """The same by the cosine of the judge's embeddings; [] where any clip has none."""
-    known: Mapping[str, list[np.ndarray]] = {
-        one: [e for n in own if (e := training[n].embedding) is not None]
-        for one, own in _places(training).items()
+def _embedded(training: Sequence[_Measured], clips: Sequence[_Measured]) -> list[float]:
+    """The same by the cosine of the judge's embeddings; of clips that have one."""
+    known = {
+        one: [clip.embedding for clip, _ in own if clip.embedding is not None]
+        for one, own in _by_place(training).items()
     }
     return [
         float(1 - (_unit(np.stack(known[clip.species])) @ _unit(clip.embedding)).max())
-        for clip in clips
+        for clip, _ in clips
         if clip.embedding is not None and known.get(clip.species)
     ]
 

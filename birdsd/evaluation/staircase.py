@@ -8,7 +8,7 @@ same length and are padded alike. It measures; nothing may be chosen by it on te
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +89,10 @@ class Named:
     def clips(self) -> int:
         return self.right.clips
 
+    def counted(self) -> str:
+        """e.g. '29 of 10 recordings'."""
+        return f"{self.clips} of {self.units} {self.unit}" if self.units != self.clips else str(self.clips)
+
 
 @dataclass(frozen=True)
 class Step:
@@ -121,6 +125,11 @@ class Staircase:
     def step(self, stage: str) -> Step | None:
         """A stage, where it is there and has clips that count."""
         return next((step for step in self.steps if step.stage == stage and step.named), None)
+
+    @property
+    def credit(self) -> str:
+        """The judge with the licence of its model, which is shown wherever it speaks."""
+        return f"{self.judge} ({self.licence})"
 
     @property
     def known(self) -> list[str]:
@@ -164,13 +173,13 @@ class Staircase:
     def text(self) -> str:
         """A table for a terminal, a row for each stage, and what it does not hold."""
         if not self.known:
-            return f"{self.judge} knows none of these species, so only the weak check speaks"
+            return f"{self.credit} knows none of these species, so only the weak check speaks"
         rows = [["stage", "right of all", f"right of {len(self.known)}", f"score >= {CONFIDENT:g}",
                  "median", "clips"]]  # fmt: skip
         for step in self.steps:
             if (named := step.named) is not None:
                 shares = [share.text() for share in (named.right, named.among, named.confident)]
-                rows.append([step.title, *shares, f"{named.median_score:.2f}", _counted(named)])
+                rows.append([step.title, *shares, f"{named.median_score:.2f}", named.counted()])
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = [
             "  ".join(
@@ -179,7 +188,7 @@ class Staircase:
             ).rstrip()
             for row in rows
         ]
-        return "\n".join([f"{self.judge} ({self.licence}), percent with Wilson's 95% interval:", *lines,
+        return "\n".join([f"{self.credit}, percent with Wilson's 95% interval:", *lines,
                           *self.remarks()])  # fmt: skip
 
     def remarks(self) -> list[str]:
@@ -198,10 +207,6 @@ class Staircase:
             said.append(f"the judge has no class for {', '.join(self.unknown)}: left out of every figure")
         said += [f"no row '{TITLES[stage]}': {why}" for stage, why in self.missing.items()]
         return said
-
-
-def _counted(named: Named) -> str:
-    return f"{named.clips} of {named.units} {named.unit}" if named.units != named.clips else str(named.clips)
 
 
 Reconstruct = Callable[
@@ -262,14 +267,28 @@ def staircase(
                 Sound(clip.name, codec.decode(back(clip.image)), codec.rate_hz, clip.species)
                 for clip in real
             ), groups, "recordings")  # fmt: skip
-    if generated:
-        add(GENERATED, generated, [str(number) for number in range(len(generated))], "generated clips")
-    else:
-        missing.setdefault(GENERATED, "no generated clip with one species")
-    return Staircase(
+    told = Staircase(
         judge.title, judge.licence, judge.fingerprint, list(among), unknown, held_out if real else "",
         steps, missing,
     )  # fmt: skip
+    return with_generated(told, judge, generated, progress)
+
+
+def with_generated(
+    told: Staircase, judge: Judge, generated: Sequence[Sound], progress: bool = True
+) -> Staircase:
+    """The staircase with generated sounds as its last stage, each with the species that was asked for."""
+    steps = [step for step in told.steps if step.stage != GENERATED]
+    missing = {stage: why for stage, why in told.missing.items() if stage != GENERATED}
+    if not told.known:
+        return told
+    if not generated:
+        return replace(
+            told, steps=steps, missing={**missing, GENERATED: "no generated clip with one species"}
+        )
+    groups = [str(number) for number in range(len(generated))]
+    made = _step(judge, GENERATED, generated, groups, "generated clips", told.species, progress)
+    return replace(told, steps=[*steps, made], missing=missing)
 
 
 def _step(
