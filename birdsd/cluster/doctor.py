@@ -31,6 +31,7 @@ CHECKS: tuple[Callable[[Case], Findings], ...] = (
     doctor_software.check_torch,
     doctor_software.check_deepspeed,
     doctor_software.check_eightbit,
+    doctor_software.check_judge,
     doctor_software.check_notebook,
     doctor_caller.check_caller,
     doctor_slurm.check_controller,

@@ -220,6 +220,19 @@ def check_eightbit(case: Case) -> Findings:
         )  # fmt: skip
 
 
+def check_judge(case: Case) -> Findings:
+    """Whether BirdNET, which judges the clips of demo and studies, is installed."""
+    from birdsd.evaluation.judges import birdnet
+
+    if birdnet.installed():
+        yield ok("judge", f"{birdnet.TITLE} is installed (the model is {birdnet.LICENCE})")
+    else:
+        yield ok(
+            "judge",
+            f"{birdnet.TITLE} is not installed ({birdnet.INSTALL}): clips are judged by the weak check alone",
+        )
+
+
 def _ninja() -> bool:
     return shutil.which("ninja") is not None or (Path(sys.executable).parent / "ninja").exists()
 

