@@ -13,7 +13,11 @@ def judge_intro(comparison: Comparison) -> list[Html]:
     """Who the judge is, or why there is none."""
     stages = comparison.stages
     if stages is None:
-        return [html.note(comparison.no_judge, warn=True)] if comparison.no_judge else []
+        return (
+            [html.note(f"{comparison.no_judge[:1].upper()}{comparison.no_judge[1:]}.", warn=True)]
+            if comparison.no_judge
+            else []
+        )
     if not stages.known:
         return [html.note(f"{stages.text()}.")]
     return [

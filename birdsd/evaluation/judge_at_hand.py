@@ -1,4 +1,4 @@
-"""The judge, where there is one; else the one line that says what is used instead."""
+"""The judge, where there is one; else the one line that says why not and how to get it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from birdsd.evaluation.judges import Judge
 
 NOT_INSTALLED = (
-    "The judge BirdNET is not installed, so only the weak check was used: pip install 'birdsd[birdnet]', "
-    "then the same command again"
+    "the judge BirdNET is not installed: pip install 'birdsd[birdnet]', then the same command again"
 )
+WEAK_ONLY = "only the weak check was used, for "
 
 
 def judge_at_hand() -> tuple[Judge | None, str]:
@@ -23,4 +23,4 @@ def judge_at_hand() -> tuple[Judge | None, str]:
     try:
         return judges.find_judge(), ""
     except UserError as error:
-        return None, f"The judge could not be used, so only the weak check was: {error}"
+        return None, f"the judge could not be used: {error}"

@@ -22,7 +22,7 @@ def judged(run: JudgedRun | None) -> list[Html]:
     if run is None:
         return [element("p", "Nothing was judged.")]
     if run.staircase is None:
-        return [html.note(run.absent, warn=True), *measured(run.measures)]
+        return [html.note(f"{run.absent[:1].upper()}{run.absent[1:]}.", warn=True), *measured(run.measures)]
     told = run.staircase
     if not told.known:
         said = (

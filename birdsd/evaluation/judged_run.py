@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from birdsd.errors import UserError
-from birdsd.evaluation.judge_at_hand import judge_at_hand
+from birdsd.evaluation.judge_at_hand import WEAK_ONLY, judge_at_hand
 from birdsd.evaluation.measures import HeardClip, Measures, Yardstick
 from birdsd.evaluation.real_clips import RealClip, decoded, held_out_split, read_real
 from birdsd.evaluation.staircase import (
@@ -109,12 +109,15 @@ class Reference:
         codec = SpectrogramCodec.from_json(index.codec)
         absent = ""
         if judge is None:
-            judge, absent = judge_at_hand()
+            judge, why_not = judge_at_hand()
+            absent = f"{WEAK_ONLY}{why_not}" if why_not else ""
         split = held_out_split(index) or ""
         found = read_real(index, split, recordings=recordings, limit=MOST_REAL) if split else []
         real, stages = _decoded(codec, found), None
         if judge is not None:
-            reconstruct, why = _reconstruct(autoencoder if real else None, codec)
+            # Loading a network takes seconds: not for species of which the judge says nothing.
+            heard = any(judge.class_of(clip.species) is not None for clip in real)
+            reconstruct, why = _reconstruct(autoencoder if heard else None, codec)
             stages = staircase(
                 codec, real, judge, index.species,
                 reconstruct=reconstruct, held_out=split, why=why, progress=progress,

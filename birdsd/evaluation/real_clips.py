@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from birdsd.sound.recordings import RecordingError, probe, read
+from birdsd.sound.recordings import RecordingError, probe, read, walk
 
 if TYPE_CHECKING:
     from birdsd.shards.index import ShardIndex
@@ -72,6 +73,7 @@ def read_real(
     if limit and len(wanted) > limit:
         places = np.unique(np.linspace(0, len(wanted) - 1, limit).round().astype(int))
         wanted = [wanted[int(place)] for place in places]
+    source = _Recordings(recordings) if recordings else None
     images = ShardReader(index, split, want=("image", "metadata"))
     clips = []
     for number, _ in wanted:
@@ -84,7 +86,7 @@ def read_real(
             sample.key, told["species"][0], str(told.get("recording_id") or sample.key), sample.image,
             credit=credit,
         )  # fmt: skip
-        clips.append(_with_original(clip, told, recordings) if recordings else clip)
+        clips.append(source.cut(clip, told) if source else clip)
     return clips
 
 
@@ -97,20 +99,41 @@ def _count(index: ShardIndex, split: str) -> int:
     return index.count(split) if split in index.splits else 0
 
 
-def _with_original(clip: RealClip, told: dict[str, Any], folder: Path) -> RealClip:
-    """The clip with its stretch of the recording; as it is where that cannot be read any more."""
-    if "path" not in told or "start_s" not in told:
-        return clip
-    base = (folder if folder.is_dir() else folder.parent).resolve()
-    path = (base / str(told["path"])).resolve()
-    if not path.is_relative_to(base):  # shards may be anybody's: what they name outside is not read
-        return clip
-    chosen = {label.get("channel") for label in told.get("labels", ()) if isinstance(label, dict)}
-    channel = chosen.pop() if len(chosen) == 1 else None
-    try:
-        rate_hz = probe(path).rate_hz
-        start_s, duration_s = float(told["start_s"]), float(told.get("duration_s", 0.0))
-        sound = read(path, rate_hz, start_s=start_s, duration_s=duration_s or None, channel=channel)
-    except (RecordingError, OSError):
-        return clip
-    return replace(clip, original=sound, rate_hz=rate_hz)
+class _Recordings:
+    """Finds the recordings that clips name, below the folder (or beside the file) that was prepared."""
+
+    def __init__(self, folder: Path) -> None:
+        self.base = Path(folder) if Path(folder).is_dir() else Path(folder).parent
+        self._by_name: dict[str, Path | None] | None = None
+
+    def find(self, named: str) -> Path | None:
+        """The file; None where it is not there, or the name fits several.
+
+        Shards may be anybody's: what they name outside of the folder is not read. A link in it may lead out
+        of it: of such recordings the shards hold the name alone.
+        """
+        path = Path(os.path.normpath(self.base / named))
+        if not path.is_relative_to(os.path.normpath(self.base)):
+            return None
+        if path.is_file():
+            return path
+        if self._by_name is None:
+            self._by_name = {}
+            for one in walk(self.base):
+                self._by_name[one.name] = None if one.name in self._by_name else one
+        return self._by_name.get(named)
+
+    def cut(self, clip: RealClip, told: dict[str, Any]) -> RealClip:
+        """The clip with its stretch of the recording; as it is where that cannot be read any more."""
+        path = self.find(str(told["path"])) if "path" in told and "start_s" in told else None
+        if path is None:
+            return clip
+        chosen = {label.get("channel") for label in told.get("labels", ()) if isinstance(label, dict)}
+        channel = chosen.pop() if len(chosen) == 1 else None
+        try:
+            rate_hz = probe(path).rate_hz
+            start_s, duration_s = float(told["start_s"]), float(told.get("duration_s", 0.0))
+            sound = read(path, rate_hz, start_s=start_s, duration_s=duration_s or None, channel=channel)
+        except (RecordingError, OSError):
+            return clip
+        return replace(clip, original=sound, rate_hz=rate_hz)
