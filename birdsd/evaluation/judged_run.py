@@ -66,7 +66,7 @@ class JudgedRun:
         return {
             "judge": self.staircase.judge if self.staircase else None,
             "no_judge": self.absent,
-            "held_out": self.held_out,
+            "held_out_split": self.held_out,
             "staircase": self.staircase.to_json() if self.staircase else None,
             "measures": self.measures.to_json(),
         }

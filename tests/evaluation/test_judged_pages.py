@@ -235,3 +235,16 @@ def test_an_audit_without_the_row_says_why(birds, tmp_path, codec, monkeypatch):
     monkeypatch.setattr(judges, "installed", lambda: False)
     assert HINT in said(birds, None)
     assert run_audit(birds, small, None, 0).hearing is None
+
+
+def test_the_weak_check_keeps_its_keys_in_check_json(codec, index, tmp_path):
+    from birdsd.cluster.demo_report import Report
+
+    weak = learning_check(index, [])
+    run = staircase_of(index, sounds(codec), judge=FakeJudge(), progress=False)
+    told = json.loads(json.dumps(Report(tmp_path, weak, run).to_json()))
+    assert told["weak_check"].items() <= told.items()
+    assert told["held_out"]["accuracy"] == weak.held_out.accuracy and told["held_out_split"] == "test"
+    assert told["staircase"]["stages"] and told["measures"]["rows"]
+    alone = Report(tmp_path, None, run)
+    assert alone.to_json()["weak_check"] is None and "beside being named" in alone.text()
