@@ -143,6 +143,13 @@ def test_what_a_file_should_be_comes_from_folder_recipe_and_preview(tmp_path: Pa
         assert find_sounds([source], PitchJudge()).files[0].species == ("Black Phoebe",)
 
 
+def test_a_sound_named_from_inside_its_folder_is_the_same(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(written(tmp_path / "black_phoebe" / "a.wav", 1000).parent)
+    assert find_sounds([Path("a.wav")], PitchJudge()).files[0].species == ("Black Phoebe",)
+    monkeypatch.chdir(written(tmp_path / "previews" / "000000000064" / "00-a_Black_Phoebe.wav", 1000).parent)
+    assert find_sounds([Path(".")], PitchJudge()).files[0].species == ("Black Phoebe",)
+
+
 def test_a_folder_of_four_letters_is_a_species_by_its_name_alone(tmp_path: Path) -> None:
     """'TOWA' and 'data' around a file may mean anything; below a folder that is named they are labels."""
     for folder in ("TOWA", "clip"):

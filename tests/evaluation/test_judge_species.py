@@ -48,6 +48,7 @@ def test_an_unknown_name_is_told_with_what_it_may_have_meant() -> None:
     names = SpeciesNames(LABELS)
     assert names.why_unknown("CATO") == "'CATO': California Towhee or Canyon Towhee?"
     assert names.why_unknown("Townsend Warblr") == "'Townsend Warblr': did you mean 'Townsend's Warbler'?"
+    assert names.why_unknown("Setofaga coronata").endswith("did you mean 'Setophaga coronata'?")
     assert names.why_unknown("Synthetic High") == "'Synthetic High'"
 
 

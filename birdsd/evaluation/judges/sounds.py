@@ -101,7 +101,7 @@ def _unreadable(source: Path, error: UserError) -> list[tuple[Path, str]] | None
 
 def _species_of(recording: Recording, judge: Judge) -> tuple[str, ...]:
     """What a sound should be: as it was asked for, else as it is labelled, else as its folder is called."""
-    path = recording.path
+    path = Path(os.path.abspath(recording.path))  # named from inside its folder, too
     if path.parent.parent.name == _PREVIEWS and path.parent.name.isdigit():
         return _in_prompt(path.stem, judge)
     species = _asked_for(path) or recording.species
@@ -141,7 +141,7 @@ def _in_prompt(stem: str, judge: Judge) -> tuple[str, ...]:
 def _of_its_folder(path: Path, judge: Judge) -> tuple[str, ...]:
     """The species that the folder around a file is named after: whoever names that folder, or a file in it,
     means the same as whoever names the one above. It must be one that the judge knows, and no code."""
-    folder = Path(os.path.abspath(path)).parent.name
+    folder = path.parent.name
     names = () if is_container(folder) else read_names(folder, folder=True).species
     numbers = [judge.class_of(name) for name in names]
     if None in numbers:

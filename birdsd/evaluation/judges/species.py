@@ -44,6 +44,7 @@ class SpeciesNames:
     def __init__(self, labels: Sequence[str]) -> None:
         halves = [label.partition("_") for label in labels]
         self._common = [common or first for first, _, common in halves]
+        self._latin = [first for first, _, _ in halves]
         self._numbers: dict[str, int] = {}
         for number, (first, _, _) in enumerate(halves):
             self._numbers[_key(first)] = number
@@ -77,7 +78,7 @@ class SpeciesNames:
         if len(coded) > 1:
             several = " or ".join(self._common[number] for number in coded[:3])
             return f"'{species}': {several}?"
-        near = nearest(tidy_name(species), self._common, 1)[0]
+        near = nearest(tidy_name(species), [*self._common, *self._latin], 1)[0]
         close = likeness(tidy_name(species), near) >= _CLOSE
         return f"'{species}': did you mean '{near}'?" if close else f"'{species}'"
 
