@@ -122,6 +122,7 @@ class Reference:
                 codec, real, judge, index.species,
                 reconstruct=reconstruct, held_out=split, why=why, progress=progress,
             )  # fmt: skip
+            stages = replace(stages, missing={k: v for k, v in stages.missing.items() if k != GENERATED})
         training = _decoded(codec, read_real(index, "train", limit=MOST_TRAINING))
         known = set(stages.known) if stages else set()
         embedded = _embeddings(stages, CODEC)

@@ -145,6 +145,7 @@ def test_a_comparison_has_the_judge_beside_the_weak_check(codec, index, tmp_path
     assert taught.measures.generated == 2
     row = next(line for line in told.text().splitlines() if line.startswith("Taught"))
     assert "50% of 2" in row and "Fake judge (CC0)" in told.text()
+    assert "no row 'generated'" not in told.text(), "the arms are the generated rows"
     words = page_text(comparison_page(tmp_path / "page.html", told, index))
     assert "New species, Fake judge" in words and "New species, weak check" in words
     assert "The judge on real clips" in words and "noise floor" in words
