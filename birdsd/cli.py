@@ -202,6 +202,7 @@ def _presets(options: argparse.Namespace) -> int:
 
 
 def _audit(options: argparse.Namespace) -> int:
+    from birdsd.evaluation.audit_ear import ear_for
     from birdsd.sound import audit
     from birdsd.sound.codec import SpectrogramCodec
 
@@ -216,7 +217,8 @@ def _audit(options: argparse.Namespace) -> int:
                 f"cannot read {setting!r}", "audit takes codec=PRESET and codec.KEY=VALUE after it"
             )
     codecs = [SpectrogramCodec.from_config(config.compose("prepare", settings).codec) for settings in chosen]
-    result = audit.run_audit(Path(options.recordings), codecs, Path(options.out), options.limit)
+    recordings = Path(options.recordings)
+    result = audit.run_audit(recordings, codecs, Path(options.out), options.limit, ear_for(recordings))
     _print(result.to_json() if options.json else audit.audit_text(result))
     return 0
 

@@ -11,14 +11,14 @@ from birdsd.schema import DemoConfig
 def run(config: DemoConfig) -> Outcome:
     """Recordings -> shards -> autoencoder -> diffusion, killed and resumed -> sound -> check -> page."""
     demo = Demo(config)
-    shards = demo.prepare(demo.recordings())
+    recordings = demo.recordings()
+    shards = demo.prepare(recordings)
     autoencoder = demo.train("autoencoder", shards, config.autoencoder_samples)
     demo.train_on(autoencoder)
     diffusion = demo.train("full", shards, config.diffusion_samples, kill=True)
     clips = demo.generate(diffusion, shards)
-    report, check = write_report(demo, shards, [autoencoder, diffusion], clips)
-    text = f"\n{check.text() if check else ''}\n\nlook and listen: {report}"
+    report = write_report(demo, shards, [autoencoder, diffusion], clips, recordings)
     return Outcome(
-        text,
-        {"report": str(report), "shards": str(shards.folder), "check": check.to_json() if check else None},
+        f"\n{report.text()}\n\nlook and listen: {report.page}",
+        {"report": str(report.page), "shards": str(shards.folder), "check": report.to_json()},
     )

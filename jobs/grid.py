@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -14,6 +15,8 @@ from birdsd.diffusion import generate as room
 from birdsd.diffusion.generate import Clip
 from birdsd.diffusion.sampling import network_steps
 from birdsd.evaluation import grid_page
+from birdsd.evaluation.grid_heard import GridHeard, hear_cells
+from birdsd.evaluation.judges import Sound
 from birdsd.schema import GridConfig
 from birdsd.sound.levels import fitted_line
 
@@ -36,17 +39,29 @@ def run(config: GridConfig) -> Outcome:
                     [grid_page.Shown.read(model.codec, x.picture, x.sound, x.prompt) for x in clips],
                     clips,
                 )
-    shown = [
-        grid_page.Cell(cell.column, cell.row, command, made[cell.place][0])
-        for cell, command in zip(grid.cells, commands, strict=True)
-    ]
+    heard = hear_cells([_sounds(*made[cell.place]) for cell in grid.cells])
+    shown = []
+    for number, (cell, command) in enumerate(zip(grid.cells, commands, strict=True)):
+        clips = made[cell.place][0]
+        if heard.cells:
+            pairs = zip(clips, heard.cells[number], strict=True)
+            clips = [replace(clip, verdict=verdict) for clip, verdict in pairs]
+        shown.append(grid_page.Cell(cell.column, cell.row, command, clips, heard.of(number)))
     page = grid_page.write_grid_page(out / "grid.html", grid_page.GridData(
         axes.axis_name(grid.x.key), [axes.value_name(grid.x.key, value) for value in grid.x.values],
         axes.axis_name(grid.y.key) if grid.y else "",
         [axes.value_name(grid.y.key, value) for value in grid.y.values] if grid.y else [""],
-        shown, axes.fixed_settings(config, grid),
+        shown, axes.fixed_settings(config, grid), heard.judge, heard.remark,
     ))  # fmt: skip
-    return _outcome(grid, [made[cell.place][1] for cell in grid.cells], commands, page)
+    return _outcome(grid, [made[cell.place][1] for cell in grid.cells], commands, page, heard)
+
+
+def _sounds(shown: list[grid_page.Shown], clips: list[Clip]) -> list[Sound]:
+    """The clips as a judge takes them; of a prompt with no species or several, none is said."""
+    return [
+        Sound(clip.sound.stem, one.waveform, one.rate_hz, clip.species[0] if len(clip.species) == 1 else None)
+        for one, clip in zip(shown, clips, strict=True)
+    ]
 
 
 def _steps(cell: Cell) -> int:
@@ -54,19 +69,36 @@ def _steps(cell: Cell) -> int:
     return request.batches * network_steps(request.scheduler, {}, request.steps, request.skipped_steps())
 
 
-def _outcome(grid: Grid, clips: list[list[Clip]], commands: list[str], page: Path) -> Outcome:
+def _outcome(
+    grid: Grid, clips: list[list[Clip]], commands: list[str], page: Path, heard: GridHeard
+) -> Outcome:
     cells = [
         {
             "x": grid.x.values[cell.column],
             "y": grid.y.values[cell.row] if grid.y else None,
             "command": command,
             "clips": [clip.to_json() for clip in made],
+            "judge": heard.to_json(number),
         }
-        for cell, command, made in zip(grid.cells, commands, clips, strict=True)
+        for number, (cell, command, made) in enumerate(zip(grid.cells, commands, clips, strict=True))
     ]
     kept = sum(all(not clip.made for clip in made) for made in clips)
-    facts = {"page": str(page), "cells": cells, "nothing_to_do": kept == len(cells)}
+    facts = {
+        "page": str(page), "cells": cells, "nothing_to_do": kept == len(cells), "judge": heard.judge or None,
+        "no_judge": heard.remark,
+    }  # fmt: skip
     before = f", {kept} of them made before" if kept else ""
     louder = fitted_line([clip.gain_db for made in clips for clip in made])
     title = f"{len(cells)} cells{before}; look and listen: {page}"
-    return Outcome("\n".join(filter(None, [title, louder])), facts)
+    return Outcome("\n".join(filter(None, [title, louder, *_judged(grid, heard)])), facts)
+
+
+def _judged(grid: Grid, heard: GridHeard) -> list[str]:
+    """A line for each cell of which the judge says something."""
+    lines = [heard.remark]
+    for number, cell in enumerate(grid.cells):
+        if said := heard.of(number):
+            x = f"{grid.x.key}={grid.x.values[cell.column]}"
+            y = f" {grid.y.key}={grid.y.values[cell.row]}" if grid.y else ""
+            lines.append(f"  {x}{y}: {said}")
+    return [f"{heard.judge}:", *lines[1:], lines[0]] if heard.judge else lines

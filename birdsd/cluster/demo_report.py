@@ -1,11 +1,13 @@
-"""What the demo's stages left behind, put together: the honest check, and the page."""
+"""What the demo's stages left behind, put together: the weak check, the judge, and the page."""
 
 from __future__ import annotations
 
 import os
 import platform
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,11 @@ from birdsd.cluster.demo import KILLED_FILE, Demo
 from birdsd.cluster.machine import gpu_devices
 from birdsd.cluster.store import Run
 from birdsd.evaluation.demo_page import Clip, DemoData, Interruption, Losses, Pair, Training, demo_page
+from birdsd.evaluation.judged_run import JudgedRun, staircase_of
+from birdsd.evaluation.judges import Sound
 from birdsd.evaluation.learning_check import GeneratedClip, LearningCheck, learning_check
+from birdsd.evaluation.real_clips import decoded
+from birdsd.evaluation.staircase import CODEC, GENERATED
 from birdsd.files import read_json, write_json
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
@@ -29,36 +35,66 @@ from birdsd.training.records import read_metrics
 TITLES = {"autoencoder": "Autoencoder", "full": "Diffusion model"}
 
 
+@dataclass(frozen=True)
+class Report:
+    """The demo's page, and what it says in words and in figures."""
+
+    page: Path
+    check: LearningCheck | None  # the weak check; None with fewer than two species
+    judged: JudgedRun
+
+    def text(self) -> str:
+        """For a terminal: the weak check, and below it what the judge says."""
+        weak = f"{self.check.text()}\n\n" if self.check else ""
+        return f"{weak}{self.judged.text()}"
+
+    def to_json(self) -> dict[str, Any]:
+        """What check.json holds; the weak check's figures stand at the top level too, where they were."""
+        weak = self.check.to_json() if self.check else None
+        return {**(weak or {}), "weak_check": weak, **self.judged.to_json()}
+
+
 def write_report(
-    demo: Demo, index: ShardIndex, runs: list[Run], generated: Mapping[str, Any]
-) -> tuple[Path, LearningCheck | None]:
-    """Judge the generated sounds and write `report.html` and `check.json`; returns the page and the check."""
+    demo: Demo, index: ShardIndex, runs: list[Run], generated: Mapping[str, Any], recordings: Path
+) -> Report:
+    """Judge the generated sounds of `runs` (autoencoder, then diffusion) and write `report.html` and
+    `check.json`; `recordings` is the folder that the shards were prepared from."""
+    began = time.monotonic()
     codec = SpectrogramCodec.from_json(index.codec or {})
     clips = [clip for clip in generated["clips"] if len(clip["species"]) == 1]
-    check = _check(index, codec, clips)
-    if check is not None:
-        write_json(demo.work / "check.json", check.to_json())
+    sounds = [
+        Sound(
+            Path(clip["sound"]).stem, read(Path(clip["sound"]), codec.rate_hz, channels=codec.channels),
+            codec.rate_hz, clip["species"][0],
+        )
+        for clip in clips
+    ]  # fmt: skip
+    check = _check(index, sounds)
+    judged = staircase_of(index, sounds, autoencoder=runs[0].export_folder, recordings=recordings)
+    pairs = _pairs(codec, clips, sounds, check, judged)
+    judging_s = time.monotonic() - began
     facts = list(_metadata(index))
-    recordings = {entry["recording_id"]: entry for entry in facts}
+    heard = {entry["recording_id"]: entry for entry in facts}
     costs = list(demo.stages.costs.values())
     data = DemoData(
         synthetic=demo.synthetic,
         source=str(demo.config.recordings or "made by birdsd"),
         codec=codec,
-        recordings=len(recordings),
+        recordings=len(heard),
         clips=len(facts),
         hours=len(facts) * codec.clip_s / 3600,
         clips_per_species=Counter(species for entry in facts for species in entry["species"]),
-        pairs=_pairs(index, codec, clips, check),
+        pairs=pairs,
         trainings=[_training(demo, run) for run in runs],
         check=check,
-        stages=[(cost.stage, cost.wall_s) for cost in costs],
+        judged=judged,
+        stages=[*((cost.stage, cost.wall_s) for cost in costs), ("judging the clips", judging_s)],
         peak_memory_bytes=int(max(cost.peak_mib for cost in costs) * 2**20),
         machine=f"{os.cpu_count()} CPU cores, no GPU"
         if demo.config.machine == "smoke" or (demo.config.machine == AUTO and not gpu_devices())
         else demo.config.machine,
         commands=_commands(demo, runs[-1]),
-        credits=_credits(recordings.values()),
+        credits=_credits(heard.values()),
         facts={
             "Seed": str(demo.config.seed),
             "Signature": runs[-1].signature,
@@ -66,22 +102,21 @@ def write_report(
         },
         created=date.today().isoformat(),
     )
-    return demo_page(demo.out / "report.html", data), check
+    report = Report(demo_page(demo.out / "report.html", data), check, judged)
+    write_json(demo.work / "check.json", report.to_json())
+    return report
 
 
-def _check(index: ShardIndex, codec: SpectrogramCodec, clips: list[dict[str, Any]]) -> LearningCheck | None:
-    """The check of learning on the sounds as they were written; None with fewer than two species."""
+def _check(index: ShardIndex, sounds: list[Sound]) -> LearningCheck | None:
+    """The weak check on the sounds as they were written; None with fewer than two species."""
     if len(index.species) < 2:
         return None
     return learning_check(
         index,
         [
-            GeneratedClip(
-                clip["species"][0],
-                waveform=read(Path(clip["sound"]), codec.rate_hz, channels=codec.channels),
-                rate_hz=codec.rate_hz,
-            )
-            for clip in clips
+            GeneratedClip(sound.species, waveform=sound.waveform, rate_hz=sound.rate_hz)
+            for sound in sounds
+            if sound.species
         ],
     )
 
@@ -94,42 +129,46 @@ def _metadata(index: ShardIndex) -> Iterable[dict[str, Any]]:
 
 
 def _pairs(
-    index: ShardIndex, codec: SpectrogramCodec, clips: list[dict[str, Any]], check: LearningCheck | None
+    codec: SpectrogramCodec,
+    clips: list[dict[str, Any]],
+    sounds: list[Sound],
+    check: LearningCheck | None,
+    judged: JudgedRun,
 ) -> list[Pair]:
-    """The first generated clip of every species, beside the first training clip of it."""
+    """Every generated clip, beside a held-out clip of its species: the next one each time, then the first."""
     from PIL import Image
 
-    real = _first_training_clips(index, codec)
     near = check.nearness.distance if check and check.nearness else None
-    pairs: dict[str, Pair] = {}
-    for number, clip in enumerate(clips):
+    said = judged.verdicts(GENERATED)
+    real = _held_out_clips(codec, judged)
+    shown: Counter[str] = Counter()
+    pairs: list[Pair] = []
+    for number, (clip, sound) in enumerate(zip(clips, sounds, strict=True)):
         species = clip["species"][0]
-        if species not in real or species in pairs:
-            continue
         with Image.open(clip["picture"]) as picture:
             image = codec.from_rgb(np.asarray(picture.convert("RGB")))
-        sound = read(Path(clip["sound"]), codec.rate_hz, channels=codec.channels)
         words = f"distance to the nearest training clip {near[number]:.2f} (0 = a copy)" if near else ""
-        pairs[species] = Pair(
-            species, clip["prompt"], Clip(image, sound, codec.rate_hz, words), real[species]
-        )
-    return list(pairs.values())
+        made = Clip(image, sound.waveform, codec.rate_hz, words, said[number] if said else None)
+        own = real.get(species, [])
+        pairs.append(Pair(species, clip["prompt"], made, own[shown[species] % len(own)] if own else None))
+        shown[species] += 1
+    return pairs
 
 
-def _first_training_clips(index: ShardIndex, codec: SpectrogramCodec) -> dict[str, Clip]:
-    """The first training clip of every species that holds this species alone, decoded."""
-    reader = ShardReader(index, "train")
-    found: dict[str, Clip] = {}
-    for number in range(len(reader)):
-        sample = reader.read(number)
-        entry = sample.metadata
-        if len(entry["species"]) == 1 and entry["species"][0] not in found and sample.image is not None:
-            mixed = f"mixed with {entry['environment']}" if entry.get("snr_db") is not None else ""
-            words = ", ".join(
-                t for t in (entry["recording_id"], entry["recordist"], entry["licence"], mixed) if t
-            )
-            found[entry["species"][0]] = Clip(sample.image, codec.decode(sample.image), codec.rate_hz, words)
-    return found
+def _held_out_clips(codec: SpectrogramCodec, judged: JudgedRun) -> dict[str, list[Clip]]:
+    """The held-out clips of every species through the codec, one of each recording before a second of any."""
+    said = judged.verdicts(CODEC)
+    turn: Counter[tuple[str, str]] = Counter()
+    placed: dict[str, list[tuple[int, int, Clip]]] = defaultdict(list)
+    for number, one in enumerate(judged.real):
+        place = turn[one.species, one.recording]
+        turn[one.species, one.recording] += 1
+        words = ", ".join(t for t in (one.recording, one.credit) if t)
+        clip = Clip(one.image, decoded(codec, one), codec.rate_hz, words, said[number] if said else None)
+        placed[one.species].append((place, number, clip))
+    return {
+        species: [clip for _, _, clip in sorted(own, key=lambda x: x[:2])] for species, own in placed.items()
+    }
 
 
 def _training(demo: Demo, run: Run) -> Training:

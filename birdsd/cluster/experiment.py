@@ -90,7 +90,7 @@ class Design:
     sets: Mapping[str, ShardSet]
     trainings: Mapping[str, Training]
     arms: Sequence[Arm]
-    judge: str = "all"  # the set that the judge learns from and is tested with
+    check_set: str = "all"  # the set that the weak check learns from, and whose held-out clips are judged
     in_environments: bool = False
     given: Mapping[str, str] = field(default_factory=dict)  # models that need no training: name -> source
 
@@ -181,7 +181,7 @@ class Experiment:
         """What clips are also asked for in: those named, else the two that were mixed in most often."""
         if not self.design.in_environments:
             return []
-        mixed = self.index(self.design.judge).dataset.get("environments") or {}
+        mixed = self.index(self.design.check_set).dataset.get("environments") or {}
         if named := list(getattr(self.config, "environments", [])):
             for name in named:
                 if name not in mixed:
@@ -364,7 +364,7 @@ class Experiment:
         for path in place.iterdir():
             if not (linked / path.name).exists():
                 (linked / path.name).symlink_to(path.resolve())
-        write_json(linked / CODEC_FILE, self.index(self.design.judge).codec)
+        write_json(linked / CODEC_FILE, self.index(self.design.check_set).codec)
         return str(linked)
 
     # -- where it is --------------------------------------------------------------------------------

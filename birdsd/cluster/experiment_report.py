@@ -13,10 +13,11 @@ from birdsd.cluster.stages import Record, Stopped
 from birdsd.cluster.store import Run, RunStore
 from birdsd.errors import UserError
 from birdsd.evaluation.comparison import ArmResult, Comparison, Figures, MadeClip, Validation
-from birdsd.evaluation.comparison_background import BackgroundJudge
+from birdsd.evaluation.comparison_background import BackgroundClassifier
 from birdsd.evaluation.comparison_judge import judge_arms
 from birdsd.evaluation.comparison_page import comparison_page
-from birdsd.evaluation.learning_check import Jury, score
+from birdsd.evaluation.judged_run import Reference
+from birdsd.evaluation.learning_check import WeakCheck, score
 from birdsd.files import write_json
 from birdsd.shards.sharing import waiting_for
 from birdsd.training.records import read_metrics
@@ -59,25 +60,31 @@ def carry_out(experiment: Experiment) -> Outcome:
 def write(experiment: Experiment, comparison: Comparison) -> Path:
     """`report.html` and `comparison.json` in the experiment's folder; returns the page."""
     write_json(experiment.out / FACTS, comparison.to_json())
-    return comparison_page(experiment.out / PAGE, comparison, experiment.index(experiment.design.judge))
+    return comparison_page(experiment.out / PAGE, comparison, experiment.index(experiment.design.check_set))
 
 
 def compare(experiment: Experiment) -> Comparison:
     """The comparison of whatever arms some task has finished; the others say why they are missing."""
-    index = experiment.index(experiment.design.judge)
-    jury = Jury.of(index)
+    index = experiment.index(experiment.design.check_set)
+    weak = WeakCheck.of(index)
+    autoencoder = _run(experiment, AUTOENCODER) if AUTOENCODER in experiment.design.trainings else None
+    reference = Reference.of(
+        index,
+        autoencoder=autoencoder.export_folder if autoencoder else None,
+        recordings=Path(experiment.recordings),
+    )
     arms = [_result(experiment, arm) for arm in experiment.design.arms]
-    backgrounds = BackgroundJudge(index, jury.codec) if experiment.environments else None
+    backgrounds = BackgroundClassifier(index, weak.codec) if experiment.environments else None
     config = experiment.config
     kept = ("samples", "clips_per_species", "steps", "guidance", "seed", "model", "codec")
     return Comparison(
         name=experiment.design.name,
         new=experiment.new,
         known=experiment.known,
-        arms=judge_arms(jury, arms, backgrounds),
-        held_out=score(jury.judge, jury.held_out, "recordings"),
-        training_clips=len(jury.training.levels),
-        training_recordings=len(set(jury.training.group)),
+        arms=judge_arms(weak, arms, backgrounds, reference),
+        held_out=score(weak.classifier, weak.held_out, "recordings"),
+        training_clips=len(weak.training.levels),
+        training_recordings=len(set(weak.training.group)),
         environments=experiment.environments,
         background_held_out=backgrounds.held_out if backgrounds else {},
         settings={
@@ -87,6 +94,8 @@ def compare(experiment: Experiment) -> Comparison:
             "machine": f"{config.machine.name}, {os.cpu_count()} CPU cores",
         },
         foundations=list(_foundations(experiment)),
+        stages=reference.real_stages,
+        no_judge=reference.absent,
     )
 
 

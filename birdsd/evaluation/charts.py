@@ -271,6 +271,54 @@ def meter(
     return element("div", bar, element("b", f"{share:.0%}"), class_=f"meter s{colour}")
 
 
+@dataclass(frozen=True)
+class Column:
+    """A share as a column, with the interval that it lies in."""
+
+    value: float
+    interval: tuple[float, float]
+
+
+def column_chart(groups: Sequence[tuple[str, Sequence[Column]]], names: Sequence[str], *, alt: str) -> Html:
+    """Shares as columns with whiskers, group by group from left to right; `names` are those of a group's
+    columns, in their order."""
+    if not groups:
+        return element("p", "Nothing to draw yet.", class_="quiet")
+    drawn, labels = [], []
+    slot = 100 / len(groups)
+    width = 0.78 * slot / max(1, len(names))
+    for at, (title, columns) in enumerate(groups):
+        labels.append(element("span", title, style=f"left:{(at + 0.5) * slot:.2f}%;width:{slot:.2f}%"))
+        for number, column in enumerate(columns):
+            left = at * slot + 0.11 * slot + number * width
+            low, high = column.interval
+            tip = f"{title}, {names[number]}: {column.value:.0%} ({low:.0%} to {high:.0%})"
+            place = f"left:{left:.2f}%;width:{0.88 * width:.2f}%"
+            drawn += [
+                element("i", class_=f"s{number + 1}", title=tip,
+                        style=f"{place};height:{100 * column.value:.1f}%"),
+                element("s", style=f"left:{left + 0.44 * width:.2f}%;bottom:{100 * low:.1f}%;"
+                        f"height:{100 * (high - low):.1f}%"),
+                element("b", f"{column.value:.0%}", style=f"{place};bottom:{100 * high:.1f}%"),
+            ]  # fmt: skip
+    lines = [element("u", style=f"bottom:{v}%") for v in (25, 50, 75, 100)]
+    levels = [(v / 100, f"{v}%") for v in (0, 25, 50, 75, 100)]
+    legend = element(
+        "ul",
+        *(
+            element("li", element("i", class_=f"s{n} dot", aria_hidden="true"), one)
+            for n, one in enumerate(names, 1)
+        ),
+        class_="legend",
+    )
+    frame = element(
+        "div", ticks_html(levels, "y"),
+        element("div", *lines, *drawn, class_="field", role="img", aria_label=alt),
+        element("div", *labels, class_="x", aria_hidden="true"), class_="plot chart columns",
+    )  # fmt: skip
+    return element("figure", legend, frame)
+
+
 def confusion_table(names: Sequence[str], counts: np.ndarray, *, title: str, rows: str, columns: str) -> Html:
     """Counts [K, K] as a shaded table: a row for what was meant, a column for what was recognised."""
     head = [element("th", f"{rows} \u2193 \u00b7 {columns} \u2192", class_="corner", scope="col")]

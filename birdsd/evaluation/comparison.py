@@ -7,7 +7,7 @@ exact test), which sees smaller differences than two shares with their intervals
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import numpy as np
 
 from birdsd.evaluation.comparison_background import Background
 from birdsd.evaluation.learning_check import Nearness, Score
+from birdsd.evaluation.measures import Measures
+from birdsd.evaluation.staircase import Named, Staircase
 
 NEW, KNOWN, IN_ENVIRONMENT = "new", "known", "new in an environment"
 CLEAR = 0.05  # adjusted p below which a difference is called one
@@ -22,7 +24,8 @@ CLEAR = 0.05  # adjusted p below which a difference is called one
 
 @dataclass(frozen=True)
 class MadeClip:
-    """A clip that an arm made: what it was asked for, its files, what the judge named, and the distance to
+    """A clip that an arm made: what it was asked for, its files, what the weak check named (`named`)
+    and what the judge named (`heard`, with its confidence; empty where there is none), and the distance to
     the nearest training clip (0 = a copy)."""
 
     kind: str
@@ -34,6 +37,9 @@ class MadeClip:
     sound: Path
     named: str = ""
     distance: float | None = None
+    heard: str = ""
+    heard_right: bool | None = None  # None: not judged, or a species that the judge has no class for
+    confidence: float = 0.0  # of what was heard
 
     @property
     def key(self) -> tuple[str, str, str, int]:
@@ -118,6 +124,8 @@ class ArmResult:
     forgetting: Difference | None = None  # on the known species, against the control
     nearness: Nearness | None = None  # of the clips of new species
     background: Background | None = None
+    heard: Mapping[str, Named] = field(default_factory=dict)  # what the judge named, by kind of prompt
+    measures: Measures | None = None  # beside being named, of the clips of new species
     validation: Validation = Validation()
     figures: Figures = Figures()
     clips: Sequence[MadeClip] = ()
@@ -135,23 +143,30 @@ class Comparison:
     new: Sequence[str]
     known: Sequence[str]
     arms: Sequence[ArmResult]
-    held_out: Score | None  # what the judge itself is worth
+    held_out: Score | None  # what the weak check itself is worth
     training_clips: int
     training_recordings: int
     environments: Sequence[str]
-    background_held_out: Mapping[str, float]  # what the judge of backgrounds is worth, see comparison_judge
+    background_held_out: Mapping[str, float]  # what the classifier of backgrounds is worth
     settings: Mapping[str, Any]  # samples, clips_per_species, steps, guidance, seed, model, codec
     foundations: Sequence[tuple[str, float]] = ()  # what was trained for all: (name, seconds)
+    stages: Staircase | None = None  # what the judge says of real clips, stage by stage; None without one
+    no_judge: str = ""  # why there is none, in one line
 
     @property
     def chance(self) -> float:
-        """Of a judge that guesses among all species."""
+        """Of a classifier that guesses among all species."""
         return 1 / max(1, len(self.new) + len(self.known))
 
     @property
     def always(self) -> float:
         """Of a model that sings the same one of the new species whatever it is asked for."""
         return max(self.chance, 1 / max(1, len(self.new)))
+
+    @property
+    def judge(self) -> str:
+        """The judge with its model's licence; "" where there is none, or it knows none of the species."""
+        return self.stages.credit if self.stages is not None and self.stages.known else ""
 
     @property
     def shown(self) -> list[ArmResult]:
@@ -164,7 +179,8 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
-        told = asdict(self)
+        told = asdict(replace(self, stages=None))
+        told["stages"] = self.stages.to_json() if self.stages else None
         told |= {"chance": self.chance, "always_the_same": self.always}
         for arm in told["arms"]:
             for clip in arm["clips"]:

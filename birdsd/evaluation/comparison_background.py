@@ -26,8 +26,8 @@ class Background:
     """What an environment in the prompt changes, clip by clip from the same noise.
 
     Levels are those of the quietest fifth of a clip's frames, in dB below its loud ones. `named_asked`: the
-    share of clips in which the judge of backgrounds hears the environment that was asked for; `named_none`:
-    the share of clips asked for without one in which it hears none.
+    share of clips in which the classifier of backgrounds hears the environment that was asked for;
+    `named_none`: the share of clips asked for without one in which it hears none.
     """
 
     pairs: int
@@ -69,7 +69,7 @@ def change(without: Sequence[float], with_words: Sequence[float]) -> tuple[float
     return float(before.mean()), float(after.mean()), float(low), float(high), p
 
 
-class BackgroundJudge:
+class BackgroundClassifier:
     """A plain classifier of what is behind the bird, trained on training clips whose mixture is known."""
 
     def __init__(self, index: ShardIndex, codec: SpectrogramCodec, limit: int = 2000) -> None:
@@ -90,13 +90,13 @@ class BackgroundJudge:
         self.held_out = self._measure(levels, names)
 
     def name(self, levels: Sequence[np.ndarray]) -> list[str]:
-        """The environment of every clip's band levels, `NONE` among them; [] where there is no judge."""
+        """The environment of every clip's band levels, `NONE` among them; [] where there is no classifier."""
         if self._model is None or not levels:
             return []
         return [str(name) for name in self._model.predict(_features(levels))]
 
     def _measure(self, levels: Sequence[np.ndarray], names: Sequence[str]) -> dict[str, float]:
-        """What the judge is worth on held-out clips, and the levels there."""
+        """What the classifier is worth on held-out clips, and the levels there."""
         found: dict[str, float] = {}
         pairs = list(zip(levels, names, strict=True))
         loud = {

@@ -1,4 +1,4 @@
-"""The judge hears every arm's clips: one judge for all of them, trained on recordings alone."""
+"""Every arm's clips are heard: by the weak check, trained on recordings alone, and by the judge."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from birdsd.evaluation.comparison import (
 from birdsd.evaluation.comparison_background import (
     NONE,
     Background,
-    BackgroundJudge,
+    BackgroundClassifier,
     background_db,
     change,
 )
-from birdsd.evaluation.learning_check import Clips, GeneratedClip, Jury
+from birdsd.evaluation.judged_run import Reference
+from birdsd.evaluation.judges import Sound
+from birdsd.evaluation.learning_check import Clips, GeneratedClip, WeakCheck
+from birdsd.evaluation.staircase import GENERATED, Named
 from birdsd.sound.recordings import read
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ class Heard:
 
     clips: list[MadeClip]
     levels: list[np.ndarray]
+    sounds: list[Sound]
 
     def of(self, *kinds: str) -> Clips:
         """Those of some kinds, as the learning check takes them."""
@@ -47,20 +51,26 @@ class Heard:
 
 
 def judge_arms(
-    jury: Jury, arms: Sequence[ArmResult], backgrounds: BackgroundJudge | None = None
+    weak: WeakCheck,
+    arms: Sequence[ArmResult],
+    backgrounds: BackgroundClassifier | None = None,
+    reference: Reference | None = None,
 ) -> list[ArmResult]:
-    """The arms with everything that the judge says of their clips; those without clips stay as they are."""
-    heard = {arm.name: _hear(jury, arm.clips) for arm in arms if arm.clips}
+    """The arms with everything that is said of their clips; those without clips stay as they are.
+
+    `reference` holds the judge, where there is one, and the real clips that generated ones are laid beside.
+    """
+    heard = {arm.name: _hear(weak, arm.clips) for arm in arms if arm.clips}
     judged = []
     for arm in arms:
         if arm.name in heard:
             one = heard[arm.name]
             made = one.of(NEW)
-            near = jury.nearness(made) if made.levels else None
+            near = weak.nearness(made) if made.levels else None
             if near is not None:
                 one.clips = _with_distances(one.clips, near.distance)
-            scores = {kind: jury.score(one.of(kind)) for kind in (NEW, KNOWN, IN_ENVIRONMENT)}
-            everything = jury.score(one.of(NEW, KNOWN))
+            scores = {kind: weak.score(one.of(kind)) for kind in (NEW, KNOWN, IN_ENVIRONMENT)}
+            everything = weak.score(one.of(NEW, KNOWN))
             arm = replace(
                 arm,
                 clips=one.clips,
@@ -70,6 +80,7 @@ def judge_arms(
                 nearness=near,
                 background=_background(one, backgrounds) if backgrounds else None,
             )
+            arm = _judged(arm, one, reference) if reference else arm
         judged.append(arm)
     return _compared(judged)
 
@@ -84,16 +95,44 @@ def _compared(arms: Sequence[ArmResult]) -> list[ArmResult]:
     return [replace(arm, gain=gains.get(arm.name), forgetting=losses.get(arm.name)) for arm in arms]
 
 
-def _hear(jury: Jury, clips: Sequence[MadeClip]) -> Heard:
-    codec = jury.codec
+def _hear(weak: WeakCheck, clips: Sequence[MadeClip]) -> Heard:
+    codec = weak.codec
     made = []
     for clip in clips:
         waveform = read(clip.sound, codec.rate_hz, channels=codec.channels)
         made.append(GeneratedClip(clip.species, waveform=waveform, rate_hz=codec.rate_hz))
-    heard = jury.heard(made)
-    named = jury.judge.probabilities(heard).argmax(axis=1)
-    told = [replace(clip, named=jury.judge.species[int(n)]) for clip, n in zip(clips, named, strict=True)]
-    return Heard(told, heard.levels)
+    heard = weak.heard(made)
+    named = weak.classifier.probabilities(heard).argmax(axis=1)
+    told = [
+        replace(clip, named=weak.classifier.species[int(n)]) for clip, n in zip(clips, named, strict=True)
+    ]
+    sounds = [
+        Sound(clip.sound.stem, one.waveform, one.rate_hz, one.species)
+        for clip, one in zip(clips, made, strict=True)
+        if one.waveform is not None
+    ]
+    return Heard(told, heard.levels, sounds)
+
+
+def _judged(arm: ArmResult, heard: Heard, reference: Reference) -> ArmResult:
+    """The arm with the judge's word on each clip, its shares by kind, and the measures of the new species."""
+    stages = reference.judged(heard.sounds)
+    step = stages.step(GENERATED) if stages else None
+    new = [number for number, clip in enumerate(arm.clips) if clip.kind == NEW]
+    arm = replace(arm, measures=reference.measures(heard.sounds, stages, new) if new else None)
+    if step is None:
+        return arm
+    clips = [
+        replace(clip, heard=said.named, heard_right=said.right, confidence=said.confidence)
+        for clip, said in zip(arm.clips, step.verdicts, strict=True)
+    ]
+    shares = {}
+    for kind in (NEW, KNOWN, IN_ENVIRONMENT):
+        own = [number for number, clip in enumerate(clips) if clip.kind == kind]
+        named = Named.of([step.verdicts[n] for n in own], [str(n) for n in own], "generated clips")
+        if named is not None:
+            shares[kind] = named
+    return replace(arm, clips=clips, heard=shares)
 
 
 def _with_distances(clips: Sequence[MadeClip], distances: Sequence[float]) -> list[MadeClip]:
@@ -101,7 +140,7 @@ def _with_distances(clips: Sequence[MadeClip], distances: Sequence[float]) -> li
     return [replace(clip, distance=next(rest)) if clip.kind == NEW else clip for clip in clips]
 
 
-def _background(heard: Heard, judge: BackgroundJudge) -> Background | None:
+def _background(heard: Heard, classifier: BackgroundClassifier) -> Background | None:
     """The clips asked for in an environment, each beside the one of the same species and noise without."""
     level = [background_db(levels) for levels in heard.levels]
     plain = {(c.species, c.index): n for n, c in enumerate(heard.clips) if c.kind == NEW}
@@ -112,7 +151,7 @@ def _background(heard: Heard, judge: BackgroundJudge) -> Background | None:
         return None
     pairs = [(plain[heard.clips[n].species, heard.clips[n].index], n) for n in asked]
     told = change([level[before] for before, _ in pairs], [level[after] for _, after in pairs])
-    named = judge.name(heard.levels)
+    named = classifier.name(heard.levels)
     if not named:
         return Background(len(pairs), *told)
     right = [named[n] == heard.clips[n].environment for n in asked]

@@ -12,6 +12,7 @@ from birdsd.evaluation import comparison_text as words
 from birdsd.evaluation import page as html
 from birdsd.evaluation.charts import Curve, confusion_table, line_chart, meter, share_bar
 from birdsd.evaluation.comparison import CLEAR, IN_ENVIRONMENT, KNOWN, NEW, ArmResult, Comparison, Difference
+from birdsd.evaluation.comparison_heard import judge_cell, judge_intro, real_and_measures
 from birdsd.evaluation.comparison_sounds import sounds
 from birdsd.evaluation.comparison_style import CSS
 from birdsd.evaluation.markup import Html, element, join
@@ -62,8 +63,8 @@ def _lead(comparison: Comparison) -> str:
     ways = {"methods": f"{count} ways of teaching", "four_ways": f"{count} models"}
     return (
         f"{ways.get(comparison.name, f'{count} arms')}, the same {len(comparison.new)} new species, the "
-        f"same {amount(comparison.settings['samples'])} samples, the same seed: judged by ear of a "
-        "classifier that never heard a generated clip, and laid side by side to be judged by yours."
+        f"same {amount(comparison.settings['samples'])} samples, the same seed: judged by "
+        "classifiers that never heard a generated clip, and laid side by side to be judged by yours."
     )
 
 
@@ -78,8 +79,8 @@ def _in_short(comparison: Comparison) -> list[Html]:
     if control and NEW in control.scores:
         score = control.scores[NEW]
         said.append(
-            f"Asked for the new species, the base model, which was taught nothing, is named right in "
-            f"{score.accuracy:.0%} of {score.clips} clips. "
+            f"Asked for the new species, the base model, which was taught nothing, is named right by the "
+            f"weak check in {score.accuracy:.0%} of {score.clips} clips. "
         )
     if beats:
         best = max(beats, key=lambda arm: arm.scores[NEW].accuracy)
@@ -88,6 +89,8 @@ def _in_short(comparison: Comparison) -> list[Html]:
             f"Clearly better than that: {_listed(beats)}. The best is {best.title} with {top.accuracy:.0%} "
             f"({top.low:.0%} to {top.high:.0%})."
         )
+    if comparison.judge:
+        said.append(_judge_in_short(comparison, taught))
     if rest:
         said.append(f" Not told apart from the base model: {_listed(rest)}.")
     lost = []
@@ -101,7 +104,7 @@ def _in_short(comparison: Comparison) -> list[Html]:
         f"new species, taught from {_recordings(comparison)}": amount(len(comparison.new)),
         "known species, to see what is lost": amount(len(comparison.known)),
         "samples that each arm learnt from": amount(comparison.settings["samples"]),
-        "clips judged": amount(sum(len(arm.clips) for arm in comparison.shown)),
+        "clips listened to": amount(sum(len(arm.clips) for arm in comparison.shown)),
     }
     blocks = [element("p", *said), element("p", *lost), html.tiles(figures)]
     if comparison.missing:
@@ -110,6 +113,19 @@ def _in_short(comparison: Comparison) -> list[Html]:
         ]
         blocks.insert(0, html.note("This page is not complete. Missing so far:", *lines, warn=True))
     return blocks
+
+
+def _judge_in_short(comparison: Comparison, taught: Sequence[ArmResult]) -> str:
+    """The best arm by the judge, which may be another one."""
+    heard = [arm for arm in taught if NEW in arm.heard]
+    if not heard:
+        return ""
+    best = max(heard, key=lambda arm: arm.heard[NEW].right.share)
+    right = best.heard[NEW].right
+    return (
+        f" By {comparison.judge}, of all the species that it knows, the best is {best.title} with "
+        f"{right.share:.0%} ({right.low:.0%} to {right.high:.0%})."
+    )
 
 
 def _recordings(comparison: Comparison) -> str:
@@ -129,15 +145,18 @@ def _listed(arms: Sequence[ArmResult]) -> str:
 def _learnt(comparison: Comparison) -> list[Html]:
     intro = element(
         "p",
-        "The share of clips in which the judge names the species that was asked for. The level line is the "
-        f"95% interval. The upright line is what a model scores that sings one of the {len(comparison.new)} "
-        f"new species whatever it is asked for ({comparison.always:.0%}); a judge that guesses scores "
+        "The share of clips in which the weak check names the species that was asked for. The level "
+        "line is the 95% interval. The upright line is what a model scores that sings one of the "
+        f"{len(comparison.new)} "
+        f"new species whatever it is asked for ({comparison.always:.0%}); a classifier that guesses scores "
         f"{comparison.chance:.0%}. Known species: the upright line is the base model.",
     )
     control = next((arm for arm in comparison.shown if arm.control and KNOWN in arm.scores), None)
     before = control.scores[KNOWN].accuracy if control else None
     headers = [
-        "", "New species", "Against the base model", "Known species", "Forgotten", "Agreement", "Copies",
+        "", *([f"New species, {comparison.stages.judge}"] if comparison.judge and comparison.stages else []),
+        "New species, weak check", "Against the base model", "Known species", "Forgotten", "Agreement",
+        "Copies",
     ]  # fmt: skip
     rows = [_learnt_row(comparison, arm, before) for arm in comparison.arms]
     caption = (
@@ -146,16 +165,18 @@ def _learnt(comparison: Comparison) -> list[Html]:
         "asked and named, over all species together, with Cohen's kappa. Copies: the share of clips of new "
         "species that lie nearer to a training clip than 95% of the held-out recordings do; 5% is expected."
     )
-    return [intro, html.table(headers, rows, caption=caption, wide=True), _worth(comparison)]
+    table = html.table(headers, rows, caption=caption, wide=True)
+    return [*judge_intro(comparison), intro, table, _worth(comparison), *real_and_measures(comparison)]
 
 
 def _learnt_row(comparison: Comparison, arm: ArmResult, before: float | None) -> list[object]:
     head = element("span", element("b", arm.title), element("small", arm.says), class_="arm")
     if arm.missing:
-        return [head, element("span", "missing", class_="quiet"), *[""] * 5]
+        return [head, element("span", "missing", class_="quiet"), *[""] * (6 if comparison.judge else 5)]
     new, known = arm.scores.get(NEW), arm.scores.get(KNOWN)
     return [
         head,
+        *([judge_cell(arm, NEW)] if comparison.judge else []),
         meter(new.accuracy, mark=comparison.always, interval=(new.low, new.high)) if new else "\u2013",
         element("span", "the control", class_="quiet") if arm.control else _difference(arm.gain, good=True),
         meter(known.accuracy, mark=before, interval=(known.low, known.high), colour=2) if known else "\u2013",
@@ -195,18 +216,18 @@ def _copies(arm: ArmResult) -> object:
 
 def _worth(comparison: Comparison) -> Html:
     held = comparison.held_out
-    judge = (
-        f"The judge is a plain classifier of {comparison.training_clips} training clips. It names "
+    worth = (
+        f"The weak check is a plain classifier of {comparison.training_clips} training clips. It names "
         f"{held.accuracy:.0%} of {held.clips} clips of held-out recordings right ({held.low:.0%} to "
         f"{held.high:.0%}), so what it calls wrong may well be right, and the other way round."
         if held
-        else "No recording was held out, so what the judge itself is worth is not known."
+        else "No recording was held out, so what the weak check itself is worth is not known."
     )
     seed = (
         "One seed, one choice of new species: another might put near neighbours of this table in another "
         f"order. Differences are called clear below p = {CLEAR:g}."
     )
-    return html.note(element("p", element("b", "What this is worth. "), judge), element("p", seed))
+    return html.note(element("p", element("b", "What this is worth. "), worth), element("p", seed))
 
 
 # -- costs, losses ----------------------------------------------------------------------------------------
@@ -301,7 +322,7 @@ def _losses(comparison: Comparison) -> list[Html]:
         f"The denoising loss on the same {count} held-out clips of the new species, with the same noise "
         "each time. It compares only among arms that learn by this loss, and on so few clips it is a rough "
         "measure. It says how well noise is predicted, not whether the song is right: where it and the "
-        "judge disagree, listen.",
+        "classifiers disagree, listen.",
     )
     # Six colours; an arm more would share one.
     curves = [
@@ -382,7 +403,7 @@ def _confusions(comparison: Comparison) -> list[Html]:
             confusion_table(species, counts, title="Held-out recordings", rows="true", columns="named")
         ))  # fmt: skip
     summary = element("summary", f"{len(tables)} tables: recordings first, then each arm")
-    intro = element("p", "A row for what was asked for, a column for what the judge named, in clips.")
+    intro = element("p", "A row for what was asked for, a column for what the weak check named, in clips.")
     return [intro, element("details", summary, html.grid(*tables), class_="confusions")]
 
 

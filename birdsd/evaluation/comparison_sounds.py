@@ -30,7 +30,8 @@ def sounds(comparison: Comparison, index: ShardIndex) -> list[Html]:
     intro = element(
         "p",
         "The first clips of each prompt, not the best. On the left a real training clip; everything comes "
-        "out of the same codec. Below each clip stands what the judge named. Click a picture to play from "
+        "out of the same codec. Below each clip stands what the judge named, or else "
+        "the weak check. Click a picture to play from "
         "there.",
     )
     blocks = [intro, _matrix(comparison, codec, real, NEW, comparison.new[:_MOST_NEW], _CLIPS_OF_NEW)]
@@ -68,7 +69,10 @@ def _matrix(
 
 def _head(arm: ArmResult, kind: str) -> Html:
     score = arm.scores.get(kind)
-    small = element("small", f"{score.accuracy:.0%} named right" if score else "missing")
+    heard = arm.heard.get(kind)
+    words = [f"{heard.right.share:.0%} by the judge"] if heard else []
+    words += [f"{score.accuracy:.0%} by the weak check"] if score else []
+    small = element("small", ", ".join(words) or "missing")
     return element("th", arm.title, small, scope="col")
 
 
@@ -103,7 +107,7 @@ def _cell(
     clip: MadeClip | None,
     waveform: np.ndarray | None = None,
 ) -> Html:
-    """A small spectrogram with its player, and below it what the judge named."""
+    """A small spectrogram with its player, and below it what was heard in it."""
     shown = picture_levels(codec, image if image.ndim == 3 else image[None])
     heard = codec.decode(image) if waveform is None else waveform
     field = element(
@@ -115,8 +119,13 @@ def _cell(
     player = audio(heard, codec.rate_hz, alt)
     below: object = ""
     if clip is not None:
-        mark, kind = ("\u2713 ", "named ok") if clip.right else ("heard as ", "named")
-        below = element("p", mark, name(clip.named), class_=kind)
+        judged = clip.heard_right is not None
+        right = clip.heard_right if judged else clip.right
+        mark, kind = ("\u2713 ", "named ok") if right else ("heard as ", "named")
+        said = (
+            [name(clip.heard), f" {clip.confidence:.2f}"] if judged else [name(clip.named), " (weak check)"]
+        )
+        below = element("p", mark, *said, class_=kind)
     return element("div", field, player, below, class_="sound")
 
 

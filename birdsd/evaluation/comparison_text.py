@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from birdsd.evaluation.comparison import ArmResult, Comparison
 
 _HEADS = (
-    "", "new species", "95%", "vs base", "known", "agreed", "copies", "loss", "training", "memory",
+    "", "judge", "new species", "95%", "vs base", "known", "agreed", "copies", "loss", "training", "memory",
     "to share", "learns",
 )  # fmt: skip
 
@@ -39,6 +39,7 @@ def _row(comparison: Comparison, arm: ArmResult) -> list[str]:
     figures = arm.figures
     return [
         arm.title,
+        heard(arm),
         f"{new.accuracy:.0%} of {new.clips}" if new else "-",
         f"{new.low:.0%}-{new.high:.0%}" if new else "-",
         against(arm),
@@ -51,6 +52,12 @@ def _row(comparison: Comparison, arm: ArmResult) -> list[str]:
         to_share(arm),
         f"{figures.parameters:,}" if figures.parameters else "-",
     ]
+
+
+def heard(arm: ArmResult) -> str:
+    """How many clips of new species the judge names right, of all that it knows."""
+    told = arm.heard.get("new")
+    return f"{told.right.share:.0%} of {told.clips}" if told else "-"
 
 
 def against(arm: ArmResult) -> str:
@@ -112,18 +119,19 @@ def remarks(comparison: Comparison) -> list[str]:
     said = [
         f"One seed ({settings['seed']}); {count} clips of each species from each arm, from the same noise "
         "and the same words.",
-        f"Chance: {comparison.chance:.0%} for a judge that guesses, {comparison.always:.0%} for a model that "
-        "sings one of the new species whatever it is asked for.",
+        f"Chance: {comparison.chance:.0%} for a classifier that guesses, {comparison.always:.0%} for a model "
+        "that sings one of the new species whatever it is asked for.",
         "vs base: points on the new species against the base model asked in the same words; p by McNemar's "
         "exact test clip by clip, adjusted for all arms (Holm).",
         "known: the species of the base model, what is left of them; agreed: all species together.",
         "copies: share of clips nearer to a training clip than 95% of the held-out ones are; 5% is expected.",
         "loss: on held-out recordings of the new species; only the denoising losses compare, and a loss says "
-        "less about the sound than the judge does.",
+        "less about the sound than a classifier does.",
     ]
+    said = [*judge_words(comparison), *said]
     if held:
         said.append(
-            f"The judge (logistic regression, {comparison.training_clips} clips of "
+            f"The weak check (logistic regression, {comparison.training_clips} clips of "
             f"{comparison.training_recordings} recordings) names {held.accuracy:.0%} of {held.clips} "
             f"held-out clips right ({held.low:.0%} to {held.high:.0%}): it is no oracle."
         )
@@ -131,6 +139,24 @@ def remarks(comparison: Comparison) -> list[str]:
         if arm.background:
             said.append(f"{arm.title}, asked for an environment: {background(arm)}")
     return said
+
+
+def judge_words(comparison: Comparison) -> list[str]:
+    """Who the judge is and what it says of real clips, or why there is none."""
+    stages = comparison.stages
+    if stages is None:
+        return [f"judge: {comparison.no_judge}" if comparison.no_judge else "judge: none"]
+    if not stages.known:
+        return [f"judge: {stages.text()}"]
+    real = "; ".join(
+        f"{step.title} {step.named.right.text()}" for step in stages.steps if step.named is not None
+    )
+    said = [
+        f"judge: {stages.credit}, clips of new species named right of all the species it knows; the other "
+        "columns are the weak check's",
+        *([f"the judge on real clips, percent: {real}"] if real else []),
+    ]
+    return [*said, *stages.remarks()]
 
 
 def background(arm: ArmResult) -> str:

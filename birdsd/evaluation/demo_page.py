@@ -10,31 +10,15 @@ import numpy as np
 
 from birdsd.evaluation import page as html
 from birdsd.evaluation.charts import Curve, Marker, confusion_table, line_chart, meter, share_bar, smoothed
+from birdsd.evaluation.demo_listen import Clip as Clip
+from birdsd.evaluation.demo_listen import Pair as Pair
+from birdsd.evaluation.demo_listen import listen
+from birdsd.evaluation.judge_page import judged
+from birdsd.evaluation.judged_run import JudgedRun
 from birdsd.evaluation.learning_check import LearningCheck
 from birdsd.evaluation.markup import Html, element, join
-from birdsd.evaluation.media import picture_levels, spectrogram
 from birdsd.evaluation.page import Page, amount, name
 from birdsd.sound.codec import SpectrogramCodec
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A sound to see and hear: the codec's image [C, H, W], its waveform [C, N], and words about it."""
-
-    image: np.ndarray
-    waveform: np.ndarray
-    rate_hz: int
-    caption: str = ""  # e.g. "seed 3", or the recording, its recordist and licence
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A prompt's generated clip beside a real training clip of the same species."""
-
-    species: str
-    prompt: str
-    generated: Clip
-    real: Clip
 
 
 @dataclass(frozen=True)
@@ -90,6 +74,7 @@ class DemoData:
     credits: Sequence[tuple[str, str, int]]  # (licence, recordists, recordings)
     facts: Mapping[str, str] = field(default_factory=dict)  # more details: versions, seed, signature
     created: str = ""  # date, as text
+    judged: JudgedRun | None = None
 
     @property
     def interrupted(self) -> bool:
@@ -112,9 +97,10 @@ def demo_page(out: Path, data: DemoData) -> Path:
         "This page needs no network: sounds, pictures and figures are inside the file.",
     )  # fmt: skip
     page.section("What was done", *_done(data))
-    page.section("Listen", *_listen(data))
+    page.section("Listen", *listen(data.codec, data.pairs, data.synthetic, _judge(data)))
+    page.section("Does it still hear the bird?", *judged(data.judged))
     page.section("How it learnt", *_learnt(data))
-    page.section("The honest check", *_checked(data.check, data.synthetic))
+    page.section("The weak check", *_checked(data.check, data.synthetic))
     page.section("What it cost", *_cost(data))
     page.section("How to go on", html.commands(data.commands))
     page.section("Recordings and licences", *_licences(data))
@@ -128,6 +114,12 @@ def _lead(data: DemoData) -> str:
         f"{html.seconds(sum(s for _, s in data.stages))} on {data.machine}, and judged by recordings it "
         "never saw."
     )
+
+
+def _judge(data: DemoData) -> str:
+    """The judge that spoke of the clips, "" without one."""
+    told = data.judged.staircase if data.judged else None
+    return told.credit if told is not None and told.known else ""
 
 
 def _done(data: DemoData) -> list[Html]:
@@ -165,39 +157,6 @@ def _done(data: DemoData) -> list[Html]:
         own = element("code", "make demo RECORDINGS=folder")
         blocks.insert(1, html.note(element("p", remark, own), warn=True))
     return blocks
-
-
-def _listen(data: DemoData) -> list[Html]:
-    real = "A synthetic training clip" if data.synthetic else "A real training clip"
-    intro = element(
-        "p",
-        "First what the model made of the sentence; beside it, for comparison, a clip it was trained on. "
-        "Both come out of the same codec. Click a picture to play from there.",
-    )
-    return [intro, *(_pair(data.codec, pair, real) for pair in data.pairs)]
-
-
-def _pair(codec: SpectrogramCodec, pair: Pair, real: str) -> Html:
-    sides = [
-        _side(codec, "Generated", f"Spectrogram generated for the prompt: {pair.prompt}", pair.generated),
-        _side(codec, real, f"Spectrogram of a training clip of {pair.species}", pair.real),
-    ]
-    prompt = element("p", "\u201c", name(pair.prompt), "\u201d", class_="prompt")
-    return element("article", element("h3", name(pair.species)), prompt, html.grid(*sides), class_="card")
-
-
-def _side(codec: SpectrogramCodec, title: str, alt: str, clip: Clip) -> Html:
-    image = clip.image if clip.image.ndim == 3 else clip.image[None]
-    return spectrogram(
-        picture_levels(codec, image),
-        codec.row_hz(),
-        codec.clip_s * image.shape[-1] / codec.frames,
-        alt=alt,
-        title=title,
-        waveform=clip.waveform,
-        rate_hz=clip.rate_hz,
-        caption=name(clip.caption) if clip.caption else None,
-    )
 
 
 def _learnt(data: DemoData) -> list[Html]:
@@ -265,10 +224,11 @@ def _checked(check: LearningCheck | None, synthetic: bool) -> list[Html]:
     real = "held-out synthetic recordings" if synthetic else "held-out recordings"
     intro = element(
         "p",
-        "Does a generated clip sound like the species that was asked for? The judge is a plain classifier "
-        "(logistic regression on log-mel statistics) that was trained on "
-        f"{amount(check.training_recordings)} training recordings only and never heard a generated clip. "
-        f"What it scores on {real} is what the judge itself is worth; guessing scores "
+        "A plain classifier (logistic regression on log-mel statistics) that was trained on "
+        f"{amount(check.training_recordings)} training recordings only and never heard a generated clip. It "
+        "is lenient: it knows these species only, and has to name one of them whatever it hears. Where the "
+        "judge knows the species, believe the judge. "
+        f"What it scores on {real} is what the check itself is worth; guessing scores "
         f"{100 * check.chance:.3g}%.",
     )
     blocks = [intro, _score_table(check, real), _verdicts(check, real)]
@@ -307,7 +267,7 @@ def _score_table(check: LearningCheck, real: str) -> Html:
     rows: list[list[object]] = [[name(species), *cells(species)] for species in check.species]
     headers = ["Species", "Held-out", "clips", "Generated", "clips"]
     caption = (
-        f"Share of clips whose species the judge named right, {real} beside generated ones. The upright "
+        f"Share of clips whose species the weak check named right, {real} beside generated ones. The upright "
         f"line is chance, {100 * check.chance:.3g}%; the level line in the last row is the 95% interval."
     )
     return html.table(headers, [*rows, total], caption=caption, numeric=(2, 4), total=True, wide=True)

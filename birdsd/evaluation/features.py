@@ -77,8 +77,8 @@ def _contour(levels_db: np.ndarray, active: np.ndarray, hop_s: float) -> list[fl
     ]
 
 
-def _modulation(levels_db: np.ndarray, hop_s: float) -> list[float]:
-    """The rhythm: shares of the envelope's spectrum in `MODULATION_HZ`, in dB."""
+def modulation_db(levels_db: np.ndarray, hop_s: float) -> list[float]:
+    """The rhythm of band levels [bands, frames]: shares of the envelope's spectrum in `MODULATION_HZ`, dB."""
     envelope = np.sqrt((10 ** (levels_db / 10)).sum(axis=0))
     spectrum = np.abs(np.fft.rfft((envelope - envelope.mean()) * np.hanning(len(envelope)))) ** 2
     rate = np.fft.rfftfreq(len(envelope), hop_s)
@@ -109,7 +109,7 @@ def statistics(levels_db: np.ndarray, hop_s: float) -> np.ndarray:
         *change,
         *_contour(levels_db, active, hop_s),
         float(active.mean()),
-        *_modulation(levels_db, hop_s),
+        *modulation_db(levels_db, hop_s),
     ]
     return np.asarray(values, dtype=np.float32)
 

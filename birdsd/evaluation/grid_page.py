@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from birdsd.evaluation import page as html
-from birdsd.evaluation.features import mean_power
+from birdsd.evaluation.demo_listen import heard_words
+from birdsd.evaluation.judges import Verdict
 from birdsd.evaluation.markup import Html, element, join
-from birdsd.evaluation.media import SHOWN_DB, audio, png
+from birdsd.evaluation.media import SHOWN_DB, audio, level_db, picture_levels, png
 from birdsd.evaluation.page import Page, data_uri, name
 from birdsd.sound.codec import SpectrogramCodec
 
@@ -69,6 +70,7 @@ class Shown:
     waveform: np.ndarray
     rate_hz: int
     caption: str = ""
+    verdict: Verdict | None = None  # what the judge said, where it was asked and knows the species
 
     @classmethod
     def read(cls, codec: SpectrogramCodec, picture: Path, sound: Path, caption: str = "") -> Shown:
@@ -90,6 +92,7 @@ class Cell:
     row: int
     command: str
     clips: Sequence[Shown]
+    heard: str = ""  # e.g. "3 of 4 named right"
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,8 @@ class GridData:
     y_values: Sequence[str]
     cells: Sequence[Cell]
     shared: Mapping[str, str]  # what all cells have in common
+    judge: str = ""  # with its licence; "" where none spoke
+    remark: str = ""  # why none spoke, or of what it does not speak
 
 
 def write_grid_page(out: Path, data: GridData) -> Path:
@@ -120,9 +125,16 @@ def write_grid_page(out: Path, data: GridData) -> Path:
         css=_CSS,
         script=_SCRIPT,
     )
-    page.section("See and hear", _table(data), _scale(data))
+    page.section("See and hear", _table(data), _scale(data), *_judge(data))
     page.section("What all of them share", html.key_values({k: name(v) for k, v in data.shared.items()}))
     return page.write(out)
+
+
+def _judge(data: GridData) -> list[Html]:
+    """Who named the clips, or why nobody did."""
+    said = [f"Below each clip stands what {data.judge} hears in it."] if data.judge else []
+    said += [f"{data.remark[:1].upper()}{data.remark[1:]}."] if data.remark else []
+    return [element("p", *(f"{one} " for one in said), class_="quiet")] if said else []
 
 
 def _scale(data: GridData) -> Html:
@@ -190,7 +202,8 @@ def _cell(cell: Cell, loudest_db: float, said: str) -> Html:
     )
     copy = element("button", "Copy", type="button", data_copy=True, aria_label=f"Copy the command: {said}")
     tools = element("div", told, copy, class_="tools")
-    return element("td", *figures, tools, data_row=cell.row, data_column=cell.column)
+    heard = element("p", cell.heard, class_="quiet") if cell.heard and len(cell.clips) > 1 else ""
+    return element("td", *figures, heard, tools, data_row=cell.row, data_column=cell.column)
 
 
 def _figure(clip: Shown, loudest_db: float, said: str, captioned: bool) -> Html:
@@ -198,19 +211,15 @@ def _figure(clip: Shown, loudest_db: float, said: str, captioned: bool) -> Html:
         "img", src=data_uri(png(_levels(clip, loudest_db)), "image/png"), alt=f"Spectrogram: {said}"
     )
     field = element("div", picture, element("span", class_="head"), class_="field")
-    below = element("figcaption", name(clip.caption)) if captioned and clip.caption else ""
+    words: list[object] = [heard_words(clip.verdict)] if clip.verdict is not None else []
+    words += [name(clip.caption)] if captioned and clip.caption else []
+    below = element("figcaption", join(words, element("br"))) if words else ""
     return element("figure", field, audio(clip.waveform, clip.rate_hz, said), below, class_="sound")
 
 
-def _level_db(clip: Shown) -> np.ndarray:
-    """dB [H, W], row 0 the highest frequency."""
-    return 10 * np.log10(np.maximum(mean_power(clip.codec, clip.image)[::-1], 1e-20))
-
-
 def _loudest_db(clip: Shown) -> float:
-    return float(_level_db(clip).max())
+    return float(level_db(clip.codec, clip.image).max())
 
 
 def _levels(clip: Shown, loudest_db: float) -> np.ndarray:
-    shown = 1 + (_level_db(clip) - loudest_db) / SHOWN_DB
-    return (255 * shown.clip(0, 1)).round().astype(np.uint8)
+    return picture_levels(clip.codec, clip.image, loudest_db)

@@ -1,9 +1,12 @@
-"""Has the model learnt the species? An honest check that a small study can afford.
+"""The weak check of learning: what a plain classifier of our own says, where no better judge is at hand.
 
 A logistic regression on log-mel statistics is trained on *training recordings only*. It scores the
 held-out recordings (what the check itself is worth) and the generated clips (does a clip sound like
-the species that was asked for, to a judge that never saw a generated clip). Beside both stands chance.
-The distance to the nearest training clip shows whether the model learnt the birds or the recordings.
+the species that was asked for, to a classifier that never saw a generated clip). Beside both stands chance.
+It is lenient: it knows the run's species only, and has to name one of them whatever it hears. On the same
+clips BirdNET named 4% where it named 53%. So it stands beside the judge (birdsd.evaluation.judges) where
+there is one, and is called the weak check everywhere. The distance to the nearest training clip shows
+whether the model learnt the birds or the recordings.
 
 Recordings and generated clips go through the same codec. A generated clip that comes as a waveform is
 encoded again, so that what is judged is what is heard; one that comes as an image is judged as drawn.
@@ -53,7 +56,7 @@ class Clips:
 
 @dataclass(frozen=True)
 class Score:
-    """How often the judge named the right species."""
+    """How often the classifier named the right species."""
 
     clips: int
     accuracy: float  # share of the clips named right: the same measure for held-out and generated clips
@@ -150,7 +153,7 @@ class LearningCheck:
         if self.nearness:
             lines.append(f"copies: {self.nearness.verdict()}")
         lines.append(
-            f"judge: logistic regression on log-mel statistics of {self.training_clips} clips of "
+            f"weak check: logistic regression on log-mel statistics of {self.training_clips} clips of "
             f"{self.training_recordings} training recordings; no generated clip is among them"
         )
         return "\n".join(lines)
@@ -193,8 +196,8 @@ def read_clips(index: ShardIndex, codec: SpectrogramCodec, split: str, limit: in
     return Clips(clips.levels, clips.species, clips.group, clips.number, left_out)
 
 
-class Judge:
-    """The classifier: standardised statistics, logistic regression with balanced classes."""
+class SpeciesClassifier:
+    """The weak check's classifier: standardised statistics, logistic regression with balanced classes."""
 
     def __init__(self, clips: Clips, hop_s: float) -> None:
         from sklearn.linear_model import LogisticRegression
@@ -222,7 +225,7 @@ class Judge:
         return np.asarray(self._model.predict_proba(self._statistics(clips)))
 
 
-def score(judge: Judge, clips: Clips, unit: str) -> Score | None:
+def score(classifier: SpeciesClassifier, clips: Clips, unit: str) -> Score | None:
     """Score clips; those of one group (recording) count as one observation for the interval and the p-value.
 
     Clips of one recording are no independent evidence: counting each of them would make every interval
@@ -232,8 +235,8 @@ def score(judge: Judge, clips: Clips, unit: str) -> Score | None:
         return None
     from scipy.stats import binomtest
 
-    names = judge.species
-    probability = judge.probabilities(clips)
+    names = classifier.species
+    probability = classifier.probabilities(clips)
     truth = np.asarray([names.index(s) for s in clips.species])
     right = probability.argmax(axis=1) == truth
     confusion = np.zeros((len(names), len(names)), dtype=int)
@@ -319,18 +322,18 @@ def nearness(training: Clips, held_out: Clips, made: Clips) -> Nearness | None:
 
 
 @dataclass(frozen=True)
-class Jury:
-    """A judge, the recordings that it learnt from and those held out: it scores any sets of clips."""
+class WeakCheck:
+    """A classifier, the recordings that it learnt from and those held out: it scores any sets of clips."""
 
-    judge: Judge
+    classifier: SpeciesClassifier
     codec: SpectrogramCodec
     training: Clips
     held_out: Clips
     left_out: int
 
     @classmethod
-    def of(cls, index: ShardIndex, limit: int = 2000) -> Jury:
-        """Train a judge on the training recordings of some shards; at most `limit` clips a split.
+    def of(cls, index: ShardIndex, limit: int = 2000) -> WeakCheck:
+        """Train a classifier on the training recordings of some shards; at most `limit` clips a split.
 
         Raises `UserError` when the shards have no codec, or fewer than two species.
         """
@@ -344,18 +347,18 @@ class Jury:
             )
         codec = SpectrogramCodec.from_json(index.codec)
         training = read_clips(index, codec, "train", limit)
-        judge = Judge(training, codec.clip_s / codec.frames)
+        classifier = SpeciesClassifier(training, codec.clip_s / codec.frames)
         parts = [read_clips(index, codec, split, limit) for split in ("validation", "test")]
-        # A species without any training recording cannot be named by the judge: its clips are left out.
+        # A species without any training recording cannot be named by it: its clips are left out.
         held = [
             row
             for part in parts
             for row in zip(part.levels, part.species, part.group, strict=True)
-            if row[1] in judge.species
+            if row[1] in classifier.species
         ]
         seen = sum(len(part.levels) for part in parts)
         return cls(
-            judge,
+            classifier,
             codec,
             training,
             Clips([row[0] for row in held], [row[1] for row in held], [row[2] for row in held]),
@@ -363,16 +366,16 @@ class Jury:
         )
 
     def heard(self, generated: Sequence[GeneratedClip]) -> Clips:
-        """Generated clips as the judge hears them; a `UserError` for a species that it does not know."""
+        """Generated clips as the classifier hears them; a `UserError` for a species that it does not know."""
         for clip in generated:
-            if clip.species not in self.judge.species:
-                raise unknown_name("species of a generated clip", clip.species, self.judge.species)
+            if clip.species not in self.classifier.species:
+                raise unknown_name("species of a generated clip", clip.species, self.classifier.species)
         levels = [band_levels_db(self.codec, _image(self.codec, clip)) for clip in generated]
         return Clips(levels, [clip.species for clip in generated], [str(i) for i in range(len(levels))])
 
     def score(self, made: Clips) -> Score | None:
-        """How often the judge names what was asked for, in generated clips."""
-        return score(self.judge, made, "generated clips")
+        """How often the classifier names what was asked for, in generated clips."""
+        return score(self.classifier, made, "generated clips")
 
     def nearness(self, made: Clips) -> Nearness | None:
         """How close generated clips come to training clips, beside how close held-out ones come."""
@@ -382,22 +385,22 @@ class Jury:
 def learning_check(
     index: ShardIndex, generated: Sequence[GeneratedClip], *, limit: int = 2000
 ) -> LearningCheck:
-    """Judge held-out recordings (validation, test) and generated clips by training recordings alone.
+    """Score held-out recordings (validation, test) and generated clips by training recordings alone.
 
     Raises `UserError` when the shards have no codec, fewer than two species, or when a clip was asked
     for a species that is not in the training split. Without held-out recordings `held_out` is None.
     """
-    jury = Jury.of(index, limit)
-    made = jury.heard(generated)
+    weak = WeakCheck.of(index, limit)
+    made = weak.heard(generated)
     return LearningCheck(
-        species=jury.judge.species,
-        chance=1 / len(jury.judge.species),
-        training_clips=len(jury.training.levels),
-        training_recordings=len(set(jury.training.group)),
-        left_out=jury.left_out,
-        held_out=score(jury.judge, jury.held_out, "recordings"),
-        generated=jury.score(made),
-        nearness=jury.nearness(made),
+        species=weak.classifier.species,
+        chance=1 / len(weak.classifier.species),
+        training_clips=len(weak.training.levels),
+        training_recordings=len(set(weak.training.group)),
+        left_out=weak.left_out,
+        held_out=score(weak.classifier, weak.held_out, "recordings"),
+        generated=weak.score(made),
+        nearness=weak.nearness(made),
     )
 
 

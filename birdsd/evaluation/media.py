@@ -36,14 +36,20 @@ def magma() -> np.ndarray:
     return np.stack(channels, axis=1).round().astype(np.uint8)
 
 
-def picture_levels(codec: SpectrogramCodec, image: np.ndarray) -> np.ndarray:
+def level_db(codec: SpectrogramCodec, image: np.ndarray) -> np.ndarray:
+    """dB of every cell of a codec's image [C, H, W], float64 [H, W], row 0 the highest frequency."""
+    return np.asarray(10 * np.log10(np.maximum(mean_power(codec, image)[::-1], 1e-20)))
+
+
+def picture_levels(codec: SpectrogramCodec, image: np.ndarray, loudest_db: float | None = None) -> np.ndarray:
     """What to show of a codec's image [C, H, W]: uint8 [H, W], 255 its loudest point, 0 `SHOWN_DB` below.
 
-    Goes through the codec, so that every kind of image (loud = dark too) looks the same on a page.
+    `loudest_db` is the level of 255 instead, so that pictures compare. Goes through the codec, so that every
+    kind of image (loud = dark too) looks the same on a page.
     """
-    level_db = 10 * np.log10(np.maximum(mean_power(codec, image)[::-1], 1e-20))
-    shown = 1 + (level_db - level_db.max()) / SHOWN_DB
-    return (255 * shown.clip(0, 1)).round().astype(np.uint8)
+    level = level_db(codec, image)
+    shown = 1 + (level - (level.max() if loudest_db is None else loudest_db)) / SHOWN_DB
+    return np.asarray((255 * shown.clip(0, 1)).round().astype(np.uint8))
 
 
 def png(levels: np.ndarray) -> bytes:

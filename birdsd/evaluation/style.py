@@ -123,6 +123,13 @@ padding-right:.5rem}
 .meter u{position:absolute;top:-.2rem;bottom:-.2rem;width:2px;margin-left:-1px;background:var(--soft)}
 .meter s{position:absolute;top:50%;height:2px;margin-top:-1px;background:var(--ink);border-inline:0}
 .meter b{font-weight:inherit;min-width:2.7rem;text-align:right}
+.columns{grid-template-rows:auto 2.6rem}.columns .field{height:13rem;margin-top:1.2rem}
+.columns .field i{position:absolute;bottom:0;background:var(--s);border-radius:.2rem .2rem 0 0}
+.columns .field s{position:absolute;width:2px;margin-left:-1px;background:var(--ink);opacity:.55}
+.columns .field u{position:absolute;left:0;right:0;height:1px;background:var(--rule)}
+.columns .field b{position:absolute;text-align:center;font-weight:500;color:var(--ink);line-height:1.25}
+.columns .y{margin-top:1.2rem}.columns .x>span{white-space:normal;text-align:center;line-height:1.2}
+.heard.ok{color:var(--c1);font-weight:600}
 table.wide{width:100%}
 .hidden{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap}
 :focus-visible{outline:2px solid var(--accent);outline-offset:2px}

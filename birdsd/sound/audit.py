@@ -8,6 +8,7 @@ clips of different length stay comparable.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 
 from birdsd.errors import UserError
 from birdsd.files import safe_name, write_json
+from birdsd.sound.audit_hearing import Ear, Hearing
 from birdsd.sound.codec import SpectrogramCodec
 from birdsd.sound.fidelity import BANDS_HZ, NEUTRAL_RATE_HZ, Fidelity, compare
 from birdsd.sound.formats import foreign_reason, sort_files
@@ -64,6 +66,7 @@ class AuditResult:
     stretches: tuple[Stretch, ...]
     problems: tuple[tuple[Path, str], ...]
     pictures: tuple[Path, ...]
+    hearing: Hearing | None = None  # what a judge hears before and after; None: nobody listened
 
     @property
     def best(self) -> int:
@@ -96,6 +99,7 @@ class AuditResult:
             ],
             "problems": [{"path": str(path), "reason": reason} for path, reason in self.problems],
             "pictures": [str(path) for path in self.pictures],
+            "judge": self.hearing.to_json() if self.hearing else None,
         }
 
 
@@ -127,12 +131,17 @@ def round_trip(codec: SpectrogramCodec, waveform: np.ndarray, rate_hz: int) -> n
 
 
 def run_audit(
-    recordings: Path, codecs: Sequence[SpectrogramCodec], out: Path | None, limit: int = 40
+    recordings: Path,
+    codecs: Sequence[SpectrogramCodec],
+    out: Path | None,
+    limit: int = 40,
+    ear: Ear | None = None,
 ) -> AuditResult:
     """Judge `codecs` on at most `limit` recordings (0: all), drawn evenly from the sorted list.
 
     Writes audit.json, a picture and the sounds of a few telling recordings to `out` (None: nothing).
-    Recordings that cannot be read or are silent are listed in `problems`, and the rest goes on.
+    `ear` listens to every stretch before and after each codec. Recordings that cannot be read or are silent
+    are listed in `problems`, and the rest goes on.
     """
     from tqdm import tqdm
 
@@ -152,10 +161,13 @@ def run_audit(
     for path in tqdm(_drawn(find_recordings(Path(recordings)), limit, recordings), unit="file", disable=None):
         try:
             for start_s, sound in _stretches(path, codecs[0].channels):
+                copies = [round_trip(codec, sound, NEUTRAL_RATE_HZ) for codec in codecs]
                 judged = tuple(
-                    compare(sound, round_trip(codec, sound, NEUTRAL_RATE_HZ), codec.fmin_hz, codec.fmax_hz)
-                    for codec in codecs
+                    compare(sound, copy, codec.fmin_hz, codec.fmax_hz)
+                    for codec, copy in zip(codecs, copies, strict=True)
                 )
+                if ear is not None:
+                    ear.take(path, sound, copies, NEUTRAL_RATE_HZ)
                 stretches.append(Stretch(path, start_s, sound.shape[1] / NEUTRAL_RATE_HZ, judged))
         except RecordingError as error:
             problems.append((path, str(error)))
@@ -163,20 +175,17 @@ def run_audit(
         named = "; ".join(reason for _, reason in problems[:3])
         raise UserError(f"none of the recordings in {recordings} can be judged: {named}")
     summaries = tuple(_summarise([s.fidelity[i] for s in stretches]) for i in range(len(codecs)))
-    result = AuditResult(tuple(codecs), summaries, tuple(stretches), tuple(problems), ())
+    hearing = ear.hearing() if ear is not None else None
+    result = AuditResult(tuple(codecs), summaries, tuple(stretches), tuple(problems), (), hearing)
     if out is None:
         return result
-    result = AuditResult(
-        result.codecs, summaries, result.stretches, result.problems, _show(result, Path(out))
-    )
+    result = dataclasses.replace(result, pictures=_show(result, Path(out)))
     write_json(Path(out) / "audit.json", result.to_json())
     return result
 
 
 def _distinct_names(codecs: Sequence[SpectrogramCodec]) -> list[SpectrogramCodec]:
     """The same preset with other settings gets a number, so that the table tells them apart."""
-    import dataclasses
-
     named: list[SpectrogramCodec] = []
     for codec in codecs:
         taken, name, number = {other.name for other in named}, codec.name, 2

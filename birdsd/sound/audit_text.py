@@ -10,6 +10,7 @@ from birdsd.sound.fidelity import BANDS_HZ
 
 if TYPE_CHECKING:
     from birdsd.sound.audit import AuditResult, Summary
+    from birdsd.sound.audit_hearing import Hearing
 
 # Where a median begins to be worth a sentence.
 _LITTLE_LEFT_DB = -6.0
@@ -28,6 +29,7 @@ def report(result: AuditResult) -> str:
         "error relative to the original in dB (median; lower is better, 0 means that nothing is left):",
         "",
         *_table(result),
+        *_heard(result.hearing),
         "",
         *result.recommendation,
     ]
@@ -59,7 +61,27 @@ def _table(result: AuditResult) -> Iterator[str]:
     yield row("loudness wrong by", [f"{s.loudness_error_db:.1f} dB" for s in rows])
     yield row("energy below its band", [f"{100 * s.below_band_share:.1f} %" for s in rows])
     yield row("energy above its band", [f"{100 * s.above_band_share:.1f} %" for s in rows])
+    if (heard := result.hearing) is not None and heard.stretches:
+        shares = [[count / heard.stretches for count in counts] for counts in (heard.before, *heard.after)]
+        for at, label in enumerate(("species still heard", f"  of the folder's {len(heard.species)}")):
+            before = f"{heard.stretches}; before the codec {shares[0][at]:.0%}"
+            yield row(label, [f"{after[at]:.0%}" for after in shares[1:]], before)
     yield row("sound in one image", [f"{codec.clip_s:.2f} s" for codec in result.codecs])
+
+
+def _heard(hearing: Hearing | None) -> Iterator[str]:
+    """Who heard the species, or why there is no such row."""
+    if hearing is None:
+        return
+    if hearing.stretches:
+        yield (
+            f"species still heard: of all classes of {hearing.judge} ({hearing.licence}) the right one has "
+            "the highest score"
+        )
+    else:
+        yield f"no row 'species still heard': {hearing.missing}"
+    if hearing.unknown and hearing.stretches:
+        yield f"  it has no class for {', '.join(hearing.unknown)}: left out of that row"
 
 
 def _db(value: float | None) -> str:

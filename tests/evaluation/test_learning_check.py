@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from birdsd.errors import UserError
-from birdsd.evaluation.learning_check import Clips, GeneratedClip, Judge, learning_check, score, wilson
+from birdsd.evaluation.learning_check import (
+    Clips,
+    GeneratedClip,
+    SpeciesClassifier,
+    learning_check,
+    score,
+    wilson,
+)
 from birdsd.files import write_json
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.writer import ShardWriter
@@ -96,10 +103,10 @@ def test_clips_of_one_recording_do_not_narrow_the_interval(
     from birdsd.evaluation.learning_check import read_clips
 
     train = read_clips(index, codec, "train")
-    judge = Judge(train, codec.clip_s / codec.frames)
+    classifier = SpeciesClassifier(train, codec.clip_s / codec.frames)
     test = read_clips(index, codec, "test")
     ten_times = Clips(test.levels * 10, test.species * 10, test.group * 10)
-    once, often = score(judge, test, "recordings"), score(judge, ten_times, "recordings")
+    once, often = score(classifier, test, "recordings"), score(classifier, ten_times, "recordings")
     assert once is not None and often is not None
     assert (once.low, once.high, once.p_value) == (often.low, often.high, often.p_value)
     assert often.clips == 10 * once.clips and often.units == once.units
@@ -167,5 +174,5 @@ def test_real_birds_are_told_apart_by_recording(data_folder: Path) -> None:
                 levels = band_levels_db(codec, codec.encode(part, codec.rate_hz))
                 parts[number < 2].append((levels, folder.name, path.stem))
     held, train = (Clips([r[0] for r in p], [r[1] for r in p], [r[2] for r in p]) for p in parts.values())
-    result = score(Judge(train, codec.clip_s / codec.frames), held, "recordings")
+    result = score(SpeciesClassifier(train, codec.clip_s / codec.frames), held, "recordings")
     assert result is not None and result.better_than_chance and result.accuracy > 0.25

@@ -131,9 +131,9 @@ def test_a_synthetic_aviary_is_named_synthetic_and_real_birds_are_not(
     real = "".join(
         _Checker(demo_page(tmp_path / "r", _data(codec, None, False, "x")).read_text("utf-8")).text
     )
-    assert "not recordings of any animal" in made and "A synthetic training clip" in made
+    assert "not recordings of any animal" in made and "Held-out synthetic recording" in made
     assert "held-out synthetic recordings" in made
-    assert "ynthetic" not in real and "A real training clip" in real
+    assert "ynthetic" not in real and "Held-out recording" in real
 
 
 def test_hostile_names_stay_text(codec: SpectrogramCodec, tmp_path: Path) -> None:

@@ -1,0 +1,139 @@
+"""Real clips of a shard set: as the codec shows them, and as they were cut from their recordings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from birdsd.sound.recordings import RecordingError, probe, read, walk
+
+if TYPE_CHECKING:
+    from birdsd.shards.index import ShardIndex
+    from birdsd.sound.codec import SpectrogramCodec
+
+FIGURES, CHOICES = "test", "validation"  # figures come from the one split, settings are chosen on the other
+
+
+@dataclass(frozen=True)
+class RealClip:
+    """A real clip with one species: the codec's image, uint8 [C, H, W], and where it comes from.
+
+    `original` is the same stretch at the recording's own rate and quality, float32 [channels, samples]; None
+    where the recording is not there. `heard` is what the codec makes of the image, float32 [channels,
+    samples] at its own rate; None: nobody has decoded it yet. `credit` names the recordist and the licence.
+    """
+
+    name: str
+    species: str
+    recording: str
+    image: np.ndarray
+    original: np.ndarray | None = None
+    rate_hz: int = 0
+    heard: np.ndarray | None = None
+    credit: str = ""
+
+
+def held_out_split(index: ShardIndex) -> str | None:
+    """Which split figures come from: the test recordings, or those of validation where there are none."""
+    return next((split for split in (FIGURES, CHOICES) if _count(index, split)), None)
+
+
+def read_real(
+    index: ShardIndex,
+    split: str,
+    *,
+    recordings: Path | None = None,
+    limit: int = 0,
+    species: Sequence[str] | None = None,
+) -> list[RealClip]:
+    """The clips of a split that have exactly one species, at most `limit` of them (0: all), spread evenly.
+
+    `recordings` is the folder that the shards were prepared from: with it each clip is also read as it was
+    before the codec. Clips with an environment mixed in are taken only where there are no others, since they
+    are no longer what was recorded.
+    """
+    from birdsd.shards.reader import ShardReader
+
+    if not _count(index, split):
+        return []
+    reader = ShardReader(index, split, want=("metadata",))
+    facts = [(number, reader.read(number).metadata) for number in range(len(reader))]
+    wanted = [
+        (number, told)
+        for number, told in facts
+        if len(told["species"]) == 1 and (species is None or told["species"][0] in species)
+    ]
+    plain = [one for one in wanted if one[1].get("snr_db") is None]
+    wanted = plain or wanted
+    if limit and len(wanted) > limit:
+        places = np.unique(np.linspace(0, len(wanted) - 1, limit).round().astype(int))
+        wanted = [wanted[int(place)] for place in places]
+    source = _Recordings(recordings) if recordings else None
+    images = ShardReader(index, split, want=("image", "metadata"))
+    clips = []
+    for number, _ in wanted:
+        sample = images.read(number)
+        if sample.image is None:
+            continue
+        told = sample.metadata
+        credit = ", ".join(t for t in (told.get("recordist", ""), told.get("licence", "")) if t)
+        clip = RealClip(
+            sample.key, told["species"][0], str(told.get("recording_id") or sample.key), sample.image,
+            credit=credit,
+        )  # fmt: skip
+        clips.append(source.cut(clip, told) if source else clip)
+    return clips
+
+
+def decoded(codec: SpectrogramCodec, clip: RealClip) -> np.ndarray:
+    """The clip as the codec gives it back, float32 [channels, samples] at the codec's rate."""
+    return codec.decode(clip.image) if clip.heard is None else clip.heard
+
+
+def _count(index: ShardIndex, split: str) -> int:
+    return index.count(split) if split in index.splits else 0
+
+
+class _Recordings:
+    """Finds the recordings that clips name, below the folder (or beside the file) that was prepared."""
+
+    def __init__(self, folder: Path) -> None:
+        self.base = Path(folder) if Path(folder).is_dir() else Path(folder).parent
+        self._by_name: dict[str, Path | None] | None = None
+
+    def find(self, named: str) -> Path | None:
+        """The file; None where it is not there, or the name fits several.
+
+        Shards may be anybody's: what they name outside of the folder is not read. A link in it may lead out
+        of it: of such recordings the shards hold the name alone.
+        """
+        path = Path(os.path.normpath(self.base / named))
+        if not path.is_relative_to(os.path.normpath(self.base)):
+            return None
+        if path.is_file():
+            return path
+        if self._by_name is None:
+            self._by_name = {}
+            for one in walk(self.base):
+                self._by_name[one.name] = None if one.name in self._by_name else one
+        return self._by_name.get(named)
+
+    def cut(self, clip: RealClip, told: dict[str, Any]) -> RealClip:
+        """The clip with its stretch of the recording; as it is where that cannot be read any more."""
+        path = self.find(str(told["path"])) if "path" in told and "start_s" in told else None
+        if path is None:
+            return clip
+        chosen = {label.get("channel") for label in told.get("labels", ()) if isinstance(label, dict)}
+        channel = chosen.pop() if len(chosen) == 1 else None
+        try:
+            rate_hz = probe(path).rate_hz
+            start_s, duration_s = float(told["start_s"]), float(told.get("duration_s", 0.0))
+            sound = read(path, rate_hz, start_s=start_s, duration_s=duration_s or None, channel=channel)
+        except (RecordingError, OSError):
+            return clip
+        return replace(clip, original=sound, rate_hz=rate_hz)
