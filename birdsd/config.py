@@ -326,15 +326,20 @@ def fill_open(config: schema.TrainConfig) -> None:
             )
         section: Any = config.method if name in own else config.optim
         said = getattr(section, name)
-        if said is None or (name in own and not said):  # an optimizer's 0 is a choice
+        # An optimizer's 0 is a choice, and so is a false where null is what leaves it open.
+        if said is None or (name in own and own[name] is not None and not said):
             setattr(section, name, value)
 
 
 def _advice(config: schema.TrainConfig) -> dict[str, Any]:
     """What the model preset recommends for the method; a fine-tuning may have a line of its own."""
     told, name = config.model.recommended, advice_name(config)
-    names = [f"{name}_pretrained", name] if config.model.init == "pretrained" else [name]
-    return next((told[one] for one in names if told.get(one)), {})
+    pretrained = config.model.init == "pretrained"
+    names = [f"{name}_pretrained", name] if pretrained else [name]
+    found = next((told[one] for one in names if told.get(one)), {})
+    # A pretrained model goes on predicting what it predicts, and of the noise one says all or nothing.
+    said = any(getattr(config.method, key) is not None for key in schema.NOISE_DEFAULTS)
+    return {k: v for k, v in found.items() if not (k in schema.NOISE_DEFAULTS and (pretrained or said))}
 
 
 def advice_name(config: schema.TrainConfig) -> str:

@@ -171,6 +171,7 @@ NOISE_DEFAULTS: dict[str, Any] = {
 
 # The same for fields of MethodConfig that are open (0 or empty), by method.
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "full": dict.fromkeys(NOISE_DEFAULTS),
     "lora": {"rank": 8, "targets": ["attention"]},
     "dreambooth_lora": {"rank": 8, "targets": ["attention"]},
     "textual_inversion": {"vectors": 1},
@@ -372,11 +373,12 @@ class DemoConfig:
     out: str = "demo"
     recordings: Text = None
     environment: Text = None
-    codec: str = "birdsong-small"
+    codec: str = "birdsong-tiny"
+    cuts_per_song: int = 16  # as data.cuts_per_song: a demo's recordings are few
     model: str = "tiny"
     machine: str = "auto"
     seed: int = 0
-    clips_per_species: int = 6
+    clips_per_species: int = 10
     steps: Optional[int] = None  # of sampling; this and what follows as for generate
     guidance: Optional[float] = None
     scheduler: Text = None
@@ -402,7 +404,7 @@ class ComparisonConfig:
     new_species: list[str] = field(default_factory=list)  # to be taught; empty: the last three tenths by name
     base: Text = None  # a run, a folder or a hub id to start from; null: one is trained on the other species
     model: str = "tiny"
-    codec: str = "birdsong-small"
+    codec: str = "birdsong-tiny"
     samples: int = 4_000  # that each arm learns from
     autoencoder_samples: Optional[int] = None  # null: as the model preset recommends
     base_samples: Optional[int] = None

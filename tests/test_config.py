@@ -78,7 +78,7 @@ def test_data_may_be_a_folder(tmp_path) -> None:
 
 def test_the_signature_is_of_the_science_alone() -> None:
     def mark(*settings: str, data: str = "d") -> str:
-        return config.signature(config.compose("train", settings), data=data)
+        return config.signature(config.compose("train", ["model=small", *settings]), data=data)
 
     base = mark()
     machines = [preset.name for preset in config.presets()["machine"]]
@@ -95,6 +95,17 @@ def test_the_signature_is_of_the_science_alone() -> None:
     usual = ["prediction=epsilon", "noise_schedule=scaled_linear", "zero_terminal_snr=false"]
     assert mark(*(f"method.{one}" for one in usual)) == base
     assert mark("method.prediction=v_prediction") != base
+
+
+def test_what_is_said_of_the_noise_sets_aside_all_that_the_model_recommends_of_it() -> None:
+    def noise(*settings: str) -> tuple:
+        method = config.compose("train", ["model=tiny", "method=full", *settings]).method
+        return method.prediction, method.zero_terminal_snr
+
+    assert noise() == ("v_prediction", True)
+    assert noise("method.prediction=epsilon") == ("epsilon", None)
+    assert noise("method.zero_terminal_snr=false") == (None, False)
+    assert noise("model.init=pretrained", "model.source=x") == (None, None)
 
 
 def test_recommended_optimizer_settings_give_way_to_the_users() -> None:

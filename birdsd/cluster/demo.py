@@ -65,6 +65,7 @@ class Demo:
             f"data.recordings={recordings}",
             f"data.shards={self.work / 'shards'}",
             f"codec={self.config.codec}",
+            f"data.cuts_per_song={self.config.cuts_per_song}",
             "data.validation_fraction=0.125",
             "data.test_fraction=0.125",
             *self._common,
