@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from birdsd.cluster.allocations import allocations
+from birdsd.cluster.auto import AUTO
 from birdsd.cluster.machine import gpu_devices
 from birdsd.cluster.stages import Stages
 from birdsd.cluster.store import Run, RunStore
@@ -23,6 +24,7 @@ from birdsd.shards import inspect
 from birdsd.shards.index import ShardIndex
 from birdsd.sound.captions import prompt_for
 from birdsd.sound.levels import fitted_line
+from birdsd.training.cores import multiplies_bf16
 from birdsd.training.records import read_metrics
 from birdsd.values import as_setting
 
@@ -125,6 +127,7 @@ class Demo:
             *self._common,
             *self._standing_on,
             *([f"optim.total_samples={samples}"] if samples else []),
+            *self._precision(method),
         ]
         total = compose("train", settings).optim.total_samples
         self._totals[method] = total
@@ -135,6 +138,13 @@ class Demo:
             f"save.preview_every_samples={max(1, total // 2)}",
             *(["save.keep=8"] if self.config.guide else []),  # it may name any of them
         ]
+
+    def _precision(self, method: str) -> list[str]:
+        """bf16 for the UNet where the CPU multiplies it: the demo's minutes are few. The autoencoder's narrow
+        layers gain nothing by it."""
+        on_cpu = self.config.machine in (AUTO, "smoke") and not gpu_devices()
+        faster = on_cpu and method != "autoencoder" and multiplies_bf16()
+        return ["machine.precision=bf16"] if faster else []
 
     def _half_way(self, method: str) -> bool:
         """Whether the run of this method has seen half its samples and has something to resume from."""

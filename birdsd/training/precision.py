@@ -54,7 +54,7 @@ def choose_precision(requested: str, device: torch.device) -> Precision:
                 "use machine.precision=fp32 or bf16",
             )
         if requested == "auto":
-            return Precision("fp32", "the CPU: lower precision would not be faster")
+            return Precision("fp32", "the CPU: the same numbers on every processor")
         return Precision(requested, "machine.precision asks for it")
     major, minor = torch.cuda.get_device_capability(device)
     name = f"{torch.cuda.get_device_name(device)}, compute capability {major}.{minor}"

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from birdsd.training.cores import Load, Neighbours, read_load, usable_cores
+from birdsd.training.cores import Load, Neighbours, multiplies_bf16, read_load, usable_cores
 
 _GNU_ONLY = pytest.mark.skipif(
     sys.platform != "linux" or usable_cores() < 2, reason="needs GNU's OpenMP and two cores"
@@ -167,3 +167,11 @@ def test_by_itself_a_cpu_run_minds_its_neighbours_and_says_so():
     assert begun and crowded
     assert said.count("birdsd: other programs keep") == 1
     assert "birdsd:" not in in_a_process(_SHARING, RANK="1")[1], "one rank speaks for all"
+
+
+def test_instructions_for_bf16_are_read_from_the_processors_flags(tmp_path) -> None:
+    told = tmp_path / "cpuinfo"
+    told.write_text("processor : 0\nflags\t\t: fpu sse avx512f avx512_bf16 amx_tile\n")
+    assert multiplies_bf16(told)
+    told.write_text("processor : 0\nflags\t\t: fpu sse avx512f avx512_bf16x\n")
+    assert not multiplies_bf16(told) and not multiplies_bf16(tmp_path / "none")
