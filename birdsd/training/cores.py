@@ -33,10 +33,10 @@ _QUIET_LOOKS = 3
 def multiplies_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether this processor has instructions for bf16: with them a UNet's step takes about two thirds of the
     time of fp32."""
+    flags = ""
     with suppress(OSError):
         flags = next((line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), "")
-        return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags.split())
-    return False
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags.split())
 
 
 @dataclass(frozen=True)
