@@ -336,7 +336,7 @@ def _advice(config: schema.TrainConfig) -> dict[str, Any]:
     told, name = config.model.recommended, advice_name(config)
     pretrained = config.model.init == "pretrained"
     names = [f"{name}_pretrained", name] if pretrained else [name]
-    found = next((told[one] for one in names if told.get(one)), {})
+    found: dict[str, Any] = next((told[one] for one in names if told.get(one)), {})
     # A pretrained model goes on predicting what it predicts, and of the noise one says all or nothing.
     said = any(getattr(config.method, key) is not None for key in schema.NOISE_DEFAULTS)
     return {k: v for k, v in found.items() if not (k in schema.NOISE_DEFAULTS and (pretrained or said))}
