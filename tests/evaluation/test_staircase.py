@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from birdsd import cli
 from birdsd.config import compose
 from birdsd.evaluation import judge_at_hand, judges
 from birdsd.evaluation.judged_run import staircase_of
@@ -15,10 +16,12 @@ from birdsd.evaluation.judges import Sound
 from birdsd.evaluation.learning_check import wilson
 from birdsd.evaluation.real_clips import RealClip, held_out_split, read_real
 from birdsd.evaluation.staircase import AUTOENCODER, CODEC, GENERATED, RECORDING, staircase
+from birdsd.files import write_json
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.prepare import prepare
 from birdsd.shards.writer import ShardWriter
 from birdsd.sound.codec import SpectrogramCodec
+from birdsd.sound.recordings import write_wav
 from tests.evaluation.conftest import SPECIES, song, write_shards
 from tests.evaluation.fake_judge import FakeJudge
 
@@ -288,3 +291,34 @@ def test_birdnet_does_not_hear_the_bird_in_noise_that_an_autoencoder_left(two_sp
     assert told.step(RECORDING).named.right.share > told.step(AUTOENCODER).named.right.share == 0
     assert told.loses_most.stage == AUTOENCODER and told.unknown == ["Synthetic Ringer"]
     assert told.step(GENERATED).named.right.hits == 0
+
+
+@pytest.mark.parametrize(
+    ("exported", "folder", "message"),
+    [
+        (True, "Synthetic High", ""),
+        (False, "Synthetic High", "has no export"),
+        (True, ".", "which species was asked for"),
+    ],
+)
+def test_the_command_judges_the_stages_of_a_run(
+    index: ShardIndex, codec, tmp_path: Path, monkeypatch, capsys, exported: bool, folder: str, message: str
+):
+    run = tmp_path / "runs" / "tiny-full-abc"
+    write_json(run / "signature.json", {"signature": "abc"})
+    write_json(run / "config.json", {"data": {"shards": str(index.folder)}})
+    if exported:
+        (run / "export").mkdir()
+    (tmp_path / "made" / folder).mkdir(parents=True, exist_ok=True)
+    write_wav(tmp_path / "made" / folder / "1.wav", sounds(codec, SPECIES[:1])[0].waveform, codec.rate_hz)
+    monkeypatch.setattr(judges, "find_judge", lambda folder=None: FakeJudge())
+    command = ["judge", str(tmp_path / "made"), "--run", str(run), "--out", str(tmp_path / "out"), "--json"]
+    assert cli.main(command) == (2 if message else 0)
+    said = capsys.readouterr()
+    if message:
+        assert message in said.err
+        return
+    told = json.loads(said.out)
+    assert {stage["stage"] for stage in told["staircase"]["stages"]} >= {CODEC, GENERATED}
+    assert AUTOENCODER in told["staircase"]["missing"]
+    assert json.loads((tmp_path / "out" / "staircase.json").read_text()) == told
