@@ -97,6 +97,7 @@ class DeepSpeedEngine:
         from accelerate import Accelerator
         from accelerate.utils import DeepSpeedPlugin, DistributedType
 
+        forget_accelerate()  # what an engine before this one left behind would choose for it
         for name, value in _LONE_PROCESS.items():
             os.environ.setdefault(name, value)
         plugin = DeepSpeedPlugin(
