@@ -1,7 +1,7 @@
 """Training beside another busy program: what a CPU run does by itself, beside torch left alone.
 
 Children train the `tiny` model, each in its turn for a few seconds: one as a CPU run does it, which looks at
-the load and has its threads sleep while others are busy (`birdsd.training.cores`); one without that; and one
+the load and has its threads sleep while others are busy (`training.devices.cores`); one without that; and one
 with a single thread, which waits for nobody. The neighbour is a process that counts for ever. Nothing else
 should run on the machine; what did is told in the first row's note.
 
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.common import Row
-from birdsd.training.cores import USERS_CHOICE, Neighbours, read_load, usable_cores
+from birdsd.training.devices.cores import USERS_CHOICE, Neighbours, read_load, usable_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 # A run looks once a second, and takes three looks to believe that its neighbour is gone.
@@ -120,7 +120,7 @@ def _child(way: str, folder: str) -> Iterator[Any]:
 
 def _train(way: str, folder: Path) -> None:
     """The child: reads seconds, line by line, and answers with samples a second."""
-    from birdsd.cluster.quiet import terminal_for_us
+    from birdsd.quiet import terminal_for_us
 
     with terminal_for_us():
         from bench.methods import BATCH, WAYS, Bench

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from bench.common import Row
 from bench.loop import BATCH, CPU, UNetLearner
 from bench.zero import ready_batches
-from birdsd.diffusion.parts import Learner
+from birdsd.diffusion.learning.base import Learner
 from birdsd.schema import OPTIM_DEFAULTS, MachineConfig, OptimConfig
-from birdsd.training.checkpoint import Checkpointer
-from birdsd.training.engine import Engine, make_engine
-from birdsd.training.precision import Precision
-from birdsd.training.world import World
+from birdsd.training.checkpoints.checkpoint import Checkpointer
+from birdsd.training.devices.precision import Precision
+from birdsd.training.devices.world import World
+from birdsd.training.engines.torch_engine import Engine, make_engine
 
 STEPS_PER_SAVE = 50
 _BEHIND = 5

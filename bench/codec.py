@@ -10,8 +10,8 @@ import yaml
 import birdsd
 from bench.common import Row, paired
 from birdsd.randomness import generator
-from birdsd.sound.codec import SpectrogramCodec
-from birdsd.sound.phase import griffin_lim, spectral_convergence_db
+from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.phase import griffin_lim, spectral_convergence_db
 
 
 def run(quick: bool = False) -> list[Row]:

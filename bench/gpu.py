@@ -22,12 +22,12 @@ from typing import Any
 import torch
 
 from bench.methods import WAYS, Bench
-from birdsd.cluster.hardware import card_called
 from birdsd.errors import UserError
-from birdsd.training.accounting import trace_step
-from birdsd.training.budget import Layout, budget, tensor_bytes
-from birdsd.training.precision import choose_precision
-from birdsd.training.tensor_memory import LiveTensors
+from birdsd.planning.budget import Layout, budget, tensor_bytes
+from birdsd.planning.hardware import card_called
+from birdsd.planning.live_tensors import LiveTensors
+from birdsd.planning.trace import trace_step
+from birdsd.training.devices.precision import choose_precision
 
 OFFLOADED = "full, offloaded"
 METHODS = {

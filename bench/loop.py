@@ -17,14 +17,14 @@ import numpy as np
 import torch
 
 from bench.common import Row
-from birdsd.diffusion.parts import Learner, Parts
+from birdsd.diffusion.learning.base import Learner, Parts
 from birdsd.randomness import generator
 from birdsd.schema import OPTIM_DEFAULTS, TrainConfig
-from birdsd.training.batches import BatchMaker, global_batches
-from birdsd.training.checkpoint import Checkpointer
-from birdsd.training.engine import make_engine
-from birdsd.training.precision import Precision
-from birdsd.training.world import World
+from birdsd.training.batches.batches import BatchMaker, global_batches
+from birdsd.training.checkpoints.checkpoint import Checkpointer
+from birdsd.training.devices.precision import Precision
+from birdsd.training.devices.world import World
+from birdsd.training.engines.torch_engine import make_engine
 
 BATCH, SIDE = 4, 32
 CPU = torch.device("cpu")

@@ -10,8 +10,8 @@ from pathlib import Path
 from bench.common import Row
 from bench.sounds import linked, recording
 from birdsd.schema import DataConfig
-from birdsd.shards.prepare import prepare
-from birdsd.sound.codec import SpectrogramCodec
+from birdsd.shards.prepare.prepare import prepare
+from birdsd.sound.codec.codec import SpectrogramCodec
 
 # Small images and a low rate, so that 100 hours pass in a minute; what could grow with the hours (plan,
 # metadata, index, problems) is as large as ever.

@@ -24,17 +24,17 @@ from bench import peers
 from bench.common import Row, paired
 from bench.loop import timed_steps
 from birdsd.config import compose
-from birdsd.diffusion.aesthetics import AestheticSettings, personalise
+from birdsd.diffusion.generation.aesthetics import AestheticSettings, personalise
+from birdsd.diffusion.learning.common import to_range
 from birdsd.diffusion.methods import make_method
-from birdsd.diffusion.methods.common import to_range
-from birdsd.diffusion.models import load_text
+from birdsd.diffusion.networks.models import load_text
 from birdsd.files import write_json
+from birdsd.planning.live_tensors import LiveTensors
 from birdsd.shards.index import ShardIndex
-from birdsd.shards.writer import ShardWriter
-from birdsd.sound.codec import SpectrogramCodec
-from birdsd.training.batches import global_batches
-from birdsd.training.tensor_memory import LiveTensors
-from birdsd.training.world import World
+from birdsd.shards.storage.writer import ShardWriter
+from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.training.batches.batches import global_batches
+from birdsd.training.devices.world import World
 
 SPECIES = ("American Robin", "Black Phoebe", "Eurasian Wren", "House Sparrow")
 SAMPLES, BATCH = 64, 16

@@ -20,8 +20,8 @@ import numpy as np
 from bench.common import Row
 from bench.sounds import linked, recording
 from birdsd.schema import DataConfig
-from birdsd.shards.prepare import prepare
-from birdsd.sound.codec import SpectrogramCodec
+from birdsd.shards.prepare.prepare import prepare
+from birdsd.sound.codec.codec import SpectrogramCodec
 
 RIFFUSION = SpectrogramCodec(
     name="riffusion",

@@ -13,7 +13,7 @@ from bench.common import Row, paired
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.order import SampleOrder
 from birdsd.shards.reader import ShardReader
-from birdsd.shards.writer import ShardWriter
+from birdsd.shards.storage.writer import ShardWriter
 
 SHARDS = 10
 

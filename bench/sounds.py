@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from birdsd.sound.recordings import write_wav
+from birdsd.sound.audio.recordings import write_wav
 
 
 def recording(path: Path, seconds: float, rate_hz: int, seed: int = 0) -> Path:

@@ -51,7 +51,7 @@ def _birdsd(*words: str) -> str:
 
 def _made(folder: Path) -> list[str]:
     """Shards, an autoencoder, and the settings of a run on them that is stopped after a few steps."""
-    from birdsd.sound.aviary import make_aviary
+    from birdsd.sound.synthetic import make_aviary
 
     make_aviary(folder / "aviary", recordings_per_species=2)
     shards = folder / "shards"

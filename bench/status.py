@@ -12,17 +12,8 @@ import time
 from pathlib import Path
 
 from bench.common import Row
-from birdsd.cluster.allocations import (
-    BEGAN,
-    END,
-    FOLDER,
-    HEARTBEAT,
-    Began,
-    Ended,
-    Heartbeat,
-    write_record,
-)
 from birdsd.files import append_bytes, write_json
+from birdsd.runs.allocations import BEGAN, END, FOLDER, HEARTBEAT, Began, Ended, Heartbeat, write_record
 
 RUNS, ALLOCATIONS = 200, 6
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,8 +54,8 @@ def _process_s(root: Path, options: list[str], repeats: int) -> float:
 
 def _imported(root: Path) -> list[str]:
     script = (
-        "import sys, json, birdsd.cli; sys.argv = ['birdsd', 'status', '--runs', sys.argv[1]]; "
-        f"birdsd.cli.main(); print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+        "import sys, json, birdsd.cli.main; sys.argv = ['birdsd', 'status', '--runs', sys.argv[1]]; "
+        f"birdsd.cli.main.main(); print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(root)], check=True, capture_output=True, text=True, cwd=ROOT

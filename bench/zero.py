@@ -23,7 +23,7 @@ from torch import Tensor
 from bench.common import Row
 from bench.loop import BATCH, CPU, UNetLearner, _Reader, example, our_steps
 from birdsd.schema import OPTIM_DEFAULTS, TrainConfig
-from birdsd.training.world import World
+from birdsd.training.devices.world import World
 
 STAGES = (1, 2, 3)
 

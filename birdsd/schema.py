@@ -17,7 +17,7 @@ Text = Optional[str]
 
 @dataclass
 class CodecConfig:
-    """Waveform <-> image: the fields of `birdsd.sound.codec.SpectrogramCodec`."""
+    """Waveform <-> image: the fields of `birdsd.sound.codec.codec.SpectrogramCodec`."""
 
     name: str = MISSING
     rate_hz: int = 32000

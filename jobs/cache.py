@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from birdsd.cluster.auto import chosen_device
-from birdsd.cluster.jobs import Outcome
-from birdsd.cluster.parts import Part
-from birdsd.cluster.store import open_training
 from birdsd.errors import UserError
+from birdsd.jobs_api import Outcome
+from birdsd.runs.auto import chosen_device
+from birdsd.runs.run import open_training
+from birdsd.runs.share import Part
 from birdsd.schema import CacheConfig
 
 _MADE = ("latents", "texts", "class_pictures")
@@ -20,7 +20,7 @@ def run(config: CacheConfig) -> Outcome:
     part = Part.parse(config.part)
     _, index = open_training(config, write=False)
     from birdsd.diffusion.methods import make_method
-    from birdsd.training.precision import choose_precision, set_threads
+    from birdsd.training.devices.precision import choose_precision, set_threads
 
     config.machine.cache_latents = True
     method: Any = make_method(config, index)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from birdsd.cluster.demo import Demo
-from birdsd.cluster.demo_report import write_report
-from birdsd.cluster.jobs import Outcome
+from birdsd.jobs_api import Outcome
 from birdsd.schema import DemoConfig
+from birdsd.studies.demo import Demo
+from birdsd.studies.demo_results import write_report
 
 
 def run(config: DemoConfig) -> Outcome:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from birdsd.cluster.jobs import Outcome
-from birdsd.cluster.loading import load_model, model_place, recommended_sampling
-from birdsd.cluster.parts import Part
-from birdsd.diffusion import generate as room
-from birdsd.diffusion.additions import Addition
-from birdsd.diffusion.generate import Clip, Recipe
-from birdsd.diffusion.generator import Generator
-from birdsd.diffusion.request import Request
+from birdsd.diffusion.adapters import Addition
+from birdsd.diffusion.generation import generate as room
+from birdsd.diffusion.generation.generate import Clip, Recipe
+from birdsd.diffusion.generation.generator import Generator
+from birdsd.diffusion.generation.request import Request
+from birdsd.jobs_api import Outcome
+from birdsd.runs.models.loading import load_model, model_place, recommended_sampling
+from birdsd.runs.share import Part
 from birdsd.schema import GenerateConfig
-from birdsd.sound.levels import fitted_line
+from birdsd.sound.audio.levels import fitted_line
 
 
 def run(config: GenerateConfig) -> Outcome:

@@ -7,18 +7,18 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from birdsd.cluster import axes
-from birdsd.cluster.axes import Cell, Grid
-from birdsd.cluster.jobs import Outcome
-from birdsd.cluster.loading import load_model
-from birdsd.diffusion import generate as room
-from birdsd.diffusion.generate import Clip
-from birdsd.diffusion.sampling import network_steps
-from birdsd.evaluation import grid_page
+from birdsd.diffusion.generation import generate as room
+from birdsd.diffusion.generation.generate import Clip
+from birdsd.diffusion.generation.sampling import network_steps
 from birdsd.evaluation.grid_heard import GridHeard, hear_cells
 from birdsd.evaluation.judges import Sound
+from birdsd.jobs_api import Outcome
+from birdsd.pages import grid as grid_page
+from birdsd.runs.models.loading import load_model
 from birdsd.schema import GridConfig
-from birdsd.sound.levels import fitted_line
+from birdsd.sound.audio.levels import fitted_line
+from birdsd.studies import grid as axes
+from birdsd.studies.grid import Cell, Grid
 
 
 def run(config: GridConfig) -> Outcome:

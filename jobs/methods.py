@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from birdsd.cluster.experiment import Experiment
-from birdsd.cluster.experiment_arms import methods
-from birdsd.cluster.experiment_report import carry_out
-from birdsd.cluster.handover import attendant
-from birdsd.cluster.jobs import Outcome
+from birdsd.cluster.rank.signals import attendant
+from birdsd.jobs_api import Outcome
 from birdsd.schema import MethodsConfig
+from birdsd.studies.arms import methods
+from birdsd.studies.results import carry_out
+from birdsd.studies.study import Experiment
 
 
 def run(config: MethodsConfig) -> Outcome:

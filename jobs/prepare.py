@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from birdsd.cluster.jobs import Outcome
-from birdsd.cluster.parts import Part
+from birdsd.jobs_api import Outcome
+from birdsd.runs.share import Part
 from birdsd.schema import PrepareConfig
-from birdsd.shards.account import account_lines, limit_lines
 from birdsd.shards.inspect import species_table
-from birdsd.shards.prepare import PrepareReport, prepare
-from birdsd.sound.codec import SpectrogramCodec
+from birdsd.shards.prepare.account import account_lines, limit_lines
+from birdsd.shards.prepare.prepare import PrepareReport, prepare
+from birdsd.sound.codec.codec import SpectrogramCodec
 
 
 def run(config: PrepareConfig) -> Outcome:

@@ -7,14 +7,14 @@ import time
 from functools import partial
 from pathlib import Path
 
-from birdsd.cluster import notebooks
-from birdsd.cluster.auto import AUTO, described, say
-from birdsd.cluster.extension import could_be_extended
-from birdsd.cluster.jobs import STOPPED_STATUS, Outcome
-from birdsd.cluster.session import Session, since_process_start_s
-from birdsd.cluster.store import Run, open_training
+from birdsd.cluster.rank.session import Session, since_process_start_s
+from birdsd.jobs_api import STOPPED_STATUS, Outcome
+from birdsd.runs.auto import AUTO, described, say
+from birdsd.runs.extension import could_be_extended
+from birdsd.runs.run import Run, open_training
 from birdsd.schema import TrainConfig
 from birdsd.shards.checks import remarks
+from birdsd.site import notebooks
 
 
 def run(config: TrainConfig) -> Outcome:
@@ -61,15 +61,15 @@ def _on_this_machine(config: TrainConfig) -> TrainConfig:
         return config
     import torch
 
-    from birdsd.training.precision import choose_device
-    from birdsd.training.world import World
+    from birdsd.training.devices.precision import choose_device
+    from birdsd.training.devices.world import World
 
     world = World.from_environment()
     device = choose_device(config.machine.device, world.local_rank)
     if device.type == "cpu":
         say(described(config.machine, device))
         return config
-    from birdsd.cluster.planning import with_chosen_machine
+    from birdsd.planning.plan_training import with_chosen_machine
 
     chosen = with_chosen_machine(config, world.size, min(world.size, torch.cuda.device_count()))
     told = ("engine", "micro_batch", "gradient_checkpointing", "offload_optimizer", "optimizer_bits")

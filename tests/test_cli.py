@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from birdsd import cli
+from birdsd.cli import main
 from birdsd.schema import JOBS
 
 
 def said(capsys, *arguments: str) -> tuple[int, str, str]:
-    status = cli.main(list(arguments))
+    status = main.main(list(arguments))
     captured = capsys.readouterr()
     return status, captured.out, captured.err
 
@@ -50,7 +50,7 @@ def test_a_mistake_is_a_sentence_and_a_status(capsys, arguments: list[str], expe
 
 def test_an_unknown_verb_names_the_nearest(capsys) -> None:
     with pytest.raises(SystemExit) as left:
-        cli.main(["insepct", "x"])
+        main.main(["insepct", "x"])
     assert left.value.code == 2
     assert "Did you mean 'inspect'?" in capsys.readouterr().err
 
@@ -79,8 +79,8 @@ def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
         [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, wheel], check=True
     )
     script = (
-        f"import sys; sys.path.insert(0, {str(site)!r}); import birdsd.cli, birdsd.jobs.train as t;"
-        "print(t.__file__); sys.exit(birdsd.cli.main(['presets']))"
+        f"import sys; sys.path.insert(0, {str(site)!r}); import birdsd.cli.main, birdsd.jobs.train as t;"
+        "print(t.__file__); sys.exit(birdsd.cli.main.main(['presets']))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True

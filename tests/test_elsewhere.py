@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from birdsd.cluster import machine
-from birdsd.cluster.doctor_case import Case
-from birdsd.cluster.doctor_software import check_deepspeed
+from birdsd.checks.case import Case
+from birdsd.checks.software import check_deepspeed
 from birdsd.config import compose
 from birdsd.errors import UserError
-from birdsd.training import engine
+from birdsd.site import machine
+from birdsd.training.engines import torch_engine
 from tests.cluster.untrained import make_model
 from tests.diffusion.conftest import make_shards
 
@@ -32,7 +32,7 @@ found += [module.name for module in pkgutil.iter_modules(birdsd.jobs.__path__, "
 for name in found:
     importlib.import_module(name)
 print(len(found), "modules", file=sys.stderr)
-from birdsd.cli import main
+from birdsd.cli.main import main
 print(main(sys.argv[1:]), file=sys.stderr)
 print(main([*sys.argv[1:], "seed=1", "machine.engine=deepspeed"]), file=sys.stderr)
 """
@@ -57,27 +57,27 @@ def test_everything_imports_and_trains_without_deepspeed_and_linux(tmp_path: Pat
 
 
 def test_its_absence_is_told_where_it_matters(monkeypatch) -> None:
-    from birdsd.cluster import doctor_software
+    from birdsd.checks import software
 
-    monkeypatch.setattr(engine, "find_spec", lambda name: None)
-    monkeypatch.setattr(doctor_software, "find_spec", lambda name: None)
+    monkeypatch.setattr(torch_engine, "find_spec", lambda name: None)
+    monkeypatch.setattr(software, "find_spec", lambda name: None)
     asked = compose("train", ["machine.engine=deepspeed", "machine.zero_stage=2"])
     with pytest.raises(UserError, match="it is an extra"):
-        engine.engine_name(asked.machine)
-    assert engine.engine_name(compose("train", ["machine.zero_stage=0"]).machine)[0] == "torch"
+        torch_engine.engine_name(asked.machine)
+    assert torch_engine.engine_name(compose("train", ["machine.zero_stage=0"]).machine)[0] == "torch"
     (note,) = check_deepspeed(Case(settings=compose("train", [])))
     assert note.level == "ok"
     assert "not needed" in note.what
 
 
 def test_moments_in_eight_bits_need_an_extra(monkeypatch) -> None:
-    from birdsd.cluster import doctor_software
+    from birdsd.checks import software
 
-    monkeypatch.setattr(doctor_software, "find_spec", lambda name: None)
+    monkeypatch.setattr(software, "find_spec", lambda name: None)
     packed = Case(settings=compose("train", ["machine.optimizer_bits=8"]))
-    (note,) = doctor_software.check_eightbit(packed)
+    (note,) = software.check_eightbit(packed)
     assert note.level == "error" and "birdsd[eightbit]" in note.what_to_do
-    assert not list(doctor_software.check_eightbit(Case(settings=compose("train", []))))
+    assert not list(software.check_eightbit(Case(settings=compose("train", []))))
 
 
 def test_the_gpus_of_wsl_are_counted(tmp_path: Path, monkeypatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from birdsd import cli
+from birdsd.cli import main
 from birdsd.errors import UserError, clipped, likeness, listed_names, nearest, unknown_name
 
 LONGEST = 400
@@ -77,7 +77,7 @@ def test_a_mistake_gets_a_short_answer_that_helps(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BIRDSD_CONFIGS", str(tmp_path / "own"))
     try:
-        status = cli.main(typed.split(" "))
+        status = main.main(typed.split(" "))
     except SystemExit as left:
         status = left.code if isinstance(left.code, int) else 1
     said = capsys.readouterr()
@@ -107,7 +107,7 @@ def test_many_names_are_never_all_told(
         folder = tmp_path / "runs" / f"tiny-full-{number:04x}"
         folder.mkdir(parents=True)
         (folder / "signature.json").write_text(f'{{"signature": "{number:04x}", "job": "train"}}')
-    assert cli.main(["report", "tiny-full-0O1f"]) == 2
+    assert main.main(["report", "tiny-full-0O1f"]) == 2
     answer = capsys.readouterr().err
     assert len(answer) <= LONGEST and "of 100" in answer and "birdsd status --all" in answer
     own = tmp_path / "own"
@@ -116,7 +116,7 @@ def test_many_names_are_never_all_told(
         (own / "site" / f"cluster-{number}.yaml").write_text("# One of many.\npartition: gpu\n")
     monkeypatch.setenv("BIRDSD_CONFIGS", str(own))
     for words in (["site=clutser-17"], []):
-        assert cli.main(["submit", "train", *words]) == 2
+        assert main.main(["submit", "train", *words]) == 2
         answer = capsys.readouterr().err
         assert len(answer) <= LONGEST, answer
         assert not words or "cluster-17" in answer
@@ -127,7 +127,7 @@ def test_a_wrong_key_in_a_preset_of_ones_own(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("# Mine.\nmicro_bach: 4\n")
-    assert cli.main(["run", "train", "machine=mine.yaml"]) == 2
+    assert main.main(["run", "train", "machine=mine.yaml"]) == 2
     answer = capsys.readouterr().err
     assert len(answer) <= LONGEST and "mine.yaml" in answer and "Did you mean 'micro_batch'?" in answer
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from birdsd import cli, config
+from birdsd import config
+from birdsd.cli import main
 from tests.notebook import NOTEBOOK, execute, strict
 
 BOOK: dict[str, Any] = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
@@ -69,7 +70,7 @@ def test_it_names_only_commands_and_settings_that_exist(gpu: bool) -> None:
         words = shlex.split(re.sub(r"\{(\w+)\}", lambda found: str(names[found[1]]), line))[1:]
         if words == ["--version"]:
             continue
-        options = cli._parser().parse_args(words)
+        options = main._parser().parse_args(words)
         if words[0] == "run":
             config.compose(options.job, options.settings)
         elif words[0] == "submit":

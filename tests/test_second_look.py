@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from birdsd.cluster.batch import check_words
-from birdsd.cluster.ranks import launched
-from birdsd.cluster.resources import resources
+from birdsd.cluster.rank.ranks import launched
 from birdsd.config import compose
-from birdsd.diffusion.generator import pipeline_folder
+from birdsd.diffusion.generation.generator import pipeline_folder
 from birdsd.errors import UserError
+from birdsd.runs.resources import resources
 from birdsd.schema import SiteConfig
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.inspect import describe, text

@@ -1,1 +1,1 @@
-"""Runs and where they live."""
+"""Jobs: submitted to a site, continued in the next allocation, waited for and cancelled."""

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from birdsd.cluster.allocations import SUBMISSION_VARIABLE, Submission
-from birdsd.cluster.starts import SUBMITIT_FOLDER, silent_limit
 from birdsd.errors import UserError
+from birdsd.runs.allocations import SUBMISSION_VARIABLE, Submission
+from birdsd.runs.starts import SUBMITIT_FOLDER, silent_limit
 
 # What tells libraries that there is no internet: they then fail at once, not after minutes.
 OFFLINE = {
@@ -88,7 +88,7 @@ birdsd_end() {  # STATUS: what comes next; decided in Python, and without it whe
     set +eu
     echo "end $birdsd_name $1" >>"$birdsd_starts"
     (cd "$birdsd_code" && PYTHONPATH=$birdsd_code${PYTHONPATH:+:$PYTHONPATH} \
-        exec "$birdsd_python" -m birdsd.cluster.aftermath "$birdsd_run" "$1")
+        exec "$birdsd_python" -m birdsd.cluster.next_allocation "$birdsd_run" "$1")
     local said=$?
     case $said in 0 | 130 | 137 | 143) exit "$1" ;; esac  # done, or ended by Slurm after the hand-over
     if [ "$birdsd_hand_over" = chain ] && [ $((birdsd_silent + 1)) -lt "$birdsd_silent_limit" ]; then

@@ -6,11 +6,11 @@ import getpass
 import platform
 from typing import Any
 
-from birdsd.cluster import slurm
-from birdsd.cluster.allocations import Submission, request_stop
-from birdsd.cluster.launch import active_jobs
-from birdsd.cluster.store import Run
+from birdsd.cluster.submit import active_jobs
 from birdsd.errors import UserError
+from birdsd.runs.allocations import Submission, request_stop
+from birdsd.runs.run import Run
+from birdsd.site import slurm
 
 
 def cancel(run: Run, now: bool = False) -> tuple[dict[str, Any], str]:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from birdsd import config
-from birdsd.cluster.allocations import Submission, no_submission
-from birdsd.cluster.caller import take_from_environment
-from birdsd.cluster.extension import KEY, extend
-from birdsd.cluster.launch import Submitted, active_jobs, new_submission, send
-from birdsd.cluster.site import check_site
-from birdsd.cluster.store import Run, open_training
+from birdsd.cluster.submit import Submitted, active_jobs, new_submission, send
 from birdsd.errors import UserError
+from birdsd.runs.allocations import Submission, no_submission
+from birdsd.runs.extension import KEY, extend
+from birdsd.runs.run import Run, open_training
 from birdsd.schema import SubmitConfig
+from birdsd.site.caller import take_from_environment
+from birdsd.site.choose import check_site
 
 # Where things lie is not what is learnt: the run's signature says whether they are the same.
 PLACES = ("data.shards", "model.autoencoder", "model.source", "model.clip")
@@ -28,7 +28,7 @@ def resume(run: Run, settings: Sequence[str] = ()) -> Submitted:
 
     The code is copied anew: whoever resumes by hand wants the code as it is now. A run that was moved, with
     or without the folder that it was submitted from, is found where it is. A larger optim.total_samples
-    makes the run longer (see `birdsd.cluster.extension`). Raises `UserError` for any other change.
+    makes the run longer (see `birdsd.runs.extension`). Raises `UserError` for any other change.
     """
     last = Submission.read(run.folder)
     job = last.job if last is not None else run.job

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from birdsd.cluster.session import Session
+    from birdsd.cluster.rank.session import Session
 
 # A process whose work is done leaves within this time, whatever threads its libraries left behind.
 _LEAVE_S = 30.0
@@ -38,7 +38,7 @@ class RankTask:
     array: int = 0
 
     def __call__(self) -> int:
-        from birdsd.cluster.handover import listen_early
+        from birdsd.cluster.rank.signals import listen_early
 
         listen_early()  # in place of submitit's own handler, which asks rank 0 alone to save
         settings = list(self.settings)
@@ -73,9 +73,9 @@ class RankTask:
         """Find out who we are, tell torch, and write this rank's output into the run's folder."""
         import submitit
 
-        from birdsd.cluster.allocations import allocation_name, allocation_of_environment
-        from birdsd.cluster.quiet import libraries_in
-        from birdsd.cluster.store import RUN_FOLDER_VARIABLE
+        from birdsd.quiet import libraries_in
+        from birdsd.runs.allocations import allocation_name, allocation_of_environment
+        from birdsd.runs.run import RUN_FOLDER_VARIABLE
 
         environment = submitit.JobEnvironment()
         if environment.num_tasks > 1:
@@ -98,8 +98,8 @@ class RankTask:
 
     def _run(self, settings: list[str]) -> int:
         from birdsd import config
-        from birdsd.cluster.jobs import STOPPED_STATUS, load_job
         from birdsd.errors import UserError
+        from birdsd.jobs_api import STOPPED_STATUS, load_job
 
         try:
             settled = config.compose(self.job, settings)
@@ -121,8 +121,8 @@ class RankTask:
 
     def _session(self, settled: Any) -> AbstractContextManager[Session | None]:
         """A training keeps its own session; every other job gets one here, for its record and heartbeat."""
-        from birdsd.cluster.session import Session
-        from birdsd.cluster.store import RunStore
+        from birdsd.cluster.rank.session import Session
+        from birdsd.runs.run import RunStore
 
         if self.job == "train":
             return nullcontext()
@@ -131,8 +131,8 @@ class RankTask:
 
     def _note_error(self, message: str) -> None:
         """A job without a session of its own, or one that failed before it, ends with a word too."""
-        from birdsd.cluster.allocations import END, Ended, allocation_of_environment, write_record
         from birdsd.errors import UserError
+        from birdsd.runs.allocations import END, Ended, allocation_of_environment, write_record
 
         allocation = allocation_of_environment(Path(self.run_folder))
         if allocation.ended is None:

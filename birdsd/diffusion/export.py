@@ -203,7 +203,7 @@ def write_pipeline(
     """Write a StableDiffusionPipeline folder (fp32 safetensors, no safety checker) with its companions."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-    from birdsd.diffusion.tokenizer import save_tokenizer
+    from birdsd.diffusion.networks.tokenizer import save_tokenizer
 
     def write(partial: Path) -> None:
         with quiet_diffusers():

@@ -11,8 +11,8 @@ import numpy as np
 from birdsd.errors import UserError
 from birdsd.evaluation.judge_at_hand import judge_at_hand
 from birdsd.evaluation.judges import Sound, judge_sounds
-from birdsd.sound.audit_hearing import Ear, Hearing
-from birdsd.sound.labels import load_recordings
+from birdsd.sound.audit.hearing import Ear, Hearing
+from birdsd.sound.labels.load import load_recordings
 
 if TYPE_CHECKING:
     from birdsd.evaluation.judges import Judge, Verdict

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from birdsd.evaluation.comparison_background import Background
-from birdsd.evaluation.learning_check import Nearness, Score
+from birdsd.evaluation.background import Background
 from birdsd.evaluation.measures import Measures
 from birdsd.evaluation.staircase import Named, Staircase
+from birdsd.evaluation.weak_check import Nearness, Score
 
 NEW, KNOWN, IN_ENVIRONMENT = "new", "known", "new in an environment"
 CLEAR = 0.05  # adjusted p below which a difference is called one
@@ -189,7 +189,7 @@ class Comparison:
 
     def text(self) -> str:
         """The table for a terminal, with what it is worth."""
-        from birdsd.evaluation.comparison_text import text
+        from birdsd.pages.comparison.text import text
 
         return text(self)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from birdsd.sound.codec import SpectrogramCodec
+    from birdsd.sound.codec.codec import SpectrogramCodec
 
 BANDS = 32  # at most; rows that share a mel band are averaged
 RANGE_DB = 50.0  # below a clip's level; what is quieter counts as silence, so that the floor says nothing

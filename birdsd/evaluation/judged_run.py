@@ -32,7 +32,7 @@ from birdsd.evaluation.staircase import (
 if TYPE_CHECKING:
     from birdsd.evaluation.judges import Judge, Sound, Verdict
     from birdsd.shards.index import ShardIndex
-    from birdsd.sound.codec import SpectrogramCodec
+    from birdsd.sound.codec.codec import SpectrogramCodec
 
 MOST_REAL = 300  # held-out clips that are judged: at a fifth of a second each for three stages
 MOST_TRAINING = 240  # training clips that distances are taken to
@@ -98,7 +98,7 @@ class Reference:
         progress: bool = True,
     ) -> Reference:
         """See `staircase_of`."""
-        from birdsd.sound.codec import SpectrogramCodec
+        from birdsd.sound.codec.codec import SpectrogramCodec
 
         if not index.codec:
             raise UserError(

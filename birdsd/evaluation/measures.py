@@ -23,7 +23,7 @@ from birdsd.evaluation.features import (
 )
 
 if TYPE_CHECKING:
-    from birdsd.sound.codec import SpectrogramCodec
+    from birdsd.sound.codec.codec import SpectrogramCodec
 
 QUIET = 0.2  # share of a spectrogram's cells that lie between the notes
 FAST_HZ = 25.0  # trills are faster than this

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from birdsd.sound.recordings import RecordingError, probe, read, walk
+from birdsd.sound.audio.recordings import RecordingError, probe, read, walk
 
 if TYPE_CHECKING:
     from birdsd.shards.index import ShardIndex
-    from birdsd.sound.codec import SpectrogramCodec
+    from birdsd.sound.codec.codec import SpectrogramCodec
 
 FIGURES, CHOICES = "test", "validation"  # figures come from the one split, settings are chosen on the other
 

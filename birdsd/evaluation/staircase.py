@@ -16,13 +16,13 @@ import numpy as np
 
 from birdsd.evaluation.judges.judge import Sound
 from birdsd.evaluation.judges.judgement import CONFIDENT, judge_sounds
-from birdsd.evaluation.learning_check import wilson
 from birdsd.evaluation.real_clips import FIGURES, RealClip, decoded
+from birdsd.evaluation.weak_check import wilson
 
 if TYPE_CHECKING:
     from birdsd.evaluation.judges.judge import Judge
     from birdsd.evaluation.judges.judgement import Verdict
-    from birdsd.sound.codec import SpectrogramCodec
+    from birdsd.sound.codec.codec import SpectrogramCodec
 
 RECORDING, CODEC, AUTOENCODER, GENERATED = "recording", "codec", "autoencoder", "generated"
 TITLES = {
@@ -316,9 +316,9 @@ def reconstructor(source: str, codec: SpectrogramCodec) -> Reconstruct:
     """
     import torch
 
-    from birdsd.diffusion.methods.common import to_range
-    from birdsd.diffusion.models import load_vae
-    from birdsd.diffusion.sampling import as_levels
+    from birdsd.diffusion.generation.sampling import as_levels
+    from birdsd.diffusion.learning.common import to_range
+    from birdsd.diffusion.networks.models import load_vae
 
     vae: Any = load_vae(source)
     vae.eval()

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from birdsd.errors import UserError
-from birdsd.shards.decode import METADATA_SUFFIXES
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
-from birdsd.shards.table import PICTURES
+from birdsd.shards.storage.decode import METADATA_SUFFIXES
+from birdsd.shards.storage.table import PICTURES
 
 _LOOKED_AT = 32  # pictures of a split, spread over its shards
 

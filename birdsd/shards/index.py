@@ -24,9 +24,9 @@ import numpy as np
 
 from birdsd.errors import UserError, unknown_name
 from birdsd.files import fingerprint, read_json
-from birdsd.shards.pixels import PIXELS_FILE, Pixels
-from birdsd.shards.table import ABSENT, INDEXED_BY, ShardTable, index_foreign, index_path, load_table
-from birdsd.shards.tarwalk import ShardError
+from birdsd.shards.storage.pixels import PIXELS_FILE, Pixels
+from birdsd.shards.storage.table import ABSENT, INDEXED_BY, ShardTable, index_foreign, index_path, load_table
+from birdsd.shards.storage.tarwalk import ShardError
 
 DATASET_FILE = "dataset.json"
 CODEC_FILE = "codec.json"
@@ -188,7 +188,7 @@ class ShardIndex:
     @property
     def codec_fingerprint(self) -> str:
         """A hash of what decides the images; empty where no codec is known."""
-        from birdsd.sound.codec import SpectrogramCodec
+        from birdsd.sound.codec.codec import SpectrogramCodec
 
         return SpectrogramCodec.from_json(self.codec).fingerprint() if self.codec else ""
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from birdsd.errors import UserError
-from birdsd.shards import decode
-from birdsd.shards.bytes import ShardBytes
 from birdsd.shards.index import ShardIndex
-from birdsd.shards.pixels import Pixels
-from birdsd.shards.staging import staged
-from birdsd.shards.table import ABSENT, ShardTable
+from birdsd.shards.storage import decode
+from birdsd.shards.storage.bytes import ShardBytes
+from birdsd.shards.storage.pixels import Pixels
+from birdsd.shards.storage.staging import staged
+from birdsd.shards.storage.table import ABSENT, ShardTable
 
 _OPEN_FILES = 64
 _GAP = 1 << 18  # bytes between the parts of a sample that are still worth reading along with them

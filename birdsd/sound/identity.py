@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from birdsd.files import sha256_file
-from birdsd.sound.annotation import REPEATED, SAME_RECORDING, Label, LabelledSet, Problem, Recording
-from birdsd.sound.formats import AUDIO_SUFFIXES
+from birdsd.sound.audio.formats import AUDIO_SUFFIXES
+from birdsd.sound.audio.source import RecordingError, opened
+from birdsd.sound.labels.annotation import REPEATED, SAME_RECORDING, Label, LabelledSet, Problem, Recording
 from birdsd.sound.likeness import LOOKED_AT_S, find_alike
-from birdsd.sound.names import species_key
-from birdsd.sound.source import RecordingError, opened
-from birdsd.sound.vocabulary import banding_codes
+from birdsd.sound.species.names import species_key
+from birdsd.sound.species.vocabulary import banding_codes
 
 # In sets with more sound than this (a minute of work for two cores), near-identical ones are not looked for.
 MOST_LISTENED_S = 6 * 3600.0

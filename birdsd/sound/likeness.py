@@ -18,9 +18,9 @@ import numpy as np
 import scipy.fft
 from scipy import ndimage
 
-from birdsd.sound.levels import SILENCE_DBFS
-from birdsd.sound.recordings import read
-from birdsd.sound.source import RecordingError
+from birdsd.sound.audio.levels import SILENCE_DBFS
+from birdsd.sound.audio.recordings import read
+from birdsd.sound.audio.source import RecordingError
 
 LOOKED_AT_S = 30.0  # of each recording, from its start
 _RATE_HZ = 16000

@@ -10,13 +10,21 @@ from typing import NamedTuple
 import numpy as np
 
 from birdsd.errors import UserError
-from birdsd.sound.annotation import Problem
-from birdsd.sound.formats import foreign_reason, sort_files
-from birdsd.sound.layers import FOUND_NAMES
-from birdsd.sound.levels import active_level_db, in_band, level_db, sounding, sounding_level_db
-from birdsd.sound.names import clean_name
-from birdsd.sound.recordings import AudioInfo, RecordingError, blocks, find_recordings, probe, read, walk
-from birdsd.sound.tables import TABLE_SUFFIXES, read_table
+from birdsd.sound.audio.formats import foreign_reason, sort_files
+from birdsd.sound.audio.levels import active_level_db, in_band, level_db, sounding, sounding_level_db
+from birdsd.sound.audio.recordings import (
+    AudioInfo,
+    RecordingError,
+    blocks,
+    find_recordings,
+    probe,
+    read,
+    walk,
+)
+from birdsd.sound.labels.annotation import Problem
+from birdsd.sound.labels.layers import FOUND_NAMES
+from birdsd.sound.labels.tables import TABLE_SUFFIXES, read_table
+from birdsd.sound.species.names import clean_name
 
 __all__ = [
     "Background",

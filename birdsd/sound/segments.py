@@ -17,9 +17,9 @@ import scipy.fft
 from scipy import ndimage
 
 from birdsd.errors import UserError
-from birdsd.sound.annotation import Label
-from birdsd.sound.channels import mix_down
-from birdsd.sound.recordings import blocks
+from birdsd.sound.audio.channels import mix_down
+from birdsd.sound.audio.recordings import blocks
+from birdsd.sound.labels.annotation import Label
 
 _ANALYSIS_RATE_HZ = 24000  # enough for bands up to 10 kHz
 _CHUNK_S = 60.0

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from birdsd.files import write_json
-from birdsd.training.outcome import FINISHED_FILE, TrainResult, finished_before
-from birdsd.training.precision import choose_device, set_threads
+from birdsd.training.devices.precision import choose_device, set_threads
+from birdsd.training.devices.world import World
 from birdsd.training.progress import Pulse, Stopwatch
-from birdsd.training.world import World
+from birdsd.training.result import FINISHED_FILE, TrainResult, finished_before
 
 if TYPE_CHECKING:
     from birdsd.schema import TrainConfig
-    from birdsd.training.checkpoint import Event
+    from birdsd.training.checkpoints.checkpoint import Event
 
 
 def run_direct(

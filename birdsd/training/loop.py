@@ -21,7 +21,7 @@ from torch import Tensor
 
 from birdsd.errors import UserError
 from birdsd.files import read_json, write_json
-from birdsd.training.batches import (
+from birdsd.training.batches.batches import (
     BatchMaker,
     Examples,
     fill_caches,
@@ -30,24 +30,31 @@ from birdsd.training.batches import (
     open_reader,
     provide,
 )
-from birdsd.training.checkpoint import Checkpointer, Event
-from birdsd.training.committed import Checkpoint
-from birdsd.training.engine import Engine, StepResult, engine_name, make_engine
-from birdsd.training.outcome import CHECKPOINTS, FINISHED_FILE, TrainResult, finished_before
-from birdsd.training.plan import BatchPlan
-from birdsd.training.precision import choose_device, choose_precision, occupy, release, set_threads
+from birdsd.training.batches.plan import BatchPlan
+from birdsd.training.checkpoints.checkpoint import Checkpointer, Event
+from birdsd.training.checkpoints.committed import Checkpoint
+from birdsd.training.devices.precision import choose_device, choose_precision, occupy, release, set_threads
+from birdsd.training.devices.world import World
+from birdsd.training.engines.out_of_memory import (
+    OutOfMemory,
+    Remembered,
+    explain_restart,
+    halved,
+    recut,
+    told,
+)
+from birdsd.training.engines.torch_engine import Engine, StepResult, engine_name, make_engine
+from birdsd.training.previews import load_weights, parts_of, previewed
 from birdsd.training.progress import Progress, Pulse, Stopwatch, opening_line
 from birdsd.training.records import BadSamples, Ledger, Metrics
+from birdsd.training.result import CHECKPOINTS, FINISHED_FILE, TrainResult, finished_before
 from birdsd.training.schedule import check_schedule, ema_decay_at, learning_rate_at
-from birdsd.training.shortage import OutOfMemory, Remembered, explain_restart, halved, recut, told
-from birdsd.training.showing import load_weights, parts_of, previewed
 from birdsd.training.stretches import read_totals, whole_batches
 from birdsd.training.trackers import Trackers
 from birdsd.training.validation import HELD_OUT, Validation
-from birdsd.training.world import World
 
 if TYPE_CHECKING:
-    from birdsd.diffusion.parts import Method, Parts
+    from birdsd.diffusion.learning.base import Method, Parts
     from birdsd.schema import TrainConfig
     from birdsd.shards.index import ShardIndex
 

@@ -18,7 +18,7 @@ from birdsd.files import append_bytes, atomic_write, explained_write
 
 if TYPE_CHECKING:
     from birdsd.shards.index import ShardIndex
-    from birdsd.training.checkpoint import Event
+    from birdsd.training.checkpoints.checkpoint import Event
 
 METRICS_FILE, LEDGER_FILE = "metrics.jsonl", "ledger.bin"
 # In the ledger: sample n that could not be decoded is -1 - n; a position that was never written down.

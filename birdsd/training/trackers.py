@@ -49,7 +49,7 @@ class Trackers:
             elif path.suffix == ".wav":
                 import soundfile
 
-                from birdsd.sound.channels import mix_down
+                from birdsd.sound.audio.channels import mix_down
 
                 samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
                 self._writer.add_audio(

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from birdsd.errors import UserError
-from birdsd.training.batches import BatchMaker, FixedOrder, Reader
-from birdsd.training.engine import Engine
-from birdsd.training.plan import BatchPlan
-from birdsd.training.precision import release
-from birdsd.training.shortage import is_out_of_memory
-from birdsd.training.world import World
+from birdsd.training.batches.batches import BatchMaker, FixedOrder, Reader
+from birdsd.training.batches.plan import BatchPlan
+from birdsd.training.devices.precision import release
+from birdsd.training.devices.world import World
+from birdsd.training.engines.out_of_memory import is_out_of_memory
+from birdsd.training.engines.torch_engine import Engine
 
 if TYPE_CHECKING:
-    from birdsd.diffusion.parts import Method, Parts
+    from birdsd.diffusion.learning.base import Method, Parts
 
 HELD_OUT = "validation"
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from birdsd.cluster import slurm
-from birdsd.cluster.detect_facts import Facts
+from birdsd.site import slurm
+from birdsd.site.facts import Facts
 
 TESTBED_CONFIG = """\
 Configuration data as of 2026-11-25T01:58:11

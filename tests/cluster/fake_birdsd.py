@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from birdsd import config
-from birdsd.cluster.jobs import load_job
 from birdsd.files import write_json
+from birdsd.jobs_api import load_job
 
 HERE = Path(os.environ.get("FAKE_BIRDSD", "."))
 SPECIES_HZ = {"one": 1500.0, "two": 2500.0, "three": 3600.0, "four": 5000.0}
@@ -79,7 +79,7 @@ def generate(told: dict[str, str]) -> dict:
     """A recording of the species that was asked for, or of the first where the base model is asked."""
     from PIL import Image
 
-    from birdsd.sound.recordings import write_wav
+    from birdsd.sound.audio.recordings import write_wav
     from tests.shards.makers import CODEC
 
     out = Path(told["out"])
@@ -106,7 +106,7 @@ def recordings(shards: Path) -> dict[str, list[np.ndarray]]:
     """The sound of each species' training clips, cut out of the recordings."""
     from birdsd.shards.index import ShardIndex
     from birdsd.shards.reader import ShardReader
-    from birdsd.sound.recordings import read
+    from birdsd.sound.audio.recordings import read
     from tests.shards.makers import CODEC
 
     calls = [json.loads(line) for line in (HERE / "calls.jsonl").read_text().splitlines()]

@@ -9,7 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from birdsd.cluster.allocations import (
+from birdsd.config import compose
+from birdsd.files import append_bytes, write_json
+from birdsd.runs.allocations import (
     BEGAN,
     END,
     FOLDER,
@@ -20,11 +22,9 @@ from birdsd.cluster.allocations import (
     Submission,
     write_record,
 )
-from birdsd.cluster.slurm import JobState
-from birdsd.cluster.store import Run
-from birdsd.config import compose
-from birdsd.files import append_bytes, write_json
+from birdsd.runs.run import Run
 from birdsd.schema import SubmitConfig
+from birdsd.site.slurm import JobState
 
 T0 = 1_700_000_000.0  # when every story begins
 HOUR = 3600.0

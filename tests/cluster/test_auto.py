@@ -11,13 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from birdsd import cli, schema
-from birdsd.cluster import auto, planning
-from birdsd.cluster.experiment import machine_settings
-from birdsd.cluster.hardware import GIB, Hardware, card_called
-from birdsd.cluster.planning import make_plan, plan_training, with_chosen_machine
+from birdsd import schema
+from birdsd.cli import main
 from birdsd.config import compose, keys
-from birdsd.training.accounting import Step
+from birdsd.planning import plan_training as planning
+from birdsd.planning.hardware import GIB, Hardware, card_called
+from birdsd.planning.plan_training import make_plan, plan_training, with_chosen_machine
+from birdsd.planning.trace import Step
+from birdsd.runs import auto
+from birdsd.studies.study import machine_settings
 from tests.diffusion.conftest import make_shards
 
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens where there is no GPU")
@@ -61,7 +63,7 @@ def test_the_same_weights_to_the_bit_without_planning_anything(
     runs = {}
     for name, settings in (("auto", []), ("smoke", ["machine=smoke"])):
         words = [*SHORT, f"data.shards={shards}", f"runs={tmp_path / name}", *settings]
-        assert cli.main(["run", "train", *words, "--json"]) == 0
+        assert main.main(["run", "train", *words, "--json"]) == 0
         said = capsys.readouterr()
         runs[name] = json.loads(said.out)
         lines = [line for line in said.err.splitlines() if "machine=auto" in line]
@@ -195,7 +197,7 @@ def test_a_training_on_a_gpu_says_what_it_took(
     from birdsd.jobs import train
 
     facts = SimpleNamespace(name="NVIDIA H100", total_memory=80 * GIB)
-    monkeypatch.setattr("birdsd.training.precision.choose_device", lambda *_: torch.device("cuda", 0))
+    monkeypatch.setattr("birdsd.training.devices.precision.choose_device", lambda *_: torch.device("cuda", 0))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: facts)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: facts.name)

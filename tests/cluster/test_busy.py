@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from birdsd.training.cores import Bystander, usable_cores
+from birdsd.training.devices.cores import Bystander, usable_cores
 from birdsd.training.records import read_metrics
 from tests.cluster.test_quiet import foreign, training, words
 from tests.cluster.untrained import make_model

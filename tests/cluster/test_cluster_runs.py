@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from birdsd.cluster.allocations import allocations
 from birdsd.cluster.cancel import cancel
-from birdsd.cluster.launch import active_jobs, resubmit
-from birdsd.cluster.store import RunStore
+from birdsd.cluster.submit import active_jobs, resubmit
+from birdsd.runs.allocations import allocations
+from birdsd.runs.run import RunStore
 from birdsd.shards.index import ShardIndex
 from tests.cluster.untrained import make_model
 from tests.faults.__main__ import Suite, verdict
@@ -116,7 +116,7 @@ def test_cancel_saves_and_nothing_brings_the_run_back(testbed, suite: Suite, tmp
 @pytest.mark.slurm
 @pytest.mark.slow
 def test_a_job_array_shares_out_the_shards(testbed, tmp_path: Path) -> None:
-    from birdsd.sound.aviary import make_aviary
+    from birdsd.sound.synthetic import make_aviary
 
     recordings = make_aviary(tmp_path / "aviary", recordings_per_species=2)
     words = ["prepare", f"data.recordings={recordings}", "codec=birdsong-small", "data.samples_per_shard=8"]

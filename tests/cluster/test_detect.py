@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from birdsd.cluster import detect, slurm
-from birdsd.cluster.detect_facts import may_requeue, preemption, time_limits
-from birdsd.cluster.gpus import gpus_of_node
-from birdsd.cluster.limits import tres
 from birdsd.config import compose, presets
 from birdsd.errors import UserError
+from birdsd.site import detect, slurm
+from birdsd.site.facts import may_requeue, preemption, time_limits
+from birdsd.site.gpus import gpus_of_node
+from birdsd.site.limits import tres
 from tests.cluster.captured import facts_of_testbed, facts_of_university
 
 
@@ -198,7 +198,7 @@ def test_the_real_cluster(testbed: object, own_presets: Path) -> None:
 def test_it_needs_nothing_heavy(testbed: object) -> None:
     heavy = ["torch", "hydra", "omegaconf", "scipy", "pandas", "numpy"]
     script = (
-        "import sys\nfrom birdsd.cluster import detect\ndetect.to_yaml(detect.detect())\n"
+        "import sys\nfrom birdsd.site import detect\ndetect.to_yaml(detect.detect())\n"
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from birdsd.cluster import doctor, doctor_run, doctor_saving, doctor_slurm
-from birdsd.cluster.doctor_case import Case, Finding
+from birdsd.checks import doctor, run, saving
+from birdsd.checks import slurm as doctor_slurm
+from birdsd.checks.case import Case, Finding
 from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.files import write_json
@@ -161,7 +162,7 @@ def test_the_warning_against_measured_saves(tmp_path: Path, saved: float, lead: 
     history.event(1, event="saved", position=8, seconds=1.0)
     history.event(2, event="saved", position=16, seconds=saved)
     one = case(replace(TESTBED, signal_lead_s=lead), facts_of_testbed(), run=history.run)
-    (found,) = doctor_saving.check_lead(one)
+    (found,) = saving.check_lead(one)
     assert found.level == level and f"{saved:.1f} s (measured" in found.what
     assert "5 s of KillWait" in found.what
     if level != "ok":
@@ -175,14 +176,14 @@ def test_leaving_is_measured_from_the_first_signal(tmp_path: Path) -> None:
         (3.0, "signal"), (3.5, "began"), (4.0, "stopped"), (5.0, "stopped"),
     ):  # fmt: skip
         history.event(hour, event=event)
-    assert doctor_saving.measured_leaving(history.run.events()) == [pytest.approx(0.01 * HOUR)]
+    assert saving.measured_leaving(history.run.events()) == [pytest.approx(0.01 * HOUR)]
 
 
 def test_a_warning_that_comes_too_early(tmp_path: Path) -> None:
     history = History(tmp_path)
     history.event(1, event="saved", position=8, seconds=1.0)
     site = replace(TESTBED, signal_lead_s=120, time_limit_min=3)
-    found = list(doctor_saving.check_lead(case(site, facts_of_testbed(), run=history.run)))
+    found = list(saving.check_lead(case(site, facts_of_testbed(), run=history.run)))
     only(found, "warning", "before half of the 3 min")
 
 
@@ -192,16 +193,16 @@ def test_a_save_in_every_allocation(tmp_path: Path) -> None:
     every = history.run.config["save"]["every_samples"]
     minutes = every / 100.0 / 60  # the story's allocations see 100 samples a second
     long = case(replace(TESTBED, time_limit_min=int(4 * minutes) + 1), facts_of_testbed(), run=history.run)
-    assert levels(doctor_saving.check_interval(long)) == {"interval": "ok"}
+    assert levels(saving.check_interval(long)) == {"interval": "ok"}
     short = replace(TESTBED, time_limit_min=max(1, int(minutes)))
     slow = case(short, facts_of_testbed(), run=history.run)
     slow.training.save.every_samples = 100 * 60 * 60 * 24  # type: ignore[union-attr]
-    only(doctor_saving.check_interval(slow), "warning", "save.every_samples=")
+    only(saving.check_interval(slow), "warning", "save.every_samples=")
 
 
 @pytest.mark.parametrize(("model", "millions"), [("sd15", 859.5), ("tiny", 8.715), ("small", 65.07)])
 def test_the_size_of_a_model_is_estimated(model: str, millions: float) -> None:
-    counts = doctor_saving.estimated_parameters(compose("train", [f"model={model}"]).model)
+    counts = saving.estimated_parameters(compose("train", [f"model={model}"]).model)
     assert counts["unet"] == pytest.approx(millions * 1e6, rel=0.02)
 
 
@@ -209,38 +210,38 @@ def test_the_size_of_a_checkpoint_and_how_it_is_known(tmp_path: Path) -> None:
     """Estimated, then counted in an export, then of a run of the same kind, then the run's own."""
     settings = compose("train", ["model=tiny", f"runs={tmp_path}"])
     one = Case(None, settings, None, tmp_path)
-    size, how = doctor_saving.checkpoint_size(one)
+    size, how = saving.checkpoint_size(one)
     assert how.startswith("estimated") and size == pytest.approx(16 * (8_714_548 + 396_288), rel=0.02)
     history = History(tmp_path)
     write_json(history.folder / "config.json", asdict(settings))
     pipeline(history.folder / "export")
-    assert doctor_saving.checkpoint_size(one) == (16 * 20, f"counted in the export of {history.folder.name}")
+    assert saving.checkpoint_size(one) == (16 * 20, f"counted in the export of {history.folder.name}")
     checkpoint = history.folder / "checkpoints" / "000000000008"
     write_json(checkpoint / "COMMIT.json", {})
     (checkpoint / "tensors").write_bytes(bytes(5000))
-    size, how = doctor_saving.checkpoint_size(one)
+    size, how = saving.checkpoint_size(one)
     assert size > 5000 and how == f"a checkpoint of {history.folder.name}"
-    assert doctor_saving.checkpoint_size(Case(None, None, history.run)) == (
+    assert saving.checkpoint_size(Case(None, None, history.run)) == (
         size,
         "the run's newest checkpoint",
     )
     # Another model's checkpoints say nothing.
     other = Case(None, compose("train", ["model=small"]), None, tmp_path)
-    assert doctor_saving.checkpoint_size(other)[1].startswith("estimated")
+    assert saving.checkpoint_size(other)[1].startswith("estimated")
 
 
 def test_what_learns_is_what_is_saved() -> None:
-    assert doctor_saving.learning_parts(compose("train", ["method=autoencoder"])) == ("vae",)
-    assert doctor_saving.learning_parts(compose("train", ["model=tiny"])) == ("unet", "text_encoder")
+    assert saving.learning_parts(compose("train", ["method=autoencoder"])) == ("vae",)
+    assert saving.learning_parts(compose("train", ["model=tiny"])) == ("unet", "text_encoder")
     frozen = compose("train", ["model=sd15", "method.train_text_encoder=false"])
-    assert doctor_saving.learning_parts(frozen) == ("unet",)
+    assert saving.learning_parts(frozen) == ("unet",)
 
 
 def test_room_on_the_disk(tmp_path: Path) -> None:
     settings = compose("train", ["model=tiny"])
-    assert levels(doctor_saving.check_space(Case(None, settings, None, tmp_path)))["space"] == "ok"
+    assert levels(saving.check_space(Case(None, settings, None, tmp_path)))["space"] == "ok"
     settings.save.keep = 10**9
-    found = doctor_saving.check_space(Case(None, settings, None, tmp_path))
+    found = saving.check_space(Case(None, settings, None, tmp_path))
     only([one for one in found if one.topic == "space"], "error", "x (1000000000 + 1)", "save.keep")
 
 
@@ -290,7 +291,7 @@ def test_a_check_that_fails_does_not_end_the_others(tmp_path: Path, monkeypatch:
         yield Finding("early", "ok", "seen")
         raise PermissionError(13, "Permission denied", "/secret")
 
-    monkeypatch.setattr(doctor, "CHECKS", (broken, unreadable, doctor_run.check_runs_folder))
+    monkeypatch.setattr(doctor, "CHECKS", (broken, unreadable, run.check_runs_folder))
     found = doctor.diagnose(runs_root=tmp_path)
     assert "this broke: it should not" in found[0].what and found[0].what_to_do == "mend it"
     assert any("/secret" in one.what and one.level == "warning" for one in found)
@@ -298,7 +299,7 @@ def test_a_check_that_fails_does_not_end_the_others(tmp_path: Path, monkeypatch:
 
 
 def test_python_of_the_site(tmp_path: Path) -> None:
-    from birdsd.cluster.doctor_software import check_python
+    from birdsd.checks.software import check_python
 
     mine = Case(replace(TESTBED, python=sys.executable))
     assert [one.level for one in check_python(mine)] == ["ok", "ok"]
@@ -309,7 +310,7 @@ def test_gpus_that_pytorch_cannot_use() -> None:
     """A PyTorch without CUDA is an error where a GPU was asked for, a warning where there might be one."""
     from importlib.metadata import version
 
-    from birdsd.cluster.doctor_software import check_torch
+    from birdsd.checks.software import check_torch
 
     if "+cpu" not in version("torch"):
         pytest.skip("PyTorch has CUDA here")
@@ -326,7 +327,7 @@ def test_gpus_that_pytorch_cannot_use() -> None:
 def test_it_imports_nothing_heavy() -> None:
     heavy = ["torch", "hydra", "scipy", "pandas", "diffusers", "transformers", "deepspeed", "huggingface_hub"]
     script = (
-        "import sys\nfrom birdsd.cluster import doctor\nfrom birdsd.schema import SiteConfig\n"
+        "import sys\nfrom birdsd.checks import doctor\nfrom birdsd.schema import SiteConfig\n"
         "doctor.text(doctor.diagnose(SiteConfig(name='here', executor='local')))\n"
         f"print([name for name in {heavy} if name in sys.modules])"
     )
@@ -358,7 +359,7 @@ def test_a_database_or_a_controller_that_does_not_answer(
     testbed: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real programs with another port in their configuration: they find nobody there."""
-    from birdsd.cluster import slurm
+    from birdsd.site import slurm
 
     place = Path(slurm.config()["SLURM_CONF"])
     shutil.copy(place.with_name("gres.conf"), tmp_path)
@@ -379,7 +380,7 @@ def test_a_database_or_a_controller_that_does_not_answer(
 
 def test_drivers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An old driver is named before PyTorch stumbles over it; nvidia-smi's answer is a stand-in's."""
-    from birdsd.cluster.doctor_software import _check_driver
+    from birdsd.checks.software import _check_driver
 
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\nfor n in 1 2; do echo 'NVIDIA A100, 530.30.02, 81920 MiB'; done\n")
@@ -395,9 +396,9 @@ def test_drivers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("there", [True, False])
 def test_the_judge_is_named_with_its_licence_or_with_how_to_install_it(there: bool, monkeypatch) -> None:
-    from birdsd.cluster import doctor_software
+    from birdsd.checks import software
     from birdsd.evaluation.judges import birdnet
 
     monkeypatch.setattr(birdnet, "find_spec", lambda name: object() if there else None)
     words = ["CC BY-NC-SA 4.0"] if there else ["birdsd[birdnet]", "weak check"]
-    only(doctor_software.check_judge(Case()), "ok", *words)
+    only(software.check_judge(Case()), "ok", *words)

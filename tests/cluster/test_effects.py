@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from birdsd import cli
-from birdsd.cluster.effects import without_effect
+from birdsd.cli import main
 from birdsd.config import compose
+from birdsd.runs.effects import without_effect
 from tests.diffusion.conftest import make_shards
 
 
@@ -133,9 +133,9 @@ def test_people_read_it_and_programs_do_not(
         "method=autoencoder",
         "method.rank=4",
     ]
-    assert cli.main(["submit", *words, "site=testbed", "--dry-run"]) == 0
+    assert main.main(["submit", *words, "site=testbed", "--dry-run"]) == 0
     assert "method.rank=4 has no effect" in capsys.readouterr().err
-    assert cli.main(["run", "generate", "run=nothing", "guidance=1", "negative_prompt=x"]) == 2
+    assert main.main(["run", "generate", "run=nothing", "guidance=1", "negative_prompt=x"]) == 2
     assert "negative_prompt=x has no effect" in capsys.readouterr().err
-    assert cli.main(["run", "generate", "run=nothing", "guidance=1", "negative_prompt=x", "--json"]) == 2
+    assert main.main(["run", "generate", "run=nothing", "guidance=1", "negative_prompt=x", "--json"]) == 2
     assert "has no effect" not in capsys.readouterr().err

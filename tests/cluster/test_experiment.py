@@ -20,15 +20,15 @@ from typing import Any
 import pytest
 import yaml
 
-from birdsd.cluster.experiment import BASE, KNOWN, NEW, Experiment
-from birdsd.cluster.experiment_arms import METHODS, four_ways, methods
-from birdsd.cluster.experiment_report import carry_out, share_bytes
-from birdsd.cluster.jobs import Outcome
 from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.files import read_json
+from birdsd.jobs_api import Outcome
 from birdsd.schema import CodecConfig
 from birdsd.shards.index import ShardIndex
+from birdsd.studies.arms import METHODS, four_ways, methods
+from birdsd.studies.results import carry_out, share_bytes
+from birdsd.studies.study import BASE, KNOWN, NEW, Experiment
 from birdsd.training.progress import Pulse
 from tests.cluster.fake_birdsd import SPECIES_HZ
 from tests.shards.makers import CODEC, tone
@@ -314,7 +314,7 @@ def task(birds: Path, place: Path, *more: str) -> subprocess.Popen[str]:
     script = (
         "import sys\n"
         "from tests.cluster.test_experiment import Experiment, carry_out, methods, compose, FAKE\n"
-        "from birdsd.cluster.handover import attendant\n"
+        "from birdsd.cluster.rank.signals import attendant\n"
         f"config = compose('methods', {words!r})\n"
         "with attendant() as who:\n"
         "    outcome = carry_out(Experiment(config, methods(config), who, FAKE))\n"
@@ -410,7 +410,7 @@ def test_an_arm_that_fails_does_not_take_the_others_along(birds: Path, place: Pa
 
 
 def test_it_says_where_it_is(birds: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("birdsd.cluster.experiment._WATCH_S", 0.0)
+    monkeypatch.setattr("birdsd.studies.study._WATCH_S", 0.0)
     attendant = Attendant()
     run(birds, place, "methods=[full]", attendant=attendant)
     positions = [pulse.position for pulse in attendant.pulses]

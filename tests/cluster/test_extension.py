@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from birdsd.cluster.extension import could_be_extended, extend
 from birdsd.cluster.resume import resume
-from birdsd.cluster.store import Run, open_training
 from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.files import read_json
+from birdsd.runs.extension import could_be_extended, extend
+from birdsd.runs.run import Run, open_training
 from birdsd.schema import OptimConfig
 from birdsd.training.loop import train
 from birdsd.training.records import Ledger, read_metrics
@@ -175,8 +175,8 @@ def test_the_other_door_says_that_a_run_could_be_made_longer(shards: Path, tmp_p
 
 def test_a_longer_run_travels_as_what_it_is(shards: Path, tmp_path: Path) -> None:
     """Packed and unpacked, its signature holds, and it goes on to its new end."""
-    from birdsd.cluster.packing import pack
-    from birdsd.cluster.packing_unpack import unpack
+    from birdsd.runs.pack.pack import pack
+    from birdsd.runs.pack.unpack import unpack
 
     run = trained(shards, tmp_path / "runs", 120)
     extend(run, 240)

@@ -8,8 +8,8 @@ import shlex
 import pytest
 
 from birdsd import config
-from birdsd.cluster.axes import Axis, Grid, command, value_name
 from birdsd.errors import UserError
+from birdsd.studies.grid import Axis, Grid, command, value_name
 from tests.cluster.untrained import make_model
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from birdsd.cluster.aftermath import _array_task, decide
-from birdsd.cluster.allocations import BEGAN, END, FOLDER, Allocation, Began, Ended, write_record
 from birdsd.cluster.batch import jobs_file, setup_lines, teardown_lines
-from birdsd.cluster.launch import new_submission
-from birdsd.cluster.overview import status
-from birdsd.cluster.starts import last_words, note, silent_starts, starts
+from birdsd.cluster.next_allocation import _array_task, decide
+from birdsd.cluster.submit import new_submission
 from birdsd.config import compose
+from birdsd.runs.allocations import BEGAN, END, FOLDER, Allocation, Began, Ended, write_record
+from birdsd.runs.starts import last_words, note, silent_starts, starts
+from birdsd.runs.status.overview import status
 from tests.cluster.histories import History
 
 JOB = "77"
@@ -172,7 +172,7 @@ def test_the_task_of_an_allocation(tmp_path: Path, name: str, task: str) -> None
 def test_silent_starts_end_a_submission_of_local_processes(tmp_path: Path) -> None:
     history = History(tmp_path)
     history.submitted(0, ["5"], executor="local")
-    from birdsd.cluster.allocations import Submission
+    from birdsd.runs.allocations import Submission
 
     submission = Submission.read(history.folder)
     assert submission is not None
@@ -195,7 +195,7 @@ def test_one_that_spoke_in_between_is_no_silent_row(tmp_path: Path) -> None:
         note(history.folder, "s1", "end", f"5.{number}", 1)
     write_record(history.folder / FOLDER / "5.1", BEGAN, Began(0.0))
     write_record(history.folder / FOLDER / "5.3", END, Ended(0.0, "error", 2))
-    from birdsd.cluster.allocations import Submission
+    from birdsd.runs.allocations import Submission
 
     submission = Submission.read(history.folder)
     assert silent_starts(history.folder, submission) == []
@@ -226,9 +226,11 @@ def test_the_line_that_tells_most(tmp_path: Path, said: str, telling: str) -> No
 
 def test_the_jobs_of_an_unfinished_array_are_not_sent_again_by_each_task(tmp_path: Path, monkeypatch) -> None:
     """With resubmit each task that is not done would have sent the whole array: N, then N times N of them."""
-    from birdsd.cluster import aftermath
+    from birdsd.cluster import next_allocation
 
     batch = Batch(tmp_path, "array=3", "site.hand_over=resubmit", job="prepare")
     monkeypatch.setenv("SLURM_JOB_ID", JOB)
-    aftermath.carry_out(batch.run, batch.submission, aftermath.Decision("again", "the processes ended"))
+    next_allocation.carry_out(
+        batch.run, batch.submission, next_allocation.Decision("again", "the processes ended")
+    )
     assert batch.reasons() and "sbatch" not in batch.calls()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from birdsd.cluster.allocations import Submission
-from birdsd.cluster.hours import KINDS, Hours, hours, traces
-from birdsd.cluster.slurm import JobState
+from birdsd.runs.allocations import Submission
+from birdsd.runs.status.timing import KINDS, Hours, hours, traces
+from birdsd.site.slurm import JobState
 from tests.cluster.histories import HOUR, T0, History, job_state
 
 START = {"start": 0.10, "imports": 0.04, "restore": 0.02, "build": 0.05, "first batch": 0.03}

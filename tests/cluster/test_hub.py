@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from birdsd.cluster import hub
 from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.files import write_json
+from birdsd.runs.models import hub
 
 MODEL = "someone/bird"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -73,7 +73,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def said(words: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
     """What `cache_models` says in a process of its own: the hub's library reads its settings on import."""
     script = (
-        "import json, sys\nfrom birdsd.cluster.hub import cache_models\nfrom birdsd.errors import UserError\n"
+        "import json, sys\nfrom birdsd.runs.models.hub import cache_models\n"
+        "from birdsd.errors import UserError\n"
         "try:\n    facts, text = cache_models(sys.argv[1:])\n"
         "except UserError as error:\n    sys.exit(str(error))\n"
         "print(json.dumps({**facts, 'text': text, 'torch': 'torch' in sys.modules}))"
@@ -238,7 +239,7 @@ def test_a_word_that_is_no_model(cache: Path) -> None:
 def test_what_counts_as_complete_is_loaded_offline(cache: Path, tmp_path: Path) -> None:
     """A tiny UNet that lies in the cache is what `model.source=someone/bird` gives without internet."""
     script = (
-        "import sys\nfrom birdsd.diffusion import models\n"
+        "import sys\nfrom birdsd.diffusion.networks import models\n"
         "arguments = dict(block_out_channels=[8, 16], layers_per_block=1, norm_num_groups=4,\n"
         "    attention_head_dim=2, down_block_types=['DownBlock2D', 'CrossAttnDownBlock2D'])\n"
         "unet = models.build_unet(arguments, latent_channels=4, sample_size=(8, 8), context_width=8)\n"
@@ -249,7 +250,7 @@ def test_what_counts_as_complete_is_loaded_offline(cache: Path, tmp_path: Path) 
     snapshot = into_cache(cache, made)
     assert hub.missing(snapshot, ("unet",)) == []
     load = (
-        "from birdsd.diffusion import models\n"
+        "from birdsd.diffusion.networks import models\n"
         f"print(sum(p.numel() for p in models.load_unet('{MODEL}').parameters()))"
     )
     done = subprocess.run(

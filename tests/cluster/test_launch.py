@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from birdsd.cluster.launch import submit
-from birdsd.cluster.site import check_site, choose_site
 from birdsd.cluster.snapshot import take_snapshot
+from birdsd.cluster.submit import submit
 from birdsd.config import compose, split_settings
 from birdsd.errors import UserError
+from birdsd.site.choose import check_site, choose_site
 from tests.training.toy import make_shards
 
 

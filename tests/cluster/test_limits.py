@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from birdsd import cli
-from birdsd.cluster import detect, slurm
-from birdsd.cluster.doctor_case import Case
-from birdsd.cluster.doctor_resources import check_cpu_jobs, check_environment, check_gpu_type, check_limits
-from birdsd.cluster.gpus import cards_of_node, gpus_of_node, is_slice
-from birdsd.cluster.hardware import hardware
-from birdsd.cluster.limits import tres
-from birdsd.cluster.resources import needs_gpu, resources
-from birdsd.cluster.session import Session
-from birdsd.cluster.store import RunStore
+from birdsd.checks.case import Case
+from birdsd.checks.resources import check_cpu_jobs, check_environment, check_gpu_type, check_limits
+from birdsd.cli import main
+from birdsd.cluster.rank.session import Session
 from birdsd.config import compose
 from birdsd.errors import UserError
+from birdsd.planning.hardware import hardware
+from birdsd.runs.resources import needs_gpu, resources
+from birdsd.runs.run import RunStore
 from birdsd.schema import SiteConfig
+from birdsd.site import detect, slurm
+from birdsd.site.gpus import cards_of_node, gpus_of_node, is_slice
+from birdsd.site.limits import tres
 from tests.cluster.fake_slurm import Site, node
 from tests.diffusion.conftest import make_shards
 
@@ -137,7 +137,7 @@ def test_units() -> None:
 def test_nodes_share_out_what_a_job_may_have(at: Any, tmp_path: Path, capsys: Any) -> None:
     """Two nodes ask for no more than one may: fewer CPUs and less memory on each."""
     at(Site(EIGHT, qos(user="cpu=64,mem=256G,gres/gpu=16,node=2")))
-    assert cli.main(["site", "detect", "--out", str(tmp_path / "made.yaml")]) == 0
+    assert main.main(["site", "detect", "--out", str(tmp_path / "made.yaml")]) == 0
     site = compose("submit", [f"site={tmp_path / 'made.yaml'}"]).site
     assert (site.max_nodes, site.max_cpus, site.max_memory_gb) == (2, 64, 256)
     settled = compose("train")
@@ -150,7 +150,7 @@ def test_nodes_share_out_what_a_job_may_have(at: Any, tmp_path: Path, capsys: An
 
 def submitted(capsys: Any, *words: str) -> tuple[list[str], str]:
     capsys.readouterr()
-    assert cli.main(["submit", *words, "--dry-run"]) == 0
+    assert main.main(["submit", *words, "--dry-run"]) == 0
     said = capsys.readouterr()
     return [line.removeprefix("#SBATCH ") for line in said.out.splitlines() if "#SBATCH" in line], said.err
 
@@ -158,7 +158,7 @@ def submitted(capsys: Any, *words: str) -> tuple[list[str], str]:
 def test_the_script_of_a_student_asks_for_what_the_qos_gives(at: Any, tmp_path: Path, capsys: Any) -> None:
     at(STUDENT)
     site = f"site={tmp_path / 'made.yaml'}"
-    cli.main(["site", "detect", "--out", str(tmp_path / "made.yaml")])
+    main.main(["site", "detect", "--out", str(tmp_path / "made.yaml")])
     shards = make_shards(tmp_path / "shards")
     words = ["train", site, f"data.shards={shards}", f"runs={tmp_path / 'runs'}"]
     lines, said = submitted(capsys, *words)
@@ -415,7 +415,7 @@ def test_no_gpu_hours_where_no_gpu_is_used(tmp_path: Path, monkeypatch: pytest.M
 def test_prepare_asks_for_no_gpu(at: Any, tmp_path: Path, capsys: Any, partitions: list[str]) -> None:
     """It goes where there are none, for as long as jobs may run there; else it stays, without one."""
     at(Site([*WHOLE, *(CPU_NODES if partitions else [])], partitions=partitions))
-    cli.main(["site", "detect", "--out", str(tmp_path / "made.yaml")])
+    main.main(["site", "detect", "--out", str(tmp_path / "made.yaml")])
     (tmp_path / "recordings").mkdir()
     site = f"site={tmp_path / 'made.yaml'}"
     common = [site, "array=2", f"data.shards={tmp_path / 'shards'}"]
@@ -431,7 +431,7 @@ def test_prepare_asks_for_no_gpu(at: Any, tmp_path: Path, capsys: Any, partition
 
 def test_a_cpu_training_asks_for_no_gpu_and_keeps_its_ranks(at: Any, tmp_path: Path, capsys: Any) -> None:
     at(Site([*WHOLE, *CPU_NODES], partitions=[f"cpu {USUAL} MaxTime=06:00:00"]))
-    cli.main(["site", "detect", "--out", str(tmp_path / "made.yaml")])
+    main.main(["site", "detect", "--out", str(tmp_path / "made.yaml")])
     words = ["train", f"site={tmp_path / 'made.yaml'}", f"data.shards={make_shards(tmp_path / 'shards')}"]
     lines, said = submitted(capsys, *words, "machine=smoke", "site.sbatch.gres=gpu:4", "site.constraint=a100")
     assert {"--ntasks-per-node=4", "--cpus-per-task=12", "--mem=185GB", "--partition=cpu"} <= set(lines)
@@ -474,7 +474,7 @@ def test_the_doctor_of_jobs_without_a_gpu(at: Any) -> None:
 def test_a_site_without_gpus_and_auto(at: Any, tmp_path: Path, capsys: Any) -> None:
     """What this machine has says nothing: the site has none."""
     at(Site([line.replace("Partitions=cpu", "Partitions=gpu") for line in CPU_NODES]))
-    cli.main(["site", "detect", "--out", str(tmp_path / "made.yaml")])
+    main.main(["site", "detect", "--out", str(tmp_path / "made.yaml")])
     words = ["train", f"site={tmp_path / 'made.yaml'}", f"data.shards={make_shards(tmp_path / 'shards')}"]
     lines, said = submitted(capsys, *words)
     assert "machine=auto: CPUs, as site made has no GPUs" in said

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from birdsd.cluster import logs
-from birdsd.cluster.logs import show, tail
 from birdsd.errors import UserError
+from birdsd.runs.status import logs
+from birdsd.runs.status.logs import show, tail
 from tests.cluster.histories import T0, History
 
 WORK = {"start": 0.1, "train": 1.0}

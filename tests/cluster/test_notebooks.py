@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from birdsd import cli
-from birdsd.cluster import notebooks
-from birdsd.cluster.allocations import allocations
-from birdsd.cluster.doctor_case import Case
-from birdsd.cluster.doctor_software import check_notebook
-from birdsd.cluster.jobs import STOPPED_STATUS
-from birdsd.cluster.store import RunStore
+from birdsd.checks.case import Case
+from birdsd.checks.software import check_notebook
+from birdsd.cli import main
 from birdsd.config import compose
 from birdsd.errors import UserError
+from birdsd.jobs_api import STOPPED_STATUS
+from birdsd.runs.allocations import allocations
+from birdsd.runs.run import RunStore
 from birdsd.schema import MachineConfig
+from birdsd.site import notebooks
 from tests.cluster.untrained import make_model
 from tests.diffusion.conftest import make_shards
 
@@ -162,7 +162,7 @@ def test_a_run_saves_and_stops_before_the_session_ends(tmp_path: Path, capsys, m
         "save.validate_every_samples=0", f"runs={tmp_path / 'runs'}", "machine.session_hours=6",
         "machine.session_lead_min=60",
     ]  # fmt: skip
-    assert cli.main(["run", "train", *settings, "--json"]) == STOPPED_STATUS
+    assert main.main(["run", "train", *settings, "--json"]) == STOPPED_STATUS
     said = capsys.readouterr()
     facts = json.loads(said.out[said.out.index("{\n") :])  # DeepSpeed's log may stand before it
     assert facts["session_ends"]
@@ -174,5 +174,5 @@ def test_a_run_saves_and_stops_before_the_session_ends(tmp_path: Path, capsys, m
     assert ended is not None
     assert (ended.reason, ended.status, ended.message) == ("stopped", STOPPED_STATUS, "the session ends")
     # The session is over: the same command says so again, and undoes nothing.
-    assert cli.main(["run", "train", *settings]) == STOPPED_STATUS
+    assert main.main(["run", "train", *settings]) == STOPPED_STATUS
     assert f"birdsd pack {run.folder.name} --runs" in capsys.readouterr().out

@@ -16,15 +16,15 @@ from typing import Any
 
 import pytest
 
-from birdsd import cli
-from birdsd.cluster.allocations import request_stop
-from birdsd.cluster.packing import pack, settings_of
-from birdsd.cluster.packing_archive import MANIFEST, open_pack
-from birdsd.cluster.packing_unpack import adopt_class_pictures, unpack
-from birdsd.cluster.store import Run, RunStore, open_training
+from birdsd.cli import main
 from birdsd.config import as_dict, compose
 from birdsd.errors import UserError
 from birdsd.files import exclusive, read_json, sha256_file, write_json
+from birdsd.runs.allocations import request_stop
+from birdsd.runs.pack.archive import MANIFEST, open_pack
+from birdsd.runs.pack.pack import pack, settings_of
+from birdsd.runs.pack.unpack import adopt_class_pictures, unpack
+from birdsd.runs.run import Run, RunStore, open_training
 from birdsd.training.records import read_metrics
 from tests.cluster.untrained import make_model
 from tests.diffusion.conftest import make_shards
@@ -111,7 +111,7 @@ def test_a_live_snapshot_ends_where_its_checkpoint_does(carried, tmp_path: Path)
     assert (folder / "ledger.bin").stat().st_size == 4 * at
     assert [path.name for path in (folder / "checkpoints").iterdir()] == [f"{at:012d}"]
     assert not (folder / ".lock").exists()
-    assert cli.main(["report", str(folder)]) == 0
+    assert main.main(["report", str(folder)]) == 0
 
 
 def test_a_finished_run_carries_its_export_and_no_checkpoint(carried, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_packed(carried, tmp
 
 
 def test_a_checkpoint_that_is_pruned_meanwhile_stays_whole(carried, tmp_path: Path, monkeypatch) -> None:
-    from birdsd.cluster import packing_contents
+    from birdsd.runs.pack import contents as packing_contents
 
     run = Run(tmp_path / carried["run"].folder.name, carried["run"].signature)
     shutil.copytree(carried["run"].folder, run.folder)
@@ -393,20 +393,20 @@ def test_a_truncated_pack_is_refused(share: float, carried, tmp_path: Path) -> N
 def test_the_verbs_say_what_they_did(carried, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     runs = str(carried["root"] / "runs")
-    assert cli.main(["pack", carried["run"].signature[:8], "--runs", runs, "--json"]) == 0
+    assert main.main(["pack", carried["run"].signature[:8], "--runs", runs, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert Path(facts["file"]).is_file()
     assert facts["bytes"] == os.path.getsize(facts["file"])
-    assert cli.main(["unpack", facts["file"]]) == 0
+    assert main.main(["unpack", facts["file"]]) == 0
     assert f"runs/{carried['run'].folder.name}" in capsys.readouterr().out
-    assert cli.main(["unpack", "nowhere.zip"]) == 2
+    assert main.main(["unpack", "nowhere.zip"]) == 2
     assert "nowhere.zip does not exist" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        cli.main(["pack", "--help"])
+        main.main(["pack", "--help"])
     assert "examples:" in capsys.readouterr().out
     request_stop(Path("runs") / carried["run"].folder.name, "somebody")
     job = tmp_path / "runs" / "prepare-0123"
     write_json(job / "config.json", {})
     write_json(job / "signature.json", {"signature": "0123", "job": "prepare"})
-    assert cli.main(["pack", "prepare-0123"]) == 2
+    assert main.main(["pack", "prepare-0123"]) == 2
     assert "a run of prepare" in capsys.readouterr().err

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from birdsd.cluster.parts import Part
 from birdsd.errors import UserError
+from birdsd.runs.share import Part
 
 
 @given(st.integers(1, 40), st.integers(0, 200))

@@ -9,15 +9,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from birdsd import cli
-from birdsd.cluster import planning
-from birdsd.cluster.hardware import GIB, Hardware, card_called, hardware
-from birdsd.cluster.planning import make_plan, plan_training, with_chosen_machine
-from birdsd.cluster.planning_text import facts_of, plan, text_of
+from birdsd.cli import main
+from birdsd.cli.plan import facts_of, plan, text_of
 from birdsd.config import compose
 from birdsd.errors import UserError
-from birdsd.training.accounting import Step
-from birdsd.training.budget import Layout, budget
+from birdsd.planning import plan_training as planning
+from birdsd.planning.budget import Layout, budget
+from birdsd.planning.hardware import GIB, Hardware, card_called, hardware
+from birdsd.planning.plan_training import make_plan, plan_training, with_chosen_machine
+from birdsd.planning.trace import Step
 
 TINY = ["model=tiny", "method=full", "model.init=scratch", "optim.total_samples=1000"]
 
@@ -154,11 +154,11 @@ def test_a_card_that_nobody_knows(capsys: pytest.CaptureFixture[str]) -> None:
         card_called("Voodoo2")
     with pytest.raises(UserError, match="a GPU has memory"):
         card_called("0GB")
-    assert cli.main(["plan", "trian"]) == 2 and "'trian'" in capsys.readouterr().err
+    assert main.main(["plan", "trian"]) == 2 and "'trian'" in capsys.readouterr().err
 
 
 def test_what_is_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("birdsd.cluster.hardware.own_card", lambda: None)
+    monkeypatch.setattr("birdsd.planning.hardware.own_card", lambda: None)
     assert hardware("smoke").card is None
     meant = hardware("laptop-4gb")
     assert meant.card is not None and meant.card.gib == 4 and "no GPU is here" in meant.assumed
@@ -168,7 +168,7 @@ def test_what_is_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
     site = SimpleNamespace(time_limit_min=90, gpus_per_node=2, memory_gb_per_node=100.0, gpu_type="A100")
     there = hardware("cluster", site=site, nodes=3)  # type: ignore[arg-type]
     assert (there.ranks, there.time_limit_min, there.host_bytes) == (6, 90, int(100e9))
-    monkeypatch.setattr("birdsd.cluster.hardware.own_card", lambda: (card_called("24GB"), 2))
+    monkeypatch.setattr("birdsd.planning.hardware.own_card", lambda: (card_called("24GB"), 2))
     assert hardware("laptop-4gb").card == card_called("24GB")
 
 
@@ -176,7 +176,7 @@ def test_what_is_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tiny_is_planned_for_this_machine(capsys: pytest.CaptureFixture[str], cache: Path) -> None:
-    assert cli.main(["plan", "train", *TINY, "machine=smoke", "--json"]) == 0
+    assert main.main(["plan", "train", *TINY, "machine=smoke", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["chosen"]["fits"] and facts["hardware"]["gpus"] == 0
     assert facts["parameters"] == pytest.approx(9.11e6, rel=0.02)
@@ -191,7 +191,7 @@ def test_tiny_is_planned_for_this_machine(capsys: pytest.CaptureFixture[str], ca
 
 def test_clips_are_planned(capsys: pytest.CaptureFixture[str]) -> None:
     settings = ["model=tiny", "machine=laptop-4gb", "--gpu", "4GB"]
-    assert cli.main(["plan", "generate", *settings, "--json"]) == 0
+    assert main.main(["plan", "generate", *settings, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     takes = facts["device_bytes"]
     assert takes["none"] > takes["model"] >= takes["sequential"] and facts["chosen"] == "none"
@@ -199,7 +199,7 @@ def test_clips_are_planned(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_run_that_is_not_there_is_no_model(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["plan", "generate", "run=/not/there"]) == 2
+    assert main.main(["plan", "generate", "run=/not/there"]) == 2
     assert "/not/there" in capsys.readouterr().err
 
 

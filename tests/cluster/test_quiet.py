@@ -139,7 +139,7 @@ import logging, os, sys, warnings
 warnings.simplefilter("always")
 from contextlib import nullcontext
 from pathlib import Path
-from birdsd.cluster import quiet
+from birdsd import quiet
 
 def library():
     other = logging.getLogger("other")
@@ -204,7 +204,7 @@ def test_an_error_of_ours_and_a_traceback_come_through(place: Path):
         place, "run", *training("method=full", "machine.zero_stage=9", "machine.engine=deepspeed", "seed=3")
     )
     assert status == 2 and any(line.startswith("birdsd: ") and "9" in line for line in lines)
-    program = "from birdsd.cluster import quiet\nwith quiet.terminal_for_us():\n    1 / 0"
+    program = "from birdsd import quiet\nwith quiet.terminal_for_us():\n    1 / 0"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.endswith("ZeroDivisionError: division by zero\n")
 

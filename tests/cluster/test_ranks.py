@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from birdsd.cluster.allocations import allocations
-from birdsd.cluster.ranks import join, launched
-from birdsd.cluster.store import RunStore
+from birdsd.cluster.rank.ranks import join, launched
 from birdsd.errors import UserError
+from birdsd.runs.allocations import allocations
+from birdsd.runs.run import RunStore
 from tests.faults.drill import INJECT, ROOT, SETTINGS
 from tests.training.toy import make_shards
 

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from birdsd.cluster.allocations import Submission
-from birdsd.cluster.hours import hours, traces
-from birdsd.cluster.report import report, write
-from birdsd.cluster.report_facts import settings_as_typed
-from birdsd.cluster.report_sounds import Budget, caption, listen, pieces
-from birdsd.cluster.report_time import _Axis, time_line
 from birdsd.errors import UserError
 from birdsd.files import append_bytes, write_json
-from birdsd.sound.codec import SpectrogramCodec
-from birdsd.sound.recordings import write_wav
+from birdsd.pages.run.facts import settings_as_typed
+from birdsd.pages.run.page import report, write
+from birdsd.pages.run.previews import Budget, caption, listen, pieces
+from birdsd.pages.run.timeline import _Axis, time_line
+from birdsd.runs.allocations import Submission
+from birdsd.runs.status.timing import hours, traces
+from birdsd.sound.audio.recordings import write_wav
+from birdsd.sound.codec.codec import SpectrogramCodec
 from tests.cluster.histories import HOUR, T0, History
 from tests.cluster.test_status import imported_by
 from tests.evaluation.test_page import HOSTILE, _addresses, _Checker
@@ -128,8 +128,8 @@ def test_the_page_needs_nothing_heavy(history: History) -> None:
     script = """
 import sys
 from pathlib import Path
-from birdsd.cluster.report import report
-from birdsd.cluster.store import RunStore
+from birdsd.pages.run.page import report
+from birdsd.runs.run import RunStore
 report(RunStore(Path(sys.argv[1])).runs()[0])
 """
     assert imported_by(script, str(history.folder.parent)) == []

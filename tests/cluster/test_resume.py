@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from birdsd.cluster import launch, resume
-from birdsd.cluster.allocations import Submission
-from birdsd.cluster.caller import left_out, submitting, take_from_environment
-from birdsd.cluster.launch import Submitted, new_submission
-from birdsd.cluster.store import RUN_FOLDER_VARIABLE, Run, RunStore, open_training
+from birdsd.cluster import resume, submit
+from birdsd.cluster.submit import Submitted, new_submission
 from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.files import environment
+from birdsd.runs.allocations import Submission
+from birdsd.runs.run import RUN_FOLDER_VARIABLE, Run, RunStore, open_training
+from birdsd.site.caller import left_out, submitting, take_from_environment
 from tests.training.toy import make_shards
 
 
@@ -196,12 +196,12 @@ def test_nothing_of_another_job_goes_along_with_a_submission(monkeypatch) -> Non
 
 def test_launch_still_answers_to_resubmit(tmp_path, shards, sent) -> None:
     run = project(tmp_path / "project", shards)
-    assert launch.resubmit(run).job_ids == ["1"]
+    assert submit.resubmit(run).job_ids == ["1"]
 
 
 def test_the_doctor_says_what_is_left_aside(monkeypatch) -> None:
-    from birdsd.cluster.doctor_caller import check_caller
-    from birdsd.cluster.doctor_case import Case
+    from birdsd.checks.caller import check_caller
+    from birdsd.checks.case import Case
 
     case = Case(site=compose("submit", ["site=testbed"]).site)
     for name in [name for name in os.environ if name.startswith("SBATCH_")]:

@@ -11,9 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from birdsd.cluster import aftermath
-from birdsd.cluster.aftermath import decide
-from birdsd.cluster.allocations import (
+from birdsd.cluster import next_allocation
+from birdsd.cluster.next_allocation import decide
+from birdsd.cluster.rank.session import Session
+from birdsd.config import as_dict, compose
+from birdsd.errors import UserError
+from birdsd.files import write_json
+from birdsd.runs.allocations import (
     Allocation,
     Began,
     Ended,
@@ -24,11 +28,7 @@ from birdsd.cluster.allocations import (
     request_stop,
     write_record,
 )
-from birdsd.cluster.session import Session
-from birdsd.cluster.store import Run
-from birdsd.config import as_dict, compose
-from birdsd.errors import UserError
-from birdsd.files import write_json
+from birdsd.runs.run import Run
 
 LOCAL = as_dict(compose("submit", ["site=local", "site.max_idle_allocations=3"]))
 
@@ -83,8 +83,8 @@ def test_an_error_is_written_down(run: Run, error: BaseException, status: int) -
 
 def test_a_second_session_is_refused_and_leaves_the_first_alone(run: Run, monkeypatch) -> None:
     script = (
-        "import sys; from pathlib import Path; from birdsd.cluster.session import Session\n"
-        "from birdsd.cluster.store import Run\n"
+        "import sys; from pathlib import Path; from birdsd.cluster.rank.session import Session\n"
+        "from birdsd.runs.run import Run\n"
         "with Session(Run(Path(sys.argv[1]), 'abc')): print('held', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(
@@ -105,7 +105,7 @@ def test_a_second_session_is_refused_and_leaves_the_first_alone(run: Run, monkey
 def test_the_watchdog_ends_a_step_that_hangs_even_inside_c_code(run: Run) -> None:
     script = (
         "import sys, time, ctypes; from pathlib import Path\n"
-        "from birdsd.cluster.session import Session; from birdsd.cluster.store import Run\n"
+        "from birdsd.cluster.rank.session import Session; from birdsd.runs.run import Run\n"
         "from birdsd.training.progress import Pulse\n"
         "with Session(Run(Path(sys.argv[1]), 'abc'), watchdog_s=1) as session:\n"
         "    session.beat(Pulse('export')); time.sleep(1.5)\n"  # not a step: it may take its time
@@ -174,10 +174,10 @@ def test_a_requeue_that_slurm_refuses_says_how_to_go_on(run: Run, monkeypatch, c
     def refuse(job: str) -> None:
         raise UserError("Requested operation is presently disabled")
 
-    monkeypatch.setattr(aftermath.slurm, "requeue", refuse)
+    monkeypatch.setattr(next_allocation.slurm, "requeue", refuse)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     ours = submission()
     ours.submit = {**LOCAL, "site": {**LOCAL["site"], "executor": "slurm"}}
-    aftermath.carry_out(run, ours, aftermath.Decision("again", "saved"))
+    next_allocation.carry_out(run, ours, next_allocation.Decision("again", "saved"))
     assert "birdsd resume" in capsys.readouterr().out
     assert "presently disabled" in json.dumps(run.events())

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from birdsd.cluster import slurm
 from birdsd.errors import UserError
+from birdsd.site import slurm
 
 # Captured from Slurm 22.05.8; a | stands for the separator.
 SQUEUE = """\

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from birdsd.cluster.allocations import STOP, request_stop
-from birdsd.cluster.overview import RunStatus, in_order, overview, read_files, status_of
-from birdsd.cluster.slurm import JobState
-from birdsd.cluster.states import reason, span
-from birdsd.cluster.status import detail, text
-from birdsd.cluster.status_text import WIDTH, short
+from birdsd.cli.status import detail, text
+from birdsd.cli.tables.status import WIDTH, short
+from birdsd.runs.allocations import STOP, request_stop
+from birdsd.runs.status.overview import RunStatus, in_order, overview, read_files, status_of
+from birdsd.runs.status.state import reason, span
+from birdsd.site.slurm import JobState
 from tests.cluster.histories import HOUR, T0, History, job_state
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -367,9 +367,9 @@ def test_the_course_of_status_and_logs_imports_nothing_heavy(history: History) -
     script = """
 import sys
 from pathlib import Path
-from birdsd.cluster import status
-from birdsd.cluster.logs import show
-from birdsd.cluster.store import RunStore
+from birdsd.cli import status
+from birdsd.runs.status.logs import show
+from birdsd.runs.run import RunStore
 root = Path(sys.argv[1])
 print(status.text(status.overview(root)))
 run = RunStore(root).runs()[0]

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from birdsd.cluster.handover import StopFlag
-from birdsd.cluster.stages import Stages
-from birdsd.cluster.store import RunStore, content_identity
+from birdsd.cluster.rank.signals import StopFlag
 from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.files import exclusive, fingerprint
+from birdsd.runs.run import RunStore, content_identity
+from birdsd.studies.stages import Stages
 from tests.training.toy import make_shards
 
 
@@ -160,7 +160,7 @@ def test_a_stage_keeps_its_costs_and_says_whether_it_was_disturbed(tmp_path: Pat
 
 def test_ctrl_c_twice_interrupts() -> None:
     script = (
-        "import os, signal; from birdsd.cluster.handover import StopFlag; StopFlag();"
+        "import os, signal; from birdsd.cluster.rank.signals import StopFlag; StopFlag();"
         "os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGINT)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

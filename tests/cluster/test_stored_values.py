@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from birdsd.cluster.allocations import Submission
 from birdsd.cluster.batch import resolved, setup_lines, shell_value
-from birdsd.cluster.launch import new_submission, submit
 from birdsd.cluster.resume import _where_to
-from birdsd.cluster.store import Run
+from birdsd.cluster.submit import new_submission, submit
 from birdsd.config import altered, changed, compose
 from birdsd.errors import UserError
+from birdsd.runs.allocations import Submission
+from birdsd.runs.run import Run
 from birdsd.schema import SubmitConfig
 from birdsd.values import as_setting
 from birdsd.yamltext import flow, load, typed
@@ -109,7 +109,7 @@ def test_a_grid_changes_one_setting_and_leaves_odd_text_alone() -> None:
 
 
 def test_values_on_an_axis_are_words_and_every_character_survives() -> None:
-    from birdsd.cluster.axes import _values, _with
+    from birdsd.studies.grid import _values, _with
 
     assert _values("[0012, yes, 16:00, 'a, b', ~, 1e3]") == ["0012", "yes", "16:00", "a, b", "", "1e3"]
     config = compose("generate")

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from birdsd.cli import main
-from birdsd.cluster import ui
-from birdsd.cluster.studio import Asked, Studio
-from birdsd.diffusion.generate import Recipe
+from birdsd.cli.main import main
+from birdsd.diffusion.generation.generate import Recipe
 from birdsd.errors import UserError
-from birdsd.sound.labels import read_raven
-from birdsd.sound.recordings import write_wav
+from birdsd.sound.audio.recordings import write_wav
+from birdsd.sound.labels.load import read_raven
+from birdsd.ui import server
+from birdsd.ui.session import Asked, Studio
 from tests.cluster.browser import CHROMIUM, browser
 from tests.cluster.untrained import make_model
 from tests.diffusion.conftest import CODEC
@@ -39,7 +39,7 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def studio(runs, tmp_path_factory):
     out = tmp_path_factory.mktemp("made")
-    return Studio.open(ui.settled(None, ["steps=2", f"out={out}"], runs))
+    return Studio.open(server.settled(None, ["steps=2", f"out={out}"], runs))
 
 
 @pytest.fixture(scope="module")
@@ -51,29 +51,29 @@ def recording(tmp_path_factory):
 
 
 def test_the_newest_finished_model_is_taken(runs, tmp_path):
-    assert ui.newest_model(runs) == runs / "base-1" / "export"
+    assert server.newest_model(runs) == runs / "base-1" / "export"
     for number, name in enumerate(("a", "b", "c")):
         folder = tmp_path / name / "export"
         folder.mkdir(parents=True)
         if name != "c":  # an autoencoder, or a run that has not finished
             (folder / "model_index.json").write_text("{}")
         os.utime(folder, (1000 - number, 1000 - number))
-    assert ui.newest_model(tmp_path) == tmp_path / "a" / "export"
+    assert server.newest_model(tmp_path) == tmp_path / "a" / "export"
     with pytest.raises(UserError, match="there is no finished model in"):
-        ui.newest_model(tmp_path / "nowhere")
+        server.newest_model(tmp_path / "nowhere")
 
 
 def test_settings_are_those_of_generate(runs):
-    asked = ui.settled(None, ["guidance=4", "add=[a, b:0.5]"], runs)
+    asked = server.settled(None, ["guidance=4", "add=[a, b:0.5]"], runs)
     assert (asked.guidance, asked.add, asked.run) == (4.0, ["a", "b:0.5"], str(runs / "base-1" / "export"))
-    assert ui.settled("some-run", [], runs).run == "some-run"
+    assert server.settled("some-run", [], runs).run == "some-run"
     with pytest.raises(UserError, match="Did you mean 'guidance'"):
-        ui.settled("some-run", ["guidence=4"], runs)
+        server.settled("some-run", ["guidence=4"], runs)
 
 
 def test_the_verb_takes_settings_without_a_run(monkeypatch, runs):
     seen = []
-    monkeypatch.setattr(ui, "serve", lambda *given: seen.append(given))
+    monkeypatch.setattr(server, "serve", lambda *given: seen.append(given))
     assert main(["ui", "guidance=5", "--runs", str(runs), "--no-browser", "--port", "8123"]) == 0
     ((asked, port, opens),) = seen
     assert (asked.guidance, port, opens) == (5.0, 8123, False) and asked.run.endswith("base-1/export")
@@ -90,19 +90,19 @@ def test_without_gradio_it_says_how_to_get_it(monkeypatch, runs, capsys):
     )
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "5.49.1")
     with pytest.raises(UserError, match=r"gradio 5\.49\.1 is too old"):
-        ui.check_gradio()
+        server.check_gradio()
 
 
 def test_a_port_that_is_taken_is_a_sentence():
     with socket.socket() as taken:
-        taken.bind((ui.HOST, 0))
+        taken.bind((server.HOST, 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} cannot be used here"):
-            ui.free_port(port)
+            server.free_port(port)
     with pytest.raises(UserError, match="from 1 to 65535"):
-        ui.free_port(70000)
-    assert ui.FIRST_PORT <= ui.free_port(None) < ui.FIRST_PORT + ui.PORTS
+        server.free_port(70000)
+    assert server.FIRST_PORT <= server.free_port(None) < server.FIRST_PORT + server.PORTS
 
 
 def test_prompts_are_worded_as_the_model_has_read_them(studio):
@@ -168,7 +168,7 @@ needs_gradio = pytest.mark.skipif(
 def served(studio, monkeypatch):
     """The page, served as `birdsd ui` does, but for the loading of the model."""
     monkeypatch.setattr(Studio, "open", classmethod(lambda cls, asked: studio))
-    page = ui.serve(studio.config, browser=False, wait=False)
+    page = server.serve(studio.config, browser=False, wait=False)
     yield page
     page.close()
 
@@ -262,7 +262,7 @@ def _upload(page, recording):
 
 def test_the_parser_stands_alone():
     parser = argparse.ArgumentParser()
-    ui.add_ui(parser.add_subparsers())
+    server.add_ui(parser.add_subparsers())
     options = parser.parse_args(["ui", "RUN", "steps=5"])
     assert (options.run, options.settings, options.port, options.no_browser) == (
         "RUN",

@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from birdsd.cluster.verify import VerifyResult, verify
-from birdsd.cluster.verify_check import check_all, rounding
-from birdsd.cluster.verify_compare import (
+from birdsd.checks.verify.check import check_all, rounding
+from birdsd.checks.verify.compare import (
     Limits,
     compare_ledgers,
     compare_losses,
     compare_states,
     compare_weights,
 )
-from birdsd.cluster.verify_legs import LegResult, Ranks, Watch, rank_environment, train_straight
-from birdsd.cluster.verify_plan import FINISH, STOP, Leg, Shape, end_of, plan_legs, steps_for, usual_shape
+from birdsd.checks.verify.plan import FINISH, STOP, Leg, Shape, end_of, plan_legs, steps_for, usual_shape
+from birdsd.checks.verify.segments import LegResult, Ranks, Watch, rank_environment, train_straight
+from birdsd.checks.verify.verify import VerifyResult, verify
 from birdsd.errors import UserError
 
 REQUESTS = [

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from birdsd.cluster.allocations import Submission
-from birdsd.cluster.detail import detail
-from birdsd.cluster.store import RunStore
-from birdsd.cluster.what_next import after
+from birdsd.runs.allocations import Submission
+from birdsd.runs.run import RunStore
+from birdsd.runs.status.detail import detail
+from birdsd.runs.status.what_next import after
 from tests.cluster.histories import History
 from tests.cluster.untrained import make_model
 from tests.diffusion.conftest import make_shards

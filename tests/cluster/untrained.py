@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from birdsd.diffusion import export, models
-from birdsd.diffusion.denoiser import Denoising
-from birdsd.diffusion.tokenizer import train_tokenizer
+from birdsd.diffusion import export
+from birdsd.diffusion.learning.denoiser import Denoising
+from birdsd.diffusion.networks import models
+from birdsd.diffusion.networks.tokenizer import train_tokenizer
 from tests.diffusion.conftest import CODEC, SPECIES, TEXT, UNET, VAE
 
 

@@ -13,8 +13,8 @@ from birdsd.config import fill_open
 from birdsd.files import write_json
 from birdsd.schema import MethodConfig, ModelConfig, OptimConfig, TrainConfig
 from birdsd.shards.index import ShardIndex
-from birdsd.shards.writer import ShardWriter
-from birdsd.sound.codec import SpectrogramCodec
+from birdsd.shards.storage.writer import ShardWriter
+from birdsd.sound.codec.codec import SpectrogramCodec
 
 CODEC = SpectrogramCodec(
     name="test", rate_hz=16000, window_ms=16.0, hop_ms=8.0, n_fft=256, bands=32, fmin_hz=62.5, fmax_hz=8000.0,

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from birdsd.diffusion import export, models
-from birdsd.diffusion.additions import write_addition
-from birdsd.diffusion.token_rows import write_embeddings
+from birdsd.diffusion import export
+from birdsd.diffusion.adapters import write_addition
+from birdsd.diffusion.networks import models
+from birdsd.diffusion.networks.token_rows import write_embeddings
 from tests.diffusion.conftest import CODEC, SPECIES
 
 PROMPTS = ["an American Robin singing", "a Eurasian Wren in rain"]

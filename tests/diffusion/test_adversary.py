@@ -11,20 +11,20 @@ import torch
 from torch.nn import functional
 
 from birdsd.config import compose, signature
-from birdsd.diffusion import adversary as module
-from birdsd.diffusion.adversary import Discriminator, gate
+from birdsd.diffusion.learning.base import Parts
 from birdsd.diffusion.methods import make_method
 from birdsd.diffusion.methods.autoencoder import AutoencoderLearner
-from birdsd.diffusion.parts import Parts
+from birdsd.diffusion.networks import adversary as module
+from birdsd.diffusion.networks.adversary import Discriminator, gate
 from birdsd.errors import UserError
+from birdsd.planning.trace import trace_step
 from birdsd.schema import MethodConfig
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
-from birdsd.training.accounting import trace_step
+from birdsd.training.devices.world import World
 from birdsd.training.loop import train
 from birdsd.training.records import read_metrics
 from birdsd.training.validation import Validation
-from birdsd.training.world import World
 from tests.diffusion.conftest import CODEC, batch, make_shards, train_config
 from tests.training.toy import losses
 

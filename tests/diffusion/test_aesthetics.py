@@ -14,20 +14,27 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from birdsd.diffusion import aesthetics, models, sampling
-from birdsd.diffusion.additions import write_addition
-from birdsd.diffusion.aesthetics import Aesthetic, AestheticSettings, Personalisation, personalise, slerp
-from birdsd.diffusion.clip import build_clip, load_clip
+from birdsd.diffusion.adapters import write_addition
 from birdsd.diffusion.export import training_set
-from birdsd.diffusion.generator import Generator
+from birdsd.diffusion.generation import aesthetics, sampling
+from birdsd.diffusion.generation.aesthetics import (
+    Aesthetic,
+    AestheticSettings,
+    Personalisation,
+    personalise,
+    slerp,
+)
+from birdsd.diffusion.generation.generator import Generator
+from birdsd.diffusion.generation.request import Request
 from birdsd.diffusion.methods import make_method
-from birdsd.diffusion.request import Request
-from birdsd.diffusion.tokenizer import token_ids
+from birdsd.diffusion.networks import models
+from birdsd.diffusion.networks.clip import build_clip, load_clip
+from birdsd.diffusion.networks.tokenizer import token_ids
 from birdsd.errors import UserError
 from birdsd.files import write_json
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
-from birdsd.shards.writer import ShardWriter
+from birdsd.shards.storage.writer import ShardWriter
 from birdsd.training.direct import run_direct
 from tests.diffusion.conftest import CODEC, SPECIES, TEXT, make_shards, train_config
 from tests.training.toy import fork_ranks
@@ -481,7 +488,7 @@ def test_a_generator_personalises_on_top_of_learnt_tokens(index, pipeline_folder
 
 
 def test_stereo_pictures_have_features(clip_folder, tmp_path):
-    from birdsd.sound.codec import SpectrogramCodec
+    from birdsd.sound.codec.codec import SpectrogramCodec
 
     stereo = SpectrogramCodec.from_json({**CODEC.to_json(), "channels": 2})
     reader = ShardReader(ShardIndex.open(make_shards(tmp_path / "stereo", stereo)), "train")

@@ -14,11 +14,11 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from birdsd.diffusion import models
-from birdsd.diffusion.clip import build_clip
-from birdsd.diffusion.generator import Generator
+from birdsd.diffusion.generation.generator import Generator
+from birdsd.diffusion.generation.request import Request
 from birdsd.diffusion.methods import make_method
-from birdsd.diffusion.request import Request
+from birdsd.diffusion.networks import models
+from birdsd.diffusion.networks.clip import build_clip
 from birdsd.shards.index import ShardIndex
 from birdsd.training.direct import run_direct
 from tests.diffusion.conftest import SPECIES, make_shards, train, train_config

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from birdsd.diffusion import models
-from birdsd.diffusion.additions import Addition
-from birdsd.diffusion.generator import Generator
+from birdsd.diffusion.adapters import Addition
+from birdsd.diffusion.generation.generator import Generator
+from birdsd.diffusion.generation.request import Request
 from birdsd.diffusion.methods import METHODS, make_method
-from birdsd.diffusion.request import Request
-from birdsd.diffusion.token_rows import add_tokens, fold_rows, install_rows
+from birdsd.diffusion.networks import models
+from birdsd.diffusion.networks.token_rows import add_tokens, fold_rows, install_rows
 from birdsd.errors import UserError
 from birdsd.files import read_json, write_json
 from birdsd.shards.index import ShardIndex

@@ -12,16 +12,17 @@ import pytest
 import torch
 from PIL import Image
 
-from birdsd import cli
-from birdsd.diffusion import models
-from birdsd.diffusion.methods import caching, make_method
-from birdsd.diffusion.methods.denoising import DenoisingMethod
+from birdsd.cli import main
+from birdsd.diffusion.learning import embedding_cache
+from birdsd.diffusion.learning.denoising import DenoisingMethod
+from birdsd.diffusion.methods import make_method
+from birdsd.diffusion.networks import models
 from birdsd.errors import UserError
 from birdsd.schema import CacheConfig
-from birdsd.shards.bytes import ShardBytes
 from birdsd.shards.cache import FOLDER
 from birdsd.shards.index import ShardIndex
-from birdsd.shards.writer import ShardWriter
+from birdsd.shards.storage.bytes import ShardBytes
+from birdsd.shards.storage.writer import ShardWriter
 from birdsd.training.records import Ledger, read_metrics
 from tests.diffusion.conftest import make_shards
 from tests.diffusion.test_taught_runs import configured, exported, trained
@@ -134,7 +135,7 @@ def _sample(index: ShardIndex, number: int = 3):
 def test_killed_in_the_middle_the_next_call_makes_the_rest(
     shards: Path, pipeline_folder: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    encode, calls = caching.Caches.encode_moments, []
+    encode, calls = embedding_cache.Caches.encode_moments, []
 
     def dies(self, parts, pixels):
         calls.append(len(pixels))
@@ -142,11 +143,11 @@ def test_killed_in_the_middle_the_next_call_makes_the_rest(
             raise KeyboardInterrupt
         return encode(self, parts, pixels)
 
-    monkeypatch.setattr(caching, "ENCODED_PIXELS", 6 * 32 * 64)
-    monkeypatch.setattr(caching.Caches, "encode_moments", dies)
+    monkeypatch.setattr(embedding_cache, "ENCODED_PIXELS", 6 * 32 * 64)
+    monkeypatch.setattr(embedding_cache.Caches, "encode_moments", dies)
     with pytest.raises(KeyboardInterrupt):
         cached("lora", shards, pipeline_folder, tmp_path)
-    monkeypatch.setattr(caching.Caches, "encode_moments", encode)
+    monkeypatch.setattr(embedding_cache.Caches, "encode_moments", encode)
     facts = cached("lora", shards, pipeline_folder, tmp_path)
     assert facts["latents_made"] == 4 and facts["latents"] == 16 and facts["finished"]
 
@@ -226,16 +227,16 @@ def test_from_the_command_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     asked = [f"data.shards={shards}", "model.init=pretrained", f"model.source={pipeline_folder}"]
-    assert cli.main(["run", "cache", *asked, "part=0/2"]) == 0
+    assert main.main(["run", "cache", *asked, "part=0/2"]) == 0
     said = capsys.readouterr().out
     assert "part 0/2 is done; still to come from other parts: 4 latents" in said
-    assert cli.main(["run", "cache", *asked, "part=1/2", "--json"]) == 0
+    assert main.main(["run", "cache", *asked, "part=1/2", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["finished"] and facts["bytes"] > 0 and not list(tmp_path.glob("runs"))
-    assert cli.main(["run", "cache", *asked]) == 0
+    assert main.main(["run", "cache", *asked]) == 0
     assert "nothing to do: all is there" in (said := capsys.readouterr().out)
     assert "need neither autoencoder nor text encoder" in said
-    assert cli.main(["run", "cache", *asked, "method=autoencoder"]) == 2
+    assert main.main(["run", "cache", *asked, "method=autoencoder"]) == 2
     assert "has nothing to cache" in capsys.readouterr().err
 
 

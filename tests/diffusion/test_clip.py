@@ -14,15 +14,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from birdsd.diffusion import models
-from birdsd.diffusion.clip import Clip, build_clip, load_clip
 from birdsd.diffusion.methods import make_method
 from birdsd.diffusion.methods.clip import text_states
-from birdsd.diffusion.tokenizer import token_ids
+from birdsd.diffusion.networks import models
+from birdsd.diffusion.networks.clip import Clip, build_clip, load_clip
+from birdsd.diffusion.networks.tokenizer import token_ids
 from birdsd.errors import UserError
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import Sample, ShardReader
-from birdsd.shards.writer import ShardWriter
+from birdsd.shards.storage.writer import ShardWriter
 from birdsd.training.loop import train as train_loop
 from tests.diffusion.conftest import CODEC, SPECIES, batch, make_shards, train, train_config
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from birdsd.diffusion import sampling
-from birdsd.diffusion.conditioning import (
+from birdsd.diffusion.generation import sampling
+from birdsd.diffusion.generation.conditioning import (
     KnownLatents,
     Span,
     Start,
@@ -20,10 +20,10 @@ from birdsd.diffusion.conditioning import (
     known_latents,
     split_offset,
 )
-from birdsd.diffusion.generate import Generator
+from birdsd.diffusion.generation.generate import Generator
 from birdsd.errors import UserError
-from birdsd.sound.codec import SpectrogramCodec
-from birdsd.sound.recordings import write_wav
+from birdsd.sound.audio.recordings import write_wav
+from birdsd.sound.codec.codec import SpectrogramCodec
 from tests.diffusion.conftest import CODEC
 
 STEPS = 5
@@ -101,7 +101,7 @@ def test_the_ends_of_strength(model, recording, scheduler):
 
 
 def test_the_latents_are_those_that_training_sees(model, recording):
-    from birdsd.diffusion.methods.common import to_range
+    from birdsd.diffusion.learning.common import to_range
 
     start = Start.read(str(recording), CODEC)
     vae = model.pipeline.vae

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from birdsd.diffusion.denoiser import STEPS, Denoising, DenoisingLearner, min_snr_weight
+from birdsd.diffusion.learning.denoiser import STEPS, Denoising, DenoisingLearner, min_snr_weight
 from birdsd.errors import UserError
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from birdsd.diffusion import models
-from birdsd.diffusion.class_pictures import TOGETHER, ClassPictures, ClassRequest
+from birdsd.diffusion.learning.class_images import TOGETHER, ClassPictures, ClassRequest
 from birdsd.diffusion.methods import make_method
 from birdsd.diffusion.methods.dreambooth import PriorLearner, rare_words
 from birdsd.diffusion.methods.full import FullMethod
 from birdsd.diffusion.methods.lora import LoraMethod
+from birdsd.diffusion.networks import models
 from birdsd.errors import UserError
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
@@ -147,7 +147,7 @@ def test_the_base_makes_them_as_it_would_generate(own, pipeline_folder):
     """Made by the model before training, in the pictures' true size; the same as its own pipeline's."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-    from birdsd.diffusion import sampling
+    from birdsd.diffusion.generation import sampling
 
     method, _, lines = made(own, pipeline_folder)
     assert "class pictures of 'a bird'" in lines[-1]

@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from birdsd.diffusion import sampling
 from birdsd.diffusion.export import write_folder
-from birdsd.diffusion.generate import Generator, Request
+from birdsd.diffusion.generation import sampling
+from birdsd.diffusion.generation.generate import Generator, Request
 from birdsd.files import write_text
-from birdsd.sound.codec import SpectrogramCodec
+from birdsd.sound.codec.codec import SpectrogramCodec
 from tests.diffusion.conftest import CODEC
 
 WITHOUT_BIRDSD = """

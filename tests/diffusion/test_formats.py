@@ -11,15 +11,15 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from birdsd.diffusion.formats import FORMATS, layout, ldm, settings
+from birdsd.diffusion.formats import FORMATS, ldm, ldm_shapes, settings
 from birdsd.diffusion.formats.companions import Exported
-from birdsd.diffusion.formats.inwards import Asked, import_file
-from birdsd.diffusion.formats.outwards import write_format
-from birdsd.diffusion.generate import Request
-from birdsd.diffusion.generator import Generator
+from birdsd.diffusion.formats.exporter import write_format
+from birdsd.diffusion.formats.importer import Asked, import_file
+from birdsd.diffusion.generation.generate import Request
+from birdsd.diffusion.generation.generator import Generator
 from birdsd.errors import UserError
 from birdsd.files import read_json
-from birdsd.sound.codec import SpectrogramCodec
+from birdsd.sound.codec.codec import SpectrogramCodec
 from tests.diffusion.conftest import CODEC
 from tests.diffusion.formats_makers import PROMPTS, latents, load, load_single, same_pictures
 from tests.diffusion.formats_makers import grand_folder as grand_folder
@@ -52,7 +52,7 @@ def test_a_checkpoint_of_sd15_has_the_published_keys_and_shapes(sd15):
     list made from the original code's structure, whose sums are the published numbers of parameters."""
     states = {part: network.state_dict() for part, network in sd15.items()}
     ours = {name: tuple(tensor.shape) for name, tensor in ldm.to_ldm(states).items()}
-    expected = layout.checkpoint(
+    expected = ldm_shapes.checkpoint(
         sd15["unet"].config, sd15["vae"].config, sd15["text_encoder"].config.to_dict()
     )
     assert ours == expected and len(expected) == 1131
@@ -152,7 +152,7 @@ def test_a_single_file_holds_what_the_original_code_would_ask_for(folder, out):
     parts = {part: read_json(folder / part / "config.json") for part in ("unet", "vae", "text_encoder")}
     stored = {name: tuple(tensor.shape) for name, tensor in load_file(file).items()}
     markers = {name for name in stored if "." not in name}
-    expected = layout.checkpoint(parts["unet"], parts["vae"], parts["text_encoder"])
+    expected = ldm_shapes.checkpoint(parts["unet"], parts["vae"], parts["text_encoder"])
     assert {name: shape for name, shape in stored.items() if name not in markers} == expected
     assert markers == ({"v_pred", "ztsnr"} if folder.parent.name.startswith("grand") else set())
 

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from birdsd.diffusion.formats.companions import Exported
-from birdsd.diffusion.formats.inwards import Asked, import_file
-from birdsd.diffusion.formats.outwards import write_format
+from birdsd.diffusion.formats.exporter import write_format
+from birdsd.diffusion.formats.importer import Asked, import_file
 from birdsd.errors import UserError
 from tests.diffusion.formats_makers import drawn
 from tests.diffusion.formats_makers import grand_folder as grand_folder

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from birdsd.diffusion import additions
+from birdsd.diffusion import adapters
 from birdsd.diffusion.formats.companions import Exported
-from birdsd.diffusion.formats.inwards import Asked, import_file
-from birdsd.diffusion.formats.outwards import write_format
-from birdsd.diffusion.generator import Generator
+from birdsd.diffusion.formats.exporter import write_format
+from birdsd.diffusion.formats.importer import Asked, import_file
+from birdsd.diffusion.generation.generator import Generator
 from birdsd.errors import UserError
 from birdsd.files import read_json
 from tests.diffusion.formats_makers import drawn, latents, load
@@ -55,12 +55,12 @@ def refused(bring, tmp_path):
 
 
 def stored(made):
-    return load_file(made.folder / additions.LORA_FILE)
+    return load_file(made.folder / adapters.LORA_FILE)
 
 
 def with_added(folder, made):
     pipeline = load(folder)
-    additions.apply(pipeline, [additions.Addition.open(made.folder)])
+    adapters.apply(pipeline, [adapters.Addition.open(made.folder)])
     return latents(pipeline)
 
 
@@ -155,7 +155,7 @@ def test_one_layer_under_two_names_is_refused(refused):
 
 def test_what_was_imported_before_and_does_not_fit_is_refused_where_it_is_added(lora_folder, grand_folder):
     """Folders from before shapes were compared at import."""
-    file = lora_folder / additions.LORA_FILE
+    file = lora_folder / adapters.LORA_FILE
     weights, before = load_file(file), file.read_bytes()
     linear = next(k for k, t in weights.items() if k.endswith("lora_B.weight") and t.ndim == 2)
     try:
@@ -165,7 +165,7 @@ def test_what_was_imported_before_and_does_not_fit_is_refused_where_it_is_added(
         ):
             save_file({**weights, linear: changed.contiguous()}, file, {"format": "pt"})
             with pytest.raises(UserError, match=word) as caught:
-                Generator(grand_folder, additions=[additions.Addition.open(lora_folder)])
+                Generator(grand_folder, additions=[adapters.Addition.open(lora_folder)])
             assert "birdsd import" in str(caught.value)
     finally:
         file.write_bytes(before)
@@ -251,7 +251,7 @@ def test_a_bundle_becomes_a_lora_and_a_folder_for_each_token(kohya, bring, grand
     ]
     for one, (name, rows) in zip(made.also, tokens.items(), strict=True):
         assert read_json(one.folder / "training.json")["tokens"] == {name: len(rows)}
-    model = Generator(made.folder, additions=[additions.Addition.open(one.folder) for one in made.also])
+    model = Generator(made.folder, additions=[adapters.Addition.open(one.folder) for one in made.also])
     assert model.wording("a mybird and a <wren>") == "a mybird mybird_1 and a <wren>"
     table = model.pipeline.text_encoder.get_input_embeddings().weight
     number = model.pipeline.tokenizer.convert_tokens_to_ids("mybird")
@@ -277,7 +277,7 @@ def test_a_bundle_comes_in_whole_or_not_at_all(refused, change, word):
 
 
 def test_the_command_line_tells_of_both_folders(kohya, grand_folder, tmp_path, monkeypatch, capfd):
-    from birdsd.cli import main
+    from birdsd.cli.main import main
 
     monkeypatch.chdir(tmp_path)
     bundle = {"bundle_emb.mybird.string_to_param.*": drawn(5, 2, 24)}

@@ -10,13 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from birdsd.diffusion import additions, sampling
-from birdsd.diffusion.aesthetics import Aesthetic
+from birdsd.diffusion import adapters
 from birdsd.diffusion.formats.companions import Exported
-from birdsd.diffusion.formats.inwards import Asked, import_file
-from birdsd.diffusion.formats.outwards import write_format
-from birdsd.diffusion.generate import Request
-from birdsd.diffusion.generator import Generator
+from birdsd.diffusion.formats.exporter import write_format
+from birdsd.diffusion.formats.importer import Asked, import_file
+from birdsd.diffusion.generation import sampling
+from birdsd.diffusion.generation.aesthetics import Aesthetic
+from birdsd.diffusion.generation.generate import Request
+from birdsd.diffusion.generation.generator import Generator
 from birdsd.errors import UserError
 from birdsd.files import read_json
 from tests.diffusion.conftest import CODEC
@@ -38,7 +39,7 @@ def with_update(grand_folder, lora_folder):
     """Latents of the model with the LoRA as it was trained, and without."""
     plain = load(grand_folder)
     without = latents(plain)
-    additions.apply(plain, [additions.Addition.open(lora_folder)])
+    adapters.apply(plain, [adapters.Addition.open(lora_folder)])
     made = latents(plain)
     assert (made - without).abs().max() > 0.1
     return made
@@ -151,7 +152,7 @@ def theirs_original_names(file, tmp_path):
 
 
 def _unet_layers(file):
-    from birdsd.diffusion import models
+    from birdsd.diffusion.networks import models
 
     base = read_json(file.with_suffix(".training.json"))["base"]["source"]
     return [name for name, _ in models.load_unet(base).named_modules()]
@@ -173,7 +174,7 @@ def test_a_lora_comes_in_from_every_naming(grand_folder, lora_folder, with_updat
     made = import_file(Asked(path, base=str(grand_folder)), tmp_path / "made")
     assert made.kind == "lora"
     pipeline = load(grand_folder)
-    additions.apply(pipeline, [additions.Addition.open(made.folder)])
+    adapters.apply(pipeline, [adapters.Addition.open(made.folder)])
     assert torch.allclose(latents(pipeline), with_update, atol=1e-5)
     assert Generator(made.folder).codec == CODEC
 
@@ -195,10 +196,10 @@ def test_half_precision_of_a_lora(grand_folder, lora_folder, with_update, tmp_pa
     file = send(lora_folder, "kohya", tmp_path, dtype="fp16").files[0]
     assert {tensor.dtype for tensor in load_file(file).values()} == {torch.float16}
     made = import_file(Asked(file, base=str(grand_folder)), tmp_path / "made")
-    stored = load_file(made.folder / additions.LORA_FILE)
+    stored = load_file(made.folder / adapters.LORA_FILE)
     assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
     pipeline = load(grand_folder)
-    additions.apply(pipeline, [additions.Addition.open(made.folder)])
+    adapters.apply(pipeline, [adapters.Addition.open(made.folder)])
     assert torch.allclose(latents(pipeline), with_update, atol=0.05)
 
 
@@ -313,7 +314,7 @@ def test_a_lone_aesthetic_embedding_asks_for_its_clip(grand_folder, aesthetic_fo
 
 
 def birdsd(capfd, *arguments):
-    from birdsd.cli import main
+    from birdsd.cli.main import main
 
     capfd.readouterr()
     status = main([str(argument) for argument in arguments])
@@ -345,7 +346,7 @@ def test_export_and_import_on_the_command_line(grand_folder, lora_folder, tmp_pa
 
 
 def test_a_run_is_named_after_itself_and_gets_its_exports(lora_folder, tmp_path, monkeypatch):
-    from birdsd.cluster.exporting import export_run
+    from birdsd.cli.export import export_run
     from birdsd.files import write_json
 
     shutil.copytree(lora_folder, tmp_path / "runs" / "tiny-lora-0123456789ab" / "export")

@@ -11,15 +11,15 @@ import pytest
 import soundfile
 from PIL import Image
 
-from birdsd.diffusion import generate as room
-from birdsd.diffusion import sampling
-from birdsd.diffusion.generate import Recipe, generate, regenerate
-from birdsd.diffusion.generator import Generator
-from birdsd.diffusion.generator import pipeline_folder as pipeline_folder_of
-from birdsd.diffusion.request import Request
-from birdsd.diffusion.words import apply_words, species_in
+from birdsd.diffusion.generation import generate as room
+from birdsd.diffusion.generation import sampling
+from birdsd.diffusion.generation.generate import Recipe, generate, regenerate
+from birdsd.diffusion.generation.generator import Generator
+from birdsd.diffusion.generation.generator import pipeline_folder as pipeline_folder_of
+from birdsd.diffusion.generation.request import Request
+from birdsd.diffusion.generation.words import apply_words, species_in
 from birdsd.errors import UserError
-from birdsd.sound.labels import load_recordings, read_raven
+from birdsd.sound.labels.load import load_recordings, read_raven
 from tests.diffusion.conftest import CODEC
 
 PROMPTS = ("an American Robin singing", "a Eurasian Wren")
@@ -284,7 +284,7 @@ def test_only_what_is_missing_or_was_made_otherwise_is_made_again(model, tmp_pat
 
 
 def test_shares_keep_whole_batches_together(model, tmp_path):
-    from birdsd.cluster.parts import Part
+    from birdsd.runs.share import Part
 
     request = Request(PROMPTS, count=3, steps=1, batch_size=4)
     shares = [room.share_out(request, Part(index, 3).share) for index in range(3)]

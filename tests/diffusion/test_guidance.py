@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from birdsd.cluster.loading import load_model, recommended_sampling
-from birdsd.cluster.weaker import split_position
 from birdsd.config import compose
-from birdsd.diffusion import sampling
-from birdsd.diffusion.generate import Recipe, generate, regenerate
-from birdsd.diffusion.generator import Generator
-from birdsd.diffusion.guidance import Guidance, Predictor, Weaker, rescaled
+from birdsd.diffusion.generation import sampling
+from birdsd.diffusion.generation.generate import Recipe, generate, regenerate
+from birdsd.diffusion.generation.generator import Generator
+from birdsd.diffusion.generation.guidance import Guidance, Predictor, Weaker, rescaled
+from birdsd.diffusion.generation.recommended import SETTINGS, USUAL, checked_sampling, sampling_of
+from birdsd.diffusion.generation.request import Request
 from birdsd.diffusion.methods import make_method
-from birdsd.diffusion.recommended import SETTINGS, USUAL, checked_sampling, sampling_of
-from birdsd.diffusion.request import Request
 from birdsd.errors import UserError
 from birdsd.files import read_json, write_json
+from birdsd.runs.models.loading import load_model, recommended_sampling
+from birdsd.runs.models.weaker import split_position
 from birdsd.training import loop
 from tests.diffusion.conftest import train, train_config
 
@@ -182,7 +182,7 @@ def test_the_job_makes_a_led_clip_again_from_its_recipe_alone(run, tmp_path):
 
 def test_the_weaker_model_has_the_weights_of_its_checkpoint(run, model):
     """The averages where there are any, as an export has them."""
-    from birdsd.training.committed import checkpoint_at, positions
+    from birdsd.training.checkpoints.committed import checkpoint_at, positions
 
     assert positions(run) == [16, 32, 48]
     held = [load_model(asked(run, f"guide=@{position}")).weaker for position in (16, 48)]
@@ -330,14 +330,14 @@ def test_an_addition_is_sampled_as_its_base_unless_it_says_otherwise(advised, in
     assert sampling_of(places[0]) == sampling_of(advised) and sampling_of(places[1]) == {"steps": 3}
     assert [Generator(place).sampling for place in places] == [sampling_of(place) for place in places]
     from birdsd.diffusion.formats.companions import Exported
-    from birdsd.diffusion.formats.outwards import merge
+    from birdsd.diffusion.formats.exporter import merge
 
     merged = [merge(Exported.open(place, "x"), tmp_path / f"merged{n}") for n, place in enumerate(places)]
     assert [sampling_of(place) for place in merged] == [sampling_of(place) for place in places]
 
 
 def test_a_grid_and_its_commands_follow_the_model(advised, tmp_path):
-    from birdsd.cluster.axes import Grid, command, fixed_settings
+    from birdsd.studies.grid import Grid, command, fixed_settings
 
     config = compose("grid", [f"run={advised}", "prompt=a robin", "x=guidance=2,4"])
     grid = Grid.of(config)
@@ -351,7 +351,7 @@ def test_a_grid_and_its_commands_follow_the_model(advised, tmp_path):
 def test_a_grid_goes_over_guides(run, tmp_path):
     from birdsd.jobs import grid as job
 
-    from birdsd.cluster.axes import Grid, command
+    from birdsd.studies.grid import Grid, command
 
     settings = [f"run={run}", "machine=smoke", "prompt=a robin", "steps=2", f"out={tmp_path}"]
     config = compose("grid", [*settings, "x=guide=none,@16,@32", "y=guidance_end=0.5,1"])
@@ -394,8 +394,8 @@ def test_advice_in_a_folder_from_elsewhere_is_checked_with_its_name(advised, tmp
 
 
 def test_the_page_and_the_plan_begin_with_what_the_model_recommends(advised, tmp_path):
-    from birdsd.cluster.planning_text import plan
-    from birdsd.cluster.studio import Asked, Studio
+    from birdsd.cli.plan import plan
+    from birdsd.ui.session import Asked, Studio
 
     for settings, expected in (([], (7, 2.0, "euler_ancestral")), (["steps=9"], (9, 2.0, "euler_ancestral"))):
         config = asked(advised, *settings, f"out={tmp_path}")
@@ -415,7 +415,7 @@ def test_the_page_and_the_plan_begin_with_what_the_model_recommends(advised, tmp
 
 
 def test_the_demo_passes_on_what_it_is_asked_and_nothing_else():
-    from birdsd.cluster.demo import as_asked
+    from birdsd.studies.demo import as_asked
 
     assert as_asked(compose("demo")) == []
     said = as_asked(

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from birdsd.diffusion import generate as room
-from birdsd.diffusion.additions import Addition
-from birdsd.diffusion.generate import Generator, Request
+from birdsd.diffusion.adapters import Addition
+from birdsd.diffusion.generation import generate as room
+from birdsd.diffusion.generation.generate import Generator, Request
 from birdsd.diffusion.methods import make_method
 from birdsd.errors import UserError
 from birdsd.files import read_json, write_json

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from birdsd.diffusion import models
+from birdsd.diffusion.learning.common import to_range
 from birdsd.diffusion.methods import make_method
 from birdsd.diffusion.methods.autoencoder import normalise_latents
-from birdsd.diffusion.methods.common import to_range
+from birdsd.diffusion.networks import models
 from birdsd.errors import UserError
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import Sample, ShardReader
-from birdsd.sound.codec import SpectrogramCodec
+from birdsd.sound.codec.codec import SpectrogramCodec
 from tests.diffusion.conftest import CODEC, VAE, batch, make_shards, train, train_config
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from birdsd.config import config_folder
-from birdsd.diffusion import models
+from birdsd.diffusion.networks import models
 from birdsd.errors import UserError
 from tests.diffusion.conftest import UNET, VAE
 

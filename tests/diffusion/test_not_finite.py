@@ -8,16 +8,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from birdsd.diffusion import additions, models, sampling
-from birdsd.diffusion.finite import NotFinite, check_finite, is_finite
+from birdsd.diffusion import adapters
 from birdsd.diffusion.formats.companions import Exported
-from birdsd.diffusion.formats.inwards import Asked, import_file
-from birdsd.diffusion.formats.outwards import write_format
-from birdsd.diffusion.generate import generate
-from birdsd.diffusion.generator import Generator
-from birdsd.diffusion.request import Request
+from birdsd.diffusion.formats.exporter import write_format
+from birdsd.diffusion.formats.importer import Asked, import_file
+from birdsd.diffusion.generation import sampling
+from birdsd.diffusion.generation.generate import generate
+from birdsd.diffusion.generation.generator import Generator
+from birdsd.diffusion.generation.request import Request
+from birdsd.diffusion.networks import models
+from birdsd.diffusion.networks.finite import NotFinite, check_finite, is_finite
 from birdsd.errors import UserError
-from birdsd.training.showing import previewed
+from birdsd.training.previews import previewed
 from tests.diffusion.conftest import CODEC, train_config
 from tests.diffusion.formats_makers import HEARD, drawn
 from tests.diffusion.formats_makers import grand_folder as grand_folder
@@ -123,10 +125,10 @@ def test_a_lora_is_refused_at_import(grand_folder, lora_folder, tmp_path, half, 
 def test_an_addition_that_went_bad_is_refused_where_it_is_added(grand_folder, lora_folder, tmp_path):
     folder = tmp_path / "lora"
     shutil.copytree(lora_folder, folder)
-    name = sorted(load_file(folder / additions.LORA_FILE))[3]
-    spoil(folder / additions.LORA_FILE, name)
+    name = sorted(load_file(folder / adapters.LORA_FILE))[3]
+    spoil(folder / adapters.LORA_FILE, name)
     with pytest.raises(NotFinite, match=name.replace(".", r"\.")):
-        Generator(grand_folder, additions=[additions.Addition.open(folder)])
+        Generator(grand_folder, additions=[adapters.Addition.open(folder)])
 
 
 def test_an_embedding_is_refused_in_every_form(grand_folder, tmp_path):
@@ -146,9 +148,9 @@ def test_an_embedding_is_refused_in_every_form(grand_folder, tmp_path):
 @pytest.fixture
 def loud(pipeline_folder, tmp_path):
     """A model with a token whose vector is finite, and far beyond what the text encoder computes with."""
-    from birdsd.diffusion.token_rows import write_embeddings
+    from birdsd.diffusion.networks.token_rows import write_embeddings
 
-    folder = additions.write_addition(
+    folder = adapters.write_addition(
         tmp_path / "loud",
         "embedding",
         lambda partial: write_embeddings(partial, {"<loud>": torch.full((1, 32), 3e38)}),
@@ -179,7 +181,7 @@ def test_a_clip_that_is_not_finite_is_not_written_and_the_others_are(loud, tmp_p
 
 
 def test_the_command_ends_with_a_status(loud, tmp_path, capfd):
-    from birdsd.cli import main
+    from birdsd.cli.main import main
 
     out = tmp_path / "out"
     status = main(

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from birdsd.diffusion.learning.picture_losses import Features, check_features, mean_error, texture_error
 from birdsd.diffusion.methods import make_method
-from birdsd.diffusion.picture_losses import Features, check_features, mean_error, texture_error
 from birdsd.errors import UserError
+from birdsd.planning.trace import trace_step
 from birdsd.shards.index import ShardIndex
-from birdsd.sound.codec import SpectrogramCodec
-from birdsd.training.accounting import trace_step
+from birdsd.sound.codec.codec import SpectrogramCodec
 from birdsd.training.loop import train
 from tests.diffusion.conftest import CODEC, batch, make_shards, train_config
 from tests.training.toy import fork_ranks, losses
@@ -111,7 +111,7 @@ def test_it_teaches_the_autoencoder_and_stays_as_it_is(index, tower):
 
 def test_what_it_sees_is_what_its_clip_was_shown(index, tower):
     """The tower's own preparation, differentiable: the same states as `Clip.prepared` gives."""
-    from birdsd.diffusion.clip import load_clip
+    from birdsd.diffusion.networks.clip import load_clip
 
     clip = load_clip(str(tower))
     pixels = torch.randint(0, 256, (2, 1, 32, 64), dtype=torch.uint8, generator=torch.manual_seed(0))

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from birdsd.config import compose
-from birdsd.diffusion.generator import Generator
-from birdsd.diffusion.placement import Placement
-from birdsd.diffusion.request import Request
+from birdsd.diffusion.generation.generator import Generator
+from birdsd.diffusion.generation.request import Request
+from birdsd.diffusion.networks.placement import Placement
 from birdsd.errors import UserError
 
 REQUEST = Request(("an American Robin", "a Eurasian Wren"), steps=2)

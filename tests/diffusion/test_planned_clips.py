@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from birdsd.cluster.planning_text import plan
+from birdsd.cli.plan import plan
 
 
 def test_a_model_that_is_here_is_planned_as_it_is(pipeline_folder: Path, tmp_path: Path) -> None:

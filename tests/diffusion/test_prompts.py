@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from birdsd.diffusion import sampling
-from birdsd.diffusion.prompts import (
+from birdsd.diffusion.generation import sampling
+from birdsd.diffusion.generation.prompts import (
     emphasise,
     encode_weighted,
     keep_names,
@@ -20,7 +20,7 @@ from birdsd.diffusion.prompts import (
     plain_text,
     weighted_ids,
 )
-from birdsd.diffusion.tokenizer import token_ids
+from birdsd.diffusion.networks.tokenizer import token_ids
 
 
 @pytest.fixture(scope="module")

@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 
 from birdsd.config import compose
-from birdsd.diffusion import sampling
-from birdsd.diffusion.conditioning import Start
-from birdsd.diffusion.generate import Recipe, generate, regenerate
-from birdsd.diffusion.generator import Generator
-from birdsd.diffusion.request import Request, Work
+from birdsd.diffusion.generation import sampling
+from birdsd.diffusion.generation.conditioning import Start
+from birdsd.diffusion.generation.generate import Recipe, generate, regenerate
+from birdsd.diffusion.generation.generator import Generator
+from birdsd.diffusion.generation.request import Request, Work
 from birdsd.errors import UserError
 from birdsd.schema import GenerateConfig
-from birdsd.sound.labels import read_raven
-from birdsd.sound.recordings import write_wav
+from birdsd.sound.audio.recordings import write_wav
+from birdsd.sound.labels.load import read_raven
 from tests.diffusion.conftest import CODEC
 
 ROBIN = "an American Robin singing"
@@ -174,7 +174,7 @@ def test_a_stretch_is_made_anew_and_nothing_else(model, recording, tmp_path):
 
 @pytest.mark.parametrize("scheduler", ["ddim", "heun"])
 def test_progress_is_told_step_by_step(model, recording, tmp_path, scheduler):
-    from birdsd.diffusion.generate import steps_of
+    from birdsd.diffusion.generation.generate import steps_of
 
     for settings in ({}, {"init": str(recording), "strength": 0.6}):
         request = Request((ROBIN,), count=3, batch_size=2, steps=5, scheduler=scheduler, **settings)
@@ -204,9 +204,9 @@ def test_settings_that_contradict_each_other_are_sentences(model, recording):
 @pytest.fixture(scope="module")
 def token(pipeline_folder, tmp_path_factory):
     """A word of two vectors that stands on the model and was taught one more species."""
-    from birdsd.diffusion.additions import write_addition
+    from birdsd.diffusion.adapters import write_addition
     from birdsd.diffusion.export import TrainingSet
-    from birdsd.diffusion.token_rows import write_embeddings
+    from birdsd.diffusion.networks.token_rows import write_embeddings
 
     vectors = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
     return write_addition(
@@ -218,7 +218,7 @@ def token(pipeline_folder, tmp_path_factory):
 
 
 def test_the_weight_of_a_token_is_the_weight_of_its_word(pipeline_folder, token):
-    from birdsd.diffusion.additions import Addition
+    from birdsd.diffusion.adapters import Addition
 
     strong = Generator(pipeline_folder, additions=[Addition.open(token, 1.4)])
     plain = Generator(pipeline_folder, additions=[Addition.open(token)])
@@ -271,7 +271,7 @@ def aesthetic(pipeline_folder, tmp_path_factory):
     """Two embeddings that stand on the model."""
     from safetensors.torch import save_file
 
-    from birdsd.diffusion.additions import write_addition
+    from birdsd.diffusion.adapters import write_addition
     from birdsd.diffusion.export import TrainingSet
 
     draw = torch.Generator().manual_seed(1)
@@ -289,8 +289,8 @@ def aesthetic(pipeline_folder, tmp_path_factory):
 
 
 def test_prompts_are_personalised_by_what_was_added(pipeline_folder, aesthetic):
-    from birdsd.diffusion.additions import Addition
-    from birdsd.diffusion.aesthetics import Aesthetic, AestheticSettings, personalise
+    from birdsd.diffusion.adapters import Addition
+    from birdsd.diffusion.generation.aesthetics import Aesthetic, AestheticSettings, personalise
 
     plain = Generator(pipeline_folder)
     tuned = Generator(pipeline_folder, additions=[Addition.open(aesthetic, 0.5)])

@@ -20,11 +20,11 @@ import torch
 
 from birdsd import config as config_of
 from birdsd.config import compose
-from birdsd.diffusion.class_pictures import ClassPictures
+from birdsd.diffusion.learning.class_images import ClassPictures
 from birdsd.diffusion.methods import make_method
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.order import SampleOrder
-from birdsd.training.batches import make_order
+from birdsd.training.batches.batches import make_order
 from birdsd.training.loop import train
 from birdsd.training.records import Ledger, read_metrics
 from birdsd.training.schedule import ema_decay_at

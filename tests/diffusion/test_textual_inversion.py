@@ -11,10 +11,11 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import nn
 
-from birdsd.diffusion import models, sampling
+from birdsd.diffusion.generation import sampling
 from birdsd.diffusion.methods import make_method
 from birdsd.diffusion.methods.textual_inversion import token_words
-from birdsd.diffusion.token_rows import (
+from birdsd.diffusion.networks import models
+from birdsd.diffusion.networks.token_rows import (
     TokenRows,
     add_tokens,
     expand_tokens,

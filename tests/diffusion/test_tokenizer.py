@@ -7,7 +7,7 @@ import json
 import pytest
 from transformers import CLIPTokenizer
 
-from birdsd.diffusion.tokenizer import END, save_tokenizer, token_ids, train_tokenizer
+from birdsd.diffusion.networks.tokenizer import END, save_tokenizer, token_ids, train_tokenizer
 from birdsd.errors import UserError
 
 CAPTIONS = ["an American Robin singing in loud rain", "a Eurasian Wren calling", "Steller's Jay, faint"] * 4

@@ -10,14 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from birdsd.diffusion import models, sampling
-from birdsd.diffusion.denoiser import Denoising, DenoisingLearner
 from birdsd.diffusion.formats.companions import Exported
-from birdsd.diffusion.formats.inwards import Asked, import_file
-from birdsd.diffusion.formats.outwards import write_format
-from birdsd.diffusion.generator import Generator
+from birdsd.diffusion.formats.exporter import write_format
+from birdsd.diffusion.formats.importer import Asked, import_file
+from birdsd.diffusion.generation import sampling
+from birdsd.diffusion.generation.generator import Generator
+from birdsd.diffusion.generation.request import Request
+from birdsd.diffusion.learning.denoiser import Denoising, DenoisingLearner
 from birdsd.diffusion.methods import make_method
-from birdsd.diffusion.request import Request
+from birdsd.diffusion.networks import models
 from birdsd.errors import UserError
 from birdsd.files import read_json, write_json
 from birdsd.shards.index import ShardIndex

@@ -10,8 +10,8 @@ import pytest
 from birdsd.files import write_json
 from birdsd.randomness import generator
 from birdsd.shards.index import ShardIndex
-from birdsd.shards.writer import ShardWriter
-from birdsd.sound.codec import SpectrogramCodec
+from birdsd.shards.storage.writer import ShardWriter
+from birdsd.sound.codec.codec import SpectrogramCodec
 
 SPECIES = ("Synthetic High", "Synthetic Low", "Synthetic Trill")
 

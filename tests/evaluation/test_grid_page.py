@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from birdsd.evaluation.grid_page import Cell, GridData, Shown, _levels, _loudest_db, write_grid_page
-from birdsd.sound.codec import SpectrogramCodec
+from birdsd.pages.grid import Cell, GridData, Shown, _levels, _loudest_db, write_grid_page
+from birdsd.sound.codec.codec import SpectrogramCodec
 from tests.evaluation.test_page import HOSTILE, _Checker
 
 CODEC = SpectrogramCodec(

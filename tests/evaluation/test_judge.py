@@ -14,10 +14,10 @@ from birdsd.evaluation.judges.judge import sigmoid, windows_of
 from birdsd.evaluation.judges.judgement import NOTHING_HEARD
 from birdsd.evaluation.judges.listening import listen
 from birdsd.evaluation.judges.sounds import find_sounds
-from birdsd.evaluation.learning_check import wilson
+from birdsd.evaluation.weak_check import wilson
 from birdsd.files import write_json
-from birdsd.sound.raven import read_raven
-from birdsd.sound.recordings import write_wav
+from birdsd.sound.audio.recordings import write_wav
+from birdsd.sound.labels.raven import read_raven
 from tests.evaluation.judge_sounds import PitchJudge, tone
 
 RATE_HZ = PitchJudge.rate_hz

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from birdsd import cli
+from birdsd.cli import main
 from birdsd.errors import UserError
 from birdsd.evaluation.judges import Sound, birdnet, find_judge, judge_sounds
 from birdsd.evaluation.judges.network import EMBEDDING, with_output
-from birdsd.sound.recordings import read, write_wav
+from birdsd.sound.audio.recordings import read, write_wav
 from tests.evaluation.judge_sounds import needs_birdnet, tone
 
 RATE_HZ = birdnet.RATE_HZ
@@ -107,7 +107,7 @@ def test_real_birds_are_named_on_the_command_line(data_folder: Path, tmp_path: P
     for path in chosen:
         (tmp_path / path.parent.name).mkdir()
         shutil.copy(path, tmp_path / path.parent.name)
-    status = cli.main(["judge", str(tmp_path), "--species", "BLPH", "TOWA", "Synthetic Low", "--json"])
+    status = main.main(["judge", str(tmp_path), "--species", "BLPH", "TOWA", "Synthetic Low", "--json"])
     captured = capsys.readouterr()
     told = json.loads(captured.out)
     assert (
@@ -126,7 +126,7 @@ def test_silence_is_said_to_hold_nothing(judge: birdnet.BirdNET, tmp_path: Path,
     assert found.verdicts[0].note == "silence" and found.verdicts[0].right is False
     assert judge.hear(np.zeros(RATE_HZ), RATE_HZ).scores.max() < 0.01
     write_wav(tmp_path / "still.wav", np.zeros((1, RATE_HZ), np.float32), RATE_HZ)
-    assert cli.main(["judge", str(tmp_path / "still.wav")]) == 0
+    assert main.main(["judge", str(tmp_path / "still.wav")]) == 0
     assert "(silence: nothing heard)" in capsys.readouterr().out
 
 
@@ -170,7 +170,7 @@ def test_where_it_is_not_installed_the_way_out_is_said(
     )
     assert not birdnet.installed()
     write_wav(tmp_path / "a.wav", tone(1000)[None], 32000)
-    assert cli.main(["judge", str(tmp_path)]) == 2
+    assert main.main(["judge", str(tmp_path)]) == 2
     assert "pip install 'birdsd[birdnet]'" in capsys.readouterr().err
 
 

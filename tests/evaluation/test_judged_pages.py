@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 
 from birdsd.evaluation import judges
+from birdsd.evaluation.arms import judge_arms
 from birdsd.evaluation.audit_ear import ear_for
 from birdsd.evaluation.comparison import KNOWN, NEW, ArmResult, Comparison, MadeClip
-from birdsd.evaluation.comparison_judge import judge_arms
-from birdsd.evaluation.comparison_page import comparison_page
-from birdsd.evaluation.demo_listen import Clip, Pair
-from birdsd.evaluation.demo_page import demo_page
 from birdsd.evaluation.grid_heard import hear_cells
-from birdsd.evaluation.grid_page import Cell, GridData, Shown, write_grid_page
 from birdsd.evaluation.judged_run import Reference, staircase_of
 from birdsd.evaluation.judges import Sound
-from birdsd.evaluation.learning_check import WeakCheck, learning_check, score
-from birdsd.evaluation.media import level_db, picture_levels
 from birdsd.evaluation.staircase import CODEC, GENERATED
-from birdsd.sound.audit import audit_text, run_audit
+from birdsd.evaluation.weak_check import WeakCheck, learning_check, score
+from birdsd.pages.comparison.page import comparison_page
+from birdsd.pages.demo import demo_page
+from birdsd.pages.demo_listen import Clip, Pair
+from birdsd.pages.grid import Cell, GridData, Shown, write_grid_page
+from birdsd.pages.media import level_db, picture_levels
+from birdsd.sound.audit.audit import audit_text, run_audit
 from tests.evaluation.conftest import SPECIES, song
 from tests.evaluation.fake_judge import FakeJudge
 from tests.evaluation.test_page import HOSTILE, _Checker, _data
@@ -239,7 +239,7 @@ def test_an_audit_without_the_row_says_why(birds, tmp_path, codec, monkeypatch):
 
 
 def test_the_weak_check_keeps_its_keys_in_check_json(codec, index, tmp_path):
-    from birdsd.cluster.demo_report import Report
+    from birdsd.studies.demo_results import Report
 
     weak = learning_check(index, [])
     run = staircase_of(index, sounds(codec), judge=FakeJudge(), progress=False)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from birdsd.errors import UserError
-from birdsd.evaluation.learning_check import (
+from birdsd.evaluation.weak_check import (
     Clips,
     GeneratedClip,
     SpeciesClassifier,
@@ -19,8 +19,8 @@ from birdsd.evaluation.learning_check import (
 )
 from birdsd.files import write_json
 from birdsd.shards.index import ShardIndex
-from birdsd.shards.writer import ShardWriter
-from birdsd.sound.codec import SpectrogramCodec
+from birdsd.shards.storage.writer import ShardWriter
+from birdsd.sound.codec.codec import SpectrogramCodec
 from tests.evaluation.conftest import SPECIES, song, write_shards
 
 
@@ -100,7 +100,7 @@ def test_a_waveform_at_another_rate_and_level_scores_the_same(
 def test_clips_of_one_recording_do_not_narrow_the_interval(
     index: ShardIndex, codec: SpectrogramCodec
 ) -> None:
-    from birdsd.evaluation.learning_check import read_clips
+    from birdsd.evaluation.weak_check import read_clips
 
     train = read_clips(index, codec, "train")
     classifier = SpeciesClassifier(train, codec.clip_s / codec.frames)
@@ -162,7 +162,7 @@ def test_wilson_is_the_published_interval() -> None:
 def test_real_birds_are_told_apart_by_recording(data_folder: Path) -> None:
     """Ten species, eight recordings each, two held out: chance is 0.10; a fixed embedding gives 0.33."""
     from birdsd.evaluation.features import band_levels_db
-    from birdsd.sound.recordings import read
+    from birdsd.sound.audio.recordings import read
 
     codec = SpectrogramCodec(bands=128, frames=256, hop_ms=8)
     parts: dict[bool, list[tuple[np.ndarray, str, str]]] = {True: [], False: []}

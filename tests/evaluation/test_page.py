@@ -13,23 +13,15 @@ import pytest
 import soundfile
 from PIL import Image
 
-from birdsd.evaluation import page as html
-from birdsd.evaluation.charts import (
-    Curve,
-    Marker,
-    confusion_table,
-    line_chart,
-    nice_ticks,
-    share_bar,
-    smoothed,
-)
-from birdsd.evaluation.demo_page import Clip, DemoData, Interruption, Losses, Pair, Training, demo_page
-from birdsd.evaluation.learning_check import GeneratedClip, LearningCheck, learning_check
-from birdsd.evaluation.markup import Html, element, escape
-from birdsd.evaluation.media import magma, picture_levels, png, sound_uri, spectrogram
-from birdsd.evaluation.page import Page
+from birdsd.evaluation.weak_check import GeneratedClip, LearningCheck, learning_check
+from birdsd.pages import page as html
+from birdsd.pages.charts import Curve, Marker, confusion_table, line_chart, nice_ticks, share_bar, smoothed
+from birdsd.pages.demo import Clip, DemoData, Interruption, Losses, Pair, Training, demo_page
+from birdsd.pages.markup import Html, element, escape
+from birdsd.pages.media import magma, picture_levels, png, sound_uri, spectrogram
+from birdsd.pages.page import Page
 from birdsd.shards.index import ShardIndex
-from birdsd.sound.codec import SpectrogramCodec
+from birdsd.sound.codec.codec import SpectrogramCodec
 from tests.evaluation.conftest import SPECIES, song
 
 HOSTILE = "<script>alert('x')</script>\" onload=\"alert(1) &amp; \u202eevil\x00 \udcff ../ é鳥"

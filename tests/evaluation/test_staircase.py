@@ -8,20 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from birdsd import cli
+from birdsd.cli import main
 from birdsd.config import compose
 from birdsd.evaluation import judge_at_hand, judges
 from birdsd.evaluation.judged_run import staircase_of
 from birdsd.evaluation.judges import Sound
-from birdsd.evaluation.learning_check import wilson
 from birdsd.evaluation.real_clips import RealClip, held_out_split, read_real
 from birdsd.evaluation.staircase import AUTOENCODER, CODEC, GENERATED, RECORDING, staircase
+from birdsd.evaluation.weak_check import wilson
 from birdsd.files import write_json
 from birdsd.shards.index import ShardIndex
-from birdsd.shards.prepare import prepare
-from birdsd.shards.writer import ShardWriter
-from birdsd.sound.codec import SpectrogramCodec
-from birdsd.sound.recordings import write_wav
+from birdsd.shards.prepare.prepare import prepare
+from birdsd.shards.storage.writer import ShardWriter
+from birdsd.sound.audio.recordings import write_wav
+from birdsd.sound.codec.codec import SpectrogramCodec
 from tests.evaluation.conftest import SPECIES, song, write_shards
 from tests.evaluation.fake_judge import FakeJudge
 
@@ -151,7 +151,7 @@ def test_an_autoencoder_that_is_gone_costs_a_row_and_not_the_page(index, codec, 
 
 def test_the_autoencoder_goes_there_and_back(codec, tmp_path):
     """One that keeps a constant colour only: everything becomes a grey, whatever went in."""
-    from birdsd.diffusion.models import build_vae
+    from birdsd.diffusion.networks.models import build_vae
     from birdsd.evaluation.staircase import reconstructor
 
     vae = build_vae({"block_out_channels": [8, 8], "layers_per_block": 1, "norm_num_groups": 4})
@@ -313,7 +313,7 @@ def test_the_command_judges_the_stages_of_a_run(
     write_wav(tmp_path / "made" / folder / "1.wav", sounds(codec, SPECIES[:1])[0].waveform, codec.rate_hz)
     monkeypatch.setattr(judges, "find_judge", lambda folder=None: FakeJudge())
     command = ["judge", str(tmp_path / "made"), "--run", str(run), "--out", str(tmp_path / "out"), "--json"]
-    assert cli.main(command) == (2 if message else 0)
+    assert main.main(command) == (2 if message else 0)
     said = capsys.readouterr()
     if message:
         assert message in said.err

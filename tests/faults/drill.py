@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import psutil
 
-from birdsd.cluster.allocations import Allocation, Submission, allocations, newest_position
-from birdsd.cluster.launch import Submitted, resubmit, submit
-from birdsd.cluster.store import Run
+from birdsd.cluster.submit import Submitted, resubmit, submit
 from birdsd.files import environment
+from birdsd.runs.allocations import Allocation, Submission, allocations, newest_position
+from birdsd.runs.run import Run
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.order import SampleOrder
 from birdsd.training.records import UNKNOWN, Ledger, read_metrics

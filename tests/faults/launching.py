@@ -10,13 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from birdsd.cluster.allocations import allocations
 from birdsd.cluster.cancel import cancel
-from birdsd.cluster.launch import active_jobs
-from birdsd.cluster.logs import show
-from birdsd.cluster.overview import status
-from birdsd.cluster.starts import starts
-from birdsd.cluster.store import RunStore
+from birdsd.cluster.submit import active_jobs
+from birdsd.runs.allocations import allocations
+from birdsd.runs.run import RunStore
+from birdsd.runs.starts import starts
+from birdsd.runs.status.logs import show
+from birdsd.runs.status.overview import status
 from tests.faults.drill import TOTAL, Drill, slurm
 from tests.faults.scenarios import FAULTS, LOCAL, ONE_NODE, begin_and_reach, fault
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from birdsd.shards.prepare import prepare
+from birdsd.shards.prepare.prepare import prepare
 from tests.shards.makers import CODEC, data_config, tone_folder
 
 

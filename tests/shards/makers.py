@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from birdsd.schema import DataConfig
-from birdsd.sound.codec import SpectrogramCodec
-from birdsd.sound.recordings import write_wav
+from birdsd.sound.audio.recordings import write_wav
+from birdsd.sound.codec.codec import SpectrogramCodec
 
 CODEC = SpectrogramCodec(
     name="test",

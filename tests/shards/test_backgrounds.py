@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from birdsd.cluster.parts import Part
 from birdsd.files import read_json
+from birdsd.runs.share import Part
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.inspect import describe
-from birdsd.shards.prepare import prepare
+from birdsd.shards.prepare.prepare import prepare
 from birdsd.shards.reader import ShardReader
-from birdsd.sound.recordings import read, write_wav
+from birdsd.sound.audio.recordings import read, write_wav
 from tests.shards.makers import data_config
 from tests.shards.test_further_cuts import CLIP_S, LONG, RATE_HZ, birds, run, song_file, songs_alone
 from tests.shards.test_prepare import all_samples, shard_bytes
@@ -157,7 +157,7 @@ def test_parts_and_processes_make_the_same_set(flock: Path, tmp_path: Path) -> N
 
 KILLED = """
 import json, sys
-from birdsd.shards.prepare import prepare
+from birdsd.shards.prepare.prepare import prepare
 from tests.shards.makers import data_config
 from tests.shards.test_further_cuts import LONG
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ import pytest
 from birdsd.errors import UserError
 from birdsd.files import read_json
 from birdsd.schema import DataConfig
-from birdsd.shards.account import account_lines, limit_lines
-from birdsd.shards.cuts import cut, keep_species, without_invisible
-from birdsd.shards.prepare import prepare
-from birdsd.sound.annotation import Label, Recording
-from birdsd.sound.recordings import write_wav
+from birdsd.shards.prepare.account import account_lines, limit_lines
+from birdsd.shards.prepare.cuts import cut, keep_species, without_invisible
+from birdsd.shards.prepare.prepare import prepare
+from birdsd.sound.audio.recordings import write_wav
+from birdsd.sound.labels.annotation import Label, Recording
 from birdsd.sound.segments import Segment
 from tests.shards.makers import CODEC, data_config, tone
 from tests.shards.test_prepare import all_samples

@@ -14,16 +14,16 @@ import pytest
 
 from birdsd.errors import UserError
 from birdsd.files import read_json
-from birdsd.shards import clips
-from birdsd.shards.account import limit_lines
-from birdsd.shards.further import CUTS_APART_S
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.inspect import describe, text
-from birdsd.shards.prepare import PrepareReport, prepare
+from birdsd.shards.prepare import clips
+from birdsd.shards.prepare.account import limit_lines
+from birdsd.shards.prepare.further import CUTS_APART_S
+from birdsd.shards.prepare.prepare import PrepareReport, prepare
 from birdsd.shards.reader import ShardReader
-from birdsd.sound.annotation import Label, Recording, clip_labels
+from birdsd.sound.audio.recordings import read, write_wav
 from birdsd.sound.captions import captions
-from birdsd.sound.recordings import read, write_wav
+from birdsd.sound.labels.annotation import Label, Recording, clip_labels
 from tests.shards.makers import CODEC, data_config
 from tests.shards.test_cuts import check
 from tests.shards.test_prepare import all_samples

@@ -13,7 +13,7 @@ from birdsd.shards.checks import check_pictures, lacking, remarks
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.inspect import describe, text
 from birdsd.shards.reader import ShardReader
-from birdsd.shards.table import index_path, load_table
+from birdsd.shards.storage.table import index_path, load_table
 from tests.shards.makers import npy, sample_members, tar_of
 
 Members = list[tuple[str, bytes]]

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from birdsd.errors import UserError
-from birdsd.shards import tarwalk
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
-from birdsd.shards.table import index_path
+from birdsd.shards.storage import tarwalk
+from birdsd.shards.storage.table import index_path
 from tests.shards.makers import foreign_set, npy, sample_members, tar_of
 
 LONG = "deep/" * 30 + "x" * 120  # beyond ustar's 100 and 155 characters
@@ -130,7 +130,7 @@ def test_the_index_is_kept_and_made_anew_when_stale(tmp_path: Path, monkeypatch:
     first = ShardIndex.open(tmp_path).fingerprint
     walked: list[Path] = []
     real = tarwalk.walk
-    monkeypatch.setattr("birdsd.shards.table.walk", lambda path: walked.append(path) or real(path))
+    monkeypatch.setattr("birdsd.shards.storage.table.walk", lambda path: walked.append(path) or real(path))
     assert ShardIndex.open(tmp_path).fingerprint == first
     assert not walked
     tar_of(tmp_path / "train-000000.tar", sample_members("other", 9))
@@ -148,7 +148,7 @@ def test_a_folder_that_cannot_be_written_is_indexed_in_memory(
     def refuse(*_: object) -> None:
         raise PermissionError(13, "read-only")
 
-    monkeypatch.setattr("birdsd.shards.table.atomic_write", refuse)
+    monkeypatch.setattr("birdsd.shards.storage.table.atomic_write", refuse)
     index = ShardIndex.open(tmp_path)
     assert not list(tmp_path.glob("*.json"))
     assert ShardReader(index, "train").read(4).key == "s1_1"

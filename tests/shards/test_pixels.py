@@ -21,7 +21,7 @@ from birdsd.shards.checks import check_pictures, remarks
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.inspect import describe, text
 from birdsd.shards.reader import Sample, ShardReader
-from birdsd.shards.writer import ShardWriter
+from birdsd.shards.storage.writer import ShardWriter
 from tests.shards.makers import CODEC, npy, tar_of
 
 TRUE = np.random.default_rng(0).integers(0, 256, (1, 64, 64), dtype=np.uint8)  # of the codec's size
@@ -241,8 +241,8 @@ def test_a_set_of_which_some_cannot_be_read_is_told_of(tmp_path: Path) -> None:
 
 
 def test_a_training_refuses_such_a_set_before_it_makes_a_run(tmp_path: Path) -> None:
-    from birdsd.cluster.store import open_training
     from birdsd.config import compose
+    from birdsd.runs.run import open_training
 
     of(tmp_path / "shards", "npy", npy(UNIT.astype(np.float32)), codec=False)
     settings = [f"data.shards={tmp_path / 'shards'}", f"runs={tmp_path / 'runs'}", "method=autoencoder"]

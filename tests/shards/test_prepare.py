@@ -22,9 +22,9 @@ from birdsd.files import read_json
 from birdsd.schema import DataConfig
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.inspect import describe, text
-from birdsd.shards.prepare import PrepareReport, prepare
+from birdsd.shards.prepare.prepare import PrepareReport, prepare
 from birdsd.shards.reader import ShardReader
-from birdsd.sound.recordings import read, write_wav
+from birdsd.sound.audio.recordings import read, write_wav
 from tests.shards.makers import CODEC, data_config, tone, tone_folder
 
 
@@ -258,7 +258,7 @@ def test_a_long_recording_in_parts_gives_what_it_gives_at_once(
     recordings = tmp_path / "r"
     tone(recordings / "Wren" / "long.wav", seconds=12.0, rate_hz=CODEC.rate_hz)
     run(recordings, tmp_path / "whole", segmentation="windows", max_clips_per_recording=0)
-    monkeypatch.setattr("birdsd.shards.clips.PART_S", 2.0)
+    monkeypatch.setattr("birdsd.shards.prepare.clips.PART_S", 2.0)
     run(recordings, tmp_path / "parts", segmentation="windows", max_clips_per_recording=0)
     assert shard_bytes(tmp_path / "parts") == shard_bytes(tmp_path / "whole")
 
@@ -300,7 +300,7 @@ def test_mixtures_are_seeded_and_say_what_is_in_them(tmp_path: Path) -> None:
 def test_a_full_disk_keeps_what_was_complete(
     tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from birdsd.shards.writer import ShardWriter
+    from birdsd.shards.storage.writer import ShardWriter
 
     real, written = ShardWriter._add, []
 
@@ -324,7 +324,7 @@ def test_a_full_disk_keeps_what_was_complete(
 KILLED = """
 import sys, time
 from tests.shards.makers import CODEC, data_config
-from birdsd.shards import prepare
+from birdsd.shards.prepare import prepare
 if __name__ == "__main__":
     data = data_config(sys.argv[1], sys.argv[2], samples_per_shard=4)
     prepare.prepare(data, CODEC, int(sys.argv[3]), False)

@@ -14,14 +14,14 @@ import pytest
 
 from birdsd.errors import UserError
 from birdsd.shards.index import ShardIndex
-from birdsd.shards.prepare import prepare
+from birdsd.shards.prepare.prepare import prepare
 from tests.shards.makers import CODEC, data_config
 from tests.shards.test_prepare import leftovers, run
 
 PART = """
 import sys
-from birdsd.cluster.parts import Part
-from birdsd.shards.prepare import prepare
+from birdsd.runs.share import Part
+from birdsd.shards.prepare.prepare import prepare
 from tests.shards.makers import CODEC, data_config
 if __name__ == "__main__":
     data = data_config(sys.argv[1], sys.argv[2], samples_per_shard=4)
@@ -91,7 +91,7 @@ def test_parts_in_processes_of_their_own_make_the_unsplit_set(
 def test_a_part_says_what_is_there_and_the_last_one_describes_the_set(
     tones: Path, prepared: Path, tmp_path: Path
 ) -> None:
-    from birdsd.cluster.parts import Part
+    from birdsd.runs.share import Part
 
     data = data_config(tones, tmp_path / "s", samples_per_shard=4)
     first = prepare(data, CODEC, 1, False, Part(0, 2))
@@ -105,7 +105,7 @@ def test_a_part_says_what_is_there_and_the_last_one_describes_the_set(
 
 
 def test_the_folder_of_a_writer_that_may_live_is_left_alone(tones: Path, tmp_path: Path) -> None:
-    from birdsd.cluster.parts import Part
+    from birdsd.runs.share import Part
 
     folder = tmp_path / "s"
     here = next(p for p in Path("/proc").glob("[0-9]*") if p.name != str(os.getpid())).name

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from birdsd.errors import UserError
-from birdsd.shards.bytes import ShardBytes
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.prefetch import Prefetcher
 from birdsd.shards.reader import ShardReader
+from birdsd.shards.storage.bytes import ShardBytes
 from tests.shards.makers import foreign_set, npy, sample_members, tar_of
 
 
@@ -91,7 +91,7 @@ def test_broken_pictures_and_metadata(tmp_path: Path) -> None:
 def test_a_shard_that_shrinks_under_the_reader_costs_samples_not_the_process(
     tmp_path: Path, mapped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("birdsd.shards.bytes.is_local", lambda folder: mapped)
+    monkeypatch.setattr("birdsd.shards.storage.bytes.is_local", lambda folder: mapped)
     tar = tar_of(tmp_path / "0.tar", [m for i in range(9) for m in sample_members(f"k{i}", i, (1, 64, 64))])
     reader = ShardReader(ShardIndex.open(tmp_path), "train")
     assert reader.read(8).weight == 1

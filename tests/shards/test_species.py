@@ -10,10 +10,10 @@ import pytest
 from birdsd.errors import UserError
 from birdsd.files import read_json
 from birdsd.shards.index import ShardIndex
-from birdsd.shards.plan import choose_species
-from birdsd.shards.prepare import PrepareReport, prepare
+from birdsd.shards.prepare.plan import choose_species
+from birdsd.shards.prepare.prepare import PrepareReport, prepare
 from birdsd.shards.reader import ShardReader
-from birdsd.sound.annotation import Label, LabelledSet, Recording
+from birdsd.sound.labels.annotation import Label, LabelledSet, Recording
 from tests.shards.makers import CODEC, data_config
 
 

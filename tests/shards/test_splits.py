@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from birdsd.errors import UserError
-from birdsd.shards.splits import assign_splits
+from birdsd.shards.prepare.splits import assign_splits
 
 
 def some(counts: dict[str, int]) -> dict[str, list[str]]:

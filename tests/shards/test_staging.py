@@ -11,7 +11,7 @@ import pytest
 
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
-from birdsd.shards.staging import _folder, staged
+from birdsd.shards.storage.staging import _folder, staged
 from tests.training.toy import make_shards
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from birdsd.shards import tarwalk
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
+from birdsd.shards.storage import tarwalk
 from tests.shards.makers import sample_members, tar_of
 
 FORMS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from birdsd.errors import UserError
-from birdsd.shards import writer
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
-from birdsd.shards.table import index_foreign, load_table
-from birdsd.shards.writer import ShardWriter
+from birdsd.shards.storage import writer
+from birdsd.shards.storage.table import index_foreign, load_table
+from birdsd.shards.storage.writer import ShardWriter
 
 KEYS = ["plain", "鳥-" + "x" * 120, "with space", "-dash"]
 

@@ -7,8 +7,8 @@ import pytest
 
 from birdsd.errors import UserError
 from birdsd.randomness import generator
-from birdsd.sound.audit import audit_text, round_trip, run_audit
-from birdsd.sound.fidelity import BANDS_HZ, NEUTRAL_RATE_HZ, compare, trill_mask
+from birdsd.sound.audit.audit import audit_text, round_trip, run_audit
+from birdsd.sound.audit.fidelity import BANDS_HZ, NEUTRAL_RATE_HZ, compare, trill_mask
 from tests.sound.makers import save
 from tests.sound.test_codec import preset
 

@@ -7,9 +7,9 @@ import pytest
 
 from birdsd.errors import UserError
 from birdsd.files import sha256_file
-from birdsd.sound.aviary import ENVIRONMENTS, SPECIES, make_aviary, record
-from birdsd.sound.labels import load_recordings
+from birdsd.sound.labels.load import load_recordings
 from birdsd.sound.mixing import EnvironmentPool
+from birdsd.sound.synthetic import ENVIRONMENTS, SPECIES, make_aviary, record
 
 
 def spectrum(samples, rate_hz=44100):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from birdsd.sound import channels as room
-from birdsd.sound.channels import choose_channels, mix_down
-from birdsd.sound.levels import level_db
-from birdsd.sound.recordings import RecordingError, blocks, read
+from birdsd.sound.audio import channels as room
+from birdsd.sound.audio.channels import choose_channels, mix_down
+from birdsd.sound.audio.levels import level_db
+from birdsd.sound.audio.recordings import RecordingError, blocks, read
 from tests.sound.makers import save
 
 RATE = 32000

@@ -13,8 +13,8 @@ import yaml
 
 from birdsd.errors import UserError
 from birdsd.randomness import generator
-from birdsd.sound.codec import SpectrogramCodec
-from birdsd.sound.phase import Stft, spectral_convergence_db
+from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.phase import Stft, spectral_convergence_db
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "codec"
 PRESETS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
@@ -57,7 +57,7 @@ def test_a_clip_of_3_s_fills_the_window_of_birdnet_and_fits_any_autoencoder():
 
 
 def test_importing_the_codec_stays_light():
-    code = "import sys, birdsd.sound.codec; print({'torch', 'librosa', 'numba'} & set(sys.modules))"
+    code = "import sys, birdsd.sound.codec.codec; print({'torch', 'librosa', 'numba'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

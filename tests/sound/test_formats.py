@@ -8,9 +8,7 @@ import pytest
 import soundfile
 
 from birdsd.errors import UserError
-from birdsd.sound.audit import run_audit
-from birdsd.sound.codec import SpectrogramCodec
-from birdsd.sound.formats import (
+from birdsd.sound.audio.formats import (
     AUDIO_SUFFIXES,
     FOREIGN_SUFFIXES,
     LABEL_SUFFIXES,
@@ -19,8 +17,10 @@ from birdsd.sound.formats import (
     not_read,
     sort_files,
 )
+from birdsd.sound.audio.recordings import RecordingError, find_recordings, probe, read
+from birdsd.sound.audit.audit import run_audit
+from birdsd.sound.codec.codec import SpectrogramCodec
 from birdsd.sound.mixing import EnvironmentPool
-from birdsd.sound.recordings import RecordingError, find_recordings, probe, read
 from tests.sound.makers import save, tone
 
 FIELD = [

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from birdsd.sound.recordings import RecordingError, blocks, probe, read
+from birdsd.sound.audio.recordings import RecordingError, blocks, probe, read
 from tests.sound.makers import save, tone
 
 RATE = 16000

@@ -10,9 +10,9 @@ import pytest
 import soundfile
 
 from birdsd.sound import identity as room
-from birdsd.sound.annotation import Label, Recording
+from birdsd.sound.audio.recordings import probe
 from birdsd.sound.identity import group_recordings, identify, merge_equal, parent_of
-from birdsd.sound.recordings import probe
+from birdsd.sound.labels.annotation import Label, Recording
 from tests.sound.makers import save
 
 RATE = 22050

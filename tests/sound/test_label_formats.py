@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from birdsd.errors import UserError
-from birdsd.sound.annotation import Label
-from birdsd.sound.audacity import read_audacity, write_audacity
-from birdsd.sound.names import read_names
-from birdsd.sound.raven import read_raven, read_raven_files, write_raven
-from birdsd.sound.tables import read_table
-from birdsd.sound.xenocanto import licence_name, read_xenocanto, xenocanto_id
+from birdsd.sound.labels.annotation import Label
+from birdsd.sound.labels.audacity import read_audacity, write_audacity
+from birdsd.sound.labels.raven import read_raven, read_raven_files, write_raven
+from birdsd.sound.labels.tables import read_table
+from birdsd.sound.labels.xenocanto import licence_name, read_xenocanto, xenocanto_id
+from birdsd.sound.species.names import read_names
 
 HEADER = "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tHigh Freq (Hz)"
 # Whatever is typed; a name that would be a list when it is read again ('[0]') cannot come back as it was.

@@ -8,7 +8,7 @@ import unicodedata
 import pytest
 
 from birdsd.errors import UserError
-from birdsd.sound.labels import load_recordings
+from birdsd.sound.labels.load import load_recordings
 from tests.sound.makers import save, tone
 
 HEADER = "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tHigh Freq (Hz)"

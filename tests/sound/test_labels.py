@@ -7,9 +7,9 @@ import os
 import pytest
 
 from birdsd.errors import UserError
-from birdsd.sound.annotation import Label, Recording, clip_labels
-from birdsd.sound.labels import load_recordings
-from birdsd.sound.names import tidy_name
+from birdsd.sound.labels.annotation import Label, Recording, clip_labels
+from birdsd.sound.labels.load import load_recordings
+from birdsd.sound.species.names import tidy_name
 from tests.sound.makers import save, tone, truncate
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from birdsd.errors import UserError
-from birdsd.sound.labels import load_recordings
+from birdsd.sound.labels.load import load_recordings
 from tests.sound.test_label_kinds import adds_up, boxes, put, raven, told
 
 

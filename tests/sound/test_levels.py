@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from birdsd.sound.codec import SpectrogramCodec
-from birdsd.sound.levels import (
+from birdsd.sound.audio.levels import (
     SILENCE_DBFS,
     band_level_db,
     fit,
@@ -16,8 +15,9 @@ from birdsd.sound.levels import (
     sounding_level_db,
     without_offset,
 )
+from birdsd.sound.audio.recordings import read, write_wav
+from birdsd.sound.codec.codec import SpectrogramCodec
 from birdsd.sound.mixing import active_level_db, mix_at_snr
-from birdsd.sound.recordings import read, write_wav
 
 RATE = 32000
 TIME = np.arange(3 * RATE) / RATE

@@ -7,8 +7,8 @@ import pytest
 
 from birdsd.errors import UserError
 from birdsd.randomness import generator
+from birdsd.sound.audio.recordings import RecordingError
 from birdsd.sound.mixing import EnvironmentPool, active_level_db, level_db, mix_at_snr
-from birdsd.sound.recordings import RecordingError
 from tests.sound.makers import save, tone, truncate
 
 

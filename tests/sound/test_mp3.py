@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from birdsd.sound import mp3
-from birdsd.sound.recordings import RecordingError, blocks, probe, read
+from birdsd.sound.audio import mp3
+from birdsd.sound.audio.recordings import RecordingError, blocks, probe, read
 
 PULSE_HZ = 3000.0
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from birdsd.sound.names import read_environment, read_names, read_types, species_key, tidy_name
-from birdsd.sound.vocabulary import Vocabulary, near_equal
+from birdsd.sound.species.names import read_environment, read_names, read_types, species_key, tidy_name
+from birdsd.sound.species.vocabulary import Vocabulary, near_equal
 
 TOWNSEND = (
     "Townsend's Warbler",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from birdsd.sound.numbers import column_rule, comma_rule, parse_number
-from birdsd.sound.tables import read_table
+from birdsd.sound.labels.numbers import column_rule, comma_rule, parse_number
+from birdsd.sound.labels.tables import read_table
 
 
 @pytest.mark.parametrize(

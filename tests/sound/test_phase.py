@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from birdsd.randomness import generator
-from birdsd.sound.phase import Stft, _Synthesis, griffin_lim, spectral_convergence_db
+from birdsd.sound.codec.phase import Stft, _Synthesis, griffin_lim, spectral_convergence_db
 
 
 def chirp(rate_hz=16000, duration_s=1.0):

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from birdsd.errors import UserError
-from birdsd.sound.recordings import RecordingError, blocks, find_recordings, probe, read, write_wav
+from birdsd.sound.audio.recordings import RecordingError, blocks, find_recordings, probe, read, write_wav
 from tests.sound.makers import save, tone, truncate
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from birdsd.errors import UserError
 from birdsd.randomness import generator
-from birdsd.sound.scales import SCALES, filter_bank, hz_to_mel, mel_to_hz
+from birdsd.sound.codec.scales import SCALES, filter_bank, hz_to_mel, mel_to_hz
 
 
 def dense(bank):

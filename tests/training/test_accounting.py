@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from bench.methods import ADVERSARY, WAYS, Bench
-from birdsd.diffusion import models
-from birdsd.diffusion.aesthetics import AestheticSettings, personalise
+from birdsd.diffusion.generation.aesthetics import AestheticSettings, personalise
+from birdsd.diffusion.networks import models
 from birdsd.errors import UserError
-from birdsd.training.accounting import trace_encoding, trace_step
-from birdsd.training.accounting_clips import trace_generation, trace_personalisation
-from birdsd.training.budget import Layout, budget, tensor_bytes
-from birdsd.training.tensor_memory import LiveTensors
+from birdsd.planning.budget import Layout, budget, tensor_bytes
+from birdsd.planning.live_tensors import LiveTensors
+from birdsd.planning.trace import trace_encoding, trace_step
+from birdsd.planning.trace_clips import trace_generation, trace_personalisation
 
 SETTINGS = {
     **WAYS,

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from birdsd.cluster.averaging import average_run
-from birdsd.cluster.store import open_training
-from birdsd.diffusion.generator import Generator
+from birdsd.diffusion.generation.generator import Generator
+from birdsd.diffusion.generation.request import Request
 from birdsd.diffusion.methods import make_method
-from birdsd.diffusion.request import Request
 from birdsd.errors import UserError
 from birdsd.files import read_json
+from birdsd.runs.models.averaging import average_run
+from birdsd.runs.run import open_training
 from birdsd.schema import OptimConfig
 from birdsd.training import loop
 from birdsd.training.averages import exponential_profile, mixed, mixture_for, power_profile
-from birdsd.training.committed import checkpoint_at, positions
-from birdsd.training.ema import Ema
+from birdsd.training.checkpoints.committed import checkpoint_at, positions
+from birdsd.training.engines.ema import Ema
 from birdsd.training.schedule import ema_decay_at
 from tests.diffusion.conftest import autoencoder_folder, index, train_config  # noqa: F401
 
@@ -100,7 +100,7 @@ def run(index, autoencoder_folder, tmp_path_factory):  # noqa: F811
 
 
 def test_a_runs_model_gets_another_average(run, capsys):
-    from birdsd.cli import main
+    from birdsd.cli.main import main
 
     runs = str(run.folder.parent)
     assert main(["ema", run.folder.name, "--length", "0.15", "--runs", runs, "--json"]) == 0

@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from birdsd.errors import UserError
 from birdsd.schema import OptimConfig
 from birdsd.shards.index import ShardIndex
-from birdsd.training import tensorfile
-from birdsd.training.checkpoint import Checkpointer, deal
-from birdsd.training.engine import TorchEngine
+from birdsd.training.checkpoints import tensorfile
+from birdsd.training.checkpoints.checkpoint import Checkpointer, deal
+from birdsd.training.checkpoints.tensorfile import TensorBuffer, TensorFile
+from birdsd.training.devices.precision import Precision
+from birdsd.training.devices.world import World
+from birdsd.training.engines.torch_engine import TorchEngine
 from birdsd.training.loop import train
-from birdsd.training.precision import Precision
-from birdsd.training.tensorfile import TensorBuffer, TensorFile
-from birdsd.training.world import World
 from tests.training.toy import OPTIM, ToyLearner, ToyMethod, losses, make_shards, toy_config
 
 

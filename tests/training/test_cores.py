@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from birdsd.training.cores import Load, Neighbours, multiplies_bf16, read_load, usable_cores
+from birdsd.training.devices.cores import Load, Neighbours, multiplies_bf16, read_load, usable_cores
 
 _GNU_ONLY = pytest.mark.skipif(
     sys.platform != "linux" or usable_cores() < 2, reason="needs GNU's OpenMP and two cores"
@@ -89,7 +89,7 @@ def test_the_load_is_that_of_all_programs_and_ours_is_a_part_of_it():
 # that sleep do not. Processor time does not depend on what else the machine does.
 _PROGRAM = """
 import hashlib, json, sys, time, torch
-from birdsd.training import cores
+from birdsd.training.devices import cores
 torch.set_num_threads(2)
 torch.manual_seed(0)
 a, b = torch.randn(2, 1 << 18).unbind()
@@ -141,7 +141,7 @@ def test_with_a_bystander_threads_sleep_and_without_it_they_spin_again_with_the_
 
 _SHARING = """
 import json, torch
-from birdsd.training import cores
+from birdsd.training.devices import cores
 theirs = cores.usable_cores()
 crowd = iter([cores.Load(s, s * (theirs + 1), s) for s in range(3)])
 neighbours = cores.Neighbours.__init__

@@ -13,13 +13,13 @@ import torch
 from birdsd.errors import UserError
 from birdsd.schema import OptimConfig
 from birdsd.shards.index import ShardIndex
-from birdsd.training import checkpoint as checkpoints
-from birdsd.training.checkpoint import Checkpointer
-from birdsd.training.engine import TorchEngine
+from birdsd.training.checkpoints import checkpoint as checkpoints
+from birdsd.training.checkpoints.checkpoint import Checkpointer
+from birdsd.training.checkpoints.tensorfile import TensorBuffer
+from birdsd.training.devices.precision import Precision
+from birdsd.training.devices.world import World
+from birdsd.training.engines.torch_engine import TorchEngine
 from birdsd.training.loop import train
-from birdsd.training.precision import Precision
-from birdsd.training.tensorfile import TensorBuffer
-from birdsd.training.world import World
 from tests.training.toy import OPTIM, ToyLearner, ToyMethod, fork_ranks, losses, toy_config
 
 

@@ -8,11 +8,11 @@ import torch
 
 from birdsd.errors import UserError
 from birdsd.shards.index import ShardIndex
-from birdsd.training.batches import Examples
+from birdsd.training.batches.batches import Examples
+from birdsd.training.batches.plan import BatchPlan
+from birdsd.training.engines.out_of_memory import SHORTAGE_FILE, OutOfMemory, is_out_of_memory, recut
 from birdsd.training.loop import train
-from birdsd.training.plan import BatchPlan
 from birdsd.training.records import Ledger, read_metrics
-from birdsd.training.shortage import SHORTAGE_FILE, OutOfMemory, is_out_of_memory, recut
 from tests.training.toy import ToyMethod, losses, toy_config
 
 SPENT = "CUDA out of memory. Tried to allocate 2.00 GiB"

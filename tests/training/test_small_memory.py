@@ -14,20 +14,20 @@ import pytest
 import torch
 from torch import nn
 
-from birdsd.diffusion.parts import Parts
+from birdsd.diffusion.learning.base import Parts
 from birdsd.errors import UserError
 from birdsd.schema import OptimConfig
 from birdsd.shards.index import ShardIndex
-from birdsd.training import checkpoint as checkpoints
 from birdsd.training import loop
-from birdsd.training.adam8 import MOMENTS, AdamW8bit
-from birdsd.training.checkpoint import Checkpointer
-from birdsd.training.engine import TorchEngine, compile_in_place, make_engine
-from birdsd.training.offload_engine import LossScale, OffloadEngine
-from birdsd.training.precision import Precision
-from birdsd.training.showing import parts_of
-from birdsd.training.tensorfile import TensorBuffer, TensorFile, TensorStream
-from birdsd.training.world import World
+from birdsd.training.checkpoints import checkpoint as checkpoints
+from birdsd.training.checkpoints.checkpoint import Checkpointer
+from birdsd.training.checkpoints.tensorfile import TensorBuffer, TensorFile, TensorStream
+from birdsd.training.devices.precision import Precision
+from birdsd.training.devices.world import World
+from birdsd.training.engines.adam8 import MOMENTS, AdamW8bit
+from birdsd.training.engines.offload_engine import LossScale, OffloadEngine
+from birdsd.training.engines.torch_engine import TorchEngine, compile_in_place, make_engine
+from birdsd.training.previews import parts_of
 from tests.training.test_failed_saves import fill, small_disk  # noqa: F401 - a fixture
 from tests.training.test_shortage import Narrow, NarrowBackward, shortages
 from tests.training.test_worlds import LONG, alike, legs, same, zero

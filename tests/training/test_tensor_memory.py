@@ -6,7 +6,7 @@ import gc
 
 import torch
 
-from birdsd.training.tensor_memory import LiveTensors
+from birdsd.planning.live_tensors import LiveTensors
 
 
 def test_bytes_are_those_of_what_is_alive() -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from birdsd.training.devices.world import World
 from birdsd.training.records import Ledger
-from birdsd.training.world import World
 from tests.training.toy import OddMethod, ToyMethod, fork_ranks, losses
 
 KILLED = -signal.SIGKILL

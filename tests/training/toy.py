@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from birdsd.diffusion.parts import Learner, Parts
+from birdsd.diffusion.learning.base import Learner, Parts
 from birdsd.randomness import generator
 from birdsd.schema import OPTIM_DEFAULTS, TrainConfig
 from birdsd.shards.index import ShardIndex
@@ -218,7 +218,8 @@ class Children:
         return codes
 
     def _train(self, run, rank, world, kill, stop_at, changes, on_event, method) -> None:
-        from birdsd.training import checkpoint, loop
+        from birdsd.training import loop
+        from birdsd.training.checkpoints import checkpoint
 
         reached = {"position": 0}
         stepped = loop.Trainer._step

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from birdsd.diffusion.finite import check_finite
+from birdsd.diffusion.networks.finite import check_finite
 from birdsd.errors import UserError
 
 if TYPE_CHECKING:

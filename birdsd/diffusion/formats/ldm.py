@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from birdsd.diffusion.finite import check_finite
+from birdsd.diffusion.networks.finite import check_finite
 from birdsd.errors import UserError
 
 if TYPE_CHECKING:

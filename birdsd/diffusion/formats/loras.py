@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from birdsd.diffusion.additions import factor_shapes
-from birdsd.diffusion.finite import check_finite
+from birdsd.diffusion.adapters import factor_shapes
 from birdsd.diffusion.formats.ldm import module_names
+from birdsd.diffusion.networks.finite import check_finite
 from birdsd.errors import UserError
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from birdsd.diffusion import export, models, sampling
-from birdsd.diffusion.formats import layout, ldm, settings
+from birdsd.diffusion import export
+from birdsd.diffusion.formats import ldm, ldm_shapes, settings
 from birdsd.diffusion.formats.companions import Exported
 from birdsd.diffusion.formats.tensors import (
     Content,
@@ -23,6 +23,8 @@ from birdsd.diffusion.formats.tensors import (
     write_pickle,
     write_safetensors,
 )
+from birdsd.diffusion.generation import sampling
+from birdsd.diffusion.networks import models
 from birdsd.errors import UserError
 from birdsd.files import read_json, write_text
 
@@ -50,7 +52,7 @@ def write_single_file(
         write_safetensors(path, tensors, exported.metadata)
     else:
         write_pickle(path, {"state_dict": tensors}, tensors)
-    _check(path, layout.checkpoint(unet.config, vae.config, text.config.to_dict()))
+    _check(path, ldm_shapes.checkpoint(unet.config, vae.config, text.config.to_dict()))
     files = [path]
     obstacles = settings.obstacles(unet.config, vae.config, text.config.to_dict(), told, program)
     notes = _notes(program, path, obstacles)

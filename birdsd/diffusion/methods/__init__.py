@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from birdsd.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
-    from birdsd.diffusion.parts import Method
+    from birdsd.diffusion.learning.base import Method
     from birdsd.schema import TrainConfig
     from birdsd.shards.index import ShardIndex
 

@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from birdsd.diffusion import export, models
-from birdsd.diffusion.additions import chain, write_addition
-from birdsd.diffusion.aesthetics import ALL, EMBEDDINGS_FILE, PROJECTION, PROJECTION_FILE
-from birdsd.diffusion.clip import Clip, load_clip
-from birdsd.diffusion.methods.common import codec_of, picture_of, read, required_source
+from birdsd.diffusion import export
+from birdsd.diffusion.adapters import chain, write_addition
+from birdsd.diffusion.generation.aesthetics import ALL, EMBEDDINGS_FILE, PROJECTION, PROJECTION_FILE
+from birdsd.diffusion.learning.common import codec_of, picture_of, read, required_source
+from birdsd.diffusion.networks import models
+from birdsd.diffusion.networks.clip import Clip, load_clip
 from birdsd.errors import UserError, listed_names
 from birdsd.files import read_json
 from birdsd.shards.reader import ShardReader

@@ -17,10 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from birdsd.diffusion import export, models
-from birdsd.diffusion.adversary import SMALLEST_SIDE, Adversary, Discriminator
-from birdsd.diffusion.clip import load_clip
-from birdsd.diffusion.methods.common import (
+from birdsd.diffusion import export
+from birdsd.diffusion.learning.base import Learner, Parts
+from birdsd.diffusion.learning.common import (
     codec_of,
     evaluating,
     load_codec,
@@ -30,20 +29,22 @@ from birdsd.diffusion.methods.common import (
     to_range,
     write_preview,
 )
-from birdsd.diffusion.methods.measuring import autoencoder_loss, loss_line
-from birdsd.diffusion.parts import Learner, Parts
-from birdsd.diffusion.picture_losses import (
+from birdsd.diffusion.learning.measuring import autoencoder_loss, loss_line
+from birdsd.diffusion.learning.picture_losses import (
     Features,
     check_features,
     difference_error,
     mean_error,
     texture_error,
 )
+from birdsd.diffusion.networks import models
+from birdsd.diffusion.networks.adversary import SMALLEST_SIDE, Adversary, Discriminator
+from birdsd.diffusion.networks.clip import load_clip
 from birdsd.errors import UserError
 from birdsd.randomness import generator
 
 if TYPE_CHECKING:
-    from birdsd.diffusion.clip import Clip
+    from birdsd.diffusion.networks.clip import Clip
     from birdsd.schema import MethodConfig, TrainConfig
     from birdsd.shards.index import ShardIndex
     from birdsd.shards.reader import Sample
@@ -131,7 +132,7 @@ class AutoencoderLearner(Learner):
 
 
 class AutoencoderMethod:
-    """Trains the autoencoder on random stretches of time; see `birdsd.diffusion.parts.Method`."""
+    """Trains the autoencoder on random stretches of time; see `birdsd.diffusion.learning.base.Method`."""
 
     def __init__(self, config: TrainConfig, index: ShardIndex) -> None:
         self.config, self.index = config, index

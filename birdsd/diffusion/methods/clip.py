@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from birdsd.diffusion import export, models
-from birdsd.diffusion.clip import Clip, build_clip, load_clip
-from birdsd.diffusion.methods.common import (
+from birdsd.diffusion import export
+from birdsd.diffusion.learning.base import Frozen, Learner, Parts
+from birdsd.diffusion.learning.common import (
     codec_of,
     evaluating,
     load_codec,
@@ -29,8 +29,9 @@ from birdsd.diffusion.methods.common import (
     required_source,
     write_preview,
 )
-from birdsd.diffusion.parts import Frozen, Learner, Parts
-from birdsd.diffusion.tokenizer import token_ids
+from birdsd.diffusion.networks import models
+from birdsd.diffusion.networks.clip import Clip, build_clip, load_clip
+from birdsd.diffusion.networks.tokenizer import token_ids
 from birdsd.errors import UserError, listed_names
 from birdsd.randomness import generator
 
@@ -83,7 +84,7 @@ class ClipLearner(Learner):
 
 
 class ClipMethod:
-    """See `birdsd.diffusion.parts.Method`."""
+    """See `birdsd.diffusion.learning.base.Method`."""
 
     def __init__(self, config: TrainConfig, index: ShardIndex) -> None:
         self.config, self.index = config, index
@@ -231,7 +232,7 @@ class ClipMethod:
 
     def export(self, parts: Parts, folder: Path) -> Path:
         """Write a CLIPModel folder (float32 safetensors) with tokenizer, codec.json and other companions."""
-        from birdsd.diffusion.tokenizer import save_tokenizer
+        from birdsd.diffusion.networks.tokenizer import save_tokenizer
 
         learner: Any = parts.learner
         made: Clip = parts.extras["clip"]

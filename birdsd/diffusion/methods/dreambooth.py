@@ -18,17 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from birdsd.diffusion.additions import source_identity
-from birdsd.diffusion.class_pictures import ClassPictures, ClassRequest, Sampler, model_sampler
-from birdsd.diffusion.denoiser import STEPS, DenoisingLearner
+from birdsd.diffusion.adapters import source_identity
 from birdsd.diffusion.export import read_training
-from birdsd.diffusion.methods.common import evaluating
-from birdsd.diffusion.methods.denoising import DenoisingMethod, Networks, check_pretrained
+from birdsd.diffusion.generation.words import apply_words
+from birdsd.diffusion.learning.base import Parts
+from birdsd.diffusion.learning.class_images import ClassPictures, ClassRequest, Sampler, model_sampler
+from birdsd.diffusion.learning.common import evaluating
+from birdsd.diffusion.learning.denoiser import STEPS, DenoisingLearner
+from birdsd.diffusion.learning.denoising import DenoisingMethod, Networks, check_pretrained
 from birdsd.diffusion.methods.full import FullMethod
 from birdsd.diffusion.methods.lora import LoraMethod
-from birdsd.diffusion.parts import Parts
-from birdsd.diffusion.tokenizer import token_ids
-from birdsd.diffusion.words import apply_words
+from birdsd.diffusion.networks.tokenizer import token_ids
 from birdsd.errors import UserError, unknown_name
 from birdsd.randomness import generator, permutation
 from birdsd.shards.balance import species_of

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from birdsd.diffusion import models
-from birdsd.diffusion.denoiser import Denoising, DenoisingLearner
-from birdsd.diffusion.methods.denoising import DenoisingMethod, Networks
-from birdsd.diffusion.tokenizer import train_tokenizer
+from birdsd.diffusion.learning.denoiser import Denoising, DenoisingLearner
+from birdsd.diffusion.learning.denoising import DenoisingMethod, Networks
+from birdsd.diffusion.networks import models
+from birdsd.diffusion.networks.tokenizer import train_tokenizer
 from birdsd.errors import UserError
 from birdsd.schema import NOISE_DEFAULTS
 

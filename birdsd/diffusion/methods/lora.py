@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from birdsd.diffusion import export, models
-from birdsd.diffusion.additions import LORA_FILE, write_addition
-from birdsd.diffusion.denoiser import DenoisingLearner
-from birdsd.diffusion.methods.denoising import DenoisingMethod, Networks
-from birdsd.diffusion.parts import Parts
+from birdsd.diffusion import export
+from birdsd.diffusion.adapters import LORA_FILE, write_addition
+from birdsd.diffusion.learning.base import Parts
+from birdsd.diffusion.learning.denoiser import DenoisingLearner
+from birdsd.diffusion.learning.denoising import DenoisingMethod, Networks
+from birdsd.diffusion.networks import models
 from birdsd.errors import UserError, unknown_name
 
 if TYPE_CHECKING:

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from birdsd.diffusion import export
-from birdsd.diffusion.additions import write_addition
-from birdsd.diffusion.denoiser import DenoisingLearner
-from birdsd.diffusion.methods.denoising import DenoisingMethod, Networks, check_pretrained
-from birdsd.diffusion.parts import Parts
-from birdsd.diffusion.token_rows import (
+from birdsd.diffusion.adapters import write_addition
+from birdsd.diffusion.generation.words import apply_words
+from birdsd.diffusion.learning.base import Parts
+from birdsd.diffusion.learning.denoiser import DenoisingLearner
+from birdsd.diffusion.learning.denoising import DenoisingMethod, Networks, check_pretrained
+from birdsd.diffusion.networks.token_rows import (
     TokenRows,
     add_tokens,
     embedding_files,
@@ -29,7 +30,6 @@ from birdsd.diffusion.token_rows import (
     split_rows,
     write_embeddings,
 )
-from birdsd.diffusion.words import apply_words
 from birdsd.errors import UserError, unknown_name
 from birdsd.shards.balance import species_of
 

@@ -137,7 +137,7 @@ def _as_heard(waveform: np.ndarray, rate_hz: int) -> np.ndarray:
     """float32 [samples] at BirdNET's rate."""
     import soxr
 
-    from birdsd.sound.channels import mix_down
+    from birdsd.sound.audio.channels import mix_down
 
     waveform = np.atleast_2d(np.asarray(waveform, dtype=np.float32))
     if not waveform.size or rate_hz <= 0:

@@ -10,7 +10,7 @@ import numpy as np
 
 from birdsd.errors import UserError
 from birdsd.evaluation.judges.judge import Judge, Sound, sigmoid
-from birdsd.evaluation.learning_check import wilson
+from birdsd.evaluation.weak_check import wilson
 
 CONFIDENT = 0.25  # a score from which users of BirdNET keep a detection
 NOTHING_HEARD = "nothing heard"

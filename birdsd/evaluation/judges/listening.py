@@ -14,7 +14,7 @@ from birdsd.evaluation.judges.judge import Judge
 from birdsd.evaluation.judges.judgement import Court, Judgement, Verdict
 from birdsd.evaluation.judges.sounds import Detection, SoundFiles, hear_file
 from birdsd.files import safe_name, write_json, write_text
-from birdsd.sound.labels import Label, write_raven
+from birdsd.sound.labels.load import Label, write_raven
 
 TABLES = "tables"
 

@@ -17,10 +17,10 @@ from birdsd.errors import UserError
 from birdsd.evaluation.judges.judge import Judge, sigmoid
 from birdsd.evaluation.judges.judgement import SILENT_BELOW
 from birdsd.files import read_json
-from birdsd.sound.labels import Recording, load_recordings
-from birdsd.sound.layers import is_container
-from birdsd.sound.names import read_names, species_key
-from birdsd.sound.recordings import RecordingError, blocks, find_recordings, probe
+from birdsd.sound.audio.recordings import RecordingError, blocks, find_recordings, probe
+from birdsd.sound.labels.layers import is_container
+from birdsd.sound.labels.load import Recording, load_recordings
+from birdsd.sound.species.names import read_names, species_key
 
 _BLOCK_WINDOWS = 100  # a recording is heard in blocks, whatever its length
 _PREVIEWS = "previews"

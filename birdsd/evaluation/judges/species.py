@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from birdsd.errors import likeness, nearest
 from birdsd.evaluation.judges.aliases import ALIASES, CODES, SAME_GENUS
-from birdsd.sound.names import read_names, species_key, tidy_name
+from birdsd.sound.species.names import read_names, species_key, tidy_name
 
 _SPELLINGS = (("grey", "gray"), ("coloured", "colored"))
 _CLOSE = 0.75

@@ -98,7 +98,7 @@ def _begin():
         _Patcher(
             {
                 "birdsd.diffusion.methods": _toy(drill),
-                "birdsd.training.checkpoint": _saves(drill, told.parent),
+                "birdsd.training.checkpoints.checkpoint": _saves(drill, told.parent),
             }
         ),
     )

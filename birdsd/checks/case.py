@@ -1,0 +1,154 @@
+"""What the doctor's checks look at, and what they find."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from birdsd.errors import UserError
+from birdsd.runs.allocations import Submission
+from birdsd.runs.run import Run
+from birdsd.schema import SiteConfig, TrainConfig
+from birdsd.site import slurm
+from birdsd.site.facts import Facts, ask
+
+OK, WARNING, ERROR = "ok", "warning", "error"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's: `level` is ok, warning or error; `what_to_do` is empty where all is well."""
+
+    topic: str
+    level: str
+    what: str
+    what_to_do: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def ok(topic: str, what: str) -> Finding:
+    """All is well."""
+    return Finding(topic, OK, what)
+
+
+def warning(topic: str, what: str, what_to_do: str) -> Finding:
+    """Something that may cost time, or that could not be found out."""
+    return Finding(topic, WARNING, what, what_to_do)
+
+
+def error(topic: str, what: str, what_to_do: str) -> Finding:
+    """Something that will not work."""
+    return Finding(topic, ERROR, what, what_to_do)
+
+
+def explained(level: str, topic: str, problem: UserError, else_do: str = "see there") -> Finding:
+    """A finding that says what an error says."""
+    said = ": ".join(part for part in (problem.what, problem.rule) if part)
+    return Finding(topic, level, said, problem.way_out or else_do)
+
+
+Findings = Iterator[Finding]
+
+
+@dataclass
+class Case:
+    """What there is to check. Every part may be absent; `settings` are a job's, mostly of a training."""
+
+    site: SiteConfig | None = None
+    settings: Any = None
+    run: Run | None = None
+    runs_root: Path = Path("runs")
+    deep: bool = False
+    nodes: int = 1
+    tasks_per_node: int = 0
+    leaving: tuple[float | None, str] | None = None  # what `doctor_saving.leave_time` found
+
+    def __post_init__(self) -> None:
+        """A run that was submitted knows its site."""
+        submission = Submission.read(self.run.folder) if self.run is not None and self.site is None else None
+        if submission is not None:
+            with suppress(KeyError, TypeError, ValueError):
+                self.site = _rebuilt(SiteConfig, submission.site)
+                self.nodes = int(submission.submit["nodes"])
+                self.tasks_per_node = int(submission.submit["tasks_per_node"])
+
+    @property
+    def is_slurm(self) -> bool:
+        """Whether jobs go to Slurm: the site says so, or there is no site and Slurm is here."""
+        return self.site.executor == "slurm" if self.site else slurm.available()
+
+    @cached_property
+    def training(self) -> TrainConfig | None:
+        """The settings of a training: those that were given, else the run's own."""
+        if isinstance(self.settings, TrainConfig):
+            return self.settings
+        if self.settings is None and self.run is not None:
+            with suppress(UserError, TypeError, AttributeError):
+                if self.run.job == "train":
+                    return _rebuilt(TrainConfig, self.run.config)
+        return None
+
+    @property
+    def root(self) -> Path:
+        """The folder of all runs."""
+        if self.run is not None:
+            return self.run.folder.parent
+        named = getattr(self.settings, "runs", None)
+        return Path(named) if named and self.runs_root == Path("runs") else self.runs_root
+
+    @property
+    def place(self) -> Path:
+        """Where the run's files go."""
+        return self.run.folder if self.run is not None else self.root
+
+    @cached_property
+    def answer(self) -> Facts | UserError:
+        """What Slurm says, or why it does not."""
+        try:
+            slurm.ping()
+            return ask()
+        except UserError as problem:
+            return problem
+
+    @property
+    def facts(self) -> Facts | None:
+        """What Slurm says, where jobs go to Slurm and it answers."""
+        return self.answer if self.is_slurm and isinstance(self.answer, Facts) else None
+
+    @property
+    def partition(self) -> dict[str, str] | None:
+        """The site's partition, or the default one where the site names none."""
+        if self.facts is None:
+            return None
+        named = self.site.partition if self.site else None
+        for one in self.facts.partitions:
+            if one["PartitionName"] == named or (named is None and one.get("Default") == "YES"):
+                return dict(one)
+        return None
+
+    @property
+    def account(self) -> str | None:
+        """The account that jobs are charged to."""
+        named = self.site.account if self.site else None
+        return named or (self.facts.default_account if self.facts else None) or None
+
+    @cached_property
+    def events(self) -> list[dict[str, Any]]:
+        """The run's events, in order."""
+        return self.run.events() if self.run is not None else []
+
+
+def _rebuilt(kind: type[Any], values: dict[str, Any]) -> Any:
+    """A configuration from the plain values it was written as; what it did not have then is as by default."""
+    whole = kind()
+    for item in fields(kind):
+        if item.name in values:
+            held, default = values[item.name], getattr(whole, item.name)
+            setattr(whole, item.name, _rebuilt(type(default), held) if is_dataclass(default) else held)
+    return whole

@@ -1,0 +1,106 @@
+"""`birdsd doctor`: what could go wrong, before it costs a night in the queue.
+
+Each check is a small function that looks at a `Case` and yields findings; it is given whatever was named
+(site, settings, run) and says nothing about what was not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from birdsd.checks import caller, resources, saving, slurm, software
+from birdsd.checks import run as doctor_run
+from birdsd.checks.case import ERROR, OK, WARNING, Case, Finding, Findings, explained, warning
+from birdsd.errors import UserError
+from birdsd.runs.run import Run
+from birdsd.schema import SiteConfig
+
+# In the order in which they are told: the machine, the cluster, the folders, the run.
+CHECKS: tuple[Callable[[Case], Findings], ...] = (
+    software.check_python,
+    software.check_snapshot,
+    software.check_torch,
+    software.check_deepspeed,
+    software.check_eightbit,
+    software.check_judge,
+    software.check_notebook,
+    caller.check_caller,
+    slurm.check_controller,
+    slurm.check_accounting,
+    slurm.check_partition,
+    slurm.check_account,
+    slurm.check_time_limit,
+    slurm.check_nodes,
+    resources.check_limits,
+    resources.check_gpu_type,
+    resources.check_gpus_in_use,
+    resources.check_cpu_jobs,
+    resources.check_environment,
+    slurm.check_trial,
+    slurm.check_hand_over,
+    slurm.check_preemption,
+    saving.check_lead,
+    saving.check_interval,
+    doctor_run.check_runs_folder,
+    saving.check_space,
+    doctor_run.check_scratch,
+    doctor_run.check_shards,
+    doctor_run.check_models,
+    doctor_run.check_checkpoints,
+    doctor_run.check_leftovers,
+)
+_MARKS = {OK: "ok", WARNING: "WARNING", ERROR: "ERROR"}
+
+
+def diagnose(
+    site: SiteConfig | None = None,
+    settings: Any = None,
+    run: Run | None = None,
+    runs_root: Path = Path("runs"),
+    deep: bool = False,
+    nodes: int = 1,
+    tasks_per_node: int = 0,
+) -> list[Finding]:
+    """Look at what is given and say what is well and what is not; never raises `UserError`.
+
+    `deep` also reads every shard and the newest checkpoint, and asks PyTorch (in a process of its own).
+    """
+    case = Case(site, settings, run, Path(runs_root), deep, nodes, tasks_per_node)
+    found: list[Finding] = []
+    for check in CHECKS:
+        topic = check.__name__.removeprefix("check_").replace("_", " ")
+        try:
+            found.extend(check(case))
+        except UserError as problem:
+            found.append(explained(WARNING, topic, problem))
+        except OSError as problem:
+            what = f"could not be checked: {problem.filename or ''} {problem.strerror or problem}"
+            found.append(warning(topic, " ".join(what.split()), "see whether the file system is well"))
+    return found
+
+
+def text(findings: Iterable[Finding]) -> str:
+    """One line a finding, in columns, and one that counts them."""
+    findings = list(findings)
+    width = max((len(finding.topic) for finding in findings), default=0)
+    lines = []
+    for one in findings:
+        advice = f" -> {_line(one.what_to_do)}" if one.what_to_do and one.level != OK else ""
+        lines.append(f"{_MARKS[one.level]:<7}  {one.topic:<{width}}  {_line(one.what)}{advice}")
+    count = Counter(one.level for one in findings)
+    parts = [f"{count[OK]} ok"]
+    for level, name in ((WARNING, "warning"), (ERROR, "error")):
+        parts.append(f"{count[level]} {name}{'s' * (count[level] != 1)}")
+    return "\n".join([*lines, ", ".join(parts)])
+
+
+def exit_status(findings: Iterable[Finding]) -> int:
+    """1 where anything is an error, else 0."""
+    return int(any(one.level == ERROR for one in findings))
+
+
+def _line(said: str) -> str:
+    return " ".join(said.split())

@@ -1,0 +1,288 @@
+"""The doctor's checks of the folders a run lives in: the runs folder, scratch, shards, models, leftovers."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from birdsd.checks.case import ERROR, Case, Findings, error, explained, ok, warning
+from birdsd.checks.slurm import on_one_machine
+from birdsd.checks.software import ask
+from birdsd.errors import UserError
+from birdsd.runs import allocations
+from birdsd.runs.models import hub
+from birdsd.site.filesystem import (
+    IN_MEMORY,
+    SHARED,
+    amount,
+    clock_ahead_s,
+    existing,
+    free_space,
+    is_locked,
+    mount_of,
+    trial_folder,
+    trouble_with_locks,
+    trouble_with_renames,
+)
+
+_READ_CHECKPOINT = """
+import json, pathlib, sys
+from birdsd.training.checkpoints.tensorfile import TensorFile
+folder = pathlib.Path(sys.argv[1])
+for name, recorded in json.loads((folder / "COMMIT.json").read_text())["files"].items():
+    if problem := TensorFile(folder / name).difference(recorded):
+        sys.exit(problem)
+"""
+_READING_S = 3600
+_CLOCK_S, _CLOCK_BAD_S = 2.0, 30.0  # heartbeats that seem older than a minute count as silence
+_SHOWN = 3
+
+
+# -- folders ------------------------------------------------------------------------------------------
+
+
+def check_runs_folder(case: Case) -> Findings:
+    """Compute nodes see the folder of runs, and checkpoints can be put in place there."""
+    mount, place = mount_of(case.place), case.place
+    elsewhere = case.is_slurm and not (case.facts is not None and on_one_machine(case.facts))
+    said = f"{place} is on {mount.kind} ({mount.point})"
+    if elsewhere and mount.kind not in SHARED and mount.kind != "unknown":
+        local = "lives in this machine's memory" if mount.kind in IN_MEMORY else "looks local to this machine"
+        yield warning("runs folder", f"{said}, which {local}", "runs= a folder that compute nodes see too")
+    elif mount.kind in IN_MEMORY:
+        yield warning("runs folder", f"{said}: it is gone with the next boot", "runs= a folder on a disk")
+    else:
+        yield ok("runs folder", said)
+    try:
+        with trial_folder(place) as folder:
+            if problem := trouble_with_renames(folder):
+                yield error("renames", f"in {place}: {problem}", "runs= a folder where files can be renamed")
+            else:
+                yield ok("renames", "a file is written, fsynced and renamed as a checkpoint needs it")
+            if problem := trouble_with_locks(folder):
+                yield warning(
+                    "locks",
+                    f"in {place}: {problem}",
+                    "never start two jobs by hand on one run: nothing stops them",
+                )
+            else:
+                yield ok("locks", "a second process on the same run is refused")
+            yield from _clock(clock_ahead_s(folder))
+    except OSError as problem:
+        yield error(
+            "runs folder", f"cannot write in {existing(place)}: {problem.strerror}", "runs= another folder"
+        )
+
+
+def _clock(ahead_s: float) -> Findings:
+    if abs(ahead_s) <= _CLOCK_S:
+        yield ok("clock", "the file server's is this machine's")
+        return
+    what = (
+        f"the file server's is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} this machine's"
+    )
+    say = error if abs(ahead_s) > _CLOCK_BAD_S else warning
+    yield say(
+        "clock", what, "tell the site (its clocks should be synchronised): ages of heartbeats will be wrong"
+    )
+
+
+def check_scratch(case: Case) -> Findings:
+    """The node-local scratch exists and can be written."""
+    if case.site is None or not case.site.scratch:
+        return
+    named = case.site.scratch
+    folder = os.path.expandvars(named)
+    if "$" in folder:
+        if os.environ.get("SLURM_JOB_ID"):
+            yield error("scratch", f"{named} is not set in this job", "site.scratch= a folder, or null")
+        else:
+            yield ok("scratch", f"{named} is set in jobs only: run this in a job to try it")
+        return
+    place = Path(folder)
+    if not place.is_dir():
+        say = warning if case.is_slurm and not os.environ.get("SLURM_JOB_ID") else error
+        yield say(
+            "scratch", f"{place} does not exist on this machine", "run this in a job, or site.scratch=null"
+        )
+        return
+    try:
+        with trial_folder(place):
+            pass
+    except OSError as problem:
+        yield error("scratch", f"cannot write in {place}: {problem.strerror}", "site.scratch= another folder")
+        return
+    yield ok(
+        "scratch", f"{place} can be written; {amount(free_space(place).bytes)} free ({mount_of(place).kind})"
+    )
+
+
+# -- what a run reads ---------------------------------------------------------------------------------
+
+
+def check_shards(case: Case) -> Findings:
+    """The shards can be read, and are those that the run began with."""
+    settings, recorded = case.training, None
+    folder = settings.data.shards if settings is not None else None
+    if case.run is not None:
+        with suppress(OSError, ValueError, KeyError):
+            known = json.loads((case.run.folder / "shards.json").read_text(encoding="utf-8"))
+            folder, recorded = folder or known["folder"], known["inventory"]
+    if not folder:
+        if settings is not None:
+            yield error(
+                "shards", "data.shards is not set", "data.shards= the folder that `birdsd run prepare` made"
+            )
+        return
+    from birdsd.shards.checks import check_pictures, lacking
+    from birdsd.shards.index import ShardIndex, listed
+
+    try:
+        index = ShardIndex.open(folder)
+        if recorded is not None and (changes := index.changes_since(recorded)):
+            yield error(
+                "shards", f"{folder} is not as when the run began: {listed(changes)}",
+                "restore the shards: a run goes on only with the samples it began with",
+            )  # fmt: skip
+            return
+        shards = [shard for split in index.splits for shard in index.shards(split)]
+        for shard in shards if case.deep else shards[:_SHOWN]:
+            index.table(shard)  # an index that does not fit its shard is refused here
+        remarks = [*map(str, lacking(index)), *check_pictures(index)]
+    except UserError as problem:
+        yield explained(ERROR, "shards", problem)
+        return
+    for remark in remarks:
+        yield warning("samples", remark, f"birdsd inspect {folder} --verify")
+    said = f"{len(shards)} in {folder}: " + ", ".join(f"{index.count(s)} {s}" for s in index.splits)
+    if "train" not in index.splits:
+        yield error("shards", f"{said}; none are for training", "prepare some, or name shards train-*.tar")
+        return
+    besides = "" if index.is_own else "every sample can be read, and "
+    if not case.deep:
+        yield ok("shards", f"{said}; --deep compares every checksum")
+        return
+    problems = list(index.verify())
+    if problems:
+        yield error("shards", f"{said}; {listed(problems)}", "restore these shards, or prepare them again")
+    else:
+        yield ok("shards", f"{said}; {besides}every checksum holds")
+
+
+def check_models(case: Case) -> Findings:
+    """What the run starts from is here, also for compute nodes without internet."""
+    if case.training is None:
+        return
+    try:
+        wanted = hub.needed(case.training, case.root)
+    except UserError as problem:
+        yield explained(ERROR, "models", problem)
+        return
+    offline = case.site.offline if case.site is not None else bool(os.environ.get("HF_HUB_OFFLINE"))
+    for one in wanted:
+        said = f"{one.setting}={one.name}"
+        is_folder = Path(one.name).expanduser().is_dir()
+        folder = Path(one.name) if is_folder else hub.snapshot(one.name)
+        problems = hub.missing(folder, one.parts) if folder is not None else []
+        if is_folder and problems:
+            yield error(
+                "models", f"{said}: {'; '.join(problems)}", "finish that run first, or name another folder"
+            )
+        elif folder is None or problems:
+            why = "; ".join(problems) or f"not in {hub.cache_folder()}"
+            say = error if offline else warning
+            yield say("models", f"{said}: {why}", f"`birdsd cache-models {one.name}` on a node with internet")
+        else:
+            yield ok("models", said + ("" if is_folder else f" is complete in {hub.cache_folder()}"))
+    if case.site is not None and case.site.offline:
+        yield ok("offline", "jobs are told that there is no internet (HF_HUB_OFFLINE=1, trackers offline)")
+
+
+# -- what a run has left ------------------------------------------------------------------------------
+
+
+def check_checkpoints(case: Case) -> Findings:
+    """The newest checkpoint is whole; what was set aside or left half-written is named."""
+    if case.run is None:
+        return
+    folder = case.run.folder / "checkpoints"
+    bad = sorted(path.name for path in folder.glob("*.bad*"))
+    if bad:
+        yield warning(
+            "checkpoints", f"set aside as damaged: {', '.join(bad[:_SHOWN])}",
+            "check the disk; remove them when you have looked at them",
+        )  # fmt: skip
+    names = [path for path in folder.glob("*") if path.name.isdigit()]
+    if not names:
+        yield ok("checkpoints", "none yet: the run begins at the beginning")
+        return
+    newest = max(names, key=lambda path: int(path.name))
+    if problem := _damage(newest, case.deep):
+        yield error(
+            "checkpoints", f"{newest.name}: {problem}",
+            "nothing must be done: the run sets it aside and goes on from the one before, if there is one",
+        )  # fmt: skip
+    else:
+        how = "its checksums hold" if case.deep else "all its files are there; --deep reads them"
+        yield ok("checkpoints", f"the newest is at {newest.name} samples; {how}")
+
+
+def _damage(folder: Path, deep: bool) -> str:
+    """What is wrong with a committed checkpoint; "" for nothing. Only `deep` reads the weights."""
+    try:
+        files: dict[str, Any] = json.loads((folder / "COMMIT.json").read_text(encoding="utf-8"))["files"]
+        for name, recorded in sorted(files.items()):
+            size = (folder / name).stat().st_size
+            if size != recorded["size"]:
+                return f"{name} has {size} bytes instead of {recorded['size']}"
+    except OSError as problem:
+        return f"{os.path.basename(str(problem.filename))} cannot be read ({problem.strerror})"
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        return f"COMMIT.json is damaged ({problem})"
+    if not deep:
+        return ""
+    # What restores a checkpoint also judges it, in a process of its own as it imports torch.
+    return ask([sys.executable, "-c", _READ_CHECKPOINT, str(folder)], _READING_S)[1]
+
+
+def check_leftovers(case: Case) -> Findings:
+    """What a kill or a request has left in the run's folder."""
+    if case.run is None:
+        return
+    folder = case.run.folder
+    alive = [one.name for one in allocations.allocations(folder) if one.seems_alive]
+    if alive:
+        yield ok("at work", f"{', '.join(alive)} has given a sign of life in the last minute")
+    if stuck := sorted(folder.rglob("*.save_tmp")):
+        yield warning(
+            "leftovers", f"{_named(stuck, folder)}: submitit cannot requeue while that is there",
+            f"remove {'it' if len(stuck) == 1 else 'them'}",
+        )  # fmt: skip
+    partial = sorted([*folder.rglob("*.partial"), *(folder / "checkpoints").glob("*.old")])
+    if partial and not alive:
+        yield ok("leftovers", f"{_named(partial, folder)}: the next allocation clears up")
+    if (stop := folder / allocations.STOP).is_file():
+        who, since = "somebody", ""
+        with suppress(OSError, ValueError, AttributeError):
+            told = json.loads(stop.read_text(encoding="utf-8"))
+            who = str(told.get("by") or who)
+            since = time.strftime(" on %Y-%m-%d at %H:%M", time.localtime(float(told["time"])))
+        yield warning("stop", f"{who} asked this run to stop{since}", "`birdsd resume RUN` withdraws that")
+    for lock in [folder / ".lock", *folder.glob("*/.lock")]:
+        if is_locked(lock) and not alive:
+            pid = lock.read_text(encoding="utf-8", errors="replace").strip() or "(unknown)"
+            yield warning(
+                "lock",
+                f"process {pid} holds {lock.relative_to(folder)}",
+                "wait for it, or end it: a second is refused",
+            )
+
+
+def _named(paths: list[Path], folder: Path) -> str:
+    names = ", ".join(str(path.relative_to(folder)) for path in paths[:_SHOWN])
+    return names + (f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else "")

@@ -1,0 +1,257 @@
+"""The doctor's checks of software: Python, the code snapshot, PyTorch, GPUs, DeepSpeed. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+import birdsd
+from birdsd.checks.case import Case, Findings, error, ok, warning
+from birdsd.schema import PrepareConfig
+from birdsd.site import notebooks
+
+# The oldest driver that runs a CUDA of this major version.
+_DRIVERS = {11: 450, 12: 525, 13: 580}
+_ASK_TORCH = """
+import json, torch
+facts = {"version": torch.__version__, "cuda": torch.version.cuda, "available": torch.cuda.is_available()}
+if facts["available"]:
+    facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    facts["bf16"] = torch.cuda.is_bf16_supported()
+    facts["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
+print(json.dumps(facts))
+"""
+
+
+def check_python(case: Case) -> Findings:
+    """Versions of Python and birdsd; the site's own interpreter, if it names one, has birdsd too."""
+    said = f"{platform.python_version()}, birdsd {birdsd.__version__}"
+    if sys.version_info < (3, 10):  # noqa: UP036 - a site's python may be older than ours
+        yield error("python", said, "birdsd needs Python 3.10 or newer")
+    else:
+        yield ok("python", said)
+    if case.site is None or not case.site.python:
+        return
+    named = case.site.python
+    status, text = ask([named, "-c", "import birdsd, sys; print(birdsd.__version__)"], 60)
+    if status:
+        yield error("python", f"site.python={named}: {text}", "site.python=null takes the one that submits")
+    elif text != birdsd.__version__:
+        yield warning("python", f"site.python={named} has birdsd {text}", "install the same version there")
+    else:
+        yield ok("python", f"site.python={named} has the same birdsd")
+
+
+def check_snapshot(case: Case) -> Findings:
+    """The code can be copied when a job is submitted."""
+    from birdsd.cluster.snapshot import code_root
+
+    root = code_root()
+    if not (root / ".git").exists():
+        yield ok("code", f"installed in {root}: its version goes with every job")
+        return
+    if shutil.which("git") is None:
+        yield warning(
+            "code", f"{root} is a checkout, and git is not installed", "install git, to know what ran"
+        )
+        return
+    status, commit = ask(["git", "-C", str(root), "rev-parse", "--short", "HEAD"], 30)
+    problem, changes = ask(["git", "-C", str(root), "status", "--porcelain"], 60)
+    if status or problem:
+        yield warning("code", f"git cannot read {root}: {commit if status else changes}", "mend the checkout")
+        return
+    count = len(changes.splitlines())
+    dirty = (
+        f", with {count} uncommitted change{'s' * (count != 1)}, which go along" if count else ", unchanged"
+    )
+    yield ok("code", f"a checkout at {commit}{dirty}; a copy of it goes with every job")
+
+
+def check_torch(case: Case) -> Findings:
+    """PyTorch and its CUDA fit the GPUs that the site or this machine has. --deep asks PyTorch itself."""
+    try:
+        version = metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        yield error("torch", "PyTorch is not installed", "pip install torch")
+        return
+    cuda, nccl = _of_wheels("nvidia-cuda-runtime"), _of_wheels("nvidia-nccl")
+    wants_gpu = _wants_gpu(case)
+    said = version + (f", CUDA {cuda}" if cuda else "") + (f", NCCL {nccl}" if nccl else "")
+    if "+cpu" in version and wants_gpu:
+        # With device=auto a run goes on without the GPUs; whoever asked for them must have them.
+        say = error if "machine.device" in wants_gpu else warning
+        yield say("torch", f"{said} has no CUDA, and {wants_gpu}", "install a PyTorch with CUDA")
+    else:
+        yield ok("torch", said)
+    yield from _check_driver(cuda, wants_gpu)
+    if case.deep:
+        yield from _check_deep(wants_gpu)
+
+
+def _wants_gpu(case: Case) -> str:
+    """Why a GPU is needed; "" if none is."""
+    device = getattr(getattr(case.settings, "machine", None), "device", "")
+    if isinstance(case.settings, PrepareConfig):
+        return ""  # whatever the machine
+    if device == "cuda":
+        return "machine.device=cuda"
+    if case.site is not None and case.site.gpus_per_node and device != "cpu":
+        return f"site {case.site.name} has GPUs"
+    return ""
+
+
+def _of_wheels(name: str) -> str:
+    """The version of NVIDIA's wheel NAME or NAME-cu12, as PyTorch's own wheels bring it; "" without."""
+    for one in metadata.distributions():
+        title = str(one.metadata["Name"] or "").lower()
+        if title == name or re.fullmatch(re.escape(name) + r"-cu\d+", title):
+            return one.version
+    return ""
+
+
+def _check_driver(cuda: str, wants_gpu: str) -> Findings:
+    if shutil.which("nvidia-smi") is None:
+        if wants_gpu:
+            yield ok(
+                "gpu", "no nvidia-smi on this machine: run this in a job to see the GPUs of a compute node"
+            )
+        return
+    asked = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    status, text = ask(asked, 20)
+    rows = [line.split(", ") for line in text.splitlines() if line.count(", ") == 2]
+    if status or not rows:
+        if wants_gpu:
+            yield warning("gpu", f"nvidia-smi says: {text}", "run this in a job on a GPU node")
+        return
+    name, driver, memory = rows[0]
+    said = f"{len(rows)} x {name}, {memory}, driver {driver}"
+    major, least = driver.split(".")[0], _DRIVERS.get(int(cuda.split(".")[0]) if cuda else 0, 0)
+    if major.isdigit() and int(major) < least:
+        yield error(
+            "gpu", f"{said}; CUDA {cuda} needs driver {least} or newer", "a PyTorch for an older CUDA"
+        )
+    else:
+        yield ok("gpu", said)
+
+
+def _check_deep(wants_gpu: str) -> Findings:
+    status, text = ask([sys.executable, "-c", _ASK_TORCH], 180)
+    if status:
+        yield error("torch", f"it cannot be imported: {text}", "install it again")
+        return
+    facts = json.loads(text.splitlines()[-1])
+    if facts["available"]:
+        bf16 = "bf16" if facts["bf16"] else "no bf16"
+        yield ok("torch", f"sees {len(facts['gpus'])} x {facts['gpus'][0]}, {bf16}, NCCL {facts['nccl']}")
+    elif wants_gpu and shutil.which("nvidia-smi"):
+        yield warning("torch", f"it sees no GPU here, and {wants_gpu}", "run this in a job on a GPU node")
+    else:
+        yield ok("torch", "it can be imported; there is no GPU here")
+
+
+def check_notebook(case: Case) -> Findings:
+    """On a notebook service: the runs outlive the session, and a training stops before its end."""
+    service = notebooks.here()
+    if service is None:
+        return
+    place = service.work_folder
+    if service.keeps_path(case.root):
+        yield ok("notebook", f"{service.name}: {case.root} outlives the session ({service.how})")
+    else:
+        yield warning(
+            "notebook", f"{service.name}: {case.root} is gone when the session ends",
+            f"runs={place / 'runs'}" if place else service.how,
+        )  # fmt: skip
+    training = case.training
+    if training is not None and not training.machine.session_hours:
+        yield warning(
+            "notebook", f"a session of {service.name} usually ends after {service.session_hours:g} h",
+            f"machine.session_hours={service.session_hours:g} saves and stops before that",
+        )  # fmt: skip
+
+
+def check_deepspeed(case: Case) -> Findings:
+    """DeepSpeed is installed where the engine is DeepSpeed; elsewhere it is an extra, and only noted."""
+    machine = getattr(case.settings, "machine", None)
+    if machine is None or machine.engine != "deepspeed":
+        if machine is not None and find_spec("deepspeed") is None:
+            yield ok("deepspeed", "not installed, and not needed: machine.engine=torch does without")
+        return
+    try:
+        version = metadata.version("deepspeed")
+    except metadata.PackageNotFoundError:
+        yield error(
+            "deepspeed", "machine.engine=deepspeed, and it is not installed",
+            'pip install "birdsd[deepspeed]", or machine.engine=torch',
+        )  # fmt: skip
+        return
+    if case.deep:
+        status, text = ask([sys.executable, "-c", "import deepspeed; print(deepspeed.__version__)"], 300)
+        if status:
+            yield error("deepspeed", f"{version} cannot be imported: {text}", "install it again")
+            return
+    yield ok(
+        "deepspeed", f"{version}, ZeRO stage {machine.zero_stage}" + ("; it imports" if case.deep else "")
+    )
+    lacking = [name for name, found in (("ninja", _ninja()), ("a C++ compiler", _compiler())) if not found]
+    if lacking:
+        # birdsd's own engine asks for none of what DeepSpeed compiles; a changed configuration might.
+        yield ok(
+            "compilers", f"no {' and no '.join(lacking)}: not needed, as birdsd has DeepSpeed compile nothing"
+        )
+    else:
+        yield ok("compilers", "ninja and a C++ compiler are here, should DeepSpeed compile something")
+
+
+def check_eightbit(case: Case) -> Findings:
+    """bitsandbytes is installed where moments in 8 bits are asked for."""
+    machine = getattr(case.settings, "machine", None)
+    if machine is not None and machine.optimizer_bits == 8 and find_spec("bitsandbytes") is None:
+        yield error(
+            "bitsandbytes", "machine.optimizer_bits=8, and it is not installed",
+            'pip install "birdsd[eightbit]", or machine.optimizer_bits=32',
+        )  # fmt: skip
+
+
+def check_judge(case: Case) -> Findings:
+    """Whether BirdNET, which judges the clips of demo and studies, is installed."""
+    from birdsd.evaluation.judges import birdnet
+
+    if birdnet.installed():
+        yield ok("judge", f"{birdnet.TITLE} is installed (the model is {birdnet.LICENCE})")
+    else:
+        yield ok(
+            "judge",
+            f"{birdnet.TITLE} is not installed ({birdnet.INSTALL}): clips are judged by the weak check alone",
+        )
+
+
+def _ninja() -> bool:
+    return shutil.which("ninja") is not None or (Path(sys.executable).parent / "ninja").exists()
+
+
+def _compiler() -> bool:
+    return any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+
+
+def ask(arguments: list[str], timeout_s: float) -> tuple[int, str]:
+    """(exit status, what a program printed; the last line of its complaint where it failed)."""
+    try:
+        done = subprocess.run(
+            arguments, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return 124, f"no answer in {timeout_s:g} s"
+    except OSError as problem:
+        return 127, problem.strerror or str(problem)
+    if done.returncode == 0:
+        return 0, done.stdout.decode("utf-8", "replace").strip()
+    lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    return done.returncode, lines[-1] if lines else f"status {done.returncode}, and it said nothing"

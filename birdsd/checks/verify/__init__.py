@@ -1,0 +1,1 @@
+"""`birdsd verify`: whether an interrupted run learns the same as one that was left alone."""

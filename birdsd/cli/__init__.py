@@ -1,0 +1,1 @@
+"""The command line: a verb parses what was typed, calls a room below, and prints."""

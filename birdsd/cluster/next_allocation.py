@@ -1,0 +1,214 @@
+"""After the ranks of an allocation have ended: is there more to do, and how does the next one come?
+
+`python -m birdsd.cluster.next_allocation RUN STATUS` is the last line of a batch script; the local supervisor
+calls the same functions. Nothing here trusts the ranks: they may all have been killed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from birdsd.cluster.batch import jobs_file
+from birdsd.errors import UserError
+from birdsd.runs.allocations import (
+    FOLDER,
+    Allocation,
+    Submission,
+    allocation_of_environment,
+    allocations,
+    newest_position,
+    slurm_job_id,
+    stop_requested,
+)
+from birdsd.runs.run import Run, RunStore
+from birdsd.runs.starts import Start, last_words, silent_limit, silent_row, starts
+from birdsd.site import slurm
+
+# A requeued job's script is ended by Slurm; should that fail, it ends by itself.
+_ENDED_BY_SLURM_S = 60.0
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`what`: done, again or stop; `reason` in a few words, for the run's events."""
+
+    what: Literal["done", "again", "stop"]
+    reason: str
+
+
+def decide(run: Run, submission: Submission, allocation: Allocation, status: int) -> Decision:
+    """What follows from how an allocation ended. `status`: of srun, or of the worst rank."""
+    ended, began = allocation.ended, allocation.began
+    if submission.job == "train" and run.result is not None:
+        return Decision("done", "finished")
+    if submission.job != "train" and ended is not None and ended.reason == "finished":
+        return Decision("done", "finished")
+    if stop_requested(run.folder):
+        return Decision("stop", "somebody asked the run to stop")
+    if ended is not None and ended.reason == "refused":
+        return Decision("stop", ended.message)
+    if ended is not None and ended.reason == "error" and ended.status == UserError.exit_status:
+        return Decision("stop", ended.message)
+    if not submission.is_local and (said := _from_slurm()) is not None:
+        return said
+    made = starts(run.folder, submission.id, _array_task(allocation))
+    if unheard := _silent(run, submission, made):
+        return Decision("stop", unheard)
+    if idle := _no_progress(run, submission, began.part if began else "", made):
+        return Decision("stop", idle)
+    if ended is not None and ended.reason == "stopped":
+        return Decision("again", f"saved at {ended.position} and left ({ended.message or 'asked to'})")
+    if hung := [path.name for path in allocation.folder.glob("*.stacks") if path.stat().st_size]:
+        return Decision("again", f"a rank hung: see {', '.join(sorted(hung))}")
+    return Decision("again", f"the processes ended with status {status}")
+
+
+def _from_slurm() -> Decision | None:
+    """What Slurm has decided already: it requeues a preempted job, and ends a cancelled one, by itself."""
+    with suppress(UserError):
+        state = slurm.show_job(slurm_job_id()).get("JobState", "")
+        if state.startswith("CANCELLED"):
+            return Decision("stop", "the job was cancelled")
+        if state.startswith(("PENDING", "REQUEUED", "SPECIAL_EXIT")):
+            return Decision("done", "Slurm brings the job back by itself")
+    return None
+
+
+def _array_task(allocation: Allocation) -> str:
+    """The task of an array that an allocation is of, from its name, 12_3.0; "" elsewhere."""
+    job = allocation.name.rpartition(".")[0]
+    task = job.partition("_")[2]
+    return task if task.isdigit() and job.replace("_", "").isdigit() else ""
+
+
+def _silent(run: Run, submission: Submission, made: Sequence[Start]) -> str:
+    """Why going on makes no sense: several starts in a row in which no rank came as far as birdsd."""
+    row = silent_row(made)
+    if len(row) < silent_limit(submission.site):
+        return ""
+    said = last_words(run.folder, dict.fromkeys(start.job_id for start in row))
+    return f"birdsd did not begin in {len(row)} allocations in a row" + (
+        f"; the launcher said: {said}" if said else ""
+    )
+
+
+def _no_progress(run: Run, submission: Submission, part: str, made: Sequence[Start]) -> str:
+    """Why going on makes no sense: several allocations in a row, and no newer checkpoint."""
+    limit = int(submission.site["max_idle_allocations"])
+    of_this = [
+        (a, began.position)
+        for a in allocations(run.folder)
+        if (began := a.began) is not None and began.submission == submission.id and began.part == part
+    ]
+    if len(made) > len(of_this):  # those count too in which nobody said a word
+        of_this = [(Allocation(run.folder / FOLDER / start.name), start.reached) for start in made]
+    of_this = of_this[-limit:]
+    if len(of_this) < limit:
+        return ""
+    first = of_this[0][1]
+    if submission.job == "train" and newest_position(run.folder) > first:
+        return ""
+    if submission.job != "train" and _reached(of_this[-1][0]) > _reached(of_this[0][0]):
+        return ""
+    last = next((a.ended.message for a, _ in reversed(of_this) if a.ended and a.ended.message), "")
+    return f"{limit} allocations in a row brought no new checkpoint beyond {first} samples" + (
+        f"; the last said: {last}" if last else ""
+    )
+
+
+def _reached(allocation: Allocation) -> int:
+    """Where a job that is made of other jobs had got to when one of its allocations ended."""
+    told = [one.position for one in (allocation.ended, allocation.heartbeat) if one is not None]
+    return max(told, default=0)
+
+
+def carry_out(run: Run, submission: Submission, decision: Decision) -> None:
+    """Bring the next Slurm allocation in the way that the site allows, or clear up behind the last."""
+    job = slurm_job_id()
+    how = str(submission.site["hand_over"])
+    if decision.what != "again":
+        _clear_chain(run, submission, job)
+        if decision.what == "stop":
+            run.event({"event": "chain stopped", "reason": decision.reason, "job_id": job})
+            print(f"birdsd: {run.folder.name} does not go on: {decision.reason}", flush=True)
+        return
+    told = {"event": "handed over", "how": how, "job_id": job, "reason": decision.reason}
+    if how == "requeue":
+        run.event(told)  # before: Slurm ends this very script
+        sys.stdout.flush()
+        try:
+            slurm.requeue(job)
+        except UserError as error:
+            _say_how_to_go_on(run, f"the job could not be requeued ({error})")
+            return
+        time.sleep(_ENDED_BY_SLURM_S)
+    elif how == "resubmit":
+        if int(submission.submit.get("array") or 0) > 1:
+            # Each task that is not done would send the whole array again.
+            _say_how_to_go_on(run, f"{decision.reason}; of an array nothing is submitted again by itself")
+            return
+        from birdsd.cluster.submit import send
+
+        submission.job_ids = []
+        sent = send(run, submission)
+        run.event({**told, "next": sent.job_ids})
+    elif how == "chain":
+        waiting = _later_jobs(run, submission, job)
+        if waiting:
+            run.event({**told, "next": waiting[:1]})
+        else:
+            _say_how_to_go_on(run, "the chain of queued jobs is at its end")
+    else:
+        _say_how_to_go_on(run, decision.reason)
+
+
+def _say_how_to_go_on(run: Run, reason: str) -> None:
+    run.event({"event": "chain stopped", "reason": reason, "job_id": slurm_job_id()})
+    print(f"birdsd: {reason}; go on with: birdsd resume {run.folder}", flush=True)
+
+
+def _later_jobs(run: Run, submission: Submission, job: str) -> list[str]:
+    """The jobs of a chain behind this one, also those sent while the submission was not yet written down."""
+    mine = int(job.split("_")[0] or 0)
+    with suppress(OSError):
+        noted = jobs_file(run.folder, submission.id).read_text(encoding="utf-8").split()
+        return [number for number in noted if number.isdigit() and int(number) > mine]
+    return [number for number in submission.job_ids if number.isdigit() and int(number) > mine]
+
+
+def _clear_chain(run: Run, submission: Submission, job: str) -> None:
+    """The jobs of a chain that wait behind this one have nothing to do any more. Behind an array they
+    have, as long as other tasks of it are not done: those find theirs finished."""
+    if submission.site["hand_over"] == "chain" and int(submission.submit.get("array") or 0) < 2:
+        for number in _later_jobs(run, submission, job):
+            with suppress(UserError):
+                slurm.cancel(number)
+
+
+def main(run_folder: str, status: int) -> int:
+    """The end of a batch script."""
+    run = RunStore(Path(run_folder).parent).find(run_folder)
+    submission = Submission.read(run.folder)
+    if submission is None:
+        return 0
+    decision = decide(run, submission, allocation_of_environment(run.folder), status)
+    print(f"birdsd: {decision.what}: {decision.reason}", flush=True)
+    carry_out(run, submission, decision)
+    return 0
+
+
+if __name__ == "__main__":
+    # The environment of the batch script is that of its job; nothing of it is a rank's.
+    os.environ.pop("RANK", None)
+    try:
+        sys.exit(main(sys.argv[1], int(sys.argv[2])))
+    except UserError as problem:
+        print(f"birdsd: {problem}", file=sys.stderr)
+        sys.exit(problem.exit_status)

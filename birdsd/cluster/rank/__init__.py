@@ -1,0 +1,1 @@
+"""One process's part in an allocation: signals, the lock, the heartbeat."""

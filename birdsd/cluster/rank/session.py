@@ -1,0 +1,318 @@
+"""One process's part in an allocation: the lock on the run, its record, its heartbeat, and the watchdog."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any
+
+import birdsd
+from birdsd.cluster.rank.signals import attended_by, take_flag
+from birdsd.errors import UserError
+from birdsd.files import exclusive
+from birdsd.runs.allocations import (
+    BEGAN,
+    END,
+    HEARTBEAT,
+    HEARTBEAT_S,
+    SUBMISSION_VARIABLE,
+    Allocation,
+    Began,
+    Ended,
+    Heartbeat,
+    allocation_of_environment,
+    allocations,
+    boot_id,
+    claim,
+    is_superseded,
+    newest_position,
+    slurm_job_id,
+    stop_requested,
+    withdraw_stop,
+    write_record,
+)
+from birdsd.runs.resources import uses_gpus
+from birdsd.runs.run import Run
+from birdsd.site.machine import gpu_devices
+
+if TYPE_CHECKING:
+    from birdsd.site.notebooks import SessionLimit
+    from birdsd.training.progress import Pulse
+
+# What a process of a dying allocation may still hold after its job was requeued.
+_LINGER_S = 60.0
+
+
+class Session:
+    """`with Session(run) as session: train(..., session.should_stop, session.event, session.beat)`.
+
+    Rank 0 holds the run's lock, writes the records, and sees a request to stop; every rank listens to
+    signals and is watched. Raises `UserError` where another process is at work on the run.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        watchdog_s: float = 0.0,
+        part: str = "",
+        lock: bool = True,
+        limit: SessionLimit | None = None,
+    ) -> None:
+        self.run, self.part, self.watchdog_s, self.locks = run, part, watchdog_s, lock
+        self.rank, self.world_size = _environment_number("RANK", 0), _environment_number("WORLD_SIZE", 1)
+        self.is_first = self.rank == 0
+        self.allocation: Allocation = allocation_of_environment(run.folder)
+        self.seconds: dict[str, float] = {}
+        self.flag = take_flag()
+        self._pulse: Pulse | None = None
+        self._beats, self._armed = 0, 0.0
+        self.limit = limit
+        self._asked = self._told = False
+        self._done = threading.Event()
+        self._held = ExitStack()
+        self._thread: threading.Thread | None = None
+        self._stacks: IO[str] | None = None
+        self._outcome: Ended | None = None
+
+    # -- begin and end --------------------------------------------------------------------------------
+
+    def __enter__(self) -> Session:
+        try:
+            if self.is_first:
+                if self.locks:
+                    self._lock()
+                self._begin()
+            self._start_watchdog()
+        except BaseException:
+            self._close()
+            raise
+        attended_by(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            ended = self._ended(error)
+            if ended is not None:
+                self._write_end(ended)
+        finally:
+            self._close()
+
+    def _lock(self) -> None:
+        deadline = time.monotonic() + _LINGER_S
+        while True:
+            try:
+                self._held.enter_context(exclusive(self.run.folder))
+                return
+            except UserError as error:
+                # The allocation before ours, of the same job, may need a moment to be gone.
+                last = next((a.began for a in reversed(allocations(self.run.folder)) if a.began), None)
+                same = last is not None and bool(last.job_id) and last.job_id == slurm_job_id()
+                if not same or time.monotonic() > deadline:
+                    self._refuse(error)
+                    raise
+                claim(self.run.folder)
+                time.sleep(1.0)
+
+    def _refuse(self, error: UserError) -> None:
+        """Leave a word for whoever looks, in a folder of our own that no one reads as progress."""
+        with suppress(UserError):
+            write_record(self.allocation.folder, END, Ended(time.time(), "refused", 2, message=str(error)))
+
+    def _begin(self) -> None:
+        folder = self.allocation.folder
+        for name in (END, HEARTBEAT):
+            (folder / name).unlink(missing_ok=True)
+        submission = os.environ.get(SUBMISSION_VARIABLE, "")
+        if not submission:
+            withdraw_stop(self.run.folder)  # somebody runs it by hand: it is wanted again
+        began = Began(
+            time=time.time(),
+            job_id=slurm_job_id(),
+            restart=_environment_number("SLURM_RESTART_COUNT", 0),
+            part=self.part,
+            host=platform.node(),
+            hosts=_hosts(),
+            pid=os.getpid(),
+            boot_id=boot_id(),
+            world_size=self.world_size,
+            nodes=_environment_number("SLURM_JOB_NUM_NODES", 1),
+            gpus=_gpus(self.world_size) if uses_gpus(self.run) else 0,
+            position=newest_position(self.run.folder),
+            submission=submission,
+        )
+        write_record(folder, BEGAN, began)
+        self.event({"event": "began", **asdict(began), "birdsd": birdsd.__version__})
+        self._write_heartbeat()
+        self._thread = threading.Thread(target=self._beat_on, name="birdsd-heartbeat", daemon=True)
+        self._thread.start()
+
+    def _ended(self, error: BaseException | None) -> Ended | None:
+        if error is None:
+            return self._outcome
+        if isinstance(error, UserError):
+            return Ended(time.time(), "error", error.exit_status, message=str(error))
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            return Ended(time.time(), "stopped", 130, message="interrupted")
+        return Ended(time.time(), "error", 1, message=f"{type(error).__name__}: {error}")
+
+    def _write_end(self, ended: Ended) -> None:
+        """Rank 0 speaks for all, but a sentence for the user may come from any rank."""
+        known = self.allocation.ended
+        mine = self.is_first or ended.status == UserError.exit_status
+        if not mine or (known is not None and known.status == UserError.exit_status):
+            return
+        if self._pulse is not None:
+            ended.position = ended.position or self._pulse.position
+            ended.seconds = ended.seconds or self._all_seconds()
+        write_record(self.allocation.folder, END, ended)
+        if ended.reason == "error":
+            self.event({"event": "error", "message": ended.message, "rank": self.rank})
+
+    def outcome(self, finished: bool, status: int, position: int = 0) -> None:
+        """How the job says that it ended."""
+        asked = "stop.json" if self._asked else self.flag.received.name if self.flag.received else ""
+        if not finished and not asked and self.session_ends:
+            asked = "the session ends"
+        self._outcome = Ended(
+            time.time(), "finished" if finished else "stopped", status, position, message=asked
+        )
+
+    def _close(self) -> None:
+        attended_by(None)
+        self._done.set()
+        if self._thread is not None:
+            self._thread.join(timeout=2 * HEARTBEAT_S)
+        faulthandler.cancel_dump_traceback_later()
+        if self._stacks is not None:
+            self._stacks.close()
+            with suppress(OSError):
+                if not self.allocation.stacks(self.rank).stat().st_size:
+                    self.allocation.stacks(self.rank).unlink()
+        self._held.close()
+        self.flag.restore()
+
+    # -- what the loop calls --------------------------------------------------------------------------
+
+    def should_stop(self) -> bool:
+        """Whether this process was asked to stop: by a signal, (rank 0) by RUN/stop.json, or by the end of
+        the machine's session."""
+        if self.flag() and not self._told:
+            self._told = True
+            assert self.flag.received is not None
+            self.event({"event": "signal", "signal": self.flag.received.name, "rank": self.rank})
+        return self.flag() or self._asked or self.session_ends
+
+    @property
+    def session_ends(self) -> bool:
+        """Whether this machine's session is about to end."""
+        return self.limit is not None and self.limit.is_near()
+
+    def event(self, event: dict[str, Any]) -> None:
+        self.run.event({**event, "allocation": self.allocation.name})
+
+    def beat(self, pulse: Pulse) -> None:
+        """A sign of life. While a step is under way the watchdog is armed; other phases take their time."""
+        self._pulse = pulse
+        now = time.monotonic()
+        if not self.watchdog_s or self._stacks is None:
+            return
+        if pulse.phase != "train":
+            faulthandler.cancel_dump_traceback_later()
+            self._armed = 0.0
+        elif now - self._armed > min(1.0, self.watchdog_s / 10):
+            # A thread of C counts, which needs no lock of Python's: it ends also a process stuck in C code.
+            faulthandler.dump_traceback_later(self.watchdog_s, exit=True, file=self._stacks)
+            self._armed = now
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Note the seconds of something that happens before the loop."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    # -- the heartbeat and the watchdog -----------------------------------------------------------------
+
+    def _start_watchdog(self) -> None:
+        if self.watchdog_s:
+            path = self.allocation.stacks(self.rank)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._stacks = open(path, "w", encoding="utf-8")  # noqa: SIM115 - held to the end
+
+    def _beat_on(self) -> None:
+        while not self._done.wait(HEARTBEAT_S):
+            with suppress(UserError, OSError):  # a full disk is the checkpoint's to tell
+                self._write_heartbeat()
+            self._asked = self._asked or stop_requested(self.run.folder)
+            if self.locks and is_superseded(self.run.folder):
+                self._leave_at_once()
+        with suppress(UserError, OSError):
+            self._write_heartbeat()
+
+    def _leave_at_once(self) -> None:
+        """A newer allocation of this job waits for the lock; what we would still save, it would undo."""
+        with suppress(UserError, OSError):
+            self.event({"event": "superseded", "rank": self.rank})
+            write_record(
+                self.allocation.folder, END, Ended(time.time(), "refused", 1, message="a newer allocation")
+            )
+        os._exit(1)
+
+    def _write_heartbeat(self) -> None:
+        self._beats += 1
+        pulse = self._pulse
+        beat = Heartbeat(time.time(), self._beats, "start", newest_position(self.run.folder), 0)
+        if pulse is not None:
+            beat.phase, beat.position, beat.total = pulse.phase, pulse.position, pulse.total
+            beat.samples_per_s, beat.loss = round(pulse.samples_per_s, 3), pulse.loss
+            beat.resumed_from = pulse.resumed_from
+        beat.seconds = self._all_seconds()
+        write_record(self.allocation.folder, HEARTBEAT, beat)
+
+    def _all_seconds(self) -> dict[str, float]:
+        told = dict(self._pulse.seconds) if self._pulse is not None else {}
+        return {name: round(value, 3) for name, value in {**self.seconds, **told}.items()}
+
+
+def _environment_number(name: str, default: int) -> int:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdigit() else default
+
+
+def _hosts() -> list[str]:
+    nodes = os.environ.get("SLURM_JOB_NODELIST") or os.environ.get("SLURM_NODELIST")
+    return [nodes] if nodes else [platform.node()]
+
+
+def _gpus(world_size: int) -> int:
+    """GPUs in use: one a rank, where there are any."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if shown is not None:
+        return world_size if shown.strip() not in ("", "-1", "NoDevFiles") else 0
+    return world_size if gpu_devices() else 0
+
+
+def since_process_start_s() -> float:
+    """Seconds since this process began: what starting Python and importing took so far."""
+    if sys.platform == "linux":
+        with suppress(OSError, ValueError, IndexError):
+            with open("/proc/self/stat", encoding="ascii") as stream:
+                ticks = int(stream.read().rpartition(")")[2].split()[19])
+            return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    import psutil
+
+    with suppress(psutil.Error, OSError):
+        return max(0.0, time.time() - float(psutil.Process().create_time()))
+    return time.process_time()

@@ -1,0 +1,364 @@
+"""`birdsd submit`: a job's settings and a site's facts become a Slurm job, or processes here, by submitit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from birdsd import config
+from birdsd.cluster.batch import (
+    check_words,
+    environment,
+    jobs_file,
+    resolved,
+    setup_lines,
+    shell_value,
+    teardown_lines,
+)
+from birdsd.cluster.snapshot import take_snapshot
+from birdsd.cluster.task import RankTask
+from birdsd.errors import UserError, clipped
+from birdsd.files import append_bytes, safe_name
+from birdsd.runs.allocations import Submission, withdraw_stop
+from birdsd.runs.effects import without_effect
+from birdsd.runs.extension import could_be_extended
+from birdsd.runs.resources import resources, settings_of, site_for
+from birdsd.runs.run import Run, RunStore, open_training
+from birdsd.runs.starts import SUBMITIT_FOLDER
+from birdsd.schema import SiteConfig, SubmitConfig
+from birdsd.site import slurm
+from birdsd.site.caller import left_out, submitting, take_from_environment
+from birdsd.site.choose import check_site, choose_site
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What came of a submission: the run, its new job ids (none where nothing was to be done), and a line."""
+
+    run: Run
+    job_ids: list[str]
+    line: str
+    script: str = ""
+    notes: tuple[str, ...] = ()  # what whoever submits should know besides
+
+    def to_json(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"run": str(self.run.folder), "job_ids": self.job_ids, "text": self.line}
+        if self.notes:
+            facts["notes"] = list(self.notes)
+        return {**facts, "script": self.script} if self.script else facts
+
+
+def submit(job: str, settings: Sequence[str], dry_run: bool = False) -> Submitted:
+    """Send a job to its site. A run that is finished, queued or running already is left alone."""
+    where, what = config.split_settings(job, settings)
+    asked: SubmitConfig = config.compose(config.schema.SUBMIT, choose_site(where))
+    notes = tuple(take_from_environment(asked.site)) if asked.site.executor == "slurm" else ()
+    check_site(asked, job)
+    settled = settings_of(job, tuple(what))
+    asks = resources(asked.site, asked.nodes, asked.tasks_per_node, job, settled)
+    for line in (*without_effect(job, what, settled), *asks.remarks):
+        print(f"birdsd: {clipped(line, 300)}", file=sys.stderr)
+    run = open_run(job, what, write=not dry_run)
+    if run.result is not None and job == "train":
+        return Submitted(run, [], f"{run.folder.name}: nothing to do, this run is finished")
+    if not dry_run and (active := active_jobs(run)):
+        return Submitted(
+            run,
+            [],
+            f"{run.folder.name}: nothing to do, {', '.join(active)} is at work on it or waiting to be",
+        )
+    if job == "train" and not dry_run and (note := could_be_extended(run)):
+        notes = (*notes, note)
+    submission = new_submission(run, job, what, asdict(asked), os.getcwd())
+    if dry_run:
+        submission.snapshot = str(run.folder.resolve() / "code" / "(made when it is submitted)")
+        return Submitted(run, [], "", batch_script(run, submission), notes)
+    return replace(send(run, submission), notes=notes)
+
+
+def new_submission(
+    run: Run, job: str, settings: Sequence[str], submit_config: dict[str, Any], cwd: str, python: str = ""
+) -> Submission:
+    """A submission of `run` that was not sent yet."""
+    named = submit_config["site"].get("python") or python or sys.executable
+    return Submission(
+        id=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+        job=job,
+        settings=list(settings),
+        submit=submit_config,
+        time=time.time(),
+        cwd=cwd,
+        python=os.path.expanduser(str(named)),
+        run_folder=str(run.folder.resolve()),
+    )
+
+
+def resubmit(run: Run, settings: Sequence[str] = ()) -> Submitted:
+    """Send a run's newest submission once more; see `birdsd.cluster.resume`."""
+    from birdsd.cluster.resume import resume
+
+    return resume(run, settings)
+
+
+def send(run: Run, submission: Submission) -> Submitted:
+    """Copy the code, write the submission down, and start its jobs."""
+    if not submission.snapshot:
+        snapshot = take_snapshot(run.folder)
+        submission.snapshot, submission.code_version = str(snapshot.folder), snapshot.version
+    withdraw_stop(run.folder)
+    if submission.is_local:
+        submission.write(run.folder)
+        submission.job_ids = [_start_supervisor(run, submission)]
+    else:
+        _check_lead(run, submission.site)
+        submission.job_ids = _sbatch(run, submission)
+    submission.write(run.folder)
+    for job_id in submission.job_ids:
+        run.event(
+            {
+                "event": "submitted",
+                "submission": submission.id,
+                "job_id": job_id,
+                "site": submission.site["name"],
+                "code": submission.code_version,
+            }
+        )
+    kind = "process" if submission.is_local else "job"
+    line = (
+        f"{run.folder.name}: submitted as {kind} {', '.join(submission.job_ids)} to {submission.site['name']}"
+    )
+    return Submitted(run, submission.job_ids, line)
+
+
+def open_run(job: str, settings: Sequence[str], write: bool = True) -> Run:
+    """The run folder of a job's settings, made or found again. Nothing of it needs a GPU or torch."""
+    settled = config.compose(job, settings)
+    if job == "train":
+        return open_training(settled, write)[0]
+    return RunStore(Path(getattr(settled, "runs", "runs"))).open_job(job, settled, write)
+
+
+def active_jobs(run: Run) -> list[str]:
+    """The job ids of a run's newest submission that wait, run, or come back."""
+    last = Submission.read(run.folder)
+    if last is None or not last.job_ids:
+        return []
+    if last.is_local:
+        from birdsd.cluster.local import is_supervised
+
+        return [f"process {last.job_ids[-1]}"] if is_supervised(run.folder, last.job_ids) else []
+    states = slurm.jobs(last.job_ids)
+    waiting = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD")
+    return [f"job {number}" for number, state in states.items() if state.state in waiting]
+
+
+# -- Slurm ---------------------------------------------------------------------------------------------
+
+
+def batch_script(run: Run, submission: Submission) -> str:
+    """The sbatch script, as it would be submitted."""
+    with _srun_or_not():
+        executor = _executor(run, submission)._executor
+        array = int(submission.submit["array"])
+        if array > 1:
+            executor.parameters["map_count"] = array
+        return executor._make_submission_file_text(executor._submitit_command_str, "dry-run")
+
+
+def _sbatch(run: Run, submission: Submission) -> list[str]:
+    task = RankTask(
+        submission.job,
+        submission.settings,
+        str(run.folder.resolve()),
+        submission.cwd,
+        int(submission.submit["array"]),
+    )
+    site = submission.site
+    ids: list[str] = []
+    array = max(1, int(submission.submit["array"]))
+    # A chain is queued at once: each job begins when the one before it has ended, however it ended.
+    links = int(site["chain_length"]) if site["hand_over"] == "chain" else 1
+    for _ in range(links):
+        executor = _executor(run, submission)
+        if ids:
+            executor.update_parameters(slurm_dependency=f"afterany:{ids[-1]}")
+        try:
+            with submitting():
+                if array > 1:
+                    with executor.batch():
+                        jobs = [executor.submit(task) for _ in range(array)]
+                    ids.append(jobs[0].job_id.split("_")[0])
+                else:
+                    ids.append(executor.submit(task).job_id)
+        except Exception as error:
+            if ids:
+                break  # the chain is shorter than asked for: the site limits how many may wait
+            raise _refused(error, site) from error
+        append_bytes(jobs_file(run.folder, submission.id), f"{ids[-1]}\n".encode())
+    return ids
+
+
+def _executor(run: Run, submission: Submission) -> Any:
+    """submitit's AutoExecutor with everything that the site and the submission say."""
+    import submitit
+
+    site, asked = site_for(submission), submission.submit
+    folder = run.folder.resolve() / SUBMITIT_FOLDER
+    check_words(site, submission.cwd, str(folder))
+    executor = submitit.AutoExecutor(
+        folder=str(folder), cluster="slurm", slurm_python=shell_value(submission.python)
+    )
+    tasks = tasks_per_node(asked)
+    options: dict[str, Any] = {
+        "name": safe_name(run.folder.name, 60),
+        "nodes": int(asked["nodes"]),
+        "tasks_per_node": tasks,
+        "timeout_min": int(site["time_limit_min"]),
+        "slurm_signal_delay_s": int(site["signal_lead_s"]),
+        "slurm_setup": setup_lines(submission, run.folder),
+        "slurm_teardown": teardown_lines(),
+        "slurm_srun_args": _srun_arguments(site),
+        "slurm_additional_parameters": _additional(submission, site, tasks),
+    }
+    if site["cpus_per_task"]:
+        options["cpus_per_task"] = int(site["cpus_per_task"])
+    if site["memory_gb_per_node"]:
+        options["mem_gb"] = float(site["memory_gb_per_node"])
+    for name in ("partition", "account", "qos", "constraint"):
+        if site[name]:
+            options[f"slurm_{name}"] = str(site[name])
+    executor.update_parameters(**options)
+    return executor
+
+
+def tasks_per_node(asked: Mapping[str, Any]) -> int:
+    """Processes a node: as asked, else one a GPU, else one."""
+    return int(asked["tasks_per_node"]) or int(asked["site"]["gpus_per_node"]) or 1
+
+
+def _additional(submission: Submission, site: Mapping[str, Any], tasks: int) -> dict[str, Any]:
+    options: dict[str, Any] = {"chdir": submission.cwd}
+    gpus = min(int(site["gpus_per_node"]), tasks)
+    if gpus:
+        count = f"{site['gpu_type']}:{gpus}" if site["gpu_type"] else str(gpus)
+        if site["gpu_syntax"] == "gres":
+            options["gres"] = f"gpu:{count}"
+        else:
+            options["gpus-per-node"] = count
+    # A node that fails must bring the job back wherever the site lets jobs come back.
+    options["requeue" if site["hand_over"] == "requeue" else "no-requeue"] = True
+    options.update({"export": "ALL", **sbatch_options(site)})
+    return options
+
+
+def sbatch_options(site: Mapping[str, Any]) -> dict[str, Any]:
+    """A site's further options of sbatch: True stands alone, False and nothing are left out, and a list is
+    joined by commas."""
+    told = {str(key): value for key, value in site["sbatch"].items()}
+    return {
+        key: ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+        for key, value in told.items()
+        if value is not None and value is not False
+    }
+
+
+def _srun_arguments(site: Mapping[str, Any]) -> list[str]:
+    # One dead rank must not leave the others waiting for it; and ranks get the script's environment, even
+    # where SBATCH_EXPORT or SLURM_EXPORT_ENV says NONE.
+    arguments = ["--kill-on-bad-exit=1", "--export=ALL"]
+    if site["cpus_per_task"]:
+        arguments.append(f"--cpus-per-task={int(site['cpus_per_task'])}")  # not inherited since 22.05
+    return [*arguments, *map(str, site["srun"])]
+
+
+def _check_lead(run: Run, site: Mapping[str, Any]) -> None:
+    """The warning must come early enough for the save that the run has been seen to need."""
+    seen = [float(e["seconds"]) for e in run.events() if e.get("event") == "saved" and "seconds" in e]
+    lead_s = float(site["signal_lead_s"])
+    if seen and 1.5 * max(seen) > lead_s:
+        raise UserError(
+            f"a checkpoint of {run.folder.name} took {max(seen):.0f} s to write, "
+            f"and the site's warning comes {lead_s:.0f} s before the time limit",
+            "the warning should come at least 1.5 times as early",
+            f"site.signal_lead_s={int(2 * max(seen)) + 30}",
+        )
+
+
+def _refused(error: Exception, site: Mapping[str, Any]) -> UserError:
+    said = str(error).strip().split("\n")
+    reason = next((line for line in said if "error" in line.lower()), said[-1] if said else "")
+    return UserError(
+        f"Slurm refused the job: {reason.replace('sbatch: error: ', '')}",
+        f"asked for: partition {site['partition']}, account {site['account']}, qos {site['qos']}, "
+        f"{site['time_limit_min']} min",
+        f"`birdsd doctor --site {site['name']}` compares the site's file with what Slurm says",
+    )
+
+
+@contextmanager
+def _srun_or_not() -> Iterator[None]:
+    """submitit makes no executor where there is no srun; to print a script none is needed."""
+    from submitit.slurm.slurm import SlurmExecutor
+
+    kept = SlurmExecutor.__dict__["affinity"]
+    SlurmExecutor.affinity = classmethod(lambda cls: 2)  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        SlurmExecutor.affinity = kept  # type: ignore[method-assign]
+
+
+# -- this machine ----------------------------------------------------------------------------------------
+
+
+def _start_supervisor(run: Run, submission: Submission) -> str:
+    """A process of its own that outlives this one; it starts the ranks, and again where they must go on."""
+    folder = run.folder.resolve() / SUBMITIT_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    inherited = {name: text for name, text in os.environ.items() if name not in left_out(os.environ)}
+    site_says = {name: resolved(text, inherited) for name, text in environment(submission).items()}
+    surroundings = {**inherited, **site_says, "PYTHONPATH": submission.snapshot}
+    if rest := os.environ.get("PYTHONPATH"):
+        surroundings["PYTHONPATH"] += os.pathsep + rest
+    # A library would choose this for each rank without regard to the others, and say so.
+    share = max(1, (os.cpu_count() or 1) // tasks_per_node(submission.submit))
+    surroundings.setdefault("OMP_NUM_THREADS", str(share))
+    python = resolved(submission.python, inherited)
+    with open(folder / "supervisor.log", "ab") as log:
+        process = subprocess.Popen(
+            [python, "-m", "birdsd.cluster.local", str(run.folder.resolve())],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd=submission.snapshot,  # see setup_lines
+            env=surroundings,
+        )
+    _supervisors[str(process.pid)] = process
+    return str(process.pid)
+
+
+# Those that this process started: whoever waits for one also reaps it, with what it cost.
+_supervisors: dict[str, subprocess.Popen[bytes]] = {}
+
+
+def reap_supervisors(process_ids: Sequence[str]) -> None:
+    """Wait for supervisors that this process started and that are about to end."""
+    for number in process_ids:
+        if (process := _supervisors.pop(number, None)) is not None:
+            process.wait()
+
+
+def site_of(asked: Mapping[str, Any]) -> SiteConfig:
+    """The SiteConfig of a stored submission."""
+    return SiteConfig(**asked["site"])

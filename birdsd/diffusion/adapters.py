@@ -1,0 +1,269 @@
+"""Small things that stand on a base model: LoRA, learnt tokens, aesthetic embeddings.
+
+An addition's folder holds its weights (safetensors), and beside them codec.json, training.json with its
+`kind`, the `base` that it was made for and the `words` it taught, the rights and a card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from birdsd.diffusion import export
+from birdsd.diffusion.networks.finite import check_finite
+from birdsd.errors import UserError
+from birdsd.files import fingerprint, safe_name
+
+KINDS = ("lora", "embedding", "aesthetic")
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Addition:
+    """One addition in its folder, and how strongly it counts."""
+
+    folder: Path
+    training: dict[str, Any]
+    weight: float = 1.0
+
+    @classmethod
+    def open(cls, folder: Path | str, weight: float = 1.0) -> Addition:
+        """The addition that `folder`, or its export/, holds; `UserError` where it holds none."""
+        found = addition_folder(folder)
+        if found is None:
+            raise UserError(
+                f"{folder} is no LoRA, token or aesthetic embedding",
+                f"expected a folder whose training.json says one of {', '.join(KINDS)}, or a run with one",
+                "files from elsewhere become such a folder with `birdsd import FILE`",
+            )
+        return cls(found, export.read_training(found), weight)
+
+    @property
+    def kind(self) -> str:
+        return str(self.training["kind"])
+
+    @property
+    def words(self) -> dict[str, str]:
+        return dict(self.training.get("words") or {})
+
+    @property
+    def tokens(self) -> dict[str, int]:
+        """Learnt tokens and the number of their vectors."""
+        return {str(token): int(vectors) for token, vectors in (self.training.get("tokens") or {}).items()}
+
+    @property
+    def base_source(self) -> str:
+        return str((self.training.get("base") or {}).get("source") or "")
+
+    @property
+    def identity(self) -> str:
+        """A fingerprint of its weights."""
+        return str(self.training.get("weights") or export.weights_fingerprint(self.folder))
+
+
+def addition_folder(folder: Path | str) -> Path | None:
+    """Where the addition lies that `folder` is or holds in export/; None where there is none."""
+    for candidate in (Path(folder).expanduser(), Path(folder).expanduser() / "export"):
+        if export.read_training(candidate).get("kind") in KINDS:
+            return candidate
+    return None
+
+
+def chain(folder: Path | str, base: str | None = None) -> tuple[str, list[Addition]]:
+    """(the model underneath, the additions on it from the lowest up): an aesthetic embedding may stand on a
+    LoRA, which stands on a model. `base` names the model where it has moved.
+    """
+    found: list[Addition] = []
+    place = str(folder)
+    while addition_folder(place) is not None:
+        addition = Addition.open(place)
+        if any(one.folder == addition.folder for one in found):
+            raise UserError(f"{folder} stands on itself", "an addition needs a model underneath it")
+        found.insert(0, addition)
+        place = addition.base_source
+    if not found:
+        return place, []
+    lowest = found[0]
+    if base is not None:
+        return base, found
+    if not place or (is_path(place) and not Path(place).exists()):
+        raise UserError(
+            f"the model under {lowest.folder} is not at {place or '(nothing is said)'}",
+            f"a {lowest.kind} is only an addition to the model that it was made for",
+            "name the model with base=FOLDER, or run `birdsd export RUN --format diffusers` where both are",
+        )
+    _check_base(lowest, place)
+    return place, found
+
+
+def is_path(source: str) -> bool:
+    """Whether a source is a place in the file system, rather than a hub id like someone/model."""
+    return source.startswith((".", "/", "~")) or source.count("/") != 1 or Path(source).exists()
+
+
+def _check_base(addition: Addition, source: str) -> None:
+    known = str((addition.training.get("base") or {}).get("identity") or "")
+    if known and known != (now := source_identity(source)):
+        raise UserError(
+            f"the model {source} is not the one that {addition.folder} was made for",
+            f"its weights have the fingerprint {now}, not {known}",
+            f"name the right one with base=FOLDER, or say base={source} to use this one all the same",
+        )
+
+
+def source_identity(source: str) -> str:
+    """A fingerprint of what a model source holds; a hub id stands for itself."""
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        return source
+    folder = folder / "export" if (folder / "export").is_dir() else folder
+    return str(export.read_training(folder).get("weights") or export.weights_fingerprint(folder))
+
+
+def combined_identity(base: str, additions: Sequence[Addition]) -> str:
+    """The fingerprint of a model with what stands on it; that of the model alone where nothing does."""
+    if not additions:
+        return base
+    return fingerprint([base, *([one.identity, one.weight] for one in additions)])
+
+
+def apply(pipeline: Any, additions: Sequence[Addition]) -> list[Addition]:
+    """Put LoRA and tokens into a loaded pipeline; returns the aesthetic embeddings, which act on prompts."""
+    names: list[str] = []
+    for number, addition in enumerate(additions):
+        if addition.kind == "lora":
+            names.append(f"addition{number}")
+            _add_lora(pipeline, addition, names[-1])
+        elif addition.kind == "embedding":
+            _add_tokens(pipeline, addition)
+    if names:
+        weights = [one.weight for one in additions if one.kind == "lora"]
+        pipeline.set_adapters(names, weights)
+    return [one for one in additions if one.kind == "aesthetic"]
+
+
+def expanded(text: str, additions: Sequence[Addition]) -> str:
+    """`text` with each learnt token followed by its further vectors, weighted as its addition is."""
+    from birdsd.diffusion.networks.token_rows import expand_tokens
+
+    for addition in additions:
+        if addition.tokens:
+            text = expand_tokens(text, addition.tokens)
+    return text
+
+
+def _add_lora(pipeline: Any, addition: Addition, name: str) -> None:
+    file = addition.folder / LORA_FILE
+    if not file.is_file():
+        raise UserError(f"{addition.folder} has no {LORA_FILE}", "a LoRA's weights lie in that file")
+    weights = _stored(file)
+    check_lora(pipeline, {key: tuple(tensor.shape) for key, tensor in weights.items()}, str(addition.folder))
+    try:
+        pipeline.load_lora_weights(str(addition.folder), weight_name=LORA_FILE, adapter_name=name)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"cannot load the LoRA in {addition.folder}: {reason}", "it must fit the model that it stands on"
+        ) from error
+
+
+def factor_shapes(weight: Sequence[int], rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of the two factors (down, up) of the update of a layer, by the shape of its weight."""
+    return (rank, *weight[1:]), (weight[0], rank, *[1] * (len(weight) - 2))
+
+
+def check_lora(pipeline: Any, shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
+    """Refuse a LoRA (its tensors' shapes, in diffusers' names) that does not fit this model: layers that it
+    does not have, other widths or kernels, factors of two ranks."""
+    modules = {
+        f"{part}.{name}": module
+        for part in ("unet", "text_encoder")
+        for name, module in getattr(pipeline, part).named_modules()
+    }
+    rule = "a LoRA fits models of the architecture that it was made for only"
+    way_out = "name the model that it was made for, or import the LoRA's file again with `birdsd import`"
+    ranks: dict[str, int] = {}
+    for key, shape in shapes.items():
+        layer, _, kind = key.partition(".lora")
+        module = modules.get(layer) or modules.get(layer.replace("text_encoder.text_model.", "text_encoder."))
+        weight = getattr(module, "weight", None)
+        if weight is None:
+            raise UserError(f"{source} updates {layer}, which this model does not have", rule, way_out)
+        is_down = kind.startswith(("_A", ".down", "_down"))
+        rank = (shape[0] if is_down else shape[1]) if len(shape) > 1 else 0
+        if tuple(shape) != factor_shapes(weight.shape, rank)[0 if is_down else 1]:
+            what = f"{source}: {key} is {list(shape)}, the layer's weight is {list(weight.shape)}"
+            raise UserError(what, rule, way_out)
+        if ranks.setdefault(layer, rank) != rank:
+            what = f"{source}: the factors of {layer} are of the ranks {ranks[layer]} and {rank}"
+            raise UserError(what, "up @ down needs one rank", way_out)
+
+
+def _stored(file: Path) -> dict[str, Any]:
+    """The tensors of an addition's file, all finite."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(str(file))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(
+            f"{file} cannot be read: {error}", "", "export or import the addition again"
+        ) from error
+    check_finite(weights, file)
+    return dict(weights)
+
+
+def _add_tokens(pipeline: Any, addition: Addition) -> None:
+    for token in addition.tokens:
+        file = addition.folder / "embeddings" / f"{safe_name(token)}.safetensors"
+        if not file.is_file():
+            raise UserError(f"{addition.folder} has no embeddings/{file.name}", f"it should hold {token}")
+        known = pipeline.tokenizer.get_vocab()
+        if token in known:
+            raise UserError(
+                f"the token {token} of {addition.folder} exists in this model already",
+                "each token has one meaning",
+                "leave one of the two additions out",
+            )
+        vectors = _stored(file).get(token)
+        if vectors is None:
+            raise UserError(f"{file} does not hold {token}", "each token has a file", "import it again")
+        width = pipeline.text_encoder.get_input_embeddings().weight.shape[1]
+        if vectors.shape[-1] != width:
+            raise UserError(
+                f"the token {token} of {addition.folder} is {vectors.shape[-1]} wide",
+                f"the text encoder of this model is {width} wide",
+                "name the model that it was made for",
+            )
+        pipeline.load_textual_inversion({token: vectors}, token=token)
+
+
+def write_addition(
+    folder: Path,
+    kind: str,
+    write: Callable[[Path], None],
+    *,
+    codec: Mapping[str, Any],
+    heard: export.TrainingSet,
+    about: Mapping[str, Any],
+    base: str,
+    words: Mapping[str, str] | None = None,
+) -> Path:
+    """Let `write` put the weights into the folder, and add what every addition has; all or nothing."""
+    path = Path(base).expanduser()
+    source = str(path.resolve()) if path.exists() else base
+    facts = {
+        **about,
+        "kind": kind,
+        "base": {"source": source, "identity": source_identity(base) if base else ""},
+        "words": dict(words or {}),
+    }
+
+    def fill(partial: Path) -> None:
+        write(partial)
+        export.write_companions(partial, codec, heard, facts)
+
+    return export.write_folder(folder, fill)

@@ -1,0 +1,1 @@
+"""From a request to clips: conditioning, guidance, sampling, and the sound."""

@@ -1,0 +1,1 @@
+"""What fine-tuning methods share: the protocol, denoising, losses, and caches of embeddings."""

@@ -1,0 +1,388 @@
+"""What every method that learns by denoising shares: latents, captions, noise, previews.
+
+A method says which networks there are, which of their weights learn, how its captions are worded, and
+what it exports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from birdsd.diffusion import export
+from birdsd.diffusion.generation import sampling
+from birdsd.diffusion.generation.recommended import checked_sampling
+from birdsd.diffusion.learning.base import Frozen, Learner, Parts
+from birdsd.diffusion.learning.common import (
+    codec_of,
+    evaluating,
+    load_codec,
+    picture_of,
+    required_source,
+    write_preview,
+)
+from birdsd.diffusion.learning.denoiser import STEPS, Denoising, DenoisingLearner
+from birdsd.diffusion.learning.embedding_cache import Caches, Filled
+from birdsd.diffusion.learning.measuring import autoencoder_loss, loss_line
+from birdsd.diffusion.networks import models
+from birdsd.diffusion.networks.tokenizer import token_ids
+from birdsd.errors import UserError, unknown_name
+from birdsd.randomness import generator
+from birdsd.schema import NOISE_DEFAULTS
+
+if TYPE_CHECKING:
+    from birdsd.schema import TrainConfig
+    from birdsd.shards.cache import StoredLatents
+    from birdsd.shards.index import ShardIndex
+    from birdsd.shards.reader import Sample
+
+INITS = ("scratch", "pretrained")
+_PREVIEW_STEPS, _PREVIEW_GUIDANCE = 20, 3.0
+
+
+class Networks:
+    """The four parts of a Stable Diffusion model, in float32: made or loaded when first asked for."""
+
+    def __init__(
+        self,
+        unet: Callable[[], Any],
+        text_encoder: Callable[[], Any],
+        tokenizer: Any,
+        vae: Callable[[], Any],
+        vae_config: Any,
+    ) -> None:
+        self._unet, self._text_encoder, self.vae = unet, text_encoder, vae
+        self.tokenizer, self.vae_config = tokenizer, vae_config
+
+    @cached_property
+    def unet(self) -> Any:
+        return self._unet()
+
+    @cached_property
+    def text_encoder(self) -> Any:
+        """The one that learns, or through which gradients flow."""
+        return self._text_encoder()
+
+    def frozen(self, device: torch.device, text_too: bool) -> Frozen:
+        """The autoencoder, and the text encoder where it stays as it is, for use on `device`."""
+
+        def ready(make: Callable[[], Any]) -> Callable[[], nn.Module]:
+            return lambda: make().eval().requires_grad_(False).to(device)
+
+        makers = {"vae": ready(self.vae)}
+        return Frozen({**makers, "text_encoder": ready(self._text_encoder)} if text_too else makers)
+
+
+class DenoisingMethod:
+    """See `birdsd.diffusion.learning.base.Method`; the hooks come first."""
+
+    def __init__(self, config: TrainConfig, index: ShardIndex) -> None:
+        self.config, self.index = config, index
+        self.codec = codec_of(index)
+        if config.model.init not in INITS:
+            raise unknown_name("model.init", config.model.init, INITS)
+        if not 0 <= config.method.caption_dropout <= 1:
+            raise UserError(
+                f"method.caption_dropout={config.method.caption_dropout}", "it is a probability, 0..1"
+            )
+        self.denoising = self.schedule()
+        advice = config.model.recommended.get("sampling")
+        self.sampling = checked_sampling(advice, "model.recommended.sampling") if advice else {}
+        self.caches = Caches(self)
+
+    # -- what a method says -------------------------------------------------------------------------
+
+    def schedule(self) -> Denoising:
+        """What the network predicts under which noise: that of the model it starts from. A setting that says
+        otherwise is refused: the weights would be read as something that they are not."""
+        method, source = self.config.method, required_source(self.config)
+        base = base_denoising(source, method.min_snr_gamma)
+        for name in NOISE_DEFAULTS:
+            said, has = getattr(method, name), getattr(base, name)
+            if said is not None and said != has:
+                raise UserError(
+                    f"method.{name}={str(said).lower()}, and the base {source} has {str(has).lower()}",
+                    "a model goes on predicting what it predicts, under the noise that it knows",
+                    f"leave method.{name} out, or train from scratch (method=full model.init=scratch)",
+                )
+        return base
+
+    def networks(self) -> Networks:
+        """The networks to start from, in float32: those of model.source."""
+        check_pretrained(self.config)
+        source = required_source(self.config)
+        return Networks(
+            partial(models.load_unet, source),
+            partial(models.load_text_encoder, source),
+            models.load_tokenizer(source),
+            partial(models.load_vae, self.vae_source),
+            models.vae_config(self.vae_source),
+        )
+
+    @property
+    def vae_source(self) -> str:
+        """Where the autoencoder comes from."""
+        return str(self.config.model.autoencoder or self.config.model.source)
+
+    def text_learns(self, networks: Networks) -> bool:
+        """Whether gradients flow through the text encoder; if not, what it makes of a caption is kept."""
+        raise NotImplementedError
+
+    def further_texts(self) -> Sequence[str]:
+        """What is encoded besides the captions of the shards."""
+        return ()
+
+    def learner(self, networks: Networks, dtype: torch.dtype) -> DenoisingLearner:
+        """The module that learns, with `requires_grad` set as it should be: float32 where it learns,
+        `dtype` where it does not. The text encoder is inside only where gradients flow through it.
+        """
+        raise NotImplementedError
+
+    def wording(self, parts: Parts, text: str) -> str:
+        """What becomes of a caption or prompt before it is cut into tokens."""
+        return text
+
+    def about(self, parts: Parts) -> dict[str, Any]:
+        """What the exported folder says of itself, besides what every one says."""
+        return {}
+
+    def provide(
+        self, parts: Parts, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
+    ) -> list[str]:
+        """Before training begins, on every rank: make or measure what it needs. `share` chooses this
+        rank's part of a list, `alive` is to be called often. Returns lines for the user to read: first what
+        the autoencoder, which stays as it is, loses of these spectrograms.
+        """
+        return self.gather(parts, share, alive)
+
+    def gather(
+        self, parts: Parts, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
+    ) -> list[str]:
+        """What `provide` makes or measures once for all runs, and keeps beside the shards."""
+        if not share([0]):  # one rank says it for all
+            return []
+
+        def measure() -> dict[str, Any]:
+            return autoencoder_loss(parts.frozen["vae"], self.index, self.codec, alive)
+
+        return [loss_line(self.vae_source, self.caches.remembered("loss", measure), self.codec)]
+
+    pictures_made = 0  # class pictures that `gather` made
+
+    def pictures_missing(self) -> int:
+        """Class pictures that are not there yet."""
+        return 0
+
+    # -- the parts ----------------------------------------------------------------------------------
+
+    def build(self, device: torch.device, dtype: torch.dtype) -> Parts:
+        """Make or load what learns; what stays as it is, in float32, is loaded when it is needed."""
+        networks = self.networks()
+        parts = self._beside(networks, device, dtype)
+        self._check_channels(networks.unet)
+        learner = self.learner(networks, dtype)
+        if self.config.machine.gradient_checkpointing:
+            learner.enable_gradient_checkpointing()
+        # Where the GPU has no room for it in float32, the engine brings it there.
+        parts.learner = learner if self.config.machine.offload_optimizer else learner.to(device)
+        return parts
+
+    def _beside(self, networks: Networks, device: torch.device, dtype: torch.dtype) -> Parts:
+        """The parts without what learns."""
+        vae = networks.vae_config
+        size = models.latent_size(vae, self.codec["bands"], self.codec["frames"])
+        self.latent_shape = (vae.latent_channels, *size)
+        self._scaling_factor = float(vae.scaling_factor)
+        self.name_words(networks.tokenizer)
+        self.caches.forget()
+        frozen = networks.frozen(device, text_too=not self.text_learns(networks))
+        return Parts(Learner(), frozen, networks.tokenizer, load_codec(self.codec), device, dtype)
+
+    def name_words(self, tokenizer: Any) -> None:
+        """Choose the words that `wording` puts in, where the tokenizer decides about them."""
+
+    def _check_channels(self, unet: Any) -> None:
+        if unet.config.in_channels != self.latent_shape[0]:
+            raise UserError(
+                f"the UNet of model.source={self.config.model.source} takes {unet.config.in_channels} "
+                f"channels, the autoencoder makes {self.latent_shape[0]}",
+                "a UNet works on the latents of the autoencoder that it was trained with",
+                "leave model.autoencoder unset, or name the autoencoder of that model",
+            )
+
+    def example(
+        self, parts: Parts, sample: Sample, position: int, purpose: str = "train"
+    ) -> dict[str, Tensor]:
+        """Moments of the latents (or pixels), tokens, timestep and noises, all from (seed, purpose,
+        position).
+        """
+        draw = generator(self.config.seed, purpose, position, "denoising")
+        caption = self.wording(parts, self.caption(sample, draw, purpose))
+        step = int(draw.integers(STEPS))
+        posterior, noise = draw.standard_normal((2, *self.latent_shape), dtype=np.float32)
+        tensors = {
+            "input_ids": token_ids(parts.tokenizer, [caption])[0],
+            "timesteps": torch.tensor(step, dtype=torch.int64),
+            "posterior_noise": torch.from_numpy(posterior),
+            "noise": torch.from_numpy(noise),
+        }
+        if sample.latent is not None:
+            tensors["moments"] = self._moments(sample)
+        else:
+            tensors["pixels"] = torch.from_numpy(picture_of(sample, self.codec))
+        return tensors
+
+    def _moments(self, sample: Sample) -> Tensor:
+        latent = np.asarray(sample.latent)
+        expected = (2 * self.latent_shape[0], *self.latent_shape[1:])
+        if latent.shape != expected:
+            raise UserError(
+                f"the stored latent of sample {sample.key} has the shape {list(latent.shape)}",
+                f"this autoencoder makes {list(expected)} (means, then log-variances)",
+                "set machine.cache_latents=true: the latents are then computed with the right autoencoder",
+            )
+        return torch.from_numpy(np.array(latent, np.float16))
+
+    def caption(self, sample: Sample, draw: np.random.Generator, purpose: str) -> str:
+        """One of the sample's captions, or the empty one that guidance needs; no dropout in validation."""
+        captions = sample.metadata["captions"]
+        choice, dropped = int(draw.integers(1 << 30)), draw.random() < self.config.method.caption_dropout
+        if not captions or (dropped and purpose == "train"):
+            return ""
+        return str(captions[choice % len(captions)])
+
+    def prepare(self, parts: Parts, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Draw latents from their distribution (encoding the pictures first if need be), and encode the
+        text.
+        """
+        moments = batch.get("moments")
+        if moments is None:
+            moments = self.caches.encode_moments(parts, batch["pixels"])
+        latents = self.drawn(moments, batch["posterior_noise"])
+        ready = {"latents": latents, "noise": batch["noise"], "timesteps": batch["timesteps"]}
+        return {**ready, **self.prepared_text(parts, batch["input_ids"])}
+
+    def drawn(self, moments: Tensor, noise: Tensor) -> Tensor:
+        """Latents [B, C, h, w] as the UNet knows them, from their means and log-variances."""
+        mean, deviation = moments.float().chunk(2, dim=1)
+        latents: Tensor = mean + (deviation.clamp(-30, 20) / 2).exp() * noise
+        return latents * self._scaling_factor
+
+    def prepared_text(self, parts: Parts, input_ids: Tensor) -> dict[str, Tensor]:
+        """The tokens where the text encoder takes part in the learning, else what it makes of them."""
+        if "text_encoder" not in parts.frozen:
+            return {"input_ids": input_ids}
+        return {"context": self.caches.texts(parts, input_ids).to(parts.dtype)}
+
+    def fill(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        splits: Sequence[str],
+        share: Callable[[Sequence[int]], list[int]],
+        alive: Callable[[], None],
+        agree: Callable[[list[int]], list[int]] | None = None,
+    ) -> Filled:
+        """Keep on disk what the frozen networks make of these splits: latents, the states of captions where
+        the text encoder stays as it is, and what `gather` makes; this rank's share of what is missing."""
+        networks = self.networks()
+        parts = self._beside(networks, device, dtype)
+        notes = self.gather(parts, share, alive)
+        filled = self.caches.fill(parts, splits, share, alive, agree)
+        return replace(filled, notes=notes, text_learns=self.text_learns(networks))
+
+    def latents(self, split: str) -> StoredLatents | None:
+        """Moments of every sample of a split, float16 [2 C, h, w], once they are all on disk."""
+        return self.caches.latents(split)
+
+    # -- what it shows and gives away ---------------------------------------------------------------
+
+    def text_encoder(self, parts: Parts) -> Any:
+        """The text encoder as it is now, wherever it lies."""
+        learner: Any = parts.learner
+        return learner.text_encoder if learner.text_encoder is not None else parts.frozen["text_encoder"]
+
+    def preview(self, parts: Parts, prompts: Sequence[str], folder: Path) -> list[Path]:
+        """One clip a prompt, always from the same noise, so that the pictures show how it learns."""
+        learner: Any = parts.learner
+        text = self.text_encoder(parts)
+        scheduler = sampling.make_scheduler("ddim", self.denoising.scheduler_config())
+        indices = list(range(len(prompts)))
+        worded = [self.wording(parts, prompt) for prompt in prompts]
+        dtype = learner.unet.dtype
+        with evaluating(learner), torch.no_grad():
+            latents = sampling.sample_latents(
+                learner.unet,
+                scheduler,
+                sampling.encode_texts(text, parts.tokenizer, worded).to(dtype),
+                sampling.encode_texts(text, parts.tokenizer, [""] * len(prompts)).to(dtype),
+                sampling.initial_noise(self.config.seed, indices, self.latent_shape).to(parts.device, dtype),
+                steps=_PREVIEW_STEPS,
+                guidance=_PREVIEW_GUIDANCE,
+                generators=[sampling.torch_generator(self.config.seed, "preview", k) for k in indices],
+            )
+            pictures = list(sampling.decode_images(parts.frozen["vae"], latents))
+        names = [f"{number:02d}-{prompt}" for number, prompt in enumerate(prompts)]
+        return write_preview(folder, pictures, pictures, names, parts.codec)
+
+    def facts(self, parts: Parts) -> dict[str, Any]:
+        """What training.json and the model card say of how it was made."""
+        return {
+            "base": self.config.model.source or "from scratch",
+            "method": self.config.method.name,
+            "prediction": self.denoising.prediction,
+            "noise_schedule": self.denoising.noise_schedule,
+            "zero_terminal_snr": self.denoising.zero_terminal_snr,
+            **({"sampling": self.sampling} if self.sampling else {}),
+            "resolution": [self.codec["bands"], self.codec["frames"]],
+            **self.about(parts),
+        }
+
+    def export(self, parts: Parts, folder: Path) -> Path:
+        """Write the pipeline folder; methods that make something smaller write that."""
+        learner: Any = parts.learner
+        return export.write_pipeline(
+            folder,
+            unet=learner.unet,
+            vae=parts.frozen["vae"],
+            text_encoder=self.text_encoder(parts),
+            tokenizer=parts.tokenizer,
+            scheduler=self.denoising.scheduler_config(),
+            codec=self.codec,
+            heard=export.training_set(self.index),
+            about=self.facts(parts),
+        )
+
+
+def base_denoising(source: str, min_snr_gamma: float) -> Denoising:
+    """The prediction and noise schedule of a pretrained model, with our weighting of the timesteps;
+    `UserError` for noise of another kind."""
+    told = models.scheduler_config(source)
+    plain = Denoising()
+    sampling.check_noise(told, source)
+    return Denoising(
+        str(told.get("prediction_type", plain.prediction)),
+        str(told.get("beta_schedule", plain.noise_schedule)),
+        bool(told.get("rescale_betas_zero_snr", False)),
+        min_snr_gamma,
+        float(told.get("beta_start", plain.beta_start)),
+        float(told.get("beta_end", plain.beta_end)),
+    )
+
+
+def check_pretrained(config: TrainConfig) -> None:
+    """Refuse to begin from scratch, for a method that adds to what a model knows."""
+    if config.model.init != "pretrained":
+        raise UserError(
+            f"method={config.method.name} with model.init={config.model.init}",
+            "this method teaches something new to a model that knows sounds already",
+            "set model.init=pretrained and model.source to a finished run, a folder or a hub id",
+        )
+    required_source(config)

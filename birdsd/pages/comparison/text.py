@@ -1,0 +1,175 @@
+"""A comparison as a table for a terminal, and as sentences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from birdsd.pages import page as html
+
+if TYPE_CHECKING:
+    from birdsd.evaluation.comparison import ArmResult, Comparison
+
+_HEADS = (
+    "", "judge", "new species", "95%", "vs base", "known", "agreed", "copies", "loss", "training", "memory",
+    "to share", "learns",
+)  # fmt: skip
+
+
+def text(comparison: Comparison) -> str:
+    """The table, what was missing, and what the figures are worth."""
+    rows = [list(_HEADS), *(_row(comparison, arm) for arm in comparison.arms)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADS))]
+    lines = [
+        "  ".join(_placed(row[column], width, column) for column, width in enumerate(widths)) for row in rows
+    ]
+    lines += ["", *remarks(comparison)]
+    for arm in comparison.missing:
+        lines.append(f"missing: {arm.title}: {arm.missing}")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _placed(cell: str, width: int, column: int) -> str:
+    return f"{cell:<{width}}" if column == 0 else f"{cell:>{width}}"
+
+
+def _row(comparison: Comparison, arm: ArmResult) -> list[str]:
+    if arm.missing:
+        return [arm.title, "missing", *[""] * (len(_HEADS) - 2)]
+    new, known = arm.scores.get("new"), arm.scores.get("known")
+    figures = arm.figures
+    return [
+        arm.title,
+        heard(arm),
+        f"{new.accuracy:.0%} of {new.clips}" if new else "-",
+        f"{new.low:.0%}-{new.high:.0%}" if new else "-",
+        against(arm),
+        f"{known.accuracy:.0%} of {known.clips}" if known else "-",
+        f"{arm.everything.accuracy:.0%}" if arm.everything else "-",
+        copies(arm),
+        loss(arm),
+        duration(arm),
+        memory(arm).replace("\u00a0", " "),
+        to_share(arm),
+        f"{figures.parameters:,}" if figures.parameters else "-",
+    ]
+
+
+def heard(arm: ArmResult) -> str:
+    """How many clips of new species the judge names right, of all that it knows."""
+    told = arm.heard.get("new")
+    return f"{told.right.share:.0%} of {told.clips}" if told else "-"
+
+
+def against(arm: ArmResult) -> str:
+    """Whether it beats the base model, e.g. '+38, p < 0.001'."""
+    from birdsd.evaluation.comparison import p_text
+
+    if arm.gain is None:
+        return "-"
+    points = 100 * (arm.gain.after - arm.gain.before) / max(1, arm.gain.pairs)
+    return f"{points:+.0f}, {p_text(arm.gain.p_adjusted)}"
+
+
+def copies(arm: ArmResult) -> str:
+    """The share of clips nearer to training than 95% of the held-out are; a mark where it is too much."""
+    if arm.nearness is None:
+        return "-"
+    return f"{arm.nearness.closer_than_held_out:.0%}{' (!)' if arm.nearness.copies else ''}"
+
+
+def loss(arm: ArmResult) -> str:
+    """The last validation loss."""
+    return "-" if arm.final_loss is None else f"{arm.final_loss:.4f}"
+
+
+def duration(arm: ArmResult) -> str:
+    """The wall time of its training; 'at least' where some of it was never written down."""
+    if not arm.figures.train_s:
+        return "-"
+    least = ">" if arm.figures.partly else ""
+    return least + html.seconds(arm.figures.train_s).replace("\u00a0", " ")
+
+
+def memory(arm: ArmResult) -> str:
+    """Peak memory of the host, and of the GPU where there was one."""
+    figures = arm.figures
+    if not figures.peak_mib:
+        return "-"
+    gpu = f" + GPU {html.gibibytes(figures.gpu_mib * 2**20)}" if figures.gpu_mib else ""
+    return html.gibibytes(figures.peak_mib * 2**20) + gpu
+
+
+def to_share(arm: ArmResult) -> str:
+    """The size of what one would hand on."""
+    return "-" if arm.figures.share_bytes is None else size(arm.figures.share_bytes)
+
+
+def size(value: int) -> str:
+    """Bytes as kB or MB, in thousands."""
+    if value < 1000:
+        return f"{value} B"
+    return f"{value / 1000:.3g} kB" if value < 1e6 else f"{value / 1e6:.3g} MB"
+
+
+def remarks(comparison: Comparison) -> list[str]:
+    """What the figures mean and what they are worth, in sentences."""
+    settings = comparison.settings
+    held = comparison.held_out
+    count = settings["clips_per_species"]
+    said = [
+        f"One seed ({settings['seed']}); {count} clips of each species from each arm, from the same noise "
+        "and the same words.",
+        f"Chance: {comparison.chance:.0%} for a classifier that guesses, {comparison.always:.0%} for a model "
+        "that sings one of the new species whatever it is asked for.",
+        "vs base: points on the new species against the base model asked in the same words; p by McNemar's "
+        "exact test clip by clip, adjusted for all arms (Holm).",
+        "known: the species of the base model, what is left of them; agreed: all species together.",
+        "copies: share of clips nearer to a training clip than 95% of the held-out ones are; 5% is expected.",
+        "loss: on held-out recordings of the new species; only the denoising losses compare, and a loss says "
+        "less about the sound than a classifier does.",
+    ]
+    said = [*judge_words(comparison), *said]
+    if held:
+        said.append(
+            f"The weak check (logistic regression, {comparison.training_clips} clips of "
+            f"{comparison.training_recordings} recordings) names {held.accuracy:.0%} of {held.clips} "
+            f"held-out clips right ({held.low:.0%} to {held.high:.0%}): it is no oracle."
+        )
+    for arm in comparison.shown:
+        if arm.background:
+            said.append(f"{arm.title}, asked for an environment: {background(arm)}")
+    return said
+
+
+def judge_words(comparison: Comparison) -> list[str]:
+    """Who the judge is and what it says of real clips, or why there is none."""
+    stages = comparison.stages
+    if stages is None:
+        return [f"judge: {comparison.no_judge}" if comparison.no_judge else "judge: none"]
+    if not stages.known:
+        return [f"judge: {stages.text()}"]
+    real = "; ".join(
+        f"{step.title} {step.named.right.text()}" for step in stages.steps if step.named is not None
+    )
+    said = [
+        f"judge: {stages.credit}, clips of new species named right of all the species it knows; the other "
+        "columns are the weak check's",
+        *([f"the judge on real clips, percent: {real}"] if real else []),
+    ]
+    return [*said, *stages.remarks()]
+
+
+def background(arm: ArmResult) -> str:
+    """What an environment in the prompt changed."""
+    from birdsd.evaluation.comparison import p_text
+
+    told = arm.background
+    if told is None:
+        return "-"
+    named = ""
+    if told.named_asked is not None and told.named_none is not None:
+        named = (
+            f"; it is heard in {told.named_asked:.0%} of {told.asked_clips} clips asked for with one, and "
+            f"none in {told.named_none:.0%} of {told.plain_clips} asked for without"
+        )
+    return f"between the songs {told.in_words()}, {p_text(told.p_value)}{named}"

@@ -1,0 +1,376 @@
+"""`birdsd plan`: before anything runs, what takes how much memory, what fits, and which way is the fastest.
+
+What a step takes is traced (`training.accounting`), what engines hold is summed (`training.budget`), what
+there is comes from `cluster.hardware`. Times are estimates, and say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from birdsd import config as configuration
+from birdsd.errors import UserError, unknown_name
+from birdsd.files import fingerprint, read_json, write_json
+from birdsd.planning.hardware import GIB, Hardware, hardware
+from birdsd.runs.auto import AUTO
+from birdsd.runs.run import RunStore
+from birdsd.site.choose import check_site
+
+if TYPE_CHECKING:
+    from birdsd.planning.budget import Budget, Layout, Tracer
+    from birdsd.planning.trace import Encoding, Step
+    from birdsd.schema import MachineConfig, SubmitConfig, TrainConfig
+
+# Of a card's dense 16-bit peak that a Stable Diffusion training with cached latents reaches with many samples
+# at once: MosaicML's published one, 290 images/s on 8 A100. And what each way of saving memory costs in time.
+MFU = 0.28
+_FP32_SLOWER = 8
+# Of one EPYC core, by a step of tiny in the bench of methods (25 GFLOP in 0.22 s).
+CPU_FLOPS_PER_S = 1.1e11
+_COST = {1: 1.03, 2: 1.05, 3: 1.2}
+_BUS_BYTES_PER_S, _HOST_BYTES_PER_S = 12e9, 20e9
+# Memory that is free but in pieces too small.
+_FRAGMENTED = 1.05
+_TRAIN_NOTHING = ("aesthetic_gradients",)
+# These methods have nothing to keep: there is no frozen autoencoder or text encoder in their steps.
+_LEARN_FROM_PICTURES = ("autoencoder", "clip", "aesthetic_gradients")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A layout, what it takes, whether that is there, and seconds a sample of all GPUs together."""
+
+    budget: Budget
+    fits: bool
+    lacks: str
+    sample_s: float
+
+    @property
+    def layout(self) -> Layout:
+        return self.budget.layout
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`asked`: as the machine preset has it; `chosen`: the fastest that fits, or None."""
+
+    config: TrainConfig
+    codec: dict[str, Any]
+    there: Hardware
+    asked: Choice
+    chosen: Choice | None
+    tried: list[Choice]
+    notes: list[str]
+    encoding: Encoding | None = None
+
+    @property
+    def samples(self) -> int:
+        return int(self.config.optim.total_samples or 1)
+
+    def hours(self, choice: Choice) -> float:
+        """Until the last sample, by the estimate."""
+        return self.samples * choice.sample_s / 3600
+
+
+def plan_training(
+    config: TrainConfig,
+    codec: dict[str, Any],
+    there: Hardware,
+    notes: Sequence[str],
+    eight_bits: bool = True,
+    deepspeed: bool = True,
+) -> Plan:
+    """Try the layouts from fast to frugal; the first kind in which one fits decides. `eight_bits`: moments
+    may be packed, for which bitsandbytes must be there; `deepspeed`: it is there. With machine=auto what the
+    user set by name stays.
+    """
+    from birdsd.planning.budget import Layout
+    from birdsd.training.batches.plan import BatchPlan
+    from birdsd.training.engines.torch_engine import check_engine
+
+    trace = _tracer(config, codec)
+    average = bool(config.optim.ema_decay)
+    machine, batch = config.machine, int(config.optim.global_batch or 1)
+    check_engine(machine)
+    precision = precision_on(there, machine)
+    ways = BatchPlan(batch, there.ranks, 0, machine.micro_batch)
+    share = ways.largest_slice
+    asked = Layout.of(machine, precision, ways.size, there.ranks, max(1, there.gpus_per_node))
+
+    def tried(layout: Layout) -> Choice:
+        return _choice(trace, layout, there, average, batch)
+
+    said = machine.said if machine.name == AUTO else ()
+    sizes = [asked.micro_batch] if "micro_batch" in said else _sizes(share)
+    seen, chosen = [], None
+    for kind in _as_said(_kinds(asked, there, eight_bits), asked, said):
+        for layout in kind:
+            if layout.sharded and not deepspeed and layout.engine != asked.engine:
+                continue
+            found = [tried(replace(layout, micro_batch=size)) for size in sizes]
+            seen += found
+        if fitting := [choice for choice in seen if choice.fits]:
+            chosen = min(fitting, key=lambda choice: (round(choice.sample_s, 6), choice.budget.gpu_bytes))
+            break
+    return Plan(config, codec, there, tried(asked), chosen, seen, list(notes))
+
+
+def _kinds(asked: Layout, there: Hardware, eight_bits: bool) -> list[list[Layout]]:
+    """Ways to carry it out, from fast to frugal."""
+    plain = replace(
+        asked, engine="torch", zero_stage=0, offload_optimizer=False, offload_parameters=False,
+        optimizer_bits=32, save_in_background=True,
+    )  # fmt: skip
+    kinds = [[replace(plain, checkpointing=value) for value in (False, True)]]
+    if there.card is None:
+        return kinds
+    offloaded = replace(plain, offload_optimizer=True, checkpointing=True)
+    if there.ranks > 1:
+        sharded = [replace(plain, engine="deepspeed", zero_stage=stage) for stage in (1, 2, 3)]
+        kinds.append([replace(one, checkpointing=value) for one in sharded for value in (False, True)])
+        dealt = replace(offloaded, engine="deepspeed", zero_stage=2)
+        return [*kinds, [dealt], [replace(dealt, zero_stage=3, offload_parameters=True)]]
+    if eight_bits:
+        kinds.append([replace(one, optimizer_bits=8) for one in kinds[0]])
+    kinds += [[offloaded], [replace(offloaded, save_in_background=False)]]
+    if eight_bits:
+        kinds.append([replace(offloaded, save_in_background=False, optimizer_bits=8)])
+    zero = replace(offloaded, engine="deepspeed", zero_stage=3, offload_parameters=True)
+    return [*kinds, [zero]]
+
+
+def _as_said(kinds: list[list[Layout]], asked: Layout, said: Sequence[str]) -> list[list[Layout]]:
+    """The layouts that keep the settings in `said` (fields of MachineConfig) as they are in `asked`; where
+    there are none that one alone."""
+    wanted = {name: value for name, value in asked.settings().items() if name in said}
+    wanted.pop("micro_batch", None)
+    if asked.engine == "torch":
+        wanted.pop("zero_stage", None)  # without effect there
+    kept = [[one for one in kind if wanted.items() <= one.settings().items()] for kind in kinds]
+    return [kind for kind in kept if kind] or [[asked]]
+
+
+def precision_on(there: Hardware, machine: MachineConfig) -> str:
+    """The number format that `machine.precision` comes to there; `UserError` for one that there is not."""
+    from birdsd.training.devices.precision import DTYPES
+
+    if machine.precision not in ("auto", *DTYPES):
+        raise unknown_name("machine.precision", machine.precision, ("auto", *DTYPES))
+    fast = "fp32" if there.card is None else "bf16" if there.card.bf16 else "fp16"
+    return fast if machine.precision == "auto" else machine.precision
+
+
+def _sizes(most: int) -> list[int]:
+    return [2**k for k in range(most.bit_length()) if 2**k <= most]
+
+
+def _choice(trace: Tracer, layout: Layout, there: Hardware, average: bool, global_batch: int) -> Choice:
+    from birdsd.planning.budget import budget
+
+    made = budget(trace, layout, average=average, on_cpu=there.card is None)
+    lacks = ""
+    if layout.offload_optimizer and not layout.sharded and layout.gpus > 1:
+        lacks = "plain torch offloads for one process; machine.engine=deepspeed does for several"
+    elif there.card is not None and made.gpu_bytes * _FRAGMENTED > there.gpu_bytes:
+        lacks = f"{_gib(made.gpu_bytes)} of the GPU's {_gib(there.gpu_bytes)}, most of it {made.largest()}"
+    elif made.host_bytes > there.host_bytes:
+        most = max(made.host, key=lambda name: made.host[name])
+        lacks = f"{_gib(made.host_bytes)} of the host's {_gib(there.host_bytes)}, most of it {most}"
+    return Choice(made, not lacks, lacks, _sample_s(made, there, global_batch))
+
+
+def _sample_s(made: Budget, there: Hardware, global_batch: int) -> float:
+    layout, step = made.layout, made.step
+    if there.card is None:
+        reached = CPU_FLOPS_PER_S
+    else:
+        # A GPU is busier the more samples it has at once.
+        reached = there.card.tflops * 1e12 * MFU * layout.micro_batch / (layout.micro_batch + 1)
+        if layout.precision == "fp32":
+            reached /= _FP32_SLOWER
+    each = step.flops / layout.micro_batch / reached * _COST.get(layout.zero_stage, 1.0)
+    if layout.offload_optimizer:
+        own = step.learning / layout.gpus
+        bus = own * 4 / _BUS_BYTES_PER_S + own * 32 / _HOST_BYTES_PER_S
+        each += bus / (global_batch / layout.gpus)
+        if not layout.sharded:  # every micro-batch's gradients are added up in host memory
+            each += own * (2 / _BUS_BYTES_PER_S + 10 / _HOST_BYTES_PER_S) / layout.micro_batch
+    if layout.optimizer_bits == 8:
+        where = _HOST_BYTES_PER_S / 4 if layout.offload_optimizer else 2 * _HOST_BYTES_PER_S
+        each += step.learning * 12 / where / global_batch
+    if layout.offload_parameters:
+        each += 3 * 2 * step.learning / layout.gpus / _BUS_BYTES_PER_S / layout.micro_batch
+    return each / layout.gpus
+
+
+def _tracer(config: TrainConfig, codec: dict[str, Any]) -> Tracer:
+    """Traces, each made once and kept in the user's cache folder, as one of a large model takes seconds."""
+    from birdsd.planning import trace as accounting
+
+    own = _told(config, codec)
+
+    def trace(micro_batch: int, precision: str, checkpointing: bool, low: bool) -> Step:
+        changed = replace(config, machine=replace(config.machine, gradient_checkpointing=checkpointing))
+        return _kept(
+            f"{own}-{micro_batch}-{precision}-{int(checkpointing)}-{int(low)}.json",
+            accounting.Step,
+            lambda: accounting.trace_step(
+                changed, codec, micro_batch, precision, low_precision_weights=low, flops=micro_batch == 1
+            ),
+        )
+
+    return trace
+
+
+def _encoding(config: TrainConfig, codec: dict[str, Any]) -> Encoding | None:
+    """What making latents and text states takes, once; None where nothing is kept."""
+    from birdsd.diffusion.learning.embedding_cache import pictures_together
+    from birdsd.planning import trace as accounting
+
+    if not config.machine.cache_latents or config.method.name in _LEARN_FROM_PICTURES:
+        return None
+    together = pictures_together(codec)
+    return _kept(
+        f"{_told(config, codec)}-encoding-{together}.json",
+        accounting.Encoding,
+        lambda: accounting.trace_encoding(config, codec, together),
+    )
+
+
+def _told(config: TrainConfig, codec: dict[str, Any]) -> str:
+    """Changes with everything that a trace depends on."""
+    from birdsd.planning import trace as accounting
+
+    cached = config.machine.cache_latents
+    told = [asdict(config.model), asdict(config.method), codec, cached, _architecture(config)]
+    return fingerprint([*told, accounting.VERSION])
+
+
+def _kept(name: str, kind: type[T], make: Callable[[], T]) -> T:
+    """A trace from the user's cache folder; made and put there where it is not."""
+    path = _cache_folder() / name
+    with suppress(TypeError, UserError):
+        if path.is_file():
+            return kind(**read_json(path))
+    made = make()
+    with suppress(OSError, UserError):  # only slower the next time
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, asdict(made))  # type: ignore[call-overload]
+    return made
+
+
+def _architecture(config: TrainConfig) -> list[Any]:
+    """What the folders of local models say of their shapes, so that another model is traced anew."""
+    from birdsd.planning.trace import told_of
+
+    sources = (config.model.source, config.model.autoencoder)
+    return [told_of(source, part) for source in sources for part in ("unet", "vae", "text_encoder")]
+
+
+def _cache_folder() -> Path:
+    import os
+
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "birdsd" / "plan"
+
+
+# -- what is asked ----------------------------------------------------------------------------------------
+
+
+def make_plan(settings: Sequence[str], gpu: str | None = None, site: str | None = None) -> Plan:
+    """The plan of `birdsd plan train SETTINGS`: those of train, and of submit (nodes, site, ...)."""
+    where, what = configuration.split_settings("train", settings)
+    preset = preset_in(what)
+    config: TrainConfig = configuration.compose("train", what)
+    asked: SubmitConfig | None = None
+    if site:
+        where = [*where, f"site={site}"]
+    if where:
+        named = any(text.startswith("site=") for text in where)
+        asked = configuration.compose("submit", where if named else [*where, "site=local"])
+    known = asked.site if asked is not None and any(text.startswith("site=") for text in where) else None
+    nodes, per_node = (asked.nodes, asked.tasks_per_node) if asked is not None else (1, 0)
+    if asked is not None and known is not None:
+        check_site(asked, "train")
+    if nodes < 1 or per_node < 0:
+        raise UserError(f"nodes={nodes} tasks_per_node={per_node}", "a job has at least one node and process")
+    there = hardware(preset, gpu, known, nodes, per_node)
+    store = RunStore(Path(config.runs))
+    for name in ("source", "autoencoder"):
+        setattr(config.model, name, _found(store, getattr(config.model, name), f"model.{name}"))
+    codec, notes = codec_for(config)
+    if config.model.init == "pretrained" and config.model.source and not Path(config.model.source).exists():
+        notes.append(f"{config.model.source} is not here: shaped as model={config.model.name} says")
+    if there.assumed:
+        notes.append(there.assumed)
+    made = replace(plan_training(config, codec, there, notes), encoding=_encoding(config, codec))
+    # machine=auto asks for no layout of its own where there is a GPU: it is what the plan chooses.
+    if preset == AUTO and there.card is not None and made.chosen is not None:
+        return replace(made, asked=made.chosen)
+    return made
+
+
+def _found(store: RunStore, name: str | None, key: str) -> str | None:
+    """Where a named run lies, as training finds it; a name that is neither stays what it is, a hub id."""
+    try:
+        return store.model_source(name, key)
+    except UserError:
+        return name
+
+
+def preset_in(settings: Sequence[str]) -> str:
+    """The machine preset of the settings, or the one that is taken where none is named."""
+    named = [text.split("=", 1)[1] for text in settings if text.startswith("machine=")]
+    return named[-1] if named else AUTO
+
+
+def codec_for(config: TrainConfig, run: Path | None = None) -> tuple[dict[str, Any], list[str]]:
+    """The codec of the run or of the shards, else a usual one with a note that says so."""
+    from birdsd.diffusion.export import read_codec
+    from birdsd.shards.index import ShardIndex
+    from birdsd.sound.codec.codec import SpectrogramCodec
+
+    if run is not None:
+        for folder in (run, run / "export"):
+            if (folder / "codec.json").is_file():
+                return read_codec(folder), []
+    place = config.data.shards
+    if place and Path(place).exists():
+        found = ShardIndex.open(Path(place)).codec
+        if found:
+            return dict(found), []
+    name = "birdsong-small" if config.model.name == "tiny" else "riffusion"
+    made = SpectrogramCodec.from_config(configuration.compose("prepare", [f"codec={name}"]).codec)
+    told = f"no shards in {place} yet" if place else "no shards are named"
+    note = f"{told}: planned for pictures of {made.bands} x {made.frames} (codec {name})"
+    return made.to_json(), [note]
+
+
+def with_chosen_machine(config: TrainConfig, ranks: int = 1, ranks_here: int = 1) -> TrainConfig:
+    """`config`, and with machine=auto its machine as the plan chooses it for the GPUs here and so many ranks.
+    On a CPU there is nothing to choose. Raises `UserError` where nothing fits."""
+    if config.machine.name != AUTO or config.machine.device == "cpu" or config.method.name in _TRAIN_NOTHING:
+        return config
+    there = hardware(AUTO, nodes=max(1, ranks // ranks_here), per_node=ranks_here)
+    if there.card is None:
+        return config
+    codec, notes = codec_for(config)
+    extras = [find_spec(name) is not None for name in ("bitsandbytes", "deepspeed")]
+    found = plan_training(config, codec, there, notes, *extras)
+    if found.chosen is None:
+        raise UserError(
+            f"machine=auto: nothing fits on {found.there.described()}",
+            found.asked.lacks or "the machine has too little memory",
+            "a smaller method (lora, textual_inversion), or look where the bytes go: birdsd plan train ...",
+        )
+    chosen: dict[str, Any] = found.chosen.layout.settings()
+    return replace(config, machine=replace(config.machine, **chosen))
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2f} GiB"

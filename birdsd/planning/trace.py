@@ -1,0 +1,378 @@
+"""What a step of a method takes, traced before anything is there: neither weights nor pictures nor memory.
+
+The method's own code builds its networks and runs its own forward and backward on fake tensors, which have a
+shape and a type but no storage, while `LiveTensors` follows what would be alive and torch's flop counter what
+would be computed. Where the model is not on this machine yet, its preset says how it is shaped.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from birdsd.diffusion.networks import models
+from birdsd.diffusion.networks.tokenizer import train_tokenizer
+from birdsd.errors import UserError
+from birdsd.files import read_json, write_json
+from birdsd.training.devices.precision import DTYPES
+
+if TYPE_CHECKING:
+    from birdsd.schema import TrainConfig
+    from birdsd.shards.index import ShardIndex
+
+VERSION = 5  # of the traces, for those who keep them
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one micro-batch of training takes on one device, in bytes and floating-point operations.
+
+    `activations` is the most that forward and backward hold at once besides weights and gradients: saved for
+    backward, low-precision copies of weights, the batch. `learning` counts parameters, `frozen_bytes` what
+    stays as it is: the parts of the learner, the text encoder and the autoencoder.
+    """
+
+    micro_batch: int
+    learning: int
+    frozen_bytes: int
+    activations: int
+    flops: int
+    largest: int = 0  # of the parameters that learn
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What the networks beside a learner take while they work: autoencoder and text encoder, in bytes."""
+
+    vae_bytes: int
+    text_bytes: int
+    latent_bytes: int  # of one sample, stored
+    text_row_bytes: int  # of one caption, stored
+    encode_activations: int  # pictures -> latents, as many as are encoded together
+
+    @property
+    def device_bytes(self) -> int:
+        """The most on the device: the two work one after the other, and both stay until all is made."""
+        return self.vae_bytes + self.encode_activations + self.text_bytes
+
+
+# -- the networks, without weights ------------------------------------------------------------------------
+
+
+def hollow_networks(config: TrainConfig, codec: dict[str, Any]) -> Any:
+    """The four networks that `config` asks for, shaped as its source's folder says, else as its preset."""
+    model = config.model
+    vae = _vae(config)
+    size = models.latent_size(vae.config, int(codec["bands"]), int(codec["frames"]))
+    captions = ["a bird singing", "no bird", "an American Robin singing in a quiet forest"]
+    tokenizer = train_tokenizer(captions, model.vocabulary_size, model.max_tokens)
+    told = told_of(model.source, "text_encoder")
+    if told is not None:
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        text: Any = CLIPTextModel(CLIPTextConfig(**told))
+        tokenizer.model_max_length = min(tokenizer.model_max_length, int(text.config.max_position_embeddings))
+    else:
+        text = models.build_text_encoder(
+            model.text, vocabulary=model.vocabulary_size, max_tokens=model.max_tokens, seed=0
+        )
+    told = told_of(model.source, "unet")
+    if told is not None:
+        from diffusers import UNet2DConditionModel
+
+        unet: Any = UNet2DConditionModel.from_config(told)
+    else:
+        unet = models.build_unet(
+            model.unet,
+            latent_channels=vae.config.latent_channels,
+            sample_size=size,
+            context_width=text.config.hidden_size,
+        )
+    return SimpleNamespace(unet=unet, text_encoder=text, tokenizer=tokenizer, vae=vae)
+
+
+def _vae(config: TrainConfig) -> Any:
+    for source in (config.model.autoencoder, config.model.source):
+        if (told := told_of(source, "vae")) is not None:
+            from diffusers import AutoencoderKL
+
+            return AutoencoderKL.from_config(told)
+    return models.build_vae(config.model.vae)
+
+
+def told_of(source: str | None, part: str) -> dict[str, Any] | None:
+    """config.json of a part that lies on this machine."""
+    if not source or not Path(source).expanduser().exists():
+        return None
+    try:
+        folder, sub = models.locate(source, part)
+    except UserError:
+        return None
+    return dict(read_json(Path(folder) / (sub or "") / "config.json"))
+
+
+@contextmanager
+def stand_ins(config: TrainConfig, codec: dict[str, Any]) -> Iterator[tuple[TrainConfig, ShardIndex]]:
+    """`config` and shards that its method can be built on, for what is not on this machine yet: a picture of
+    each species (of two where none is known), and a folder in place of a model that would be fetched."""
+    from birdsd.shards.index import ShardIndex
+    from birdsd.shards.storage.writer import ShardWriter
+
+    config = copy.deepcopy(config)
+    with tempfile.TemporaryDirectory(prefix="birdsd-plan-") as name:
+        folder = Path(name)
+        (folder / "shards").mkdir()
+        write_json(folder / "shards" / "codec.json", codec)
+        blank = np.zeros((int(codec["channels"]), int(codec["bands"]), int(codec["frames"])), np.uint8)
+        with ShardWriter(folder / "shards" / "train-000000.tar") as writer:
+            for number, species in enumerate(_species(config)):
+                facts: dict[str, Any] = {"key": f"{number}", "species": [species]}
+                facts |= {"captions": [f"a {species} singing"], "recording_id": f"{number}"}
+                facts |= {"licence": "", "recordist": "", "synthetic": True}
+                writer.write(f"{number:04d}", {"npy": blank, "json": facts})
+        if config.model.source is None or not Path(config.model.source).expanduser().exists():
+            (folder / "model" / "scheduler").mkdir(parents=True)
+            config.model.source = str(folder / "model")
+        yield config, ShardIndex.open(folder / "shards")
+
+
+def _species(config: TrainConfig) -> tuple[str, ...]:
+    """Those of the shards, where they are here: textual inversion has words for each."""
+    from birdsd.shards.index import ShardIndex
+
+    place = config.data.shards
+    found = ShardIndex.open(Path(place)).species if place and Path(place).exists() else ()
+    return tuple(found) if len(found) > 1 else ("American Robin", "Eurasian Wren")
+
+
+@contextmanager
+def fake_tensors() -> Iterator[Any]:
+    """Inside, tensors have shapes and types but no storage; gives the mode."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    apply = nn.Module._apply
+    nn.Module._apply = _converted  # type: ignore[method-assign]
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            yield mode
+    finally:
+        nn.Module._apply = apply  # type: ignore[method-assign]
+    gc.collect()
+
+
+def _converted(module: nn.Module, convert: Any, recurse: bool = True) -> nn.Module:
+    """`Module._apply` that replaces what it converts: torch's own swaps fake tensors in place, which fails
+    where something refers to them."""
+    if recurse:
+        for child in module.children():
+            _converted(child, convert)
+    with torch.no_grad():
+        for name, value in module._parameters.items():
+            if value is not None and (made := convert(value)) is not value:
+                module._parameters[name] = nn.Parameter(made, value.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = convert(buffer)
+    return module
+
+
+# -- tracing ----------------------------------------------------------------------------------------------
+
+
+def trace_step(
+    config: TrainConfig,
+    codec: dict[str, Any],
+    micro_batch: int,
+    precision: str = "fp32",
+    *,
+    low_precision_weights: bool = False,
+    flops: bool = True,
+) -> Step:
+    """Trace one micro-batch of `config`'s method. With `low_precision_weights` what learns is held in
+    `precision`, as DeepSpeed does; else in float32 under autocast, as plain torch does. Without `flops` none
+    are counted, which takes half the time.
+
+    `config.machine` says whether activations are recomputed and whether latents are cached. Raises
+    `UserError` for a method that trains nothing.
+    """
+    from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+    from birdsd.planning.live_tensors import LiveTensors
+
+    dtype = DTYPES[precision]
+    with stand_ins(config, codec) as (config, index), fake_tensors() as fake:
+        method, parts = _built(config, index, dtype)
+        learner = parts.learner
+        if low_precision_weights:
+            learner.to(dtype)
+        learning = [p for p in learner.parameters() if p.requires_grad]
+        for parameter in learning:
+            parameter.grad = torch.zeros_like(parameter)
+        live = LiveTensors()
+        held = [*tensors_of(learner), *(p.grad for p in learning if p.grad is not None)]
+        # What frozen networks make is on disk, or they are all there.
+        for module in () if config.machine.cache_latents else parts.frozen.values():
+            held += tensors_of(module)
+        for tensor in held:
+            live.hold(tensor)
+        before = live.bytes
+        with unset_fake_temporarily():  # numbers of tokens and pictures are looked at
+            batch = _batch(method, parts, index, micro_batch, config.machine.cache_latents)
+
+        def work() -> None:
+            with torch.no_grad():  # as the loop does it, outside autocast
+                ready = method.prepare(parts, batch)
+            with _autocast(dtype):
+                losses = learner(ready)
+            losses.float().sum().backward()
+
+        with fake, live:
+            work()
+        own = sum(p.numel() for p in learning)
+        frozen = before - sum(p.nbytes + p.nbytes for p in learning)
+        total = 0
+        if flops:  # apart, as the counter's hooks keep activations alive
+            with fake, counting() as counter:
+                work()
+            total = counter.get_total_flops()
+        return Step(
+            micro_batch, own, frozen, live.peak_bytes - before, total, max(p.numel() for p in learning)
+        )
+
+
+def trace_encoding(config: TrainConfig, codec: dict[str, Any], together: int) -> Encoding:
+    """Trace what turns `together` pictures into latents, and what a text becomes."""
+    from birdsd.planning.live_tensors import LiveTensors
+
+    with fake_tensors():
+        networks = hollow_networks(config, codec)
+        vae, text = networks.vae, networks.text_encoder
+        live = LiveTensors()
+        for tensor in (*tensors_of(vae), *tensors_of(text)):
+            live.hold(tensor)
+        before = live.bytes
+        with live, torch.no_grad():
+            pixels = torch.zeros(together, 3, int(codec["bands"]), int(codec["frames"]))
+            moments = vae.encode(pixels).latent_dist.parameters
+        row = int(text.config.max_position_embeddings) * int(text.config.hidden_size) * 2
+        return Encoding(
+            sum(t.nbytes for t in tensors_of(vae)),
+            sum(t.nbytes for t in tensors_of(text)),
+            moments[0].numel() * 2,
+            row,
+            live.peak_bytes - before,
+        )
+
+
+# -- its parts --------------------------------------------------------------------------------------------
+
+
+def _built(config: TrainConfig, index: ShardIndex, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The method and its parts, on hollow networks."""
+    from birdsd.diffusion.methods import make_method
+
+    if config.method.name == "autoencoder":
+        config.model.init, config.model.source = "scratch", None
+        config.method.adversary_start_samples = 0  # what it takes at the most
+    method: Any = make_method(config, index)
+    if not hasattr(method, "build"):
+        raise UserError(
+            f"method={config.method.name} trains nothing",
+            "it passes once over the pictures with CLIP's image tower",
+            "plan the generation with it instead: birdsd plan generate ...",
+        )
+    if hasattr(method, "networks"):
+        hollow = hollow_networks(config, method.codec)
+        method.networks = lambda: _as_networks(hollow)
+    if hasattr(method, "text"):
+        method.text = lambda: _text(config, method.codec)
+    if hasattr(method, "image_tower"):
+        method.image_tower = lambda: _hollow_clip(config.model.clip)
+    parts = method.build(torch.device("cpu"), dtype)
+    if hasattr(method, "prepared_text") and "text_encoder" in parts.frozen:
+        # A caption is encoded once and kept, by the numbers of its tokens: fake ones have none.
+        width, limit = int(hollow.text_encoder.config.hidden_size), int(parts.tokenizer.model_max_length)
+        method.prepared_text = lambda parts, ids: {
+            "context": torch.zeros(len(ids), limit, width, dtype=dtype)
+        }
+    return method, parts
+
+
+def _as_networks(hollow: Any) -> Any:
+    from birdsd.diffusion.learning.denoising import Networks
+
+    return Networks(
+        lambda: hollow.unet,
+        lambda: hollow.text_encoder,
+        hollow.tokenizer,
+        lambda: hollow.vae,
+        hollow.vae.config,
+    )
+
+
+def _batch(method: Any, parts: Any, index: ShardIndex, count: int, cached: bool) -> dict[str, torch.Tensor]:
+    from birdsd.shards.reader import ShardReader
+
+    reader, examples = ShardReader(index, "train"), []
+    for position in range(count):
+        sample = reader.read(position % len(reader))
+        if cached and hasattr(method, "latent_shape"):
+            channels, height, width = method.latent_shape
+            sample.latent = np.zeros((2 * channels, height, width), np.float16)
+        examples.append(method.example(parts, sample, position))
+    if hasattr(method, "pictures") and getattr(method, "keeps_prior", False):
+        channels, height, width = method.latent_shape
+        for number in range(method.pictures.count):  # as if they had been made and encoded
+            method._moments_of[number] = torch.zeros(2 * channels, height, width, dtype=torch.float16)
+    return {key: torch.stack([example[key] for example in examples]) for key in examples[0]}
+
+
+def tensors_of(module: nn.Module) -> list[torch.Tensor]:
+    """Parameters and buffers."""
+    return [*module.parameters(), *module.buffers()]
+
+
+def counting() -> Any:
+    """torch's counter of floating-point operations, which leaves out the attention kernel of CPUs."""
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+    forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+    def forward_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return int(sdpa_flop_count(query, key, value))
+
+    def backward_flops(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return int(sdpa_backward_flop_count(gradient, query, key, value))
+
+    return FlopCounterMode(display=False, custom_mapping={forward: forward_flops, backward: backward_flops})
+
+
+def _autocast(dtype: torch.dtype) -> Any:
+    return torch.autocast("cpu", dtype) if dtype != torch.float32 else nullcontext()
+
+
+def _hollow_clip(source: str | None) -> Any:
+    """A CLIP shaped as its folder says."""
+    from transformers import CLIPConfig, CLIPModel
+
+    from birdsd.diffusion.networks.clip import Clip, clip_place
+
+    told, _ = CLIPConfig.get_config_dict(clip_place(str(source)))
+    return Clip(CLIPModel(CLIPConfig(**told)))
+
+
+def _text(config: TrainConfig, codec: dict[str, Any]) -> tuple[Any, Any]:
+    networks = hollow_networks(config, codec)
+    return networks.text_encoder, networks.tokenizer

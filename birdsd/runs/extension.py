@@ -1,0 +1,96 @@
+"""A run is trained for longer: `birdsd resume RUN optim.total_samples=MORE`, or the same before its end.
+
+The run stays the same run, in the same folder, under the signature that it began with: its samples, its
+curve and its order go on where they were, from its newest checkpoint. What is added is one more stretch of
+the schedule, said in the run's events; its export is made anew at the end.
+"""
+
+from __future__ import annotations
+
+import os
+
+from birdsd.config import changed, signature
+from birdsd.errors import UserError
+from birdsd.files import exclusive, fsync_folder, read_json, write_json
+from birdsd.runs.allocations import newest_position
+from birdsd.runs.run import SIGNATURE_FILE, Run, RunStore
+from birdsd.training.records import LEDGER_FILE
+from birdsd.training.result import FINISHED_FILE
+from birdsd.training.stretches import read_totals, whole_batches, write_totals
+
+KEY = "optim.total_samples"
+
+
+def extend(run: Run, total: int) -> str:
+    """Let a run end at `total` samples; returns a line that says so.
+
+    Raises `UserError` for a run that cannot go on, that somebody is at work on, or that is as long already.
+    """
+    config = run.config
+    optim = config.get("optim") or {}
+    if run.job != "train" or (config.get("method") or {}).get("name") == "aesthetic_gradients":
+        raise UserError(f"{run.folder.name} learns from no stream of samples", f"{KEY} means nothing to it")
+    batch = int(optim["global_batch"] or 1)
+    totals = read_totals(run.folder) or [int(optim["total_samples"])]
+    before, result = totals[-1], run.result
+    reached = int(result["position"]) if result is not None else newest_position(run.folder)
+    # A kill between the two writes below is mended by the same command.
+    half_done = total == before and result is not None and reached < whole_batches(total, batch)
+    if not half_done:
+        if whole_batches(total, batch) <= whole_batches(before, batch):
+            what = "shorter than" if total < before else "as long as"
+            raise UserError(
+                f"{KEY}={total} is {what} {run.folder.name} is, {before} samples",
+                "what was learnt cannot be taken back, only added to",
+                f"{KEY}= more than {whole_batches(before, batch)}; a shorter run is one of its own",
+            )
+        totals = [*totals, total]
+    if result is not None and newest_position(run.folder) < reached:
+        raise UserError(
+            f"the last checkpoint of {run.folder.name}, at sample {reached}, is gone",
+            "a run goes on from its weights and the optimiser's moments, which the export does not hold",
+            "restore it from a copy, or begin a run on the export: model.init=pretrained model.source=RUN",
+        )
+    with exclusive(run.folder):
+        write_totals(run.folder, totals)
+        write_json(run.folder / "config.json", {**config, "optim": {**optim, "total_samples": total}})
+        if result is not None:
+            os.replace(run.folder / FINISHED_FILE, run.folder / f"finished-{reached:012d}.json")
+            fsync_folder(run.folder)
+    schedule = in_words(str(optim.get("decay")), whole_batches(totals[-2], batch), total)
+    run.event({"event": "extended", "from": totals[-2], "to": total, "schedule": schedule})
+    return f"{run.folder.name}: {totals[-2]} samples become {total}; {schedule}"
+
+
+def in_words(decay: str, begin: int, end: int) -> str:
+    """What the learning rate does in the stretch that was added."""
+    if decay == "constant":
+        return "the learning rate stays as it was: as if the run had been that long from the start"
+    return (
+        f"from sample {begin} to {end} the {decay} schedule runs once more: up again over the warm-up, and "
+        "down to its end"
+    )
+
+
+def could_be_extended(run: Run) -> str:
+    """A line about a run that differs from this one, which begins, only in its length; "" without such."""
+    mark = read_json(run.folder / SIGNATURE_FILE)
+    if (run.folder / LEDGER_FILE).is_file() or mark.get("job", "train") != "train":
+        return ""
+    models = {name: mark[name] for name in ("autoencoder", "source", "clip") if name in mark}
+    wanted = int(run.config["optim"]["total_samples"])
+    for other in RunStore(run.folder.parent).runs("train"):
+        try:
+            length = int(other.config["optim"]["total_samples"])
+            own = (read_totals(other.folder) or [length])[0]
+            as_long = changed("train", run.config, [f"{KEY}={own}"])
+        except (UserError, KeyError, TypeError, ValueError):
+            continue
+        if signature(as_long, **models, data=mark["data"]) != other.signature or own == wanted:
+            continue
+        longer = f"; `birdsd resume {other.folder.name} {KEY}={wanted}` trains that one on instead"
+        return (
+            f"{other.folder.name} is the same but for its length, {length} samples; this begins another run"
+            f"{longer if wanted > length else ''}"
+        )
+    return ""

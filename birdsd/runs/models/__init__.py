@@ -1,0 +1,1 @@
+"""Which models a run stands on, and how they are loaded."""

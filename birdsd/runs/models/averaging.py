@@ -1,0 +1,79 @@
+"""`birdsd ema`: a model whose average over the training has another length than `optim.ema_decay` gave it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from birdsd.errors import UserError
+
+
+def add_ema(verbs: Any) -> None:
+    """Add the verb's parser to the command line."""
+    parser = verbs.add_parser(
+        "ema",
+        help="a finished run's model with an average of another length, from the checkpoints that it kept",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="The length is the deviation of the average as a share of the training, as in EDM2; longer\n"
+        "is smoother. It is mixed from the checkpoints that are there: train with save.keep=8 or more,\n"
+        "no further apart than the run's own average is long, 1 / (1 - optim.ema_decay) steps.\n\n"
+        "examples:\n  birdsd ema RUN --length 0.1\n  birdsd ema RUN --length 0.05 --out models/short\n"
+        "  birdsd run generate run=runs/RUN/averages/0.1 prompt='a House Sparrow'",
+    )
+    parser.add_argument("run", help="a finished run of method=full")
+    parser.add_argument("--length", type=float, required=True, help="0.05 to 0.25 of the training")
+    parser.add_argument("--out", type=Path, help="the folder to make (default: RUN/averages/LENGTH)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs lie (default: runs)")
+    parser.add_argument("--json", action="store_true")
+
+
+def average_run(
+    run: str, length: float, out: Path | None = None, runs: Path = Path("runs")
+) -> tuple[dict[str, Any], str]:
+    """Write the model of a run with an average of `length`; returns the facts and a text."""
+    from birdsd.diffusion import export
+    from birdsd.diffusion.formats.companions import carried, heard_in
+    from birdsd.diffusion.generation.generator import Generator
+    from birdsd.runs.models.weaker import put_weights
+    from birdsd.runs.run import RunStore
+    from birdsd.schema import OptimConfig
+    from birdsd.training.averages import mixed, mixture_for
+    from birdsd.training.checkpoints.committed import checkpoint_at, positions
+
+    found = RunStore(runs).find(run)
+    place = out if out is not None else found.folder / "averages" / f"{length:g}"
+    if place.exists() and "averaged" not in export.read_training(place):
+        raise UserError(f"{place} is there already", "an average makes a new folder", "choose another --out")
+    known = positions(found.folder)
+    if not known:
+        raise UserError(
+            f"the run {found.folder.name} has no checkpoint", "an average is mixed from several", ""
+        )
+    told = found.config["optim"]
+    optim = OptimConfig(**{name: told.get(name) for name in vars(OptimConfig())})
+    checkpoints = [checkpoint_at(found.folder, position) for position in known]
+    has_average = bool(optim.ema_decay) and all(checkpoint.has("ema") for checkpoint in checkpoints)
+    mixture = mixture_for(length, known, optim, has_average)
+    model = Generator(found.export_folder)
+    put_weights(model.pipeline, mixed(checkpoints, mixture), f"birdsd ema {run}")
+    parts, averaged = model.pipeline, {"length": length, "positions": known, "error": round(mixture.error, 4)}
+    export.write_pipeline(
+        place,
+        unet=parts.unet,
+        vae=parts.vae,
+        text_encoder=parts.text_encoder,
+        tokenizer=parts.tokenizer,
+        scheduler=dict(parts.scheduler.config),
+        codec=model.codec.to_json(),
+        heard=heard_in(model.folder),
+        about={**carried(model.training), "averaged": averaged},
+    )
+    shares = {f"{kind}@{position}": share for (kind, position), share in mixture.shares.items()}
+    facts = {"folder": str(place), "run": str(found.folder), **averaged, "shares": shares}
+    text = (
+        f"{place}: the average of length {length:g} from {len(known)} checkpoints "
+        f"({known[0]} to {known[-1]} samples), off by {mixture.error:.1%}\n"
+        f"  generate  birdsd run generate run={place} prompt=..."
+    )
+    return facts, text

@@ -1,0 +1,287 @@
+"""Models of the Hugging Face hub, fetched on a login node for compute nodes without internet.
+
+Only what birdsd loads is fetched: the safetensors, configurations and vocabularies of a diffusers
+pipeline. Whether a model is complete in the cache is read from the cache's folders, without the hub's
+library, so that `birdsd doctor` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from birdsd.errors import UserError
+
+WEIGHTS = ("vae", "unet", "text_encoder")
+PARTS = (*WEIGHTS, "tokenizer", "scheduler")
+# A pipeline's repository also holds other formats, half precision and whole-model files of many GB.
+PATTERNS = (
+    "model_index.json",
+    *(f"{part}/*.json" for part in PARTS),
+    "tokenizer/*.txt",
+    "tokenizer/*.model",
+    *(f"{part}/*.safetensors" for part in WEIGHTS),
+    # A repository that is one part only (an autoencoder, for one) has its files at the top.
+    "config.json",
+    "diffusion_pytorch_model*.safetensors",
+    "diffusion_pytorch_model*.json",
+)
+IGNORED = ("*.fp16.*", "*.non_ema.*", "*.bf16.*", "*fp16*.safetensors", "*non_ema*.safetensors")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A model that somebody needs: its hub id or folder, what names it, and which parts of it."""
+
+    name: str
+    setting: str = ""
+    parts: tuple[str, ...] = ()  # none named: whatever there is
+
+
+def cache_models(words: Sequence[str], runs: Path = Path("runs")) -> tuple[dict[str, Any], str]:
+    """Fetch (or, of a folder, check) the models that `words` name; returns facts for JSON, and the text.
+
+    `words` are hub ids and folders, or the settings of a training (`model=sd15`). Raises `UserError` where
+    a model cannot be had or lacks weights as safetensors.
+    """
+    found = []
+    for one in wanted(words, runs):
+        folder = Path(one.name).expanduser()
+        is_folder = folder.is_dir()
+        if not is_folder:
+            folder = fetch(one.name)
+        problems = missing(folder, one.parts)
+        if problems:
+            title = f"{one.setting}={one.name}" if one.setting else one.name
+            raise UserError(
+                f"{title} is not complete: {'; '.join(problems)}",
+                "birdsd loads weights from safetensors only, and unpickles nothing foreign",
+                "take a model that has them, e.g. stable-diffusion-v1-5/stable-diffusion-v1-5",
+            )
+        found.append(
+            {
+                "name": one.name,
+                "setting": one.setting,
+                "kind": "folder" if is_folder else "hub",
+                "folder": str(folder),
+                "parts": list(parts_of(folder)),
+                "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+            }
+        )
+    return {"cache": str(cache_folder()), "models": found}, _text(found)
+
+
+def _text(found: Sequence[dict[str, Any]]) -> str:
+    if not found:
+        return "these settings need no model from elsewhere"
+    from birdsd.site.filesystem import amount
+
+    lines = []
+    for one in found:
+        what = "is a folder here, and complete" if one["kind"] == "folder" else "is in the cache"
+        lines.append(f"{one['name']} {what} ({', '.join(one['parts'])}; {amount(one['bytes'])})")
+        lines.append(f"  {one['folder']}")
+    if any(one["kind"] == "hub" for one in found):
+        lines.append(
+            f"Compute nodes find it there if they see {cache_folder()}; HF_HOME names another place for both."
+        )
+    return "\n".join(lines)
+
+
+def wanted(words: Sequence[str], runs: Path = Path("runs")) -> list[Wanted]:
+    """The models that these words stand for: ids and folders as they are, settings by what they load."""
+    names = [word for word in words if "=" not in word and word != "train"]
+    settings = [word for word in words if "=" in word]
+    found = [Wanted(name) for name in names]
+    if settings or "train" in words:
+        from birdsd import config
+
+        found += needed(config.compose("train", settings), runs)
+    return found
+
+
+def needed(settings: Any, runs: Path = Path("runs")) -> list[Wanted]:
+    """The models that a training loads from elsewhere; runs of one's own are given as their folders.
+
+    Raises `UserError` for a setting that names neither a folder, nor a run, nor a hub id.
+    """
+    from birdsd.runs.run import RunStore
+
+    model, method = settings.model, settings.method.name
+    store, asked = RunStore(runs), []
+    autoencoder = store.model_source(model.autoencoder, "model.autoencoder")
+    if model.init != "scratch":
+        source = store.model_source(model.source, "model.source")
+        parts: tuple[str, ...] = ("vae",)
+        if method != "autoencoder":
+            parts = ("unet", "text_encoder", "tokenizer", *(() if autoencoder else ("vae",)))
+        if source:
+            asked.append(Wanted(source, "model.source", parts))
+    if autoencoder:
+        asked.append(Wanted(autoencoder, "model.autoencoder", ("vae",)))
+    return asked
+
+
+def fetch(model_id: str) -> Path:
+    """Download a model's files into the hub's cache, or find them there; returns the snapshot's folder."""
+    if not _looks_like_id(model_id):
+        raise UserError(
+            f"'{model_id}' is neither a folder here nor a hub id",
+            "a hub id is like someone/model",
+            "check the spelling, or give a folder with a diffusers pipeline",
+        )
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        # Nothing is fetched that is there already and complete.
+        return Path(
+            huggingface_hub.snapshot_download(
+                model_id, allow_patterns=list(PATTERNS), ignore_patterns=list(IGNORED)
+            )
+        )
+    except (errors.GatedRepoError, errors.RepositoryNotFoundError) as error:
+        raise UserError(
+            f"the hub does not give {model_id} to this user",
+            "it does not exist, is private, or asks for its licence to be accepted first",
+            "accept it on the model's page, log in with `hf auth login`, and run this again",
+        ) from error
+    except Exception as error:  # connection errors have many classes, by version of the hub's library
+        held = snapshot(model_id)
+        if held is not None and not missing(held):
+            return held  # complete, as far as birdsd goes; the hub's library may know of more files
+        raise _unreachable(model_id, error) from error
+
+
+def _unreachable(model_id: str, error: Exception) -> UserError:
+    named = [name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if _is_on(os.environ.get(name, ""))]
+    reason = f"{named[0]} is set" if named else (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return UserError(
+        f"{model_id} is not complete in {cache_folder()} and cannot be fetched: {reason}",
+        "fetching needs a machine with internet",
+        ("unset it" if named else "set https_proxy if this site has a proxy")
+        + ", or run this on another machine and copy its cache folder here, or copy the model's folder and "
+        "name that instead of the id",
+    )
+
+
+def _is_on(text: str) -> bool:
+    return text.strip().lower() in ("1", "true", "yes", "on")
+
+
+def _looks_like_id(text: str) -> bool:
+    parts = text.split("/")
+    return len(parts) == 2 and all(parts) and not text.startswith((".", "/", "~")) and " " not in text
+
+
+# -- the cache ----------------------------------------------------------------------------------------
+
+
+def cache_folder() -> Path:
+    """Where the hub's library keeps models: as HF_HUB_CACHE, HF_HOME or XDG_CACHE_HOME say."""
+    for name, below in (("HF_HUB_CACHE", ""), ("HUGGINGFACE_HUB_CACHE", ""), ("HF_HOME", "hub")):
+        if os.environ.get(name):
+            return Path(os.environ[name]).expanduser() / below
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface" / "hub"
+
+
+def snapshot(model_id: str) -> Path | None:
+    """The folder in the cache that `main` of a model stands for; None where it was never fetched."""
+    folder = cache_folder() / f"models--{model_id.replace('/', '--')}"
+    with suppress(OSError):
+        revision = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+        if revision and (folder / "snapshots" / revision).is_dir():
+            return folder / "snapshots" / revision
+    return None
+
+
+def parts_of(folder: Path) -> tuple[str, ...]:
+    """Which parts of a pipeline a folder has; a folder that is itself one part is named by its class."""
+    folder = _pipeline(folder)
+    found = tuple(part for part in PARTS if (folder / part).is_dir())
+    return found or ((only,) if (only := _only_part(folder)) else ())
+
+
+def missing(folder: Path, parts: Iterable[str] = ()) -> list[str]:
+    """What these parts lack in a pipeline's folder to be loaded, a phrase each; without parts, what any
+    part that is there lacks.
+    """
+    folder = _pipeline(folder)
+    there = parts_of(folder)
+    asked = tuple(parts) or there
+    if not there:
+        return [f"{folder} is no diffusers folder (it has none of {', '.join(PARTS)})"]
+    problems = []
+    for part in asked:
+        place = folder / part
+        if part == _only_part(folder) and not place.is_dir():
+            place = folder
+        problems += [f"{part}: {phrase}" for phrase in _lacking(place, part)]
+    return problems
+
+
+def _pipeline(folder: Path) -> Path:
+    """The export of a run's folder; any other folder as it is."""
+    folder = Path(folder).expanduser()
+    return folder / "export" if (folder / "export").is_dir() else folder
+
+
+def _only_part(folder: Path) -> str:
+    classes = {"AutoencoderKL": "vae", "UNet2DConditionModel": "unet"}
+    with suppress(OSError, ValueError, AttributeError):
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return classes.get(settings.get("_class_name", ""), "")
+    return ""
+
+
+def _lacking(place: Path, part: str) -> list[str]:
+    if not place.is_dir():
+        return ["it is missing"]
+    if part == "scheduler":
+        return [] if (place / "scheduler_config.json").is_file() else ["no scheduler_config.json"]
+    if part == "tokenizer":
+        whole = (place / "tokenizer.json").is_file()
+        pair = (place / "vocab.json").is_file() and (place / "merges.txt").is_file()
+        return [] if whole or pair else ["neither tokenizer.json nor vocab.json with merges.txt"]
+    problems = [] if (place / "config.json").is_file() else ["no config.json"]
+    stem = "model" if part == "text_encoder" else "diffusion_pytorch_model"
+    table = place / f"{stem}.safetensors.index.json"
+    names = [f"{stem}.safetensors"]
+    if table.is_file():
+        with suppress(OSError, ValueError, KeyError, AttributeError):
+            names = sorted(set(json.loads(table.read_text(encoding="utf-8"))["weight_map"].values()))
+    # is_file is false of a link into the cache whose file was never finished.
+    return problems + [f"no {name}" for name in names if not (place / name).is_file()]
+
+
+def weights_count(folder: Path) -> dict[str, int]:
+    """Parameters by part, read from the headers of a pipeline's safetensors files (not their weights)."""
+    folder, counts = _pipeline(folder), {}
+    for part in WEIGHTS:
+        place = folder / part if (folder / part).is_dir() else folder
+        if place == folder and _only_part(folder) != part:
+            continue
+        names = [path for path in place.glob("*.safetensors") if ".fp16." not in path.name]
+        counts[part] = sum(_elements(path) for path in names)
+    return {part: count for part, count in counts.items() if count}
+
+
+def _elements(path: Path) -> int:
+    """How many numbers a safetensors file holds; 0 where it cannot be read."""
+    total = 0
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError), open(path, "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > 100 << 20:
+            return 0
+        for name, held in json.loads(stream.read(length)).items():
+            if name != "__metadata__":
+                count = 1
+                for side in held["shape"]:
+                    count *= int(side)
+                total += count
+    return total

@@ -1,0 +1,96 @@
+"""The weaker model that generation is led away from: another run, or an earlier checkpoint of the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from birdsd.errors import UserError
+from birdsd.files import fingerprint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from birdsd.diffusion.generation.generator import Generator, WeakerModel
+    from birdsd.schema import ClipsConfig
+    from birdsd.training.checkpoints.committed import Checkpoint
+
+
+def split_position(text: str) -> tuple[str, int | None]:
+    """NAME@2000 -> ("NAME", 2000); without a number behind its last @ the whole is a name."""
+    name, at, number = text.rpartition("@")
+    return (name, int(number)) if at and number.isascii() and number.isdigit() else (text, None)
+
+
+def placed(config: ClipsConfig, text: str) -> str:
+    """What `guide` names, by the full path of its folder; "@2000" is of `run`."""
+    from birdsd.runs.models.loading import model_place, place_of
+
+    name, position = split_position(text)
+    folder = place_of(config, name) if name else model_place(config)
+    return str(folder.resolve()) + ("" if position is None else f"@{position}")
+
+
+def load_weaker(config: ClipsConfig, main: Path, like: Generator) -> WeakerModel:
+    """The model that `config.guide` names, on the device of `like`, the model in `main`."""
+    from birdsd.diffusion.generation.generator import Generator, WeakerModel
+    from birdsd.runs.models.loading import model_place
+
+    assert config.guide is not None
+    name, position = split_position(config.guide)
+    if not name and position is None:
+        raise UserError(
+            f"guide={config.guide}", "it names a run, or a position", "guide=RUN, RUN@POSITION or @POSITION"
+        )
+    named = placed(replace(config, run=str(main)), config.guide)
+    folder = model_place(replace(config, run=split_position(named)[0]))
+    model = Generator(
+        folder, like.device, like.pipeline.unet.dtype, placement=like.placement, base=config.base
+    )
+    identity = model.identity
+    if position is not None:
+        from birdsd.training.checkpoints.committed import checkpoint_at
+
+        run = folder if (folder / "checkpoints").is_dir() else folder.parent
+        checkpoint = checkpoint_at(run, position)
+        put_weights(model.pipeline, stored(checkpoint), f"guide={config.guide}")
+        identity = fingerprint([identity, position, checkpoint.commit["files"]])
+        checkpoint.release()
+    elif identity == like.identity:
+        raise UserError(
+            f"guide={config.guide} is the model itself",
+            "what it knows better than itself is nothing",
+            "name a weaker run, or an earlier checkpoint: guide=@POSITION",
+        )
+    return WeakerModel(model, named, identity)
+
+
+def stored(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """What a checkpoint holds, by parameter: the averages where it has them."""
+    kind = "ema" if checkpoint.has("ema") else "weights"
+    names = [key.split("/", 1)[1] for key in checkpoint.commit["tensors"] if key.startswith(f"{kind}/")]
+    return {name: checkpoint.tensor(kind, name) for name in names}
+
+
+def put_weights(pipeline: Any, values: Mapping[str, Tensor], asked: str) -> None:
+    """Put what a run's checkpoints hold into the networks of a pipeline; `UserError` that begins with `asked`
+    where they do not have it."""
+    import torch
+
+    held = {
+        f"{part}.{name}": tensor
+        for part in ("unet", "text_encoder")
+        for name, tensor in getattr(pipeline, part).state_dict().items()
+    }
+    for name, value in values.items():
+        if name not in held or held[name].shape != value.shape:
+            raise UserError(
+                f"{asked}: the checkpoint holds {name}, which the model does not have",
+                "its method taught something that stands on a model, not the model",
+                "name a run of method=full, or one by its export: guide=RUN",
+            )
+    with torch.no_grad():
+        for name, value in values.items():
+            held[name].copy_(value)

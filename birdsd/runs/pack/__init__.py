@@ -1,0 +1,1 @@
+"""A run in one file, to resume it on another machine."""

@@ -1,0 +1,235 @@
+"""`birdsd pack` and `birdsd unpack`: carry a run to another machine, and go on there as if never moved."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import birdsd
+from birdsd.errors import UserError
+from birdsd.runs.pack.archive import PACK_SUFFIX
+
+if TYPE_CHECKING:
+    from birdsd.runs.run import Run
+
+# A run that is under way may prune a checkpoint just before it is opened.
+_TRIES = 5
+
+
+def add_packing(verbs: Any) -> None:
+    """Add the two verbs' parsers to the command line."""
+    pack = verbs.add_parser(
+        "pack",
+        help="one file with all that a run needs to go on elsewhere",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="In it: the newest sound checkpoint (of a finished run its export instead), settings, curve,\n"
+        "ledger, events, previews, the models that it stands on. A run may be under way meanwhile.\n\n"
+        "examples:\n"
+        "  birdsd pack RUN                                RUN.birdsd.zip, without the shards\n"
+        "  birdsd pack RUN --with-shards --out /storage/  all that another machine needs\n"
+        "  birdsd pack RUN --without-models               the models it stands on are there already",
+    )
+    pack.add_argument("run")
+    pack.add_argument(
+        "--out", type=Path, help=f"the file, or a folder that is there (default: ./RUN{PACK_SUFFIX})"
+    )
+    pack.add_argument("--with-shards", action="store_true", help="the samples too")
+    pack.add_argument(
+        "--without-models", action="store_true", help="leave out the local models that it stands on"
+    )
+    pack.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs lie (default: runs)")
+    pack.add_argument("--json", action="store_true")
+    pack.set_defaults(call=_pack)
+
+    unpack = verbs.add_parser(
+        "unpack",
+        help="a packed run, ready to go on here",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Every byte is checked before anything is made visible. A run that is further on is never\n"
+        "replaced; one that is behind is kept in .replaced/.\n\n"
+        "examples:\n"
+        "  birdsd unpack RUN.birdsd.zip                   into runs/, and says how to go on\n"
+        "  birdsd unpack RUN.birdsd.zip --into /storage/birdsd/runs",
+    )
+    unpack.add_argument("file", type=Path)
+    unpack.add_argument("--into", type=Path, default=Path("runs"), help="the folder of runs (default: runs)")
+    unpack.add_argument("--json", action="store_true")
+    unpack.set_defaults(call=_unpack)
+
+
+def _pack(options: argparse.Namespace) -> int:
+    from birdsd.runs.run import RunStore
+
+    run = RunStore(options.runs).find(options.run)
+    facts, text = pack(run, options.out, options.with_shards, not options.without_models)
+    print(json.dumps(facts, indent=2, ensure_ascii=False) if options.json else text)
+    return 0
+
+
+def _unpack(options: argparse.Namespace) -> int:
+    from birdsd.runs.pack.unpack import unpack
+
+    facts, text = unpack(options.file, options.into)
+    print(json.dumps(facts, indent=2, ensure_ascii=False) if options.json else text)
+    return 0
+
+
+def pack(
+    run: Run, out: Path | None = None, with_shards: bool = False, with_models: bool = True
+) -> tuple[dict[str, Any], str]:
+    """Write a run's pack to `out`, a file or a folder that is there; returns the facts and a text.
+
+    A checkpoint whose checksums fail is named and left alone, and the one before it is packed. Raises
+    `UserError` where nothing was saved yet, no checkpoint is whole, shards changed, or there is no room.
+    """
+    from birdsd.runs.pack.contents import DamagedCheckpoint, committed, contents_of
+
+    contents = contents_of(run, with_shards, with_models)
+    path = _place(run, out)
+    if run.result is not None and run.export_folder.is_dir():
+        return _written(path, contents, None)
+    problems: list[str] = []
+    for _ in range(_TRIES):
+        for folder in committed(run):
+            try:
+                facts, text = _written(path, contents, folder)
+            except DamagedCheckpoint as problem:
+                problems.append(str(problem))
+                continue
+            notes = [f"left out: {problem}" for problem in dict.fromkeys(problems)]
+            facts["notes"] += notes
+            return facts, "\n".join([text, *(f"  note    {note}" for note in notes)])
+    if problems:
+        raise UserError(
+            f"no checkpoint of {run.folder.name} is whole: {'; '.join(dict.fromkeys(problems))}",
+            "a run goes on from a checkpoint",
+            "run the same command again where it is, or restore one from a copy",
+        )
+    raise UserError(
+        f"{run.folder.name} has saved nothing yet",
+        "a run goes on from a checkpoint",
+        "let it come to its first save (save.every_samples), or begin it there",
+    )
+
+
+def _place(run: Run, out: Path | None) -> Path:
+    name = f"{run.folder.name}{PACK_SUFFIX}"
+    if out is None:
+        return Path(name)
+    return out / name if out.is_dir() else out
+
+
+def _written(path: Path, contents: Any, folder: Path | None) -> tuple[dict[str, Any], str]:
+    from birdsd.files import read_json
+    from birdsd.runs.pack.archive import check_space, writing
+    from birdsd.runs.pack.contents import open_checkpoint, shards_name, sized, write_contents
+
+    run: Run = contents.run
+    with ExitStack() as held:
+        checkpoint = open_checkpoint(folder, held) if folder is not None else None
+        config = run.config
+        result = run.result or {}
+        position = checkpoint.position if checkpoint else int(result.get("position") or 0)
+        shards = contents.shards
+        packed_shards = shards_name(shards) if contents.with_shards and shards is not None else ""
+        facts: dict[str, Any] = {
+            "birdsd": birdsd.__version__,
+            "run": run.folder.name,
+            "signature": run.signature,
+            "position": position,
+            "total": int((config.get("optim") or {}).get("total_samples") or 0),
+            "finished": checkpoint is None,
+            "time": round(time.time(), 3),
+            "data": read_json(run.folder / "signature.json").get("data", ""),
+            "shards": packed_shards,
+            "settings": settings_of(_as_it_began(run, config)),
+            "models": [
+                {"key": m.key, "name": m.name, "source": m.source, "identity": m.identity, "is_run": m.is_run}
+                for m in contents.models
+            ],
+        }
+        total = sized(contents, checkpoint)
+        check_space(path.parent, total)
+        with bar(total, "pack") as progress, writing(path, facts, progress) as writer:
+            write_contents(writer, contents, checkpoint)
+    told = {
+        **facts,
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "files": len(writer.files),
+        "notes": list(contents.notes),
+    }
+    return told, _text(told)
+
+
+def _as_it_began(run: Run, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings that the signature was drawn of: a run may have been made longer since."""
+    from birdsd.training.stretches import read_totals
+
+    totals = read_totals(run.folder)
+    return {**config, "optim": {**config["optim"], "total_samples": totals[0]}} if totals else config
+
+
+def _text(told: Mapping[str, Any]) -> str:
+    where = "finished" if told["finished"] else f"at sample {told['position']:,} of {told['total']:,}"
+    lines = [
+        f"{told['run']}: packed, {where}",
+        f"  file    {told['file']}  ({told['bytes'] / 1e6:,.1f} MB, {told['files']} files)",
+        f"  shards  {'inside' if told['shards'] else 'not inside: bring them, or --with-shards'}",
+    ]
+    if told["models"]:
+        lines.append(f"  models  {', '.join(model['name'] for model in told['models'])}")
+    lines += [f"  note    {note}" for note in told["notes"]]
+    return "\n".join([*lines, f"  there   birdsd unpack {shlex.quote(Path(told['file']).name)}"])
+
+
+@contextmanager
+def bar(total: int, word: str) -> Iterator[Any]:
+    """A progress bar over bytes, on a terminal; yields what is to be told of every block."""
+    from tqdm import tqdm
+
+    with tqdm(
+        total=total, desc=word, unit="B", unit_scale=True, file=sys.stderr, disable=not sys.stderr.isatty()
+    ) as shown:
+        yield shown.update
+
+
+def settings_of(config: Mapping[str, Any]) -> list[str]:
+    """The settings that make the same run of a resolved configuration: its presets, and where it differs
+    from them. Paths are left out, and what belongs to the machine. Empty where no settings would do."""
+    from birdsd.config import as_dict, compose, presets
+    from birdsd.pages.run.facts import settings_as_typed
+    from birdsd.schema import SCIENTIFIC
+
+    known = {group: {preset.name for preset in found} for group, found in presets().items()}
+    words = []
+    for group in ("model", "method", "data", "machine"):
+        name = (config.get(group) or {}).get("name")
+        if name in known.get(group, ()):
+            words.append(f"{group}={name}")
+    paths = [f"model.{key}=" for key in ("autoencoder", "source", "clip")]
+    skipped = ("runs=", "data.", "machine.", *paths)
+    try:
+        usual = set(settings_as_typed(as_dict(compose("train", words))))
+        words += [
+            line for line in settings_as_typed(config) if line not in usual and not line.startswith(skipped)
+        ]
+        again = as_dict(compose("train", words))
+    except UserError:
+        return []
+    for section in SCIENTIFIC:
+        mine, theirs = config.get(section), again[section]
+        if section == "model":
+            mine, theirs = (
+                {k: v for k, v in m.items() if f"model.{k}=" not in paths} for m in (config[section], theirs)
+            )
+        if mine != theirs:
+            return []
+    return words

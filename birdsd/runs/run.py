@@ -1,0 +1,283 @@
+"""Runs and where they live: `RUNS/MODEL-METHOD-SIGNATURE/`.
+
+The same settings give the same signature, and so the same folder: that is how "run it again"
+resumes, here or on another machine. A folder holds `config.json`, `signature.json`,
+`events/`, and what training writes there (checkpoints, metrics, previews, export). A job that is not
+a training has such a folder too once it is submitted: `RUNS/JOB-SIGNATURE/`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import os
+import platform
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from birdsd.config import as_dict, signature
+from birdsd.errors import UserError, listed_names, unknown_name
+from birdsd.files import (
+    append_bytes,
+    explained_write,
+    fingerprint,
+    read_json,
+    safe_name,
+    sha256_file,
+    write_json,
+)
+from birdsd.schema import TrainConfig
+from birdsd.shards.checks import check_pictures
+from birdsd.shards.index import ShardIndex, listed
+from birdsd.training.stretches import read_totals
+
+SIGNATURE_FILE, EVENTS = "signature.json", "events"
+# Tells the ranks of a submitted training which folder it is for: a run may have been renamed or copied.
+RUN_FOLDER_VARIABLE = "BIRDSD_RUN_FOLDER"
+# Two machines may give out the same process id, and one machine may after a restart.
+_WRITER = safe_name(f"{platform.node()}-{time.time():.0f}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a job and its folder."""
+
+    folder: Path
+    signature: str
+
+    @property
+    def export_folder(self) -> Path:
+        return self.folder / "export"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration, as it was written when the run was opened."""
+        return read_json(self.folder / "config.json")
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What the finished run wrote as its last act; None while there is something left to do."""
+        path = self.folder / "finished.json"
+        return read_json(path) if path.is_file() else None
+
+    @property
+    def job(self) -> str:
+        """Which job it is the folder of."""
+        return read_json(self.folder / SIGNATURE_FILE).get("job", "train")
+
+    def events(self) -> list[dict[str, Any]]:
+        """What happened so far, as all its processes told it; a line torn by a kill is left out.
+
+        The order within a process is the order of writing, whatever the clocks said.
+        """
+        streams = []
+        for path in sorted((self.folder / EVENTS).glob("*.jsonl")):
+            told, latest = [], 0.0
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                with suppress(ValueError, TypeError, KeyError):
+                    event = json.loads(line)
+                    latest = max(latest, float(event["time"]))
+                    told.append((latest, event))
+            streams.append(told)
+        return [event for _, event in heapq.merge(*streams, key=lambda pair: pair[0])]
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Append one line to this process's own file in events/: no two writers share one, since
+        appending together is safe on a local disk and not on NFS or Lustre."""
+        line = json.dumps({"time": round(time.time(), 3), **event}, ensure_ascii=False, default=str) + "\n"
+        append_bytes(self.folder / EVENTS / f"{_WRITER}-{os.getpid()}.jsonl", line.encode())
+
+
+class RunStore:
+    """All runs below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def open(self, config: TrainConfig, index: ShardIndex, write: bool = True) -> Run:
+        """The run of this configuration on these shards, made or found again by its signature.
+        Without `write` it is only named.
+
+        Raises `UserError` where the same run exists on the same folder of shards but the shards
+        have changed since: going on would teach something else than what was begun.
+        """
+        models = identities(config)
+        # The recipe is everything but the data, so that a run whose shards changed can be found.
+        recipe = signature(config, **models)
+        mark = signature(config, **models, data=index.fingerprint)
+        title = config.name or f"{config.model.name}-{config.method.name}"
+        run = self._place(safe_name(title), mark)
+        folder = str(index.folder.resolve())
+        if not run.folder.is_dir():
+            self._refuse_changed_shards(safe_name(title), recipe, folder, index)
+        if not write:
+            return run
+        with explained_write(run.folder):
+            run.folder.mkdir(parents=True, exist_ok=True)
+        if totals := read_totals(run.folder):
+            config.optim.total_samples = totals[-1]  # it was made longer since its signature was drawn
+        write_json(run.folder / "config.json", as_dict(config))
+        write_json(run.folder / "shards.json", {"folder": folder, "inventory": index.inventory()})
+        # Last, since a folder counts as a run once this file is there.
+        write_json(
+            run.folder / SIGNATURE_FILE,
+            {"signature": mark, "job": "train", "recipe": recipe, **models, "data": index.fingerprint},
+        )
+        return run
+
+    def _place(self, title: str, mark: str) -> Run:
+        """Where the run of a signature lies: under its own name, and for a submitted job in the folder that
+        the job is for, whatever that is called by now.
+
+        Raises `UserError` for a submitted job whose settings have come to mean another run.
+        """
+        named = os.environ.get(RUN_FOLDER_VARIABLE)
+        if named and (Path(named) / SIGNATURE_FILE).is_file():
+            asked = str(read_json(Path(named) / SIGNATURE_FILE)["signature"])
+            if asked != mark:
+                raise UserError(
+                    f"the settings of {Path(named).name} lead to the run {mark} now, not to {asked}",
+                    "a run goes on only with the settings, shards and models that it began with",
+                    "restore what changed (a preset, a model that it stands on), or begin a new run",
+                )
+            return Run(Path(named), mark)
+        return Run(self.root / f"{title}-{mark}", mark)
+
+    def open_job(self, job: str, config: Any, write: bool = True) -> Run:
+        """The folder of a job that is not a training, made or found again by its settings."""
+        plain = as_dict(config)
+        plain.pop("machine", None), plain.pop("part", None)
+        mark = fingerprint(plain, length=12)
+        run = Run(self.root / f"{safe_name(job)}-{mark}", mark)
+        if not write:
+            return run
+        with explained_write(run.folder):
+            run.folder.mkdir(parents=True, exist_ok=True)
+        write_json(run.folder / "config.json", as_dict(config))
+        write_json(run.folder / SIGNATURE_FILE, {"signature": mark, "job": job})
+        return run
+
+    def _refuse_changed_shards(self, title: str, recipe: str, folder: str, index: ShardIndex) -> None:
+        for run in self.runs("train"):
+            if run.folder.name != f"{title}-{run.signature}":
+                continue
+            if read_json(run.folder / SIGNATURE_FILE).get("recipe") != recipe:
+                continue
+            known = read_json(run.folder / "shards.json")
+            if known.get("unpacked"):
+                changes = index.changes_since(known["inventory"]) or ["codec.json"]
+                raise UserError(
+                    f"the shards in {folder} are not those of {run.folder.name}, which was unpacked here: "
+                    f"{listed(changes)}",
+                    "a run goes on only with the samples it began with",
+                    "name the very same ones (`birdsd pack RUN --with-shards` takes them along), or begin a "
+                    "new run beside it with name=ANOTHER_NAME",
+                )
+            if known["folder"] == folder:
+                changes = index.changes_since(known["inventory"]) or ["codec.json changed"]
+                raise UserError(
+                    f"the shards in {folder} have changed since {run.folder.name} began: {listed(changes)}",
+                    "a run goes on only with the samples it began with",
+                    "restore the shards, or begin a new run beside it with name=ANOTHER_NAME",
+                )
+
+    def runs(self, job: str | None = None) -> list[Run]:
+        """Every run below the root, by folder name; those of one job where it is named."""
+        marks = [(path, read_json(path)) for path in sorted(self.root.glob(f"*/{SIGNATURE_FILE}"))]
+        return [
+            Run(path.parent, told["signature"])
+            for path, told in marks
+            if job in (None, told.get("job", "train"))
+        ]
+
+    def find(self, text: str) -> Run:
+        """The run that `text` names: a folder, a folder's name, or the start of a signature."""
+        folder = Path(text)
+        if (folder / SIGNATURE_FILE).is_file():
+            return Run(folder, read_json(folder / SIGNATURE_FILE)["signature"])
+        runs = self.runs()
+        matches = [run for run in runs if run.folder.name == text] or [
+            run for run in runs if run.signature.startswith(text) or run.folder.name.startswith(text)
+        ]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            names = listed_names(run.folder.name for run in matches)
+            raise UserError(f"'{text}' fits several runs: {names}", "", "give more of the name")
+        known = (run.folder.name for run in runs)
+        raise unknown_name(
+            "run", text, known, f"Runs are looked for in {self.root}.", "`birdsd status --all`"
+        )
+
+    def model_source(self, text: str | None, key: str) -> str | None:
+        """What `model.autoencoder` or `model.source` names: a folder, a run (by name or signature), or a
+        hub id (`someone/model`, whose first part is no folder here). A name that is none of these is a
+        `UserError`, before anything is made or asked of a hub.
+        """
+        if not text:
+            return None
+        place = Path(text).expanduser()
+        if place.exists():
+            return str(place)
+        names = [run.folder.name for run in self.runs("train")]
+        if any(r.folder.name.startswith(text) or r.signature.startswith(text) for r in self.runs("train")):
+            return str(self.find(text).folder)
+        is_path = text.startswith((".", "/", "~")) or Path(text).parts[0] in (self.root.name, "runs")
+        if is_path or text.count("/") != 1 or Path(text.split("/")[0]).is_dir():
+            raise UserError(
+                f"{key}={text} does not exist",
+                "it is a folder, a run's name or signature, or a hub id like someone/model",
+                f"runs in {self.root}: {listed_names(names, text)}",
+            )
+        return text
+
+
+def open_training(config: TrainConfig, write: bool = True) -> tuple[Run, ShardIndex]:
+    """The run of a training configuration and its shards; `model.*` then hold folders or hub ids."""
+    if not config.data.shards:
+        raise UserError(
+            "data.shards is not set", "training reads prepared shards", "data.shards=FOLDER of `prepare`"
+        )
+    index = ShardIndex.open(Path(config.data.shards))
+    check_pictures(index, ("train", "validation"))
+    store = RunStore(Path(config.runs))
+    config.model.autoencoder = store.model_source(config.model.autoencoder, "model.autoencoder")
+    config.model.source = store.model_source(config.model.source, "model.source")
+    config.model.clip = store.model_source(config.model.clip, "model.clip")
+    run = store.open(config, index, write)
+    if write and (run.folder / "shards").is_dir():
+        from birdsd.runs.pack.unpack import adopt_class_pictures
+
+        adopt_class_pictures(run.folder, index.folder)
+    return run, index
+
+
+def identities(config: TrainConfig) -> dict[str, str]:
+    """What the models of a training's settings hold, by key, as its signature counts them."""
+    return {
+        "autoencoder": content_identity(config.model.autoencoder),
+        "source": content_identity(config.model.source),
+        **({"clip": content_identity(config.model.clip)} if config.model.clip else {}),
+    }
+
+
+def content_identity(source: str | None) -> str:
+    """What a model folder holds, as a fingerprint that is the same wherever the folder lies.
+
+    A hub id stands for itself; of a run's folder the export counts, not its checkpoints.
+    """
+    if not source:
+        return ""
+    folder = Path(source)
+    if not folder.is_dir():
+        return source
+    if (folder / "export").is_dir():
+        folder = folder / "export"
+    # The JSON files beside the weights count too: a scaling factor or a schedule changes what is learnt.
+    weights = sorted(
+        [*folder.rglob("*.safetensors"), *folder.glob("*/*config.json"), *folder.glob("config.json")]
+    )
+    return fingerprint([[str(path.relative_to(folder)), sha256_file(path)] for path in weights])

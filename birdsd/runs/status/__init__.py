@@ -1,0 +1,1 @@
+"""How a run is, why, and where its time went."""

@@ -1,0 +1,183 @@
+"""One run in detail: its settings in short, its allocations, where its hours went, what to do next."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from birdsd.cli.tables.status import detail_text
+from birdsd.errors import UserError
+from birdsd.runs.allocations import Submission
+from birdsd.runs.run import Run
+from birdsd.runs.status.overview import Files, RunStatus, look, status_of
+from birdsd.runs.status.state import (
+    ACTIVE,
+    CHAIN_STOPPED,
+    FAILED,
+    FAILING,
+    FINISHED,
+    KILLED,
+    QUEUED,
+    RUNNING,
+    moment,
+)
+from birdsd.runs.status.timing import Hours
+from birdsd.runs.status.what_next import after
+from birdsd.training.records import read_metrics
+
+EVENTS_SHOWN, LOSSES_SHOWN = 12, 6
+# Told at every save, validation and preview, and so often that they would hide the rest.
+_ROUTINE = ("saved", "validated", "preview")
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """One submission, in words."""
+
+    time: float
+    id: str
+    words: str
+
+
+@dataclass
+class RunDetail:
+    """What `birdsd status RUN` shows. `next_steps`: (what it does, command)."""
+
+    status: RunStatus
+    hours: Hours
+    settings: list[str]
+    submissions: list[Submitted]
+    events: list[dict[str, Any]]
+    validation: list[tuple[int, float]]
+    next_steps: list[tuple[str, str]]
+
+    def text(self, now: float | None = None) -> str:
+        return detail_text(self, now)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **self.status.to_json(),
+            "settings": self.settings,
+            "submissions": [vars(submission) for submission in self.submissions],
+            "allocation_table": [account.to_json() for account in self.hours.accounts],
+            "events": self.events,
+            "validation": [{"position": at, "loss": loss} for at, loss in self.validation],
+            "next_steps": [{"says": says, "command": run} for says, run in self.next_steps],
+        }
+
+
+def detail(run: Run, now: float | None = None) -> RunDetail:
+    """Everything about one run that fits on a screen."""
+    now = time.time() if now is None else now
+    files, jobs = look(run)
+    status = status_of(files, jobs, now)
+    events = run.events()
+    telling = [event for event in events if event.get("event") not in _ROUTINE]
+    losses: deque[tuple[int, float]] = deque(maxlen=LOSSES_SHOWN)
+    for line in read_metrics(run.folder):
+        if line.get("kind") == "validation" and isinstance(line.get("loss"), (int, float)):
+            losses.append((int(line["position"]), float(line["loss"])))
+    return RunDetail(
+        status,
+        status.hours or Hours([]),
+        short_settings(files),
+        submissions(files.submission, events),
+        telling[-EVENTS_SHOWN:],
+        list(losses),
+        next_steps(status, now),
+    )
+
+
+def short_settings(files: Files) -> list[str]:
+    """The settings that tell runs apart: as they were typed for a submission, else of the config."""
+    if files.submission is not None:
+        return [as_typed(files.submission)]
+    try:
+        config = files.run.config
+    except UserError:
+        return []
+    if files.job != "train":
+        chosen = {key: value for key, value in config.items() if not isinstance(value, dict) and value}
+        return [" ".join(f"{key}={value}" for key, value in chosen.items())] if chosen else []
+    return training_settings(config)
+
+
+def as_typed(submission: Submission) -> str:
+    """The words that a shell would take to submit the job's settings again."""
+    return shlex.join(["birdsd", "submit", submission.job, *submission.settings])
+
+
+def training_settings(config: dict[str, Any]) -> list[str]:
+    """The groups of a training, and the numbers that are asked for most."""
+    groups = [f"{group}={(config.get(group) or {}).get('name')}" for group in ("model", "method", "machine")]
+    shards = (config.get("data") or {}).get("shards")
+    optim = config.get("optim") or {}
+    numbers = ("total_samples", "global_batch", "learning_rate")
+    return [
+        " ".join([*groups, f"data.shards={shards}"]),
+        " ".join([f"seed={config.get('seed')}", *(f"optim.{key}={optim.get(key)}" for key in numbers)]),
+    ]
+
+
+def submissions(newest: Submission | None, events: list[dict[str, Any]]) -> list[Submitted]:
+    """All submissions, newest first; what is known of earlier ones comes from the events."""
+    told: dict[str, list[str]] = {}
+    times: dict[str, float] = {}
+    for event in events:
+        if event.get("event") == "submitted":
+            name = str(event.get("submission", ""))
+            told.setdefault(name, []).append(str(event.get("job_id", "?")))
+            times.setdefault(name, float(event["time"]))
+    found = [
+        Submitted(times[name], name, f"job {', '.join(ids)}")
+        for name, ids in told.items()
+        if newest is None or name != newest.id
+    ]
+    if newest is not None:
+        found.append(Submitted(newest.time, newest.id, in_words(newest)))
+    return sorted(found, key=lambda submission: -submission.time)
+
+
+def in_words(submission: Submission) -> str:
+    """Where a submission runs and with what."""
+    site, wanted = submission.site, submission.submit
+    nodes, tasks = int(wanted.get("nodes") or 1), int(wanted.get("tasks_per_node") or 0)
+    said = [f"site {site.get('name')}", f"{nodes} node{'s' * (nodes > 1)}"]
+    said += [f"{tasks} process{'es' * (tasks > 1)} a node"] if tasks else []
+    said += [f"{wanted['array']} parts"] if wanted.get("array") else []
+    said += [f"{site['time_limit_min']} min at a time"] if site.get("time_limit_min") else []
+    said += [f"hand-over: {site['hand_over']}"] if site.get("hand_over") else []
+    ids = submission.job_ids
+    said += [f"job {', '.join(ids[:3])}{f' and {len(ids) - 3} more' if len(ids) > 3 else ''}"] if ids else []
+    said += [f"code {submission.code_version}"] if submission.code_version else []
+    return ", ".join(said)
+
+
+def next_steps(status: RunStatus, now: float) -> list[tuple[str, str]]:
+    """What a user would want to do next: (what it does, command)."""
+    name, steps = status.name, list[tuple[str, str]]()
+    if status.way_out:
+        says = "takes it up again" if status.way_out.startswith("birdsd resume") else ""
+        in_full = status.way_out.startswith("birdsd logs")
+        steps.append(("what the launcher said" if in_full else says, status.way_out))
+        if in_full and status.state not in ACTIVE:
+            steps.append(("takes it up again, once that is mended", f"birdsd resume {name}"))
+    if status.state == RUNNING:
+        steps.append(("what it says", f"birdsd logs -f {name}"))
+    if status.state in (FAILED, KILLED, CHAIN_STOPPED, FAILING) and "birdsd logs" not in status.way_out:
+        steps.append(("what it said last", f"birdsd logs {name}"))
+    if status.state in ACTIVE:
+        steps.append(("save, stop, and leave the queue", f"birdsd cancel {name}"))
+    if status.state == QUEUED and status.expected_start:
+        steps.append(
+            (f"expected to start about {moment(status.expected_start, now)}", f"squeue -j {status.job_id}")
+        )
+    if status.state == FINISHED:
+        steps += after(Run(Path(status.folder), status.signature), status.job)
+    if status.job == "train" and status.position:
+        steps.append(("a page with curves, sounds and hours", f"birdsd report {name}"))
+    return steps

@@ -1,0 +1,310 @@
+"""What the ranks of a run printed: the end of a log, and what comes after it, across allocations.
+
+The log itself goes to stdout as it is; what birdsd says about it goes to stderr, so that a pipe holds
+the log alone.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+from birdsd.cli.tables.status import printable
+from birdsd.errors import UserError, listed_names, unknown_name
+from birdsd.runs.allocations import Allocation, Submission, allocations
+from birdsd.runs.run import Run
+from birdsd.runs.starts import SUBMITIT_FOLDER, launcher_logs, silent_starts, supervisor_log
+from birdsd.runs.status.overview import RunStatus, status
+from birdsd.runs.status.state import ACTIVE, RUNNING, moment
+
+_BLOCK = 1 << 16
+_LONGEST = 1 << 24  # of a tail, in bytes: a log may be one endless line
+_INTERRUPTED = 130
+_ALL = 1 << 30  # lines
+_LOOK_S, _LOOK_FOR_NEW_S = 0.5, 2.0
+_ASK_S = 15.0  # how often Slurm is asked for a run that says nothing
+
+
+def show(
+    run: Run,
+    rank: int | None = None,
+    allocation: str | None = None,
+    follow: bool = False,
+    lines: int = 40,
+    stacks: bool = False,
+    *,
+    out: TextIO | None = None,
+    say: Callable[[str], None] | None = None,
+) -> int:
+    """Print the end of a rank's log: of the newest allocation, or of the one that is named.
+
+    With `follow` it goes on, into the allocations that come after too, until the run is over. With `stacks`
+    it prints where ranks hung instead. Returns the exit status. Raises `UserError` for an allocation or rank
+    that there is not.
+    """
+    out = sys.stdout if out is None else out
+    told = _to_stderr if say is None else say
+    if stacks:
+        _show_stacks(run, rank, allocation, out, told)
+        return 0
+    try:
+        Reader(run, rank or 0, allocation, out, told).show(lines, follow)
+    except KeyboardInterrupt:
+        return _INTERRUPTED  # the usual way to leave; there is nothing to say about it
+    return 0
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def tail(path: Path, lines: int) -> tuple[bytes, int]:
+    """The last `lines` lines of a file and its size; read from the end, so that its size does not matter."""
+    if lines <= 0:
+        return b"", path.stat().st_size
+    blocks: list[bytes] = []
+    ends = held = 0
+    with open(path, "rb") as stream:
+        size = begin = stream.seek(0, os.SEEK_END)
+        # One line end more than lines: the first of them must be whole.
+        while begin > 0 and ends <= lines and held < _LONGEST:
+            step = min(_BLOCK, begin)
+            begin -= step
+            stream.seek(begin)
+            blocks.append(stream.read(step))
+            ends += blocks[-1].count(b"\n")
+            held += step
+    return b"".join(_split(b"".join(reversed(blocks)))[-lines:]), size
+
+
+def _split(held: bytes) -> list[bytes]:
+    # A progress bar writes many states of one line, parted by carriage returns: they are one line here.
+    parts = held.split(b"\n")
+    whole = [part + b"\n" for part in parts[:-1]]
+    return [*whole, parts[-1]] if parts[-1] else whole
+
+
+def text_of(content: bytes) -> str:
+    """Bytes of a log as text; what is no UTF-8, or was torn, shows as a replacement."""
+    return content.decode("utf-8", errors="replace")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files that hold what one rank said in one allocation, and what to call them."""
+
+    title: str
+    paths: tuple[Path, ...]
+    allocation: Allocation | None = None
+    part: str = ""
+
+
+def source_of(run: Run, allocation: Allocation, rank: int) -> Source | None:
+    """A rank's log in an allocation; where it has none, what the launcher printed for it."""
+    began = allocation.began
+    where, part = "", began.part if began is not None else ""
+    if began is not None:
+        where = f", {began.host}, began {moment(began.time, time.time())}"
+        where += f", part {began.part}" if began.part not in ("", "0/1") else ""
+    if allocation.log(rank).is_file():
+        return Source(
+            f"allocation {allocation.name}, rank {rank}{where}", (allocation.log(rank),), allocation, part
+        )
+    job = allocation.name.rpartition(".")[0]
+    paths = launcher_logs(run.folder, [began.job_id if began and began.job_id else job], rank)
+    if paths:
+        title = f"allocation {allocation.name}, rank {rank}{where}: the launcher's own log"
+        return Source(title, paths, allocation, part)
+    return None
+
+
+def newest_source(run: Run, rank: int) -> Source | None:
+    """Where the newest words of a rank are; None where the run never said anything."""
+    submission = Submission.read(run.folder)
+    silent = silent_starts(run.folder, submission)
+    if silent:
+        paths = launcher_logs(run.folder, [start.job_id for start in silent], rank)
+        if paths:
+            return Source(f"{_NOT_BEGUN}, {len(silent)} times in a row", paths)
+    for allocation in reversed(allocations(run.folder)):
+        found = source_of(run, allocation, rank)
+        if found is not None:
+            return found
+    paths = launcher_logs(run.folder, submission.job_ids, rank) if submission is not None else ()
+    if not paths:
+        # Jobs of an earlier submission, or of a chain that submitted itself.
+        logs = (run.folder / SUBMITIT_FOLDER).glob(f"*_{rank}_log.*")
+        paths = tuple(sorted((p for p in logs if p.stat().st_size), key=lambda p: p.stat().st_mtime)[-1:])
+    paths = paths or supervisor_log(run.folder)
+    return Source(_NOT_BEGUN, paths) if paths else None
+
+
+_NOT_BEGUN = "the launcher's own log: birdsd did not begin"
+
+
+def _named(run: Run, name: str) -> Allocation:
+    found = allocations(run.folder)
+    exact = [a for a in found if a.name == name] or [a for a in found if a.name.startswith(name)]
+    if len(exact) == 1 or (exact and exact[0].name == name):
+        return exact[0]
+    if exact:
+        names = listed_names(a.name for a in exact)
+        raise UserError(f"'{name}' fits several allocations: {names}", "", "give more of the name")
+    raise unknown_name(
+        f"allocation of {run.folder.name}",
+        name,
+        (a.name for a in found),
+        whole=f"`birdsd status {run.folder.name}`",
+    )
+
+
+def _no_log(run: Run, rank: int, allocation: Allocation | None) -> UserError:
+    found = [allocation] if allocation is not None else allocations(run.folder)
+    ranks = sorted({int(path.stem.rpartition("-")[2]) for a in found for path in a.logs})
+    where = f"allocation {allocation.name}" if allocation is not None else run.folder.name
+    if ranks:
+        held = f"{ranks[0]} to {ranks[-1]}" if len(ranks) > 3 else ", ".join(map(str, ranks))
+        return UserError(f"{where} has no log of rank {rank}", f"there are logs of ranks {held}")
+    if allocation is None and (submission := Submission.read(run.folder)) is not None:
+        ids = ", ".join(submission.job_ids[-3:]) or "none"
+        return UserError(
+            f"{where} has no logs",
+            f"its job ({ids}) wrote nothing: it waits, or its node could not open {run.folder.resolve()}",
+            f"`birdsd status {run.folder.name}` says how it is",
+        )
+    return UserError(
+        f"{where} has no logs",
+        "only submitted runs write their output down; a run by hand prints it where it was started",
+        f"`birdsd status {run.folder.name}` says how it is",
+    )
+
+
+def _show_stacks(
+    run: Run, rank: int | None, name: str | None, out: TextIO, say: Callable[[str], None]
+) -> None:
+    for allocation in [_named(run, name)] if name else list(reversed(allocations(run.folder))):
+        paths = [p for p in sorted(allocation.folder.glob("rank-*.stacks")) if p.stat().st_size]
+        if rank:
+            paths = [path for path in paths if path == allocation.stacks(rank)]
+        for path in paths:
+            say(f"== allocation {allocation.name}, {path.stem}: where it hung ==")
+            out.write(text_of(path.read_bytes()))
+        if paths:
+            out.flush()
+            return
+    say("no rank was ended by the watchdog: there are no stacks")
+
+
+@dataclass
+class Reader:
+    """Prints a rank's words and follows them."""
+
+    run: Run
+    rank: int
+    allocation: str | None
+    out: TextIO
+    say: Callable[[str], None]
+    _offsets: dict[Path, int] = field(default_factory=dict)
+    _status: RunStatus = field(init=False)
+    _decoders: dict[Path, codecs.IncrementalDecoder] = field(default_factory=dict)
+
+    def show(self, lines: int, follow: bool) -> None:
+        """The end of the log, and what comes after."""
+        chosen = _named(self.run, self.allocation) if self.allocation else None
+        found = source_of(self.run, chosen, self.rank) if chosen else newest_source(self.run, self.rank)
+        if found is None and not (follow and chosen is None):
+            raise _no_log(self.run, self.rank, chosen)
+        if found is not None:
+            self._open(found, lines)
+        if follow:
+            self._follow(found, chosen)
+
+    def _open(self, source: Source, lines: int) -> None:
+        self.say(f"== {source.title} ==")
+        for path in source.paths:
+            content, size = tail(path, lines)
+            self._offsets[path] = size
+            self._decoders[path] = codecs.getincrementaldecoder("utf-8")(errors="replace")
+            self.out.write(text_of(content))
+        self.out.flush()
+
+    def _more(self, source: Source) -> bool:
+        """Print what was added; a file that became shorter was begun anew."""
+        told = False
+        for path in source.paths:
+            try:
+                with open(path, "rb") as stream:
+                    size = stream.seek(0, os.SEEK_END)
+                    stream.seek(self._offsets[path] if size >= self._offsets[path] else 0)
+                    while content := stream.read(_BLOCK):
+                        self.out.write(self._decoders[path].decode(content))
+                        told = True
+                    self._offsets[path] = stream.tell()
+            except OSError:
+                continue  # on a network file system it may be gone for a moment
+        if told:
+            self.out.flush()
+        return told
+
+    def _follow(self, source: Source | None, chosen: Allocation | None) -> None:
+        """Go on until nothing more will come; a new allocation is taken up when it has a log."""
+        looked = asked = heard = time.monotonic()
+        said, over = "", False
+        while True:
+            now = time.monotonic()
+            told = self._more(source) if source is not None else False
+            if chosen is None and now - looked > _LOOK_FOR_NEW_S:
+                looked = now
+                newer = newest_source(self.run, self.rank)
+                if newer is not None and _goes_on(source, newer):
+                    self._open(newer, _ALL)
+                    source, said, told, over = newer, "", True, False
+            if told:
+                heard = now
+            ended = self._ended(source)
+            if not told and ((ended and not over) or now - max(asked, heard) > _ASK_S):
+                asked, over = now, ended
+                word = self._over() if chosen is None or not ended else "it has ended"
+                if word is not None:
+                    if source is not None:
+                        self._more(source)
+                    self.say(f"== {self.run.folder.name}: {word} ==")
+                    return
+                said = self._say_anew(said)
+            time.sleep(_LOOK_S)
+
+    def _ended(self, source: Source | None) -> bool:
+        if (self.run.folder / "finished.json").is_file():
+            return True
+        return source is not None and source.allocation is not None and source.allocation.ended is not None
+
+    def _over(self) -> str | None:
+        """How the run came to rest; None while something will still happen."""
+        self._status = status(self.run)
+        return None if self._status.state in ACTIVE else _in_words(self._status)
+
+    def _say_anew(self, said: str) -> str:
+        """Say how the run is, unless it only runs or was said already."""
+        word = "" if self._status.state == RUNNING and not self._status.note else _in_words(self._status)
+        if word and word != said:
+            self.say(f"== {word} ==")
+        return word
+
+
+def _goes_on(source: Source | None, newer: Source) -> bool:
+    """Whether to turn from one log to another: not from a part of an array that still runs to another."""
+    if source is None:
+        return True
+    if newer.paths == source.paths:
+        return False
+    return newer.part == source.part or source.allocation is None or source.allocation.ended is not None
+
+
+def _in_words(how: RunStatus) -> str:
+    return printable(f"{how.state}: {how.note}" if how.note else how.state)

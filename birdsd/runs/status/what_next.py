@@ -1,0 +1,113 @@
+"""What a user would want to do with a finished run: commands that run as they are printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from birdsd.errors import UserError
+from birdsd.runs.allocations import Submission
+from birdsd.runs.run import Run
+
+# Methods whose result stands on a model, rather than being one.
+_ADDITIONS = ("lora", "textual_inversion", "aesthetic_gradients")
+
+
+def after(run: Run, job: str) -> list[tuple[str, str]]:
+    """What comes after this finished run: (what it does, command). Empty where its records are not there."""
+    try:
+        config = run.config
+        if job == "train":
+            return _after_training(run, config)
+        return _after_job(run, job, config)
+    except (UserError, KeyError, TypeError, AttributeError):
+        return []
+
+
+def _after_training(run: Run, config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    method, model = config["method"], config["model"]
+    name = str(method["name"])
+    if name == "autoencoder":
+        words = ["method=full", *_preset("model", model), f"model.autoencoder={_named(run)}"]
+        return [("a model that makes sound, on it", _train(run, config, words))]
+    if name == "clip":
+        words = ["method=aesthetic_gradients", *_preset("model", model), "model.init=pretrained"]
+        words += [f"model.source={model['source']}"] if model.get("source") else []
+        return [
+            ("what each species looks like to it", _train(run, config, [*words, f"model.clip={_named(run)}"]))
+        ]
+    is_addition = name in _ADDITIONS or (name == "dreambooth" and method.get("base_method") == "lora")
+    source = str(model.get("source") or "")
+    if is_addition and source and Path(source).is_dir():
+        words = [f"run={_place(source)}", f"add={_named(run)}"]
+    else:
+        words = [f"run={_named(run)}"]
+    words += [f"prompt={_prompt(run)}", "count=4"]
+    return [("sounds from it", _birdsd("run", "generate", *words, *_runs(run)))]
+
+
+def _after_job(run: Run, job: str, config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if job == "prepare":
+        shards = _place(config["data"]["shards"])
+        learn = _birdsd(
+            "run", "train", "method=autoencoder", "model=tiny", f"data.shards={shards}", *_runs(run)
+        )
+        return [("what is in them", _birdsd("inspect", shards)), ("the first training on them", learn)]
+    if job == "cache":
+        submission = Submission.read(run.folder)
+        typed = submission.settings if submission is not None else []
+        return [("the training that it was for", _birdsd("run", "train", *typed))] if typed else []
+    if job in ("methods", "four_ways"):
+        return [("look and listen", shlex.join(["ls", f"{_place(config['out'])}/report.html"]))]
+    if job == "generate":
+        return [("the clips", shlex.join(["ls", _place(config["out"])]))]
+    return []
+
+
+def _train(run: Run, config: Mapping[str, Any], words: list[str]) -> str:
+    folder = json.loads((run.folder / "shards.json").read_text(encoding="utf-8"))["folder"]
+    shards = config["data"].get("shards") if Path(config["data"].get("shards") or "").is_dir() else folder
+    machine = _preset("machine", config["machine"])
+    return _birdsd("run", "train", *words, f"data.shards={_place(str(shards))}", *machine, *_runs(run))
+
+
+def _preset(group: str, section: Mapping[str, Any]) -> list[str]:
+    """The setting of a group, where its name is that of a preset."""
+    from birdsd.config import presets
+
+    name = str(section.get("name"))
+    return [f"{group}={name}"] if name in {preset.name for preset in presets().get(group, [])} else []
+
+
+def _named(run: Run) -> str:
+    """How a command names the run: by its name where runs lie in runs/, else by its folder."""
+    return run.folder.name if run.folder.parent == Path("runs") else _place(str(run.folder))
+
+
+def _runs(run: Run) -> list[str]:
+    return [] if run.folder.parent == Path("runs") else [f"runs={_place(str(run.folder.parent))}"]
+
+
+def _place(path: str) -> str:
+    """A path as it is shortest from here."""
+    here = os.getcwd()
+    return os.path.relpath(path, here) if os.path.abspath(path).startswith(here + os.sep) else path
+
+
+def _prompt(run: Run) -> str:
+    from birdsd.sound.captions import prompt_for
+
+    try:
+        told = json.loads((run.export_folder / "training.json").read_text(encoding="utf-8"))
+        species = [str(name) for name in told.get("species") or []]
+    except (OSError, ValueError, AttributeError):
+        species = []
+    return prompt_for(species[0]) if species else "a bird singing"
+
+
+def _birdsd(*words: str) -> str:
+    return shlex.join(["birdsd", *words])

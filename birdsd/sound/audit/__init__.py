@@ -1,0 +1,1 @@
+"""What a codec loses of your own recordings, measured before weeks of training rest on it."""

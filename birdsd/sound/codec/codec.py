@@ -1,0 +1,395 @@
+"""The spectrogram codec: sound to an image that a diffusion model can learn, and back to sound.
+
+Two layouts, kept apart on purpose: *magnitudes* are float32 [channels, frames, bands], lowest band
+first, which is what the FFT gives; *images* are uint8 [channels, bands, frames], highest band first,
+which is what looks right and what is stored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from birdsd.errors import UserError, unknown_name
+from birdsd.files import fingerprint
+from birdsd.sound.audio.levels import LOWEST_HZ, band_level_db, without_offset
+from birdsd.sound.codec.phase import Stft, griffin_lim
+from birdsd.sound.codec.scales import MEL_FORMULAS, MEL_NORMS, SCALES, FilterBank, filter_bank
+
+INTENSITIES = ("decibel", "power")
+_DECODING_ONLY = ("name", "griffin_lim_iterations", "momentum")
+
+
+@dataclass(frozen=True)
+class SpectrogramCodec:
+    """Settings of an image of sound, with both directions beside each other.
+
+    intensity "decibel": levels from floor_db to ceiling_db become 0..255, where 0 dB is a full-scale
+    sine, so loud and quiet survive; value 0 means silence. "power": riffusion's
+    255 - 255 (S / max)^exponent with the maximum of each image, so loudness is lost.
+    Settings that cannot be inverted are refused with the value that would work.
+    """
+
+    name: str = "birdsong"
+    rate_hz: int = 32000
+    window_ms: float = 16.0
+    hop_ms: float = 4.0
+    n_fft: int = 512  # 0: the next suitable size
+    scale: str = "linear"
+    bands: int = 256
+    fmin_hz: float = 62.5
+    fmax_hz: float = 16000.0
+    frames: int = 512
+    channels: int = 1
+    intensity: str = "decibel"
+    floor_db: float = -100.0
+    ceiling_db: float = 0.0
+    exponent: float = 0.25
+    mel_formula: str = "htk"
+    mel_norm: str | None = None
+    griffin_lim_iterations: int = 100
+    momentum: float = 0.99
+
+    def __post_init__(self) -> None:
+        self._check_choices()
+        self._check_numbers()
+        self._check_times()
+        self._check_frequencies()
+        _ = self.filters  # empty filters are refused here, and not in the middle of a job
+
+    # -- what the settings mean in samples -------------------------------------------------------
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next."""
+        return max(1, round(self.hop_ms * self.rate_hz / 1000))
+
+    @property
+    def window(self) -> int:
+        """Samples under the window; even, so that its centre is a sample."""
+        return max(2, 2 * round(self.window_ms * self.rate_hz / 2000))
+
+    @property
+    def samples_per_clip(self) -> int:
+        return self.frames * self.hop
+
+    @property
+    def clip_s(self) -> float:
+        """The length of the sound in one image, in seconds."""
+        return self.samples_per_clip / self.rate_hz
+
+    @cached_property
+    def stft(self) -> Stft:
+        return Stft(self.window, self.hop, self.n_fft or self._suitable_fft())
+
+    @cached_property
+    def filters(self) -> FilterBank:
+        """From FFT bins to bands, as the published mel libraries weight them (not calibrated)."""
+        return self._bank(self.stft.n_fft)
+
+    @cached_property
+    def band_gain(self) -> np.ndarray:
+        """Factor per band, float32 [bands], that makes a full-scale sine at the band's centre 1.0.
+
+        With intensity "power" it is 1: that image has no absolute scale.
+        """
+        if self.intensity == "power":
+            return np.ones(self.bands, np.float32)
+        finer = 8
+        window_spectrum = np.abs(np.fft.rfft(self.stft.hann.astype(np.float64), self.stft.n_fft * finer))
+        weights = self.filters.weights
+        distance = weights.bin - self.filters.centre_hz[weights.band] * self.stft.n_fft / self.rate_hz
+        leak = window_spectrum[
+            np.rint(np.abs(distance) * finer).astype(int).clip(max=len(window_spectrum) - 1)
+        ]
+        response = np.bincount(weights.band, weights.weight * leak / 2, minlength=self.bands)
+        return (1 / response).astype(np.float32)
+
+    @property
+    def band_hz(self) -> tuple[float, float]:
+        """Between which frequencies an image shows anything; what is below 20 Hz is no sound."""
+        return max(self.fmin_hz, LOWEST_HZ), self.fmax_hz
+
+    def level_db(self, waveform: np.ndarray) -> float:
+        """RMS in dBFS over the codec's band; -inf for silence.
+
+        waveform: [channels, samples] (or [samples]) at the codec's rate.
+        """
+        return band_level_db(waveform, self.rate_hz, *self.band_hz)
+
+    def row_hz(self) -> np.ndarray:
+        """Centre frequency of every image row, float64 [bands], highest first."""
+        return self.filters.centre_hz[::-1].copy()
+
+    # -- sound to image --------------------------------------------------------------------------
+
+    def encode(self, waveform: np.ndarray, rate_hz: int) -> np.ndarray:
+        """The image, uint8 [channels, bands, frames], of one clip.
+
+        waveform: [channels, samples] (or [samples]) at the codec's own rate; what is longer than a
+        clip is cut, what is shorter is filled up with silence. A recorder's offset and its drift do not
+        appear, since they would fill the lowest rows.
+        """
+        sound = self._checked(waveform, rate_hz)
+        sound = without_offset(sound[:, : self.samples_per_clip], rate_hz, self.fmin_hz)
+        clip = np.zeros((sound.shape[0], self.samples_per_clip), np.float32)
+        length = min(sound.shape[1], clip.shape[1])
+        clip[:, :length] = sound[:, :length]
+        return self.quantise(self.magnitude(clip))
+
+    def magnitude(self, waveform: np.ndarray) -> np.ndarray:
+        """Band magnitudes float32 [channels, samples // hop, bands] of a waveform of any length.
+
+        waveform: float32 [channels, samples], longer than half a window.
+        """
+        bank = self.filters
+        bands = [bank.apply_to_used(self.stft.magnitude(samples, bank.used_bins)) for samples in waveform]
+        return np.stack(bands) * self.band_gain
+
+    def quantise(self, magnitude: np.ndarray) -> np.ndarray:
+        """The image, uint8 [channels, bands, frames], of magnitudes [channels, frames, bands]."""
+        if self.intensity == "power":
+            loudest = float(magnitude.max(initial=0.0))
+            curve = _power(magnitude / np.float32(loudest or 1.0), self.exponent)
+            image = (255 - 255 * curve).astype(np.uint8)  # truncated, as riffusion does
+        else:
+            per_db = 255 / (self.ceiling_db - self.floor_db)
+            # 1e-30 keeps the logarithm finite; it lies far below any floor.
+            level = np.log(np.maximum(magnitude, np.float32(1e-30)))
+            level *= np.float32(20 / math.log(10) * per_db)
+            level -= np.float32(self.floor_db * per_db)
+            np.rint(level, out=level)
+            image = np.clip(level, 0, 255, out=level).astype(np.uint8)
+        return np.ascontiguousarray(image.transpose(0, 2, 1)[:, ::-1])
+
+    # -- image to sound --------------------------------------------------------------------------
+
+    def dequantise(self, image: np.ndarray) -> np.ndarray:
+        """Magnitudes float32 [channels, frames, bands] of an image [channels, bands, frames].
+
+        The image may be float (what a decoder network gives), on the same 0..255. With intensity
+        "power" the loudest possible magnitude is 1.
+        """
+        values = np.clip(np.asarray(image, np.float32), 0, 255)[:, ::-1].transpose(0, 2, 1)
+        if self.intensity == "power":
+            magnitude = ((255 - values) / 255) ** np.float32(1 / self.exponent)
+        else:
+            db = self.floor_db + values * np.float32((self.ceiling_db - self.floor_db) / 255)
+            magnitude = np.where(values < 0.5, np.float32(0), np.exp(db * np.float32(math.log(10) / 20)))
+        return np.ascontiguousarray(magnitude, dtype=np.float32)
+
+    def decode(self, image: np.ndarray, iterations: int | None = None, seed: int = 0) -> np.ndarray:
+        """Sound, float32 [channels, frames * hop] at rate_hz, of an image [channels, bands, frames].
+
+        The image may have any number of frames. The same seed gives the same sound. With intensity
+        "power" the level is unknown, and the loudest sample is put at full scale.
+        """
+        image = np.asarray(image)
+        if image.ndim != 3 or image.shape[1] != self.bands:
+            raise UserError(
+                f"an image of shape {image.shape} is not one of codec '{self.name}'",
+                f"its images are [channels, {self.bands}, frames]",
+                "decode it with the codec.json that stands beside it",
+            )
+        sound = self.synthesise(self.dequantise(image), iterations, seed)
+        peak = float(np.abs(sound).max(initial=0.0))
+        return sound / peak if self.intensity == "power" and peak > 0 else sound
+
+    def synthesise(self, magnitude: np.ndarray, iterations: int | None = None, seed: int = 0) -> np.ndarray:
+        """Sound, float32 [channels, frames * hop], of magnitudes [channels, frames, bands]."""
+        count = self.griffin_lim_iterations if iterations is None else iterations
+        merged = not self.filters.identity and self.stft.phase_divisor == 1
+        channels = []
+        for calibrated in magnitude:
+            bands = calibrated / self.band_gain
+            bins = self.filters.invert(bands)
+            # One seed for all channels: what is equal in left and right stays equal.
+            bank = self.filters if merged else None
+            channels.append(griffin_lim(bins, self.stft, count, self.momentum, seed, bank, bands))
+        return np.stack(channels)
+
+    # -- pictures --------------------------------------------------------------------------------
+
+    def to_rgb(self, image: np.ndarray) -> np.ndarray:
+        """uint8 [bands, frames, 3]: mono three times over; stereo as left, right and their mean."""
+        if image.shape[0] == 1:
+            return np.repeat(image[0][..., None], 3, axis=2)
+        mean = np.rint(image[:2].mean(axis=0)).astype(np.uint8)
+        return np.stack([image[0], image[1], mean], axis=2)
+
+    def from_rgb(self, picture: np.ndarray) -> np.ndarray:
+        """The inverse of `to_rgb`: [bands, frames, 3] to [channels, bands, frames], same dtype."""
+        if self.channels == 2:
+            return np.ascontiguousarray(picture.transpose(2, 0, 1)[:2])
+        mean = picture.mean(axis=2, dtype=np.float32)
+        if np.issubdtype(picture.dtype, np.integer):
+            mean = np.rint(mean)
+        return mean.astype(picture.dtype)[None]
+
+    # -- identity --------------------------------------------------------------------------------
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> SpectrogramCodec:
+        """The codec that `to_json` described; an unknown field is refused."""
+        fields = {field.name for field in dataclasses.fields(cls)}
+        for key in value:
+            if key not in fields:
+                raise unknown_name("codec field", key, fields)
+        return cls(**value)
+
+    @classmethod
+    def from_config(cls, config: object) -> SpectrogramCodec:
+        """The codec of a CodecConfig, or of anything else that has the same attributes."""
+        return cls(
+            **{f.name: getattr(config, f.name) for f in dataclasses.fields(cls) if hasattr(config, f.name)}
+        )
+
+    def fingerprint(self) -> str:
+        """A short hash of what decides the images; how they are decoded or called does not count."""
+        return fingerprint({k: v for k, v in self.to_json().items() if k not in _DECODING_ONLY})
+
+    # -- refusals --------------------------------------------------------------------------------
+
+    def _bank(self, n_fft: int) -> FilterBank:
+        return filter_bank(
+            self.scale,
+            self.rate_hz,
+            n_fft,
+            self.bands,
+            self.fmin_hz,
+            self.fmax_hz,
+            self.mel_formula,
+            self.mel_norm,
+        )
+
+    def _suitable_fft(self) -> int:
+        """The smallest fast, even FFT size that holds the window and leaves no filter empty."""
+        from scipy.fft import next_fast_len
+
+        size = 2 * next_fast_len(self.window // 2, real=True)
+        while size < 32 * self.window:
+            try:
+                self._bank(size)
+                return size
+            except UserError:
+                size = 2 * next_fast_len(int(size * 0.525) + 1, real=True)
+        return size
+
+    def _checked(self, waveform: np.ndarray, rate_hz: int) -> np.ndarray:
+        sound = np.atleast_2d(np.asarray(waveform, np.float32))
+        if rate_hz != self.rate_hz:
+            raise UserError(
+                f"sound at {rate_hz} Hz given to codec '{self.name}'",
+                f"it works at {self.rate_hz} Hz",
+                f"read the recording with rate_hz={self.rate_hz}",
+            )
+        if sound.ndim != 2 or sound.shape[0] != self.channels:
+            raise UserError(
+                f"sound of shape {sound.shape} given to codec '{self.name}'",
+                f"it takes [{self.channels}, samples]",
+                f"read the recording with channels={self.channels}",
+            )
+        if not np.isfinite(sound).all():
+            raise UserError(
+                "the sound has samples that are not finite numbers", "", "leave this recording out"
+            )
+        return sound
+
+    def _refuse(self, what: str, rule: str, way_out: str) -> UserError:
+        return UserError(f"codec '{self.name}': {what}", rule, way_out)
+
+    def _check_choices(self) -> None:
+        for kind, value, valid in (
+            ("frequency scale", self.scale, SCALES),
+            ("intensity", self.intensity, INTENSITIES),
+            ("mel formula", self.mel_formula, MEL_FORMULAS),
+            ("mel norm", self.mel_norm or "none", MEL_NORMS),
+        ):
+            if value not in valid:
+                raise unknown_name(kind, value, valid)
+        if self.channels not in (1, 2):
+            raise self._refuse(
+                f"channels={self.channels}", "an image holds mono or stereo", "set channels=1 or 2"
+            )
+
+    def _check_numbers(self) -> None:
+        for field in dataclasses.fields(self):
+            value, usual = getattr(self, field.name), f"set e.g. {field.name}={field.default}"
+            if isinstance(value, float) and not math.isfinite(value):
+                raise self._refuse(f"{field.name}={value}", "must be a finite number", usual)
+            if field.name in ("rate_hz", "window_ms", "hop_ms", "bands", "frames") and value <= 0:
+                raise self._refuse(f"{field.name}={value}", "must be above zero", usual)
+        if not 0 < self.exponent <= 1:
+            raise self._refuse(f"exponent={self.exponent}", "must be in (0, 1]", "set exponent=0.25")
+        if self.floor_db >= self.ceiling_db:
+            raise self._refuse(
+                f"floor_db={self.floor_db} with ceiling_db={self.ceiling_db}",
+                "the floor must lie below the ceiling",
+                f"set floor_db={self.ceiling_db - 100}",
+            )
+        if not 0 <= self.momentum <= 1 or self.griffin_lim_iterations < 0:
+            raise self._refuse(
+                f"momentum={self.momentum}, griffin_lim_iterations={self.griffin_lim_iterations}",
+                "momentum must be in [0, 1] (above 1 it diverges), and iterations not negative",
+                "set momentum=0.99 griffin_lim_iterations=32",
+            )
+
+    def _check_times(self) -> None:
+        to_ms = 1000 / self.rate_hz
+        if self.hop > self.window // 2:
+            raise self._refuse(
+                f"hop_ms={self.hop_ms} with window_ms={self.window_ms}",
+                "the hop must be at most half the window, or no phase can be found for what lies between",
+                f"set hop_ms={self.window // 2 * to_ms:g} or less (a quarter of the window is usual), "
+                f"or window_ms={2 * self.hop * to_ms:g} or more",
+            )
+        if self.n_fft and (self.n_fft < self.window or self.n_fft % 2):
+            raise self._refuse(
+                f"n_fft={self.n_fft} with window_ms={self.window_ms}, which is {self.window} samples",
+                "the FFT must be even and hold the whole window",
+                f"set n_fft={self._suitable_fft()}, or 0 to have it chosen",
+            )
+        if self.samples_per_clip <= self.window // 2:
+            raise self._refuse(
+                f"frames={self.frames} at hop_ms={self.hop_ms}",
+                "a clip must be longer than half a window",
+                f"set frames={self.window // (2 * self.hop) + 1} or more",
+            )
+
+    def _check_frequencies(self) -> None:
+        nyquist = self.rate_hz / 2
+        if self.fmax_hz > nyquist:
+            raise self._refuse(
+                f"fmax_hz={self.fmax_hz:g} at rate_hz={self.rate_hz}",
+                f"nothing above half the rate ({nyquist:g} Hz) can be represented",
+                f"set fmax_hz={nyquist:g} or rate_hz={math.ceil(2 * self.fmax_hz)}",
+            )
+        lowest = 20.0 if self.scale == "log" else 0.0
+        if self.fmin_hz < 0 or (self.scale == "log" and self.fmin_hz <= 0):
+            raise self._refuse(
+                f"fmin_hz={self.fmin_hz:g} on a {self.scale} scale",
+                "must be above zero on a log scale, and not negative on any",
+                f"set fmin_hz={lowest:g}",
+            )
+        if self.fmin_hz >= self.fmax_hz:
+            raise self._refuse(
+                f"fmin_hz={self.fmin_hz:g} with fmax_hz={self.fmax_hz:g}",
+                "fmin must lie below fmax",
+                f"set fmin_hz={lowest:g} or fmax_hz={nyquist:g}",
+            )
+
+
+def _power(values: np.ndarray, exponent: float) -> np.ndarray:
+    """values ** exponent; the fourth root, which is what riffusion uses, by two fast square roots."""
+    if exponent == 0.25:
+        return np.sqrt(np.sqrt(values))
+    return values ** np.float32(exponent)

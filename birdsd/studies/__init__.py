@@ -1,0 +1,1 @@
+"""Several runs that belong together: the demo, comparisons of methods, and grids."""

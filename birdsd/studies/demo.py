@@ -1,0 +1,210 @@
+"""The stages of the demo, each a `birdsd run` or `birdsd submit` just as a user would type it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from birdsd.config import compose
+from birdsd.diffusion.generation.recommended import SETTINGS
+from birdsd.errors import UserError
+from birdsd.files import fingerprint, read_json, safe_name, write_json
+from birdsd.runs.allocations import allocations
+from birdsd.runs.auto import AUTO
+from birdsd.runs.run import Run, RunStore
+from birdsd.schema import DemoConfig
+from birdsd.shards import inspect
+from birdsd.shards.index import ShardIndex
+from birdsd.site.machine import gpu_devices
+from birdsd.sound.audio.levels import fitted_line
+from birdsd.sound.captions import prompt_for
+from birdsd.studies.stages import Stages
+from birdsd.training.devices.cores import multiplies_bf16
+from birdsd.training.records import read_metrics
+from birdsd.values import as_setting
+
+KILLED_FILE = "killed.json"
+
+
+class Demo:
+    """Runs the stages below the folder `config.out`; what is done already is not done again."""
+
+    def __init__(self, config: DemoConfig) -> None:
+        self.config = config
+        self.out = Path(config.out)
+        self.synthetic = config.recordings is None
+        # Each source has a folder of its own, so that a demo on other recordings disturbs none.
+        self.work = self.out / _folder_name(config.recordings)
+        self.stages = Stages(self.work)
+        self.store = RunStore(self.work / "runs")
+        self._totals: dict[str, int] = {}
+        self._common = [f"machine={config.machine}"]
+        self._standing_on: list[str] = []
+
+    def recordings(self) -> Path:
+        """The user's folder, or the synthetic aviary."""
+        if self.config.recordings is not None:
+            folder = Path(self.config.recordings)
+            if not folder.is_dir():
+                raise UserError(
+                    f"the folder of recordings {folder} does not exist",
+                    "the demo takes a folder with a sub-folder for each species",
+                    "make demo RECORDINGS=FOLDER, or leave it out for the synthetic aviary",
+                )
+            return folder
+        from birdsd.sound.synthetic import make_aviary
+
+        return make_aviary(self.work / "recordings", seed=self.config.seed)
+
+    def prepare(self, recordings: Path) -> ShardIndex:
+        """recordings -> shards; an eighth of the recordings for validation, another for the test."""
+        settings = [
+            f"data.recordings={recordings}",
+            f"data.shards={self.work / 'shards'}",
+            f"codec={self.config.codec}",
+            f"data.cuts_per_song={self.config.cuts_per_song}",
+            "data.validation_fraction=0.125",
+            "data.test_fraction=0.125",
+            *self._common,
+        ]
+        if self.config.environment:
+            settings += ["data=song+environment", f"data.environment={self.config.environment}"]
+        self.stages.run("prepare", "prepare", settings)
+        print(inspect.text(inspect.describe(self.work / "shards")), flush=True)
+        return ShardIndex.open(self.work / "shards")
+
+    def train(self, method: str, shards: ShardIndex, samples: int | None, kill: bool = False) -> Run:
+        """One training run, to its end: a job of its own with a process for each core, which is killed
+        half-way (SIGKILL of rank 0) if `kill` says so, and goes on by itself."""
+        settings = self._training(method, shards, samples)
+        if kill:
+            stage, disturb = f"{method}, killed half-way", lambda: self._killed(method)
+        else:
+            stage, disturb = method, lambda: True
+        where = ["site=local", f"tasks_per_node={min(2, self._ranks)}"]
+        facts = self.stages.run(stage, "train", [*settings, *where], submitted=True, disturb=disturb)
+        return self.store.find(facts["run"])
+
+    @cached_property
+    def _ranks(self) -> int:
+        """As many as this machine has devices of the kind that is used: NCCL takes one rank a GPU."""
+        device = compose("train", self._common).machine.device
+        return (gpu_devices() if device != "cpu" else 0) or os.cpu_count() or 1
+
+    def train_on(self, autoencoder: Run) -> None:
+        """The trainings that follow stand on this autoencoder."""
+        self._standing_on = [f"model.autoencoder={autoencoder.folder}"]
+
+    def _killed(self, method: str) -> bool:
+        """Kill the run once it is half-way; True as soon as that is done, now or by an earlier demo."""
+        run = self._run_of(method)
+        if run is None:
+            return False
+        marked = self.work / KILLED_FILE
+        if run.result is not None or (marked.is_file() and read_json(marked)["signature"] == run.signature):
+            return True
+        last = next(reversed(allocations(run.folder)), None)
+        if last is None or (began := last.began) is None or not self._half_way(method):
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(began.pid, signal.SIGKILL)
+        # Read before the next allocation drops what lies beyond its checkpoint.
+        write_json(marked, {"signature": run.signature, "curve": self._curve(method)})
+        return True
+
+    def _training(self, method: str, shards: ShardIndex, samples: int | None) -> list[str]:
+        settings = [
+            f"method={method}",
+            f"model={self.config.model}",
+            f"data.shards={shards.folder}",
+            f"runs={self.store.root}",
+            f"seed={self.config.seed}",
+            *self._common,
+            *self._standing_on,
+            *([f"optim.total_samples={samples}"] if samples else []),
+            *self._precision(method),
+        ]
+        total = compose("train", settings).optim.total_samples
+        self._totals[method] = total
+        return [
+            *settings,
+            f"save.every_samples={max(1, total // 8)}",
+            f"save.validate_every_samples={max(1, total // 10)}",
+            f"save.preview_every_samples={max(1, total // 2)}",
+            *(["save.keep=8"] if self.config.guide else []),  # it may name any of them
+        ]
+
+    def _precision(self, method: str) -> list[str]:
+        """bf16 for the UNet where the CPU multiplies it: the demo's minutes are few. The autoencoder's narrow
+        layers gain nothing by it."""
+        on_cpu = self.config.machine in (AUTO, "smoke") and not gpu_devices()
+        faster = on_cpu and method != "autoencoder" and multiplies_bf16()
+        return ["machine.precision=bf16"] if faster else []
+
+    def _half_way(self, method: str) -> bool:
+        """Whether the run of this method has seen half its samples and has something to resume from."""
+        run = self._run_of(method)
+        if run is None or not any((run.folder / "checkpoints").glob("*/COMMIT.json")):
+            return False
+        return self._seen(method) >= run.config["optim"]["total_samples"] / 2
+
+    def _seen(self, method: str) -> int:
+        """The samples that the curve of this method's run reaches to."""
+        return max((position for position, _ in self._curve(method)), default=0)
+
+    def _curve(self, method: str) -> list[tuple[int, float]]:
+        """(samples seen, training loss) of every step so far."""
+        run = self._run_of(method)
+        lines = read_metrics(run.folder) if run else []
+        return [(line["position"], line["loss"]) for line in lines if line["kind"] == "train"]
+
+    def _run_of(self, method: str) -> Run | None:
+        """The run that the settings of this demo began; the folder may hold others, from other settings."""
+        wanted = (method, self.config.model, self.config.seed, self._totals.get(method))
+        for run in self.store.runs("train"):
+            told = run.config
+            is_one = (
+                told["method"]["name"],
+                told["model"]["name"],
+                told["seed"],
+                told["optim"]["total_samples"],
+            )
+            if is_one == wanted:
+                return run
+        return None
+
+    def generate(self, run: Run, shards: ShardIndex) -> Mapping[str, Any]:
+        """Clips of every species, asked for in the canonical wording."""
+        prompts = [prompt_for([species]) for species in shards.species]
+
+        settings = [
+            f"run={run.folder}",
+            as_setting("prompt", prompts),
+            f"out={self.work / 'generated'}",
+            f"count={self.config.clips_per_species}",
+            *as_asked(self.config),
+            f"seed={self.config.seed}",
+            *self._common,
+        ]
+        made = self.stages.run("generate", "generate", settings)
+        if louder := fitted_line([clip.get("gain_db", 0.0) for clip in made["clips"]]):
+            print(louder, flush=True)
+        return made
+
+
+def as_asked(config: DemoConfig) -> list[str]:
+    """The settings of the sampling that the user set; the others are as the model recommends."""
+    said = {name: getattr(config, name) for name in (*SETTINGS, "guide", "guide_weight")}
+    return [as_setting(name, value) for name, value in said.items() if value is not None]
+
+
+def _folder_name(recordings: str | None) -> str:
+    if recordings is None:
+        return "aviary"
+    place = Path(recordings).resolve()
+    return f"{safe_name(place.name)}-{fingerprint(str(place), 6)}"

@@ -1,0 +1,238 @@
+"""What the demo's stages left behind, put together: the weak check, the judge, and the page."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import birdsd
+from birdsd.evaluation.judged_run import JudgedRun, staircase_of
+from birdsd.evaluation.judges import Sound
+from birdsd.evaluation.real_clips import decoded
+from birdsd.evaluation.staircase import CODEC, GENERATED
+from birdsd.evaluation.weak_check import GeneratedClip, LearningCheck, learning_check
+from birdsd.files import read_json, write_json
+from birdsd.pages.demo import Clip, DemoData, Interruption, Losses, Pair, Training, demo_page
+from birdsd.runs.auto import AUTO
+from birdsd.runs.run import Run
+from birdsd.shards.index import ShardIndex
+from birdsd.shards.reader import ShardReader
+from birdsd.site.machine import gpu_devices
+from birdsd.sound.audio.recordings import read
+from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.studies.demo import KILLED_FILE, Demo
+from birdsd.training.records import read_metrics
+
+TITLES = {"autoencoder": "Autoencoder", "full": "Diffusion model"}
+
+
+@dataclass(frozen=True)
+class Report:
+    """The demo's page, and what it says in words and in figures."""
+
+    page: Path
+    check: LearningCheck | None  # the weak check; None with fewer than two species
+    judged: JudgedRun
+
+    def text(self) -> str:
+        """For a terminal: the weak check, and below it what the judge says."""
+        weak = f"{self.check.text()}\n\n" if self.check else ""
+        return f"{weak}{self.judged.text()}"
+
+    def to_json(self) -> dict[str, Any]:
+        """What check.json holds; the weak check's figures stand at the top level too, where they were."""
+        weak = self.check.to_json() if self.check else None
+        return {**(weak or {}), "weak_check": weak, **self.judged.to_json()}
+
+
+def write_report(
+    demo: Demo, index: ShardIndex, runs: list[Run], generated: Mapping[str, Any], recordings: Path
+) -> Report:
+    """Judge the generated sounds of `runs` (autoencoder, then diffusion) and write `report.html` and
+    `check.json`; `recordings` is the folder that the shards were prepared from."""
+    began = time.monotonic()
+    codec = SpectrogramCodec.from_json(index.codec or {})
+    clips = [clip for clip in generated["clips"] if len(clip["species"]) == 1]
+    sounds = [
+        Sound(
+            Path(clip["sound"]).stem, read(Path(clip["sound"]), codec.rate_hz, channels=codec.channels),
+            codec.rate_hz, clip["species"][0],
+        )
+        for clip in clips
+    ]  # fmt: skip
+    check = _check(index, sounds)
+    judged = staircase_of(index, sounds, autoencoder=runs[0].export_folder, recordings=recordings)
+    pairs = _pairs(codec, clips, sounds, check, judged)
+    judging_s = time.monotonic() - began
+    facts = list(_metadata(index))
+    heard = {entry["recording_id"]: entry for entry in facts}
+    costs = list(demo.stages.costs.values())
+    data = DemoData(
+        synthetic=demo.synthetic,
+        source=str(demo.config.recordings or "made by birdsd"),
+        codec=codec,
+        recordings=len(heard),
+        clips=len(facts),
+        hours=len(facts) * codec.clip_s / 3600,
+        clips_per_species=Counter(species for entry in facts for species in entry["species"]),
+        pairs=pairs,
+        trainings=[_training(demo, run) for run in runs],
+        check=check,
+        judged=judged,
+        stages=[*((cost.stage, cost.wall_s) for cost in costs), ("judging the clips", judging_s)],
+        peak_memory_bytes=int(max(cost.peak_mib for cost in costs) * 2**20),
+        machine=f"{os.cpu_count()} CPU cores, no GPU"
+        if demo.config.machine == "smoke" or (demo.config.machine == AUTO and not gpu_devices())
+        else demo.config.machine,
+        commands=_commands(demo, runs[-1]),
+        credits=_credits(heard.values()),
+        facts={
+            "Seed": str(demo.config.seed),
+            "Signature": runs[-1].signature,
+            "Versions": f"birdsd {birdsd.__version__}, Python {platform.python_version()}",
+        },
+        created=date.today().isoformat(),
+    )
+    report = Report(demo_page(demo.out / "report.html", data), check, judged)
+    write_json(demo.work / "check.json", report.to_json())
+    return report
+
+
+def _check(index: ShardIndex, sounds: list[Sound]) -> LearningCheck | None:
+    """The weak check on the sounds as they were written; None with fewer than two species."""
+    if len(index.species) < 2:
+        return None
+    return learning_check(
+        index,
+        [
+            GeneratedClip(sound.species, waveform=sound.waveform, rate_hz=sound.rate_hz)
+            for sound in sounds
+            if sound.species
+        ],
+    )
+
+
+def _metadata(index: ShardIndex) -> Iterable[dict[str, Any]]:
+    for split in index.splits:
+        reader = ShardReader(index, split, want=("metadata",))
+        for number in range(len(reader)):
+            yield reader.read(number).metadata
+
+
+def _pairs(
+    codec: SpectrogramCodec,
+    clips: list[dict[str, Any]],
+    sounds: list[Sound],
+    check: LearningCheck | None,
+    judged: JudgedRun,
+) -> list[Pair]:
+    """Every generated clip, beside a held-out clip of its species: the next one each time, then the first."""
+    from PIL import Image
+
+    near = check.nearness.distance if check and check.nearness else None
+    said = judged.verdicts(GENERATED)
+    real = _held_out_clips(codec, judged)
+    shown: Counter[str] = Counter()
+    pairs: list[Pair] = []
+    for number, (clip, sound) in enumerate(zip(clips, sounds, strict=True)):
+        species = clip["species"][0]
+        with Image.open(clip["picture"]) as picture:
+            image = codec.from_rgb(np.asarray(picture.convert("RGB")))
+        words = f"distance to the nearest training clip {near[number]:.2f} (0 = a copy)" if near else ""
+        made = Clip(image, sound.waveform, codec.rate_hz, words, said[number] if said else None)
+        own = real.get(species, [])
+        pairs.append(Pair(species, clip["prompt"], made, own[shown[species] % len(own)] if own else None))
+        shown[species] += 1
+    return pairs
+
+
+def _held_out_clips(codec: SpectrogramCodec, judged: JudgedRun) -> dict[str, list[Clip]]:
+    """The held-out clips of every species through the codec, one of each recording before a second of any."""
+    said = judged.verdicts(CODEC)
+    turn: Counter[tuple[str, str]] = Counter()
+    placed: dict[str, list[tuple[int, int, Clip]]] = defaultdict(list)
+    for number, one in enumerate(judged.real):
+        place = turn[one.species, one.recording]
+        turn[one.species, one.recording] += 1
+        words = ", ".join(t for t in (one.recording, one.credit) if t)
+        clip = Clip(one.image, decoded(codec, one), codec.rate_hz, words, said[number] if said else None)
+        placed[one.species].append((place, number, clip))
+    return {
+        species: [clip for _, _, clip in sorted(own, key=lambda x: x[:2])] for species, own in placed.items()
+    }
+
+
+def _training(demo: Demo, run: Run) -> Training:
+    by_kind: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for line in read_metrics(run.folder):
+        by_kind[line["kind"]].append(line)
+    trained = by_kind["train"]
+    method = run.config["method"]["name"]
+    batch = run.config["optim"]["global_batch"]
+    killed = demo.work / KILLED_FILE
+    told = read_json(killed) if killed.is_file() else {}
+    before = [(at, loss) for at, loss in told["curve"]] if told.get("signature") == run.signature else []
+    resumed = [line["position"] for line in by_kind["resume"]]
+    return Training(
+        title=TITLES.get(method, method),
+        training=_losses(trained),
+        validation=_losses(by_kind["validation"]),
+        parameters=_parameters(run),
+        samples=trained[-1]["position"] if trained else 0,
+        seconds=sum(batch / max(0.01, line["samples_per_s"]) for line in trained),
+        interruptions=[Interruption(before[-1][0] if before else at, at) for at in resumed],
+        remark=_twice(before, trained, resumed[0]) if resumed and before else "",
+    )
+
+
+def _twice(before: list[tuple[int, float]], trained: list[dict[str, Any]], resumed: int) -> str:
+    """Whether the steps that the kill made it do again gave the same losses, to the last bit."""
+    now = {line["position"]: line["loss"] for line in trained}
+    redone = [(loss, now.get(at)) for at, loss in before if at > resumed]
+    same = sum(one == other for one, other in redone)
+    return (
+        f"It was killed without warning and resumed from the newest checkpoint. Of the {len(redone)} steps "
+        f"that had to be done again, {same} gave a loss that is equal to the last bit."
+    )
+
+
+def _losses(lines: list[dict[str, Any]]) -> Losses:
+    return Losses([line["position"] for line in lines], [line["loss"] for line in lines])
+
+
+def _parameters(run: Run) -> int:
+    """How many parameters learnt, from the run's own events."""
+    return max((int(event["parameters"]) for event in run.events() if "parameters" in event), default=0)
+
+
+def _credits(recordings: Iterable[dict[str, Any]]) -> list[tuple[str, str, int]]:
+    by_licence: dict[str, list[str]] = defaultdict(list)
+    for entry in recordings:
+        by_licence[entry.get("licence", "")].append(entry.get("recordist", ""))
+    return [
+        (licence, "; ".join(sorted({who for who in people if who})), len(people))
+        for licence, people in sorted(by_licence.items())
+    ]
+
+
+def _commands(demo: Demo, run: Run) -> list[tuple[str, str]]:
+    own = [] if not demo.synthetic else [("The same with your own recordings", "make demo RECORDINGS=folder")]
+    return [
+        *own,
+        (
+            "Another sound from this model",
+            f'birdsd run generate run={run.folder} prompt="..." count=4 out=generated',
+        ),
+        ("What is in the shards", f"birdsd inspect {demo.work / 'shards'}"),
+        ("What a codec does to your recordings", "birdsd audit folder codec=birdsong codec=riffusion"),
+        ("A larger model, on a GPU", "birdsd run train model=small machine=notebook data.shards=shards ..."),
+    ]

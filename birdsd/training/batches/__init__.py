@@ -1,0 +1,1 @@
+"""Positions to micro-batches, for any world size."""

@@ -1,0 +1,1 @@
+"""Checkpoints: written, committed, checked and read back."""

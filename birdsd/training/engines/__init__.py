@@ -1,0 +1,1 @@
+"""How a step is carried out: plain torch, optimizer offload, or DeepSpeed ZeRO."""

@@ -1,0 +1,1 @@
+"""`birdsd ui`: a page in the browser of this machine."""

@@ -1,0 +1,144 @@
+"""`birdsd ui`: a page in the browser of this machine to ask a model for sounds, hear them and keep them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from birdsd.errors import UserError
+from birdsd.schema import GenerateConfig
+
+HOST = "127.0.0.1"  # never anything else: what is on the page is nobody's but the user's
+FIRST_PORT, PORTS = 7860, 100
+# Gradio would count its launches and ask for newer versions of itself.
+_SILENCE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+def add_ui(verbs: Any) -> None:
+    """Add the parser of the verb; it imports nothing heavy."""
+    ui = verbs.add_parser(
+        "ui",
+        help="a page in this machine's browser to generate, hear and keep sounds",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n  birdsd ui\n  birdsd ui RUN guidance=4 steps=50\n"
+        "  birdsd ui BASE add=LORA:0.8 --port 8000 --no-browser",
+    )
+    ui.add_argument("run", nargs="?", help="a run or a model folder (default: the newest finished model)")
+    ui.add_argument("settings", nargs="*", help="settings of `birdsd run generate` to begin with")
+    ui.add_argument("--port", type=int, help=f"(default: the first free one from {FIRST_PORT} on)")
+    ui.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    ui.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs lie (default: runs)")
+    ui.set_defaults(call=_ui)
+
+
+def _ui(options: argparse.Namespace) -> int:
+    settings = list(options.settings)
+    run = options.run
+    if run is not None and "=" in run and not Path(run).exists():
+        run, settings = None, [run, *settings]
+    serve(settled(run, settings, options.runs), options.port, not options.no_browser)
+    return 0
+
+
+def settled(run: str | None, settings: Sequence[str], runs: Path) -> GenerateConfig:
+    """The configuration that the page begins with; the newest finished model where none is named."""
+    from birdsd import config
+
+    asked: GenerateConfig = config.compose("generate", [f"runs={runs}", *settings])
+    return replace(asked, run=run or asked.run or str(newest_model(runs)))
+
+
+def newest_model(runs: Path) -> Path:
+    """The export of the run below `runs` that finished last and can generate; `UserError` if none has."""
+    found = [path.parent for path in Path(runs).glob("*/export/model_index.json")]
+    if not found:
+        raise UserError(
+            f"there is no finished model in {runs}",
+            "the page needs one to generate with",
+            "birdsd ui RUN, or a model folder; `birdsd run train ...` makes one",
+        )
+    return max(found, key=lambda folder: (folder.stat().st_mtime, folder.as_posix()))
+
+
+def serve(asked: GenerateConfig, port: int | None = None, browser: bool = True, wait: bool = True) -> Any:
+    """Load the model and serve the page on this machine until it is interrupted.
+
+    Without `wait` it returns the running page; its `close()` ends it. Raises `UserError` where gradio is not
+    installed or the port is taken.
+    """
+    from birdsd.quiet import hush
+
+    check_gradio()
+    chosen = free_port(port)
+    hush()
+    for name, value in _SILENCE.items():
+        os.environ.setdefault(name, value)
+    for name in ("NO_PROXY", "no_proxy"):  # gradio looks for its own server, and a proxy would not find it
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), HOST)))
+    from birdsd.ui.session import Studio
+
+    print(f"loading {asked.run}", flush=True)
+    studio = Studio.open(asked)
+    from birdsd.ui import page as ui_page
+    from birdsd.ui import theme
+
+    page = ui_page.build(studio)
+    page.launch(
+        server_name=HOST,
+        server_port=chosen,
+        share=False,
+        inbrowser=browser,
+        quiet=True,
+        prevent_thread_lock=True,
+        allowed_paths=[str(studio.out.resolve())],
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        run_history=False,
+        footer_links=[],
+        max_file_size="500mb",
+        **theme.look(),
+    )
+    print(f"birdsd ui: http://{HOST}:{chosen}  (this machine only; Ctrl+C ends it)", flush=True)
+    if wait:
+        page.block_thread()
+    return page
+
+
+def check_gradio() -> None:
+    """`UserError` where gradio, an optional part, is missing or too old."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    way_out = 'pip install "birdsd[ui]"'
+    try:
+        found = version("gradio")
+    except PackageNotFoundError:
+        raise UserError("gradio is not installed", "`birdsd ui` needs it", way_out) from None
+    if int(found.split(".")[0]) < 6:
+        raise UserError(f"gradio {found} is too old", "`birdsd ui` needs version 6 or newer", way_out)
+
+
+def free_port(asked: int | None) -> int:
+    """The port asked for if it is free, else the first free one; `UserError` if there is none."""
+    if asked is not None and not 1 <= asked <= 65535:
+        raise UserError(f"--port {asked}", "a port is a number from 1 to 65535", f"--port {FIRST_PORT}")
+    candidates = [asked] if asked is not None else range(FIRST_PORT, FIRST_PORT + PORTS)
+    for port in candidates:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError as error:
+                reason = error.strerror or str(error)
+                continue
+            return port
+    tried = (
+        f"port {asked}" if asked is not None else f"every port from {FIRST_PORT} to {FIRST_PORT + PORTS - 1}"
+    )
+    raise UserError(f"{tried} cannot be used here: {reason}", "", "--port ANOTHER, or leave --port out")
