@@ -28,7 +28,8 @@ from birdsd.schema import OPTIM_DEFAULTS, MachineConfig, OptimConfig
 from birdsd.training.checkpoints.checkpoint import Checkpointer
 from birdsd.training.devices.precision import Precision
 from birdsd.training.devices.world import World
-from birdsd.training.engines.torch_engine import Engine, make_engine
+from birdsd.training.engines.base import Engine
+from birdsd.training.engines.choice import make_engine
 
 STEPS_PER_SAVE = 50
 _BEHIND = 5

@@ -24,7 +24,7 @@ from birdsd.training.batches.batches import BatchMaker, global_batches
 from birdsd.training.checkpoints.checkpoint import Checkpointer
 from birdsd.training.devices.precision import Precision
 from birdsd.training.devices.world import World
-from birdsd.training.engines.torch_engine import make_engine
+from birdsd.training.engines.choice import make_engine
 
 BATCH, SIDE = 4, 32
 CPU = torch.device("cpu")

@@ -25,9 +25,8 @@ from bench.common import Row, paired
 from bench.loop import timed_steps
 from birdsd.config import compose
 from birdsd.diffusion.generation.aesthetics import AestheticSettings, personalise
-from birdsd.diffusion.learning.common import to_range
 from birdsd.diffusion.methods import make_method
-from birdsd.diffusion.networks.models import load_text
+from birdsd.diffusion.networks.models import load_text, to_range
 from birdsd.files import write_json
 from birdsd.planning.live_tensors import LiveTensors
 from birdsd.shards.index import ShardIndex

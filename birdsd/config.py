@@ -22,7 +22,7 @@ import birdsd
 from birdsd import schema
 from birdsd.errors import UserError, clipped, listed_names, nearest, unknown_name
 from birdsd.files import fingerprint
-from birdsd.values import as_field, decoded, encoded, read_preset, value_of
+from birdsd.values import OPEN, as_field, as_setting, decoded, encoded, read_preset, value_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -406,3 +406,12 @@ def signature(config: schema.TrainConfig, **fingerprints: str) -> str:
     for name in ("autoencoder", "source", "clip", "recommended", "name"):
         science["model"].pop(name, None)
     return fingerprint({**science, **fingerprints}, length=12)
+
+
+def settings_as_typed(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """A configuration as the lines `key=value` that would set it, each value to the character."""
+    for key, value in config.items():
+        if isinstance(value, dict) and value and f"{prefix}{key}" not in OPEN:
+            yield from settings_as_typed(value, f"{prefix}{key}.")
+        else:
+            yield as_setting(f"{prefix}{key}", value)

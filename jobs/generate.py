@@ -11,7 +11,8 @@ from birdsd.diffusion.generation.generate import Clip, Recipe
 from birdsd.diffusion.generation.generator import Generator
 from birdsd.diffusion.generation.request import Request
 from birdsd.jobs_api import Outcome
-from birdsd.runs.models.loading import load_model, model_place, recommended_sampling
+from birdsd.runs.models.loading import load_model, recommended_sampling
+from birdsd.runs.models.places import model_place
 from birdsd.runs.share import Part
 from birdsd.schema import GenerateConfig
 from birdsd.sound.audio.levels import fitted_line

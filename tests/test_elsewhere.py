@@ -14,7 +14,7 @@ from birdsd.checks.software import check_deepspeed
 from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.site import machine
-from birdsd.training.engines import torch_engine
+from birdsd.training.engines import choice
 from tests.cluster.untrained import make_model
 from tests.diffusion.conftest import make_shards
 
@@ -59,12 +59,12 @@ def test_everything_imports_and_trains_without_deepspeed_and_linux(tmp_path: Pat
 def test_its_absence_is_told_where_it_matters(monkeypatch) -> None:
     from birdsd.checks import software
 
-    monkeypatch.setattr(torch_engine, "find_spec", lambda name: None)
+    monkeypatch.setattr(choice, "find_spec", lambda name: None)
     monkeypatch.setattr(software, "find_spec", lambda name: None)
     asked = compose("train", ["machine.engine=deepspeed", "machine.zero_stage=2"])
     with pytest.raises(UserError, match="it is an extra"):
-        torch_engine.engine_name(asked.machine)
-    assert torch_engine.engine_name(compose("train", ["machine.zero_stage=0"]).machine)[0] == "torch"
+        choice.engine_name(asked.machine)
+    assert choice.engine_name(compose("train", ["machine.zero_stage=0"]).machine)[0] == "torch"
     (note,) = check_deepspeed(Case(settings=compose("train", [])))
     assert note.level == "ok"
     assert "not needed" in note.what

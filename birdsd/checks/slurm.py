@@ -10,9 +10,8 @@ from birdsd.errors import UserError, listed_names
 from birdsd.runs.resources import resources
 from birdsd.schema import PrepareConfig, SiteConfig
 from birdsd.site import slurm
-from birdsd.site.facts import Facts, closed, may_requeue, preemption, time_limits, usable_associations
+from birdsd.site.facts import Facts, closed, may_requeue, number, preemption, time_limits, usable_associations
 from birdsd.site.gpus import gpus_of_node
-from birdsd.site.limits import number
 
 _UNUSABLE = ("DOWN", "DRAIN", "FAIL", "FUTURE", "INVAL", "NOT_RESPONDING", "NO_RESPOND", "UNKNOWN")
 AGAIN = "write the site's preset again with `birdsd site detect --force`"

@@ -169,9 +169,9 @@ def _add_checking(verbs: Any) -> None:
 
 
 def _add_formats(verbs: Any) -> None:
+    from birdsd.cli.ema import add_ema
     from birdsd.cli.export import add_export
     from birdsd.cli.import_ import add_import
-    from birdsd.runs.models.averaging import add_ema
 
     add_export(verbs)
     verbs.choices["export"].set_defaults(call=_export)
@@ -179,12 +179,12 @@ def _add_formats(verbs: Any) -> None:
     verbs.choices["ema"].set_defaults(call=_ema)
     add_import(verbs)
     verbs.choices["import"].set_defaults(call=_import)
-    from birdsd.ui.server import add_ui
+    from birdsd.cli.ui import add_ui
 
     add_ui(verbs)
     from birdsd.cli.judge import add_judge
+    from birdsd.cli.pack import add_packing
     from birdsd.cli.plan import add_plan
-    from birdsd.runs.pack.pack import add_packing
 
     add_packing(verbs)
     add_plan(verbs)
@@ -237,7 +237,7 @@ def _submit(options: argparse.Namespace) -> int:
 
 
 def _resume(options: argparse.Namespace) -> int:
-    from birdsd.cluster.submit import resubmit
+    from birdsd.cluster.resume import resubmit
 
     submitted = resubmit(_run(options), options.settings)
     _say_notes(submitted)
@@ -251,14 +251,16 @@ def _say_notes(submitted: Any) -> None:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from birdsd.cli import status
+    from birdsd.cli.tables.status import detail_text, text
+    from birdsd.runs.status.detail import detail
+    from birdsd.runs.status.overview import overview
 
     if options.run:
-        told = status.detail(_run(options))
-        _print(told.to_json(), options.json, told.text())
+        told = detail(_run(options))
+        _print(told.to_json(), options.json, detail_text(told))
         return 0
-    overview = status.overview(options.runs, everything=options.all or options.json)
-    _print([one.to_json() for one in overview], options.json, status.text(overview, options.all))
+    found = overview(options.runs, everything=options.all or options.json)
+    _print([one.to_json() for one in found], options.json, text(found, options.all))
     return 0
 
 
@@ -320,12 +322,13 @@ def _detect(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     from birdsd.checks.verify.verify import verify
+    from birdsd.cli.tables.verify import result_text
 
     result = verify(
         options.settings, options.worlds, options.stages, options.kills, options.steps, options.seed,
         options.out, options.keep,
     )  # fmt: skip
-    _print(result.to_json(), options.json, result.text())
+    _print(result.to_json(), options.json, result_text(result))
     return result.exit_status
 
 

@@ -10,7 +10,6 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from typing import Any
 import psutil
 
 from birdsd.cluster.next_allocation import Decision, decide
-from birdsd.cluster.submit import tasks_per_node
 from birdsd.cluster.task import RankTask
 from birdsd.errors import UserError
 from birdsd.files import exclusive
@@ -30,10 +28,10 @@ from birdsd.runs.allocations import (
     stop_requested,
 )
 from birdsd.runs.run import Run, RunStore
-from birdsd.runs.starts import SUBMITIT_FOLDER, note
-from birdsd.site.machine import command_line, gpu_devices
+from birdsd.runs.starts import LOCK_FOLDER, SUBMITIT_FOLDER, note
+from birdsd.site.choose import tasks_per_node
+from birdsd.site.machine import gpu_devices
 
-LOCK_FOLDER = "supervisor"
 _POLL_S = 0.25
 # Ranks leave together; what stays so much longer than the first that left waits for it in vain.
 _LINGER_S = 15.0
@@ -117,21 +115,6 @@ def _forward_signals(run: Run) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask)
-
-
-def is_supervised(run_folder: Path, process_ids: Sequence[str]) -> bool:
-    """Whether a supervisor is at work on a run, or about to begin, on this machine."""
-    for number in process_ids:
-        words = command_line(number)
-        # An older birdsd calls the same process birdsd.cluster.supervisor.
-        ours = "birdsd.cluster.local" in words or "birdsd.cluster.supervisor" in words
-        if ours and str(Path(run_folder).resolve()) in words:
-            return True
-    try:
-        with exclusive(Path(run_folder) / LOCK_FOLDER):
-            return False
-    except UserError:
-        return True
 
 
 def main(run_folder: str) -> int:

@@ -184,3 +184,8 @@ def _absolute(settings: Sequence[str], cwd: str) -> list[str]:
         is_path = key == "runs" or (key in PLACES and bool(value) and place.exists())
         told.append(f"{key}={place}" if is_path else setting)
     return told
+
+
+def resubmit(run: Run, settings: Sequence[str] = ()) -> Submitted:
+    """Send a run's newest submission once more; see `resume`."""
+    return resume(run, settings)

@@ -31,11 +31,11 @@ from birdsd.runs.effects import without_effect
 from birdsd.runs.extension import could_be_extended
 from birdsd.runs.resources import resources, settings_of, site_for
 from birdsd.runs.run import Run, RunStore, open_training
-from birdsd.runs.starts import SUBMITIT_FOLDER
+from birdsd.runs.starts import SUBMITIT_FOLDER, is_supervised
 from birdsd.schema import SiteConfig, SubmitConfig
 from birdsd.site import slurm
 from birdsd.site.caller import left_out, submitting, take_from_environment
-from birdsd.site.choose import check_site, choose_site
+from birdsd.site.choose import check_site, choose_site, tasks_per_node
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,13 +103,6 @@ def new_submission(
     )
 
 
-def resubmit(run: Run, settings: Sequence[str] = ()) -> Submitted:
-    """Send a run's newest submission once more; see `birdsd.cluster.resume`."""
-    from birdsd.cluster.resume import resume
-
-    return resume(run, settings)
-
-
 def send(run: Run, submission: Submission) -> Submitted:
     """Copy the code, write the submission down, and start its jobs."""
     if not submission.snapshot:
@@ -154,8 +147,6 @@ def active_jobs(run: Run) -> list[str]:
     if last is None or not last.job_ids:
         return []
     if last.is_local:
-        from birdsd.cluster.local import is_supervised
-
         return [f"process {last.job_ids[-1]}"] if is_supervised(run.folder, last.job_ids) else []
     states = slurm.jobs(last.job_ids)
     waiting = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD")
@@ -239,11 +230,6 @@ def _executor(run: Run, submission: Submission) -> Any:
             options[f"slurm_{name}"] = str(site[name])
     executor.update_parameters(**options)
     return executor
-
-
-def tasks_per_node(asked: Mapping[str, Any]) -> int:
-    """Processes a node: as asked, else one a GPU, else one."""
-    return int(asked["tasks_per_node"]) or int(asked["site"]["gpus_per_node"]) or 1
 
 
 def _additional(submission: Submission, site: Mapping[str, Any], tasks: int) -> dict[str, Any]:

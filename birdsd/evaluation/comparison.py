@@ -187,12 +187,6 @@ class Comparison:
                 clip["picture"], clip["sound"] = str(clip["picture"]), str(clip["sound"])
         return told
 
-    def text(self) -> str:
-        """The table for a terminal, with what it is worth."""
-        from birdsd.pages.comparison.text import text
-
-        return text(self)
-
 
 def p_text(p: float) -> str:
     """e.g. 'p < 0.001' or 'p = 0.03'."""

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from birdsd.evaluation.judges.judge import Sound
-from birdsd.evaluation.judges.judgement import CONFIDENT, judge_sounds
+from birdsd.evaluation.judges.judgement import CONFIDENT, judge_sounds, wilson
 from birdsd.evaluation.real_clips import FIGURES, RealClip, decoded
-from birdsd.evaluation.weak_check import wilson
 
 if TYPE_CHECKING:
     from birdsd.evaluation.judges.judge import Judge
@@ -317,8 +316,7 @@ def reconstructor(source: str, codec: SpectrogramCodec) -> Reconstruct:
     import torch
 
     from birdsd.diffusion.generation.sampling import as_levels
-    from birdsd.diffusion.learning.common import to_range
-    from birdsd.diffusion.networks.models import load_vae
+    from birdsd.diffusion.networks.models import load_vae, to_range
 
     vae: Any = load_vae(source)
     vae.eval()

@@ -22,6 +22,7 @@ import numpy as np
 
 from birdsd.errors import UserError, unknown_name
 from birdsd.evaluation.features import band_levels_db, distances, nearest, statistics, thumbnail
+from birdsd.evaluation.judges.judgement import wilson
 from birdsd.randomness import generator
 
 if TYPE_CHECKING:
@@ -162,16 +163,6 @@ class LearningCheck:
 def _cell(score: Score | None, species: str) -> str:
     share = score.per_species.get(species) if score else None
     return f"{share:.0%} of {score.clips_per_species[species]}" if score and share is not None else "-"
-
-
-def wilson(right: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's 95% interval of a share (Wilson 1927): honest also for few trials and shares near 0 or 1."""
-    if n == 0:
-        return 0.0, 1.0
-    share, z2 = right / n, z * z
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = z * np.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
 
 
 def read_clips(index: ShardIndex, codec: SpectrogramCodec, split: str, limit: int = 2000) -> Clips:

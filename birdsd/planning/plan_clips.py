@@ -28,7 +28,8 @@ def plan_clips(
     from birdsd.diffusion.generation.request import Request
     from birdsd.diffusion.networks.placement import Placement
     from birdsd.planning.trace_clips import trace_generation, trace_personalisation
-    from birdsd.runs.models.loading import model_place, open_addition, recommended_sampling
+    from birdsd.runs.models.loading import open_addition, recommended_sampling
+    from birdsd.runs.models.places import model_place
 
     model = [text for text in settings if text.split("=", 1)[0].split(".")[0] == "model"]
     own = [text for text in settings if text not in model]

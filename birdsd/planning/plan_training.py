@@ -92,7 +92,7 @@ def plan_training(
     """
     from birdsd.planning.budget import Layout
     from birdsd.training.batches.plan import BatchPlan
-    from birdsd.training.engines.torch_engine import check_engine
+    from birdsd.training.engines.choice import check_engine
 
     trace = _tracer(config, codec)
     average = bool(config.optim.ema_decay)

@@ -12,6 +12,8 @@ import heapq
 import json
 import os
 import platform
+import re
+import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +35,9 @@ from birdsd.schema import TrainConfig
 from birdsd.shards.checks import check_pictures
 from birdsd.shards.index import ShardIndex, listed
 from birdsd.training.stretches import read_totals
+
+# What `RUN/shards` keeps of the shards, so that sounds can be decoded and class pictures be found again.
+SHARDS_FOLDER = "shards"
 
 SIGNATURE_FILE, EVENTS = "signature.json", "events"
 # Tells the ranks of a submitted training which folder it is for: a run may have been renamed or copied.
@@ -249,8 +254,6 @@ def open_training(config: TrainConfig, write: bool = True) -> tuple[Run, ShardIn
     config.model.clip = store.model_source(config.model.clip, "model.clip")
     run = store.open(config, index, write)
     if write and (run.folder / "shards").is_dir():
-        from birdsd.runs.pack.unpack import adopt_class_pictures
-
         adopt_class_pictures(run.folder, index.folder)
     return run, index
 
@@ -281,3 +284,21 @@ def content_identity(source: str | None) -> str:
         [*folder.rglob("*.safetensors"), *folder.glob("*/*config.json"), *folder.glob("config.json")]
     )
     return fingerprint([[str(path.relative_to(folder)), sha256_file(path)] for path in weights])
+
+
+def adopt_class_pictures(run_folder: Path, shards_folder: Path) -> int:
+    """Put class pictures that came with an unpacked run beside the shards, where they are looked for;
+    returns how many were missing there. Several ranks may do it at once."""
+    brought = 0
+    for folder in sorted((Path(run_folder) / SHARDS_FOLDER).glob("class-*")):
+        for path in sorted(folder.iterdir()):
+            target = Path(shards_folder) / folder.name / path.name
+            if target.exists() or not re.fullmatch(r"\d+\.png|facts\.json", path.name):
+                continue
+            with explained_write(target):
+                target.parent.mkdir(exist_ok=True)
+                partial = target.with_name(f".{path.name}.{os.getpid()}.partial")
+                shutil.copyfile(path, partial)
+                os.replace(partial, target)
+            brought += 1
+    return brought

@@ -15,8 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from birdsd.files import append_bytes, safe_name
+from birdsd.errors import UserError
+from birdsd.files import append_bytes, exclusive, safe_name
 from birdsd.runs.allocations import BEGAN, END, FOLDER, Submission
+from birdsd.site.machine import command_line
+
+LOCK_FOLDER = "supervisor"
 
 SUBMITIT_FOLDER = "submitit"
 # So many allocations in a row in which birdsd did not even begin end a submission: one may be a bad node.
@@ -156,3 +160,18 @@ def _tail(path: Path) -> list[str]:
             return stream.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return []
+
+
+def is_supervised(run_folder: Path, process_ids: Sequence[str]) -> bool:
+    """Whether a supervisor is at work on a run, or about to begin, on this machine."""
+    for number in process_ids:
+        words = command_line(number)
+        # An older birdsd calls the same process birdsd.cluster.supervisor.
+        ours = "birdsd.cluster.local" in words or "birdsd.cluster.supervisor" in words
+        if ours and str(Path(run_folder).resolve()) in words:
+            return True
+    try:
+        with exclusive(Path(run_folder) / LOCK_FOLDER):
+            return False
+    except UserError:
+        return True

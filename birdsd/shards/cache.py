@@ -18,10 +18,10 @@ import numpy as np
 
 from birdsd.errors import UserError
 from birdsd.files import fingerprint, read_json, write_json
-from birdsd.shards.index import Shard, ShardIndex
+from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
 from birdsd.shards.storage.decode import VERSION as DECODING
-from birdsd.shards.storage.table import ShardTable, index_path, load_table
+from birdsd.shards.storage.table import Shard, ShardTable, index_path, load_table
 from birdsd.shards.storage.writer import ShardWriter
 from birdsd.sharing import private_folder, publish, remove_leftovers, waiting_for
 

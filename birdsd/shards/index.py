@@ -15,7 +15,6 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -25,24 +24,21 @@ import numpy as np
 from birdsd.errors import UserError, unknown_name
 from birdsd.files import fingerprint, read_json
 from birdsd.shards.storage.pixels import PIXELS_FILE, Pixels
-from birdsd.shards.storage.table import ABSENT, INDEXED_BY, ShardTable, index_foreign, index_path, load_table
+from birdsd.shards.storage.table import (
+    ABSENT,
+    INDEXED_BY,
+    Shard,
+    ShardTable,
+    index_foreign,
+    index_path,
+    load_table,
+)
 from birdsd.shards.storage.tarwalk import ShardError
 
 DATASET_FILE = "dataset.json"
 CODEC_FILE = "codec.json"
 _TABLES_IN_MEMORY = 64  # a window of the sample order reads 16 shards at once
 _SPLIT_NAMES = {"val": "validation", "valid": "validation", "dev": "validation", "eval": "validation"}
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One tar of the set. `name` is its path inside the folder."""
-
-    name: str
-    split: str
-    count: int
-    size: int
-    contents: str
 
 
 class ShardIndex:
@@ -268,7 +264,7 @@ class ShardIndex:
         """The species of all splits, sorted; read from `dataset.json`, or from every sample without one."""
         if "species" in self.dataset:
             return tuple(sorted(self.dataset["species"]))
-        from birdsd.shards.inspect import count_samples
+        from birdsd.shards.summary import count_samples
 
         self.dataset["species"] = count_samples(self)["species"]
         return tuple(sorted(self.dataset["species"]))

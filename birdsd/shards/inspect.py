@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,7 @@ from birdsd.errors import UserError
 from birdsd.files import read_json
 from birdsd.shards.checks import check_pictures, lacking
 from birdsd.shards.index import ShardIndex
-from birdsd.shards.reader import ShardReader
-from birdsd.shards.summary import Summary, add_up
+from birdsd.shards.summary import count_samples
 
 _PROBLEMS_SHOWN = 20
 
@@ -56,34 +54,6 @@ def _left_out(folder: Path) -> dict[str, Any]:
     path = folder / "problems.json"
     found = read_json(path) if path.is_file() else {}
     return found if isinstance(found, dict) else {}
-
-
-def count_samples(index: ShardIndex) -> dict[str, Any]:
-    """Counts for shards that others wrote: every sample's metadata is read once."""
-    shapes: set[tuple[int, ...]] = set()
-    wordless = 0
-
-    def summaries() -> Iterator[tuple[str, dict[str, Any]]]:
-        nonlocal wordless
-        for split in index.splits:
-            summary = Summary(0.0)
-            seconds = 0.0
-            reader = ShardReader(index, split, want=("metadata",))
-            for number in range(len(reader)):
-                metadata = reader.read(number).metadata
-                duration = metadata.get("duration_s")
-                seconds += duration if isinstance(duration, int | float) else 0.0
-                summary.add_sample(number, metadata)
-                wordless += not any(text.strip() for text in metadata["captions"])
-            summary.clip_s = seconds / max(1, summary.samples)
-            yield split, summary.to_json()
-            try:
-                shapes.add(ShardReader(index, split, want=("image",)).image_shape)
-            except UserError:
-                continue
-
-    facts = add_up(summaries())
-    return {**facts, "image_shape": list(min(shapes)) if shapes else None, "without_caption": wordless}
 
 
 def text(facts: dict[str, Any]) -> str:

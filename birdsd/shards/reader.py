@@ -6,18 +6,18 @@ import zlib
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from birdsd.errors import UserError
-from birdsd.shards.index import ShardIndex
 from birdsd.shards.storage import decode
 from birdsd.shards.storage.bytes import ShardBytes
 from birdsd.shards.storage.pixels import Pixels
 from birdsd.shards.storage.staging import staged
-from birdsd.shards.storage.table import ABSENT, ShardTable
+from birdsd.shards.storage.table import ABSENT, Shard, ShardTable
 
 _OPEN_FILES = 64
 _GAP = 1 << 18  # bytes between the parts of a sample that are still worth reading along with them
@@ -76,6 +76,34 @@ class _Source:
         ]
 
 
+class ShardSet(Protocol):
+    """What reading asks of a set of shards; `ShardIndex` is one."""
+
+    folder: Path
+
+    @property
+    def pixels(self) -> Pixels:
+        """How pictures are stored."""
+        ...
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits."""
+        ...
+
+    def shards(self, split: str) -> tuple[Shard, ...]:
+        """The shards of a split, in order."""
+        ...
+
+    def path(self, shard: Shard) -> Path:
+        """Where a shard lies."""
+        ...
+
+    def table(self, shard: Shard) -> ShardTable:
+        """Where the parts of a shard's samples lie."""
+        ...
+
+
 class ShardReader:
     """Reads the samples of a split by number. Safe to use from several threads.
 
@@ -87,7 +115,7 @@ class ShardReader:
 
     def __init__(
         self,
-        index: ShardIndex,
+        index: ShardSet,
         split: str,
         want: Sequence[str] = ("image", "latent", "metadata"),
         io_errors: bool = False,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from birdsd.errors import UserError
+from birdsd.shards.reader import ShardReader, ShardSet
 
 NO_BIRD = "(no bird)"
 UNKNOWN = "(not stated)"
@@ -170,3 +173,31 @@ def add_up(summaries: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
         "synthetic": synthetic,
         **({"over_background": over_background} if over_background else {}),
     }
+
+
+def count_samples(index: ShardSet) -> dict[str, Any]:
+    """Counts for shards that others wrote: every sample's metadata is read once."""
+    shapes: set[tuple[int, ...]] = set()
+    wordless = 0
+
+    def summaries() -> Iterator[tuple[str, dict[str, Any]]]:
+        nonlocal wordless
+        for split in index.splits:
+            summary = Summary(0.0)
+            seconds = 0.0
+            reader = ShardReader(index, split, want=("metadata",))
+            for number in range(len(reader)):
+                metadata = reader.read(number).metadata
+                duration = metadata.get("duration_s")
+                seconds += duration if isinstance(duration, int | float) else 0.0
+                summary.add_sample(number, metadata)
+                wordless += not any(text.strip() for text in metadata["captions"])
+            summary.clip_s = seconds / max(1, summary.samples)
+            yield split, summary.to_json()
+            try:
+                shapes.add(ShardReader(index, split, want=("image",)).image_shape)
+            except UserError:
+                continue
+
+    facts = add_up(summaries())
+    return {**facts, "image_shape": list(min(shapes)) if shapes else None, "without_caption": wordless}

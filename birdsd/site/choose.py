@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from birdsd.config import own_config_folder, presets
 from birdsd.errors import UserError, listed_names, unknown_name
@@ -132,3 +133,8 @@ def _check_secrets(site: SiteConfig) -> None:
             "a job's script and records can be read by others",
             "keep it in a file that only you can read, and `source` it in site.setup",
         )
+
+
+def tasks_per_node(asked: Mapping[str, Any]) -> int:
+    """Processes a node: as asked, else one a GPU, else one."""
+    return int(asked["tasks_per_node"]) or int(asked["site"]["gpus_per_node"]) or 1

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 from birdsd.errors import unknown_name
 from birdsd.site import slurm
-from birdsd.site.limits import number, parents
 
 _MOST_ACCOUNTS = 50  # a tree of accounts is a few levels deep; no site has us ask for ever
 
@@ -190,3 +189,18 @@ def may_requeue(facts: Facts, partition: Mapping[str, str], qos: str | None) -> 
     if preempted and "CANCEL" in mode.upper():
         return False, "JobRequeue=1, but preempted jobs are cancelled (PreemptMode=CANCEL)"
     return True, "JobRequeue=1" + (f"; preempted jobs: PreemptMode={mode}" if preempted else "")
+
+
+def parents(facts: Facts, account: str | None) -> list[Mapping[str, str]]:
+    """The associations of the account itself and of those above it: their limits hold for all below."""
+    chain, name = [], account
+    held = {one["Account"]: one for one in facts.accounts}
+    while name and name in held and held[name] not in chain:
+        chain.append(held[name])
+        name = held[name].get("ParentName") or ("root" if name != "root" else None)
+    return chain
+
+
+def number(record: Mapping[str, str], *keys: str) -> int:
+    """The first of these keys that holds a number; 0 where none does (UNLIMITED, for one)."""
+    return next((int(record[key]) for key in keys if record.get(key, "").isdigit()), 0)

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from birdsd.site.facts import number, parents
+
 if TYPE_CHECKING:
     from birdsd.site.facts import Facts
 
@@ -78,25 +80,10 @@ def limits(
     return kept
 
 
-def parents(facts: Facts, account: str | None) -> list[Mapping[str, str]]:
-    """The associations of the account itself and of those above it: their limits hold for all below."""
-    chain, name = [], account
-    held = {one["Account"]: one for one in facts.accounts}
-    while name and name in held and held[name] not in chain:
-        chain.append(held[name])
-        name = held[name].get("ParentName") or ("root" if name != "root" else None)
-    return chain
-
-
 def least(found: Sequence[Limit], what: str, per_node: bool | None = None) -> Limit | None:
     """The tightest limit on `what`: of a node, of a job, or (None) of either."""
     fitting = [one for one in found if one.what == what and per_node in (None, one.per_node)]
     return min(fitting, key=lambda one: one.most, default=None)
-
-
-def number(record: Mapping[str, str], *keys: str) -> int:
-    """The first of these keys that holds a number; 0 where none does (UNLIMITED, for one)."""
-    return next((int(record[key]) for key in keys if record.get(key, "").isdigit()), 0)
 
 
 def partition_number(facts: Facts, partition: Mapping[str, str], key: str) -> tuple[int, str]:

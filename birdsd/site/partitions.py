@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from birdsd.errors import unknown_name
-from birdsd.site.facts import Facts, closed, time_limits, usable_associations
+from birdsd.site.facts import Facts, closed, number, time_limits, usable_associations
 from birdsd.site.gpus import SEVENTHS, Kind, cards_of_node, kinds_of, slice_sevenths
-from birdsd.site.limits import GPU, Limit, least, limits, number, partition_number
+from birdsd.site.limits import GPU, Limit, least, limits, partition_number
 
 Found = dict[str, tuple[Any, str]]
 

@@ -14,7 +14,8 @@ from birdsd import config, yamltext
 from birdsd.diffusion.generation.recommended import USUAL
 from birdsd.diffusion.generation.request import Request
 from birdsd.errors import UserError, unknown_name
-from birdsd.runs.models.loading import place_of, recommended_sampling, split_weight
+from birdsd.runs.models.loading import recommended_sampling, split_weight
+from birdsd.runs.models.places import place_of
 from birdsd.runs.models.weaker import placed
 from birdsd.schema import ClipsConfig, GenerateConfig, GridConfig
 from birdsd.values import as_setting

@@ -16,6 +16,7 @@ from birdsd.evaluation.weak_check import WeakCheck, score
 from birdsd.files import write_json
 from birdsd.jobs_api import STOPPED_STATUS, Outcome
 from birdsd.pages.comparison.page import comparison_page
+from birdsd.pages.comparison.text import text
 from birdsd.runs.run import Run, RunStore
 from birdsd.sharing import waiting_for
 from birdsd.studies.stages import Record, Stopped
@@ -54,7 +55,7 @@ def carry_out(experiment: Experiment) -> Outcome:
     absent = [arm.name for arm in comparison.missing]
     note = f"\nnot there yet: {', '.join(absent)} (other tasks have them)" if absent else ""
     facts = {"report": str(page), "missing": absent, **comparison.to_json()}
-    return Outcome(f"\n{comparison.text()}{note}\n\nlook and listen: {page}", facts)
+    return Outcome(f"\n{text(comparison)}{note}\n\nlook and listen: {page}", facts)
 
 
 def write(experiment: Experiment, comparison: Comparison) -> Path:

@@ -423,7 +423,7 @@ def machine_settings(machine: MachineConfig) -> list[str]:
 
 def as_settings(section: str, values: Any) -> list[str]:
     """A section of a configuration as the settings that would make it."""
-    from birdsd.pages.run.facts import settings_as_typed
+    from birdsd.config import settings_as_typed
 
     held = values if isinstance(values, dict) else asdict(values)
     return list(settings_as_typed(held, f"{section}."))

@@ -12,8 +12,8 @@ from birdsd.training.batches.batches import BatchMaker, FixedOrder, Reader
 from birdsd.training.batches.plan import BatchPlan
 from birdsd.training.devices.precision import release
 from birdsd.training.devices.world import World
+from birdsd.training.engines.base import Engine
 from birdsd.training.engines.out_of_memory import is_out_of_memory
-from birdsd.training.engines.torch_engine import Engine
 
 if TYPE_CHECKING:
     from birdsd.diffusion.learning.base import Method, Parts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
 from collections.abc import Sequence
@@ -17,32 +16,6 @@ HOST = "127.0.0.1"  # never anything else: what is on the page is nobody's but t
 FIRST_PORT, PORTS = 7860, 100
 # Gradio would count its launches and ask for newer versions of itself.
 _SILENCE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
-
-
-def add_ui(verbs: Any) -> None:
-    """Add the parser of the verb; it imports nothing heavy."""
-    ui = verbs.add_parser(
-        "ui",
-        help="a page in this machine's browser to generate, hear and keep sounds",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="examples:\n  birdsd ui\n  birdsd ui RUN guidance=4 steps=50\n"
-        "  birdsd ui BASE add=LORA:0.8 --port 8000 --no-browser",
-    )
-    ui.add_argument("run", nargs="?", help="a run or a model folder (default: the newest finished model)")
-    ui.add_argument("settings", nargs="*", help="settings of `birdsd run generate` to begin with")
-    ui.add_argument("--port", type=int, help=f"(default: the first free one from {FIRST_PORT} on)")
-    ui.add_argument("--no-browser", action="store_true", help="do not open a browser")
-    ui.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs lie (default: runs)")
-    ui.set_defaults(call=_ui)
-
-
-def _ui(options: argparse.Namespace) -> int:
-    settings = list(options.settings)
-    run = options.run
-    if run is not None and "=" in run and not Path(run).exists():
-        run, settings = None, [run, *settings]
-    serve(settled(run, settings, options.runs), options.port, not options.no_browser)
-    return 0
 
 
 def settled(run: str | None, settings: Sequence[str], runs: Path) -> GenerateConfig:

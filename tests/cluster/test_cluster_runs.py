@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from birdsd.cluster.cancel import cancel
-from birdsd.cluster.submit import active_jobs, resubmit
+from birdsd.cluster.resume import resubmit
+from birdsd.cluster.submit import active_jobs
 from birdsd.runs.allocations import allocations
 from birdsd.runs.run import RunStore
 from birdsd.shards.index import ShardIndex

@@ -23,8 +23,8 @@ from birdsd.files import exclusive, read_json, sha256_file, write_json
 from birdsd.runs.allocations import request_stop
 from birdsd.runs.pack.archive import MANIFEST, open_pack
 from birdsd.runs.pack.pack import pack, settings_of
-from birdsd.runs.pack.unpack import adopt_class_pictures, unpack
-from birdsd.runs.run import Run, RunStore, open_training
+from birdsd.runs.pack.unpack import unpack
+from birdsd.runs.run import Run, RunStore, adopt_class_pictures, open_training
 from birdsd.training.records import read_metrics
 from tests.cluster.untrained import make_model
 from tests.diffusion.conftest import make_shards

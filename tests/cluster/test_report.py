@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from birdsd.config import settings_as_typed
 from birdsd.errors import UserError
 from birdsd.files import append_bytes, write_json
-from birdsd.pages.run.facts import settings_as_typed
 from birdsd.pages.run.page import report, write
 from birdsd.pages.run.previews import Budget, caption, listen, pieces
 from birdsd.pages.run.timeline import _Axis, time_line

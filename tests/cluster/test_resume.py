@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from birdsd.cluster import resume, submit
+from birdsd.cluster import resume
 from birdsd.cluster.submit import Submitted, new_submission
 from birdsd.config import compose
 from birdsd.errors import UserError
@@ -196,7 +196,7 @@ def test_nothing_of_another_job_goes_along_with_a_submission(monkeypatch) -> Non
 
 def test_launch_still_answers_to_resubmit(tmp_path, shards, sent) -> None:
     run = project(tmp_path / "project", shards)
-    assert submit.resubmit(run).job_ids == ["1"]
+    assert resume.resubmit(run).job_ids == ["1"]
 
 
 def test_the_doctor_says_what_is_left_aside(monkeypatch) -> None:

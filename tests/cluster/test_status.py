@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from birdsd.cli.status import detail, text
-from birdsd.cli.tables.status import WIDTH, short
+from birdsd.cli.tables.status import WIDTH, text
+from birdsd.format import short, span
 from birdsd.runs.allocations import STOP, request_stop
+from birdsd.runs.status.detail import detail
 from birdsd.runs.status.overview import RunStatus, in_order, overview, read_files, status_of
-from birdsd.runs.status.state import reason, span
+from birdsd.runs.status.state import reason
 from birdsd.site.slurm import JobState
 from tests.cluster.histories import HOUR, T0, History, job_state
 
@@ -367,13 +368,15 @@ def test_the_course_of_status_and_logs_imports_nothing_heavy(history: History) -
     script = """
 import sys
 from pathlib import Path
-from birdsd.cli import status
+from birdsd.cli.tables.status import detail_text, text
+from birdsd.runs.status.detail import detail
+from birdsd.runs.status.overview import overview
 from birdsd.runs.status.logs import show
 from birdsd.runs.run import RunStore
 root = Path(sys.argv[1])
-print(status.text(status.overview(root)))
+print(text(overview(root)))
 run = RunStore(root).runs()[0]
-print(status.detail(run).text())
+print(detail_text(detail(run)))
 show(run)
 """
     assert imported_by(script, str(history.folder.parent)) == []

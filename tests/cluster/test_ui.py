@@ -18,6 +18,7 @@ import pytest
 import soundfile
 
 from birdsd.cli.main import main
+from birdsd.cli.ui import add_ui
 from birdsd.diffusion.generation.generate import Recipe
 from birdsd.errors import UserError
 from birdsd.sound.audio.recordings import write_wav
@@ -262,7 +263,7 @@ def _upload(page, recording):
 
 def test_the_parser_stands_alone():
     parser = argparse.ArgumentParser()
-    server.add_ui(parser.add_subparsers())
+    add_ui(parser.add_subparsers())
     options = parser.parse_args(["ui", "RUN", "steps=5"])
     assert (options.run, options.settings, options.port, options.no_browser) == (
         "RUN",

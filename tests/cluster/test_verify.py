@@ -26,6 +26,7 @@ from birdsd.checks.verify.compare import (
 from birdsd.checks.verify.plan import FINISH, STOP, Leg, Shape, end_of, plan_legs, steps_for, usual_shape
 from birdsd.checks.verify.segments import LegResult, Ranks, Watch, rank_environment, train_straight
 from birdsd.checks.verify.verify import VerifyResult, verify
+from birdsd.cli.tables.verify import result_text
 from birdsd.errors import UserError
 
 REQUESTS = [
@@ -209,8 +210,10 @@ def wrong(straight: Watch, changed: Watch, results: list[LegResult]) -> list[str
     assert result.exit_status == int(bool(failed)) and json.loads(json.dumps(result.to_json()))["passed"] == (
         not failed
     )
-    assert ("NOT SOUND" in result.text()) == bool(failed) and ("sound: " in result.text()) == (not failed)
-    assert result.text().count("WRONG") == len(failed)
+    assert ("NOT SOUND" in result_text(result)) == bool(failed) and ("sound: " in result_text(result)) == (
+        not failed
+    )
+    assert result_text(result).count("WRONG") == len(failed)
     return failed
 
 
@@ -300,7 +303,7 @@ def test_a_leg_that_failed_or_never_came_is_found(straight, changed):
     results[2].problem, results[2].too_late = "the run was over before this leg could be ended", True
     result = VerifyResult([], 6, BATCH, "cpu", "fp32", 1.0, results, check_all(
         straight, changed, legs, results, USUAL, Limits()), [], 2.0)  # fmt: skip
-    assert result.exit_status == 1 and result.incomplete and "give more --steps" in result.text()
+    assert result.exit_status == 1 and result.incomplete and "give more --steps" in result_text(result)
 
 
 # -- the real thing ----------------------------------------------------------------------------------------
@@ -363,7 +366,7 @@ def test_killed_changed_and_sound(tmp_path):
         keep=True,
         say=said.append,
     )
-    assert result.passed and result.exit_status == 0, result.text()
+    assert result.passed and result.exit_status == 0, result_text(result)
     assert len(result.legs) == 6 and sum("SIGKILL" in leg.ended for leg in result.legs) == 2
     assert sum(leg.redone for leg in result.legs) > 0 and result.legs[-1].ended == "finished"
     assert {(leg.leg.shape.world, leg.leg.shape.stage) for leg in result.legs} == {
@@ -372,7 +375,7 @@ def test_killed_changed_and_sound(tmp_path):
         (2, 0),
         (2, 2),
     }
-    assert "checkpoints that were made twice alike (ZeRO-2, torch)" in result.text()
+    assert "checkpoints that were made twice alike (ZeRO-2, torch)" in result_text(result)
     assert json.loads((out / "verify.json").read_text())["passed"]
     assert sum(line.startswith("leg ") for line in said) == 6
     run = Watch(out / "runs", 4).run.folder

@@ -101,7 +101,7 @@ def test_the_ends_of_strength(model, recording, scheduler):
 
 
 def test_the_latents_are_those_that_training_sees(model, recording):
-    from birdsd.diffusion.learning.common import to_range
+    from birdsd.diffusion.networks.models import to_range
 
     start = Start.read(str(recording), CODEC)
     vae = model.pipeline.vae

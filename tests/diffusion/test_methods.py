@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from birdsd.diffusion.learning.common import to_range
 from birdsd.diffusion.methods import make_method
 from birdsd.diffusion.methods.autoencoder import normalise_latents
 from birdsd.diffusion.networks import models
+from birdsd.diffusion.networks.models import to_range
 from birdsd.errors import UserError
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import Sample, ShardReader

@@ -9,14 +9,8 @@ import numpy as np
 import pytest
 
 from birdsd.errors import UserError
-from birdsd.evaluation.weak_check import (
-    Clips,
-    GeneratedClip,
-    SpeciesClassifier,
-    learning_check,
-    score,
-    wilson,
-)
+from birdsd.evaluation.judges.judgement import wilson
+from birdsd.evaluation.weak_check import Clips, GeneratedClip, SpeciesClassifier, learning_check, score
 from birdsd.files import write_json
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.storage.writer import ShardWriter

@@ -13,9 +13,9 @@ from birdsd.config import compose
 from birdsd.evaluation import judge_at_hand, judges
 from birdsd.evaluation.judged_run import staircase_of
 from birdsd.evaluation.judges import Sound
+from birdsd.evaluation.judges.judgement import wilson
 from birdsd.evaluation.real_clips import RealClip, held_out_split, read_real
 from birdsd.evaluation.staircase import AUTOENCODER, CODEC, GENERATED, RECORDING, staircase
-from birdsd.evaluation.weak_check import wilson
 from birdsd.files import write_json
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.prepare.prepare import prepare

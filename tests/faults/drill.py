@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from birdsd.cluster.submit import Submitted, resubmit, submit
+from birdsd.cluster.resume import resubmit
+from birdsd.cluster.submit import Submitted, submit
 from birdsd.files import environment
 from birdsd.runs.allocations import Allocation, Submission, allocations, newest_position
 from birdsd.runs.run import Run

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from birdsd.cluster.submit import _sbatch, active_jobs, resubmit
+from birdsd.cluster.resume import resubmit
+from birdsd.cluster.submit import _sbatch, active_jobs
 from birdsd.runs.allocations import Submission, allocations
 from birdsd.training.records import Ledger
 from tests.faults.drill import EVERY, TOTAL, Drill, daemon, slurm

@@ -18,6 +18,7 @@ from birdsd.shards.index import ShardIndex
 from birdsd.training.checkpoints import tensorfile
 from birdsd.training.checkpoints.checkpoint import Checkpointer, deal
 from birdsd.training.checkpoints.tensorfile import TensorBuffer, TensorFile
+from birdsd.training.devices import copies
 from birdsd.training.devices.precision import Precision
 from birdsd.training.devices.world import World
 from birdsd.training.engines.torch_engine import TorchEngine
@@ -167,12 +168,12 @@ def test_a_header_of_many_blocks(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_copied_in_pieces(monkeypatch, threads):
-    monkeypatch.setattr(tensorfile, "_threads", lambda: threads)
-    monkeypatch.setattr(tensorfile, "_WORTH_THREADS_BYTES", 0)
-    monkeypatch.setattr(tensorfile, "_PIECE_ELEMENTS", 100)
+    monkeypatch.setattr(copies, "_threads", lambda: threads)
+    monkeypatch.setattr(copies, "_WORTH_THREADS_BYTES", 0)
+    monkeypatch.setattr(copies, "_PIECE_ELEMENTS", 100)
     sources = [torch.randn(shape) for shape in [(30, 40), (), (0,), (99,), (7, 15, 1), (100,), (3, 201)]]
     targets = [torch.full_like(source, torch.nan) for source in sources]
-    tensorfile.copy_tensors(list(zip(targets, sources, strict=True)))
+    copies.copy_tensors(list(zip(targets, sources, strict=True)))
     assert all(map(torch.equal, targets, sources))
 
 

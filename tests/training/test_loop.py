@@ -12,8 +12,8 @@ from birdsd.schema import OptimConfig
 from birdsd.shards.index import ShardIndex
 from birdsd.training.batches.plan import BatchPlan
 from birdsd.training.devices.precision import choose_device, choose_precision
+from birdsd.training.engines.choice import engine_name
 from birdsd.training.engines.ema import Ema
-from birdsd.training.engines.torch_engine import engine_name
 from birdsd.training.loop import train
 from birdsd.training.records import UNKNOWN, Ledger, Metrics, read_metrics
 from birdsd.training.schedule import ema_decay_at, learning_rate_at

@@ -25,8 +25,9 @@ from birdsd.training.checkpoints.tensorfile import TensorBuffer, TensorFile, Ten
 from birdsd.training.devices.precision import Precision
 from birdsd.training.devices.world import World
 from birdsd.training.engines.adam8 import MOMENTS, AdamW8bit
+from birdsd.training.engines.choice import make_engine
 from birdsd.training.engines.offload_engine import LossScale, OffloadEngine
-from birdsd.training.engines.torch_engine import TorchEngine, compile_in_place, make_engine
+from birdsd.training.engines.torch_engine import TorchEngine, compile_in_place
 from birdsd.training.previews import parts_of
 from tests.training.test_failed_saves import fill, small_disk  # noqa: F401 - a fixture
 from tests.training.test_shortage import Narrow, NarrowBackward, shortages

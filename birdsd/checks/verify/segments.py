@@ -360,3 +360,11 @@ def rank_environment(rank: int, world: int, port: int, name: str) -> dict[str, s
         "OMP_NUM_THREADS": "1",
         "BIRDSD_ALLOCATION": f"verify-{name}",
     }
+
+
+def leg_line(result: LegResult, legs: int) -> str:
+    """One line for somebody who waits."""
+    leg = result.leg
+    shape = f"world {leg.shape.world}, {leg.shape.engine}, micro-batch {leg.shape.micro_batch}"
+    course = f"{result.begin} -> {result.reached}" if result.facts else "did not begin"
+    return f"leg {result.number} of {legs}: {shape}: {course}, {result.problem or result.ended}"

@@ -20,8 +20,7 @@ from typing import Any
 from birdsd.checks.verify.check import Check, check_all, rounding
 from birdsd.checks.verify.compare import Limits
 from birdsd.checks.verify.plan import Leg, Shape, check_request, plan_legs, steps_for, usual_shape
-from birdsd.checks.verify.segments import Course, LegResult, Watch, train_straight
-from birdsd.cli.tables.verify import leg_line, result_text
+from birdsd.checks.verify.segments import Course, LegResult, Watch, leg_line, train_straight
 from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.files import write_json
@@ -60,10 +59,6 @@ class VerifyResult:
     def exit_status(self) -> int:
         """0 where everything is as it should be, else 1."""
         return 0 if self.passed else 1
-
-    def text(self) -> str:
-        """The table of the legs, the checks, and the verdict."""
-        return result_text(self)
 
     def to_json(self) -> dict[str, Any]:
         """The same for scripts."""

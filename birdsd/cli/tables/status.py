@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from birdsd.format import event_words, moment, printable, short, span
 from birdsd.runs.status.overview import RECENT, RunStatus, counts
-from birdsd.runs.status.state import CANCELLED, FINISHED, moment, span
+from birdsd.runs.status.state import CANCELLED, FINISHED
 from birdsd.runs.status.timing import START_PARTS, Account, Hours, title
 
 if TYPE_CHECKING:
@@ -19,19 +20,6 @@ _LEAST_NAME = 20
 _QUIET = (FINISHED, CANCELLED)
 _BAR = 30
 ELLIPSIS = "\u2026"
-_HIDDEN = (
-    "time",
-    "event",
-    "seconds",
-    "pid",
-    "boot_id",
-    "hosts",
-    "restart",
-    "submission",
-    "part",
-    "gpus",
-    "nodes",
-)
 
 
 def text(found: Sequence[RunStatus], everything: bool = False, now: float | None = None) -> str:
@@ -71,11 +59,6 @@ def _wrapped(remark: str, first: str, rest: str) -> list[str]:
     )
 
 
-def printable(words: object) -> str:
-    """One line without control characters: what a run is called must not steer the terminal."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(str(words).split()))
-
-
 def _cells(status: RunStatus) -> tuple[str, ...]:
     share = status.share
     done = f"{share:.0%}" if share is not None else ""
@@ -106,15 +89,6 @@ def held(spent: Hours | None) -> str:
         if value >= 1
         else f"{value:.2f} {unit}"
     )
-
-
-def short(value: float) -> str:
-    """812, 4.5k, 1.2M: three digits at most; 3.4 below ten."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size * 0.9995:
-            scaled = value / size
-            return f"{scaled:.0f}{unit}" if scaled >= 99.5 else f"{scaled:.3g}{unit}"
-    return f"{value:.0f}" if value >= 9.95 or value == int(value) else f"{value:.1f}"
 
 
 def _table(
@@ -252,15 +226,3 @@ def _event_line(event: dict[str, Any], now: float) -> str:
     name = str(event.get("event", "?"))
     line = printable(f"{moment(float(event['time']), now)}  {name}{f': {said}' if said else ''}")
     return f"  {line if len(line) <= WIDTH - 2 else line[: WIDTH - 3] + ELLIPSIS}"
-
-
-def event_words(event: Mapping[str, Any]) -> str:
-    """What an event says besides its name, without what only programs need."""
-    told = {key: value for key, value in event.items() if key not in _HIDDEN and value not in ("", None, [])}
-    return ", ".join(f"{key.replace('_', ' ')} {_value(value)}" for key, value in told.items())
-
-
-def _value(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -22,14 +22,6 @@ _HEADER = (
 )
 
 
-def leg_line(result: LegResult, legs: int) -> str:
-    """One line for somebody who waits."""
-    leg = result.leg
-    shape = f"world {leg.shape.world}, {leg.shape.engine}, micro-batch {leg.shape.micro_batch}"
-    course = f"{result.begin} -> {result.reached}" if result.facts else "did not begin"
-    return f"leg {result.number} of {legs}: {shape}: {course}, {result.problem or result.ended}"
-
-
 def result_text(result: VerifyResult) -> str:
     """The table of the legs, the checks, and the verdict."""
     rows = [_HEADER, *(_row(leg) for leg in result.legs)]

@@ -234,7 +234,7 @@ class Personalisation:
         """float32 [1, n, width]: what the tuned copy makes of the prompt."""
         import torch
 
-        from birdsd.diffusion.learning.common import evaluating
+        from birdsd.diffusion.networks.models import evaluating
 
         self.similarities = []
         full = torch.autocast(self.table.device.type, enabled=False)
@@ -290,7 +290,7 @@ class Personalisation:
     def _original(self, text: str) -> Tensor:
         """[1, n, width]: what the encoder itself makes of a text."""
         from birdsd.diffusion.generation.sampling import encode_texts
-        from birdsd.diffusion.learning.common import evaluating
+        from birdsd.diffusion.networks.models import evaluating
 
         with evaluating(self.encoder):
             return encode_texts(self.encoder, self.tokenizer, [text])

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from birdsd.errors import UserError
 from birdsd.files import atomic_write, safe_name
@@ -68,32 +65,6 @@ def picture_of(sample: Sample, codec: dict[str, Any]) -> np.ndarray:
             "prepare the shards again, or put the codec.json that fits them into their folder",
         )
     return sample.image
-
-
-def to_range(pixels: Tensor) -> Tensor:
-    """uint8 [B, C, H, W] of a codec -> float32 [B, 3, H, W] in -1..1.
-
-    Mono is repeated; stereo becomes left, right and their mean: three channels, as every published
-    autoencoder has.
-    """
-    values = pixels.float() / 127.5 - 1
-    if values.shape[1] == 1:
-        return values.expand(-1, 3, -1, -1).contiguous()
-    if values.shape[1] == 2:
-        return torch.cat([values, values.mean(1, keepdim=True)], dim=1)
-    return values
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """eval() for a while, then each sub-module back to the mode it was in."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
 
 
 def write_preview(

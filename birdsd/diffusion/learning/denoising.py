@@ -20,18 +20,12 @@ from birdsd.diffusion import export
 from birdsd.diffusion.generation import sampling
 from birdsd.diffusion.generation.recommended import checked_sampling
 from birdsd.diffusion.learning.base import Frozen, Learner, Parts
-from birdsd.diffusion.learning.common import (
-    codec_of,
-    evaluating,
-    load_codec,
-    picture_of,
-    required_source,
-    write_preview,
-)
+from birdsd.diffusion.learning.common import codec_of, load_codec, picture_of, required_source, write_preview
 from birdsd.diffusion.learning.denoiser import STEPS, Denoising, DenoisingLearner
 from birdsd.diffusion.learning.embedding_cache import Caches, Filled
 from birdsd.diffusion.learning.measuring import autoencoder_loss, loss_line
 from birdsd.diffusion.networks import models
+from birdsd.diffusion.networks.models import evaluating
 from birdsd.diffusion.networks.tokenizer import token_ids
 from birdsd.errors import UserError, unknown_name
 from birdsd.randomness import generator

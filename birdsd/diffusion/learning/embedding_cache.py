@@ -12,15 +12,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from birdsd.diffusion.learning.base import Parts
-from birdsd.diffusion.learning.common import picture_of, to_range
+from birdsd.diffusion.learning.common import picture_of
 from birdsd.diffusion.networks import models
+from birdsd.diffusion.networks.models import to_range
 from birdsd.diffusion.networks.tokenizer import token_ids
 from birdsd.errors import UserError
 from birdsd.files import atomic_write, fingerprint, read_json, sha256_file, write_json
@@ -28,7 +29,8 @@ from birdsd.shards.cache import LatentShards, StoredLatents, TextShards, cache_f
 from birdsd.shards.reader import ShardReader
 
 if TYPE_CHECKING:
-    from birdsd.diffusion.learning.denoising import DenoisingMethod
+    from birdsd.schema import TrainConfig
+    from birdsd.shards.index import ShardIndex
 
 # Pixels a batch of pictures to encode: the encoder works at full resolution, and with Stable Diffusion's a
 # picture of 512 x 512 takes 0.65 GiB for it.
@@ -59,13 +61,35 @@ class Filled:
     notes: Sequence[str] = ()
 
 
+class Cached(Protocol):
+    """What the caches ask of the method whose frozen networks they stand for."""
+
+    config: TrainConfig
+    index: ShardIndex
+    codec: dict[str, Any]
+    latent_shape: tuple[Any, int, int]
+
+    @property
+    def vae_source(self) -> str:
+        """Where the autoencoder comes from."""
+        ...
+
+    def further_texts(self) -> Sequence[str]:
+        """Texts beside the captions of the set that training may ask for."""
+        ...
+
+    def wording(self, parts: Parts, text: str) -> str:
+        """A text with the words put in that stand for species."""
+        ...
+
+
 class Caches:
     """The latents and text states of one method's set, in memory and on disk.
 
     Without `use_disk` (machine.cache_latents=false) nothing is read from the disk or written to it.
     """
 
-    def __init__(self, method: DenoisingMethod) -> None:
+    def __init__(self, method: Cached) -> None:
         machine = method.config.machine
         self.method, self.index, self.codec = method, method.index, method.codec
         self.use_disk = machine.cache_latents

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from birdsd.diffusion.learning.common import evaluating, picture_of, read, to_range
+from birdsd.diffusion.learning.common import picture_of, read
+from birdsd.diffusion.networks.models import evaluating, to_range
 
 if TYPE_CHECKING:
     from birdsd.shards.index import ShardIndex

@@ -21,12 +21,10 @@ from birdsd.diffusion import export
 from birdsd.diffusion.learning.base import Learner, Parts
 from birdsd.diffusion.learning.common import (
     codec_of,
-    evaluating,
     load_codec,
     picture_of,
     read,
     required_source,
-    to_range,
     write_preview,
 )
 from birdsd.diffusion.learning.measuring import autoencoder_loss, loss_line
@@ -40,6 +38,7 @@ from birdsd.diffusion.learning.picture_losses import (
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.adversary import SMALLEST_SIDE, Adversary, Discriminator
 from birdsd.diffusion.networks.clip import load_clip
+from birdsd.diffusion.networks.models import evaluating, to_range
 from birdsd.errors import UserError
 from birdsd.randomness import generator
 

@@ -22,7 +22,6 @@ from birdsd.diffusion import export
 from birdsd.diffusion.learning.base import Frozen, Learner, Parts
 from birdsd.diffusion.learning.common import (
     codec_of,
-    evaluating,
     load_codec,
     picture_of,
     read,
@@ -31,6 +30,7 @@ from birdsd.diffusion.learning.common import (
 )
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.clip import Clip, build_clip, load_clip
+from birdsd.diffusion.networks.models import evaluating
 from birdsd.diffusion.networks.tokenizer import token_ids
 from birdsd.errors import UserError, listed_names
 from birdsd.randomness import generator

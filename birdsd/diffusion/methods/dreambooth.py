@@ -23,11 +23,11 @@ from birdsd.diffusion.export import read_training
 from birdsd.diffusion.generation.words import apply_words
 from birdsd.diffusion.learning.base import Parts
 from birdsd.diffusion.learning.class_images import ClassPictures, ClassRequest, Sampler, model_sampler
-from birdsd.diffusion.learning.common import evaluating
 from birdsd.diffusion.learning.denoiser import STEPS, DenoisingLearner
 from birdsd.diffusion.learning.denoising import DenoisingMethod, Networks, check_pretrained
 from birdsd.diffusion.methods.full import FullMethod
 from birdsd.diffusion.methods.lora import LoraMethod
+from birdsd.diffusion.networks.models import evaluating
 from birdsd.diffusion.networks.tokenizer import token_ids
 from birdsd.errors import UserError, unknown_name
 from birdsd.randomness import generator, permutation

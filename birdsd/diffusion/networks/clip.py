@@ -51,7 +51,7 @@ class Clip:
 
     def prepared(self, pixels: Tensor) -> Tensor:
         """A codec's uint8 [B, C, H, W] -> float32 [B, 3, size, size], as the image tower takes it."""
-        from birdsd.diffusion.learning.common import to_range
+        from birdsd.diffusion.networks.models import to_range
 
         return self.squeezed(to_range(pixels))
 

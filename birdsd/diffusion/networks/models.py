@@ -13,6 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor, nn
+
 from birdsd.diffusion.networks.finite import check_networks
 from birdsd.errors import UserError
 from birdsd.files import fingerprint, read_json, sha256_file
@@ -344,3 +347,29 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
         return value
     return [_plain(item) for item in value]
+
+
+def to_range(pixels: Tensor) -> Tensor:
+    """uint8 [B, C, H, W] of a codec -> float32 [B, 3, H, W] in -1..1.
+
+    Mono is repeated; stereo becomes left, right and their mean: three channels, as every published
+    autoencoder has.
+    """
+    values = pixels.float() / 127.5 - 1
+    if values.shape[1] == 1:
+        return values.expand(-1, 3, -1, -1).contiguous()
+    if values.shape[1] == 2:
+        return torch.cat([values, values.mean(1, keepdim=True)], dim=1)
+    return values
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """eval() for a while, then each sub-module back to the mode it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import UserError, listed_names
 from birdsd.evaluation.judges.judge import Judge, Sound, sigmoid
-from birdsd.evaluation.weak_check import wilson
 
 CONFIDENT = 0.25  # a score from which users of BirdNET keep a detection
 NOTHING_HEARD = "nothing heard"
@@ -164,8 +163,6 @@ class Judgement:
 
     def text(self) -> str:
         """A table with a row per species, the total, and what was left out."""
-        from birdsd.evaluation.judges.text import judgement_text
-
         return judgement_text(self)
 
 
@@ -265,3 +262,51 @@ class Court:
             judge.title, judge.licence, judge.fingerprint, self._verdicts, list(self._among),
             sorted(self._unknown), np.stack(self._embeddings),
         )  # fmt: skip
+
+
+def judgement_text(judgement: Judgement) -> str:
+    """A table with a row per species and the total; what was left out, and the licence, below it."""
+    lines = []
+    if judgement.clips:
+        head = ["species", "clips", "top-1 of all", best_of_title(judgement), "score >= 0.25", "median score"]
+        lines += table_lines([head, *(_cells(row) for row in [*judgement.rows, judgement.total])], {0})
+    silent = sum(bool(verdict.note) for verdict in judgement.verdicts)
+    if silent:
+        lines.append(f"nothing was heard in {silent} of {len(judgement.verdicts)} clips")
+    if judgement.unknown:
+        lines.append(f"{judgement.judge} has no class for {listed_names(judgement.unknown)}: left out")
+    intervals = "; in brackets 95% intervals (Wilson)" if judgement.clips else ""
+    lines.append(f"judge: {judgement.judge}, a model under {judgement.licence}{intervals}")
+    return "\n".join(lines)
+
+
+def best_of_title(judgement: Judgement) -> str:
+    """The head of the column for the best among the set's own species."""
+    return f"best of {len(judgement.among)}"
+
+
+def _cells(row: Row) -> list[str]:
+    median = "-" if row.median_score is None else f"{row.median_score:.2f}"
+    return [row.species, str(row.clips), str(row.right), str(row.right_among), str(row.confident), median]
+
+
+def table_lines(rows: Sequence[Sequence[str]], left: set[int]) -> list[str]:
+    """Lines with the columns one below the other; those of `left` begin at the left, the others end alike."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if number in left else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def wilson(right: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's 95% interval of a share (Wilson 1927): honest also for few trials and shares near 0 or 1."""
+    if n == 0:
+        return 0.0, 1.0
+    share, z2 = right / n, z * z
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = z * np.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return max(0.0, float(middle - half)), min(1.0, float(middle + half))

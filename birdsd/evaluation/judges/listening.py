@@ -9,12 +9,22 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from birdsd.errors import UserError
+from birdsd.errors import UserError, clipped
 from birdsd.evaluation.judges.judge import Judge
-from birdsd.evaluation.judges.judgement import Court, Judgement, Verdict
+from birdsd.evaluation.judges.judgement import (
+    Court,
+    Judgement,
+    Verdict,
+    best_of_title,
+    judgement_text,
+    table_lines,
+)
 from birdsd.evaluation.judges.sounds import Detection, SoundFiles, hear_file
 from birdsd.files import safe_name, write_json, write_text
 from birdsd.sound.labels.load import Label, write_raven
+
+_MOST_FILES = 100
+_MOST_PROBLEMS = 10
 
 TABLES = "tables"
 
@@ -43,7 +53,6 @@ class Listening:
 
     def text(self) -> str:
         """For a terminal: file by file, then the table of species."""
-        from birdsd.evaluation.judges.text import listening_text
 
         return listening_text(self)
 
@@ -112,3 +121,36 @@ def _csv(verdicts: Sequence[Verdict]) -> str:
     writer.writeheader()
     writer.writerows(asdict(verdict) for verdict in verdicts)
     return text.getvalue()
+
+
+def listening_text(listening: Listening) -> str:
+    """A row for every file, then the table of species, then what could not be judged."""
+    judgement = listening.judgement
+    shown = judgement.verdicts[:_MOST_FILES]
+    head = ["file", "top-1 of all", "confidence", "should be", "rank", "score", best_of_title(judgement)]
+    lines = table_lines([head, *map(_file_cells, shown)], {0, 1, 3, 6})
+    if more := len(judgement.verdicts) - len(shown):
+        lines.append(f"... and {more} more: --out FOLDER or --json")
+    unsaid = sum(verdict.species is None for verdict in judgement.verdicts) - listening.several
+    lines += ["", *judgement_text(judgement).splitlines()]
+    if unsaid:
+        lines.append(f"{unsaid} without a label: heard, and in no figure")
+    if listening.several:
+        lines.append(f"{listening.several} with several species: heard, and in no figure")
+    for path, reason in listening.left_out[:_MOST_PROBLEMS]:
+        lines.append(f"left out: {path.name}: {clipped(reason, 200)}")
+    if (more := len(listening.left_out) - _MOST_PROBLEMS) > 0:
+        lines.append(f"left out: {more} more")
+    return "\n".join(lines)
+
+
+def _file_cells(verdict: Verdict) -> list[str]:
+    rank = "-" if verdict.rank is None else str(verdict.rank)
+    score = "-" if verdict.score is None else f"{verdict.score:.2f}"
+    should = verdict.species or "-"
+    should = should if verdict.known or not verdict.species else f"({should})"
+    named = f"({verdict.note}: {verdict.named})" if verdict.note else verdict.named
+    return [
+        clipped(verdict.name), named, f"{verdict.confidence:.2f}", should,
+        rank, score, verdict.named_among or "-",
+    ]  # fmt: skip

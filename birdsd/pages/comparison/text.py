@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from birdsd.evaluation.comparison import p_text
 from birdsd.pages import page as html
 
 if TYPE_CHECKING:
@@ -62,8 +63,6 @@ def heard(arm: ArmResult) -> str:
 
 def against(arm: ArmResult) -> str:
     """Whether it beats the base model, e.g. '+38, p < 0.001'."""
-    from birdsd.evaluation.comparison import p_text
-
     if arm.gain is None:
         return "-"
     points = 100 * (arm.gain.after - arm.gain.before) / max(1, arm.gain.pairs)
@@ -161,8 +160,6 @@ def judge_words(comparison: Comparison) -> list[str]:
 
 def background(arm: ArmResult) -> str:
     """What an environment in the prompt changed."""
-    from birdsd.evaluation.comparison import p_text
-
     told = arm.background
     if told is None:
         return "-"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from birdsd.cli.tables.status import event_words
+from birdsd.config import settings_as_typed
+from birdsd.format import event_words, first_line, moment
 from birdsd.pages import page as html
 from birdsd.pages.markup import Html, element, join
 from birdsd.pages.page import name
@@ -16,7 +17,6 @@ from birdsd.runs.run import Run
 from birdsd.runs.status.detail import as_typed, in_words
 from birdsd.runs.status.logs import newest_source, tail, text_of
 from birdsd.runs.status.overview import Files
-from birdsd.runs.status.state import first_line, moment
 
 LOG_LINES, LOG_BYTES = 60, 24_000
 _EVENTS = 60
@@ -40,17 +40,6 @@ summary{cursor:pointer;font-weight:600}details[open] summary{margin-bottom:.6rem
 pre.asked{white-space:pre-wrap;overflow-wrap:anywhere}td .badge{margin:0;white-space:nowrap}
 pre.log{display:flex;flex-direction:column-reverse;max-height:26rem;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere}
 """
-
-
-def settings_as_typed(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """A configuration as the lines `key=value` that would set it, each value to the character."""
-    from birdsd.values import OPEN, as_setting
-
-    for key, value in config.items():
-        if isinstance(value, dict) and value and f"{prefix}{key}" not in OPEN:
-            yield from settings_as_typed(value, f"{prefix}{key}.")
-        else:
-            yield as_setting(f"{prefix}{key}", value)
 
 
 def settings(config: Mapping[str, Any], submission: Submission | None) -> list[Html]:

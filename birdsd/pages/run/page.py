@@ -12,6 +12,7 @@ from typing import Any
 
 import birdsd
 from birdsd.errors import UserError
+from birdsd.format import span
 from birdsd.pages import page as html
 from birdsd.pages.markup import Html, element
 from birdsd.pages.page import Page, amount
@@ -21,7 +22,7 @@ from birdsd.pages.run.curves import Metrics, learning
 from birdsd.pages.run.previews import Budget, listen
 from birdsd.runs.run import Run
 from birdsd.runs.status.overview import Files, RunStatus, look, status_of
-from birdsd.runs.status.state import CHAIN_STOPPED, FAILED, FINISHED, KILLED, RUNNING, span
+from birdsd.runs.status.state import CHAIN_STOPPED, FAILED, FINISHED, KILLED, RUNNING
 from birdsd.runs.status.timing import Hours
 
 REPORT = "report.html"

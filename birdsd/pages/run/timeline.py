@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from birdsd.format import moment, span
 from birdsd.pages import page as html
 from birdsd.pages.charts import HEIGHT, WIDTH, nice_ticks, ticks_html
 from birdsd.pages.markup import Html, element, join
 from birdsd.pages.page import amount, name
-from birdsd.runs.status.state import moment, span
 from birdsd.runs.status.timing import KINDS, START_PARTS, Account, Hours, title
 
 # Stretches in which nothing ran and nothing waited are shown shortened where they would take the page.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from birdsd.diffusion.adapters import Addition
 from birdsd.errors import UserError
 from birdsd.runs.auto import chosen_device
+from birdsd.runs.models.places import model_place, place_of
 from birdsd.runs.run import RunStore
 from birdsd.schema import ClipsConfig
 
@@ -54,23 +55,6 @@ def recommended_sampling(config: ClipsConfig) -> dict[str, Any]:
     except UserError:
         return {}
     return sampling_of(place, base)
-
-
-def model_place(config: ClipsConfig) -> Path:
-    """Where the model lies that `run` names."""
-    if not config.run:
-        raise UserError(
-            "run is not set", "a model must make the sound", "run=NAME of a finished run, or a folder"
-        )
-    return place_of(config, config.run)
-
-
-def place_of(config: ClipsConfig, name: str) -> Path:
-    """A folder as it stands, or the export of the run that `name` names."""
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    return RunStore(Path(config.runs)).find(name).export_folder
 
 
 def open_addition(config: ClipsConfig, text: str) -> Addition:

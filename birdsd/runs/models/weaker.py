@@ -26,7 +26,7 @@ def split_position(text: str) -> tuple[str, int | None]:
 
 def placed(config: ClipsConfig, text: str) -> str:
     """What `guide` names, by the full path of its folder; "@2000" is of `run`."""
-    from birdsd.runs.models.loading import model_place, place_of
+    from birdsd.runs.models.places import model_place, place_of
 
     name, position = split_position(text)
     folder = place_of(config, name) if name else model_place(config)
@@ -36,7 +36,7 @@ def placed(config: ClipsConfig, text: str) -> str:
 def load_weaker(config: ClipsConfig, main: Path, like: Generator) -> WeakerModel:
     """The model that `config.guide` names, on the device of `like`, the model in `main`."""
     from birdsd.diffusion.generation.generator import Generator, WeakerModel
-    from birdsd.runs.models.loading import model_place
+    from birdsd.runs.models.places import model_place
 
     assert config.guide is not None
     name, position = split_position(config.guide)

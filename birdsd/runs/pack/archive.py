@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import unicodedata
 import zipfile
 import zlib
@@ -268,3 +269,14 @@ def names_below(folder: Path, is_left: Callable[[Path], bool] = lambda folder: F
             if not name.startswith(".") and not name.endswith((".partial", PACK_SUFFIX)) and path.is_file():
                 found.append(path)
     return sorted(found)
+
+
+@contextmanager
+def bar(total: int, word: str) -> Iterator[Any]:
+    """A progress bar over bytes, on a terminal; yields what is to be told of every block."""
+    from tqdm import tqdm
+
+    with tqdm(
+        total=total, desc=word, unit="B", unit_scale=True, file=sys.stderr, disable=not sys.stderr.isatty()
+    ) as shown:
+        yield shown.update

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
-import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,9 +16,8 @@ import birdsd
 from birdsd.errors import UserError
 from birdsd.files import exclusive, explained_write, read_json, safe_name, write_json
 from birdsd.runs.allocations import newest_position
-from birdsd.runs.pack.archive import Pack, check_space, damaged, move_in, open_pack
-from birdsd.runs.pack.contents import MODEL_KEYS, SHARDS_FOLDER
-from birdsd.runs.pack.pack import bar
+from birdsd.runs.pack.archive import Pack, bar, check_space, damaged, move_in, open_pack
+from birdsd.runs.pack.contents import MODEL_KEYS
 from birdsd.runs.run import SIGNATURE_FILE, Run, content_identity
 from birdsd.shards.index import ShardIndex
 from birdsd.sharing import private_folder, remove_leftovers
@@ -269,24 +266,6 @@ def _bring_in(arrival: _Arrival, source: Path) -> Path | None:
             os.rename(aside, target)
             raise
     return aside
-
-
-def adopt_class_pictures(run_folder: Path, shards_folder: Path) -> int:
-    """Put class pictures that came with an unpacked run beside the shards, where they are looked for;
-    returns how many were missing there. Several ranks may do it at once."""
-    brought = 0
-    for folder in sorted((Path(run_folder) / SHARDS_FOLDER).glob("class-*")):
-        for path in sorted(folder.iterdir()):
-            target = Path(shards_folder) / folder.name / path.name
-            if target.exists() or not re.fullmatch(r"\d+\.png|facts\.json", path.name):
-                continue
-            with explained_write(target):
-                target.parent.mkdir(exist_ok=True)
-                partial = target.with_name(f".{path.name}.{os.getpid()}.partial")
-                shutil.copyfile(path, partial)
-                os.replace(partial, target)
-            brought += 1
-    return brought
 
 
 # -- saying it --------------------------------------------------------------------------------------------

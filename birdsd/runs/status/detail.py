@@ -9,22 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from birdsd.cli.tables.status import detail_text
 from birdsd.errors import UserError
+from birdsd.format import moment
 from birdsd.runs.allocations import Submission
 from birdsd.runs.run import Run
 from birdsd.runs.status.overview import Files, RunStatus, look, status_of
-from birdsd.runs.status.state import (
-    ACTIVE,
-    CHAIN_STOPPED,
-    FAILED,
-    FAILING,
-    FINISHED,
-    KILLED,
-    QUEUED,
-    RUNNING,
-    moment,
-)
+from birdsd.runs.status.state import ACTIVE, CHAIN_STOPPED, FAILED, FAILING, FINISHED, KILLED, QUEUED, RUNNING
 from birdsd.runs.status.timing import Hours
 from birdsd.runs.status.what_next import after
 from birdsd.training.records import read_metrics
@@ -54,9 +44,6 @@ class RunDetail:
     events: list[dict[str, Any]]
     validation: list[tuple[int, float]]
     next_steps: list[tuple[str, str]]
-
-    def text(self, now: float | None = None) -> str:
-        return detail_text(self, now)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from birdsd.cli.tables.status import printable
 from birdsd.errors import UserError, listed_names, unknown_name
+from birdsd.format import moment, printable
 from birdsd.runs.allocations import Allocation, Submission, allocations
 from birdsd.runs.run import Run
 from birdsd.runs.starts import SUBMITIT_FOLDER, launcher_logs, silent_starts, supervisor_log
 from birdsd.runs.status.overview import RunStatus, status
-from birdsd.runs.status.state import ACTIVE, RUNNING, moment
+from birdsd.runs.status.state import ACTIVE, RUNNING
 
 _BLOCK = 1 << 16
 _LONGEST = 1 << 24  # of a tail, in bytes: a log may be one endless line

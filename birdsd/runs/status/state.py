@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from birdsd.format import first_line, moment, span
 from birdsd.runs.allocations import SILENT_S, Ended, Submission
 from birdsd.runs.run import Run
 from birdsd.runs.starts import silent_limit
@@ -394,30 +394,3 @@ def _of_part(case: Case, number: int, array: int) -> Verdict:
     if submission is not None and (_supervised(case) or 0 <= case.now - submission.time < _MOMENT_S):
         return Verdict(QUEUED)
     return Verdict(NEVER_BEGUN)
-
-
-# -- words --------------------------------------------------------------------------------------------
-
-
-def span(seconds: float) -> str:
-    """40 s, 12 min, 3 h 05 min, 2 d 4 h."""
-    whole = max(0, round(seconds))
-    if whole < 100:
-        return f"{whole} s"
-    if whole < 5970:
-        return f"{round(whole / 60)} min"
-    if whole < 2 * 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
-
-
-def moment(when: float, now: float) -> str:
-    """14:05 today, else Mar 03 14:05, by this machine's clock."""
-    same_day = time.localtime(when)[:3] == time.localtime(now)[:3]
-    return time.strftime("%H:%M" if same_day else "%b %d %H:%M", time.localtime(when))
-
-
-def first_line(text: str, limit: int = 300) -> str:
-    """The first line that says something, shortened."""
-    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    return line if len(line) <= limit else f"{line[: limit - 1]}\u2026"

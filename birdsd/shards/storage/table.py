@@ -234,3 +234,14 @@ def index_foreign(tar: Path) -> ShardTable:
     found = walk(tar)
     known = f"{found.headers} {sha256_file(tar)}"
     return make_table(tar, [(member, None) for member in found.members], known, dict(INDEXED_BY))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar of the set. `name` is its path inside the folder."""
+
+    name: str
+    split: str
+    count: int
+    size: int
+    contents: str

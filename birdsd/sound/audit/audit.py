@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
@@ -22,8 +20,9 @@ from birdsd.files import safe_name, write_json
 from birdsd.sound.audio.formats import foreign_reason, sort_files
 from birdsd.sound.audio.levels import SILENCE_DBFS, in_band, level_db, without_offset
 from birdsd.sound.audio.recordings import RecordingError, find_recordings, probe, read, walk, write_wav
-from birdsd.sound.audit.fidelity import BANDS_HZ, NEUTRAL_RATE_HZ, Fidelity, compare
-from birdsd.sound.audit.hearing import Ear, Hearing
+from birdsd.sound.audit.fidelity import NEUTRAL_RATE_HZ, Fidelity, compare
+from birdsd.sound.audit.hearing import Ear
+from birdsd.sound.audit.result import AuditResult, Stretch, Summary
 from birdsd.sound.codec.codec import SpectrogramCodec
 
 STRETCH_S = 15.0
@@ -31,76 +30,6 @@ STRETCHES = 3
 _SHORTEST_S = 0.25
 _AUDIBLE_HZ = 62.5  # hum and an offset below it are nothing to judge by
 _TELLING = 3
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """A part of a recording, and what each codec did to it, in the order of the codecs."""
-
-    path: Path
-    start_s: float
-    duration_s: float
-    fidelity: tuple[Fidelity, ...]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Medians over stretches, in dB; None where no recording had sound there. Counts say how many had."""
-
-    overall_db: float
-    bands_db: tuple[float | None, ...]
-    bands_count: tuple[int, ...]
-    trills_db: float | None
-    trills_count: int
-    loudness_error_db: float
-    below_band_share: float
-    above_band_share: float
-
-
-@dataclass(frozen=True)
-class AuditResult:
-    """What `run_audit` found; `audit_text` says it in words, `to_json` for machines."""
-
-    codecs: tuple[SpectrogramCodec, ...]
-    summaries: tuple[Summary, ...]
-    stretches: tuple[Stretch, ...]
-    problems: tuple[tuple[Path, str], ...]
-    pictures: tuple[Path, ...]
-    hearing: Hearing | None = None  # what a judge hears before and after; None: nobody listened
-
-    @property
-    def best(self) -> int:
-        """The codec whose round trip is closest, over everything and on fast trills alike."""
-        return min(range(len(self.summaries)), key=lambda i: _score(self.summaries[i]))
-
-    @property
-    def recommendation(self) -> list[str]:
-        from birdsd.sound.audit.text import recommend
-
-        return recommend(self)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "bands_hz": [list(band) for band in BANDS_HZ],
-            "codecs": [
-                {"settings": codec.to_json(), "clip_s": codec.clip_s, **asdict(summary)}
-                for codec, summary in zip(self.codecs, self.summaries, strict=True)
-            ],
-            "best": self.codecs[self.best].name,
-            "recommendation": self.recommendation,
-            "stretches": [
-                {
-                    "path": str(stretch.path),
-                    "start_s": stretch.start_s,
-                    "duration_s": stretch.duration_s,
-                    "codecs": [asdict(fidelity) for fidelity in stretch.fidelity],
-                }
-                for stretch in self.stretches
-            ],
-            "problems": [{"path": str(path), "reason": reason} for path, reason in self.problems],
-            "pictures": [str(path) for path in self.pictures],
-            "judge": self.hearing.to_json() if self.hearing else None,
-        }
 
 
 def audit_text(result: AuditResult) -> str:
@@ -248,10 +177,6 @@ def _summarise(judged: Sequence[Fidelity]) -> Summary:
         below_band_share=float(np.mean([f.below_band_share for f in judged])),
         above_band_share=float(np.mean([f.above_band_share for f in judged])),
     )
-
-
-def _score(summary: Summary) -> float:
-    return summary.overall_db + (summary.overall_db if summary.trills_db is None else summary.trills_db)
 
 
 def _telling(result: AuditResult) -> list[int]:

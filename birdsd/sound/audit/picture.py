@@ -15,7 +15,7 @@ from birdsd.sound.codec.codec import SpectrogramCodec
 from birdsd.sound.codec.phase import Stft
 
 if TYPE_CHECKING:
-    from birdsd.sound.audit.audit import Stretch
+    from birdsd.sound.audit.result import Stretch
 
 _SHOWN = Stft(window=512, hop=64, n_fft=1024)  # short, so that trills show
 _SHOWN_S = 1.5  # around the loudest moment: longer ones hide what happens to fast notes

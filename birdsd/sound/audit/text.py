@@ -6,18 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from birdsd.sound.audit.fidelity import BANDS_HZ
-from birdsd.sound.codec.codec import SpectrogramCodec
 
 if TYPE_CHECKING:
-    from birdsd.sound.audit.audit import AuditResult, Summary
     from birdsd.sound.audit.hearing import Hearing
-
-# Where a median begins to be worth a sentence.
-_LITTLE_LEFT_DB = -6.0
-_SMEARED_DB = -10.0
-_LOUDNESS_DB = 1.0
-_LOST_SHARE = 0.01
-_EVEN_DB = 1.0  # smaller differences between codecs are not called a win
+    from birdsd.sound.audit.result import AuditResult
 
 
 def report(result: AuditResult) -> str:
@@ -86,55 +78,3 @@ def _heard(hearing: Hearing | None) -> Iterator[str]:
 
 def _db(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
-
-
-def recommend(result: AuditResult) -> list[str]:
-    """Sentences: which codec, by how much, and what each loses and why."""
-    best = result.codecs[result.best]
-    mine = result.summaries[result.best]
-    sentences = []
-    for codec, summary in zip(result.codecs, result.summaries, strict=True):
-        if codec is best:
-            continue
-        gain = summary.overall_db - mine.overall_db
-        trills = None if summary.trills_db is None else summary.trills_db - (mine.trills_db or 0.0)
-        if gain < _EVEN_DB and (trills is None or trills < _EVEN_DB):
-            sentences.append(
-                f"codec={best.name} and codec={codec.name} are equally good on these recordings."
-            )
-            continue
-        more = "" if trills is None else f", and {trills:.0f} dB closer on fast trills"
-        sentences.append(
-            f"Use codec={best.name}: its round trip is {gain:.0f} dB closer than codec={codec.name}'s{more}."
-        )
-    for codec, summary in zip(result.codecs, result.summaries, strict=True):
-        sentences += [f"codec={codec.name} {loss}" for loss in _losses(codec, summary)]
-    if not sentences:
-        sentences.append(f"codec={best.name} suits these recordings: nothing stands out as lost.")
-    return sentences
-
-
-def _losses(codec: SpectrogramCodec, summary: Summary) -> Iterator[str]:
-    if summary.above_band_share > _LOST_SHARE:
-        share = 100 * summary.above_band_share
-        yield (
-            f"drops {share:.0f} % of the energy, which lies above {codec.fmax_hz / 1000:g} kHz: "
-            "raise codec.fmax_hz (and codec.rate_hz to at least twice that)."
-        )
-    if summary.below_band_share > 0.1:
-        yield (
-            f"drops {100 * summary.below_band_share:.0f} % of the energy, which lies below "
-            f"{codec.fmin_hz:g} Hz; where that is wind, it is no loss."
-        )
-    if summary.trills_db is not None and summary.trills_db > _SMEARED_DB:
-        shorter = (
-            "set codec.window_ms=16 codec.hop_ms=4" if codec.window_ms > 25 else "set a smaller codec.hop_ms"
-        )
-        trills = f"fast trills ({summary.trills_db:.1f} dB)"
-        yield f"smears {trills} with its {codec.window_ms:g} ms window: {shorter}."
-    for (low, high), value, count in zip(BANDS_HZ, summary.bands_db, summary.bands_count, strict=True):
-        if value is not None and value > _LITTLE_LEFT_DB and count >= 3 and low < codec.fmax_hz:
-            yield f"leaves little of {low / 1000:g}-{high / 1000:g} kHz ({value:.1f} dB)."
-    if summary.loudness_error_db > _LOUDNESS_DB:
-        remedy = ": set codec.intensity=decibel" if codec.intensity == "power" else ""
-        yield f"gets the loudness wrong by {summary.loudness_error_db:.1f} dB (median){remedy}."

@@ -8,8 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-# What programs and people write where they have nothing to write.
-EMPTY = frozenset({"", "nan", "na", "n/a", "n.a.", "#n/a", "none", "null", "<na>", "-", "--"})
 _SPACES = str.maketrans("", "", "\u00a0\u2007\u2009\u202f ")
 _PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")

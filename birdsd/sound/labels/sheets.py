@@ -10,7 +10,7 @@ from pathlib import Path
 
 from birdsd.errors import UserError
 from birdsd.sound.labels.annotation import read_text
-from birdsd.sound.labels.numbers import EMPTY
+from birdsd.sound.species.wordlists import EMPTY
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from pathlib import Path
 from birdsd.errors import listed_names
 from birdsd.sound.labels.annotation import MALFORMED, UNCLEAR_TIMES, Problem
 from birdsd.sound.labels.columns import COLUMNS, NAMED_BY, Columns, map_columns, require
-from birdsd.sound.labels.numbers import EMPTY, parse_number
+from birdsd.sound.labels.numbers import parse_number
 from birdsd.sound.labels.rows import LabelFile, Row
 from birdsd.sound.labels.sheets import Sheet, load_sheet
 from birdsd.sound.labels.xenocanto import licence_name
 from birdsd.sound.species.names import NOTHING, Names, clean_name, read_environment, read_names, read_types
+from birdsd.sound.species.wordlists import EMPTY
 
 __all__ = ["COLUMNS", "TABLE_SUFFIXES", "load_sheet", "map_columns", "read_sheet", "read_table", "require"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from birdsd.sound.labels.numbers import EMPTY
 from birdsd.sound.species.wordlists import (
+    EMPTY,
     NO_BIRD,
     NOISE_HEADS,
     NOISE_WORDS,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# What programs and people write where they have nothing to write.
+EMPTY = frozenset({"", "nan", "na", "n/a", "n.a.", "#n/a", "none", "null", "<na>", "-", "--"})
+
 
 def _phrases(text: str) -> frozenset[str]:
     return frozenset(phrase.strip() for phrase in text.replace("\n", "|").split("|") if phrase.strip())

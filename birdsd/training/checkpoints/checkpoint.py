@@ -30,7 +30,7 @@ from birdsd.files import explained_write, fsync_folder, write_json
 from birdsd.training.checkpoints.committed import COMMIT, STATE, Checkpoint, json_sum, read_committed
 from birdsd.training.checkpoints.tensorfile import TensorBuffer, TensorFile, TensorStream
 from birdsd.training.devices.world import World
-from birdsd.training.engines.torch_engine import Engine
+from birdsd.training.engines.base import Engine
 
 _PARTIAL, _OLD, _BAD = ".partial", ".old", ".bad"
 # Pauses before each further try of a save that must not be lost.

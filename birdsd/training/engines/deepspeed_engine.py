@@ -15,9 +15,7 @@ from birdsd.errors import UserError
 from birdsd.training.devices.precision import Precision, release
 from birdsd.training.devices.world import World
 from birdsd.training.engines.adam8 import MOMENTS
-from birdsd.training.engines.ema import Ema
-from birdsd.training.engines.out_of_memory import OutOfMemory, agree, is_out_of_memory, reason_of
-from birdsd.training.engines.torch_engine import (
+from birdsd.training.engines.base import (
     MicroWork,
     StepResult,
     TensorsByKind,
@@ -26,6 +24,8 @@ from birdsd.training.engines.torch_engine import (
     forget_accelerate,
     learning_of,
 )
+from birdsd.training.engines.ema import Ema
+from birdsd.training.engines.out_of_memory import OutOfMemory, agree, is_out_of_memory, reason_of
 
 if TYPE_CHECKING:
     from birdsd.diffusion.learning.base import Learner

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from birdsd.errors import UserError
-from birdsd.training.engines.torch_engine import MicroWork, TorchEngine, learning_of
+from birdsd.training.engines.base import MicroWork, learning_of
+from birdsd.training.engines.torch_engine import TorchEngine
 
 if TYPE_CHECKING:
     from birdsd.diffusion.learning.base import Learner

@@ -1,205 +1,38 @@
-"""How a step is carried out: the protocol, plain torch, and the choice between torch and DeepSpeed."""
+"""How a step is carried out in plain torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from birdsd.errors import UserError, unknown_name
-from birdsd.training.checkpoints.tensorfile import copy_tensors
+from birdsd.errors import UserError
+from birdsd.training.devices.copies import copy_tensors
 from birdsd.training.devices.precision import Precision
 from birdsd.training.devices.world import World
 from birdsd.training.engines.adam8 import MOMENTS, AdamW8bit
+from birdsd.training.engines.base import (
+    MicroWork,
+    StepResult,
+    TensorsByKind,
+    adamw,
+    decay_groups,
+    forget_accelerate,
+    learning_of,
+)
 from birdsd.training.engines.ema import Ema
 from birdsd.training.engines.flat import FlatParameters, GradientSum
 from birdsd.training.engines.out_of_memory import OutOfMemory, agree, is_out_of_memory, reason_of
 
 if TYPE_CHECKING:
     from birdsd.diffusion.learning.base import Learner
-    from birdsd.schema import MachineConfig, OptimConfig
+    from birdsd.schema import OptimConfig
 
-# A checkpoint's tensors by kind and parameter name.
-TensorsByKind = Mapping[str, Mapping[str, Tensor]]
-# A micro-batch: a function that gives its prepared batch (or that of its first n samples), and its weights.
-MicroWork = tuple[Callable[..., "dict[str, Tensor]"], Tensor]
 _NORM_BLOCK = 4096
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """`loss`: this rank's share of the batch's mean (float32, no dimension, on the device);
-    `gradient_norm`: of all ranks, before clipping, or None where nothing is clipped."""
-
-    loss: Tensor
-    gradient_norm: Tensor | float | None
-
-
-class Engine(Protocol):
-    """What the loop needs of an engine. All methods but `close` are collective."""
-
-    name: str
-    device: torch.device
-    parameter_names: list[str]
-    shapes: dict[str, torch.Size]
-    ema: Ema | None
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """What a checkpoint holds for each parameter: weights, exp_avg, exp_avg_sq, and ema if on."""
-        ...
-
-    def step(
-        self,
-        batches: Sequence[MicroWork],
-        learning_rate: float,
-        ema_decay: float,
-    ) -> StepResult:
-        """One optimizer step on this rank's micro-batches.
-
-        Each is a function that gives the prepared batch (called with n: that of its first n samples), and
-        its weights (on the device, shape [B]), already divided by the global batch's total weight. Raises
-        `OutOfMemory`, on all ranks at once, where one of them has too little for it; nothing has changed
-        then, and the next call may bring the same samples in more micro-batches.
-        """
-        ...
-
-    def losses(self, batch: dict[str, Tensor]) -> Tensor:
-        """One loss per sample without gradients: float32 [B]."""
-        ...
-
-    def copy_state(self, into: TensorsByKind) -> None:
-        """Copy the state into `into[kind][name]`, which holds the names that this rank is to write."""
-        ...
-
-    def load_state(self, tensor: Callable[[str, str], Tensor], extra: Mapping[str, Any]) -> None:
-        """Take up the state of a checkpoint: `tensor(kind, name)`; the module has its weights already."""
-        ...
-
-    def extra_state(self) -> dict[str, Any]:
-        """What else a checkpoint must hold, as JSON: the optimizer's step, the loss scale."""
-        ...
-
-    def showing(self) -> AbstractContextManager[bool]:
-        """Inside, the learner holds the weights to show (the EMA where it is on): True; or False where
-        the engine keeps them in pieces, and they must come from a checkpoint."""
-        ...
-
-    def close(self) -> None: ...
-
-
-def learning_of(learner: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """The parameters that learn, by name; `UserError` where there are none."""
-    learning = [(name, p) for name, p in learner.named_parameters() if p.requires_grad]
-    if not learning:
-        raise UserError(
-            "nothing in this method learns", "its learner has no parameter that requires a gradient"
-        )
-    return learning
-
-
-def decay_groups(learning: Sequence[tuple[str, nn.Parameter]]) -> list[list[tuple[str, nn.Parameter]]]:
-    """[matrices and filters, vectors]: weight decay is for the former, never for norms and biases."""
-    return [
-        [item for item in learning if item[1].ndim >= 2],
-        [item for item in learning if item[1].ndim < 2],
-    ]
-
-
-def adamw(
-    groups: Sequence[Sequence[nn.Parameter]], optim: OptimConfig, bits: int = 32
-) -> torch.optim.AdamW | AdamW8bit:
-    """Fused AdamW over [decayed, not decayed]; with 8 bits the moments of the former are packed."""
-    decays = (float(optim.weight_decay or 0), 0.0)
-    held = [{"params": list(g), "weight_decay": d} for g, d in zip(groups, decays, strict=True)]
-    if bits == 8:
-        packed = [{**group, "packed": number == 0} for number, group in enumerate(held)]
-        return AdamW8bit([group for group in packed if group["params"]], optim)
-    held = [group for group in held if group["params"]]
-    return torch.optim.AdamW(
-        held,
-        lr=float(optim.learning_rate or 0),
-        betas=(float(optim.beta1 or 0), float(optim.beta2 or 0)),
-        eps=float(optim.epsilon or 0),
-        fused=True,
-    )
-
-
-def check_engine(machine: MachineConfig) -> None:
-    """Refuse an engine, a ZeRO stage or an offload that there is not, wherever it is to run."""
-    if machine.engine not in ("torch", "deepspeed"):
-        raise unknown_name("machine.engine", machine.engine, ("torch", "deepspeed"))
-    if machine.offload_parameters and (machine.engine != "deepspeed" or machine.zero_stage != 3):
-        raise UserError(
-            f"machine.offload_parameters=true with machine.engine={machine.engine}, "
-            f"machine.zero_stage={machine.zero_stage}",
-            "only ZeRO-3 can do without the weights on the GPU until a layer needs them",
-            "set machine.engine=deepspeed and machine.zero_stage=3",
-        )
-    if machine.optimizer_bits not in (8, 32):
-        raise unknown_name("machine.optimizer_bits", str(machine.optimizer_bits), ("8", "32"))
-    if machine.engine == "deepspeed":
-        if machine.zero_stage not in (0, 1, 2, 3):
-            raise unknown_name("machine.zero_stage", str(machine.zero_stage), ("0", "1", "2", "3"))
-        if machine.zero_stage and machine.compile:
-            raise UserError(
-                f"machine.compile=true with DeepSpeed ZeRO-{machine.zero_stage}",
-                "DeepSpeed's hooks would break the compiled graph into pieces",
-                "set machine.engine=torch, or machine.compile=false",
-            )
-        if machine.zero_stage and machine.optimizer_bits == 8:
-            raise UserError(
-                f"machine.optimizer_bits=8 with DeepSpeed ZeRO-{machine.zero_stage}",
-                "moments in 8 bits are plain torch's; ZeRO deals them out over the ranks instead",
-                "set machine.engine=torch, or machine.optimizer_bits=32",
-            )
-
-
-def engine_name(machine: MachineConfig) -> tuple[str, str]:
-    """The engine in use, and why."""
-    check_engine(machine)
-    if machine.engine == "torch":
-        if machine.offload_optimizer:
-            return "torch-offload", "machine.engine=torch with machine.offload_optimizer=true"
-        return "torch", "machine.engine=torch"
-    if machine.zero_stage == 0:
-        return "torch", "ZeRO stage 0 deals nothing out over the ranks: plain torch does the same, faster"
-    if find_spec("deepspeed") is None:
-        raise UserError(
-            "machine.engine=deepspeed, and DeepSpeed is not installed",
-            "it is an extra: only ZeRO and offload need it",
-            'pip install "birdsd[deepspeed]" (Linux or WSL2), or machine.engine=torch',
-        )
-    return "deepspeed", f"machine.engine=deepspeed, ZeRO stage {machine.zero_stage}"
-
-
-def make_engine(
-    learner: Learner,
-    optim: OptimConfig,
-    machine: MachineConfig,
-    precision: Precision,
-    device: torch.device,
-    world: World,
-    micro_batches: int,
-) -> Engine:
-    """Wrap `learner`, which holds the weights to start from, for training here."""
-    name = engine_name(machine)[0]
-    if machine.compile:
-        compile_in_place(learner, device)
-    if name == "torch":
-        return TorchEngine(learner, optim, precision, device, world, machine.optimizer_bits)
-    if name == "torch-offload":
-        from birdsd.training.engines.offload_engine import OffloadEngine
-
-        return OffloadEngine(learner, optim, precision, device, world, machine.optimizer_bits)
-    from birdsd.training.engines.deepspeed_engine import DeepSpeedEngine
-
-    return DeepSpeedEngine(learner, optim, machine, precision, device, world, micro_batches)
 
 
 def compile_in_place(learner: nn.Module, device: torch.device) -> None:
@@ -426,13 +259,3 @@ def _norm(tensors: Sequence[Tensor]) -> Tensor:
         norms.append(torch.linalg.vector_norm(tensor[:whole].view(-1, _NORM_BLOCK), dim=1))
         norms.append(torch.linalg.vector_norm(tensor[whole:])[None])
     return torch.linalg.vector_norm(torch.cat(norms), dtype=torch.float64).float()
-
-
-def forget_accelerate() -> None:
-    """Reset accelerate's process-wide state; the process group is the `World`'s to close."""
-    from accelerate.state import AcceleratorState, GradientState, PartialState
-
-    # Not `reset_partial_state`'s way of destroying the group: that is left to who made it.
-    AcceleratorState._reset_state()
-    GradientState._reset_state()
-    PartialState._reset_state()

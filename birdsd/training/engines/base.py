@@ -1,0 +1,132 @@
+"""What an engine is (the protocol), and what the engines share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from birdsd.errors import UserError
+from birdsd.training.engines.adam8 import AdamW8bit
+from birdsd.training.engines.ema import Ema
+
+if TYPE_CHECKING:
+    from birdsd.schema import OptimConfig
+
+# A checkpoint's tensors by kind and parameter name.
+TensorsByKind = Mapping[str, Mapping[str, Tensor]]
+# A micro-batch: a function that gives its prepared batch (or that of its first n samples), and its weights.
+MicroWork = tuple[Callable[..., "dict[str, Tensor]"], Tensor]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """`loss`: this rank's share of the batch's mean (float32, no dimension, on the device);
+    `gradient_norm`: of all ranks, before clipping, or None where nothing is clipped."""
+
+    loss: Tensor
+    gradient_norm: Tensor | float | None
+
+
+class Engine(Protocol):
+    """What the loop needs of an engine. All methods but `close` are collective."""
+
+    name: str
+    device: torch.device
+    parameter_names: list[str]
+    shapes: dict[str, torch.Size]
+    ema: Ema | None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What a checkpoint holds for each parameter: weights, exp_avg, exp_avg_sq, and ema if on."""
+        ...
+
+    def step(
+        self,
+        batches: Sequence[MicroWork],
+        learning_rate: float,
+        ema_decay: float,
+    ) -> StepResult:
+        """One optimizer step on this rank's micro-batches.
+
+        Each is a function that gives the prepared batch (called with n: that of its first n samples), and
+        its weights (on the device, shape [B]), already divided by the global batch's total weight. Raises
+        `OutOfMemory`, on all ranks at once, where one of them has too little for it; nothing has changed
+        then, and the next call may bring the same samples in more micro-batches.
+        """
+        ...
+
+    def losses(self, batch: dict[str, Tensor]) -> Tensor:
+        """One loss per sample without gradients: float32 [B]."""
+        ...
+
+    def copy_state(self, into: TensorsByKind) -> None:
+        """Copy the state into `into[kind][name]`, which holds the names that this rank is to write."""
+        ...
+
+    def load_state(self, tensor: Callable[[str, str], Tensor], extra: Mapping[str, Any]) -> None:
+        """Take up the state of a checkpoint: `tensor(kind, name)`; the module has its weights already."""
+        ...
+
+    def extra_state(self) -> dict[str, Any]:
+        """What else a checkpoint must hold, as JSON: the optimizer's step, the loss scale."""
+        ...
+
+    def showing(self) -> AbstractContextManager[bool]:
+        """Inside, the learner holds the weights to show (the EMA where it is on): True; or False where
+        the engine keeps them in pieces, and they must come from a checkpoint."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def learning_of(learner: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The parameters that learn, by name; `UserError` where there are none."""
+    learning = [(name, p) for name, p in learner.named_parameters() if p.requires_grad]
+    if not learning:
+        raise UserError(
+            "nothing in this method learns", "its learner has no parameter that requires a gradient"
+        )
+    return learning
+
+
+def decay_groups(learning: Sequence[tuple[str, nn.Parameter]]) -> list[list[tuple[str, nn.Parameter]]]:
+    """[matrices and filters, vectors]: weight decay is for the former, never for norms and biases."""
+    return [
+        [item for item in learning if item[1].ndim >= 2],
+        [item for item in learning if item[1].ndim < 2],
+    ]
+
+
+def adamw(
+    groups: Sequence[Sequence[nn.Parameter]], optim: OptimConfig, bits: int = 32
+) -> torch.optim.AdamW | AdamW8bit:
+    """Fused AdamW over [decayed, not decayed]; with 8 bits the moments of the former are packed."""
+    decays = (float(optim.weight_decay or 0), 0.0)
+    held = [{"params": list(g), "weight_decay": d} for g, d in zip(groups, decays, strict=True)]
+    if bits == 8:
+        packed = [{**group, "packed": number == 0} for number, group in enumerate(held)]
+        return AdamW8bit([group for group in packed if group["params"]], optim)
+    held = [group for group in held if group["params"]]
+    return torch.optim.AdamW(
+        held,
+        lr=float(optim.learning_rate or 0),
+        betas=(float(optim.beta1 or 0), float(optim.beta2 or 0)),
+        eps=float(optim.epsilon or 0),
+        fused=True,
+    )
+
+
+def forget_accelerate() -> None:
+    """Reset accelerate's process-wide state; the process group is the `World`'s to close."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    # Not `reset_partial_state`'s way of destroying the group: that is left to who made it.
+    AcceleratorState._reset_state()
+    GradientState._reset_state()
+    PartialState._reset_state()
