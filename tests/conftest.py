@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.testbed import testbed_missing
+
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
@@ -16,3 +18,10 @@ def data_folder() -> Path:
     if not (folder / "manifest.csv").is_file():
         pytest.skip(f"no real recordings at {folder}: set BIRDSD_DATA to a folder that has manifest.csv")
     return folder
+
+
+@pytest.fixture(scope="session")
+def testbed() -> None:
+    """The cluster of `make slurm-up`; the test is skipped, with the reason, where it does not run."""
+    if reason := testbed_missing():
+        pytest.skip(reason)

@@ -15,8 +15,8 @@ from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.site import machine
 from birdsd.training.engines import choice
-from tests.cluster.untrained import make_model
-from tests.diffusion.conftest import make_shards
+from tests.support.tiny import make_shards
+from tests.support.untrained import make_model
 
 # Finds no DeepSpeed, as on macOS, and lacks what other systems lack; imports everything, then trains twice.
 _BARE = """

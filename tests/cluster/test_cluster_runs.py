@@ -16,11 +16,11 @@ from birdsd.cluster.submit import active_jobs
 from birdsd.runs.allocations import allocations
 from birdsd.runs.run import RunStore
 from birdsd.shards.index import ShardIndex
-from tests.cluster.untrained import make_model
 from tests.faults.__main__ import Suite, verdict
 from tests.faults.drill import Drill, losses, slurm
 from tests.faults.launching import FAULTS
 from tests.faults.scenarios import LOCAL, ONE_NODE, begin_and_reach
+from tests.support.untrained import make_model
 
 QUICK = [fault for fault in FAULTS if fault.quick]
 
@@ -144,7 +144,7 @@ def test_a_job_array_shares_out_the_shards(testbed, tmp_path: Path) -> None:
 @pytest.mark.slurm
 @pytest.mark.slow
 def test_a_job_array_shares_out_latents_and_texts(testbed, tmp_path: Path) -> None:
-    from tests.diffusion.conftest import make_shards
+    from tests.support.tiny import make_shards
 
     shards, model = make_shards(tmp_path / "shards"), make_model(tmp_path / "model")
     words = ["cache", f"data.shards={shards}", "method=lora", "method.targets=[attention]", "method.rank=2"]

@@ -17,7 +17,7 @@ from birdsd.config import compose
 from birdsd.runs.allocations import BEGAN, END, FOLDER, Allocation, Began, Ended, write_record
 from birdsd.runs.starts import last_words, note, silent_starts, starts
 from birdsd.runs.status.overview import status
-from tests.cluster.histories import History
+from tests.support.histories import History
 
 JOB = "77"
 SRUN = "srun: error: n1: tasks 0-1: Exited with exit code 1\n"

@@ -17,7 +17,7 @@ from birdsd.files import environment
 from birdsd.runs.allocations import Submission
 from birdsd.runs.run import RUN_FOLDER_VARIABLE, Run, RunStore, open_training
 from birdsd.site.caller import left_out, submitting, take_from_environment
-from tests.training.toy import make_shards
+from tests.support.toy import make_shards
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from birdsd.diffusion.generation import sampling
 from birdsd.diffusion.generation.generate import Generator, Request
 from birdsd.files import write_text
 from birdsd.sound.codec.codec import SpectrogramCodec
-from tests.diffusion.conftest import CODEC
+from tests.support.tiny import CODEC
 
 WITHOUT_BIRDSD = """
 import sys, torch

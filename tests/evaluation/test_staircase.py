@@ -22,8 +22,8 @@ from birdsd.shards.prepare.prepare import prepare
 from birdsd.shards.storage.writer import ShardWriter
 from birdsd.sound.audio.recordings import write_wav
 from birdsd.sound.codec.codec import SpectrogramCodec
-from tests.evaluation.conftest import SPECIES, song, write_shards
-from tests.evaluation.fake_judge import FakeJudge
+from tests.support.fake_judge import FakeJudge
+from tests.support.songs import SPECIES, song, write_shards
 
 
 def real_clips(codec, species=SPECIES, individuals=range(3), takes=2):
@@ -201,7 +201,7 @@ def test_copies_of_training_clips_lie_nearer_than_held_out_ones(index, codec):
 
 def test_the_cut_of_a_recording_is_the_one_that_the_shard_holds(tmp_path: Path):
     """At the recording's own rate, and through the codec it is the shard's image again."""
-    from tests.sound.makers import save
+    from tests.support.sound_makers import save
 
     draw = np.random.default_rng(0)
     for number in range(2):
@@ -232,7 +232,7 @@ def test_the_cut_of_a_recording_is_the_one_that_the_shard_holds(tmp_path: Path):
 
 
 def test_shards_do_not_lead_outside_of_the_folder_of_recordings(codec, tmp_path: Path):
-    from tests.sound.makers import save
+    from tests.support.sound_makers import save
 
     (tmp_path / "birds").mkdir()
     save(tmp_path / "secret.wav", song(SPECIES[0], 0, 0, codec), codec.rate_hz)

@@ -17,11 +17,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.cluster.testbed import testbed_missing
 from tests.faults.drill import Drill, Outcome, as_json, straight_run
 from tests.faults.launching import FAULTS
 from tests.faults.scenarios import Fault
-from tests.training.toy import make_shards
+from tests.support.testbed import testbed_missing
+from tests.support.toy import make_shards
 
 BROKEN = (3, 17, 29)
 

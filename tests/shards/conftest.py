@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from birdsd.shards.prepare.prepare import prepare
-from tests.shards.makers import CODEC, data_config, tone_folder
+from tests.support.shard_makers import CODEC, data_config, tone_folder
 
 
 @pytest.fixture(scope="session")

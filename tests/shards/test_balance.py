@@ -14,7 +14,7 @@ from birdsd.shards import balance
 from birdsd.shards.balance import BalancedOrder, species_weights
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.order import SampleOrder
-from tests.shards.makers import npy, tar_of
+from tests.support.shard_makers import npy, tar_of
 
 SIZES = [5, 0, 7, 3, 11, 1, 4]
 TOTAL = sum(SIZES)

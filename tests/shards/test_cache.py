@@ -14,7 +14,7 @@ from birdsd.errors import UserError
 from birdsd.shards.cache import LatentShards, TextShards, cache_folder
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
-from tests.shards.makers import foreign_set, sample_members, tar_of
+from tests.support.shard_makers import foreign_set, sample_members, tar_of
 
 
 def latents(count: int, value: float = 1.0) -> Iterator[np.ndarray]:

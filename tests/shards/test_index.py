@@ -16,7 +16,7 @@ from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
 from birdsd.shards.storage import tarwalk
 from birdsd.shards.storage.table import index_path
-from tests.shards.makers import foreign_set, npy, sample_members, tar_of
+from tests.support.shard_makers import foreign_set, npy, sample_members, tar_of
 
 LONG = "deep/" * 30 + "x" * 120  # beyond ustar's 100 and 155 characters
 

@@ -15,7 +15,7 @@ from birdsd.shards.index import ShardIndex
 from birdsd.shards.prefetch import Prefetcher
 from birdsd.shards.reader import ShardReader
 from birdsd.shards.storage.bytes import ShardBytes
-from tests.shards.makers import foreign_set, npy, sample_members, tar_of
+from tests.support.shard_makers import foreign_set, npy, sample_members, tar_of
 
 
 def test_by_number_in_any_order(tmp_path: Path) -> None:

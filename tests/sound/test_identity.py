@@ -13,7 +13,7 @@ from birdsd.sound import identity as room
 from birdsd.sound.audio.recordings import probe
 from birdsd.sound.identity import group_recordings, identify, merge_equal, parent_of
 from birdsd.sound.labels.annotation import Label, Recording
-from tests.sound.makers import save
+from tests.support.sound_makers import save
 
 RATE = 22050
 

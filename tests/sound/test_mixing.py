@@ -9,7 +9,7 @@ from birdsd.errors import UserError
 from birdsd.randomness import generator
 from birdsd.sound.audio.recordings import RecordingError
 from birdsd.sound.mixing import EnvironmentPool, active_level_db, level_db, mix_at_snr
-from tests.sound.makers import save, tone, truncate
+from tests.support.sound_makers import save, tone, truncate
 
 
 def noise(samples=44100, level=0.05, channels=1, seed=0):

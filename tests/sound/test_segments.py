@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from birdsd.errors import UserError
 from birdsd.sound.segments import find_songs, quiet_stretches, song_energy, sounding_around, windows
-from tests.sound.makers import save
+from tests.support.sound_makers import save
 
 
 def song_at(times_s, duration_s, rate_hz=32000, noise=0.003, seed=0):

@@ -1,17 +1,9 @@
 """Shards for the toy learner, and one thread for torch."""
 
 import pytest
-import torch
 
-from tests.training.toy import Children, make_shards
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from tests.support.threads import one_thread as one_thread
+from tests.support.toy import Children, make_shards
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from birdsd.training.averages import exponential_profile, mixed, mixture_for, po
 from birdsd.training.checkpoints.committed import checkpoint_at, positions
 from birdsd.training.engines.ema import Ema
 from birdsd.training.schedule import ema_decay_at
-from tests.diffusion.conftest import autoencoder_folder, index, train_config  # noqa: F401
+from tests.support.tiny import autoencoder_folder, index, train_config  # noqa: F401
 
 OPTIM = OptimConfig(global_batch=4, ema_decay=0.97)
 

@@ -17,7 +17,7 @@ from birdsd.training.engines.ema import Ema
 from birdsd.training.loop import train
 from birdsd.training.records import UNKNOWN, Ledger, Metrics, read_metrics
 from birdsd.training.schedule import ema_decay_at, learning_rate_at
-from tests.training.toy import OPTIM, ToyLearner, ToyMethod, losses, make_shards, toy_config
+from tests.support.toy import OPTIM, ToyLearner, ToyMethod, losses, make_shards, toy_config
 
 
 def go(shards, run, method=ToyMethod, events=None, **changes):

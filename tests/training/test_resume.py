@@ -10,7 +10,7 @@ from birdsd.shards.index import ShardIndex
 from birdsd.shards.order import SampleOrder
 from birdsd.training.loop import train
 from birdsd.training.records import Ledger, read_metrics
-from tests.training.toy import ToyMethod, losses, toy_config
+from tests.support.toy import ToyMethod, losses, toy_config
 
 KILLED = [-signal.SIGKILL]
 
@@ -98,7 +98,7 @@ def test_plain_torch_imports_no_deepspeed(shards, tmp_path):
     import sys
 
     code = (
-        "import sys; from pathlib import Path; from tests.training.toy import *\n"
+        "import sys; from pathlib import Path; from tests.support.toy import *\n"
         "from birdsd.training.loop import train\n"
         "c = toy_config(); i = ShardIndex.open(Path(sys.argv[1]))\n"
         "train(c, ToyMethod(c, i), i, Path(sys.argv[2])); assert 'deepspeed' not in sys.modules\n"

@@ -1,6 +1,6 @@
 """What Python imports first in every process of a fault drill (this folder is put on PYTHONPATH).
 
-It trades the diffusion model for the toy learner of tests/training, so that a drill takes seconds, and
+It trades the diffusion model for the toy learner of tests/support, so that a drill takes seconds, and
 makes happen inside the processes what cannot be done to them from outside: a kill at a named point of
 a save, a slow save, a clock that jumps. The file named by BIRDSD_DRILL says which.
 """
@@ -39,7 +39,7 @@ class _Patcher(importlib.abc.MetaPathFinder):
 def _toy(drill):
     def patch(methods):
         def make(config, index):
-            from tests.training.toy import ToyMethod
+            from tests.support.toy import ToyMethod
 
             class Slowly(ToyMethod):
                 def prepare(self, parts, batch):

@@ -1,0 +1,251 @@
+"""Where the judge speaks: pages, texts, the audit show its word with its licence, or why there is none."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from birdsd.evaluation import judges
+from birdsd.evaluation.arms import judge_arms
+from birdsd.evaluation.audit_ear import ear_for
+from birdsd.evaluation.comparison import KNOWN, NEW, ArmResult, Comparison, MadeClip
+from birdsd.evaluation.grid_heard import hear_cells
+from birdsd.evaluation.judged_run import Reference, staircase_of
+from birdsd.evaluation.judges import Sound
+from birdsd.evaluation.staircase import CODEC, GENERATED
+from birdsd.evaluation.weak_check import WeakCheck, learning_check, score
+from birdsd.pages.comparison.page import comparison_page
+from birdsd.pages.demo import demo_page
+from birdsd.pages.demo_listen import Clip, Pair
+from birdsd.pages.grid import Cell, GridData, Shown, write_grid_page
+from birdsd.pages.media import level_db, picture_levels
+from birdsd.sound.audit.audit import audit_text, run_audit
+from tests.support.codecs import preset
+from tests.support.fake_judge import FakeJudge
+from tests.support.pages import HOSTILE, _Checker, _data
+from tests.support.songs import SPECIES, song
+from tests.support.sound_makers import save
+
+HINT = "pip install 'birdsd[birdnet]'"
+
+
+def sounds(codec, asked=SPECIES):
+    """One clip each: two are what was asked for, Trill sounds High."""
+    made = [song(s if s != "Synthetic Trill" else "Synthetic High", 30, 0, codec) for s in asked]
+    return [Sound(s, one, codec.rate_hz, s) for s, one in zip(asked, made, strict=True)]
+
+
+def page_text(path):
+    return "".join(_Checker(path.read_text("utf-8")).text)
+
+
+def demo(codec, index, tmp_path, judge, pairs=None):
+    run = staircase_of(index, sounds(codec), judge=judge, progress=False)
+    data = dataclasses.replace(_data(codec, learning_check(index, []), True, "x"), judged=run)
+    if pairs is not None:
+        data = dataclasses.replace(data, pairs=pairs(run))
+    return run, demo_page(tmp_path / "report.html", data)
+
+
+def test_the_demo_shows_the_staircase_each_species_and_the_split(codec, index, tmp_path):
+    _, path = demo(codec, index, tmp_path, FakeJudge(known=SPECIES[:2]))
+    words = page_text(path)
+    assert "Fake judge (CC0)" in words and "codec and back" in words and "generated" in words
+    assert "test recordings: nothing was trained on them" in words and "chosen on the validation" in words
+    assert "unknown to the judge" in words and "no class for Synthetic Trill" in words
+    assert "Beside being named" in words and "noise floor" in words and "judge's embedding" in words
+    assert "The weak check" in words and "honest" not in words
+
+
+def test_the_demo_without_a_judge_says_how_to_get_it_and_shows_the_weak_check(
+    codec, index, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(judges, "installed", lambda: False)
+    _, path = demo(codec, index, tmp_path, None)
+    words = page_text(path)
+    assert HINT in words and "Only the weak check was used" in words and "The weak check" in words
+    assert "noise floor" in words and "judge's embedding" not in words
+
+
+def test_the_demo_of_invented_species_says_that_the_judge_knows_none(codec, index, tmp_path):
+    run, path = demo(codec, index, tmp_path, FakeJudge(known=()))
+    assert "knows none of these species" in page_text(path) and run.staircase.steps == []
+
+
+def test_each_generated_clip_stands_beside_a_held_out_one_with_both_verdicts(codec, index, tmp_path):
+    def pairs(run):
+        made, real = run.verdicts(GENERATED), run.verdicts(CODEC)
+        found = []
+        for number, sound in enumerate(sounds(codec)):
+            image = codec.encode(sound.waveform, codec.rate_hz)
+            at = next(n for n, clip in enumerate(run.real) if clip.species == sound.species)
+            held = Clip(run.real[at].image, run.real[at].heard, codec.rate_hz, HOSTILE, real[at])
+            generated = Clip(image, sound.waveform, codec.rate_hz, "", made[number])
+            found += 2 * [Pair(sound.species, f"a {sound.species}", generated, held)]
+        return [*found, Pair("Nobody", "a Nobody", generated, None)]
+
+    _, path = demo(codec, index, tmp_path, FakeJudge(), pairs)
+    text = path.read_text("utf-8")
+    page = _Checker(text)
+    assert sum(tag == "audio" for tag, _ in page.tags) == 2 * 2 * 3 + 1
+    words = "".join(page.text)
+    assert words.count("\u2713 Synthetic Low, confidence") == 4  # twice, on both sides
+    assert words.count("heard as Synthetic High, confidence") == 3 and "rank" in words
+    assert "Generated 2" in words and "No clip of this species was held out." in words
+    assert "<script>alert" not in text
+
+
+def test_pictures_on_one_scale_compare(codec):
+    loud = codec.encode(song(SPECIES[0], 1, 0, codec), codec.rate_hz)
+    quiet = codec.encode(0.1 * song(SPECIES[0], 1, 0, codec), codec.rate_hz)
+    top = float(level_db(codec, loud).max())
+    assert picture_levels(codec, quiet).max() == picture_levels(codec, loud).max() == 255
+    assert picture_levels(codec, loud, top).max() == 255
+    assert picture_levels(codec, quiet, top).max() == pytest.approx(255 * (1 - 20 / 65), abs=3)
+
+
+# -- comparisons ------------------------------------------------------------------------------------------
+
+
+def comparison(codec, index, tmp_path, judge):
+    """A control and an arm: the arm sings Low right and High as Low."""
+    arms = []
+    for name, sung in (("base", "Synthetic Trill"), ("taught", "Synthetic Low")):
+        clips = []
+        for kind, species in ((NEW, "Synthetic Low"), (NEW, "Synthetic High"), (KNOWN, "Synthetic Trill")):
+            wave = song(sung, 30, 0, codec)
+            sound = save(tmp_path / f"{name}-{kind}-{species}.wav", wave, codec.rate_hz)
+            picture = tmp_path / f"{name}-{kind}-{species}.png"
+            from PIL import Image
+
+            Image.fromarray(codec.to_rgb(codec.encode(wave, codec.rate_hz))).save(picture)
+            clips.append(MadeClip(kind, species, "", 0, f"a {species}", picture, sound))
+        arms.append(ArmResult(name, name.title(), "says", control=name == "base", clips=clips))
+    weak = WeakCheck.of(index)
+    reference = Reference.of(index, judge=judge, progress=False)
+    return Comparison(
+        "methods", SPECIES[:2], SPECIES[2:], judge_arms(weak, arms, None, reference),
+        score(weak.classifier, weak.held_out, "recordings"), 48, 24, [], {},
+        {"samples": 8, "clips_per_species": 1, "steps": 2, "guidance": 1.0, "seed": 0, "model": "tiny",
+         "codec": "test"},
+        stages=reference.real_stages, no_judge=reference.absent,
+    )  # fmt: skip
+
+
+def test_a_comparison_has_the_judge_beside_the_weak_check(codec, index, tmp_path):
+    told = comparison(codec, index, tmp_path, FakeJudge())
+    taught = told.arms[1]
+    assert taught.heard[NEW].right.hits == 1 and taught.heard[NEW].clips == 2
+    assert taught.heard[KNOWN].right.hits == 0 and told.arms[0].heard[KNOWN].right.hits == 1
+    assert [clip.heard for clip in taught.clips] == ["Synthetic Low"] * 3
+    assert [clip.heard_right for clip in taught.clips] == [True, False, False]
+    assert taught.measures.generated == 2
+    row = next(line for line in told.text().splitlines() if line.startswith("Taught"))
+    assert "50% of 2" in row and "Fake judge (CC0)" in told.text()
+    assert "no row 'generated'" not in told.text(), "the arms are the generated rows"
+    words = page_text(comparison_page(tmp_path / "page.html", told, index))
+    assert "New species, Fake judge" in words and "New species, weak check" in words
+    assert "The judge on real clips" in words and "noise floor" in words
+    plain = json.loads(json.dumps(told.to_json()))
+    assert plain["arms"][1]["heard"][NEW]["right"]["hits"] == 1
+    assert plain["stages"]["judge"] == "Fake judge" and "new" in plain["arms"][1]["scores"]
+
+
+def test_a_comparison_without_a_judge_says_so(codec, index, tmp_path, monkeypatch):
+    monkeypatch.setattr(judges, "installed", lambda: False)
+    told = comparison(codec, index, tmp_path, None)
+    words = page_text(comparison_page(tmp_path / "page.html", told, index))
+    assert HINT in told.text() and HINT in words and "(weak check)" in words
+    assert "New species, weak check" in words and told.to_json()["stages"] is None
+    unknown = comparison(codec, index, tmp_path, FakeJudge(known=()))
+    assert unknown.judge == "" and "knows none of these species" in unknown.text()
+    assert "knows none" in page_text(comparison_page(tmp_path / "page2.html", unknown, index))
+
+
+# -- grid -------------------------------------------------------------------------------------------------
+
+
+def test_a_grid_says_what_is_heard_in_its_cells(codec, tmp_path):
+    wave = song(SPECIES[1], 30, 0, codec)
+    cells = [
+        [Sound("a", wave, codec.rate_hz, SPECIES[1]), Sound("b", wave, codec.rate_hz, SPECIES[0])],
+        [Sound("c", wave, codec.rate_hz, SPECIES[2]), Sound("d", wave, codec.rate_hz)],
+    ]
+    heard = hear_cells(cells, FakeJudge(known=SPECIES[:2]))
+    assert heard.of(0) == "1 of 2 named right" and heard.of(1) == ""
+    assert heard.cells[1] == [None, None] and "no class for Synthetic Trill" in heard.remark
+    assert heard.to_json(0)[0]["right"] is True
+    image = codec.encode(wave, codec.rate_hz)
+    shown = [Shown(codec, image, wave, codec.rate_hz, "", verdict) for verdict in heard.cells[0]]
+    data = GridData("steps", ["1"], "", [""], [Cell(0, 0, "c", shown, heard.of(0))], {}, heard.judge,
+                    heard.remark)  # fmt: skip
+    words = page_text(write_grid_page(tmp_path / "grid.html", data))
+    assert "1 of 2 named right" in words and "Fake judge (CC0)" in words and "\u2713 Synthetic Low" in words
+
+
+def test_a_grid_without_species_or_judge_still_has_its_page(codec, monkeypatch):
+    wave = song(SPECIES[1], 30, 0, codec)
+    nobody = hear_cells([[Sound("a", wave, codec.rate_hz)]], FakeJudge())
+    assert (nobody.judge, nobody.remark, nobody.of(0), nobody.to_json(0)) == ("", "", "", [])
+    monkeypatch.setattr(judges, "installed", lambda: False)
+    absent = hear_cells([[Sound("a", wave, codec.rate_hz, SPECIES[1])]])
+    assert HINT in absent.remark and absent.of(0) == ""
+
+
+# -- audit ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def birds(tmp_path, codec):
+    for species in ("Synthetic High", "Synthetic Low"):
+        for number in range(2):
+            save(
+                tmp_path / "birds" / species / f"{number}.wav",
+                np.tile(song(species, number, 0, codec), 2),
+                16000,
+            )
+    return tmp_path / "birds"
+
+
+def test_an_audit_says_whether_the_species_is_still_heard(birds):
+    """A codec that ends at 4 kHz loses the high one (about 6 kHz), and not the low one."""
+    kept = preset("birdsong-small", griffin_lim_iterations=8)
+    cut = preset("birdsong-small", bands=32, fmax_hz=4000.0, griffin_lim_iterations=8)
+    result = run_audit(birds, [kept, cut], None, 0, ear_for(birds, FakeJudge()))
+    heard = result.hearing
+    assert heard.stretches == 4 and heard.before == (4, 4)
+    assert heard.after[0] == (4, 4) and heard.after[1][0] == 2
+    text = audit_text(result)
+    row = next(line for line in text.splitlines() if line.startswith("species still heard  "))
+    assert "100%" in row and "50%" in row and "before the codec 100%" in row and "Fake judge (CC0)" in text
+    assert json.loads(json.dumps(result.to_json()))["judge"]["before"] == [4, 4]
+
+
+def test_an_audit_without_the_row_says_why(birds, tmp_path, codec, monkeypatch):
+    small = [preset("birdsong-small", griffin_lim_iterations=0)]
+
+    def said(folder, judge):
+        return audit_text(run_audit(folder, small, None, 0, ear_for(folder, judge)))
+
+    assert "knows none of these species" in said(birds, FakeJudge(known=()))
+    some = said(birds, FakeJudge(known=("Synthetic High",)))
+    assert "no class for Synthetic Low: left out" in some and "  2; before the codec" in some
+    monkeypatch.setattr(judges, "installed", lambda: False)
+    assert HINT in said(birds, None)
+    assert run_audit(birds, small, None, 0).hearing is None
+
+
+def test_the_weak_check_keeps_its_keys_in_check_json(codec, index, tmp_path):
+    from birdsd.studies.demo_results import Report
+
+    weak = learning_check(index, [])
+    run = staircase_of(index, sounds(codec), judge=FakeJudge(), progress=False)
+    told = json.loads(json.dumps(Report(tmp_path, weak, run).to_json()))
+    assert told["weak_check"].items() <= told.items()
+    assert told["held_out"]["accuracy"] == weak.held_out.accuracy and told["held_out_split"] == "test"
+    assert told["staircase"]["stages"] and told["measures"]["rows"]
+    alone = Report(tmp_path, None, run)
+    assert alone.to_json()["weak_check"] is None and "beside being named" in alone.text()

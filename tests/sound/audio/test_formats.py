@@ -1,0 +1,92 @@
+"""Which files are sound that is read, sound that is not, labels, or something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from birdsd.errors import UserError
+from birdsd.sound.audio.formats import (
+    AUDIO_SUFFIXES,
+    FOREIGN_SUFFIXES,
+    LABEL_SUFFIXES,
+    counted_by_suffix,
+    foreign_reason,
+    not_read,
+    sort_files,
+)
+from birdsd.sound.audio.recordings import RecordingError, find_recordings, probe, read
+from birdsd.sound.audit.audit import run_audit
+from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.mixing import EnvironmentPool
+from tests.support.sound_makers import save, tone
+
+FIELD = [
+    ".3gp", ".wac", ".mov", ".mkv", ".avi", ".m4b", ".3g2", ".ra", ".rm", ".qt", ".aa3", ".dsf", ".tta",
+    ".spx", ".gsm", ".m4a", ".wma", ".amr", ".ape", ".wv",
+]  # fmt: skip
+
+
+def test_no_suffix_is_of_two_kinds():
+    assert not AUDIO_SUFFIXES & FOREIGN_SUFFIXES
+    assert not (AUDIO_SUFFIXES | FOREIGN_SUFFIXES) & LABEL_SUFFIXES
+    assert all(
+        s == s.lower() and s.startswith(".") for s in AUDIO_SUFFIXES | FOREIGN_SUFFIXES | LABEL_SUFFIXES
+    )
+
+
+@pytest.mark.parametrize("suffix", FIELD)
+def test_sound_that_is_not_decoded_is_named_with_the_way_out(tmp_path, suffix):
+    path = tmp_path / f"phone{suffix.upper()}"
+    path.write_bytes(bytes(range(128, 256)) * 4)
+    assert sort_files([path]).foreign == [path]
+    assert f"does not decode {suffix}: " in foreign_reason(path) and len(foreign_reason(path)) > 40
+    if suffix == ".gsm":  # without a header: anything is taken for sound, but nobody means it
+        return
+    with pytest.raises(RecordingError, match=r"does not decode\. read are wav, flac.*\. \w"):
+        probe(path)
+
+
+def test_files_are_sorted_and_what_is_left_is_counted():
+    names = [
+        "a.wav", "b.FLAC", "c.mpga", "d.3gp", "e.csv", "f.csv", "g.txt", "h.json", "i.png", "j", "k.mp2",
+        "l.caf", "m.parquet",
+    ]  # fmt: skip
+    files = sort_files(map(Path, names))
+    assert [p.name for p in files.sounds] == ["a.wav", "b.FLAC", "c.mpga", "k.mp2", "l.caf"]
+    assert [p.name for p in files.foreign] == ["d.3gp"]
+    assert [p.name for p in files.labels] == ["e.csv", "f.csv", "g.txt", "h.json", "m.parquet"]
+    assert [p.name for p in files.others] == ["i.png", "j"]
+    left = [Path(name) for name in ["x.csv"] * 12 + ["y.3GP"] * 3 + ["z"]]
+    assert not_read(left) == "16 files were not read: .csv 12, .3gp 3, (no suffix) 1"
+    assert not_read(left[:1]) == "1 file was not read: .csv 1"
+    assert not_read([]) == "" == counted_by_suffix([])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "written_as"),
+    [
+        ("mpga", "MP3"), ("mp2", "MP3"), ("wave", "WAV"), ("bwf", "WAV"), ("wave64", "W64"), ("snd", "AU"),
+        ("bw64", "RF64"), ("sph", "NIST"), ("voc", "VOC"), ("aifc", "AIFF"), ("oga", "OGG"), ("caf", "CAF"),
+    ],
+)  # fmt: skip
+def test_what_is_listed_as_readable_is_read_whatever_it_is_called(tmp_path, suffix, written_as):
+    path = tmp_path / f"a.{suffix}"
+    subtype = "PCM_16" if written_as not in ("MP3", "OGG") else None
+    with open(path, "wb") as stream:
+        soundfile.write(stream, tone(1.0, 22050).T, 22050, format=written_as, subtype=subtype)
+    assert find_recordings(tmp_path) == [path]
+    assert abs(read(path, 22050)).max() == pytest.approx(0.2, rel=0.15)
+
+
+def test_a_pool_and_an_audit_name_what_they_do_not_read(tmp_path):
+    (tmp_path / "rain").mkdir()
+    (tmp_path / "rain" / "phone.3gp").write_bytes(bytes(500))
+    with pytest.raises(UserError, match=r"phone\.3gp: libsndfile does not decode \.3gp"):
+        EnvironmentPool(tmp_path)
+    save(tmp_path / "rain" / "a.wav", tone(2.0))
+    assert [problem.path.name for problem in EnvironmentPool(tmp_path).problems] == ["phone.3gp"]
+    result = run_audit(tmp_path, [SpectrogramCodec(rate_hz=16000, fmax_hz=8000.0)], None)
+    assert [path.name for path, _ in result.problems] == ["phone.3gp"]

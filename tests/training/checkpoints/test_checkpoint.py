@@ -1,0 +1,226 @@
+"""A checkpoint counts only when it is whole; a bad one is set aside and named."""
+
+import json
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from birdsd.errors import UserError
+from birdsd.schema import OptimConfig
+from birdsd.shards.index import ShardIndex
+from birdsd.training.checkpoints import tensorfile
+from birdsd.training.checkpoints.checkpoint import Checkpointer, deal
+from birdsd.training.checkpoints.tensorfile import TensorBuffer, TensorFile
+from birdsd.training.devices import copies
+from birdsd.training.devices.precision import Precision
+from birdsd.training.devices.world import World
+from birdsd.training.engines.torch_engine import TorchEngine
+from birdsd.training.loop import train
+from tests.support.toy import OPTIM, ToyLearner, ToyMethod, losses, make_shards, toy_config
+
+
+def go(shards, run, stop_at=0, events=None, **changes):
+    index, config = ShardIndex.open(shards), toy_config(**changes)
+    seen = {"position": 0}
+
+    def event(e):
+        seen["position"] = max(seen["position"], e.get("position", 0))
+        if events is not None:
+            events.append(e)
+
+    steps = iter(range(10**6))
+    stop = (lambda: next(steps) * 10 >= stop_at) if stop_at else (lambda: False)
+    return train(config, ToyMethod(config, index), index, run, stop, event)
+
+
+@pytest.fixture(scope="module")
+def half(shards, tmp_path_factory):
+    """A run stopped half-way, at 60, with the checkpoint of 40 before it."""
+    run = tmp_path_factory.mktemp("half")
+    assert go(shards, run, stop_at=60).stopped
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(shards, tmp_path_factory):
+    run = tmp_path_factory.mktemp("whole")
+    assert go(shards, run).finished
+    return run
+
+
+def damage_flip(folder):
+    path = next(folder.glob("tensors-*"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def damage_truncate(folder):
+    path = next(folder.glob("tensors-*"))
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def damage_missing(folder):
+    next(folder.glob("tensors-*")).unlink()
+
+
+def damage_state(folder):
+    path = folder / "state.json"
+    path.write_text(path.read_text().replace('"position": 60', '"position": 61'))
+
+
+def damage_commit(folder):
+    path = folder / "COMMIT.json"
+    path.write_text(path.read_text().replace('"position": 60', '"position": 61'))
+
+
+def damage_commit_torn(folder):
+    os.truncate(folder / "COMMIT.json", 100)
+
+
+DAMAGES = [damage_flip, damage_truncate, damage_missing, damage_state, damage_commit, damage_commit_torn]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_bad_newest_is_set_aside(shards, half, whole, tmp_path, damage):
+    run = tmp_path / "run"
+    shutil.copytree(half, run)
+    damage(run / "checkpoints/000000000060")
+    events = []
+    result = go(shards, run, events=events)
+    assert result.resumed_from == 40 and result.finished
+    (event,) = [e for e in events if e["event"] == "checkpoint set aside"]
+    assert event["checkpoint"] == "000000000060" and event["reason"]
+    assert (run / "checkpoints/000000000060.bad").is_dir()
+    assert losses(run) == losses(whole), "from the one before, the same curve"
+
+
+def test_no_whole_checkpoint_is_not_a_fresh_start(shards, half, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(half, run)
+    for name in ("000000000040", "000000000060"):
+        damage_flip(run / "checkpoints" / name)
+    for _ in range(2):  # also when it is tried again
+        with pytest.raises(UserError, match=r"no checkpoint.*whole.*000000000040\.bad"):
+            go(shards, run)
+
+
+def test_another_run_s_checkpoint(shards, half, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(half, run)
+    (run / "signature.json").write_text('{"signature": "other"}')
+    with pytest.raises(UserError, match="signature"):
+        go(shards, run)
+
+
+def test_changed_shards_are_refused(half, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(half, run)
+    with pytest.raises(UserError, match=r"train-000002\.tar changed \(count 8 -> 4"):
+        go(make_shards(tmp_path / "other", samples=36), run)
+
+
+def test_any_safetensors_reader_reads_it(whole):
+    folder = whole / "checkpoints/000000000120"
+    (file,) = folder.glob("*.safetensors")
+    tensors = load_file(file)
+    assert {k.split("/")[0] for k in tensors} == {"weights", "exp_avg", "exp_avg_sq", "ema"}
+    assert tensors["weights/inner.weight"].shape == (24, 12) and tensors["weights/inner.weight"].std() > 0
+    exported = np.load(whole / "export/weights.npy")
+    names = ["inner.weight", "inner.bias", "norm.weight", "norm.bias", "outer.weight", "outer.bias"]
+    ema = np.concatenate([tensors[f"ema/{name}"].flatten() for name in names])
+    assert np.array_equal(exported, ema), "the export is the average"
+    assert not any(p.suffix in {".pt", ".pth", ".ckpt", ".pkl"} for p in whole.rglob("*"))
+
+
+@pytest.mark.parametrize("elements", [0, 1, 1000, (1 << 18) - 30, 1 << 18, 3 * (1 << 18) + 7])
+def test_checksums_of_what_is_written(tmp_path, monkeypatch, elements):
+    monkeypatch.setattr(tensorfile, "BLOCK_BYTES", 1 << 18)
+    buffer = TensorBuffer({"a": (elements,), "b": (2, 3), "scalar": ()})
+    buffer.body.copy_(torch.arange(buffer.body.numel()))
+    path = tmp_path / "x.safetensors"
+    recorded = buffer.write(path).to_json()
+    assert TensorFile(path).difference(json.loads(json.dumps(recorded))) is None
+    read = load_file(path)
+    assert (
+        torch.equal(read["b"].flatten(), torch.arange(elements, elements + 6.0)) and read["scalar"].ndim == 0
+    )
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 4
+    path.write_bytes(data)
+    assert "not those that were written" in TensorFile(path).difference(recorded)
+
+
+def test_a_header_of_many_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorfile, "BLOCK_BYTES", 1 << 10)
+    buffer = TensorBuffer({f"a tensor with a long name, number {i}": (3,) for i in range(100)})
+    buffer.body.fill_(1)
+    recorded = buffer.write(tmp_path / "x").to_json()
+    assert TensorFile(tmp_path / "x").difference(recorded) is None
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_copied_in_pieces(monkeypatch, threads):
+    monkeypatch.setattr(copies, "_threads", lambda: threads)
+    monkeypatch.setattr(copies, "_WORTH_THREADS_BYTES", 0)
+    monkeypatch.setattr(copies, "_PIECE_ELEMENTS", 100)
+    sources = [torch.randn(shape) for shape in [(30, 40), (), (0,), (99,), (7, 15, 1), (100,), (3, 201)]]
+    targets = [torch.full_like(source, torch.nan) for source in sources]
+    copies.copy_tensors(list(zip(targets, sources, strict=True)))
+    assert all(map(torch.equal, targets, sources))
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or tuple(map(int, platform.release().split(".")[:2])) < (5, 14),
+    reason="the system cannot say beforehand that a page cannot be read",
+)
+def test_a_file_that_cannot_be_read_to_its_end(tmp_path):
+    """A mapped page that the disk does not give would end the process; it is an error like any other."""
+    buffer = TensorBuffer({"a": (1 << 16,)})
+    buffer.body.fill_(1)
+    recorded = buffer.write(tmp_path / "x").to_json()
+    file = TensorFile(tmp_path / "x")
+    assert file.difference(recorded) is None
+    os.truncate(tmp_path / "x", 1 << 10)
+    assert file.difference(recorded) == "x cannot be read (Input/output error)"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="looks into /proc")
+def test_deleted_checkpoints_free_their_space(tmp_path):
+    """The one that a run resumed from is mapped until the first save, not for as long as the run lasts."""
+    torch.manual_seed(0)
+    engine = TorchEngine(
+        ToyLearner(), OptimConfig(**OPTIM), Precision("fp32", ""), torch.device("cpu"), World()
+    )
+    checkpointer = Checkpointer(tmp_path, World(), "")
+    checkpointer.prepare(engine)
+    checkpointer.save(engine, 10, {})
+    checkpointer.wait()
+    restored = checkpointer.newest()
+    engine.load_state(restored.tensor, restored.state)
+    assert str(tmp_path) in Path("/proc/self/maps").read_text()
+    for position in (20, 30, 40):
+        checkpointer.save(engine, position, {})
+    checkpointer.wait(must_be_saved=True)
+    engine.close()
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["000000000030", "000000000040"]
+
+
+def test_dealt_out_by_bytes():
+    sizes = {f"t{i}": size for i, size in enumerate([1000, 10, 500, 490, 20, 980])}
+    owners = deal(sizes, 3)
+    loads = [sum(sizes[k] for k, o in owners.items() if o == rank) for rank in range(3)]
+    assert sum(loads) == 3000 and max(loads) - min(loads) <= 20
+    assert owners == deal(dict(reversed(sizes.items())), 3), "the same on every rank"
+
+
+def test_no_checkpoint_yet(tmp_path):
+    assert Checkpointer(tmp_path / "none", World(), "x").newest() is None
