@@ -1,4 +1,4 @@
-"""The walls of the house: which room may import which, and how large a file or function may grow."""
+"""The walls of the house: which room may import which, and how large a folder, file or function may grow."""
 
 from __future__ import annotations
 
@@ -9,65 +9,184 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-BASE = {"errors", "files", "randomness", "schema", "config", "values", "yamltext"}
-MAY_IMPORT = {
+from tests.shape import (
+    ROOT,
+    circles,
+    files_a_folder,
+    graph_of,
+    imported,
+    module_name,
+    package_names,
+    room_of,
+    rooms_graph,
+    source_files,
+)
+
+PATHS, PACKAGES = source_files(), package_names()
+KNOWN = {module_name(path) for path in PATHS}
+MOST_FILES, MOST_LINES, MOST_LINES_OF_A_FUNCTION = 13, 500, 80
+# The modules at the top of birdsd/, which any room may import, and what those import of each other.
+BASE = {
     "errors": set(),
-    "files": {"errors"},
     "randomness": set(),
     "schema": set(),
     "yamltext": set(),
+    "quiet": set(),
+    "format": set(),
+    "files": {"errors"},
+    "sharing": {"files"},
     "values": {"errors", "yamltext"},
     "config": {"errors", "files", "schema", "values"},
-    "sound": BASE,
-    "shards": BASE | {"sound"},
-    "diffusion": BASE | {"sound", "shards"},
-    "training": BASE | {"sound", "shards", "diffusion"},
-    "evaluation": BASE | {"sound", "shards", "diffusion"},
-    "cluster": BASE | {"sound", "shards", "diffusion", "training", "evaluation"},
-    "jobs": BASE | {"sound", "shards", "diffusion", "training", "evaluation", "cluster"},
-    "cli": BASE | {"sound", "shards", "diffusion", "training", "evaluation", "cluster", "jobs"},
+    "jobs_api": {"config", "quiet"},
 }
+# Every wing of the house, and which others it may look into.
+WINGS = {
+    "sound": set(),
+    "shards": {"sound"},
+    "diffusion": {"sound", "shards"},
+    "training": {"sound", "shards", "diffusion"},
+    "evaluation": {"sound", "shards", "diffusion"},
+    "site": set(),
+    "runs": {"sound", "shards", "diffusion", "training", "site"},
+    "planning": {"sound", "shards", "diffusion", "training", "site", "runs"},
+    "cluster": {"training", "site", "runs"},
+    "pages": {"sound", "shards", "training", "evaluation", "runs"},
+    "checks": {"sound", "shards", "training", "evaluation", "site", "runs", "cluster"},
+    "studies": {
+        "sound", "shards", "diffusion", "training", "evaluation", "site", "runs", "cluster", "pages",
+    },
+    "ui": {"sound", "diffusion", "runs", "pages"},
+    "jobs": {
+        "sound", "shards", "diffusion", "training", "evaluation", "site", "runs", "planning", "cluster",
+        "pages", "studies",
+    },
+    "cli": {
+        "sound", "shards", "diffusion", "training", "evaluation", "site", "runs", "planning", "cluster",
+        "pages", "checks", "studies", "ui", "jobs",
+    },
+}  # fmt: skip
+# The rooms from the ground up: a room imports only from those before it.
+ORDER = (
+    *BASE,
+    "sound.audio", "sound.species", "sound.labels", "sound.codec", "sound.audit", "sound",
+    "shards.storage", "shards", "shards.prepare",
+    "diffusion.networks", "diffusion", "diffusion.generation", "diffusion.learning", "diffusion.methods",
+    "diffusion.formats",
+    "training.devices", "training.batches", "training.engines", "training.checkpoints", "training",
+    "evaluation.judges", "evaluation",
+    "site",
+    "runs", "runs.models", "runs.pack", "runs.status",
+    "planning",
+    "cluster.rank", "cluster",
+    "pages", "pages.comparison", "pages.run",
+    "checks.verify", "checks",
+    "studies",
+    "ui",
+    "jobs",
+    "cli.tables", "cli",
+)  # fmt: skip
 
 
-def source_files() -> list[Path]:
-    return sorted([*ROOT.glob("birdsd/**/*.py"), *ROOT.glob("jobs/*.py")])
+def too_high(room: str, targets: set[str]) -> set[str]:
+    """Those rooms that stand above `room` in the house, or in a wing that it may not look into."""
+    wing = room.partition(".")[0]
+    if room in BASE:
+        return targets - BASE[room]
+    allowed = WINGS[wing] | {wing, *BASE}
+    lower = set(ORDER[: ORDER.index(room)])
+    return {one for one in targets if one not in lower or one.partition(".")[0] not in allowed}
 
 
-def room_of(path: Path) -> str:
-    parts = path.relative_to(ROOT).parts
-    return parts[0] if parts[0] == "jobs" else Path(parts[1]).stem
-
-
-def imported_rooms(tree: ast.AST) -> set[str]:
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative imports hide the room they come from"
-            names.add(node.module or "")
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return {name.split(".")[1] for name in names if name.startswith("birdsd.")} & set(MAY_IMPORT)
-
-
-@pytest.mark.parametrize("path", source_files(), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_go_one_way_and_sizes_stay_readable(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
-    room = room_of(path)
-    if room != "__init__":
-        assert imported_rooms(tree) <= MAY_IMPORT[room] | {room}
-    assert text.count("\n") <= 500
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            length = (node.end_lineno or 0) - node.lineno + 1
-            assert length <= 80, f"{node.name} has {length} lines"
+    if room := room_of(module_name(path), PACKAGES):
+        targets = {room_of(one, PACKAGES) for one in imported(tree, KNOWN)} - {room, ""}
+        assert not too_high(room, targets)
+    assert text.count("\n") <= MOST_LINES
+    assert not too_long(tree)
+
+
+def too_long(tree: ast.AST) -> dict[str, int]:
+    """The functions with more lines than anyone reads at a glance."""
+    lengths = {
+        node.name: (node.end_lineno or 0) - node.lineno + 1
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    }
+    return {name: length for name, length in lengths.items() if length > MOST_LINES_OF_A_FUNCTION}
+
+
+def test_no_circle_also_not_behind_imports_inside_functions() -> None:
+    modules = graph_of()
+    assert circles(modules) == []
+    assert circles(rooms_graph(modules, PACKAGES)) == []
+
+
+def test_no_folder_holds_more_than_one_can_take_in() -> None:
+    full = {str(one.relative_to(ROOT)): n for one, n in files_a_folder(PATHS).items()}
+    assert {one: n for one, n in full.items() if n > MOST_FILES} == {}
+
+
+def test_every_room_has_its_floor() -> None:
+    rooms = {room_of(name, PACKAGES) for name in KNOWN} - {""}
+    assert rooms <= set(ORDER)
+    assert {room.partition(".")[0] for room in ORDER} == {*BASE, *WINGS}
+    assert set(ORDER) - rooms == set(), "a room of the plan that is not there"
 
 
 def test_a_wrong_import_would_be_seen() -> None:
-    assert imported_rooms(ast.parse("from birdsd.training import loop")) - MAY_IMPORT["sound"] == {"training"}
-    assert imported_rooms(ast.parse("import birdsd.runs.run")) == {"cluster"}
+    known = {
+        "birdsd.training.loop",
+        "birdsd.runs.run",
+        "birdsd.cli.tables.status",
+        "birdsd.runs.status.detail",
+    }
+    for text, room, target in (
+        ("from birdsd.training import loop", "sound", "training"),
+        ("from birdsd.training.loop import train", "sound.codec", "training"),
+        ("import birdsd.runs.run", "site", "runs"),
+        ("def f():\n    from birdsd.cli.tables.status import text", "runs.status", "cli.tables"),
+        ("if TYPE_CHECKING:\n    from birdsd.runs.status.detail import RunDetail", "runs", "runs.status"),
+    ):
+        targets = {room_of(one, set()) for one in imported(ast.parse(text), known)}
+        assert too_high(room, targets) == {target}
+    assert too_high("runs.status", {"runs", "site", "files"}) == set()
+    assert too_high("files", {"errors", "config"}) == {"config"}, "the base has an order too"
+    with pytest.raises(AssertionError, match="relative"):
+        imported(ast.parse("from .loop import train"), known)
+
+
+def test_a_circle_would_be_seen(tmp_path: Path) -> None:
+    """Of modules, behind a lazy import and one for types; and of rooms, where no two modules form one."""
+    for name, text in {
+        "birdsd/__init__.py": "",
+        "birdsd/a/__init__.py": "",
+        "birdsd/a/one.py": "def f():\n    from birdsd.a import two\n",
+        "birdsd/a/two.py": "if TYPE_CHECKING:\n    from birdsd.a.one import f\n",
+        "birdsd/b/__init__.py": "",
+        "birdsd/b/low.py": "from birdsd.c.low import x\n",
+        "birdsd/b/high.py": "",
+        "birdsd/c/__init__.py": "",
+        "birdsd/c/low.py": "",
+        "birdsd/c/high.py": "from birdsd.b import high\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    modules, packages = graph_of(tmp_path), package_names(tmp_path)
+    assert circles(modules) == [["birdsd.a.one", "birdsd.a.two"]]
+    assert circles(rooms_graph(modules, packages)) == [["b", "c"]]
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    assert circles({"a": {"b", "c"}, "b": {"d"}, "c": {"d"}, "d": set()}) == [], "two ways are no circle"
+
+
+def test_a_full_folder_and_a_long_function_would_be_seen(tmp_path: Path) -> None:
+    room = tmp_path / "room"
+    paths = [room / f"{number}.py" for number in range(MOST_FILES + 1)]
+    assert files_a_folder([*paths, room / "__init__.py"]) == {room: MOST_FILES + 1}
+    body = "    pass\n" * MOST_LINES_OF_A_FUNCTION
+    assert too_long(ast.parse(f"def f():\n{body}")) == {"f": MOST_LINES_OF_A_FUNCTION + 1}
 
 
 def test_the_command_line_imports_nothing_heavy() -> None:
@@ -78,3 +197,12 @@ def test_the_command_line_imports_nothing_heavy() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert seen.stdout.strip() == "[]"
+
+
+def test_the_shape_can_be_printed() -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "tests.shape"], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+    assert "circles of modules, lazy imports too: 0" in told
+    assert "birdsd/runs/status" in told and "fullest folder: birdsd/" in told
+    assert "functions with more than 6 parameters: " in told

@@ -31,20 +31,12 @@ from birdsd.training.batches.batches import (
     provide,
 )
 from birdsd.training.batches.plan import BatchPlan
-from birdsd.training.checkpoints.checkpoint import Checkpointer, Event
-from birdsd.training.checkpoints.committed import Checkpoint
+from birdsd.training.checkpoints.checkpoint import Checkpoint, Checkpointer, Event
 from birdsd.training.devices.precision import choose_device, choose_precision, occupy, release, set_threads
 from birdsd.training.devices.world import World
 from birdsd.training.engines.base import Engine, StepResult
 from birdsd.training.engines.choice import engine_name, make_engine
-from birdsd.training.engines.out_of_memory import (
-    OutOfMemory,
-    Remembered,
-    explain_restart,
-    halved,
-    recut,
-    told,
-)
+from birdsd.training.engines.oom import OutOfMemory, Remembered, explain_restart, halved, recut, told
 from birdsd.training.previews import load_weights, parts_of, previewed
 from birdsd.training.progress import Progress, Pulse, Stopwatch, opening_line
 from birdsd.training.records import BadSamples, Ledger, Metrics
