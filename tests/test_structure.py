@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,8 +23,8 @@ from tests.shape import (
     source_files,
 )
 
-PATHS, PACKAGES = source_files(), package_names()
-KNOWN = {module_name(path) for path in PATHS}
+PATHS, PACKAGES, GRAPH = source_files(), package_names(), graph_of()
+KNOWN = set(GRAPH)
 MOST_FILES, MOST_LINES, MOST_LINES_OF_A_FUNCTION = 13, 500, 80
 # The modules at the top of birdsd/, which any room may import, and what those import of each other.
 BASE = {
@@ -119,9 +120,8 @@ def too_long(tree: ast.AST) -> dict[str, int]:
 
 
 def test_no_circle_also_not_behind_imports_inside_functions() -> None:
-    modules = graph_of()
-    assert circles(modules) == []
-    assert circles(rooms_graph(modules, PACKAGES)) == []
+    assert circles(GRAPH) == []
+    assert circles(rooms_graph(GRAPH, PACKAGES)) == []
 
 
 def test_no_folder_holds_more_than_one_can_take_in() -> None:
@@ -206,3 +206,41 @@ def test_the_shape_can_be_printed() -> None:
     assert "circles of modules, lazy imports too: 0" in told
     assert "birdsd/runs/status" in told and "fullest folder: birdsd/" in told
     assert "functions with more than 6 parameters: " in told
+
+
+def plan_of_the_house() -> tuple[set[str], dict[str, set[str]]]:
+    """docs/architecture.md: the files that it names, and its arrows between wings."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    arrows: dict[str, set[str]] = {}
+    for one, other in re.findall(r"^  (\w+)(?:\[[^]]*\])? -(?:->|\. by name \.->) (\w+)", text, re.MULTILINE):
+        arrows.setdefault(one, set()).add(other)
+    named, folder = set(), ""
+    for line in text.partition("```text\n")[2].partition("\n```")[0].splitlines():
+        word = line.split()[0]
+        folder = folder if line.startswith("  ") else word
+        named.add(folder + word if line.startswith("  ") else f"{word}__init__.py")
+    return named, arrows
+
+
+def reached(arrows: dict[str, set[str]], start: str) -> set[str]:
+    """Everything that the arrows lead to from `start`."""
+    found: set[str] = set()
+    waiting = [start]
+    while waiting:
+        new = arrows.get(waiting.pop(), set()) - found
+        found |= new
+        waiting.extend(new)
+    return found
+
+
+def test_the_plan_of_the_house_shows_what_is_there() -> None:
+    named, arrows = plan_of_the_house()
+    assert named == {str(path.relative_to(ROOT)) for path in PATHS}
+    wings: dict[str, set[str]] = {}
+    for room, targets in rooms_graph(GRAPH, PACKAGES).items():
+        others = {one.partition(".")[0] for one in targets} - {room.partition(".")[0], *BASE}
+        wings.setdefault(room.partition(".")[0], set()).update(others)
+    for wing in WINGS:
+        drawn = arrows.get(wing, set())
+        assert drawn <= wings[wing] | ({"jobs"} if wing == "cli" else set()), f"{wing}: an arrow too many"
+        assert wings[wing] <= reached(arrows, wing), f"{wing}: an arrow is missing"

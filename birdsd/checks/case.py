@@ -67,7 +67,7 @@ class Case:
     deep: bool = False
     nodes: int = 1
     tasks_per_node: int = 0
-    leaving: tuple[float | None, str] | None = None  # what `doctor_saving.leave_time` found
+    leaving: tuple[float | None, str] | None = None  # what `saving.leave_time` found
 
     def __post_init__(self) -> None:
         """A run that was submitted knows its site."""

@@ -1,1 +1,1 @@
-"""Honest measures of what was learnt."""
+"""What was learnt, measured: numbers, no pages."""

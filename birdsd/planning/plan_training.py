@@ -1,7 +1,7 @@
 """`birdsd plan`: before anything runs, what takes how much memory, what fits, and which way is the fastest.
 
-What a step takes is traced (`training.accounting`), what engines hold is summed (`training.budget`), what
-there is comes from `cluster.hardware`. Times are estimates, and say so.
+What a step takes is traced (`trace`), what engines hold is summed (`budget`), what there is comes from
+`hardware`. Times are estimates, and say so.
 """
 
 from __future__ import annotations

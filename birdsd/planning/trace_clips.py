@@ -1,4 +1,4 @@
-"""What making clips takes, traced on networks without weights as `accounting` does it for training."""
+"""What making clips takes, traced on networks without weights as `trace` does it for training."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """machine=auto: the GPU where there is one, else the CPU as machine=smoke has it; and one line that says so.
 
 The preset leaves device and precision open and is otherwise machine=smoke, so that on a CPU nothing has to be
-decided, traced or looked for. A training on a GPU goes by the plan (`planning.with_chosen_machine`).
+decided, traced or looked for. A training on a GPU goes by the plan (`plan_training.with_chosen_machine`).
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""WebDataset shards: index, writer, order of samples, reader."""
+"""WebDataset shards as training sees them: the index of a set, the order of samples, the reader."""

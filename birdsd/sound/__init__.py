@@ -1,1 +1,1 @@
-"""Recordings, labels, segments, the spectrogram codec and its inverse."""
+"""Sound, from recordings to images and back. Here: clips cut, captioned, mixed, invented, and told apart."""

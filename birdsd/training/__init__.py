@@ -1,1 +1,1 @@
-"""One loop for every method: batch plan, engine, checkpoint, EMA."""
+"""Training: one loop for every method, and what it writes down."""

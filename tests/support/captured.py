@@ -110,13 +110,13 @@ UNIVERSITY_QOS = (
 
 
 def facts_of_testbed(**changes: Any) -> Facts:
-    """What `detect_facts.ask` makes of the testbed's answers."""
+    """What `site.facts.ask` makes of the testbed's answers."""
     answers = (TESTBED_CONFIG, TESTBED_PARTITIONS, TESTBED_NODES, TESTBED_ASSOCIATIONS, TESTBED_QOS)
     return replace(_facts(*answers, "root", "root"), **changes)
 
 
 def facts_of_university(**changes: Any) -> Facts:
-    """What `detect_facts.ask` makes of the university's answers."""
+    """What `site.facts.ask` makes of the university's answers."""
     answers = (
         UNIVERSITY_CONFIG, UNIVERSITY_PARTITIONS, UNIVERSITY_NODES, UNIVERSITY_ASSOCIATIONS, UNIVERSITY_QOS,
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """Models, LoRA, tokens and aesthetic embeddings as other programs read and write them.
 
 `ldm` names the parts of a single-file checkpoint, `settings` its yaml, `loras` and `embeddings` the small
-files; `tensors` reads and writes them safely; `outwards` and `inwards` put it together.
+files; `tensors` reads and writes them safely; `exporter` and `importer` put it together.
 """
 
 # Format -> (what it is, the kinds that it holds).

@@ -1,4 +1,4 @@
-"""method=aesthetic_gradients: the aesthetic embeddings of some spectrograms (see `diffusion/aesthetics.py`).
+"""method=aesthetic_gradients: the aesthetic embeddings of some spectrograms (see `generation/aesthetics.py`).
 
 An embedding is the mean of the features that CLIP's image tower makes of the pictures, not normalised, as in
 the paper's code. Nothing is optimised here, so there is no loop: the work is one pass over the pictures. What
