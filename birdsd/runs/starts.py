@@ -20,9 +20,8 @@ from birdsd.files import append_bytes, exclusive, safe_name
 from birdsd.runs.allocations import BEGAN, END, FOLDER, Submission
 from birdsd.site.machine import command_line
 
-LOCK_FOLDER = "supervisor"
-
 SUBMITIT_FOLDER = "submitit"
+LOCK_FOLDER = "supervisor"  # held by the process that site=local runs in
 # So many allocations in a row in which birdsd did not even begin end a submission: one may be a bad node.
 _SILENT_ALLOCATIONS = 3
 _TAIL_BYTES = 64_000
