@@ -403,6 +403,6 @@ def signature(config: schema.TrainConfig, **fingerprints: str) -> str:
     for name, usual in schema.NOISE_DEFAULTS.items():
         if science["method"].get(name) == usual:
             del science["method"][name]
-    for name in ("autoencoder", "source", "clip", "recommended", "name"):
+    for name in (*schema.MODEL_KEYS, "recommended", "name"):
         science["model"].pop(name, None)
     return fingerprint({**science, **fingerprints}, length=12)

@@ -86,6 +86,10 @@ class ModelConfig:
     recommended: dict[str, Any] = field(default_factory=dict)
 
 
+# The fields of ModelConfig that name models which a run stands on: folders, runs or hub ids.
+MODEL_KEYS = ("autoencoder", "source", "clip")
+
+
 @dataclass
 class MethodConfig:
     """What is taught, and with which loss."""

@@ -1,9 +1,9 @@
 """Pins: what must stay the same while files move and words change. One JSON file a kind, in this folder.
 
-`python -m tests.golden` writes all of them anew, `python -m tests.golden signatures keys` those kinds. Refreshing
-is right only where a change of behaviour is meant: a new job, key, preset or field adds lines; a line that
-*changes* or *goes* means that runs, scripts or stored files of before no longer mean what they meant. Say
-in the commit which lines changed and why. A refactoring refreshes nothing.
+`python -m tests.golden` writes all of them anew, `python -m tests.golden signatures keys` those kinds.
+Refreshing is legitimate only where a change of behaviour is intended: a new job, key, preset or field adds
+lines; a line that *changes* or *goes* means that runs, scripts or stored files of before no longer mean what
+they meant. Say in the commit which lines changed and why. A refactoring refreshes nothing.
 """
 
 from __future__ import annotations
