@@ -132,6 +132,33 @@ class MethodConfig:
     class_guidance: float = 3.0
 
 
+_WEIGHTS, _UPDATES = ("full", "dreambooth_full"), ("lora", "dreambooth_lora")
+_DENOISING = (*_WEIGHTS, *_UPDATES, "textual_inversion")
+# The fields of MethodConfig that not every method has, with those that have them (named as
+# `config.advice_name` names methods). With any other method they are refused.
+METHOD_KEYS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("prediction", "noise_schedule", "zero_terminal_snr"), ("full",)),
+    **dict.fromkeys(("min_snr_gamma", "caption_dropout"), _DENOISING),
+    **dict.fromkeys(("train_text_encoder", "learns"), _WEIGHTS),
+    **dict.fromkeys(("rank", "alpha", "targets"), _UPDATES),
+    **dict.fromkeys(("tokens", "style_token", "vectors", "initial_word"), ("textual_inversion",)),
+    **dict.fromkeys(
+        (
+            "base_method", "word", "class_word", "prior_weight", "class_prompts", "class_samples",
+            "class_steps", "class_guidance",
+        ),
+        ("dreambooth_lora", "dreambooth_full"),
+    ),
+    **dict.fromkeys(
+        (
+            "kl_weight", "gradient_weight", "crop_frames", "texture_weight", "feature_weight",
+            "adversary_weight", "adversary_start_samples", "adversary_learning_rate", "adversary_channels",
+        ),
+        ("autoencoder",),
+    ),
+}  # fmt: skip
+
+
 @dataclass
 class OptimConfig:
     """AdamW and its schedule, in samples. Null means: as the model preset recommends, else the usual."""
