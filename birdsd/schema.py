@@ -17,16 +17,17 @@ Text = Optional[str]
 
 @dataclass
 class CodecConfig:
-    """Waveform <-> image: the fields of `birdsd.sound.codec.SpectrogramCodec`."""
+    """Waveform <-> image: the fields and defaults of `birdsd.sound.codec.SpectrogramCodec`, so that a preset
+    and a codec.json that leave out the same fields are the same codec."""
 
     name: str = MISSING
     rate_hz: int = 32000
     window_ms: float = 16.0
-    hop_ms: float = 5.0
-    n_fft: int = 0
+    hop_ms: float = 4.0
+    n_fft: int = 512  # 0: the next suitable size
     scale: str = "linear"
     bands: int = 256
-    fmin_hz: float = 0.0
+    fmin_hz: float = 62.5
     fmax_hz: float = 16000.0
     frames: int = 512
     channels: int = 1
@@ -36,7 +37,7 @@ class CodecConfig:
     exponent: float = 0.25
     mel_formula: str = "htk"
     mel_norm: Text = None
-    griffin_lim_iterations: int = 32
+    griffin_lim_iterations: int = 100
     momentum: float = 0.99
 
 
