@@ -143,20 +143,11 @@ METHOD_KEYS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("train_text_encoder", "learns"), _WEIGHTS),
     **dict.fromkeys(("rank", "alpha", "targets"), _UPDATES),
     **dict.fromkeys(("tokens", "style_token", "vectors", "initial_word"), ("textual_inversion",)),
-    **dict.fromkeys(
-        (
-            "base_method", "word", "class_word", "prior_weight", "class_prompts", "class_samples",
-            "class_steps", "class_guidance",
-        ),
-        ("dreambooth_lora", "dreambooth_full"),
-    ),
-    **dict.fromkeys(
-        (
-            "kl_weight", "gradient_weight", "crop_frames", "texture_weight", "feature_weight",
-            "adversary_weight", "adversary_start_samples", "adversary_learning_rate", "adversary_channels",
-        ),
-        ("autoencoder",),
-    ),
+    **dict.fromkeys(("base_method", "word", "class_word", "prior_weight", "class_prompts", "class_samples",
+                     "class_steps", "class_guidance"), ("dreambooth_lora", "dreambooth_full")),
+    **dict.fromkeys(("kl_weight", "gradient_weight", "crop_frames", "texture_weight", "feature_weight",
+                     "adversary_weight", "adversary_start_samples", "adversary_learning_rate",
+                     "adversary_channels"), ("autoencoder",)),
 }  # fmt: skip
 
 
