@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -200,3 +202,20 @@ def test_a_run_that_was_stored_with_such_a_key_is_read() -> None:
     stored = config.as_dict(config.compose("train", ["method=full"]))
     stored["method"]["rank"] = 4
     assert config.changed("train", stored, ["optim.total_samples=7"]).method.rank == 4
+
+
+def test_the_models_that_a_run_stands_on_are_listed_once() -> None:
+    """A place of its own for the list is one that forgets a model when there is another."""
+    root = Path(__file__).resolve().parents[1]
+    lists = []
+    for path in [*root.glob("birdsd/**/*.py"), *root.glob("jobs/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.Tuple, ast.List, ast.Set)):
+                words = {one.value for one in node.elts if isinstance(one, ast.Constant)}
+                words = {word.removeprefix("model.") for word in words if isinstance(word, str)}
+                if len(words & set(schema.MODEL_KEYS)) > 1 and words <= set(schema.MODEL_KEYS):
+                    lists.append((path.name, tuple(sorted(words))))
+    # Of a signature the first two are part even where they are not named.
+    assert sorted(lists) == [
+        ("schema.py", ("autoencoder", "clip", "source")), ("store.py", ("autoencoder", "source")),
+    ]  # fmt: skip

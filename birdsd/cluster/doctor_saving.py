@@ -46,19 +46,21 @@ def checkpoint_size(case: Case) -> tuple[int, str]:
     if settings.method.name in TRAINS_NOTHING:
         return 0, f"method={settings.method.name} saves no checkpoints"
     each = _BYTES_PER_PARAMETER if settings.optim.ema_decay else _BYTES_PER_PARAMETER - _BYTES_OF_WEIGHT
-    species = _species(settings)
+    species, clip = _species(settings), _clip(case)
     exports = [(run.export_folder, f"the export of {run.folder.name}") for run in alike]
     for folder, said in [*_pretrained(case), *exports]:
-        if count := learning_count(settings, {**weights_shapes(folder), **_clip(case)}, species):
+        if count := learning_count(settings, {**weights_shapes(folder), **clip}, species):
             return count * each, f"counted in {said}"
-    count = learning_count(settings, {**implied_shapes(settings.model), **_clip(case)}, species)
+    count = learning_count(settings, {**implied_shapes(settings.model), **clip}, species)
     return count * each, "estimated from the model's settings"
 
 
 def _species(settings: Any) -> int:
-    """How many species the shards name; a guess on the large side where they are not here yet."""
+    """How many species the shards name, for a method with words for each; a guess on the large side where
+    they are not here yet."""
     with suppress(UserError, OSError):
-        if settings.data.shards and (found := len(ShardIndex.open(Path(settings.data.shards)).species)):
+        asked = settings.method.name == "textual_inversion" and settings.data.shards
+        if asked and (found := len(ShardIndex.open(Path(settings.data.shards)).species)):
             return found
     return _MANY_SPECIES
 
@@ -96,8 +98,9 @@ def _runs_alike(case: Case, settings: Any) -> list[Run]:
     for run in RunStore(case.root).runs("train"):
         with suppress(UserError, AttributeError):
             held = run.config
-            same = all(held["method"].get(key, method[key]) == method[key] for key in DECIDES_SIZE)
-            average = bool(held["optim"].get("ema_decay")) == bool(settings.optim.ema_decay)
+            own = held.get("method", {})
+            same = all(own.get(key, method[key]) == method[key] for key in DECIDES_SIZE)
+            average = bool(held.get("optim", {}).get("ema_decay")) == bool(settings.optim.ema_decay)
             if held.get("model") == model and same and average:
                 found.append(run)
     return found

@@ -273,9 +273,10 @@ def _architecture(config: TrainConfig) -> list[Any]:
 
     sources = (config.model.source, config.model.autoencoder)
     found: list[Any] = [told_of(one, part) for one in sources for part in ("unet", "vae", "text_encoder")]
-    if config.model.clip and Path(config.model.clip).expanduser().exists():
-        place = Path(clip_place(config.model.clip)) / "config.json"
-        found.append(read_json(place) if place.is_file() else None)
+    with suppress(UserError):  # whoever builds it says what is wrong with it
+        place = Path(clip_place(config.model.clip or "")).expanduser() / "config.json"
+        if config.model.clip and place.is_file():
+            found.append(read_json(place))
     return found
 
 
