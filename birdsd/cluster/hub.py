@@ -225,7 +225,7 @@ def missing(folder: Path, parts: Iterable[str] = ()) -> list[str]:
     there = parts_of(folder)
     asked = tuple(parts) or there
     if CLIP in asked and CLIP not in there:
-        return [f"{folder} is no CLIP with its image tower"]
+        return [f"clip: no config.json of a CLIP with its image tower in {folder}"]
     if not there:
         return [f"{folder} is no diffusers folder (it has none of {', '.join(PARTS)})"]
     problems = []
