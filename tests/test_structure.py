@@ -52,7 +52,7 @@ WINGS = {
     "planning": {"sound", "shards", "diffusion", "training", "site", "runs"},
     "cluster": {"training", "site", "runs"},
     "pages": {"sound", "shards", "training", "evaluation", "runs"},
-    "checks": {"sound", "shards", "training", "evaluation", "site", "runs", "cluster"},
+    "checks": {"sound", "shards", "diffusion", "training", "evaluation", "site", "runs", "cluster"},
     "studies": {
         "sound", "shards", "diffusion", "training", "evaluation", "site", "runs", "cluster", "pages",
     },

@@ -15,12 +15,12 @@ from birdsd.errors import UserError
 from birdsd.runs.allocations import Submission, no_submission
 from birdsd.runs.extension import KEY, extend
 from birdsd.runs.run import Run, open_training
-from birdsd.schema import SubmitConfig
+from birdsd.schema import MODEL_KEYS, SubmitConfig
 from birdsd.site.caller import take_from_environment
 from birdsd.site.choose import check_site
 
 # Where things lie is not what is learnt: the run's signature says whether they are the same.
-PLACES = ("data.shards", "model.autoencoder", "model.source", "model.clip")
+PLACES = ("data.shards", *(f"model.{key}" for key in MODEL_KEYS))
 
 
 def resume(run: Run, settings: Sequence[str] = ()) -> Submitted:

@@ -24,7 +24,7 @@ from birdsd.checks.verify.segments import Course, LegResult, Watch, leg_line, tr
 from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.files import write_json
-from birdsd.schema import TrainConfig
+from birdsd.schema import MODEL_KEYS, TrainConfig
 
 _RECORDINGS_PER_SPECIES = 2
 
@@ -194,7 +194,7 @@ class Trial:
             self._made += ["recordings", "shards"]
             settings.append(f"data.shards={self._synthetic_shards()}")
         store = RunStore(Path(config.runs))
-        for key in ("autoencoder", "source"):
+        for key in MODEL_KEYS:
             if found := store.model_source(getattr(config.model, key), f"model.{key}"):
                 settings.append(f"model.{key}={found}")
         needs_one = config.model.init == "scratch" and config.method.name != "autoencoder"

@@ -24,11 +24,11 @@ from birdsd.jobs_api import STOPPED_STATUS
 from birdsd.runs.allocations import BEGAN, END, HEARTBEAT, Ended, allocations
 from birdsd.runs.pack.archive import PackWriter, names_below
 from birdsd.runs.run import SHARDS_FOLDER, SIGNATURE_FILE, Run, content_identity
+from birdsd.schema import MODEL_KEYS
 from birdsd.shards.index import ShardIndex, listed
 from birdsd.training.records import LEDGER_FILE, METRICS_FILE, read_metrics
 from birdsd.training.stretches import EXTENSION_FILE
 
-MODEL_KEYS = ("autoencoder", "source", "clip")
 # A run's page shows the newest preview and a few before it.
 _PREVIEWS = 7
 _OF_SHARDS = ("codec.json", "pixels.json", "dataset.json", "README.md", "recordings.csv")

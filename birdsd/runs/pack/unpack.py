@@ -17,8 +17,8 @@ from birdsd.errors import UserError
 from birdsd.files import exclusive, explained_write, read_json, safe_name, write_json
 from birdsd.runs.allocations import newest_position
 from birdsd.runs.pack.archive import Pack, bar, check_space, damaged, move_in, open_pack
-from birdsd.runs.pack.contents import MODEL_KEYS
 from birdsd.runs.run import SIGNATURE_FILE, Run, content_identity
+from birdsd.schema import MODEL_KEYS
 from birdsd.shards.index import ShardIndex
 from birdsd.sharing import private_folder, remove_leftovers
 
