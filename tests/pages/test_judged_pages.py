@@ -18,6 +18,7 @@ from birdsd.evaluation.judges import Sound
 from birdsd.evaluation.staircase import CODEC, GENERATED
 from birdsd.evaluation.weak_check import WeakCheck, learning_check, score
 from birdsd.pages.comparison.page import comparison_page
+from birdsd.pages.comparison.text import text as comparison_text
 from birdsd.pages.demo import demo_page
 from birdsd.pages.demo_listen import Clip, Pair
 from birdsd.pages.grid import Cell, GridData, Shown, write_grid_page
@@ -143,9 +144,9 @@ def test_a_comparison_has_the_judge_beside_the_weak_check(codec, index, tmp_path
     assert [clip.heard for clip in taught.clips] == ["Synthetic Low"] * 3
     assert [clip.heard_right for clip in taught.clips] == [True, False, False]
     assert taught.measures.generated == 2
-    row = next(line for line in told.text().splitlines() if line.startswith("Taught"))
-    assert "50% of 2" in row and "Fake judge (CC0)" in told.text()
-    assert "no row 'generated'" not in told.text(), "the arms are the generated rows"
+    row = next(line for line in comparison_text(told).splitlines() if line.startswith("Taught"))
+    assert "50% of 2" in row and "Fake judge (CC0)" in comparison_text(told)
+    assert "no row 'generated'" not in comparison_text(told), "the arms are the generated rows"
     words = page_text(comparison_page(tmp_path / "page.html", told, index))
     assert "New species, Fake judge" in words and "New species, weak check" in words
     assert "The judge on real clips" in words and "noise floor" in words
@@ -158,10 +159,10 @@ def test_a_comparison_without_a_judge_says_so(codec, index, tmp_path, monkeypatc
     monkeypatch.setattr(judges, "installed", lambda: False)
     told = comparison(codec, index, tmp_path, None)
     words = page_text(comparison_page(tmp_path / "page.html", told, index))
-    assert HINT in told.text() and HINT in words and "(weak check)" in words
+    assert HINT in comparison_text(told) and HINT in words and "(weak check)" in words
     assert "New species, weak check" in words and told.to_json()["stages"] is None
     unknown = comparison(codec, index, tmp_path, FakeJudge(known=()))
-    assert unknown.judge == "" and "knows none of these species" in unknown.text()
+    assert unknown.judge == "" and "knows none of these species" in comparison_text(unknown)
     assert "knows none" in page_text(comparison_page(tmp_path / "page2.html", unknown, index))
 
 
