@@ -10,10 +10,12 @@ import pytest
 
 from birdsd import cli
 from birdsd.config import compose
+from birdsd.diffusion.methods.common import codec_of
+from birdsd.errors import UserError
 from birdsd.evaluation import judge_at_hand, judges
 from birdsd.evaluation.judged_run import staircase_of
 from birdsd.evaluation.judges import Sound
-from birdsd.evaluation.learning_check import wilson
+from birdsd.evaluation.learning_check import WeakCheck, wilson
 from birdsd.evaluation.real_clips import RealClip, held_out_split, read_real
 from birdsd.evaluation.staircase import AUTOENCODER, CODEC, GENERATED, RECORDING, staircase
 from birdsd.files import write_json
@@ -130,6 +132,22 @@ def test_without_test_recordings_validation_is_used_and_said(codec: SpectrogramC
     run = staircase_of(alone, sounds(codec), judge=FakeJudge(), progress=False)
     assert run.held_out == "" and run.real == [] and run.measures.row("loudness").real is None
     assert "no recording with one species was held out" in run.text()
+
+
+def test_whatever_needs_the_codec_says_the_same_of_shards_without_one(codec, tmp_path):
+    shards = write_shards(tmp_path, codec, {"train": range(2)})
+    (tmp_path / "codec.json").unlink()
+    without, told = ShardIndex.open(shards.folder), []
+    for ask in (
+        lambda: staircase_of(without, sounds(codec), judge=FakeJudge(), progress=False),
+        lambda: WeakCheck.of(without),
+        lambda: codec_of(without),
+    ):
+        with pytest.raises(UserError, match=r"no codec\.json") as refused:
+            ask()
+        told.append(refused.value)
+    assert len({one.what for one in told}) == len({one.way_out for one in told}) == 1
+    assert len({one.rule for one in told}) == 3  # each says what it needs the codec for
 
 
 def test_without_the_judge_one_line_says_how_to_get_it(index, codec, monkeypatch):
