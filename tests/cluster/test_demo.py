@@ -10,6 +10,25 @@ from pathlib import Path
 
 import pytest
 
+from birdsd.cluster.demo import Demo
+from birdsd.config import compose
+
+
+def test_the_aviary_is_cut_less_often_than_recordings_of_ones_own(tmp_path: Path) -> None:
+    """Its recordings are many: as many cuts of them would make thousands of clips, and a demo is short."""
+
+    def cuts(*settings: str) -> int:
+        return Demo(compose("demo", [f"out={tmp_path}", *settings])).cuts_per_song
+
+    assert cuts(f"recordings={tmp_path}") == 16 > cuts() > 1
+    # What somebody asks for holds, for both, also where it is the other's.
+    for asked in (1, 5, 16):
+        assert (
+            cuts(f"cuts_per_song={asked}")
+            == cuts(f"recordings={tmp_path}", f"cuts_per_song={asked}")
+            == asked
+        )
+
 
 @pytest.mark.slow
 def test_the_demo_walks_the_whole_way_through_a_kill(tmp_path: Path) -> None:

@@ -65,7 +65,9 @@ def test_ranks_but_the_first_write_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_time_that_others_took_is_no_part_of_the_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_that_others_took_is_no_part_of_the_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [0.0]
     monkeypatch.setattr("birdsd.training.steplog.time.perf_counter", lambda: now[0])
     steps = steplog(tmp_path)
