@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from birdsd import cli
 from birdsd.config import compose
@@ -340,3 +341,35 @@ def test_the_command_judges_the_stages_of_a_run(
     assert {stage["stage"] for stage in told["staircase"]["stages"]} >= {CODEC, GENERATED}
     assert AUTOENCODER in told["staircase"]["missing"]
     assert json.loads((tmp_path / "out" / "staircase.json").read_text()) == told
+
+
+def test_files_that_cannot_be_judged_cost_the_staircase_of_a_run_nothing_else(
+    index: ShardIndex, codec, tmp_path: Path, monkeypatch, capsys
+):
+    run, made = tmp_path / "runs" / "tiny-full-abc", tmp_path / "made" / "Synthetic High"
+    write_json(run / "signature.json", {"signature": "abc"})
+    write_json(run / "config.json", {"data": {"shards": str(index.folder)}})
+    (run / "export").mkdir()
+    made.mkdir(parents=True)
+    good = sounds(codec, SPECIES[:1])[0].waveform
+    broken = good.copy()
+    broken[0, 10] = np.nan
+    soundfile.write(made / "nan.wav", broken.T, codec.rate_hz, subtype="FLOAT")
+    (made / "page.wav").write_text("<html>not found</html>")
+    write_wav(tmp_path / "made" / "whose.wav", good, codec.rate_hz)
+    monkeypatch.setattr(judges, "find_judge", lambda folder=None: FakeJudge())
+    command = ["judge", str(tmp_path / "made"), "--run", str(run)]
+    assert cli.main(command) == 2
+    assert "none of the sounds can be judged" in capsys.readouterr().err
+    write_wav(made / "good.wav", good, codec.rate_hz)
+    assert cli.main(command) == 0
+    text = capsys.readouterr().out
+    assert cli.main([*command, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    (verdict,) = told["staircase"]["stages"][-1]["verdicts"]
+    assert verdict["right"] and verdict["name"].endswith("good.wav")
+    reasons = {Path(one["path"]).name: one["reason"] for one in told["left_out"]}
+    assert (
+        "NaN" in reasons["nan.wav"] and "text" in reasons["page.wav"] and "no species" in reasons["whose.wav"]
+    )
+    assert all(f"left out: {name}" in text for name in reasons)
