@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from birdsd.cluster import demo_report
 from birdsd.cluster.demo import Demo
 from birdsd.cluster.demo_report import what_it_rests_on, written_before
 from birdsd.config import compose
@@ -33,7 +34,9 @@ def test_the_aviary_is_cut_less_often_than_recordings_of_ones_own(tmp_path: Path
         )
 
 
-def test_a_report_is_made_again_where_anything_changed_that_it_rests_on(tmp_path: Path) -> None:
+def test_a_report_is_made_again_where_anything_changed_that_it_rests_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     page, kept, sound, picture = (tmp_path / name for name in ("report.html", "kept.json", "1.wav", "1.png"))
     for path in (page, sound, picture):
         path.write_text(path.name)
@@ -58,6 +61,10 @@ def test_a_report_is_made_again_where_anything_changed_that_it_rests_on(tmp_path
     for path in (sound, picture):
         path.write_text("other")
         others.append(rests_on())
+    monkeypatch.setattr(demo_report, "judge_at_hand", lambda: (None, "it is gone"))
+    others.append(rests_on())
+    monkeypatch.setattr(demo_report, "code_fingerprint", lambda: "edited")
+    others.append(rests_on())
     assert len({first, *others}) == 1 + len(others)
     assert all(written_before(kept, other, page) is None for other in others)
     page.write_text("of another demo")
