@@ -397,7 +397,7 @@ class DemoConfig:
     recordings: Text = None
     environment: Text = None
     codec: str = "birdsong-tiny"
-    cuts_per_song: int = 16  # as data.cuts_per_song: a demo's recordings are few
+    cuts_per_song: Optional[int] = None  # as data.cuts_per_song; null: 16, of the synthetic aviary 5
     model: str = "tiny"
     machine: str = "auto"
     seed: int = 0

@@ -11,7 +11,7 @@ import torch
 from birdsd.diffusion.networks.finite import NotFinite
 from birdsd.errors import UserError
 from birdsd.training.checkpoints.committed import Checkpoint
-from birdsd.training.engines.oom import is_out_of_memory, reason_of
+from birdsd.training.engines.out_of_memory import is_out_of_memory, reason_of
 
 if TYPE_CHECKING:
     from birdsd.diffusion.learning.base import Learner, Method, Parts

@@ -13,7 +13,7 @@ from birdsd.training.batches.plan import BatchPlan
 from birdsd.training.devices.precision import release
 from birdsd.training.devices.world import World
 from birdsd.training.engines.base import Engine
-from birdsd.training.engines.oom import is_out_of_memory
+from birdsd.training.engines.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from birdsd.diffusion.learning.base import Method, Parts

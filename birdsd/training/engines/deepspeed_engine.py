@@ -25,7 +25,7 @@ from birdsd.training.engines.base import (
     learning_of,
 )
 from birdsd.training.engines.ema import Ema
-from birdsd.training.engines.oom import OutOfMemory, agree, is_out_of_memory, reason_of
+from birdsd.training.engines.out_of_memory import OutOfMemory, agree, is_out_of_memory, reason_of
 
 if TYPE_CHECKING:
     from birdsd.diffusion.learning.base import Learner

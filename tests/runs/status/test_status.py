@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from birdsd.cli.tables.status import WIDTH, text
+from birdsd.cli.tables.status import WIDTH, detail_text, text
 from birdsd.format import short, span
 from birdsd.runs.allocations import STOP, request_stop
 from birdsd.runs.status.detail import detail
@@ -302,7 +302,7 @@ def test_a_run_in_detail(history: History) -> None:
     ]
     (history.folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     told = detail(history.run, now=T0 + 20 * HOUR)
-    said = told.text(T0 + 20 * HOUR)
+    said = detail_text(told, T0 + 20 * HOUR)
     assert max(map(len, said.split("\n"))) <= WIDTH
     for words in ("stopped", "500 (10 min)", "2,500 -> 5,000", "job 11", "hand-over: requeue", "2.5k: 0.25",
                   "birdsd resume", "effective training time", "resumed"):  # fmt: skip

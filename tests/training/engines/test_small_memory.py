@@ -31,7 +31,7 @@ from birdsd.training.engines.torch_engine import TorchEngine, compile_in_place
 from birdsd.training.previews import parts_of
 from tests.support.toy import OPTIM, OddMethod, ToyLearner, ToyMethod, losses, toy_config
 from tests.training.checkpoints.test_failed_saves import fill, small_disk  # noqa: F401 - a fixture
-from tests.training.engines.test_oom import Narrow, NarrowBackward, shortages
+from tests.training.engines.test_out_of_memory import Narrow, NarrowBackward, shortages
 from tests.training.engines.test_worlds import LONG, alike, legs, same, zero
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from birdsd.errors import UserError
 from birdsd.shards.index import ShardIndex
 from birdsd.training.batches.batches import Examples
 from birdsd.training.batches.plan import BatchPlan
-from birdsd.training.engines.oom import SHORTAGE_FILE, OutOfMemory, is_out_of_memory, recut
+from birdsd.training.engines.out_of_memory import SHORTAGE_FILE, OutOfMemory, is_out_of_memory, recut
 from birdsd.training.loop import train
 from birdsd.training.records import Ledger, read_metrics
 from tests.support.toy import ToyMethod, losses, toy_config
