@@ -98,7 +98,9 @@ class Bench:
     def config(self, settings: list[str]) -> Any:
         """A training here."""
         common = [f"data.shards={self.index.folder}", *self._common]
-        config = compose("train", [*common, "method.class_samples=16", "method.class_steps=1", *settings])
+        if "method=dreambooth" in settings:
+            common = [*common, "method.class_samples=16", "method.class_steps=1"]
+        config = compose("train", [*common, *settings])
         config.optim.total_samples = 10**9
         return config
 
