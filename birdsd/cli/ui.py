@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from birdsd.ui.server import FIRST_PORT, serve, settled
+from birdsd.ui import server
 
 
 def add_ui(verbs: Any) -> None:
@@ -20,7 +20,7 @@ def add_ui(verbs: Any) -> None:
     )
     ui.add_argument("run", nargs="?", help="a run or a model folder (default: the newest finished model)")
     ui.add_argument("settings", nargs="*", help="settings of `birdsd run generate` to begin with")
-    ui.add_argument("--port", type=int, help=f"(default: the first free one from {FIRST_PORT} on)")
+    ui.add_argument("--port", type=int, help=f"(default: the first free one from {server.FIRST_PORT} on)")
     ui.add_argument("--no-browser", action="store_true", help="do not open a browser")
     ui.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs lie (default: runs)")
     ui.set_defaults(call=_ui)
@@ -31,5 +31,5 @@ def _ui(options: argparse.Namespace) -> int:
     run = options.run
     if run is not None and "=" in run and not Path(run).exists():
         run, settings = None, [run, *settings]
-    serve(settled(run, settings, options.runs), options.port, not options.no_browser)
+    server.serve(server.settled(run, settings, options.runs), options.port, not options.no_browser)
     return 0
