@@ -360,10 +360,11 @@ def fill_open(config: schema.TrainConfig) -> None:
 
 
 def _advice(config: schema.TrainConfig) -> dict[str, Any]:
-    """What the model preset recommends for the method; a fine-tuning may have a line of its own."""
+    """What the model preset recommends for the method; a fine-tuning may have a line of its own, and from
+    scratch another optimizer."""
     told, name = config.model.recommended, advice_name(config)
     pretrained = config.model.init == "pretrained"
-    names = [f"{name}_pretrained", name] if pretrained else [name]
+    names = [f"{name}_pretrained" if pretrained else f"{name}_{config.optim.optimizer}", name]
     found: dict[str, Any] = next((told[one] for one in names if told.get(one)), {})
     # A pretrained model goes on predicting what it predicts, and of the noise one says all or nothing.
     said = any(getattr(config.method, key) is not None for key in schema.NOISE_DEFAULTS)
@@ -431,6 +432,8 @@ def signature(config: schema.TrainConfig, **fingerprints: str) -> str:
     for name, usual in schema.NOISE_DEFAULTS.items():
         if science["method"].get(name) == usual:
             del science["method"][name]
+    if science["optim"].get("optimizer") in (None, schema.OPTIM_DEFAULTS["optimizer"]):
+        science["optim"].pop("optimizer", None)
     for name in (*schema.MODEL_KEYS, "recommended", "name"):
         science["model"].pop(name, None)
     return fingerprint({**science, **fingerprints}, length=12)

@@ -26,6 +26,7 @@ from birdsd.training.engines.base import (
 )
 from birdsd.training.engines.ema import Ema
 from birdsd.training.engines.flat import FlatParameters, GradientSum
+from birdsd.training.engines.muon import Muon, muon_groups
 from birdsd.training.engines.out_of_memory import OutOfMemory, agree, is_out_of_memory, reason_of
 
 if TYPE_CHECKING:
@@ -71,11 +72,9 @@ class TorchEngine:
         learning = self._placed(learner)
         self.shapes = {name: parameter.shape for name, parameter in learning}
         self.parameter_names = sorted(self.shapes)
-        self.flat = FlatParameters(decay_groups(learning))
-        chunks: list[list[nn.Parameter]] = [[], []]
-        for chunk, group in zip(self.flat.chunks, self.flat.group_of, strict=True):
-            chunks[group].append(chunk)
-        self.optimizer = adamw(chunks, optim, optimizer_bits)
+        muon = optim.optimizer == "muon"
+        self.flat = FlatParameters((muon_groups if muon else decay_groups)(learning))
+        self.optimizer = Muon(self.flat, optim) if muon else self._adamw(optim, optimizer_bits)
         if isinstance(self.optimizer, torch.optim.AdamW):
             for chunk in self.flat.chunks:
                 self.optimizer.state[chunk] = {
@@ -87,6 +86,12 @@ class TorchEngine:
             for chunk in self.flat.chunks:
                 torch.distributed.broadcast(chunk.detach(), src=0)
         self.ema = Ema(self.flat.chunks) if optim.ema_decay else None
+
+    def _adamw(self, optim: OptimConfig, bits: int) -> torch.optim.AdamW | AdamW8bit:
+        chunks: list[list[nn.Parameter]] = [[], []]
+        for chunk, group in zip(self.flat.chunks, self.flat.group_of, strict=True):
+            chunks[group].append(chunk)
+        return adamw(chunks, optim, bits)
 
     def _make_scaler(self) -> Any:
         """Of the loss, where the precision needs one."""
