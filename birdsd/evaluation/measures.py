@@ -148,7 +148,7 @@ class Yardstick:
             [one for one in part if one[0].species in wanted] if wanted else list(part)
             for part in (self.held_out, self.training)
         )
-        absolute = self.codec.intensity == "decibel"  # elsewhere an image has no level to speak of
+        absolute = self.codec.intensity != "power"  # whose images have no level to speak of
 
         def beside(key: str) -> list[float | None]:
             return [_by_species(side, key) for side in (held, made)]
@@ -175,11 +175,11 @@ def _facts(codec: SpectrogramCodec, clip: HeardClip) -> _Facts:
     image = codec.encode(clip.waveform, codec.rate_hz)
     power = mean_power(codec, image)
     levels = band_levels_db(codec, image)
-    lowest = 10 ** (codec.floor_db / 10)
+    lowest = 10 ** (codec.quietest_db / 10)
     edges = np.asarray(MODULATION_HZ[:-1])
     rhythm = np.asarray(modulation_db(levels, codec.clip_s / codec.frames))
     fast = (10 ** (rhythm[edges >= FAST_HZ] / 10)).sum()
-    loudness = max(codec.level_db(clip.waveform), codec.floor_db)
+    loudness = max(codec.level_db(clip.waveform), codec.quietest_db)
     return _Facts(
         loudness, 10 * float(np.log10(max(float(np.quantile(power, QUIET)), lowest))),
         power.mean(axis=1), 10 * float(np.log10(fast + 1e-6)), thumbnail(levels),

@@ -22,7 +22,7 @@ from birdsd.sound.levels import LOWEST_HZ, band_level_db, without_offset
 from birdsd.sound.phase import Stft, griffin_lim
 from birdsd.sound.scales import MEL_FORMULAS, MEL_NORMS, SCALES, FilterBank, filter_bank
 
-INTENSITIES = ("decibel", "power")
+INTENSITIES = ("decibel", "log1p", "power")
 _DECODING_ONLY = ("name", "griffin_lim_iterations", "momentum")
 
 
@@ -31,8 +31,11 @@ class SpectrogramCodec:
     """Settings of an image of sound, with both directions beside each other.
 
     intensity "decibel": levels from floor_db to ceiling_db become 0..255, where 0 dB is a full-scale
-    sine, so loud and quiet survive; value 0 means silence. "power": riffusion's
-    255 - 255 (S / max)^exponent with the maximum of each image, so loudness is lost.
+    sine, so loud and quiet survive; value 0 means silence. "log1p": 255 log(1 + S / F) / log(1 + C / F)
+    with the magnitudes F and C of floor_db and ceiling_db. Above the floor it is as good as decibels; below,
+    it turns linear and takes the noise between notes down to silence gently, where decibels show every dip of
+    it as a black speck. "power": riffusion's 255 - 255 (S / max)^exponent with the maximum of each image, so
+    loudness is lost.
     Settings that cannot be inverted are refused with the value that would work.
     """
 
@@ -116,6 +119,13 @@ class SpectrogramCodec:
         """Between which frequencies an image shows anything; what is below 20 Hz is no sound."""
         return max(self.fmin_hz, LOWEST_HZ), self.fmax_hz
 
+    @property
+    def quietest_db(self) -> float:
+        """The lowest level that an image tells from silence, in dB re a full-scale sine."""
+        if self.intensity != "log1p":
+            return self.floor_db
+        return self.floor_db + 20 * math.log10(math.expm1(self._soft_range / 255))
+
     def level_db(self, waveform: np.ndarray) -> float:
         """RMS in dBFS over the codec's band; -inf for silence.
 
@@ -126,6 +136,16 @@ class SpectrogramCodec:
     def row_hz(self) -> np.ndarray:
         """Centre frequency of every image row, float64 [bands], highest first."""
         return self.filters.centre_hz[::-1].copy()
+
+    @property
+    def _soft_floor(self) -> float:
+        """Magnitude at which intensity "log1p" turns from linear to logarithmic."""
+        return float(10 ** (self.floor_db / 20))
+
+    @property
+    def _soft_range(self) -> float:
+        """log(1 + S / floor) of the loudest magnitude that an image of intensity "log1p" holds."""
+        return math.log1p(10 ** (self.ceiling_db / 20) / self._soft_floor)
 
     # -- sound to image --------------------------------------------------------------------------
 
@@ -158,6 +178,10 @@ class SpectrogramCodec:
             loudest = float(magnitude.max(initial=0.0))
             curve = _power(magnitude / np.float32(loudest or 1.0), self.exponent)
             image = (255 - 255 * curve).astype(np.uint8)  # truncated, as riffusion does
+        elif self.intensity == "log1p":
+            level = np.log1p(magnitude * np.float32(1 / self._soft_floor))
+            level *= np.float32(255 / self._soft_range)
+            image = np.clip(np.rint(level, out=level), 0, 255, out=level).astype(np.uint8)
         else:
             per_db = 255 / (self.ceiling_db - self.floor_db)
             # 1e-30 keeps the logarithm finite; it lies far below any floor.
@@ -179,6 +203,8 @@ class SpectrogramCodec:
         values = np.clip(np.asarray(image, np.float32), 0, 255)[:, ::-1].transpose(0, 2, 1)
         if self.intensity == "power":
             magnitude = ((255 - values) / 255) ** np.float32(1 / self.exponent)
+        elif self.intensity == "log1p":
+            magnitude = np.expm1(values * np.float32(self._soft_range / 255)) * np.float32(self._soft_floor)
         else:
             db = self.floor_db + values * np.float32((self.ceiling_db - self.floor_db) / 255)
             magnitude = np.where(values < 0.5, np.float32(0), np.exp(db * np.float32(math.log(10) / 20)))

@@ -103,6 +103,28 @@ def test_a_full_scale_sine_is_0_db_and_level_is_absolute(scale, formula):
         assert abs(float(quieter[0, row, 256]) - 0.6 * 255) <= 1
 
 
+def test_log1p_is_decibels_above_its_floor_and_linear_below():
+    codec = preset("birdsong", intensity="log1p", floor_db=-75.0)
+    db = np.array([-20.0, -30.0, -75.0, -100.0, -106.0], np.float32)
+    magnitude = np.broadcast_to((10 ** (db / 20))[None, :, None], (1, 5, codec.bands))
+    value = codec.quantise(np.ascontiguousarray(magnitude))[0, 0].astype(float)
+    step = 255 / np.log1p(10 ** (75 / 20))
+    assert value[0] - value[1] == pytest.approx(step * np.log(10) / 2, abs=1.0)  # 10 dB, as anywhere above
+    assert value[2] == pytest.approx(step * np.log(2), abs=0.5)
+    assert value[3] == pytest.approx(step * 10 ** (-25 / 20), abs=0.5)  # in proportion to the magnitude
+    assert codec.quantise(np.zeros((1, 4, codec.bands), np.float32)).max() == 0
+    assert codec.quietest_db == pytest.approx(-104.3, abs=0.1) and preset("birdsong").quietest_db == -100.0
+    values = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, None, :], (1, codec.bands, 256))
+    assert np.array_equal(codec.quantise(codec.dequantise(values)), values)
+
+
+def test_log1p_gives_back_levels():
+    codec = preset("birdsong", intensity="log1p", floor_db=-75.0)
+    sound = sweep(codec)
+    copy = codec.decode(codec.encode(sound, codec.rate_hz), seed=3)
+    assert abs(20 * np.log10(copy.std() / sound.std())) < 0.5
+
+
 def test_row_0_is_the_highest_frequency():
     codec = preset("birdsong")
     assert codec.row_hz()[0] == 16000 and codec.row_hz()[-1] == 62.5
@@ -208,7 +230,7 @@ def test_json_and_fingerprint():
         ({"scale": "mel", "fmin_hz": 0.0}, "set n_fft="),
         ({"bands": 600}, "see no FFT bin"),
         ({"scale": "mell"}, "Did you mean 'mel'"),
-        ({"intensity": "db"}, "valid: decibel, power"),
+        ({"intensity": "db"}, "valid: decibel, log1p, power"),
         ({"channels": 3}, "set channels=1 or 2"),
         ({"floor_db": 5.0}, "the floor must lie below the ceiling"),
         ({"momentum": 1.3}, "set momentum=0.99"),
