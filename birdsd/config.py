@@ -311,7 +311,35 @@ def _finish(resolved: DictConfig) -> Any:
     config = decoded(OmegaConf.to_object(resolved))
     if isinstance(config, schema.TrainConfig):
         fill_open(config)
+        refuse_keys_of_others(config)
     return config
+
+
+def refuse_keys_of_others(config: schema.TrainConfig) -> None:
+    """A setting that the chosen method does not have would be ignored, and yet make another run of it.
+
+    Only here, where settings are typed: a run that was stored with such a value can still be read.
+    """
+    chosen = advice_name(config)
+    if chosen not in {"clip", "aesthetic_gradients"}.union(*schema.METHOD_KEYS.values()):
+        return  # no such method; whoever makes it says so
+    usual = dataclasses.asdict(schema.MethodConfig())
+    for name, methods in schema.METHOD_KEYS.items():
+        value = getattr(config.method, name)
+        if chosen in methods or value in (usual[name], schema.NOISE_DEFAULTS.get(name, usual[name])):
+            continue  # what is usual makes no other run
+        shown = str(value).lower() if isinstance(value, bool) else value
+        raise UserError(
+            f"method.{name}={clipped(shown)} with {_chosen(chosen)}",
+            f"{name} is a setting of {' and of '.join(_chosen(one) for one in methods)} only",
+            f"leave method.{name} out, or choose a method that has it",
+        )
+
+
+def _chosen(method: str) -> str:
+    """The settings that choose a method, by the name that `advice_name` gives it."""
+    name, _, form = method.partition("_") if method.startswith("dreambooth_") else (method, "", "")
+    return f"method={name} method.base_method={form}" if form else f"method={name}"
 
 
 def fill_open(config: schema.TrainConfig) -> None:
@@ -403,6 +431,6 @@ def signature(config: schema.TrainConfig, **fingerprints: str) -> str:
     for name, usual in schema.NOISE_DEFAULTS.items():
         if science["method"].get(name) == usual:
             del science["method"][name]
-    for name in ("autoencoder", "source", "clip", "recommended", "name"):
+    for name in (*schema.MODEL_KEYS, "recommended", "name"):
         science["model"].pop(name, None)
     return fingerprint({**science, **fingerprints}, length=12)

@@ -17,16 +17,17 @@ Text = Optional[str]
 
 @dataclass
 class CodecConfig:
-    """Waveform <-> image: the fields of `birdsd.sound.codec.SpectrogramCodec`."""
+    """Waveform <-> image: the fields and defaults of `birdsd.sound.codec.SpectrogramCodec`, so that a preset
+    and a codec.json that leave out the same fields are the same codec."""
 
     name: str = MISSING
     rate_hz: int = 32000
     window_ms: float = 16.0
-    hop_ms: float = 5.0
-    n_fft: int = 0
+    hop_ms: float = 4.0
+    n_fft: int = 512  # 0: the next suitable size
     scale: str = "linear"
     bands: int = 256
-    fmin_hz: float = 0.0
+    fmin_hz: float = 62.5
     fmax_hz: float = 16000.0
     frames: int = 512
     channels: int = 1
@@ -36,7 +37,7 @@ class CodecConfig:
     exponent: float = 0.25
     mel_formula: str = "htk"
     mel_norm: Text = None
-    griffin_lim_iterations: int = 32
+    griffin_lim_iterations: int = 100
     momentum: float = 0.99
 
 
@@ -86,6 +87,10 @@ class ModelConfig:
     recommended: dict[str, Any] = field(default_factory=dict)
 
 
+# The fields of ModelConfig that name models which a run stands on: folders, runs or hub ids.
+MODEL_KEYS = ("autoencoder", "source", "clip")
+
+
 @dataclass
 class MethodConfig:
     """What is taught, and with which loss."""
@@ -126,6 +131,24 @@ class MethodConfig:
     class_samples: int = 100
     class_steps: int = 25
     class_guidance: float = 3.0
+
+
+_WEIGHTS, _UPDATES = ("full", "dreambooth_full"), ("lora", "dreambooth_lora")
+_DENOISING = (*_WEIGHTS, *_UPDATES, "textual_inversion")
+# The fields of MethodConfig that not every method has, with those that have them (named as
+# `config.advice_name` names methods). With any other method they are refused.
+METHOD_KEYS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("prediction", "noise_schedule", "zero_terminal_snr"), ("full",)),
+    **dict.fromkeys(("min_snr_gamma", "caption_dropout"), _DENOISING),
+    **dict.fromkeys(("train_text_encoder", "learns"), _WEIGHTS),
+    **dict.fromkeys(("rank", "alpha", "targets"), _UPDATES),
+    **dict.fromkeys(("tokens", "style_token", "vectors", "initial_word"), ("textual_inversion",)),
+    **dict.fromkeys(("base_method", "word", "class_word", "prior_weight", "class_prompts", "class_samples",
+                     "class_steps", "class_guidance"), ("dreambooth_lora", "dreambooth_full")),
+    **dict.fromkeys(("kl_weight", "gradient_weight", "crop_frames", "texture_weight", "feature_weight",
+                     "adversary_weight", "adversary_start_samples", "adversary_learning_rate",
+                     "adversary_channels"), ("autoencoder",)),
+}  # fmt: skip
 
 
 @dataclass
@@ -374,7 +397,7 @@ class DemoConfig:
     recordings: Text = None
     environment: Text = None
     codec: str = "birdsong-tiny"
-    cuts_per_song: int = 16  # as data.cuts_per_song: a demo's recordings are few
+    cuts_per_song: Optional[int] = None  # as data.cuts_per_song; null: 16, of the synthetic aviary 5
     model: str = "tiny"
     machine: str = "auto"
     seed: int = 0

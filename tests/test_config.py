@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -114,3 +116,106 @@ def test_recommended_optimizer_settings_give_way_to_the_users() -> None:
     assert tiny.optim.learning_rate == advice["learning_rate"]
     assert config.compose("train", ["model=tiny", "optim.learning_rate=0.25"]).optim.learning_rate == 0.25
     assert all(value is not None for value in dataclasses.asdict(tiny.optim).values())
+
+
+FORMS = {
+    "autoencoder": [],
+    "full": [],
+    "lora": [],
+    "textual_inversion": [],
+    "dreambooth_lora": ["method.base_method=lora"],
+    "dreambooth_full": ["method.base_method=full"],
+    "clip": [],
+    "aesthetic_gradients": [],
+}
+
+
+def anything_else(value: object) -> str:
+    """Another value of the same kind as a default."""
+    if isinstance(value, bool) or value is None:
+        return str(not value).lower() if value is not None else "v_prediction"
+    if isinstance(value, (int, float)):
+        return str(type(value)(value + 3))
+    return "[a, b]" if isinstance(value, list) else f"{value}x"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_key_of_another_method_is_refused_and_one_of_its_own_is_not(form: str) -> None:
+    """All keys of `method` with all methods: each is taken, or refused by the names of those that have it."""
+    name = form.partition("_")[0] if form.startswith("dreambooth") else form
+    words = [f"method={name}", *FORMS[form]]
+    settled = config.compose("train", words)
+    for key, methods in schema.METHOD_KEYS.items():
+        if key == "base_method":
+            continue  # chooses the form
+        default = getattr(schema.MethodConfig(), key)
+        value = {"zero_terminal_snr": "true"}.get(key) or anything_else(default)
+        # As `compose` ends for these settings, without reading the presets once more for each.
+        changed = config.altered("train", settled, f"method.{key}", value)
+        if form in methods:
+            config.refuse_keys_of_others(changed)
+            continue
+        with pytest.raises(UserError) as caught:
+            config.refuse_keys_of_others(changed)
+        assert caught.value.what.startswith(f"method.{key}=") and f"method={name}" in caught.value.what
+        assert all(one.partition("_")[0] in caught.value.rule for one in methods)
+
+
+@pytest.mark.parametrize(
+    ("words", "way"),
+    [
+        (["method=full", "method.rank=4"], "method=lora"),
+        (["method=lora", "method.train_text_encoder=false"], "method=full"),
+        (["method=dreambooth", "method.base_method=full", "method.rank=4"], "method.base_method=lora"),
+        (["method=clip", "method.caption_dropout=0.5"], "method=textual_inversion"),
+    ],
+)
+def test_typed_it_is_refused_by_every_job_that_trains(words: list[str], way: str) -> None:
+    for job in ("train", "cache"):
+        with pytest.raises(UserError, match="is a setting of") as caught:
+            config.compose(job, words)
+        assert way in caught.value.rule
+
+
+def test_a_preset_of_ones_own_is_held_to_the_same(tmp_path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("# mine\nname: full\nrank: 4\n")
+    with pytest.raises(UserError, match=r"method\.rank=4 with method=full"):
+        config.compose("train", [f"method={path}"])
+    path.write_text("# mine\nname: lora\nrank: 4\n")
+    assert config.compose("train", [f"method={path}"]).method.rank == 4
+
+
+def test_advice_of_a_model_preset_goes_to_its_own_method_alone(tmp_path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "# mine\nname: own\nrecommended:\n  lora: {rank: 5}\n  full: {prediction: v_prediction}\n"
+    )
+    assert config.compose("train", [f"model={path}", "method=lora"]).method.rank == 5
+    full = config.compose("train", [f"model={path}", "method=full"]).method
+    assert (full.rank, full.prediction) == (0, "v_prediction")
+    # What is said as it is by default changes nothing, and is taken.
+    assert config.compose("train", ["method=full", "method.rank=0", "method.word=rare"]).method.rank == 0
+
+
+def test_a_run_that_was_stored_with_such_a_key_is_read() -> None:
+    stored = config.as_dict(config.compose("train", ["method=full"]))
+    stored["method"]["rank"] = 4
+    assert config.changed("train", stored, ["optim.total_samples=7"]).method.rank == 4
+
+
+def test_the_models_that_a_run_stands_on_are_listed_once() -> None:
+    """A place of its own for the list is one that forgets a model when there is another."""
+    root = Path(__file__).resolve().parents[1]
+    lists = []
+    for path in [*root.glob("birdsd/**/*.py"), *root.glob("jobs/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.Tuple, ast.List, ast.Set)):
+                words = {one.value for one in node.elts if isinstance(one, ast.Constant)}
+                words = {word.removeprefix("model.") for word in words if isinstance(word, str)}
+                if len(words & set(schema.MODEL_KEYS)) > 1 and words <= set(schema.MODEL_KEYS):
+                    lists.append((path.name, tuple(sorted(words))))
+    # Of a signature the first two are part even where they are not named.
+    assert sorted(lists) == [
+        ("schema.py", ("autoencoder", "clip", "source")), ("store.py", ("autoencoder", "source")),
+    ]  # fmt: skip

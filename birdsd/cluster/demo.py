@@ -29,6 +29,9 @@ from birdsd.training.records import read_metrics
 from birdsd.values import as_setting
 
 KILLED_FILE = "killed.json"
+# Of each song. The aviary's 96 training recordings then make about as many training clips (some 700) as eight
+# recordings each of ten species do.
+OWN_CUTS, AVIARY_CUTS = 16, 5
 
 
 class Demo:
@@ -45,6 +48,13 @@ class Demo:
         self._totals: dict[str, int] = {}
         self._common = [f"machine={config.machine}"]
         self._standing_on: list[str] = []
+
+    @property
+    def cuts_per_song(self) -> int:
+        """As asked for. Else as many as make some hundred training clips of a source: own recordings are few,
+        those of the aviary are not."""
+        asked = self.config.cuts_per_song
+        return asked if asked is not None else AVIARY_CUTS if self.synthetic else OWN_CUTS
 
     def recordings(self) -> Path:
         """The user's folder, or the synthetic aviary."""
@@ -67,7 +77,7 @@ class Demo:
             f"data.recordings={recordings}",
             f"data.shards={self.work / 'shards'}",
             f"codec={self.config.codec}",
-            f"data.cuts_per_song={self.config.cuts_per_song}",
+            f"data.cuts_per_song={self.cuts_per_song}",
             "data.validation_fraction=0.125",
             "data.test_fraction=0.125",
             *self._common,

@@ -6,8 +6,8 @@ import os
 import platform
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -18,20 +18,25 @@ import birdsd
 from birdsd.cluster.auto import AUTO
 from birdsd.cluster.demo import KILLED_FILE, Demo
 from birdsd.cluster.machine import gpu_devices
+from birdsd.cluster.snapshot import code_fingerprint
 from birdsd.cluster.store import Run
+from birdsd.errors import UserError
 from birdsd.evaluation.demo_page import Clip, DemoData, Interruption, Losses, Pair, Training, demo_page
+from birdsd.evaluation.judge_at_hand import judge_at_hand
 from birdsd.evaluation.judged_run import JudgedRun, staircase_of
 from birdsd.evaluation.judges import Sound
 from birdsd.evaluation.learning_check import GeneratedClip, LearningCheck, learning_check
 from birdsd.evaluation.real_clips import decoded
 from birdsd.evaluation.staircase import CODEC, GENERATED
-from birdsd.files import read_json, write_json
+from birdsd.files import fingerprint, read_json, sha256_file, write_json
+from birdsd.schema import DemoConfig
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
 from birdsd.sound.codec import SpectrogramCodec
 from birdsd.sound.recordings import read
 from birdsd.training.records import read_metrics
 
+REPORTED_FILE = "reported.json"
 TITLES = {"autoencoder": "Autoencoder", "full": "Diffusion model"}
 
 
@@ -54,11 +59,70 @@ class Report:
         return {**(weak or {}), "weak_check": weak, **self.judged.to_json()}
 
 
+@dataclass(frozen=True)
+class Written:
+    """A page that lies there, with what was said of it: `words` for a terminal, `told` for a file."""
+
+    page: Path
+    words: str
+    told: dict[str, Any]
+
+
 def write_report(
     demo: Demo, index: ShardIndex, runs: list[Run], generated: Mapping[str, Any], recordings: Path
-) -> Report:
+) -> Written:
     """Judge the generated sounds of `runs` (autoencoder, then diffusion) and write `report.html` and
-    `check.json`; `recordings` is the folder that the shards were prepared from."""
+    `check.json`; `recordings` is the folder that the shards were prepared from.
+
+    What was judged is not judged again, as long as nothing has changed that the page rests on.
+    """
+    page, kept = demo.out / "report.html", demo.work / REPORTED_FILE
+    rests_on = what_it_rests_on(demo.config, index, runs, generated)
+    written = written_before(kept, rests_on, page)
+    if written is None:
+        report = _judge(demo, index, runs, generated, recordings, page)
+        written = Written(page, report.text(), report.to_json())
+        told = {"words": written.words, "told": written.told}
+        write_json(kept, {"rests_on": rests_on, "page": sha256_file(page), **told})
+    write_json(demo.work / "check.json", written.told)
+    return written
+
+
+def what_it_rests_on(
+    config: DemoConfig, index: ShardIndex, runs: Sequence[Run], generated: Mapping[str, Any]
+) -> str:
+    """A hash of all that a report is made from: settings, shards, runs, sounds and pictures, the judge, and
+    the code that makes it."""
+    judge, absent = judge_at_hand()
+    clips = [
+        [clip["prompt"], clip["species"], *(sha256_file(Path(clip[kind])) for kind in ("sound", "picture"))]
+        for clip in generated["clips"]
+    ]
+    return fingerprint(
+        [
+            asdict(config), index.fingerprint, [run.signature for run in runs], clips,
+            judge.fingerprint if judge else absent, code_fingerprint(),
+        ]
+    )  # fmt: skip
+
+
+def written_before(kept: Path, rests_on: str, page: Path) -> Written | None:
+    """The report that lies there; None where there is none, it rests on something else, or the page is not
+    the one that was written (a demo on other recordings writes another one there)."""
+    if not (kept.is_file() and page.is_file()):
+        return None
+    try:
+        told = read_json(kept)
+        same = told["rests_on"] == rests_on and told["page"] == sha256_file(page)
+        return Written(page, told["words"], told["told"]) if same else None
+    except (UserError, KeyError, TypeError):
+        return None
+
+
+def _judge(
+    demo: Demo, index: ShardIndex, runs: list[Run], generated: Mapping[str, Any], recordings: Path, page: Path
+) -> Report:
+    """Judge everything, and write the page."""
     began = time.monotonic()
     codec = SpectrogramCodec.from_json(index.codec or {})
     clips = [clip for clip in generated["clips"] if len(clip["species"]) == 1]
@@ -102,9 +166,7 @@ def write_report(
         },
         created=date.today().isoformat(),
     )
-    report = Report(demo_page(demo.out / "report.html", data), check, judged)
-    write_json(demo.work / "check.json", report.to_json())
-    return report
+    return Report(demo_page(page, data), check, judged)
 
 
 def _check(index: ShardIndex, sounds: list[Sound]) -> LearningCheck | None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from birdsd.cluster import slurm
 from birdsd.cluster.doctor_case import Case, Finding, Findings, error, ok, warning
 from birdsd.cluster.doctor_files import amount, free_space, quota_of, trial_folder, write_speed
-from birdsd.cluster.hub import needed, snapshot, weights_count
+from birdsd.cluster.hub import needed, snapshot, weights_shapes
 from birdsd.cluster.store import Run, RunStore
 from birdsd.config import as_dict
+from birdsd.diffusion.parameters import DECIDES_SIZE, TRAINS_NOTHING, implied_shapes, learning_count
 from birdsd.errors import UserError
+from birdsd.shards.index import ShardIndex
 
 # fp32 weights, two moments and the moving average: what a checkpoint keeps of a parameter that learns.
 _BYTES_PER_PARAMETER, _BYTES_OF_WEIGHT = 16, 4
 _FEW_FILES = 10_000
+_MANY_SPECIES = 100
 # The warning must come this many times earlier than leaving takes; `birdsd submit` refuses less as well.
 LEAD_FACTOR = 1.5
 
@@ -40,25 +43,32 @@ def checkpoint_size(case: Case) -> tuple[int, str]:
     for run in alike:
         if size := _newest_checkpoint(run.folder):
             return size, f"a checkpoint of {run.folder.name}"
+    if settings.method.name in TRAINS_NOTHING:
+        return 0, f"method={settings.method.name} saves no checkpoints"
     each = _BYTES_PER_PARAMETER if settings.optim.ema_decay else _BYTES_PER_PARAMETER - _BYTES_OF_WEIGHT
-    for folder, said in [
-        *_pretrained(case),
-        *((r.export_folder, f"the export of {r.folder.name}") for r in alike),
-    ]:
-        counts = weights_count(folder)
-        if count := sum(counts.get(part, 0) for part in learning_parts(settings)):
+    species, clip = _species(settings), _clip(case)
+    exports = [(run.export_folder, f"the export of {run.folder.name}") for run in alike]
+    for folder, said in [*_pretrained(case), *exports]:
+        if count := learning_count(settings, {**weights_shapes(folder), **clip}, species):
             return count * each, f"counted in {said}"
-    counts = estimated_parameters(settings.model)
-    count = sum(counts.get(part, 0) for part in learning_parts(settings))
+    count = learning_count(settings, {**implied_shapes(settings.model), **clip}, species)
     return count * each, "estimated from the model's settings"
 
 
-def learning_parts(settings: Any) -> tuple[str, ...]:
-    """Which parts of the model learn, and so are in its checkpoints."""
-    if settings.method.name == "autoencoder":
-        return ("vae",)
-    text = settings.method.train_text_encoder or settings.model.init == "scratch"
-    return ("unet", "text_encoder") if text else ("unet",)
+def _species(settings: Any) -> int:
+    """How many species the shards name, for a method with words for each; a guess on the large side where
+    they are not here yet."""
+    with suppress(UserError, OSError):
+        asked = settings.method.name == "textual_inversion" and settings.data.shards
+        if asked and (found := len(ShardIndex.open(Path(settings.data.shards)).species)):
+            return found
+    return _MANY_SPECIES
+
+
+def _clip(case: Case) -> dict[str, Any]:
+    """The tensors of model.clip, where it is at hand."""
+    found = [weights_shapes(folder) for folder, _ in _pretrained(case, "model.clip")]
+    return {"clip": found[0]["clip"]} if found and "clip" in found[0] else {}
 
 
 def _newest_checkpoint(folder: Path) -> int:
@@ -84,23 +94,29 @@ def folder_size(folder: Path) -> int:
 def _runs_alike(case: Case, settings: Any) -> list[Run]:
     """Other runs of the same model and method: their checkpoints are as large."""
     model, found = as_dict(settings.model), []
+    method = as_dict(settings.method)
     for run in RunStore(case.root).runs("train"):
         with suppress(UserError, AttributeError):
             held = run.config
-            if held.get("model") == model and held["method"].get("name") == settings.method.name:
+            own = held.get("method", {})
+            same = all(own.get(key, method[key]) == method[key] for key in DECIDES_SIZE)
+            average = bool(held.get("optim", {}).get("ema_decay")) == bool(settings.optim.ema_decay)
+            if held.get("model") == model and same and average:
                 found.append(run)
     return found
 
 
-def _pretrained(case: Case) -> list[tuple[Path, str]]:
+def _pretrained(case: Case, setting: str = "model.source") -> list[tuple[Path, str]]:
+    """The folder of the model that `setting` names, and its name; empty where it is not on this machine."""
     try:
         wanted = needed(case.training, case.root)
     except UserError:
         return []  # another check says so
     found = []
     for one in wanted:
-        if one.setting == "model.source":
-            folder = Path(one.name) if Path(one.name).is_dir() else snapshot(one.name)
+        if one.setting == setting:
+            place = Path(one.name).expanduser()
+            folder = place if place.is_dir() else snapshot(one.name)
             if folder is not None:
                 found.append((folder, one.name))
     return found
@@ -108,69 +124,7 @@ def _pretrained(case: Case) -> list[tuple[Path, str]]:
 
 def estimated_parameters(model: Any) -> dict[str, int]:
     """Parameters by part as the settings of a model imply them, to a few per cent."""
-    unet, vae, text = (dict(section) for section in (model.unet, model.vae, model.text))
-    width = int(text.get("hidden_size", 512))
-    return {
-        "unet": _unet(unet, width, int(vae.get("latent_channels", 4))),
-        "vae": _vae(vae),
-        "text_encoder": width * (int(model.vocabulary_size) + int(model.max_tokens))
-        + int(text.get("num_hidden_layers", 12))
-        * (4 * width * width + 2 * width * int(text.get("intermediate_size", 4 * width))),
-    }
-
-
-def _resnet(of: int, to: int, time: int) -> int:
-    return 9 * of * to + 9 * to * to + time * to + (of * to if of != to else 0)
-
-
-def _unet(given: Mapping[str, Any], context: int, latent_channels: int) -> int:
-    """A UNet2DConditionModel: convolutions, and a transformer block where a type says CrossAttn."""
-    sizes = [int(size) for size in given.get("block_out_channels", (320, 640, 1280, 1280))]
-    default = ["CrossAttnDownBlock2D"] * (len(sizes) - 1) + ["DownBlock2D"]
-    attends = ["CrossAttn" in kind for kind in given.get("down_block_types") or default]
-    layers, time = int(given.get("layers_per_block", 2)), 4 * sizes[0]
-
-    def transformer(size: int) -> int:
-        return 20 * size * size + 2 * size * context
-
-    total = 2 * 9 * latent_channels * sizes[0] + sizes[0] * time + time * time
-    of = sizes[0]
-    for number, (to, attention) in enumerate(zip(sizes, attends, strict=True)):
-        for _ in range(layers):
-            total += _resnet(of, to, time) + (transformer(to) if attention else 0)
-            of = to
-        total += 9 * to * to if number < len(sizes) - 1 else 0
-    total += 2 * _resnet(of, of, time) + transformer(of)
-    upwards = list(zip(sizes, attends, strict=True))[::-1]
-    for number, (to, attention) in enumerate(upwards):
-        below = upwards[min(number + 1, len(upwards) - 1)][0]
-        for layer in range(layers + 1):
-            skip = below if layer == layers else to
-            total += _resnet((of if layer == 0 else to) + skip, to, time) + (
-                transformer(to) if attention else 0
-            )
-        of = to
-        total += 9 * to * to if number < len(upwards) - 1 else 0
-    return total
-
-
-def _vae(given: Mapping[str, Any]) -> int:
-    """An AutoencoderKL: the encoder, and a decoder with one resnet more a level."""
-    sizes = [int(size) for size in given.get("block_out_channels", (64,))]
-    layers, latent = int(given.get("layers_per_block", 1)), int(given.get("latent_channels", 4))
-    last = sizes[-1]
-    middle = 2 * _resnet(last, last, 0) + (
-        4 * last * last if given.get("mid_block_add_attention", True) else 0
-    )
-    total = 2 * middle + 2 * 27 * sizes[0] + 9 * last * 3 * latent
-    for order, count in ((sizes, layers), (sizes[::-1], layers + 1)):
-        of = order[0]
-        for number, to in enumerate(order):
-            for layer in range(count):
-                total += _resnet(of if layer == 0 else to, to, 0)
-            of = to
-            total += 9 * to * to if number < len(order) - 1 else 0
-    return total
+    return {part: sum(map(prod, shapes.values())) for part, shapes in implied_shapes(model).items()}
 
 
 # -- space --------------------------------------------------------------------------------------------
@@ -187,11 +141,9 @@ def check_space(case: Case) -> Findings:
     held = folder_size(case.run.folder / "checkpoints") if case.run else 0
     wanted = max(0, size * (keep + 1) + size // 4 - held)
     free = free_space(case.place)
-    about = (
-        f"{amount(size)} a checkpoint ({how}) x ({keep} + 1)"
-        if size
-        else "the size of a checkpoint is not known"
-    )
+    about = how or "the size of a checkpoint is not known"
+    if size:
+        about = f"{amount(size)} a checkpoint ({how}) x ({keep} + 1)"
     said = f"{amount(free.bytes)} free for {case.place}; {about}"
     yield _enough(free.bytes, wanted, "space", said)
     if free.files is not None:

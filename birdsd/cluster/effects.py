@@ -8,24 +8,6 @@ from typing import Any
 from birdsd import config
 from birdsd.schema import TrainConfig
 
-_LORA, _TOKENS, _DREAM = "lora", "textual_inversion", "dreambooth"
-_DREAMS = ("dreambooth_lora", "dreambooth_full")
-_ADVERSARY = ("adversary_start_samples", "adversary_learning_rate", "adversary_channels")
-_DENOISING = ("full", _LORA, _TOKENS, *_DREAMS)
-# Fields of `method` that not every method has a use for, with those that do (as `config.advice_name` has it).
-_METHODS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("prediction", "noise_schedule", "zero_terminal_snr"), ("full",)),
-    **dict.fromkeys(("min_snr_gamma", "caption_dropout"), _DENOISING),
-    **dict.fromkeys(("train_text_encoder", "learns"), ("full", "dreambooth_full")),
-    **dict.fromkeys(("kl_weight", "gradient_weight", "crop_frames", "texture_weight", "feature_weight",
-                     "adversary_weight", *_ADVERSARY), ("autoencoder",)),
-    **dict.fromkeys(("rank", "alpha", "targets"), (_LORA, "dreambooth_lora")),
-    **dict.fromkeys(("tokens", "style_token", "vectors", "initial_word"), (_TOKENS,)),
-    **dict.fromkeys(
-        ("base_method", "word", "class_word", "prior_weight", "class_prompts", "class_samples", "class_steps",
-         "class_guidance"), _DREAMS,
-    ),
-}  # fmt: skip
 _OF_TRAINING = (
     "engine", "zero_stage", "offload_optimizer", "offload_parameters", "optimizer_bits", "micro_batch",
     "gradient_checkpointing", "compile", "reader_threads", "prefetch_batches", "cache_latents",
@@ -73,13 +55,7 @@ def _unused(job: str, settled: Any, said: set[str]) -> Iterator[tuple[str, str]]
 
 def _of_training(settled: TrainConfig, said: set[str]) -> Iterator[tuple[str, str]]:
     method, model, optim, save = settled.method, settled.model, settled.optim, settled.save
-    name = config.advice_name(settled)
-    for field, methods in _METHODS.items():
-        if name not in methods:
-            listed = " or ".join(one.replace("_", " on ") if one in _DREAMS else one for one in methods)
-            mine = name.replace("_", " on ") if name in _DREAMS else name
-            yield f"method.{field}", f"method={mine} has no use for it ({listed} has)"
-    if method.name == _DREAM and not method.prior_weight:
+    if method.name == "dreambooth" and not method.prior_weight:
         for field in ("class_prompts", "class_samples", "class_steps", "class_guidance"):
             yield f"method.{field}", "method.prior_weight=0 makes no pictures of the class"
     if method.tokens != "style":
@@ -89,7 +65,7 @@ def _of_training(settled: TrainConfig, said: set[str]) -> Iterator[tuple[str, st
         yield "model.source", "model.init=scratch starts from nothing; model.init=pretrained starts from it"
     if method.name == "autoencoder":
         if not method.adversary_weight:
-            for field in _ADVERSARY:
+            for field in ("adversary_start_samples", "adversary_learning_rate", "adversary_channels"):
                 yield f"method.{field}", "method.adversary_weight=0 trains no discriminator"
         if not method.feature_weight:
             yield "model.clip", "method.feature_weight=0 compares no features"

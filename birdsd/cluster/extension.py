@@ -14,6 +14,7 @@ from birdsd.cluster.store import SIGNATURE_FILE, Run, RunStore
 from birdsd.config import changed, signature
 from birdsd.errors import UserError
 from birdsd.files import exclusive, fsync_folder, read_json, write_json
+from birdsd.schema import MODEL_KEYS
 from birdsd.training.outcome import FINISHED_FILE
 from birdsd.training.records import LEDGER_FILE
 from birdsd.training.stretches import read_totals, whole_batches, write_totals
@@ -77,7 +78,7 @@ def could_be_extended(run: Run) -> str:
     mark = read_json(run.folder / SIGNATURE_FILE)
     if (run.folder / LEDGER_FILE).is_file() or mark.get("job", "train") != "train":
         return ""
-    models = {name: mark[name] for name in ("autoencoder", "source", "clip") if name in mark}
+    models = {name: mark[name] for name in MODEL_KEYS if name in mark}
     wanted = int(run.config["optim"]["total_samples"])
     for other in RunStore(run.folder.parent).runs("train"):
         try:

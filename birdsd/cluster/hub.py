@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from birdsd.errors import UserError
 
 WEIGHTS = ("vae", "unet", "text_encoder")
 PARTS = (*WEIGHTS, "tokenizer", "scheduler")
+CLIP = "clip"  # not part of a pipeline but a model of its own: both towers and their projections
 # A pipeline's repository also holds other formats, half precision and whole-model files of many GB.
 PATTERNS = (
     "model_index.json",
@@ -30,6 +32,11 @@ PATTERNS = (
     "config.json",
     "diffusion_pytorch_model*.safetensors",
     "diffusion_pytorch_model*.json",
+    # A CLIP.
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    "preprocessor_config.json",
 )
 IGNORED = ("*.fp16.*", "*.non_ema.*", "*.bf16.*", "*fp16*.safetensors", "*non_ema*.safetensors")
 
@@ -124,6 +131,9 @@ def needed(settings: Any, runs: Path = Path("runs")) -> list[Wanted]:
             asked.append(Wanted(source, "model.source", parts))
     if autoencoder:
         asked.append(Wanted(autoencoder, "model.autoencoder", ("vae",)))
+    if clip := store.model_source(model.clip, "model.clip"):
+        # Whether the method compares anything with it or not, its contents count in the run's signature.
+        asked.append(Wanted(clip, "model.clip", (CLIP,)))
     return asked
 
 
@@ -214,6 +224,8 @@ def missing(folder: Path, parts: Iterable[str] = ()) -> list[str]:
     folder = _pipeline(folder)
     there = parts_of(folder)
     asked = tuple(parts) or there
+    if CLIP in asked and CLIP not in there:
+        return [f"clip: no config.json of a CLIP with its image tower in {folder}"]
     if not there:
         return [f"{folder} is no diffusers folder (it has none of {', '.join(PARTS)})"]
     problems = []
@@ -235,6 +247,9 @@ def _only_part(folder: Path) -> str:
     classes = {"AutoencoderKL": "vae", "UNet2DConditionModel": "unet"}
     with suppress(OSError, ValueError, AttributeError):
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        # As `diffusion.clip` tells one: a text tower alone has neither of the two sections.
+        if {"text_config", "vision_config"} <= settings.keys():
+            return CLIP
         return classes.get(settings.get("_class_name", ""), "")
     return ""
 
@@ -249,7 +264,7 @@ def _lacking(place: Path, part: str) -> list[str]:
         pair = (place / "vocab.json").is_file() and (place / "merges.txt").is_file()
         return [] if whole or pair else ["neither tokenizer.json nor vocab.json with merges.txt"]
     problems = [] if (place / "config.json").is_file() else ["no config.json"]
-    stem = "model" if part == "text_encoder" else "diffusion_pytorch_model"
+    stem = "model" if part in ("text_encoder", CLIP) else "diffusion_pytorch_model"
     table = place / f"{stem}.safetensors.index.json"
     names = [f"{stem}.safetensors"]
     if table.is_file():
@@ -260,28 +275,32 @@ def _lacking(place: Path, part: str) -> list[str]:
 
 
 def weights_count(folder: Path) -> dict[str, int]:
-    """Parameters by part, read from the headers of a pipeline's safetensors files (not their weights)."""
-    folder, counts = _pipeline(folder), {}
-    for part in WEIGHTS:
+    """Parameters by part, read from the headers of a model's safetensors files (not their weights)."""
+    return {part: sum(map(prod, shapes.values())) for part, shapes in weights_shapes(folder).items()}
+
+
+def weights_shapes(folder: Path) -> dict[str, dict[str, list[int]]]:
+    """The shapes of a model's tensors, by part and name, from the same headers; parts without any are left
+    out."""
+    folder, found = _pipeline(folder), {}
+    for part in (*WEIGHTS, CLIP):
         place = folder / part if (folder / part).is_dir() else folder
         if place == folder and _only_part(folder) != part:
             continue
-        names = [path for path in place.glob("*.safetensors") if ".fp16." not in path.name]
-        counts[part] = sum(_elements(path) for path in names)
-    return {part: count for part, count in counts.items() if count}
+        paths = [path for path in sorted(place.glob("*.safetensors")) if ".fp16." not in path.name]
+        found[part] = {name: shape for path in paths for name, shape in _shapes(path).items()}
+    return {part: shapes for part, shapes in found.items() if shapes}
 
 
-def _elements(path: Path) -> int:
-    """How many numbers a safetensors file holds; 0 where it cannot be read."""
-    total = 0
+def _shapes(path: Path) -> dict[str, list[int]]:
+    """The shapes of a safetensors file's tensors by name; none where it cannot be read."""
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError), open(path, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        if length > 100 << 20:
-            return 0
-        for name, held in json.loads(stream.read(length)).items():
-            if name != "__metadata__":
-                count = 1
-                for side in held["shape"]:
-                    count *= int(side)
-                total += count
-    return total
+        if length <= 100 << 20:
+            told = json.loads(stream.read(length))
+            return {
+                name: [int(side) for side in held["shape"]]
+                for name, held in told.items()
+                if name != "__metadata__"
+            }
+    return {}

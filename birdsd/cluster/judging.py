@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from birdsd.errors import UserError
 
 if TYPE_CHECKING:
+    from birdsd.evaluation.judges import Sound
     from birdsd.evaluation.judges.birdnet import BirdNET
     from birdsd.evaluation.judges.sounds import SoundFiles
 
@@ -110,10 +111,9 @@ def _stages(options: argparse.Namespace, judge: BirdNET, sounds: SoundFiles) -> 
     """The staircase of a run, with the sounds as its last step."""
     from birdsd.cluster.store import RunStore
     from birdsd.evaluation.judged_run import staircase_of
-    from birdsd.evaluation.judges import Sound
+    from birdsd.evaluation.judges.text import left_out_lines
     from birdsd.files import write_json
     from birdsd.shards.index import ShardIndex
-    from birdsd.sound.recordings import read
 
     run = RunStore(Path("runs")).find(options.run)
     if not run.export_folder.is_dir():
@@ -121,26 +121,47 @@ def _stages(options: argparse.Namespace, judge: BirdNET, sounds: SoundFiles) -> 
             f"--run {options.run} has no export", "its autoencoder is read there", "let the run finish first"
         )
     index = ShardIndex.open(Path(run.config["data"]["shards"]))
-    rate_hz = judge.rate_hz
-    made = [
-        Sound(name, read(one.path, rate_hz), rate_hz, one.species[0])
-        for name, one in zip(sounds.names(), sounds.files, strict=True)
-        if len(one.species) == 1
-    ]
+    made, left_out = _asked_for(sounds, judge.rate_hz)
+    judged = staircase_of(
+        index, made, autoencoder=run.export_folder, recordings=options.recordings, judge=judge
+    )
+    _say_unknown(judge, judged.staircase.unknown if judged.staircase else [])
+    told = judged.to_json()
+    told["left_out"] = [{"path": str(path), "reason": reason} for path, reason in left_out]
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_json(options.out / "staircase.json", told)
+    if options.json:
+        print(json.dumps(told, indent=2, ensure_ascii=False))
+    else:
+        print("\n".join([judged.text(), *left_out_lines(left_out)]))
+    return 0
+
+
+def _asked_for(sounds: SoundFiles, rate_hz: int) -> tuple[list[Sound], list[tuple[Path, str]]]:
+    """The sounds that say which species was asked for, and the files that cannot be judged, with the reason;
+    `UserError` where nothing is left."""
+    from birdsd.evaluation.judges import Sound
+    from birdsd.sound.recordings import read
+
+    made, left_out = [], list(sounds.left_out)
+    for name, one in zip(sounds.names(), sounds.files, strict=True):
+        if len(one.species) != 1:
+            left_out.append((one.path, f"it says {len(one.species) or 'no'} species, not one"))
+            continue
+        try:
+            made.append(Sound(name, read(one.path, rate_hz), rate_hz, one.species[0]))
+        except UserError as error:
+            left_out.append((one.path, str(error)))
+    if any(len(one.species) == 1 for one in sounds.files) and not made:
+        raise UserError(f"none of the sounds can be judged: {left_out[0][1]}")
     if not made:
         raise UserError(
             "none of the sounds says which species was asked for",
             "the recipe beside a generated clip says it, or its folder's name",
             "name the folder that `birdsd run generate` wrote",
         )
-    judged = staircase_of(
-        index, made, autoencoder=run.export_folder, recordings=options.recordings, judge=judge
-    )
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        write_json(options.out / "staircase.json", judged.to_json())
-    print(json.dumps(judged.to_json(), indent=2, ensure_ascii=False) if options.json else judged.text())
-    return 0
+    return made, left_out
 
 
 def _say_unknown(judge: BirdNET, unknown: list[str]) -> None:

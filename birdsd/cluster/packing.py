@@ -206,7 +206,7 @@ def settings_of(config: Mapping[str, Any]) -> list[str]:
     from them. Paths are left out, and what belongs to the machine. Empty where no settings would do."""
     from birdsd.cluster.report_facts import settings_as_typed
     from birdsd.config import as_dict, compose, presets
-    from birdsd.schema import SCIENTIFIC
+    from birdsd.schema import MODEL_KEYS, SCIENTIFIC
 
     known = {group: {preset.name for preset in found} for group, found in presets().items()}
     words = []
@@ -214,7 +214,7 @@ def settings_of(config: Mapping[str, Any]) -> list[str]:
         name = (config.get(group) or {}).get("name")
         if name in known.get(group, ()):
             words.append(f"{group}={name}")
-    paths = [f"model.{key}=" for key in ("autoencoder", "source", "clip")]
+    paths = [f"model.{key}=" for key in MODEL_KEYS]
     skipped = ("runs=", "data.", "machine.", *paths)
     try:
         usual = set(settings_as_typed(as_dict(compose("train", words))))

@@ -24,11 +24,11 @@ from birdsd.cluster.packing_archive import PackWriter, names_below
 from birdsd.cluster.store import SIGNATURE_FILE, Run, content_identity
 from birdsd.errors import UserError
 from birdsd.files import read_json, safe_name
+from birdsd.schema import MODEL_KEYS
 from birdsd.shards.index import ShardIndex, listed
 from birdsd.training.records import LEDGER_FILE, METRICS_FILE, read_metrics
 from birdsd.training.stretches import EXTENSION_FILE
 
-MODEL_KEYS = ("autoencoder", "source", "clip")
 # A run's page shows the newest preview and a few before it.
 _PREVIEWS = 7
 # What `RUN/shards` keeps of the shards, so that sounds can be decoded and class pictures be found again.

@@ -18,10 +18,11 @@ import birdsd
 from birdsd.cluster.allocations import newest_position
 from birdsd.cluster.packing import bar
 from birdsd.cluster.packing_archive import Pack, check_space, damaged, move_in, open_pack
-from birdsd.cluster.packing_contents import MODEL_KEYS, SHARDS_FOLDER
+from birdsd.cluster.packing_contents import SHARDS_FOLDER
 from birdsd.cluster.store import SIGNATURE_FILE, Run, content_identity
 from birdsd.errors import UserError
 from birdsd.files import exclusive, explained_write, read_json, safe_name, write_json
+from birdsd.schema import MODEL_KEYS
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.sharing import private_folder, remove_leftovers
 

@@ -20,6 +20,7 @@ from birdsd.cluster.site import check_site
 from birdsd.cluster.store import RunStore
 from birdsd.errors import UserError, unknown_name
 from birdsd.files import fingerprint, read_json, write_json
+from birdsd.schema import MODEL_KEYS
 
 if TYPE_CHECKING:
     from birdsd.schema import MachineConfig, SubmitConfig, TrainConfig
@@ -267,10 +268,16 @@ def _kept(name: str, kind: type[T], make: Callable[[], T]) -> T:
 
 def _architecture(config: TrainConfig) -> list[Any]:
     """What the folders of local models say of their shapes, so that another model is traced anew."""
+    from birdsd.diffusion.clip import clip_place
     from birdsd.training.accounting import told_of
 
     sources = (config.model.source, config.model.autoencoder)
-    return [told_of(source, part) for source in sources for part in ("unet", "vae", "text_encoder")]
+    found: list[Any] = [told_of(one, part) for one in sources for part in ("unet", "vae", "text_encoder")]
+    with suppress(UserError):  # whoever builds it says what is wrong with it
+        place = Path(clip_place(config.model.clip or "")).expanduser() / "config.json"
+        if config.model.clip and place.is_file():
+            found.append(read_json(place))
+    return found
 
 
 def _cache_folder() -> Path:
@@ -301,7 +308,7 @@ def make_plan(settings: Sequence[str], gpu: str | None = None, site: str | None 
         raise UserError(f"nodes={nodes} tasks_per_node={per_node}", "a job has at least one node and process")
     there = hardware(preset, gpu, known, nodes, per_node)
     store = RunStore(Path(config.runs))
-    for name in ("source", "autoencoder"):
+    for name in MODEL_KEYS:
         setattr(config.model, name, _found(store, getattr(config.model, name), f"model.{name}"))
     codec, notes = codec_for(config)
     if config.model.init == "pretrained" and config.model.source and not Path(config.model.source).exists():

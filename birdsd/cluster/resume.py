@@ -17,10 +17,10 @@ from birdsd.cluster.launch import Submitted, active_jobs, new_submission, send
 from birdsd.cluster.site import check_site
 from birdsd.cluster.store import Run, open_training
 from birdsd.errors import UserError
-from birdsd.schema import SubmitConfig
+from birdsd.schema import MODEL_KEYS, SubmitConfig
 
 # Where things lie is not what is learnt: the run's signature says whether they are the same.
-PLACES = ("data.shards", "model.autoencoder", "model.source", "model.clip")
+PLACES = ("data.shards", *(f"model.{key}" for key in MODEL_KEYS))
 
 
 def resume(run: Run, settings: Sequence[str] = ()) -> Submitted:

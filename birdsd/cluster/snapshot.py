@@ -38,11 +38,16 @@ def code_root() -> Path:
     return Path(birdsd.__file__).resolve().parent.parent
 
 
+def code_fingerprint(root: Path | None = None) -> str:
+    """A hash of the running code: the name of its snapshot."""
+    root = code_root() if root is None else Path(root)
+    return _hash(root, _files(root))
+
+
 def take_snapshot(run_folder: Path, root: Path | None = None) -> Snapshot:
     """Copy the running code to RUN/code/HASH/; the same code again gives the same folder."""
     root = code_root() if root is None else Path(root)
-    is_checkout = (root / "pyproject.toml").is_file() and (root / "jobs").is_dir()
-    files = _tracked(root) or _found(root, _ROOMS if is_checkout else ("birdsd",))
+    files = _files(root)
     if not files:
         raise UserError(f"no code was found in {root}", "a snapshot of it goes with every submitted job")
     version, diff = _version(root)
@@ -63,6 +68,11 @@ def take_snapshot(run_folder: Path, root: Path | None = None) -> Snapshot:
         if diff:
             write_text(target.with_suffix(".diff"), diff)
     return Snapshot(target, version)
+
+
+def _files(root: Path) -> list[str]:
+    is_checkout = (root / "pyproject.toml").is_file() and (root / "jobs").is_dir()
+    return _tracked(root) or _found(root, _ROOMS if is_checkout else ("birdsd",))
 
 
 def _tracked(root: Path) -> list[str]:

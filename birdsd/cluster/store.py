@@ -29,7 +29,7 @@ from birdsd.files import (
     sha256_file,
     write_json,
 )
-from birdsd.schema import TrainConfig
+from birdsd.schema import MODEL_KEYS, TrainConfig
 from birdsd.shards.checks import check_pictures
 from birdsd.shards.index import ShardIndex, listed
 from birdsd.training.stretches import read_totals
@@ -244,9 +244,8 @@ def open_training(config: TrainConfig, write: bool = True) -> tuple[Run, ShardIn
     index = ShardIndex.open(Path(config.data.shards))
     check_pictures(index, ("train", "validation"))
     store = RunStore(Path(config.runs))
-    config.model.autoencoder = store.model_source(config.model.autoencoder, "model.autoencoder")
-    config.model.source = store.model_source(config.model.source, "model.source")
-    config.model.clip = store.model_source(config.model.clip, "model.clip")
+    for key in MODEL_KEYS:
+        setattr(config.model, key, store.model_source(getattr(config.model, key), f"model.{key}"))
     run = store.open(config, index, write)
     if write and (run.folder / "shards").is_dir():
         from birdsd.cluster.packing_unpack import adopt_class_pictures
@@ -257,10 +256,12 @@ def open_training(config: TrainConfig, write: bool = True) -> tuple[Run, ShardIn
 
 def identities(config: TrainConfig) -> dict[str, str]:
     """What the models of a training's settings hold, by key, as its signature counts them."""
+    named = {key: getattr(config.model, key) for key in MODEL_KEYS}
+    # The first two count also where they are not named: so they did before there was a third.
     return {
-        "autoencoder": content_identity(config.model.autoencoder),
-        "source": content_identity(config.model.source),
-        **({"clip": content_identity(config.model.clip)} if config.model.clip else {}),
+        key: content_identity(source)
+        for key, source in named.items()
+        if source or key in ("autoencoder", "source")
     }
 
 

@@ -25,7 +25,7 @@ from birdsd.cluster.verify_text import leg_line, result_text
 from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.files import write_json
-from birdsd.schema import TrainConfig
+from birdsd.schema import MODEL_KEYS, TrainConfig
 
 _RECORDINGS_PER_SPECIES = 2
 
@@ -199,7 +199,7 @@ class Trial:
             self._made += ["recordings", "shards"]
             settings.append(f"data.shards={self._synthetic_shards()}")
         store = RunStore(Path(config.runs))
-        for key in ("autoencoder", "source"):
+        for key in MODEL_KEYS:
             if found := store.model_source(getattr(config.model, key), f"model.{key}"):
                 settings.append(f"model.{key}={found}")
         needs_one = config.model.init == "scratch" and config.method.name != "autoencoder"

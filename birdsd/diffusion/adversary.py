@@ -32,6 +32,7 @@ _LARGEST_BALANCE = 1e4  # as in VQGAN (arXiv 2012.09841)
 # where its hinge loss is at least the first figure: below it has won outright, and what it says is arbitrary.
 _MARGIN = (0.0, 0.2)
 _HINGE = (0.02, 0.1)
+_LUCK = 0.05  # it is believed by so little of a validation where it only guesses
 
 
 class Discriminator(nn.Module):
@@ -151,17 +152,20 @@ class Adversary:
         return term, measured
 
     def remark(self, means: Mapping[str, Any]) -> str:
-        """Why it taught nothing in a whole validation of these means; nothing where it taught."""
+        """Why it taught nothing, or next to nothing, in a whole validation of these means; nothing where it
+        taught. By luck some samples believe even one that guesses."""
         opened, real, fake = (means.get(name) for name in (self.names[3], *self.names[:2]))
-        if opened is not None and opened > 0:
+        if opened is not None and opened >= _LUCK:
             return ""
         if opened is None or real is None or fake is None:
             why = "its output is not finite"
-        elif real <= fake:
-            why = f"it does not tell recordings ({real:.2f}) from reconstructions ({fake:.2f})"
+        elif real - fake < _MARGIN[1]:
+            how = "does not tell" if real <= fake else "hardly tells"
+            why = f"it {how} recordings ({real:.2f}) from reconstructions ({fake:.2f})"
         else:
             why = f"it has won outright: recordings {real:.2f}, reconstructions {fake:.2f}"
-        return f"the adversary is left out, and the autoencoder learns on without it: {why}"
+        left = f"left out of all but {opened:.1%}" if opened else "left out"
+        return f"the adversary is {left}, and the autoencoder learns on without it: {why}"
 
 
 def gate(real: Tensor, fake: Tensor, hinge: Tensor) -> Tensor:

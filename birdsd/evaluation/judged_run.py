@@ -100,13 +100,9 @@ class Reference:
         """See `staircase_of`."""
         from birdsd.sound.codec import SpectrogramCodec
 
-        if not index.codec:
-            raise UserError(
-                f"the shards in {index.folder} have no codec.json",
-                "their images are turned back into sound to be judged",
-                "copy the codec.json that belongs to them beside them",
-            )
-        codec = SpectrogramCodec.from_json(index.codec)
+        codec = SpectrogramCodec.from_json(
+            index.known_codec("their images are turned back into sound to be judged")
+        )
         absent = ""
         if judge is None:
             judge, why_not = judge_at_hand()

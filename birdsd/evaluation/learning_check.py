@@ -339,13 +339,7 @@ class WeakCheck:
         """
         from birdsd.sound.codec import SpectrogramCodec
 
-        if not index.codec:
-            raise UserError(
-                f"the shards in {index.folder} have no codec.json",
-                "the check of learning reads sound out of images, and needs to know how it was written",
-                "prepare the shards with birdsd, or copy the codec.json that belongs to them beside them",
-            )
-        codec = SpectrogramCodec.from_json(index.codec)
+        codec = SpectrogramCodec.from_json(index.known_codec("the weak check reads sound out of images"))
         training = read_clips(index, codec, "train", limit)
         classifier = SpeciesClassifier(training, codec.clip_s / codec.frames)
         parts = [read_clips(index, codec, split, limit) for split in ("validation", "test")]

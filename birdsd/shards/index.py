@@ -192,6 +192,17 @@ class ShardIndex:
 
         return SpectrogramCodec.from_json(self.codec).fingerprint() if self.codec else ""
 
+    def known_codec(self, why: str) -> dict[str, Any]:
+        """The settings of the codec that made the images; `UserError` where the set does not hold them. `why`
+        says what needs them."""
+        if not self.codec:
+            raise UserError(
+                f"the shards in {self.folder} have no {CODEC_FILE}",
+                why,
+                f"make them with `birdsd run prepare`, or put the {CODEC_FILE} that fits them there",
+            )
+        return dict(self.codec)
+
     def inventory(self) -> dict[str, dict[str, Any]]:
         """What a run keeps to say later what changed: shard name -> split, count, size, contents; and what
         `pixels.json` says, where there is one."""

@@ -265,7 +265,8 @@ class SpectrogramCodec:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> SpectrogramCodec:
-        """The codec that `to_json` described; an unknown field is refused."""
+        """The codec that `to_json` described; an unknown field is refused. `to_json` leaves nothing out; what
+        a file written by hand leaves out is as in birdsong, the default."""
         fields = {field.name for field in dataclasses.fields(cls)}
         for key in value:
             if key not in fields:

@@ -7,7 +7,6 @@ goes on from the newest checkpoint as if nothing had been.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -32,7 +31,7 @@ from birdsd.training.batches import (
 )
 from birdsd.training.checkpoint import Checkpointer, Event
 from birdsd.training.committed import Checkpoint
-from birdsd.training.engine import Engine, StepResult, engine_name, make_engine
+from birdsd.training.engine import Engine, engine_name, make_engine
 from birdsd.training.outcome import CHECKPOINTS, FINISHED_FILE, TrainResult, finished_before
 from birdsd.training.plan import BatchPlan
 from birdsd.training.precision import choose_device, choose_precision, occupy, release, set_threads
@@ -41,6 +40,7 @@ from birdsd.training.records import BadSamples, Ledger, Metrics
 from birdsd.training.schedule import check_schedule, ema_decay_at, learning_rate_at
 from birdsd.training.shortage import OutOfMemory, Remembered, explain_restart, halved, recut, told
 from birdsd.training.showing import load_weights, parts_of, previewed
+from birdsd.training.steplog import StepLog
 from birdsd.training.stretches import read_totals, whole_batches
 from birdsd.training.trackers import Trackers
 from birdsd.training.validation import HELD_OUT, Validation
@@ -117,10 +117,8 @@ class Trainer:
         self.position = self.resumed_from = self.saved_position = 0
         self.metrics, self.ledger = Metrics(run_folder), Ledger(run_folder)
         self.engine: Engine | None = None
-        self._waiting: list[tuple[int, float, StepResult]] = []  # written down at the next flush
-        self._seen: list[np.ndarray] = []
+        self.steps = StepLog(self.metrics, self.ledger, world, self.batch)
         self.bad = BadSamples(index, config.save.max_bad_samples, self.events)
-        self._flushed = time.perf_counter()
 
     def _enter(self, name: str) -> None:
         """Another phase begins. Waiting for data and computing are one phase: that of the steps."""
@@ -328,7 +326,7 @@ class Trainer:
             return None, 0
         seen = all_ranks[:, 3:].ravel()
         seen = seen[seen != np.iinfo(np.int64).min]
-        self._seen.append(seen)
+        self.steps.saw(seen)
         self.bad.note(seen, {n: why for micro in examples or [] for n, why in micro.problems.items()})
         return examples, int((seen >= 0).sum())
 
@@ -351,7 +349,7 @@ class Trainer:
                     short.__traceback__ = short.__context__ = short.__cause__ = None  # they hold its tensors
                 self._shrink(short)
         self.position = after
-        self._waiting.append((after, learning_rate, result))
+        self.steps.took(after, learning_rate, result)
 
     def _shrink(self, short: OutOfMemory) -> None:
         """Half the micro-batch from here on; raises where it cannot be smaller, or the step not be redone."""
@@ -372,33 +370,12 @@ class Trainer:
 
     def _flush(self) -> None:
         """Write down the steps since the last time. Only here does the host wait for the device."""
-        if not self._waiting:
+        if not self.steps:
             return
         with self.clock("train"):
-            losses = torch.stack([result.loss for _, _, result in self._waiting]).double().cpu()
-            losses = self.world.total(losses)
-        now = time.perf_counter()
-        per_s = len(self._waiting) * self.batch / max(1e-9, now - self._flushed)
-        self._flushed = now
-        lines = []
-        for (position, rate, result), loss in zip(self._waiting, losses.tolist(), strict=True):
-            if not math.isfinite(loss):
-                raise UserError(
-                    f"the loss is {loss} at step {position // self.batch} "
-                    f"(positions {position - self.batch} to {position - 1})",
-                    "nothing of this step was saved",
-                    "lower optim.learning_rate or set optim.gradient_clip, or machine.precision=fp32",
-                )
-            line = {"kind": "train", "position": position, "loss": loss, "learning_rate": rate}
-            if result.gradient_norm is not None:
-                line["gradient_norm"] = float(result.gradient_norm)
-            lines.append({**line, "samples_per_s": round(per_s, 2)})
-            self.pulse.loss, self.pulse.samples_per_s = loss, per_s
-        self._waiting.clear()
-        if self.world.is_first:
-            self.ledger.append(np.concatenate(self._seen))
-            self.metrics.append(lines)
-        self._seen.clear()
+            losses = self.steps.losses()
+        lines = self.steps.write(losses)
+        self.pulse.loss, self.pulse.samples_per_s = losses[-1], self.steps.samples_per_s
         self.trackers.lines(lines)
         self.progress.update(self.position, lines[-1])
 
@@ -409,7 +386,7 @@ class Trainer:
         self._flush()
         with self.clock("validate"):
             result = validation.run(self.engine, self.plan.size)
-        self._flushed = time.perf_counter()
+        self.steps.restart_clock()
         if result is None:
             return
         line = {"kind": "validation", "position": self.position, **result}
@@ -438,7 +415,7 @@ class Trainer:
             }
             self.checkpointer.save(self.engine, self.position, state)
         self.saved_position = self.position
-        self._flushed = time.perf_counter()
+        self.steps.restart_clock()
 
     def _preview(self, parts: Parts) -> None:
         assert self.engine is not None
@@ -457,7 +434,7 @@ class Trainer:
                     told = (self.method, checkpoint, self.device, self.config.seed)
                     self._write_preview(lambda: parts_of(*told, for_use=True))
             self.world.from_first(None)
-        self._flushed = time.perf_counter()
+        self.steps.restart_clock()
 
     def _write_preview(self, parts: Callable[[], Parts]) -> None:
         folder = self.folder / "previews" / f"{self.position:012d}"

@@ -7,8 +7,70 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from birdsd.cluster import demo_report
+from birdsd.cluster.demo import Demo
+from birdsd.cluster.demo_report import what_it_rests_on, written_before
+from birdsd.config import compose
+from birdsd.files import sha256_file, write_json
+
+
+def test_the_aviary_is_cut_less_often_than_recordings_of_ones_own(tmp_path: Path) -> None:
+    """Its recordings are many: as many cuts of them would make thousands of clips, and a demo is short."""
+
+    def cuts(*settings: str) -> int:
+        return Demo(compose("demo", [f"out={tmp_path}", *settings])).cuts_per_song
+
+    assert cuts(f"recordings={tmp_path}") == 16 > cuts() > 1
+    # What somebody asks for holds, for both, also where it is the other's.
+    for asked in (1, 5, 16):
+        assert (
+            cuts(f"cuts_per_song={asked}")
+            == cuts(f"recordings={tmp_path}", f"cuts_per_song={asked}")
+            == asked
+        )
+
+
+def test_a_report_is_made_again_where_anything_changed_that_it_rests_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, kept, sound, picture = (tmp_path / name for name in ("report.html", "kept.json", "1.wav", "1.png"))
+    for path in (page, sound, picture):
+        path.write_text(path.name)
+    clip = {"prompt": "a Robin", "species": ["Robin"], "sound": str(sound), "picture": str(picture)}
+    index, run, config = SimpleNamespace(fingerprint="s"), SimpleNamespace(signature="r"), compose("demo")
+
+    def rests_on(config=config, index=index, run=run, clip=clip) -> str:
+        return what_it_rests_on(config, index, [run], {"clips": [clip]})
+
+    first = rests_on()
+    assert rests_on() == first and written_before(kept, first, page) is None
+    told = {"rests_on": first, "page": sha256_file(page), "words": "w", "told": {"a": 1}}
+    write_json(kept, told)
+    found = written_before(kept, first, page)
+    assert found is not None and (found.page, found.words, found.told) == (page, "w", {"a": 1})
+    others = [
+        rests_on(config=compose("demo", ["guidance=2"])),
+        rests_on(index=SimpleNamespace(fingerprint="t")),
+        rests_on(run=SimpleNamespace(signature="q")),
+        rests_on(clip={**clip, "prompt": "another"}),
+    ]
+    for path in (sound, picture):
+        path.write_text("other")
+        others.append(rests_on())
+    monkeypatch.setattr(demo_report, "judge_at_hand", lambda: (None, "it is gone"))
+    others.append(rests_on())
+    monkeypatch.setattr(demo_report, "code_fingerprint", lambda: "edited")
+    others.append(rests_on())
+    assert len({first, *others}) == 1 + len(others)
+    assert all(written_before(kept, other, page) is None for other in others)
+    page.write_text("of another demo")
+    assert written_before(kept, first, page) is None
+    kept.write_text("{torn")
+    assert written_before(kept, first, page) is None
 
 
 @pytest.mark.slow
@@ -44,5 +106,7 @@ def test_the_demo_walks_the_whole_way_through_a_kill(tmp_path: Path) -> None:
     # Again: what is done is not done twice.
     checkpoints = sorted((work / "runs").glob("*/checkpoints/*/COMMIT.json"))
     written = [path.stat().st_mtime_ns for path in checkpoints]
-    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    made = (work.parent / "report.html").stat().st_mtime_ns
+    again = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     assert [path.stat().st_mtime_ns for path in checkpoints] == written
+    assert (work.parent / "report.html").stat().st_mtime_ns == made and json.loads(again.stdout) == facts

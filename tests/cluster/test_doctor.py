@@ -23,6 +23,7 @@ from birdsd.schema import SiteConfig
 from tests.cluster.captured import facts_of_testbed, facts_of_university
 from tests.cluster.histories import HOUR, History
 from tests.cluster.test_hub import pipeline
+from tests.diffusion.conftest import SPECIES, make_shards
 from tests.shards.makers import foreign_set
 
 TESTBED = SiteConfig(name="testbed", partition="normal", gpus_per_node=2, gpu_syntax="gres", cpus_per_task=1)
@@ -229,11 +230,50 @@ def test_the_size_of_a_checkpoint_and_how_it_is_known(tmp_path: Path) -> None:
     assert doctor_saving.checkpoint_size(other)[1].startswith("estimated")
 
 
-def test_what_learns_is_what_is_saved() -> None:
-    assert doctor_saving.learning_parts(compose("train", ["method=autoencoder"])) == ("vae",)
-    assert doctor_saving.learning_parts(compose("train", ["model=tiny"])) == ("unet", "text_encoder")
-    frozen = compose("train", ["model=sd15", "method.train_text_encoder=false"])
-    assert doctor_saving.learning_parts(frozen) == ("unet",)
+@pytest.mark.parametrize(
+    ("method", "low_mb", "high_mb"),
+    [
+        ("full", 13_000, 14_500),
+        ("dreambooth method.base_method=full", 15_000, 16_500),
+        ("lora", 200, 900),
+        ("lora method.rank=4 method.targets=[attention]", 5, 20),
+        ("dreambooth", 50, 400),
+        ("textual_inversion", 1, 20),
+        ("clip", 1_000, 1_500),
+        ("autoencoder", 1_200, 1_500),
+    ],
+)
+def test_what_learns_is_what_is_saved(tmp_path: Path, method: str, low_mb: int, high_mb: int) -> None:
+    settings = compose("train", ["model=sd15", f"runs={tmp_path}", *f"method={method}".split(" ")])
+    size, how = doctor_saving.checkpoint_size(Case(None, settings, None, tmp_path))
+    assert low_mb < size / 1e6 < high_mb and how.startswith("estimated")
+
+
+def test_a_method_of_one_pass_saves_nothing_on_its_way(tmp_path: Path) -> None:
+    settings = compose("train", ["model=sd15", "method=aesthetic_gradients", f"runs={tmp_path}"])
+    one = Case(None, settings, None, tmp_path)
+    assert doctor_saving.checkpoint_size(one)[0] == 0
+    (said,) = [found for found in doctor_saving.check_space(one) if found.topic == "space"]
+    assert said.level == "ok" and "saves no checkpoints" in said.what
+
+
+def test_a_run_with_another_rank_says_nothing_of_this_ones_checkpoints(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    words = ["model=sd15", "method=lora", f"runs={tmp_path}"]
+    write_json(history.folder / "config.json", asdict(compose("train", [*words, "method.rank=64"])))
+    checkpoint = history.folder / "checkpoints" / "000000000008"
+    write_json(checkpoint / "COMMIT.json", {})
+    for rank, how in ((64, f"a checkpoint of {history.folder.name}"), (4, "estimated from")):
+        settings = compose("train", [*words, f"method.rank={rank}"])
+        assert doctor_saving.checkpoint_size(Case(None, settings, None, tmp_path))[1].startswith(how)
+
+
+def test_words_are_counted_by_the_species_of_the_shards(tmp_path: Path) -> None:
+    shards = make_shards(tmp_path / "shards")
+    words = ["model=sd15", "method=textual_inversion", "method.vectors=4", f"data.shards={shards}"]
+    settings = compose("train", [*words, f"runs={tmp_path / 'runs'}"])
+    size, _ = doctor_saving.checkpoint_size(Case(None, settings, None, tmp_path / "runs"))
+    assert size == 16 * 4 * 768 * len(SPECIES)
 
 
 def test_room_on_the_disk(tmp_path: Path) -> None:

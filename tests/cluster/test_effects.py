@@ -19,21 +19,6 @@ def lines(job: str, *settings: str) -> list[str]:
 @pytest.mark.parametrize(
     ("job", "settings", "key", "why"),
     [
-        ("train", ["method=full", "method.rank=16"], "method.rank=16", "lora or dreambooth on lora has"),
-        (
-            "train",
-            ["method=lora", "method.learns=[unet*]"],
-            "method.learns",
-            "full or dreambooth on full has",
-        ),
-        ("train", ["method=lora", "method.prediction=v_prediction"], "method.prediction", "full has"),
-        ("train", ["method=dreambooth", "method.vectors=2"], "method.vectors", "textual_inversion has"),
-        (
-            "train",
-            ["method=autoencoder", "method.caption_dropout=0.5"],
-            "method.caption_dropout",
-            "autoencoder",
-        ),
         (
             "train",
             ["method=textual_inversion", "method.style_token=<x>"],
@@ -51,7 +36,6 @@ def lines(job: str, *settings: str) -> list[str]:
             "method.adversary_channels=8",
             "adversary_weight=0",
         ),
-        ("train", ["method=full", "method.texture_weight=1"], "method.texture_weight=1", "autoencoder has"),
         (
             "train",
             ["method=dreambooth", "method.prior_weight=0", "method.class_samples=5"],
@@ -70,7 +54,7 @@ def lines(job: str, *settings: str) -> list[str]:
         ("train", ["machine.session_lead_min=5"], "machine.session_lead_min=5", "session_hours=0"),
         ("train", ["machine.vae_tiling=true"], "machine.vae_tiling=true", "train has no use"),
         ("train", ["data.species=[Robin]"], "data.species", "birdsd run prepare"),
-        ("cache", ["method=full", "method.rank=16"], "method.rank=16", "lora"),
+        ("cache", ["optim.decay=constant", "optim.min_learning_rate_ratio=0.1"], "optim.min", "constant"),
         ("prepare", ["machine.micro_batch=2"], "machine.micro_batch=2", "prepare has no use"),
         ("generate", ["machine.zero_stage=3"], "machine.zero_stage=3", "generate has no use"),
         ("generate", ["guidance=1", "negative_prompt=rain"], "negative_prompt=rain", "above 1 does"),
@@ -131,10 +115,10 @@ def test_people_read_it_and_programs_do_not(
         "train",
         f"data.shards={make_shards(tmp_path / 'shards')}",
         "method=autoencoder",
-        "method.rank=4",
+        "method.adversary_channels=4",
     ]
     assert cli.main(["submit", *words, "site=testbed", "--dry-run"]) == 0
-    assert "method.rank=4 has no effect" in capsys.readouterr().err
+    assert "method.adversary_channels=4 has no effect" in capsys.readouterr().err
     assert cli.main(["run", "generate", "run=nothing", "guidance=1", "negative_prompt=x"]) == 2
     assert "negative_prompt=x has no effect" in capsys.readouterr().err
     assert cli.main(["run", "generate", "run=nothing", "guidance=1", "negative_prompt=x", "--json"]) == 2

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -15,6 +16,7 @@ from birdsd.cluster import hub
 from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.files import write_json
+from birdsd.schema import MODEL_KEYS, ModelConfig, Text
 
 MODEL = "someone/bird"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -184,6 +186,36 @@ def test_settings_name_what_they_load(tmp_path: Path) -> None:
     assert hub.wanted(["train"], runs) == []
 
 
+def clip_folder(folder: Path) -> Path:
+    """A folder like that of a CLIPModel."""
+    write_json(folder / "config.json", {"model_type": "clip", "text_config": {}, "vision_config": {}})
+    write_json(folder / "preprocessor_config.json", {})
+    safetensors(folder / "model.safetensors", {"text_model.a": [3], "vision_model.a": [2, 2]})
+    return folder
+
+
+def test_the_clip_is_one_of_the_models_that_a_run_stands_on(cache: Path, tmp_path: Path) -> None:
+    words = ["model=sd15", "method=aesthetic_gradients", "model.clip=someone/clip"]
+    found = {one.setting: one for one in hub.wanted(words, tmp_path)}
+    assert set(found) == {"model.source", "model.clip"}
+    assert (found["model.clip"].name, found["model.clip"].parts) == ("someone/clip", ("clip",))
+    snapshot = into_cache(cache, clip_folder(tmp_path / "clip"), "someone/clip")
+    assert hub.missing(snapshot, ("clip",)) == [] == hub.missing(snapshot)
+    assert hub.weights_count(snapshot) == {"clip": 7}
+    # A pipeline holds the text tower alone; and a download may have been broken off.
+    assert hub.missing(pipeline(tmp_path / "whole"), ("clip",)) != []
+    (snapshot / "model.safetensors").resolve().unlink()
+    assert hub.missing(snapshot, ("clip",)) == ["clip: no model.safetensors"]
+
+
+def test_every_model_that_settings_can_name_is_asked_for(tmp_path: Path) -> None:
+    named = [f"model.{key}=someone/{key}" for key in MODEL_KEYS]
+    asked = hub.wanted(["model=sd15", *named], tmp_path)
+    assert {(one.setting, one.name) for one in asked} == {tuple(text.split("=")) for text in named}
+    # Whatever holds a folder, a run or a hub id stands in the one list that everything else goes by.
+    assert {name for name, kind in get_type_hints(ModelConfig).items() if kind == Text} == set(MODEL_KEYS)
+
+
 def test_only_what_birdsd_loads_is_fetched() -> None:
     """Of the files that Stable Diffusion's repository holds: no pickles, no halves, no whole-model files."""
     wanted = [
@@ -192,12 +224,16 @@ def test_only_what_birdsd_loads_is_fetched() -> None:
         "text_encoder/model.safetensors", "tokenizer/vocab.json", "tokenizer/merges.txt",
         "tokenizer/special_tokens_map.json", "scheduler/scheduler_config.json",
         "unet/diffusion_pytorch_model.safetensors.index.json",
+        # Of a CLIP's.
+        "config.json", "model.safetensors", "model-00001-of-00002.safetensors", "preprocessor_config.json",
+        "model.safetensors.index.json",
     ]  # fmt: skip
     unwanted = [
         "v1-5-pruned.safetensors", "v1-5-pruned-emaonly.ckpt", "vae/diffusion_pytorch_model.bin",
         "vae/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.non_ema.safetensors",
         "text_encoder/model.fp16.safetensors", "safety_checker/model.safetensors", "unet/model.onnx",
         "text_encoder/pytorch_model.bin", "README.md", "vae_decoder/model.onnx", "unet/flax_model.msgpack",
+        "pytorch_model.bin", "flax_model.msgpack", "tf_model.h5", "model.fp16.safetensors",
     ]  # fmt: skip
 
     def is_fetched(name: str) -> bool:

@@ -89,13 +89,14 @@ def test_settings_made_of_values_are_read_back_as_these_values() -> None:
     for text in FEW:
         settings = [
             as_setting("name", text),
-            as_setting("method.targets", [text, "b"]),
+            "method=textual_inversion",
+            as_setting("data.species", [text, "b"]),
             as_setting("method.style_token", text),
             as_setting("model.text", {"k": text, "deep": {"list": [1, text, None, True]}}),
         ]
         config = compose("train", settings)
         assert config.name == text
-        assert config.method.targets == [text, "b"]
+        assert config.data.species == [text, "b"]
         assert config.method.style_token == text
         assert config.model.text["k"] == text and config.model.text["deep"] == {"list": [1, text, None, True]}
     assert compose("train", [as_setting("name", None)]).name is None

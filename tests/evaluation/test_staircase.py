@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from birdsd import cli
 from birdsd.config import compose
+from birdsd.diffusion.methods.common import codec_of
+from birdsd.errors import UserError
 from birdsd.evaluation import judge_at_hand, judges
 from birdsd.evaluation.judged_run import staircase_of
 from birdsd.evaluation.judges import Sound
-from birdsd.evaluation.learning_check import wilson
+from birdsd.evaluation.learning_check import WeakCheck, wilson
 from birdsd.evaluation.real_clips import RealClip, held_out_split, read_real
 from birdsd.evaluation.staircase import AUTOENCODER, CODEC, GENERATED, RECORDING, staircase
 from birdsd.files import write_json
@@ -130,6 +133,22 @@ def test_without_test_recordings_validation_is_used_and_said(codec: SpectrogramC
     run = staircase_of(alone, sounds(codec), judge=FakeJudge(), progress=False)
     assert run.held_out == "" and run.real == [] and run.measures.row("loudness").real is None
     assert "no recording with one species was held out" in run.text()
+
+
+def test_whatever_needs_the_codec_says_the_same_of_shards_without_one(codec, tmp_path):
+    shards = write_shards(tmp_path, codec, {"train": range(2)})
+    (tmp_path / "codec.json").unlink()
+    without, told = ShardIndex.open(shards.folder), []
+    for ask in (
+        lambda: staircase_of(without, sounds(codec), judge=FakeJudge(), progress=False),
+        lambda: WeakCheck.of(without),
+        lambda: codec_of(without),
+    ):
+        with pytest.raises(UserError, match=r"no codec\.json") as refused:
+            ask()
+        told.append(refused.value)
+    assert len({one.what for one in told}) == len({one.way_out for one in told}) == 1
+    assert len({one.rule for one in told}) == 3  # each says what it needs the codec for
 
 
 def test_without_the_judge_one_line_says_how_to_get_it(index, codec, monkeypatch):
@@ -322,3 +341,35 @@ def test_the_command_judges_the_stages_of_a_run(
     assert {stage["stage"] for stage in told["staircase"]["stages"]} >= {CODEC, GENERATED}
     assert AUTOENCODER in told["staircase"]["missing"]
     assert json.loads((tmp_path / "out" / "staircase.json").read_text()) == told
+
+
+def test_files_that_cannot_be_judged_cost_the_staircase_of_a_run_nothing_else(
+    index: ShardIndex, codec, tmp_path: Path, monkeypatch, capsys
+):
+    run, made = tmp_path / "runs" / "tiny-full-abc", tmp_path / "made" / "Synthetic High"
+    write_json(run / "signature.json", {"signature": "abc"})
+    write_json(run / "config.json", {"data": {"shards": str(index.folder)}})
+    (run / "export").mkdir()
+    made.mkdir(parents=True)
+    good = sounds(codec, SPECIES[:1])[0].waveform
+    broken = good.copy()
+    broken[0, 10] = np.nan
+    soundfile.write(made / "nan.wav", broken.T, codec.rate_hz, subtype="FLOAT")
+    (made / "page.wav").write_text("<html>not found</html>")
+    write_wav(tmp_path / "made" / "whose.wav", good, codec.rate_hz)
+    monkeypatch.setattr(judges, "find_judge", lambda folder=None: FakeJudge())
+    command = ["judge", str(tmp_path / "made"), "--run", str(run)]
+    assert cli.main(command) == 2
+    assert "none of the sounds can be judged" in capsys.readouterr().err
+    write_wav(made / "good.wav", good, codec.rate_hz)
+    assert cli.main(command) == 0
+    text = capsys.readouterr().out
+    assert cli.main([*command, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    (verdict,) = told["staircase"]["stages"][-1]["verdicts"]
+    assert verdict["right"] and verdict["name"].endswith("good.wav")
+    reasons = {Path(one["path"]).name: one["reason"] for one in told["left_out"]}
+    assert (
+        "NaN" in reasons["nan.wav"] and "text" in reasons["page.wav"] and "no species" in reasons["whose.wav"]
+    )
+    assert all(f"left out: {name}" in text for name in reasons)

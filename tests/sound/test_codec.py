@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import yaml
 
+from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.randomness import generator
+from birdsd.schema import MISSING, CodecConfig
 from birdsd.sound.codec import SpectrogramCodec
 from birdsd.sound.phase import Stft, spectral_convergence_db
 
@@ -216,6 +218,26 @@ def test_json_and_fingerprint():
         assert dataclasses.replace(codec, **change).fingerprint() != codec.fingerprint()
     with pytest.raises(UserError, match=r"(?s)unknown codec field 'hop'.*hop_ms"):
         SpectrogramCodec.from_json({**codec.to_json(), "hop": 3})
+
+
+def test_a_preset_and_a_codec_file_have_the_same_fields_and_defaults():
+    codec = {field.name: field.default for field in dataclasses.fields(SpectrogramCodec)}
+    preset_fields = {field.name: field.default for field in dataclasses.fields(CodecConfig)}
+    assert preset_fields.pop("name") == MISSING and codec.pop("name") == "birdsong"
+    assert list(preset_fields) == list(codec)
+    for name, default in codec.items():
+        assert preset_fields[name] == default and type(preset_fields[name]) is type(default), name
+
+
+@pytest.mark.parametrize("left_out", [*dataclasses.asdict(SpectrogramCodec()), "all"])
+def test_what_a_preset_or_a_codec_file_leaves_out_is_as_in_birdsong(left_out, tmp_path):
+    """A preset of one's own and a codec.json written by hand that say the same are the same codec."""
+    told = {} if left_out == "all" else preset("birdsong").to_json()
+    told.pop(left_out, None)
+    path = tmp_path / "birdsong.yaml"
+    path.write_text("# mine\n" + yaml.safe_dump(told))
+    from_preset = SpectrogramCodec.from_config(compose("prepare", [f"codec={path}"]).codec)
+    assert from_preset == SpectrogramCodec.from_json(told) == preset("birdsong")
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from birdsd.diffusion.methods.common import (
     required_source,
     write_preview,
 )
+from birdsd.diffusion.parameters import CLIP_PATCH, CLIP_PATCHES
 from birdsd.diffusion.parts import Frozen, Learner, Parts
 from birdsd.diffusion.tokenizer import token_ids
 from birdsd.errors import UserError, listed_names
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
 _MOST_WORDINGS = 8  # of one thing to be heard
 _LARGEST_LOGIT = float(np.log(100.0))  # CLIP's limit of its temperature
-_PATCH, _PATCHES = 16, 8  # pixels along each side of a patch, patches along each side of the square
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 _TOGETHER = 16  # pictures or texts a batch, where nothing is learnt
 _SPLITS = ("train", "validation")
@@ -128,7 +128,7 @@ class ClipMethod:
         given, text = self.config.model.clip, encoder.config
         if not given:
             vision = {name: getattr(text, name) for name in _SIZES}
-            vision |= {"image_size": _PATCH * _PATCHES, "patch_size": _PATCH}
+            vision |= {"image_size": CLIP_PATCH * CLIP_PATCHES, "patch_size": CLIP_PATCH}
             return build_clip(encoder, tokenizer, vision, self.config.seed)
         loaded = load_clip(given)
         width = loaded.text_projection.shape[1]

@@ -22,13 +22,7 @@ if TYPE_CHECKING:
 
 def codec_of(index: ShardIndex) -> dict[str, Any]:
     """The codec that the shards were made with; a clear error where they say nothing of it."""
-    if not index.codec:
-        raise UserError(
-            f"the shards in {index.folder} have no codec.json",
-            "a model must know how its pictures become sound",
-            "make them with `birdsd run prepare`, or put the codec.json that fits them into the folder",
-        )
-    return dict(index.codec)
+    return index.known_codec("a model must know how its pictures become sound")
 
 
 def load_codec(values: dict[str, Any]) -> Any:

@@ -15,21 +15,13 @@ from birdsd.diffusion import export, models
 from birdsd.diffusion.additions import LORA_FILE, write_addition
 from birdsd.diffusion.denoiser import DenoisingLearner
 from birdsd.diffusion.methods.denoising import DenoisingMethod, Networks
+from birdsd.diffusion.parameters import TARGETS, TEXT_ENCODER, TEXT_LAYERS
 from birdsd.diffusion.parts import Parts
 from birdsd.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from birdsd.schema import TrainConfig
     from birdsd.shards.index import ShardIndex
-
-TEXT_ENCODER = "text_encoder"
-# method.targets -> the ends of the names of the UNet's layers.
-TARGETS: dict[str, tuple[str, ...]] = {
-    "attention": ("to_q", "to_k", "to_v", "to_out.0"),
-    "feed_forward": ("ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"),
-    "convolutions": ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv"),
-}
-_TEXT_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 class LoraMethod(DenoisingMethod):
@@ -57,7 +49,7 @@ class LoraMethod(DenoisingMethod):
         if self.text_learns(networks):
             text = networks.text_encoder
             text.requires_grad_(False).to(dtype)
-            self._add(text, _TEXT_LAYERS, TEXT_ENCODER)
+            self._add(text, TEXT_LAYERS, TEXT_ENCODER)
             text.train()
         return DenoisingLearner(unet.train(), text, self.denoising)
 

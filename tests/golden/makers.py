@@ -1,0 +1,159 @@
+"""What is pinned: each maker gives one JSON object, from presets alone or from tiny runs made on the spot."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from birdsd import cli, config, schema
+from birdsd.sound.codec import SpectrogramCodec
+from tests.golden.runs import made_runs, shapes
+
+# Each method in every form that it has, with what it cannot do without.
+PRETRAINED = ("model.init=pretrained", "model.source=someone/base")
+FORMS: dict[str, tuple[str, ...]] = {
+    "autoencoder": ("method=autoencoder",),
+    "autoencoder from a base": ("method=autoencoder", *PRETRAINED),
+    "full": ("method=full", "model.init=scratch"),
+    "full from a base": ("method=full", *PRETRAINED),
+    "lora": ("method=lora", *PRETRAINED),
+    "textual_inversion": ("method=textual_inversion", *PRETRAINED),
+    "dreambooth on lora": ("method=dreambooth", "method.base_method=lora", *PRETRAINED),
+    "dreambooth on full": ("method=dreambooth", "method.base_method=full", *PRETRAINED),
+    "clip": ("method=clip", *PRETRAINED),
+    "aesthetic_gradients": ("method=aesthetic_gradients", *PRETRAINED, "model.clip=someone/clip"),
+}
+# Another value of each key of `method`, and of some that every method shares. Which form takes which key is
+# written down here rather than asked of the code, which it is to hold to.
+_NOISE = ("prediction=v_prediction", "noise_schedule=linear", "zero_terminal_snr=true")
+_LOSS = ("min_snr_gamma=2.5", "caption_dropout=0.25")
+_UPDATE = ("rank=4", "alpha=2", "targets=[attention]")
+_WEIGHTS = ("train_text_encoder=false", "learns=[unet.*]")
+_CLASS = ("word=class", "class_word=animal", "prior_weight=0.5", "class_prompts=[a bird]", "class_samples=5",
+          "class_steps=6", "class_guidance=2")  # fmt: skip
+_PICTURES = (
+    "kl_weight=0.001", "gradient_weight=0.5", "crop_frames=16", "texture_weight=0.5", "feature_weight=0.5",
+    "adversary_weight=0.5", "adversary_start_samples=8", "adversary_learning_rate=0.001",
+    "adversary_channels=8",
+)  # fmt: skip
+KEYS: dict[str, tuple[str, ...]] = {
+    "autoencoder": _PICTURES,
+    "full": (*_NOISE, *_LOSS, *_WEIGHTS),
+    "full from a base": (*_LOSS, *_WEIGHTS),
+    "lora": (*_LOSS, *_UPDATE),
+    "textual_inversion": (*_LOSS, "tokens=style", "style_token=<song>", "vectors=2", "initial_word=song"),
+    "dreambooth on lora": (*_LOSS, *_UPDATE, *_CLASS),
+    "dreambooth on full": (*_LOSS, *_WEIGHTS, *_CLASS),
+}
+SHARED = ("method.species_balance=0.5", "seed=4", "optim.learning_rate=0.5", "optim.total_samples=77")
+
+
+@contextlib.contextmanager
+def surroundings(folder: Path) -> Iterator[None]:
+    """No presets, caches or clusters but those of this repository."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BIRDSD_CONFIGS", str(folder / "configs"))
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        for name in [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_", "BIRDSD_SITE"))]:
+            patch.delenv(name)
+        yield
+
+
+@cache
+def _codecs() -> dict[str, SpectrogramCodec]:
+    found = config.presets()["codec"]
+    made = {one.name: config.compose("prepare", [f"codec={one.name}"]).codec for one in found}
+    return {name: SpectrogramCodec.from_config(codec) for name, codec in made.items()}
+
+
+def _mark(settled: schema.TrainConfig, codec: str) -> str:
+    models = {"autoencoder": "", "source": settled.model.source or ""}
+    if settled.model.clip:
+        models["clip"] = settled.model.clip
+    return config.signature(settled, **models, data=_codecs()[codec].fingerprint())
+
+
+def signatures(folder: Path) -> dict[str, Any]:
+    """The signature of every model, method and codec together, and of one key of each method changed."""
+    found: dict[str, Any] = {f"codec={name}": codec.fingerprint() for name, codec in _codecs().items()}
+    for model in (preset.name for preset in config.presets()["model"]):
+        for form, settings in FORMS.items():
+            settled = config.compose("train", [f"model={model}", *settings])
+            title = f"model={model}: {form}"
+            found[title] = {codec: _mark(settled, codec) for codec in _codecs()}
+            if model == "tiny":
+                found[f"{title}, changed"] = _of_keys(settled, form)
+    return found
+
+
+def _of_keys(settled: schema.TrainConfig, form: str) -> dict[str, str]:
+    """By setting: the signature with that one changed."""
+    found = {}
+    for setting in (*(f"method.{one}" for one in KEYS.get(form, ())), *SHARED):
+        key, _, value = setting.partition("=")
+        found[setting] = _mark(config.altered("train", settled, key, value), "birdsong-tiny")
+    return found
+
+
+def typed(folder: Path) -> dict[str, Any]:
+    """The signature of each form with all of its own keys typed at once, as `compose` settles them."""
+    found = {}
+    for form, keys in KEYS.items():
+        settings = ["model=tiny", *FORMS[form], *(f"method.{one}" for one in keys)]
+        found[" ".join(settings)] = _mark(config.compose("train", settings), "birdsong-tiny")
+    return found
+
+
+def keys(folder: Path) -> dict[str, Any]:
+    """`birdsd run JOB --keys --json` of every job, and of each preset what it says of its group."""
+    found: dict[str, Any] = {}
+    for job in schema.JOBS:
+        said = json.loads(printed("run", job, "--keys", "--json"))
+        # A line a section; all jobs have the same machine, which the first of them stands for.
+        for name, value in said.items():
+            found[f"{job} {name}"] = value
+    for group, presets in config.presets().items():
+        job = next(job for job, groups in schema.GROUP_DEFAULTS.items() if group in groups)
+        for preset in presets:
+            settled = config.compose(job, [f"{group}={preset.name}"])
+            found[f"{group}={preset.name}"] = dataclasses.asdict(getattr(settled, group))
+    return found
+
+
+def printed(*words: str) -> str:
+    """What the command line prints for these words, which it must like."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        status = cli.main(list(words))
+    assert status == 0, words
+    return out.getvalue()
+
+
+def json_shapes(folder: Path) -> dict[str, Any]:
+    """Keys and types of what the verbs print and runs keep; see `tests.golden.runs`."""
+    return shapes(folder)
+
+
+def losses(folder: Path) -> dict[str, Any]:
+    """The losses of the tiny runs, by run and position."""
+    return {
+        name: {str(position): loss for position, loss in run.losses.items()}
+        for name, run in made_runs(folder).items()
+    }
+
+
+KINDS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "signatures": signatures,
+    "typed": typed,
+    "keys": keys,
+    "shapes": json_shapes,
+    "losses": losses,
+}
