@@ -431,6 +431,8 @@ def signature(config: schema.TrainConfig, **fingerprints: str) -> str:
     for name, usual in schema.NOISE_DEFAULTS.items():
         if science["method"].get(name) == usual:
             del science["method"][name]
+    if science["optim"].get("optimizer") in (None, schema.OPTIM_DEFAULTS["optimizer"]):
+        science["optim"].pop("optimizer", None)
     for name in (*schema.MODEL_KEYS, "recommended", "name"):
         science["model"].pop(name, None)
     return fingerprint({**science, **fingerprints}, length=12)

@@ -153,8 +153,9 @@ METHOD_KEYS: dict[str, tuple[str, ...]] = {
 
 @dataclass
 class OptimConfig:
-    """AdamW and its schedule, in samples. Null means: as the model preset recommends, else the usual."""
+    """The optimizer and its schedule, in samples. Null: as the model preset recommends, else the usual."""
 
+    optimizer: Text = None  # adamw or muon
     learning_rate: Optional[float] = None
     beta1: Optional[float] = None
     beta2: Optional[float] = None
@@ -171,6 +172,7 @@ class OptimConfig:
 
 # What an OptimConfig field means where neither the user nor the model preset says anything.
 OPTIM_DEFAULTS: dict[str, Any] = {
+    "optimizer": "adamw",
     "learning_rate": 1e-4,
     "beta1": 0.9,
     "beta2": 0.999,

@@ -93,12 +93,16 @@ def plan_training(
     """
     from birdsd.training.budget import Layout
     from birdsd.training.engine import check_engine
+    from birdsd.training.muon import check_optimizer
     from birdsd.training.plan import BatchPlan
 
     trace = _tracer(config, codec)
     average = bool(config.optim.ema_decay)
     machine, batch = config.machine, int(config.optim.global_batch or 1)
     check_engine(machine)
+    check_optimizer(config.optim, machine)
+    if config.optim.optimizer == "muon":  # which needs whole matrices, with moments of 32 bits
+        eight_bits = deepspeed = False
     precision = precision_on(there, machine)
     ways = BatchPlan(batch, there.ranks, 0, machine.micro_batch)
     share = ways.largest_slice

@@ -15,6 +15,7 @@ from birdsd.errors import UserError, unknown_name
 from birdsd.training.adam8 import MOMENTS, AdamW8bit
 from birdsd.training.ema import Ema
 from birdsd.training.flat import FlatParameters, GradientSum
+from birdsd.training.muon import Muon, check_optimizer, muon_groups
 from birdsd.training.precision import Precision
 from birdsd.training.shortage import OutOfMemory, agree, is_out_of_memory, reason_of
 from birdsd.training.tensorfile import copy_tensors
@@ -189,6 +190,7 @@ def make_engine(
 ) -> Engine:
     """Wrap `learner`, which holds the weights to start from, for training here."""
     name = engine_name(machine)[0]
+    check_optimizer(optim, machine)
     if machine.compile:
         compile_in_place(learner, device)
     if name == "torch":
@@ -238,11 +240,9 @@ class TorchEngine:
         learning = self._placed(learner)
         self.shapes = {name: parameter.shape for name, parameter in learning}
         self.parameter_names = sorted(self.shapes)
-        self.flat = FlatParameters(decay_groups(learning))
-        chunks: list[list[nn.Parameter]] = [[], []]
-        for chunk, group in zip(self.flat.chunks, self.flat.group_of, strict=True):
-            chunks[group].append(chunk)
-        self.optimizer = adamw(chunks, optim, optimizer_bits)
+        muon = optim.optimizer == "muon"
+        self.flat = FlatParameters((muon_groups if muon else decay_groups)(learning))
+        self.optimizer = Muon(self.flat, optim) if muon else self._adamw(optim, optimizer_bits)
         if isinstance(self.optimizer, torch.optim.AdamW):
             for chunk in self.flat.chunks:
                 self.optimizer.state[chunk] = {
@@ -254,6 +254,12 @@ class TorchEngine:
             for chunk in self.flat.chunks:
                 torch.distributed.broadcast(chunk.detach(), src=0)
         self.ema = Ema(self.flat.chunks) if optim.ema_decay else None
+
+    def _adamw(self, optim: OptimConfig, bits: int) -> torch.optim.AdamW | AdamW8bit:
+        chunks: list[list[nn.Parameter]] = [[], []]
+        for chunk, group in zip(self.flat.chunks, self.flat.group_of, strict=True):
+            chunks[group].append(chunk)
+        return adamw(chunks, optim, bits)
 
     def _make_scaler(self) -> Any:
         """Of the loss, where the precision needs one."""

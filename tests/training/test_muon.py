@@ -1,0 +1,166 @@
+"""Muon: the step is torch's own, and runs with it resume and spread over ranks as others do."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from birdsd.config import compose, signature
+from birdsd.errors import UserError
+from birdsd.schema import MachineConfig, OptimConfig
+from birdsd.training import muon
+from birdsd.training.flat import FlatParameters
+from birdsd.training.muon import Muon, check_optimizer, muon_groups, orthogonal
+from tests.training.toy import OPTIM, OddMethod, losses
+
+MUON = {"optim__optimizer": "muon"}
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(3, 8, 3)
+        self.hidden = nn.Conv2d(8, 6, 3)
+        self.linear = nn.Linear(6, 20)
+        self.time_embedding = nn.Linear(4, 4)
+        self.token_embedding = nn.Embedding(5, 4)
+        self.norm = nn.LayerNorm(20)
+
+
+def parts(model: nn.Module) -> list[set[str]]:
+    return [{name for name, _ in group} for group in muon_groups(list(model.named_parameters()))]
+
+
+def test_maps_between_features_are_muons_and_first_layers_and_embeddings_are_not():
+    hidden, others, vectors = parts(Small())
+    assert hidden == {"hidden.weight", "linear.weight"}
+    assert others == {"conv_in.weight", "time_embedding.weight", "token_embedding.weight"}
+    assert vectors == {name for name, p in Small().named_parameters() if p.ndim == 1}
+
+
+def test_of_a_unet_and_its_text_encoder():
+    from birdsd.diffusion.models import build_text_encoder, build_unet
+
+    config = compose("train", ["model=tiny"]).model
+    unet = build_unet(config.unet, latent_channels=4, sample_size=(8, 8), context_width=128)
+    text = build_text_encoder(config.text, vocabulary=100, max_tokens=8)
+    hidden, others, _ = parts(nn.ModuleDict({"unet": unet, "text": text}))
+    assert "unet.mid_block.resnets.0.conv1.weight" in hidden
+    assert any(name.startswith("text.") and name.endswith("q_proj.weight") for name in hidden)
+    modules = {name.split(".")[1] for name in others}
+    assert {"conv_in", "conv_out", "time_embedding", "add_embedding"} <= modules
+    assert sum("embeddings" in name for name in others) == 2, "of tokens and of places"
+
+
+@pytest.mark.parametrize("shape", [(8, 50), (50, 8), (16, 16)])
+@pytest.mark.parametrize("fast", [True, False])
+def test_orthogonal_keeps_directions_and_evens_out_singular_values(shape, fast, monkeypatch):
+    monkeypatch.setattr(muon, "_cpu_has_bf16", lambda: fast)
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    found = orthogonal(matrix)
+    values = torch.linalg.svdvals(found)
+    assert found.dtype == torch.float32 and values.min() > 0.5 and values.max() < 1.3
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    exact = u @ v
+    assert (found * exact).sum() / (found.norm() * exact.norm()) > 0.95
+    assert not orthogonal(torch.zeros(shape)).any()
+
+
+def test_steps_are_those_of_torch(monkeypatch):
+    monkeypatch.setattr(muon, "_cpu_has_bf16", lambda: True)  # as torch's own computes
+    torch.manual_seed(0)
+    optim = OptimConfig(**{**OPTIM, "optimizer": "muon", "weight_decay": 0.1})
+    ours, theirs = Small(), Small()
+    theirs.load_state_dict(ours.state_dict())
+    start = {name: parameter.detach().clone() for name, parameter in ours.named_parameters()}
+    flat = FlatParameters(muon_groups(list(ours.named_parameters())))
+    optimizer = Muon(flat, optim)
+    named = dict(theirs.named_parameters())
+    hidden, others, vectors = parts(theirs)
+    matrices = [nn.Parameter(named[name].detach().flatten(1)) for name in sorted(hidden)]
+    reference = torch.optim.Muon(matrices, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW(
+        [
+            {"params": [named[name] for name in sorted(others)], "weight_decay": 0.1},
+            {"params": [named[name] for name in sorted(vectors)], "weight_decay": 0.0},
+        ],
+        betas=(optim.beta1, optim.beta2),
+        eps=optim.epsilon,
+    )
+    for step in range(4):
+        rate = 0.02 / (step + 1)
+        for name, parameter in ours.named_parameters():
+            gradient = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(step))
+            parameter.grad.copy_(gradient)
+            if name in hidden:
+                matrices[sorted(hidden).index(name)].grad = gradient.flatten(1).clone()
+            else:
+                named[name].grad = gradient.clone()
+        for one in (optimizer, reference, adamw):
+            for group in one.param_groups:
+                group["lr"] = rate
+            one.step()
+    for name, parameter in ours.named_parameters():
+        if name not in hidden:
+            torch.testing.assert_close(parameter, named[name], rtol=0, atol=1e-6)
+            continue
+        way = parameter.detach() - start[name]
+        apart = way.flatten(1) - (matrices[sorted(hidden).index(name)] - start[name].flatten(1))
+        assert apart.norm() / way.norm() < 0.06, "apart from how bf16 rounds in another order"
+
+
+def test_killed_and_stopped_it_goes_on_bit_by_bit(children, tmp_path):
+    assert children.train(tmp_path / "straight", **MUON) == [0]
+    run = tmp_path / "run"
+    assert children.train(run, kill="50", **MUON) == [-signal.SIGKILL]
+    assert children.train(run, stop_at=80, **MUON) == [0]
+    assert children.train(run, **MUON) == [0]
+    assert losses(run) == losses(tmp_path / "straight")
+    weights = [np.load(r / "export/weights.npy") for r in (run, tmp_path / "straight")]
+    assert np.array_equal(*weights)
+    assert children.train(tmp_path / "adamw") == [0]
+    assert not np.allclose(weights[0], np.load(tmp_path / "adamw/export/weights.npy"), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("world", "changes"),
+    [(2, {}), (1, {"machine__micro_batch": 3}), (1, {"machine__offload_optimizer": True})],
+    ids=["two ranks", "micro-batches", "offloaded"],
+)
+def test_learnt_alike_however_the_work_is_cut(children, tmp_path, world, changes):
+    assert children.train(tmp_path / "one", method=OddMethod, **MUON) == [0]
+    other = tmp_path / "other"
+    assert children.train(other, world=world, method=OddMethod, **MUON, **changes) == [0] * world
+    ours, theirs = losses(other), losses(tmp_path / "one")
+    assert ours.keys() == theirs.keys()
+    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=2e-2)  # bf16 in between
+    commit = json.loads((other / "checkpoints/000000000120/COMMIT.json").read_text())
+    assert commit["world_size"] == world
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "machine", "says"),
+    [
+        ("moun", {}, "Did you mean 'muon'"),
+        ("muon", {"engine": "deepspeed", "zero_stage": 2}, "needs whole matrices"),
+        ("muon", {"optimizer_bits": 8}, "moments in 8 bits are AdamW's"),
+    ],
+)
+def test_what_cannot_be_is_refused(optimizer, machine, says):
+    with pytest.raises(UserError, match=says):
+        check_optimizer(OptimConfig(optimizer=optimizer), MachineConfig(name="here", **machine))
+
+
+def test_stage_0_is_plain_torch_and_a_usual_optimizer_is_no_other_run():
+    check_optimizer(
+        OptimConfig(optimizer="muon"), MachineConfig(name="here", engine="deepspeed", zero_stage=0)
+    )
+    words = ["model=tiny", "data.shards=shards"]
+    plain, said, other = (
+        signature(compose("train", [*words, *more]))
+        for more in ([], ["optim.optimizer=adamw"], ["optim.optimizer=muon"])
+    )
+    assert plain == said != other
