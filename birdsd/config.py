@@ -360,10 +360,11 @@ def fill_open(config: schema.TrainConfig) -> None:
 
 
 def _advice(config: schema.TrainConfig) -> dict[str, Any]:
-    """What the model preset recommends for the method; a fine-tuning may have a line of its own."""
+    """What the model preset recommends for the method; a fine-tuning may have a line of its own, and from
+    scratch another optimizer."""
     told, name = config.model.recommended, advice_name(config)
     pretrained = config.model.init == "pretrained"
-    names = [f"{name}_pretrained", name] if pretrained else [name]
+    names = [f"{name}_pretrained" if pretrained else f"{name}_{config.optim.optimizer}", name]
     found: dict[str, Any] = next((told[one] for one in names if told.get(one)), {})
     # A pretrained model goes on predicting what it predicts, and of the noise one says all or nothing.
     said = any(getattr(config.method, key) is not None for key in schema.NOISE_DEFAULTS)
