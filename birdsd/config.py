@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import birdsd
-from birdsd import schema
+from birdsd import method_facts, schema
 from birdsd.errors import UserError, clipped, listed_names, nearest, unknown_name
 from birdsd.files import fingerprint
 from birdsd.values import OPEN, as_field, as_setting, decoded, encoded, read_preset, value_of
@@ -320,31 +320,29 @@ def refuse_keys_of_others(config: schema.TrainConfig) -> None:
 
     Only here, where settings are typed: a run that was stored with such a value can still be read.
     """
-    chosen = advice_name(config)
-    if chosen not in {"clip", "aesthetic_gradients"}.union(*schema.METHOD_KEYS.values()):
+    chosen = method_facts.find(config.method.name, config.method.base_method)
+    if chosen is None:
         return  # no such method; whoever makes it says so
     usual = dataclasses.asdict(schema.MethodConfig())
-    for name, methods in schema.METHOD_KEYS.items():
+    for name, default in usual.items():
         value = getattr(config.method, name)
-        if chosen in methods or value in (usual[name], schema.NOISE_DEFAULTS.get(name, usual[name])):
+        if name in chosen.keys or value in (default, schema.NOISE_DEFAULTS.get(name, default)):
             continue  # what is usual makes no other run
+        owners = [one.settings for one in method_facts.built_in() if name in one.keys]
+        if not owners:
+            continue  # every method has it
         shown = str(value).lower() if isinstance(value, bool) else value
         raise UserError(
-            f"method.{name}={clipped(shown)} with {_chosen(chosen)}",
-            f"{name} is a setting of {' and of '.join(_chosen(one) for one in methods)} only",
+            f"method.{name}={clipped(shown)} with {chosen.settings}",
+            f"{name} is a setting of {' and of '.join(owners)} only",
             f"leave method.{name} out, or choose a method that has it",
         )
 
 
-def _chosen(method: str) -> str:
-    """The settings that choose a method, by the name that `advice_name` gives it."""
-    name, _, form = method.partition("_") if method.startswith("dreambooth_") else (method, "", "")
-    return f"method={name} method.base_method={form}" if form else f"method={name}"
-
-
 def fill_open(config: schema.TrainConfig) -> None:
     """Fill the settings that are left open as the model preset recommends, else with the usual values."""
-    own = schema.METHOD_DEFAULTS.get(advice_name(config), {})
+    facts = method_facts.find(config.method.name, config.method.base_method)
+    own = facts.defaults if facts is not None else {}
     for name, value in {**schema.OPTIM_DEFAULTS, **own, **_advice(config)}.items():
         if name not in schema.OPTIM_DEFAULTS and name not in own:
             raise unknown_name(
@@ -373,8 +371,8 @@ def _advice(config: schema.TrainConfig) -> dict[str, Any]:
 
 def advice_name(config: schema.TrainConfig) -> str:
     """Under which name a model preset keeps its recommendation for a method."""
-    method = config.method
-    return f"dreambooth_{method.base_method}" if method.name == "dreambooth" else method.name
+    facts = method_facts.find(config.method.name, config.method.base_method)
+    return config.method.name if facts is None else facts.title
 
 
 def altered(job: str, settled: Any, key: str, value: str) -> Any:

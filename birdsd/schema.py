@@ -93,7 +93,7 @@ MODEL_KEYS = ("autoencoder", "source", "clip")
 
 @dataclass
 class MethodConfig:
-    """What is taught, and with which loss."""
+    """What is taught, and with which loss. Which method has which field, its `MethodFacts` say."""
 
     name: str = MISSING
     prediction: Text = None  # null: epsilon; on a pretrained model always what that one predicts
@@ -131,24 +131,6 @@ class MethodConfig:
     class_samples: int = 100
     class_steps: int = 25
     class_guidance: float = 3.0
-
-
-_WEIGHTS, _UPDATES = ("full", "dreambooth_full"), ("lora", "dreambooth_lora")
-_DENOISING = (*_WEIGHTS, *_UPDATES, "textual_inversion")
-# The fields of MethodConfig that not every method has, with those that have them (named as
-# `config.advice_name` names methods). With any other method they are refused.
-METHOD_KEYS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("prediction", "noise_schedule", "zero_terminal_snr"), ("full",)),
-    **dict.fromkeys(("min_snr_gamma", "caption_dropout"), _DENOISING),
-    **dict.fromkeys(("train_text_encoder", "learns"), _WEIGHTS),
-    **dict.fromkeys(("rank", "alpha", "targets"), _UPDATES),
-    **dict.fromkeys(("tokens", "style_token", "vectors", "initial_word"), ("textual_inversion",)),
-    **dict.fromkeys(("base_method", "word", "class_word", "prior_weight", "class_prompts", "class_samples",
-                     "class_steps", "class_guidance"), ("dreambooth_lora", "dreambooth_full")),
-    **dict.fromkeys(("kl_weight", "gradient_weight", "crop_frames", "texture_weight", "feature_weight",
-                     "adversary_weight", "adversary_start_samples", "adversary_learning_rate",
-                     "adversary_channels"), ("autoencoder",)),
-}  # fmt: skip
 
 
 @dataclass
@@ -192,14 +174,6 @@ NOISE_DEFAULTS: dict[str, Any] = {
     "prediction": "epsilon",
     "noise_schedule": "scaled_linear",
     "zero_terminal_snr": False,
-}
-
-# The same for fields of MethodConfig that are open (0 or empty), by method.
-METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
-    "full": dict.fromkeys(NOISE_DEFAULTS),
-    "lora": {"rank": 8, "targets": ["attention"]},
-    "dreambooth_lora": {"rank": 8, "targets": ["attention"]},
-    "textual_inversion": {"vectors": 1},
 }
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 from birdsd.errors import UserError
 from birdsd.jobs_api import Outcome
+from birdsd.method_facts import facts_of
 from birdsd.runs.auto import chosen_device
 from birdsd.runs.run import open_training
 from birdsd.runs.share import Part
@@ -19,22 +20,24 @@ def run(config: CacheConfig) -> Outcome:
     """Make this part's share of what is missing: latents, text embeddings, DreamBooth's class pictures."""
     part = Part.parse(config.part)
     _, index = open_training(config, write=False)
+    from birdsd.diffusion.learning.base import CachingMethod
     from birdsd.diffusion.methods import make_method
     from birdsd.training.devices.precision import choose_precision, set_threads
 
     config.machine.cache_latents = True
-    method: Any = make_method(config, index)
-    if not hasattr(method, "caches"):
+    method = make_method(config, index)
+    if not facts_of(config.method).caches:
         raise UserError(
             f"method={config.method.name} has nothing to cache",
             "latents and text are for methods that learn by denoising; this one learns from the pictures",
             "train it as it is",
         )
+    method = cast(CachingMethod, method)
     device = chosen_device(config.machine)
     set_threads(config.machine.threads, device)
     dtype = choose_precision(config.machine.precision, device).dtype
     splits = [split for split in ("train", "validation") if index.count(split)]
-    filled = method.fill(device, dtype, splits, part.share, lambda: None)
+    filled: Any = method.fill(device, dtype, splits, part.share, lambda: None)
     facts = {
         "folder": str(method.caches.folder),
         "part": str(part),

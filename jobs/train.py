@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 from birdsd.cluster.rank.session import Session, since_process_start_s
@@ -34,14 +33,11 @@ def run(config: TrainConfig) -> Outcome:
             session.event({"event": "note", "text": note})
         with session.timed("imports"):
             from birdsd.diffusion.methods import make_method
-            from birdsd.training.direct import run_direct
-            from birdsd.training.loop import train
+            from birdsd.training.work import RunWork
         session.seconds["start"] = since_process_start_s()
         method = make_method(config, index)
-        # A method that optimises nothing goes its own short way.
-        direct = hasattr(method, "direct")
-        work = partial(run_direct, config, method) if direct else partial(train, config, method, index)
-        result = work(opened.folder, session.should_stop, session.event, session.beat)
+        told = (session.should_stop, session.event, session.beat)
+        result = RunWork(config, index, opened.folder, *told).by(method)
         status = 0 if result.finished else STOPPED_STATUS
         session.outcome(result.finished, status, result.position)
         ended = not result.finished and session.session_ends

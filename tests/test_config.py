@@ -10,6 +10,7 @@ import pytest
 
 from birdsd import config, schema
 from birdsd.errors import UserError
+from birdsd.method_facts import built_in
 
 
 def test_presets_fill_the_schema_and_settings_win() -> None:
@@ -145,9 +146,13 @@ def test_a_key_of_another_method_is_refused_and_one_of_its_own_is_not(form: str)
     name = form.partition("_")[0] if form.startswith("dreambooth") else form
     words = [f"method={name}", *FORMS[form]]
     settled = config.compose("train", words)
-    for key, methods in schema.METHOD_KEYS.items():
-        if key == "base_method":
-            continue  # chooses the form
+    owners = {
+        key: [one.title for one in built_in() if key in one.keys]
+        for key in vars(schema.MethodConfig())
+        if key not in ("name", "base_method", "species_balance")  # of every method, or it chooses the form
+    }
+    assert all(owners.values())
+    for key, methods in owners.items():
         default = getattr(schema.MethodConfig(), key)
         value = {"zero_terminal_snr": "true"}.get(key) or anything_else(default)
         # As `compose` ends for these settings, without reading the presets once more for each.

@@ -37,7 +37,9 @@ BASE = {
     "files": {"errors"},
     "sharing": {"files"},
     "values": {"errors", "yamltext"},
-    "config": {"errors", "files", "schema", "values"},
+    "plugins": {"errors"},
+    "method_facts": {"errors", "plugins", "schema"},
+    "config": {"errors", "files", "method_facts", "schema", "values"},
     "jobs_api": {"config", "quiet"},
 }
 # Every wing of the house, and which others it may look into.

@@ -9,8 +9,9 @@ from typing import Any
 
 from birdsd.checks.case import Case, Finding, Findings, error, ok, warning
 from birdsd.config import as_dict
-from birdsd.diffusion.parameters import DECIDES_SIZE, TRAINS_NOTHING, implied_shapes, learning_count
+from birdsd.diffusion.parameters import implied_shapes, learning_count
 from birdsd.errors import UserError
+from birdsd.method_facts import MethodFacts, find
 from birdsd.runs.models.hub import needed, snapshot, weights_shapes
 from birdsd.runs.run import Run, RunStore
 from birdsd.shards.index import ShardIndex
@@ -39,14 +40,17 @@ def checkpoint_size(case: Case) -> tuple[int, str]:
     settings = case.training
     if settings is None:
         return 0, ""
-    alike = _runs_alike(case, settings)
+    facts = find(settings.method.name, settings.method.base_method)
+    if facts is None:
+        return 0, ""  # another check says so
+    alike = _runs_alike(case, settings, facts)
     for run in alike:
         if size := _newest_checkpoint(run.folder):
             return size, f"a checkpoint of {run.folder.name}"
-    if settings.method.name in TRAINS_NOTHING:
+    if not facts.trains:
         return 0, f"method={settings.method.name} saves no checkpoints"
     each = _BYTES_PER_PARAMETER if settings.optim.ema_decay else _BYTES_PER_PARAMETER - _BYTES_OF_WEIGHT
-    species, clip = _species(settings), _clip(case)
+    species, clip = _species(settings, facts), _clip(case)
     exports = [(run.export_folder, f"the export of {run.folder.name}") for run in alike]
     for folder, said in [*_pretrained(case), *exports]:
         if count := learning_count(settings, {**weights_shapes(folder), **clip}, species):
@@ -55,11 +59,11 @@ def checkpoint_size(case: Case) -> tuple[int, str]:
     return count * each, "estimated from the model's settings"
 
 
-def _species(settings: Any) -> int:
+def _species(settings: Any, facts: MethodFacts) -> int:
     """How many species the shards name, for a method with words for each; a guess on the large side where
     they are not here yet."""
     with suppress(UserError, OSError):
-        asked = settings.method.name == "textual_inversion" and settings.data.shards
+        asked = facts.word_per_species and settings.data.shards
         if asked and (found := len(ShardIndex.open(Path(settings.data.shards)).species)):
             return found
     return _MANY_SPECIES
@@ -91,7 +95,7 @@ def folder_size(folder: Path) -> int:
     return total
 
 
-def _runs_alike(case: Case, settings: Any) -> list[Run]:
+def _runs_alike(case: Case, settings: Any, facts: MethodFacts) -> list[Run]:
     """Other runs of the same model and method: their checkpoints are as large."""
     model, found = as_dict(settings.model), []
     method = as_dict(settings.method)
@@ -99,7 +103,7 @@ def _runs_alike(case: Case, settings: Any) -> list[Run]:
         with suppress(UserError, AttributeError):
             held = run.config
             own = held.get("method", {})
-            same = all(own.get(key, method[key]) == method[key] for key in DECIDES_SIZE)
+            same = all(own.get(key, method[key]) == method[key] for key in ("name", *facts.sizes))
             average = bool(held.get("optim", {}).get("ema_decay")) == bool(settings.optim.ema_decay)
             if held.get("model") == model and same and average:
                 found.append(run)

@@ -15,8 +15,8 @@ from birdsd.diffusion import export
 from birdsd.diffusion.networks.finite import check_finite
 from birdsd.errors import UserError
 from birdsd.files import fingerprint, safe_name
+from birdsd.method_facts import adapter_kinds
 
-KINDS = ("lora", "embedding", "aesthetic")
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
@@ -35,7 +35,7 @@ class Addition:
         if found is None:
             raise UserError(
                 f"{folder} is no LoRA, token or aesthetic embedding",
-                f"expected a folder whose training.json says one of {', '.join(KINDS)}, or a run with one",
+                f"its training.json, or that of its export/, says one of {', '.join(adapter_kinds())}",
                 "files from elsewhere become such a folder with `birdsd import FILE`",
             )
         return cls(found, export.read_training(found), weight)
@@ -66,7 +66,7 @@ class Addition:
 def addition_folder(folder: Path | str) -> Path | None:
     """Where the addition lies that `folder` is or holds in export/; None where there is none."""
     for candidate in (Path(folder).expanduser(), Path(folder).expanduser() / "export"):
-        if export.read_training(candidate).get("kind") in KINDS:
+        if export.read_training(candidate).get("kind") in adapter_kinds():
             return candidate
     return None
 

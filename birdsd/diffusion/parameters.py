@@ -12,10 +12,10 @@ from fnmatch import fnmatchcase
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from birdsd.method_facts import Shapes, find
+
 if TYPE_CHECKING:
     from birdsd.schema import TrainConfig
-
-Shapes = Mapping[str, Sequence[int]]  # of a part's tensors, by name
 
 TEXT_ENCODER = "text_encoder"
 # method.targets -> the ends of the names of the UNet's layers that a LoRA updates; of the text encoder's.
@@ -27,37 +27,54 @@ TARGETS: dict[str, tuple[str, ...]] = {
 TEXT_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj")
 # The image tower that method=clip begins with: pixels along a patch's side, patches along the picture's.
 CLIP_PATCH, CLIP_PATCHES = 16, 8
-# Methods of one pass over the pictures: no checkpoints.
-TRAINS_NOTHING = ("aesthetic_gradients",)
-# Fields of `method` that decide how much learns.
-DECIDES_SIZE = (
-    "name", "base_method", "rank", "targets", "tokens", "vectors", "train_text_encoder", "learns",
-)  # fmt: skip
 
 
 def learning_count(config: TrainConfig, parts: Mapping[str, Shapes], species: int) -> int:
     """How many parameters `config.method` trains in a model with these tensors by part ("unet", "vae",
     "text_encoder", and "clip" where model.clip is at hand); `species` is how many the shards name. 0 for a
     method that trains nothing, and where `parts` lacks what would tell."""
+    facts = find(config.method.name, config.method.base_method)
+    return 0 if facts is None else facts.learning(config, parts, species)
+
+
+# What methods say that they train: each with the parameters of `learning_count`.
+
+
+def of_autoencoder(config: TrainConfig, parts: Mapping[str, Shapes], species: int) -> int:
+    """All of the autoencoder."""
+    return _count(parts.get("vae", {}))
+
+
+def of_updates(config: TrainConfig, parts: Mapping[str, Shapes], species: int) -> int:
+    """A LoRA of the layers in method.targets."""
+    return _updates(parts, config.method.rank, config.method.targets)
+
+
+def of_tokens(config: TrainConfig, parts: Mapping[str, Shapes], species: int) -> int:
+    """The vectors of a new word for each species, or of one for them all."""
+    width = _text_width(parts.get(TEXT_ENCODER, {}))
+    return width * config.method.vectors * (1 if config.method.tokens == "style" else species)
+
+
+def of_image_tower(config: TrainConfig, parts: Mapping[str, Shapes], species: int) -> int:
+    """An image tower, the two projections and the scale."""
+    return _image_tower(parts)
+
+
+def of_weights(config: TrainConfig, parts: Mapping[str, Shapes], species: int) -> int:
+    """The weights of the UNet, and of the text encoder where it learns too, narrowed to method.learns."""
     method = config.method
-    name = method.base_method if method.name == "dreambooth" else method.name
-    if name == "autoencoder":
-        return _count(parts.get("vae", {}))
-    if name == "lora":
-        return _updates(parts, method.rank, method.targets)
-    if name == "textual_inversion":
-        width = _text_width(parts.get(TEXT_ENCODER, {}))
-        return width * method.vectors * (1 if method.tokens == "style" else species)
-    if name == "clip":
-        return _image_tower(parts)
-    if name == "full":
-        text = method.train_text_encoder or config.model.init == "scratch"
-        return sum(
-            prod(shape)
-            for part in ("unet", *((TEXT_ENCODER,) if text else ()))
-            for key, shape in parts.get(part, {}).items()
-            if not method.learns or any(fnmatchcase(f"{part}.{key}", one) for one in method.learns)
-        )
+    text = method.train_text_encoder or config.model.init == "scratch"
+    return sum(
+        prod(shape)
+        for part in ("unet", *((TEXT_ENCODER,) if text else ()))
+        for key, shape in parts.get(part, {}).items()
+        if not method.learns or any(fnmatchcase(f"{part}.{key}", one) for one in method.learns)
+    )
+
+
+def of_nothing(config: TrainConfig, parts: Mapping[str, Shapes], species: int) -> int:
+    """0: nothing is trained."""
     return 0
 
 

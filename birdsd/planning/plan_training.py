@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from birdsd import config as configuration
 from birdsd.errors import UserError, unknown_name
 from birdsd.files import fingerprint, read_json, write_json
+from birdsd.method_facts import facts_of
 from birdsd.planning.hardware import GIB, Hardware, hardware
 from birdsd.runs.auto import AUTO
 from birdsd.runs.run import RunStore
@@ -37,9 +38,6 @@ _COST = {1: 1.03, 2: 1.05, 3: 1.2}
 _BUS_BYTES_PER_S, _HOST_BYTES_PER_S = 12e9, 20e9
 # Memory that is free but in pieces too small.
 _FRAGMENTED = 1.05
-_TRAIN_NOTHING = ("aesthetic_gradients",)
-# These methods have nothing to keep: there is no frozen autoencoder or text encoder in their steps.
-_LEARN_FROM_PICTURES = ("autoencoder", "clip", "aesthetic_gradients")
 T = TypeVar("T")
 
 
@@ -238,7 +236,7 @@ def _encoding(config: TrainConfig, codec: dict[str, Any]) -> Encoding | None:
     from birdsd.diffusion.learning.embedding_cache import pictures_together
     from birdsd.planning import trace as accounting
 
-    if not config.machine.cache_latents or config.method.name in _LEARN_FROM_PICTURES:
+    if not config.machine.cache_latents or not facts_of(config.method).caches:
         return None
     together = pictures_together(codec)
     return _kept(
@@ -365,7 +363,7 @@ def codec_for(config: TrainConfig, run: Path | None = None) -> tuple[dict[str, A
 def with_chosen_machine(config: TrainConfig, ranks: int = 1, ranks_here: int = 1) -> TrainConfig:
     """`config`, and with machine=auto its machine as the plan chooses it for the GPUs here and so many ranks.
     On a CPU there is nothing to choose. Raises `UserError` where nothing fits."""
-    if config.machine.name != AUTO or config.machine.device == "cpu" or config.method.name in _TRAIN_NOTHING:
+    if config.machine.name != AUTO or config.machine.device == "cpu" or not facts_of(config.method).trains:
         return config
     there = hardware(AUTO, nodes=max(1, ranks // ranks_here), per_node=ranks_here)
     if there.card is None:

@@ -15,19 +15,22 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 
+from birdsd.diffusion.learning.common import codec_of
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.tokenizer import train_tokenizer
 from birdsd.errors import UserError
 from birdsd.files import read_json, write_json
+from birdsd.method_facts import facts_of
 from birdsd.training.devices.precision import DTYPES
 
 if TYPE_CHECKING:
+    from birdsd.diffusion.learning.base import LearningMethod, Parts
     from birdsd.schema import TrainConfig
     from birdsd.shards.index import ShardIndex
 
@@ -278,63 +281,66 @@ def trace_encoding(config: TrainConfig, codec: dict[str, Any], together: int) ->
 # -- its parts --------------------------------------------------------------------------------------------
 
 
-def _built(config: TrainConfig, index: ShardIndex, dtype: torch.dtype) -> tuple[Any, Any]:
+def _built(config: TrainConfig, index: ShardIndex, dtype: torch.dtype) -> tuple[LearningMethod, Parts]:
     """The method and its parts, on hollow networks."""
     from birdsd.diffusion.methods import make_method
 
-    if config.method.name == "autoencoder":
-        config.model.init, config.model.source = "scratch", None
-        config.method.adversary_start_samples = 0  # what it takes at the most
-    method: Any = make_method(config, index)
-    if not hasattr(method, "build"):
+    facts = facts_of(config.method)
+    if not facts.trains:
         raise UserError(
-            f"method={config.method.name} trains nothing",
+            f"method={facts.name} trains nothing",
             "it passes once over the pictures with CLIP's image tower",
             "plan the generation with it instead: birdsd plan generate ...",
         )
-    if hasattr(method, "networks"):
-        hollow = hollow_networks(config, method.codec)
-        method.networks = lambda: _as_networks(hollow)
-    if hasattr(method, "text"):
-        method.text = lambda: _text(config, method.codec)
-    if hasattr(method, "image_tower"):
-        method.image_tower = lambda: _hollow_clip(config.model.clip)
-    parts = method.build(torch.device("cpu"), dtype)
-    if hasattr(method, "prepared_text") and "text_encoder" in parts.frozen:
-        # A caption is encoded once and kept, by the numbers of its tokens: fake ones have none.
-        width, limit = int(hollow.text_encoder.config.hidden_size), int(parts.tokenizer.model_max_length)
-        method.prepared_text = lambda parts, ids: {
-            "context": torch.zeros(len(ids), limit, width, dtype=dtype)
-        }
-    return method, parts
+    facts.heaviest(config)
+    method = cast("LearningMethod", make_method(config, index))
+    method.stand_on(HollowNetworks(config, codec_of(index)))
+    return method, method.build(torch.device("cpu"), dtype)
 
 
-def _as_networks(hollow: Any) -> Any:
-    from birdsd.diffusion.learning.denoising import Networks
+@dataclass
+class HollowNetworks:
+    """What a method stands on here; see `birdsd.diffusion.learning.base.Hollow`."""
 
-    return Networks(
-        lambda: hollow.unet,
-        lambda: hollow.text_encoder,
-        hollow.tokenizer,
-        lambda: hollow.vae,
-        hollow.vae.config,
-    )
+    config: TrainConfig
+    codec: dict[str, Any]
+
+    def networks(self) -> Any:
+        """UNet, text encoder, tokenizer and autoencoder."""
+        from birdsd.diffusion.learning.denoising import Networks
+
+        made = hollow_networks(self.config, self.codec)
+        return Networks(
+            lambda: made.unet, lambda: made.text_encoder, made.tokenizer, lambda: made.vae, made.vae.config
+        )
+
+    def text(self) -> tuple[Any, Any]:
+        """The text encoder, and its tokenizer."""
+        made = hollow_networks(self.config, self.codec)
+        return made.text_encoder, made.tokenizer
+
+    def image_tower(self) -> Any:
+        """A CLIP shaped as its folder says."""
+        from transformers import CLIPConfig, CLIPModel
+
+        from birdsd.diffusion.networks.clip import Clip, clip_place
+
+        told, _ = CLIPConfig.get_config_dict(clip_place(str(self.config.model.clip)))
+        return Clip(CLIPModel(CLIPConfig(**told)))
 
 
-def _batch(method: Any, parts: Any, index: ShardIndex, count: int, cached: bool) -> dict[str, torch.Tensor]:
+def _batch(
+    method: LearningMethod, parts: Parts, index: ShardIndex, count: int, cached: bool
+) -> dict[str, torch.Tensor]:
     from birdsd.shards.reader import ShardReader
 
     reader, examples = ShardReader(index, "train"), []
     for position in range(count):
         sample = reader.read(position % len(reader))
-        if cached and hasattr(method, "latent_shape"):
-            channels, height, width = method.latent_shape
-            sample.latent = np.zeros((2 * channels, height, width), np.float16)
+        if cached and (shape := method.stored_shape()) is not None:
+            sample.latent = np.zeros(shape, np.float16)
         examples.append(method.example(parts, sample, position))
-    if hasattr(method, "pictures") and getattr(method, "keeps_prior", False):
-        channels, height, width = method.latent_shape
-        for number in range(method.pictures.count):  # as if they had been made and encoded
-            method._moments_of[number] = torch.zeros(2 * channels, height, width, dtype=torch.float16)
+    method.pretend_made()
     return {key: torch.stack([example[key] for example in examples]) for key in examples[0]}
 
 
@@ -361,18 +367,3 @@ def counting() -> Any:
 
 def _autocast(dtype: torch.dtype) -> Any:
     return torch.autocast("cpu", dtype) if dtype != torch.float32 else nullcontext()
-
-
-def _hollow_clip(source: str | None) -> Any:
-    """A CLIP shaped as its folder says."""
-    from transformers import CLIPConfig, CLIPModel
-
-    from birdsd.diffusion.networks.clip import Clip, clip_place
-
-    told, _ = CLIPConfig.get_config_dict(clip_place(str(source)))
-    return Clip(CLIPModel(CLIPConfig(**told)))
-
-
-def _text(config: TrainConfig, codec: dict[str, Any]) -> tuple[Any, Any]:
-    networks = hollow_networks(config, codec)
-    return networks.text_encoder, networks.tokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from birdsd import config
+from birdsd import config, method_facts
 from birdsd.schema import TrainConfig
 
 _OF_TRAINING = (
@@ -55,23 +55,18 @@ def _unused(job: str, settled: Any, said: set[str]) -> Iterator[tuple[str, str]]
 
 def _of_training(settled: TrainConfig, said: set[str]) -> Iterator[tuple[str, str]]:
     method, model, optim, save = settled.method, settled.model, settled.optim, settled.save
-    if method.name == "dreambooth" and not method.prior_weight:
-        for field in ("class_prompts", "class_samples", "class_steps", "class_guidance"):
-            yield f"method.{field}", "method.prior_weight=0 makes no pictures of the class"
-    if method.tokens != "style":
-        yield "method.style_token", "method.tokens=per_species has a token for each species"
+    facts = method_facts.find(method.name, method.base_method)
+    if facts is None:
+        return  # whoever makes the method says so
+    yield from facts.without_effect(settled)
     if model.init == "scratch":
         yield "method.train_text_encoder", "with model.init=scratch the text encoder always learns"
         yield "model.source", "model.init=scratch starts from nothing; model.init=pretrained starts from it"
-    if method.name == "autoencoder":
-        if not method.adversary_weight:
-            for field in ("adversary_start_samples", "adversary_learning_rate", "adversary_channels"):
-                yield f"method.{field}", "method.adversary_weight=0 trains no discriminator"
-        if not method.feature_weight:
-            yield "model.clip", "method.feature_weight=0 compares no features"
-    elif method.name not in ("clip", "aesthetic_gradients"):
-        yield "model.clip", f"method={method.name} has no use for it (clip and aesthetic_gradients have)"
-    if method.name in ("autoencoder", "clip", "aesthetic_gradients"):
+    if "clip" not in facts.models:
+        *others, last = (one.name for one in method_facts.built_in() if "clip" in one.models)
+        those = f"{', '.join(others)} and {last}"
+        yield "model.clip", f"method={method.name} has no use for it ({those} have)"
+    if "autoencoder" not in facts.models:
         yield "model.autoencoder", f"method={method.name} has no use for one"
     if optim.decay == "constant":
         yield "optim.min_learning_rate_ratio", "optim.decay=constant keeps the learning rate"

@@ -12,6 +12,7 @@ import os
 from birdsd.config import changed, signature
 from birdsd.errors import UserError
 from birdsd.files import exclusive, fsync_folder, read_json, write_json
+from birdsd.method_facts import stored
 from birdsd.runs.allocations import newest_position
 from birdsd.runs.run import SIGNATURE_FILE, Run, RunStore
 from birdsd.schema import MODEL_KEYS
@@ -29,7 +30,8 @@ def extend(run: Run, total: int) -> str:
     """
     config = run.config
     optim = config.get("optim") or {}
-    if run.job != "train" or (config.get("method") or {}).get("name") == "aesthetic_gradients":
+    facts = stored(config)
+    if run.job != "train" or (facts is not None and not facts.trains):
         raise UserError(f"{run.folder.name} learns from no stream of samples", f"{KEY} means nothing to it")
     batch = int(optim["global_batch"] or 1)
     totals = read_totals(run.folder) or [int(optim["total_samples"])]

@@ -54,14 +54,14 @@ from birdsd.training.trackers import Trackers
 from birdsd.training.validation import HELD_OUT, Validation
 
 if TYPE_CHECKING:
-    from birdsd.diffusion.learning.base import Method, Parts
+    from birdsd.diffusion.learning.base import LearningMethod, Parts
     from birdsd.schema import TrainConfig
     from birdsd.shards.index import ShardIndex
 
 
 def train(
     config: TrainConfig,
-    method: Method,
+    method: LearningMethod,
     index: ShardIndex,
     run_folder: Path,
     should_stop: Callable[[], bool] = lambda: False,
@@ -95,7 +95,7 @@ class Trainer:
     def __init__(
         self,
         config: TrainConfig,
-        method: Method,
+        method: LearningMethod,
         index: ShardIndex,
         run_folder: Path,
         should_stop: Callable[[], bool],

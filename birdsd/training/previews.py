@@ -14,7 +14,7 @@ from birdsd.training.checkpoints.committed import Checkpoint
 from birdsd.training.engines.out_of_memory import is_out_of_memory, reason_of
 
 if TYPE_CHECKING:
-    from birdsd.diffusion.learning.base import Learner, Method, Parts
+    from birdsd.diffusion.learning.base import Learner, LearningMethod, Parts
     from birdsd.schema import TrainConfig
     from birdsd.shards.index import ShardIndex
 
@@ -39,7 +39,7 @@ def load_weights(learner: Learner, checkpoint: Checkpoint, kind: str) -> None:
 
 
 def parts_of(
-    method: Method, checkpoint: Checkpoint, device: torch.device, seed: int, for_use: bool = False
+    method: LearningMethod, checkpoint: Checkpoint, device: torch.device, seed: int, for_use: bool = False
 ) -> Parts:
     """The method's parts with what a checkpoint holds: the EMA where there is one. `for_use`: the learner is
     on the device also where it is built in host memory (machine.offload_optimizer)."""
@@ -60,7 +60,7 @@ def prompts_for(config: TrainConfig, index: ShardIndex) -> list[str]:
 
 
 def previewed(
-    method: Method, parts: Callable[[], Parts], config: TrainConfig, index: ShardIndex, folder: Path
+    method: LearningMethod, parts: Callable[[], Parts], config: TrainConfig, index: ShardIndex, folder: Path
 ) -> tuple[list[Path], dict[str, str]]:
     """Write the previews; paths and event. Where memory runs out or they are no pictures there are none, and
     the event says why."""

@@ -16,7 +16,7 @@ from birdsd.training.engines.base import Engine
 from birdsd.training.engines.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
-    from birdsd.diffusion.learning.base import Method, Parts
+    from birdsd.diffusion.learning.base import LearningMethod, Parts
 
 HELD_OUT = "validation"
 
@@ -27,7 +27,9 @@ class Validation:
     The noise is drawn by (seed, "validation", i): nothing but the weights moves the figure.
     """
 
-    def __init__(self, method: Method, parts: Parts, reader: Reader, world: World, samples: int) -> None:
+    def __init__(
+        self, method: LearningMethod, parts: Parts, reader: Reader, world: World, samples: int
+    ) -> None:
         self.method, self.parts, self.world, self._reader = method, parts, world, reader
         self._maker = BatchMaker(
             reader,

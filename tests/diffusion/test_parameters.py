@@ -9,7 +9,8 @@ from math import prod
 import pytest
 
 from birdsd.config import compose
-from birdsd.diffusion.parameters import DECIDES_SIZE, implied_shapes, learning_count
+from birdsd.diffusion.parameters import implied_shapes, learning_count
+from birdsd.method_facts import built_in
 from birdsd.planning.trace import trace_step
 from birdsd.runs.models.hub import weights_shapes
 from birdsd.schema import MethodConfig
@@ -69,7 +70,8 @@ def test_a_folder_of_weights_is_counted_in(way: str, tmp_path) -> None:
 def test_what_does_not_train_has_nothing() -> None:
     config = compose("train", ["model=tiny", "method=aesthetic_gradients", *BASE])
     assert learning_count(config, implied_shapes(config.model), 2) == 0
-    assert set(DECIDES_SIZE) <= set(vars(MethodConfig()))
+    fields = set(vars(MethodConfig()))
+    assert all({*one.sizes, *one.keys, *one.defaults} <= fields for one in built_in())
 
 
 def test_counting_needs_no_torch() -> None:

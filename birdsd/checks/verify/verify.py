@@ -24,6 +24,7 @@ from birdsd.checks.verify.segments import Course, LegResult, Watch, leg_line, tr
 from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.files import write_json
+from birdsd.method_facts import facts_of
 from birdsd.schema import MODEL_KEYS, TrainConfig
 
 _RECORDINGS_PER_SPECIES = 2
@@ -197,7 +198,7 @@ class Trial:
         for key in MODEL_KEYS:
             if found := store.model_source(getattr(config.model, key), f"model.{key}"):
                 settings.append(f"model.{key}={found}")
-        needs_one = config.model.init == "scratch" and config.method.name != "autoencoder"
+        needs_one = config.model.init == "scratch" and "autoencoder" in facts_of(config.method).models
         if needs_one and not config.model.autoencoder:
             self._made.append("autoencoder")
             settings.append(f"model.autoencoder={self._untrained_autoencoder(settings)}")

@@ -4,15 +4,20 @@
 files; `tensors` reads and writes them safely; `exporter` and `importer` put it together.
 """
 
+from birdsd.method_facts import kinds_in
+
+_LINES = {
+    "diffusers": "a pipeline folder, with the addition merged in",
+    "a1111": "for AUTOMATIC1111's web UI",
+    "comfyui": "for ComfyUI",
+    "ckpt": "one .ckpt file, for older programs",
+    "peft": "peft's adapter folders",
+    "kohya": "a LoRA in kohya's names",
+    "diffusers-lora": "a LoRA in diffusers' names",
+    "embedding": "tokens in diffusers' form",
+    "kohya-embedding": "tokens in kohya's form",
+}
 # Format -> (what it is, the kinds that it holds).
 FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "diffusers": ("a pipeline folder, with the addition merged in", ("pipeline", "lora", "embedding")),
-    "a1111": ("for AUTOMATIC1111's web UI", ("pipeline", "lora", "embedding", "aesthetic")),
-    "comfyui": ("for ComfyUI", ("pipeline", "lora", "embedding")),
-    "ckpt": ("one .ckpt file, for older programs", ("pipeline",)),
-    "peft": ("peft's adapter folders", ("lora",)),
-    "kohya": ("a LoRA in kohya's names", ("lora",)),
-    "diffusers-lora": ("a LoRA in diffusers' names", ("lora",)),
-    "embedding": ("tokens in diffusers' form", ("embedding",)),
-    "kohya-embedding": ("tokens in kohya's form", ("embedding",)),
+    name: (line, kinds_in(name)) for name, line in _LINES.items()
 }

@@ -18,9 +18,9 @@ import birdsd
 from birdsd.diffusion.export import TrainingSet, read_codec, read_training
 from birdsd.errors import UserError
 from birdsd.files import explained_write, read_json, write_json
+from birdsd.method_facts import portable_kinds
 
 CODEC, TRAINING, RECORDINGS = ".codec.json", ".training.json", ".recordings.csv"
-KINDS = ("pipeline", "lora", "embedding", "aesthetic")
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Exported:
         """The exported folder that `folder` is or holds in export/; `UserError` where there is none."""
         for candidate in (folder / "export", folder):
             kind = read_training(candidate).get("kind")
-            if kind in KINDS or (kind is None and (candidate / "model_index.json").is_file()):
+            if kind in portable_kinds() or (kind is None and (candidate / "model_index.json").is_file()):
                 return cls(candidate, name)
             if kind is not None:
                 raise UserError(
                     f"{folder} holds a model of the kind '{kind}'",
-                    f"what goes out is one of {', '.join(KINDS)}",
+                    f"what goes out is one of {', '.join(portable_kinds())}",
                     "name a run of another method",
                 )
         raise UserError(

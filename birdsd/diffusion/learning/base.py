@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -99,8 +99,55 @@ class Parts:
     extras: dict[str, Any] = field(default_factory=dict)
 
 
+Result = TypeVar("Result")
+End = TypeVar("End", covariant=True)
+GoesOn = Callable[[int, int], bool]  # (done, of how many) -> False where it is to stop
+
+
+class Work(Protocol[End]):
+    """A training run, as a method sees it: two ways to carry it out."""
+
+    def loop(self, method: LearningMethod) -> End:
+        """Step by step, with checkpoints: for methods that learn."""
+        ...
+
+    def once(self, make: Callable[[Path, torch.device, GoesOn], int | None]) -> End:
+        """In one pass, by the first rank alone: `make(export folder, device, goes_on)` returns how many
+        samples it saw, or None where `goes_on` told it to stop. Nothing is saved on the way."""
+        ...
+
+
+class Hollow(Protocol):
+    """Networks without weights, shaped as a training's settings ask for, on which a step is traced."""
+
+    def networks(self) -> Any:
+        """UNet, text encoder, tokenizer and autoencoder: a `denoising.Networks`."""
+        ...
+
+    def text(self) -> tuple[Any, Any]:
+        """A text encoder and its tokenizer."""
+        ...
+
+    def image_tower(self) -> Any:
+        """The CLIP that model.clip names."""
+        ...
+
+
 class Method(Protocol):
-    """What a method must offer; built as `METHODS[name](config, index)`."""
+    """What every method offers; made by the class that its facts name, with (config, index)."""
+
+    def run(self, work: Work[Result]) -> Result:
+        """Carry the training out: in one of the ways that `work` has."""
+        ...
+
+
+class LearningMethod(Method, Protocol):
+    """A method that the loop trains. Those that subclass it write what has no body here, and the rest where
+    they have something to do there."""
+
+    def run(self, work: Work[Result]) -> Result:
+        """By the loop."""
+        return work.loop(self)
 
     def build(self, device: torch.device, dtype: torch.dtype) -> Parts:
         """Make the parts. The caller has seeded torch, so that every rank builds the same weights."""
@@ -112,7 +159,7 @@ class Method(Protocol):
         """Called on every rank before training begins: make or measure what it needs. `share` chooses this
         rank's part of a list, `alive` keeps the watchdog quiet. Returns lines for the user to read.
         """
-        ...
+        return []
 
     def example(
         self, parts: Parts, sample: Sample, position: int, purpose: str = "train"
@@ -143,12 +190,12 @@ class Method(Protocol):
         make of these splits, this rank's share of what is missing, so that steps do without them. Nothing
         and None, for a method that has no such networks. `agree` gives all ranks the first one's numbers.
         """
-        ...
+        return None
 
     def latents(self, split: str) -> StoredLatents | None:
         """What `Sample.latent` should be for each sample of a split, once that has been kept; None for a
         method that learns from the pictures themselves."""
-        ...
+        return None
 
     def preview(self, parts: Parts, prompts: Sequence[str], folder: Path) -> list[Path]:
         """Write pictures (.png) and sound (.wav) that show what has been learnt; return the paths."""
@@ -156,4 +203,41 @@ class Method(Protocol):
 
     def export(self, parts: Parts, folder: Path) -> Path:
         """Write what a user takes away (a diffusers pipeline folder with codec.json); return its path."""
+        ...
+
+    # -- for planning: a step is traced on fake tensors, which have shapes and no numbers -----------------
+
+    def stand_on(self, hollow: Hollow) -> None:
+        """Before `build`: take networks without weights instead of loading any."""
+
+    def stored_shape(self) -> tuple[int, int, int] | None:
+        """What `Sample.latent` is shaped like, once built; None where it learns from pictures."""
+        return None
+
+    def pretend_made(self) -> None:
+        """Once built: as if all that `provide` makes had been made."""
+
+
+class Kept(Protocol):
+    """What a method keeps on disk."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    def size_bytes(self) -> int: ...
+
+
+class CachingMethod(LearningMethod, Protocol):
+    """A method whose facts say `caches`: `fill` keeps what frozen networks make of the shards, and says what
+    is there now."""
+
+    pictures_made: int  # class images that `fill` made here
+
+    @property
+    def caches(self) -> Kept:
+        """Where it lies."""
+        ...
+
+    def pictures_missing(self) -> int:
+        """Class images that are still to be made."""
         ...

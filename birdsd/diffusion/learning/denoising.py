@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from birdsd.diffusion import export
 from birdsd.diffusion.generation import sampling
 from birdsd.diffusion.generation.recommended import checked_sampling
-from birdsd.diffusion.learning.base import Frozen, Learner, Parts
+from birdsd.diffusion.learning.base import Frozen, Hollow, Learner, LearningMethod, Parts
 from birdsd.diffusion.learning.common import codec_of, load_codec, picture_of, required_source, write_preview
 from birdsd.diffusion.learning.denoiser import STEPS, Denoising, DenoisingLearner
 from birdsd.diffusion.learning.embedding_cache import Caches, Filled
@@ -74,8 +74,8 @@ class Networks:
         return Frozen({**makers, "text_encoder": ready(self._text_encoder)} if text_too else makers)
 
 
-class DenoisingMethod:
-    """See `birdsd.diffusion.learning.base.Method`; the hooks come first."""
+class DenoisingMethod(LearningMethod):
+    """See `birdsd.diffusion.learning.base.LearningMethod`; the hooks come first."""
 
     def __init__(self, config: TrainConfig, index: ShardIndex) -> None:
         self.config, self.index = config, index
@@ -295,6 +295,27 @@ class DenoisingMethod:
     def latents(self, split: str) -> StoredLatents | None:
         """Moments of every sample of a split, float16 [2 C, h, w], once they are all on disk."""
         return self.caches.latents(split)
+
+    # -- for planning -------------------------------------------------------------------------------
+
+    def stand_on(self, hollow: Hollow) -> None:
+        """Networks without weights, and no caption is encoded: that is kept by the numbers of its tokens, and
+        fake ones have none."""
+        networks = hollow.networks()
+
+        def prepared_text(parts: Parts, input_ids: Tensor) -> dict[str, Tensor]:
+            if "text_encoder" not in parts.frozen:
+                return {"input_ids": input_ids}
+            width, tokens = networks.text_encoder.config.hidden_size, parts.tokenizer.model_max_length
+            return {"context": torch.zeros(len(input_ids), int(tokens), int(width), dtype=parts.dtype)}
+
+        self.networks = lambda: networks  # type: ignore[method-assign]
+        self.prepared_text = prepared_text  # type: ignore[method-assign]
+
+    def stored_shape(self) -> tuple[int, int, int]:
+        """Means and log-variances of the latents."""
+        channels, height, width = self.latent_shape
+        return 2 * channels, height, width
 
     # -- what it shows and gives away ---------------------------------------------------------------
 

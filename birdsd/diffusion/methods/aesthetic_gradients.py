@@ -7,7 +7,6 @@ is tuned, and towards what, is decided at generation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from birdsd.diffusion import export
 from birdsd.diffusion.adapters import chain, write_addition
 from birdsd.diffusion.generation.aesthetics import ALL, EMBEDDINGS_FILE, PROJECTION, PROJECTION_FILE
+from birdsd.diffusion.learning.base import GoesOn, Method, Result, Work
 from birdsd.diffusion.learning.common import codec_of, picture_of, read, required_source
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.clip import Clip, load_clip
@@ -29,11 +29,10 @@ if TYPE_CHECKING:
     from birdsd.schema import TrainConfig
     from birdsd.shards.index import ShardIndex
 
-KIND = "aesthetic"
 _TOGETHER = 16  # pictures a batch
 
 
-class AestheticGradientsMethod:
+class AestheticGradientsMethod(Method):
     """One embedding for each species of the training split, and one of all its pictures (`ALL`)."""
 
     def __init__(self, config: TrainConfig, index: ShardIndex) -> None:
@@ -41,7 +40,11 @@ class AestheticGradientsMethod:
         self.codec = codec_of(index)
         self.base = required_source(config)
 
-    def direct(self, folder: Path, device: torch.device, goes_on: Callable[[int, int], bool]) -> int | None:
+    def run(self, work: Work[Result]) -> Result:
+        """One pass over the pictures."""
+        return work.once(self.embed)
+
+    def embed(self, folder: Path, device: torch.device, goes_on: GoesOn) -> int | None:
         """Compute the embeddings and write them to `folder`; returns how many pictures there were.
 
         `goes_on(pictures seen, pictures in all)` is asked after each batch; at its first no this returns
@@ -110,7 +113,7 @@ class AestheticGradientsMethod:
             "pictures": dict(sorted(counts.items())),
         }
         heard = export.training_set(self.index)
-        write_addition(folder, KIND, write, codec=self.codec, heard=heard, about=about, base=self.base)
+        write_addition(folder, "aesthetic", write, codec=self.codec, heard=heard, about=about, base=self.base)
 
 
 def text_width(source: str) -> int | None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from birdsd.diffusion import export
-from birdsd.diffusion.learning.base import Learner, Parts
+from birdsd.diffusion.learning.base import Hollow, Learner, LearningMethod, Parts
 from birdsd.diffusion.learning.common import (
     codec_of,
     load_codec,
@@ -130,8 +130,8 @@ class AutoencoderLearner(Learner):
         return self.adversary.remark(means)
 
 
-class AutoencoderMethod:
-    """Trains the autoencoder on random stretches of time; see `birdsd.diffusion.learning.base.Method`."""
+class AutoencoderMethod(LearningMethod):
+    """Trains the autoencoder on random stretches of time; see `LearningMethod`."""
 
     def __init__(self, config: TrainConfig, index: ShardIndex) -> None:
         self.config, self.index = config, index
@@ -177,6 +177,10 @@ class AutoencoderMethod:
         """The CLIP whose image tower compares pictures."""
         return load_clip(self.config.model.clip)
 
+    def stand_on(self, hollow: Hollow) -> None:
+        """An image tower without weights; the autoencoder is a new one anyway."""
+        self.image_tower = hollow.image_tower  # type: ignore[method-assign]
+
     def example(
         self, parts: Parts, sample: Sample, position: int, purpose: str = "train"
     ) -> dict[str, Tensor]:
@@ -216,12 +220,6 @@ class AutoencoderMethod:
         learner: Any = parts.learner
         measured = autoencoder_loss(learner.vae, self.index, self.codec, alive)
         return [loss_line(source, measured, self.codec)]
-
-    def fill(self, *_: Any) -> None:
-        """Nothing is kept: it learns from pictures."""
-
-    def latents(self, split: str) -> None:
-        """There are none."""
 
     def preview(self, parts: Parts, prompts: Sequence[str], folder: Path) -> list[Path]:
         """Held-out recordings above what is left of them after the autoencoder, with the sound of both."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from birdsd.diffusion import export
-from birdsd.diffusion.learning.base import Frozen, Learner, Parts
+from birdsd.diffusion.learning.base import Frozen, Hollow, Learner, LearningMethod, Parts
 from birdsd.diffusion.learning.common import (
     codec_of,
     load_codec,
@@ -83,8 +83,8 @@ class ClipLearner(Learner):
         return functional.cross_entropy(self.logits(batch), batch["label"], reduction="none")
 
 
-class ClipMethod:
-    """See `birdsd.diffusion.learning.base.Method`."""
+class ClipMethod(LearningMethod):
+    """See `birdsd.diffusion.learning.base.LearningMethod`."""
 
     def __init__(self, config: TrainConfig, index: ShardIndex) -> None:
         self.config, self.index = config, index
@@ -124,6 +124,10 @@ class ClipMethod:
     def text(self) -> tuple[Any, Any]:
         """The text encoder, and its tokenizer, that pictures are to be told by."""
         return models.load_text(required_source(self.config))
+
+    def stand_on(self, hollow: Hollow) -> None:
+        """A text encoder without weights."""
+        self.text = hollow.text  # type: ignore[method-assign]
 
     def _clip(self, encoder: Any, tokenizer: Any) -> Clip:
         given, text = self.config.model.clip, encoder.config
@@ -176,12 +180,6 @@ class ClipMethod:
         """Squeeze the pictures into the tower's square."""
         image = parts.extras["clip"].prepared(batch["pixels"])
         return {"image": image, "label": batch["label"], "wording": batch["wording"]}
-
-    def fill(self, *_: Any) -> None:
-        """Nothing is kept: it learns from pictures."""
-
-    def latents(self, split: str) -> None:
-        """There are none."""
 
     def preview(self, parts: Parts, prompts: Sequence[str], folder: Path) -> list[Path]:
         """For each prompt the held-out picture that fits it best, with its sound."""

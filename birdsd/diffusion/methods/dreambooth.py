@@ -274,6 +274,11 @@ class DreamBooth(DenoisingMethod):
                 self._moments_of.move_to_end(number)
             yield held
 
+    def pretend_made(self) -> None:
+        """Class images, encoded."""
+        for number in range(self.pictures.count if self.keeps_prior else 0):
+            self._moments_of[number] = torch.zeros(self.stored_shape(), dtype=torch.float16)
+
     def _moments_kept(self, parts: Parts, number: int) -> Tensor:
         picture = partial(self.pictures.read, number)
         return self.caches.picture_moments(parts, self.pictures.path(number), picture)
@@ -285,17 +290,6 @@ class DreamBoothOnLora(DreamBooth, LoraMethod):
 
 class DreamBoothOnFull(DreamBooth, FullMethod):
     """The UNet learns, and the text encoder if asked."""
-
-
-FORMS = {"lora": DreamBoothOnLora, "full": DreamBoothOnFull}
-
-
-def DreamBoothMethod(config: TrainConfig, index: ShardIndex) -> DreamBooth:
-    """The form that method.base_method asks for."""
-    if config.method.base_method not in FORMS:
-        raise unknown_name("method.base_method", config.method.base_method, FORMS)
-    made: DreamBooth = FORMS[config.method.base_method](config, index)
-    return made
 
 
 def base_facts(source: str) -> dict[str, Any]:

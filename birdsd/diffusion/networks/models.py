@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from birdsd.diffusion.networks.finite import check_networks
 from birdsd.errors import UserError
 from birdsd.files import fingerprint, read_json, sha256_file
+from birdsd.method_facts import adapter_kinds
 from birdsd.randomness import generator
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ def locate(source: str, part: str) -> tuple[str, str | None]:
         return str(source), part  # a hub id; whether it exists is for the loader to say
     for folder in (path, path / "export"):
         kind = read_json(folder / "training.json").get("kind") if (folder / "training.json").is_file() else ""
-        if kind in ("lora", "embedding", "aesthetic"):
+        if kind in adapter_kinds():
             raise UserError(
                 f"{path} is only an addition ({kind}) to a model, and holds no {part}",
                 "training starts from a whole model",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from birdsd.errors import UserError
+from birdsd.method_facts import facts_of
 
 WEIGHTS = ("vae", "unet", "text_encoder")
 PARTS = (*WEIGHTS, "tokenizer", "scheduler")
@@ -119,14 +120,14 @@ def needed(settings: Any, runs: Path = Path("runs")) -> list[Wanted]:
     """
     from birdsd.runs.run import RunStore
 
-    model, method = settings.model, settings.method.name
+    model = settings.model
     store, asked = RunStore(runs), []
     autoencoder = store.model_source(model.autoencoder, "model.autoencoder")
     if model.init != "scratch":
         source = store.model_source(model.source, "model.source")
-        parts: tuple[str, ...] = ("vae",)
-        if method != "autoencoder":
-            parts = ("unet", "text_encoder", "tokenizer", *(() if autoencoder else ("vae",)))
+        facts = facts_of(settings.method)
+        replaced = ("vae",) if autoencoder and "autoencoder" in facts.models else ()
+        parts = tuple(part for part in facts.source_parts if part not in replaced)
         if source:
             asked.append(Wanted(source, "model.source", parts))
     if autoencoder:

@@ -21,6 +21,7 @@ import xxhash
 from birdsd.errors import UserError
 from birdsd.files import read_json, safe_name
 from birdsd.jobs_api import STOPPED_STATUS
+from birdsd.method_facts import stored
 from birdsd.runs.allocations import BEGAN, END, HEARTBEAT, Ended, allocations
 from birdsd.runs.pack.archive import PackWriter, names_below
 from birdsd.runs.run import SHARDS_FOLDER, SIGNATURE_FILE, Run, content_identity
@@ -319,11 +320,12 @@ def shards_name(folder: Path) -> str:
 
 
 def _class_pictures(folder: Path, config: Mapping[str, Any]) -> list[Path]:
-    """DreamBooth's class pictures of this run: another GPU would make others of them, by a little."""
-    method = config["method"]
-    if method["name"] != "dreambooth":
+    """The class pictures of this run, where its method has some: another GPU would make slightly
+    others."""
+    facts = stored(config)
+    asked = facts.class_images(config) if facts is not None else None
+    if asked is None:
         return []
-    asked = {"seed": config["seed"], "steps": method["class_steps"], "guidance": method["class_guidance"]}
     found: list[Path] = []
     for place in sorted(folder.glob("class-*")):
         with suppress(OSError, ValueError):

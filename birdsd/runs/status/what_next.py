@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from birdsd.errors import UserError
+from birdsd.method_facts import stored
 from birdsd.runs.allocations import Submission
 from birdsd.runs.run import Run
-
-# Methods whose result stands on a model, rather than being one.
-_ADDITIONS = ("lora", "textual_inversion", "aesthetic_gradients")
 
 
 def after(run: Run, job: str) -> list[tuple[str, str]]:
@@ -29,20 +27,16 @@ def after(run: Run, job: str) -> list[tuple[str, str]]:
 
 
 def _after_training(run: Run, config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    method, model = config["method"], config["model"]
-    name = str(method["name"])
-    if name == "autoencoder":
-        words = ["method=full", *_preset("model", model), f"model.autoencoder={_named(run)}"]
-        return [("a model that makes sound, on it", _train(run, config, words))]
-    if name == "clip":
-        words = ["method=aesthetic_gradients", *_preset("model", model), "model.init=pretrained"]
-        words += [f"model.source={model['source']}"] if model.get("source") else []
-        return [
-            ("what each species looks like to it", _train(run, config, [*words, f"model.clip={_named(run)}"]))
-        ]
-    is_addition = name in _ADDITIONS or (name == "dreambooth" and method.get("base_method") == "lora")
+    model, facts = config["model"], stored(config)
+    if facts is not None and (following := facts.next) is not None:
+        words = [f"method={following.method}", *_preset("model", model)]
+        if following.pretrained:
+            words.append("model.init=pretrained")
+            words += [f"model.source={model['source']}"] if model.get("source") else []
+        words.append(f"model.{following.model_key}={_named(run)}")
+        return [(following.line, _train(run, config, words))]
     source = str(model.get("source") or "")
-    if is_addition and source and Path(source).is_dir():
+    if facts is not None and facts.exports.adapter and source and Path(source).is_dir():
         words = [f"run={_place(source)}", f"add={_named(run)}"]
     else:
         words = [f"run={_named(run)}"]

@@ -17,7 +17,7 @@ from birdsd.training.batches.plan import BatchPlan, MicroBatch
 from birdsd.training.devices.precision import release
 
 if TYPE_CHECKING:
-    from birdsd.diffusion.learning.base import Method, Parts
+    from birdsd.diffusion.learning.base import LearningMethod, Parts
     from birdsd.schema import TrainConfig
     from birdsd.shards.cache import StoredLatents
     from birdsd.shards.index import ShardIndex
@@ -84,7 +84,7 @@ class CachedReader:
         return sample
 
 
-def open_reader(index: ShardIndex, split: str, method: Method, cached: bool) -> Reader:
+def open_reader(index: ShardIndex, split: str, method: LearningMethod, cached: bool) -> Reader:
     """Reads a split from its shards; where `cached` from its latents on disk, if the method has any."""
     from birdsd.shards.reader import ShardReader
 
@@ -92,7 +92,7 @@ def open_reader(index: ShardIndex, split: str, method: Method, cached: bool) -> 
     return ShardReader(index, split) if latents is None else CachedReader(index, split, latents)
 
 
-def provide(method: Method, parts: Parts, world: World, alive: Callable[[], None]) -> list[str]:
+def provide(method: LearningMethod, parts: Parts, world: World, alive: Callable[[], None]) -> list[str]:
     """Let the method make what it needs, each rank its share; returns what it has to say."""
     lines = method.provide(parts, partial(_share, world), alive)
     parts.frozen.release()
@@ -101,7 +101,7 @@ def provide(method: Method, parts: Parts, world: World, alive: Callable[[], None
 
 
 def fill_caches(
-    method: Method,
+    method: LearningMethod,
     device: torch.device,
     dtype: torch.dtype,
     splits: Sequence[str],

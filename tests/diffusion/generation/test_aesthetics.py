@@ -35,7 +35,7 @@ from birdsd.files import write_json
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
 from birdsd.shards.storage.writer import ShardWriter
-from birdsd.training.direct import run_direct
+from birdsd.training.work import RunWork
 from tests.support.aesthetics import VISION, published
 from tests.support.tiny import CODEC, SPECIES, TEXT, make_shards, train_config
 from tests.support.toy import fork_ranks
@@ -301,7 +301,11 @@ def test_widths_that_do_not_fit_are_both_named(text, projection, embedding):
 # -- as a run ---------------------------------------------------------------------------------------
 
 
-def direct_method(index, source, clip):
+def run_through(config, method, folder, should_stop=lambda: False, **told):
+    return RunWork(config, method.index, folder, should_stop, **told).by(method)
+
+
+def aesthetic_method(index, source, clip):
     config = train_config("aesthetic_gradients", init="pretrained", source=source)
     config.model.clip, config.machine.device = str(clip), "cpu"
     return config, make_method(config, index)
@@ -310,7 +314,7 @@ def direct_method(index, source, clip):
 @pytest.fixture(scope="module")
 def run_folder(index, pipeline_folder, clip_folder, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("aesthetic-run")
-    result = run_direct(*direct_method(index, pipeline_folder, clip_folder), folder)
+    result = run_through(*aesthetic_method(index, pipeline_folder, clip_folder), folder)
     assert result.finished and (result.position, result.total) == (12, 12)
     return folder
 
@@ -339,31 +343,31 @@ def test_run_again_it_does_nothing_and_run_anew_it_is_the_same(
         "text_projection.safetensors",
     }
     events = []
-    config, method = direct_method(index, pipeline_folder, clip_folder)
-    again = run_direct(config, method, run_folder, events=events.append)
+    config, method = aesthetic_method(index, pipeline_folder, clip_folder)
+    again = run_through(config, method, run_folder, events=events.append)
     assert again.finished and [event["event"] for event in events] == ["nothing to do"]
     assert files == {p: p.read_bytes() for p in run_folder.rglob("*") if p.is_file()}
-    anew = run_direct(config, method, tmp_path)
+    anew = run_through(config, method, tmp_path)
     assert (anew.export / "aesthetic.safetensors").read_bytes() == files[
         run_folder / "export" / "aesthetic.safetensors"
     ]
 
 
 def test_asked_to_stop_it_leaves_nothing_and_comes_back(index, pipeline_folder, clip_folder, tmp_path):
-    config, method = direct_method(index, pipeline_folder, clip_folder)
+    config, method = aesthetic_method(index, pipeline_folder, clip_folder)
     beats = []
-    stopped = run_direct(
+    stopped = run_through(
         config, method, tmp_path, lambda: True, beat=lambda pulse: beats.append(pulse.position)
     )
     assert stopped.stopped and not stopped.finished and not list(tmp_path.iterdir()) and beats
-    assert run_direct(config, method, tmp_path).finished
+    assert run_through(config, method, tmp_path).finished
 
 
 def test_killed_on_the_way_and_made_anew_by_two_ranks_it_is_the_same(
     run_folder, index, pipeline_folder, clip_folder, tmp_path
 ):
     def work(**options) -> None:
-        run_direct(*direct_method(index, pipeline_folder, clip_folder), tmp_path / "run", **options)
+        run_through(*aesthetic_method(index, pipeline_folder, clip_folder), tmp_path / "run", **options)
 
     log, killed = tmp_path / "log.txt", lambda pulse: os.kill(os.getpid(), signal.SIGKILL)
     assert fork_ranks(1, lambda _: work(beat=killed), log) == [-signal.SIGKILL]
@@ -388,10 +392,10 @@ def test_shards_without_pictures_are_refused(tmp_path, pipeline_folder, clip_fol
         return ShardIndex.open(folder)
 
     with pytest.raises(UserError, match="no picture in the training split"):
-        direct_method(shards("empty", "validation", ""), pipeline_folder, clip_folder)
+        aesthetic_method(shards("empty", "validation", ""), pipeline_folder, clip_folder)
     torn = shards("torn", "train", SPECIES[1])
     with pytest.raises(UserError, match=f"not one picture of {SPECIES[1]}"):
-        run_direct(*direct_method(torn, pipeline_folder, clip_folder), tmp_path / "run")
+        run_through(*aesthetic_method(torn, pipeline_folder, clip_folder), tmp_path / "run")
     assert not (tmp_path / "run" / "export").exists()
 
 
@@ -399,9 +403,11 @@ def test_a_clip_that_does_not_fit_the_base_is_refused(index, pipeline_folder, te
     wide = models.build_text_encoder({**TEXT, "hidden_size": 48}, vocabulary=len(text[1]), max_tokens=16)
     build_clip(wide, text[1], VISION, 0).save(tmp_path / "wide")
     with pytest.raises(UserError, match=r"is 48 wide.*is 32 wide"):
-        run_direct(*direct_method(index, pipeline_folder, tmp_path / "wide"), tmp_path / "run")
+        run_through(*aesthetic_method(index, pipeline_folder, tmp_path / "wide"), tmp_path / "run")
     with pytest.raises(UserError, match="image tower"):
-        run_direct(*direct_method(index, pipeline_folder, pipeline_folder / "text_encoder"), tmp_path / "run")
+        run_through(
+            *aesthetic_method(index, pipeline_folder, pipeline_folder / "text_encoder"), tmp_path / "run"
+        )
 
 
 def test_folders_that_are_no_aesthetic_are_refused(run_folder, tmp_path):
@@ -452,7 +458,7 @@ def test_a_generator_personalises_on_top_of_learnt_tokens(index, pipeline_folder
     (inversion / "embeddings" / names[0]).rename(
         inversion / "embeddings" / f"{safe_name('<robin>')}.safetensors"
     )
-    run_direct(*direct_method(index, inversion.parent, clip_folder), tmp_path / "run")
+    run_through(*aesthetic_method(index, inversion.parent, clip_folder), tmp_path / "run")
     model = Generator(tmp_path / "run")
     request = Request((PROMPT,), aesthetic_steps=4, aesthetic_rate=1e-3)
     context, negative = model.conditioning(request, [PROMPT])

@@ -20,7 +20,7 @@ from birdsd.diffusion.methods import make_method
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.clip import build_clip
 from birdsd.shards.index import ShardIndex
-from birdsd.training.direct import run_direct
+from birdsd.training.work import RunWork
 from tests.support.aesthetics import VISION, published
 from tests.support.tiny import SPECIES, make_shards, train, train_config
 
@@ -85,7 +85,7 @@ def test_the_fine_tuned_encoder_is_what_is_tuned(way, own, pipeline_folder, clip
 
     config = train_config("aesthetic_gradients", init="pretrained", source=tmp_path / "taught")
     config.model.clip, config.machine.device = str(clip_folder), "cpu"
-    run_direct(config, make_method(config, own), tmp_path / "run")
+    RunWork(config, own, tmp_path / "run").by(make_method(config, own))
     rows = load_file(str(tmp_path / "run/export/aesthetic.safetensors"))
     projection = load_file(str(clip_folder / "model.safetensors"))["text_projection.weight"]
 

@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save_file
 from birdsd.diffusion.adapters import Addition
 from birdsd.diffusion.generation.generator import Generator
 from birdsd.diffusion.generation.request import Request
-from birdsd.diffusion.methods import METHODS, make_method
+from birdsd.diffusion.methods import make_method
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.token_rows import add_tokens, fold_rows, install_rows
 from birdsd.errors import UserError
 from birdsd.files import read_json, write_json
+from birdsd.method_facts import names
 from birdsd.shards.index import ShardIndex
 from tests.support.tiny import make_shards, train, train_config
 
@@ -91,7 +92,7 @@ def test_a_part_that_is_missing_is_named(part, pipeline_folder, index, tmp_path)
         make_method(train_config("lora", init="pretrained", source=folder), index).build(CPU, torch.float32)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", names())
 def test_no_picture_to_learn_from(method, pipeline_folder, tmp_path):
     folder = make_shards(tmp_path / "shards")
     (folder / "train-000000.tar").unlink()

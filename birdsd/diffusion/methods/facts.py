@@ -1,0 +1,152 @@
+"""What each of our methods says of itself (see `birdsd.method_facts`). No torch is imported here: planning,
+checks and what a login node runs ask these facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from birdsd.diffusion import parameters
+from birdsd.method_facts import (
+    AESTHETIC,
+    AUTOENCODER,
+    CLIP,
+    EMBEDDING,
+    LORA,
+    PIPELINE,
+    MethodFacts,
+    Next,
+)
+
+if TYPE_CHECKING:
+    from birdsd.schema import TrainConfig
+
+_NOISE = ("prediction", "noise_schedule", "zero_terminal_snr")
+_DENOISING = ("min_snr_gamma", "caption_dropout")
+_WEIGHTS, _UPDATES = ("train_text_encoder", "learns"), ("rank", "alpha", "targets")
+_ADVERSARY = ("adversary_start_samples", "adversary_learning_rate", "adversary_channels")
+_CLASS_IMAGES = ("class_prompts", "class_samples", "class_steps", "class_guidance")
+_DREAMBOOTH = ("base_method", "word", "class_word", "prior_weight", *_CLASS_IMAGES)
+_LORA_DEFAULTS = {"rank": 8, "targets": ["attention"]}
+
+
+def _autoencoder_unused(settings: TrainConfig) -> Iterator[tuple[str, str]]:
+    if not settings.method.adversary_weight:
+        for name in _ADVERSARY:
+            yield f"method.{name}", "method.adversary_weight=0 trains no discriminator"
+    if not settings.method.feature_weight:
+        yield "model.clip", "method.feature_weight=0 compares no features"
+
+
+def _autoencoder_heaviest(settings: TrainConfig) -> None:
+    settings.model.init, settings.model.source = "scratch", None
+    settings.method.adversary_start_samples = 0
+
+
+def _tokens_unused(settings: TrainConfig) -> Iterator[tuple[str, str]]:
+    if settings.method.tokens != "style":
+        yield "method.style_token", "method.tokens=per_species has a token for each species"
+
+
+def _dreambooth_unused(settings: TrainConfig) -> Iterator[tuple[str, str]]:
+    if not settings.method.prior_weight:
+        for name in _CLASS_IMAGES:
+            yield f"method.{name}", "method.prior_weight=0 makes no pictures of the class"
+
+
+def _dreambooth_images(settings: Mapping[str, Any]) -> dict[str, Any]:
+    method = settings["method"]
+    return {"seed": settings["seed"], "steps": method["class_steps"], "guidance": method["class_guidance"]}
+
+
+FACTS = (
+    MethodFacts(
+        "autoencoder",
+        "birdsd.diffusion.methods.autoencoder:AutoencoderMethod",
+        AUTOENCODER,
+        parameters.of_autoencoder,
+        keys=(
+            "kl_weight", "gradient_weight", "crop_frames", "texture_weight", "feature_weight",
+            "adversary_weight", *_ADVERSARY,
+        ),
+        models=("clip",),
+        source_parts=("vae",),
+        without_effect=_autoencoder_unused,
+        heaviest=_autoencoder_heaviest,
+        next=Next("full", "autoencoder", "a model that makes sound, on it"),
+    ),
+    MethodFacts(
+        "full",
+        "birdsd.diffusion.methods.full:FullMethod",
+        PIPELINE,
+        parameters.of_weights,
+        keys=(*_NOISE, *_DENOISING, *_WEIGHTS),
+        defaults=dict.fromkeys(_NOISE),
+        sizes=_WEIGHTS,
+        caches=True,
+    ),
+    MethodFacts(
+        "lora",
+        "birdsd.diffusion.methods.lora:LoraMethod",
+        LORA,
+        parameters.of_updates,
+        keys=(*_DENOISING, *_UPDATES),
+        defaults=_LORA_DEFAULTS,
+        sizes=("rank", "targets"),
+        caches=True,
+    ),
+    MethodFacts(
+        "textual_inversion",
+        "birdsd.diffusion.methods.textual_inversion:TextualInversionMethod",
+        EMBEDDING,
+        parameters.of_tokens,
+        keys=(*_DENOISING, "tokens", "style_token", "vectors", "initial_word"),
+        defaults={"vectors": 1},
+        sizes=("tokens", "vectors"),
+        word_per_species=True,
+        caches=True,
+        without_effect=_tokens_unused,
+    ),
+    MethodFacts(
+        "dreambooth",
+        "birdsd.diffusion.methods.dreambooth:DreamBoothOnLora",
+        LORA,
+        parameters.of_updates,
+        form="lora",
+        keys=(*_DENOISING, *_UPDATES, *_DREAMBOOTH),
+        defaults=_LORA_DEFAULTS,
+        sizes=("base_method", "rank", "targets"),
+        caches=True,
+        class_images=_dreambooth_images,
+        without_effect=_dreambooth_unused,
+    ),
+    MethodFacts(
+        "dreambooth",
+        "birdsd.diffusion.methods.dreambooth:DreamBoothOnFull",
+        PIPELINE,
+        parameters.of_weights,
+        form="full",
+        keys=(*_DENOISING, *_WEIGHTS, *_DREAMBOOTH),
+        sizes=("base_method", *_WEIGHTS),
+        caches=True,
+        class_images=_dreambooth_images,
+        without_effect=_dreambooth_unused,
+    ),
+    MethodFacts(
+        "clip",
+        "birdsd.diffusion.methods.clip:ClipMethod",
+        CLIP,
+        parameters.of_image_tower,
+        models=("clip",),
+        next=Next("aesthetic_gradients", "clip", "what each species looks like to it", pretrained=True),
+    ),
+    MethodFacts(
+        "aesthetic_gradients",
+        "birdsd.diffusion.methods.aesthetic_gradients:AestheticGradientsMethod",
+        AESTHETIC,
+        parameters.of_nothing,
+        trains=False,
+        models=("clip",),
+    ),
+)  # fmt: skip
