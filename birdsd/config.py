@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import birdsd
-from birdsd import method_facts, schema
+from birdsd import method_facts, plugins, schema
 from birdsd.errors import UserError, clipped, listed_names, nearest, unknown_name
 from birdsd.files import fingerprint
 from birdsd.values import OPEN, as_field, as_setting, decoded, encoded, read_preset, value_of
@@ -67,7 +67,15 @@ def presets() -> dict[str, list[Preset]]:
     """Every preset by group; the line is the first comment of its file."""
     found: dict[str, list[Preset]] = {}
     own = [path for path in own_config_folder().glob("*/*.yaml") if path.parent.name in _GROUPS]
-    for path in [*sorted(config_folder().glob("*/*.yaml")), *sorted(own)]:
+    ours = sorted(config_folder().glob("*/*.yaml"))
+    taken = {(path.parent.name, path.name) for path in ours}
+    packaged = [path for folder in plugins.config_folders() for path in sorted(folder.glob("*/*.yaml"))]
+    others = [
+        path
+        for path in packaged
+        if path.parent.name in _GROUPS and (path.parent.name, path.name) not in taken
+    ]
+    for path in [*ours, *others, *sorted(own)]:
         first = path.read_text(encoding="utf-8").split("\n", 1)[0]
         line = first.lstrip("# ").strip() if first.startswith("#") else ""
         same = found.setdefault(path.parent.name, [])

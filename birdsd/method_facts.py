@@ -109,7 +109,6 @@ def built_in() -> tuple[MethodFacts, ...]:
     return found
 
 
-@lru_cache(maxsize=64)
 def _of_package(name: str) -> MethodFacts:
     found = plugins.load(plugins.METHODS, name)
     if not isinstance(found, MethodFacts) or found.name != name:

@@ -6,13 +6,19 @@ Whatever birdsd has itself goes first, so that no package can take its place.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import lru_cache
 from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from birdsd.errors import UserError
 
-METHODS, JUDGES, CONFIGS = "birdsd.methods", "birdsd.judges", "birdsd.configs"
+# Groups of entry points, and what stands there: a MethodFacts; a function without parameters that gives a
+# Judge; a function of the words behind a verb that returns the exit status; a package whose folder holds presets
+# in groups (method/NAME.yaml).
+METHODS, JUDGES, VERBS, CONFIGS = "birdsd.methods", "birdsd.judges", "birdsd.verbs", "birdsd.configs"
 
 
 @lru_cache(maxsize=8)
@@ -25,9 +31,21 @@ def names(group: str) -> list[str]:
     return sorted(_found(group))
 
 
-def module_of(group: str, name: str) -> str:
-    """The module that an addition lies in; it is not imported."""
-    return _found(group)[name].module
+def config_folders() -> list[Path]:
+    """The folders of presets that installed packages bring along; they are found without an import."""
+    found = []
+    for name in names(CONFIGS):
+        package, *folders = _found(CONFIGS)[name].module.split(".")
+        with suppress(ImportError, ValueError):
+            spec = find_spec(package)
+            places = (spec.submodule_search_locations if spec else None) or ()
+            found += [Path(place, *folders) for place in places]
+    return [place for place in found if place.is_dir()]
+
+
+def forget() -> None:
+    """Look anew at what is installed."""
+    _found.cache_clear()
 
 
 def load(group: str, name: str) -> Any:

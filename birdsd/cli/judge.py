@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from birdsd.errors import UserError
 
 if TYPE_CHECKING:
-    from birdsd.evaluation.judges import Sound
-    from birdsd.evaluation.judges.birdnet import BirdNET
+    from birdsd.evaluation.judges import Judge, Sound
     from birdsd.evaluation.judges.sounds import SoundFiles
 
 _EXAMPLES = """examples:
@@ -47,7 +46,10 @@ def add_judge(verbs: Any) -> None:
         "--species-from", type=Path, metavar="FOLDER", help="the same, from a folder of recordings or shards"
     )
     judge.add_argument(
-        "--judge", metavar="FOLDER", help="with BirdNET V2.4's .tflite and labels (default: the package)"
+        "--judge",
+        metavar="FOLDER",
+        help="with BirdNET V2.4's .tflite and labels (default: the package), or the "
+        "name of a judge that another installed package offers",
     )
     judge.add_argument(
         "--min-confidence",
@@ -107,7 +109,7 @@ def _judge(options: argparse.Namespace) -> int:
     return 0
 
 
-def _stages(options: argparse.Namespace, judge: BirdNET, sounds: SoundFiles) -> int:
+def _stages(options: argparse.Namespace, judge: Judge, sounds: SoundFiles) -> int:
     """The staircase of a run, with the sounds as its last step."""
     from birdsd.evaluation.judged_run import staircase_of
     from birdsd.evaluation.judges.listening import left_out_lines
@@ -164,7 +166,7 @@ def _asked_for(sounds: SoundFiles, rate_hz: int) -> tuple[list[Sound], list[tupl
     return made, left_out
 
 
-def _say_unknown(judge: BirdNET, unknown: list[str]) -> None:
+def _say_unknown(judge: Judge, unknown: list[str]) -> None:
     """What a name without a class may have meant."""
     for name in unknown[:5]:
         if (said := judge.why_unknown(name)) != f"'{name}'":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import birdsd
-from birdsd import config, schema
+from birdsd import config, plugins, schema
 from birdsd.cli.verbs import VERBS, add_verbs
 from birdsd.errors import UserError, clipped, likeness, nearest, unknown_name
 from birdsd.quiet import libraries_on_stderr, terminal_for_us
@@ -31,6 +31,8 @@ EXAMPLES = """examples:
 
 Running the same command again resumes; on a finished run it does nothing and says so."""
 
+OWN_VERBS = ("run", "presets", "audit", "inspect", *VERBS)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The entry point; returns the exit status."""
@@ -39,8 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
-    parser = _parser()
     typed = _verb_checked(arguments)
+    if typed and not typed[0].startswith("-") and typed[0] not in OWN_VERBS:
+        return _of_package(typed)
+    parser = _parser()
     options, rest = parser.parse_known_args(typed)
     if rest and hasattr(options, "settings") and not any(item.startswith("-") for item in rest):
         options.settings.extend(rest)  # settings may stand before and after a flag
@@ -68,6 +72,16 @@ def _main(arguments: list[str]) -> int:
         return UserError.exit_status
 
 
+def _of_package(typed: list[str]) -> int:
+    """Run a verb that another installed package adds: a function of the words behind it, which returns the
+    exit status."""
+    try:
+        return int(plugins.load(plugins.VERBS, typed[0])(typed[1:]) or 0)
+    except UserError as error:
+        print(f"birdsd: {error}", file=sys.stderr)
+        return error.exit_status
+
+
 def _refuse(parser: argparse.ArgumentParser, typed: Sequence[str], rest: Sequence[str]) -> NoReturn:
     """End on words that no verb takes: an unknown option gets the nearest of those that there are."""
     unknown = next((word.partition("=")[0] for word in rest if word.startswith("-")), None)
@@ -81,8 +95,10 @@ def _refuse(parser: argparse.ArgumentParser, typed: Sequence[str], rest: Sequenc
 
 
 def _verb_checked(arguments: list[str]) -> list[str]:
-    verbs = ("run", "presets", "audit", "inspect", *VERBS)
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in verbs:
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in OWN_VERBS:
+        if arguments[0] in (others := plugins.names(plugins.VERBS)):
+            return arguments
+        verbs = (*OWN_VERBS, *others)
         job = nearest(arguments[0], schema.JOBS, 1)[0]
         is_job = likeness(arguments[0], job) >= 0.7
         way = f"{job} is a job: birdsd run {job} ..." if is_job else ""

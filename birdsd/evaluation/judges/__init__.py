@@ -3,7 +3,8 @@
 A judge scores; it never teaches: no loss and no choice of settings looks at its verdict on test recordings.
 """
 
-from birdsd.evaluation.judges.birdnet import find_judge, installed
+from birdsd.evaluation.judges.birdnet import installed
+from birdsd.evaluation.judges.find import find_judge
 from birdsd.evaluation.judges.judge import Heard, Judge, Sound
 from birdsd.evaluation.judges.judgement import Judgement, Verdict, judge_sounds
 

@@ -81,6 +81,9 @@ class Judge(Protocol):
     def class_of(self, species: str) -> int | None:
         """The number of a species' class, whatever spelling it comes in; None where it has none."""
 
+    def why_unknown(self, species: str) -> str:
+        """What to say of a species without a class: the quoted name, and what it may stand for."""
+
     def label_of(self, number: int) -> str:
         """The common name of a class."""
 

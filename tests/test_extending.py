@@ -1,0 +1,219 @@
+"""birdsd is added to from outside: a package with a method, a judge, a verb and presets, as pip leaves it.
+docs/extending.md shows the same files."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from birdsd import config, method_facts, plugins
+from birdsd.cli.main import main
+from birdsd.diffusion.methods import make_method
+from birdsd.diffusion.parameters import learning_count
+from birdsd.errors import UserError
+from birdsd.evaluation.judges import find_judge
+from birdsd.planning.trace import trace_step
+from birdsd.runs.effects import without_effect
+from birdsd.runs.models.hub import needed, weights_shapes
+from birdsd.shards.index import ShardIndex
+from birdsd.sound.audio.recordings import write_wav
+from birdsd.training.work import RunWork
+from tests.support.tiny import CODEC, make_shards
+from tests.support.untrained import make_model
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+
+
+def shown(name: str) -> str:
+    """The file of this name as the page shows it: a block of code whose first line names it."""
+    found = re.search(rf"```\w+\n# {re.escape(name)}\n(.*?)```", PAGE, re.DOTALL)
+    assert found, f"docs/extending.md does not show {name}"
+    return found[1]
+
+
+def points_of(pyproject: str) -> str:
+    """The entry points of a pyproject.toml, as an installer writes them beside the package."""
+    points = pyproject.partition("[project.entry-points")[2].replace('"', "")
+    return re.sub(r"\[project\.entry-points\.(.*?)\]", r"[\1]", f"[project.entry-points{points}")
+
+
+def install(site: Path, points: str, **modules: str) -> None:
+    """A package as it lies in site-packages."""
+    about = site / "toybirds-1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toybirds\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(dedent(points))
+    for name, text in modules.items():
+        path = site / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def looked_up(monkeypatch, site: Path) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "toybirds"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(str(site))
+    plugins.forget()
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """The package of docs/extending.md, installed."""
+    folder = tmp_path / "site-packages"
+    files = ("__init__.py", "method.py", "presets/method/biases.yaml", "judge.py", "verb.py")
+    install(
+        folder, points_of(shown("pyproject.toml")), **{f"toybirds/{n}": shown(f"toybirds/{n}") for n in files}
+    )
+    looked_up(monkeypatch, folder)
+    yield folder
+    monkeypatch.undo()
+    plugins.forget()
+
+
+def settings_of(base: Path) -> list[str]:
+    return [
+        "model=tiny", "method=biases", "model.init=pretrained", f"model.source={base}", "machine=smoke",
+        "optim.global_batch=4", "optim.total_samples=8", "optim.warmup_samples=0", "optim.learning_rate=0.01",
+        "save.preview_every_samples=0", "machine.cache_latents=false",
+    ]  # fmt: skip
+
+
+def test_a_method_is_trained_and_exported_as_one_of_ours(site, tmp_path) -> None:
+    base, shards = make_model(tmp_path / "base"), make_shards(tmp_path / "shards")
+    settings = config.compose("train", settings_of(base))
+    assert settings.method.caption_dropout == 0.25, "as its preset says"
+    index = ShardIndex.open(shards)
+    result = RunWork(settings, index, tmp_path / "run").by(make_method(settings, index))
+    assert result.finished and result.position == 8
+    before, after = (
+        load_file(str(folder / "unet" / "diffusion_pytorch_model.safetensors"))
+        for folder in (base, result.export)
+    )
+    moved = {name for name in before if not before[name].equal(after[name])}
+    assert moved and all(name.endswith(".bias") for name in moved)
+    learnt = learning_count(settings, weights_shapes(base), 2)
+    assert learnt == sum(value.numel() for name, value in before.items() if name.endswith(".bias"))
+    assert trace_step(settings, CODEC.to_json(), 1).learning == learnt
+
+
+def test_what_others_ask_of_a_method_is_asked_of_it_too(site, tmp_path) -> None:
+    settings = config.compose("train", settings_of(tmp_path))
+    assert needed(settings)[0].parts == ("unet", "text_encoder", "tokenizer", "vae")
+    assert [line.split("=")[0] for line in without_effect("train", ["model.clip=x/y"], settings)] == []
+    facts = method_facts.facts_of(settings.method)
+    assert facts in method_facts.known() and "biases" in method_facts.names()
+    with pytest.raises(UserError, match=r"method\.rank=4 with method=biases"):
+        config.compose("train", [*settings_of(tmp_path), "method.rank=4"])
+    with pytest.raises(UserError, match="biases") as caught:
+        config.compose("train", ["method=biase"])
+    assert "method=biase" in caught.value.what or "biase" in caught.value.what
+
+
+def test_a_login_node_imports_no_torch_for_it(site, tmp_path) -> None:
+    code = (
+        "import sys; from birdsd import config, method_facts;"
+        f"c = config.compose('train', {settings_of(tmp_path)!r}); f = method_facts.facts_of(c.method);"
+        "print(f.name, f.trains, [m for m in ('torch', 'diffusers', 'toybirds.method') if m in sys.modules])"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, check=True, cwd=ROOT, env={"PYTHONPATH": f"{site}:{ROOT}"},
+    )  # fmt: skip
+    assert told.stdout.strip() == "biases True []"
+
+
+def test_a_judge_hears_by_its_name(site, tmp_path, capsys) -> None:
+    time_s = np.arange(16000) / 16000
+    for name, hz in (("high", 6000), ("low", 500)):
+        (tmp_path / "sounds" / f"{name} bird").mkdir(parents=True)
+        tone = 0.5 * np.sin(2 * np.pi * hz * time_s)
+        write_wav(tmp_path / "sounds" / f"{name} bird" / "one.wav", tone.astype(np.float32), 16000)
+    assert find_judge("pitch").title == "Pitch"
+    assert main(["judge", str(tmp_path / "sounds"), "--judge", "pitch", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    named = {one["species"]: one["named"] for one in told["verdicts"]}
+    assert named == {"High Bird": "High Bird", "Low Bird": "Low Bird"}
+    with pytest.raises(UserError, match="does not exist"):
+        find_judge("pitches")
+
+
+def test_a_verb_is_run_by_its_name(site, capsys) -> None:
+    assert main(["greet", "a", "robin"]) == 0
+    assert capsys.readouterr().out == "tweet, a robin\n"
+    assert main(["greet"]) == 2 and "nobody" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["greed"])
+    assert "greet" in capsys.readouterr().err
+
+
+def test_nothing_takes_the_place_of_ours(tmp_path, monkeypatch) -> None:
+    """A package that calls its method, verb and preset as one of ours, and says so loudly when imported."""
+    points = """
+        [birdsd.methods]
+        lora = toybirds:LORA
+        [birdsd.verbs]
+        status = toybirds:status
+        [birdsd.configs]
+        toybirds = toybirds
+        """
+    preset = "# not ours\nname: lora\nrank: 77\n"
+    install(
+        tmp_path, points,
+        **{"toybirds/__init__.py": "raise RuntimeError('imported')\n", "toybirds/method/lora.yaml": preset},
+    )  # fmt: skip
+    looked_up(monkeypatch, tmp_path)
+    assert config.compose("train", ["method=lora"]).method.rank != 77
+    assert method_facts.find("lora") is next(one for one in method_facts.built_in() if one.name == "lora")
+    assert len(method_facts.known()) == len(method_facts.built_in())
+    assert main(["status", "--runs", str(tmp_path / "none"), "--json"]) in (0, 2)
+    monkeypatch.undo()
+    plugins.forget()
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [("raise RuntimeError('odd')", "cannot be loaded"), ("FACTS = 'no facts'", "names 'no facts'")],
+)
+def test_a_package_that_does_not_work_is_named(text: str, what: str, tmp_path, monkeypatch) -> None:
+    install(tmp_path, "[birdsd.methods]\nbroken = toybirds:FACTS\n", **{"toybirds/__init__.py": f"{text}\n"})
+    looked_up(monkeypatch, tmp_path)
+    assert config.compose("train", ["method=lora"]).method.name == "lora", "others do not mind"
+    with pytest.raises(UserError, match=what) as caught:
+        method_facts.find("broken")
+    assert "broken" in caught.value.what
+    monkeypatch.undo()
+    plugins.forget()
+
+
+def test_ours_are_declared_once_and_found_without_torch() -> None:
+    """Every method has a preset of its name, its class lies where its facts say; no torch is needed."""
+    presets = {preset.name for preset in config.presets()["method"]}
+    assert {one.name for one in method_facts.built_in()} <= presets
+    titles = [one.title for one in method_facts.built_in()]
+    assert len(set(titles)) == len(titles)
+    for one in method_facts.built_in():
+        path = ROOT / (one.make.partition(":")[0].replace(".", "/") + ".py")
+        assert f"class {one.make.partition(':')[2]}(" in path.read_text(encoding="utf-8")
+    code = "import sys; from birdsd import method_facts; method_facts.known(); print('torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert told.stdout.strip() == "False"
+
+
+def test_no_name_of_a_method_stands_where_methods_are_asked() -> None:
+    """The rooms that once knew methods by name; what studies compare is data."""
+    names = {name for one in method_facts.built_in() for name in (one.name, one.title)}
+    names -= {"autoencoder", "clip", "full"}  # of models and parts too
+    for room in ("planning", "checks", "runs", "training", "diffusion/learning", "cluster", "site"):
+        for path in (ROOT / "birdsd" / room).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            assert not {name for name in names if re.search(rf"[\"']{name}[\"']", text)}, path.name
+            assert not re.findall(r"method\.name (?:==|!=|in|not in) ", text), path.name
