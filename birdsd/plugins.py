@@ -16,8 +16,8 @@ from typing import Any
 from birdsd.errors import UserError
 
 # Groups of entry points, and what stands there: a MethodFacts; a function without parameters that gives a
-# Judge; a function of the words behind a verb that returns the exit status; a package whose folder holds presets
-# in groups (method/NAME.yaml).
+# Judge; a function of the words behind a verb that returns the exit status; a package whose folder holds
+# presets in groups (method/NAME.yaml).
 METHODS, JUDGES, VERBS, CONFIGS = "birdsd.methods", "birdsd.judges", "birdsd.verbs", "birdsd.configs"
 
 
