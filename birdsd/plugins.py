@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import lru_cache
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from birdsd.errors import UserError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 # Groups of entry points, and what stands there: a MethodFacts; a function without parameters that gives a
 # Judge; a function of the words behind a verb that returns the exit status; a package whose folder holds
@@ -22,8 +24,10 @@ METHODS, JUDGES, VERBS, CONFIGS = "birdsd.methods", "birdsd.judges", "birdsd.ver
 
 
 @lru_cache(maxsize=8)
-def _found(group: str) -> dict[str, metadata.EntryPoint]:
-    return {one.name: one for one in metadata.entry_points(group=group)}
+def _found(group: str) -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points
+
+    return {one.name: one for one in entry_points(group=group)}
 
 
 def names(group: str) -> list[str]:

@@ -36,8 +36,8 @@ def run(config: TrainConfig) -> Outcome:
             from birdsd.training.work import RunWork
         session.seconds["start"] = since_process_start_s()
         method = make_method(config, index)
-        told = (session.should_stop, session.event, session.beat)
-        result = RunWork(config, index, opened.folder, *told).by(method)
+        work = RunWork(config, index, opened.folder, session.should_stop, session.event, session.beat)
+        result = work.by(method)
         status = 0 if result.finished else STOPPED_STATUS
         session.outcome(result.finished, status, result.position)
         ended = not result.finished and session.session_ends

@@ -3,6 +3,7 @@ docs/extending.md shows the same files."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 
 from birdsd import config, method_facts, plugins
 from birdsd.cli.main import main
+from birdsd.diffusion.learning.base import LearningMethod, Method
 from birdsd.diffusion.methods import make_method
 from birdsd.diffusion.parameters import learning_count
 from birdsd.errors import UserError
@@ -217,3 +219,15 @@ def test_no_name_of_a_method_stands_where_methods_are_asked() -> None:
             text = path.read_text(encoding="utf-8")
             assert not {name for name in names if re.search(rf"[\"']{name}[\"']", text)}, path.name
             assert not re.findall(r"method\.name (?:==|!=|in|not in) ", text), path.name
+
+
+def test_a_method_is_not_probed_for_what_it_can() -> None:
+    """What a method has, its facts and its protocol say; `run` is its own."""
+    for path in [*ROOT.glob("birdsd/**/*.py"), *ROOT.glob("jobs/*.py")]:
+        assert "hasattr(method" not in path.read_text(encoding="utf-8"), path
+    for one in method_facts.built_in():
+        module, _, kind = one.make.partition(":")
+        made = getattr(importlib.import_module(module), kind)
+        assert (LearningMethod if one.trains else Method) in made.__mro__
+        assert callable(made.run) and hasattr(made, "build") == one.trains
+        assert not one.caches or all(hasattr(made, name) for name in ("pictures_made", "pictures_missing"))

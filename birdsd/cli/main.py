@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: list[str]) -> int:
     typed = _verb_checked(arguments)
     if typed and not typed[0].startswith("-") and typed[0] not in OWN_VERBS:
-        return _of_package(typed)
+        return _guarded(lambda: int(plugins.load(plugins.VERBS, typed[0])(typed[1:]) or 0))
     parser = _parser()
     options, rest = parser.parse_known_args(typed)
     if rest and hasattr(options, "settings") and not any(item.startswith("-") for item in rest):
@@ -53,8 +53,13 @@ def _main(arguments: list[str]) -> int:
     if not hasattr(options, "call"):
         parser.print_help()
         return 0
+    return _guarded(lambda: options.call(options))
+
+
+def _guarded(work: Callable[[], int]) -> int:
+    """The exit status of a verb's work, with a line for what a user can mend."""
     try:
-        return options.call(options)
+        return work()
     except UserError as error:
         print(f"birdsd: {error}", file=sys.stderr)
         return error.exit_status
@@ -70,16 +75,6 @@ def _main(arguments: list[str]) -> int:
             raise  # not about a file that the user named
         print(f"birdsd: {error.filename}: {error.strerror}", file=sys.stderr)
         return UserError.exit_status
-
-
-def _of_package(typed: list[str]) -> int:
-    """Run a verb that another installed package adds: a function of the words behind it, which returns the
-    exit status."""
-    try:
-        return int(plugins.load(plugins.VERBS, typed[0])(typed[1:]) or 0)
-    except UserError as error:
-        print(f"birdsd: {error}", file=sys.stderr)
-        return error.exit_status
 
 
 def _refuse(parser: argparse.ArgumentParser, typed: Sequence[str], rest: Sequence[str]) -> NoReturn:
