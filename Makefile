@@ -37,7 +37,7 @@ lint: setup
 
 # The documentation site, into site/; a link that leads nowhere ends it.
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "site/index.html"
 
 $(VENV)/.docs: $(VENV)/.ready
