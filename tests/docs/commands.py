@@ -1,7 +1,7 @@
 """Every command in README, docs/ and slurm/, and what is wrong with one.
 
-A block of commands begins with a program's name; then each of its lines is a command, a comment, or goes on from
-the line above. Any other block is output, or a file.
+A block of commands begins with a program's name; then each of its lines is a command, or goes on
+from the line above. Any other block is output, or a file.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ def _of_block(place: str, block: str) -> Iterator[Command]:
     for line in lines:
         for words in _split(place, line):
             if not _is_program(words[0]):
-                raise Broken(f"{place}: {line!r} stands among commands, and {words[0]!r} is none that is known")
+                raise Broken(
+                    f"{place}: {line!r} stands among commands, and {words[0]!r} is none that is known"
+                )
             yield Command(place, words)
 
 
@@ -252,5 +254,7 @@ def _check_script(program: str, words: Sequence[str]) -> None:
     path = ROOT / program
     if not path.is_file():
         raise Broken(f"there is no {program}")
-    if words and not re.search(rf"^ *{re.escape(words[0])}\)", path.read_text(encoding="utf-8"), re.MULTILINE):
+    if words and not re.search(
+        rf"^ *{re.escape(words[0])}\)", path.read_text(encoding="utf-8"), re.MULTILINE
+    ):
         raise Broken(f"{program} has no {words[0]}")

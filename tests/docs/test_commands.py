@@ -1,4 +1,4 @@
-"""Every command in README, docs/ and slurm/ can be typed: programs, verbs, jobs, presets, keys, options, targets."""
+"""Every command in README, docs/ and slurm/ can be typed: verbs, jobs, presets, keys, options, targets."""
 
 from __future__ import annotations
 

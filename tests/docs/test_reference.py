@@ -1,4 +1,4 @@
-"""The pages made from the code hold all of it: every key, preset and verb, with what the code says of each."""
+"""The pages made from the code hold all of it: every key, preset and verb, with what the code says of it."""
 
 from __future__ import annotations
 

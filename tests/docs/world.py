@@ -1,0 +1,133 @@
+"""A small world in which the documented commands run as they stand: presets of one's own make `tiny` and
+`sd15` smaller still, the codecs coarse, and runs are called what the documents call them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+from pathlib import Path
+
+import yaml
+
+from birdsd.cli import main
+from tests.support.shard_makers import tone_folder
+from tests.support.tiny import CODEC, TEXT, UNET, VAE
+from tests.support.untrained import make_model
+
+# How commands are shown that this world cannot run, each with the reason and where something like it is run.
+EXCEPTIONS = {
+    r"^birdsd ui\b": "serves a page until it is stopped: tests/ui",
+    r"^birdsd verify\b": "trains and kills real ranks for minutes: tests/checks/verify",
+    r"^birdsd site detect": "asks Slurm: tests/site/test_detect.py",
+    r"^birdsd (cancel|resume)\b": "acts on jobs in a queue: tests/cluster/test_resume.py",
+    r"^birdsd submit .*--wait": "needs a queue: tests/cluster/test_testbed.py",
+    r"^birdsd submit methods": "is one array job of the next: tests/studies/test_study.py",
+    r"^birdsd run (methods|four_ways|demo)\b": "trains for minutes: tests/studies",
+    r"^birdsd run .*machine=(cluster|node)\b": "needs several GPUs",
+    r"^birdsd cache-models": "downloads from a hub: tests/runs/models/test_hub.py",
+    r"^birdsd import": "reads a file of the reader's: tests/diffusion/formats",
+    r"^birdsd judge .*(runs/RUN|--run RUN)": "judges what a long training leaves: tests/evaluation/judges",
+    r"^birdsd export .*--format (a1111|comfyui|diffusers)": "wants Stable Diffusion 1.5's shape, "
+    "or several kinds of runs at once: tests/diffusion/formats",
+    r"recipe=": "the recipe of a clip of the reader's: tests/diffusion/generation",
+    r"init=recording.wav|guide=@4000": "a recording or checkpoint of theirs: tests/diffusion/generation",
+}
+# What a reader would put there.
+_READERS = {
+    r"^runs/tiny-(autoencoder|full)-\.\.\.": lambda found: "ears" if found[1] == "autoencoder" else "RUN",
+    r"(?<==)runs/tiny-(autoencoder|full)-\.\.\.": lambda found: (
+        "ears" if found[1] == "autoencoder" else "RUN"
+    ),
+    r"^(SITE|NAME)$|(?<=^site=)SITE$|(?<=^site=)NAME$": lambda found: "testbed",
+    r"(?<==)FOLDER$": lambda found: "pipeline",
+    r"array=N": lambda found: "array=2",
+}
+
+
+def excepted(words: tuple[str, ...]) -> str:
+    """Why a command is not run here; empty where it is."""
+    text = " ".join(words)
+    return next((why for pattern, why in EXCEPTIONS.items() if re.search(pattern, text)), "")
+
+
+def typed(words: tuple[str, ...]) -> list[str]:
+    """A documented command as it is typed here; nothing is sent to a queue that is not there."""
+    found = []
+    for word in words[1:]:
+        for pattern, value in _READERS.items():
+            word = re.sub(pattern, value, word)
+        more = (
+            ["data.shards=shards/", "model.autoencoder=ears"]
+            if words[:3] == ("birdsd", "run", "train")
+            else []
+        )
+        found += more if word == "..." else [word]
+    if found[0] == "submit" and "--dry-run" not in found:
+        found.append("--dry-run")
+    if (
+        found[:2] == ["run", "train"]
+        and "method=autoencoder" not in found
+        and "model.autoencoder=ears" not in found
+    ):
+        from_scratch = not any(one in found for one in ("model=sd15", "model.init=pretrained"))
+        found += ["model.autoencoder=ears"] if from_scratch else []
+    return found
+
+
+def run(words: list[str]) -> int:
+    """The exit status of `birdsd WORDS` in the current folder."""
+    try:
+        return main.main(words)
+    except SystemExit as left:
+        return left.code if isinstance(left.code, int) else 1
+
+
+def make(folder: Path) -> None:
+    """Fill the folder, which is the current one, with what the commands speak of."""
+    own = folder / "own"
+    os.environ["BIRDSD_CONFIGS"] = str(own)
+    make_model(folder / "pipeline")
+    shape = {"unet": UNET, "vae": VAE, "text": TEXT, "vocabulary_size": 560, "max_tokens": 16}
+    short = {"total_samples": 8, "global_batch": 4, "warmup_samples": 0, "learning_rate": 1e-3}
+    methods = (
+        "autoencoder",
+        "full",
+        "full_pretrained",
+        "lora",
+        "textual_inversion",
+        "clip",
+        "dreambooth_lora",
+    )
+    advice = {"recommended": {**dict.fromkeys(methods, short), "sampling": {"steps": 2}}}
+    _preset(own, "model", "tiny", {**shape, **advice})
+    _preset(
+        own, "model", "sd15", {**shape, **advice, "init": "pretrained", "source": str(folder / "pipeline")}
+    )
+    codec = dataclasses.asdict(CODEC)
+    for name in ("birdsong", "birdsong-tiny", "birdsong-small", "riffusion"):
+        fields = {item.name for item in dataclasses.fields(main.schema.CodecConfig)}
+        _preset(own, "codec", name, {k: v for k, v in codec.items() if k in fields and k != "name"})
+    tone_folder(folder / "recordings", seconds=2.0)
+    on_top = "model=tiny model.init=pretrained model.source=RUN data.shards=shards"
+    for command in (
+        "run prepare data.recordings=recordings data.shards=shards",
+        "run train name=ears method=autoencoder model=tiny data.shards=shards",
+        "run train name=RUN method=full model=tiny model.autoencoder=ears data.shards=shards",
+        "run train name=birds method=lora model=sd15 data.shards=shards",
+        f"run train name=LORA method=lora {on_top}",
+        f"run train name=TOKENS method=textual_inversion {on_top}",
+        f"run train name=CLIP_RUN method=clip {on_top}",
+        f"run train name=AESTHETIC method=aesthetic_gradients {on_top} model.clip=CLIP_RUN",
+        "run generate run=RUN count=1 prompt=bird",
+        "pack RUN --out RUN.birdsd.zip",
+    ):
+        assert run(command.split()) == 0, command
+    shutil.copy(next((folder / "generated").glob("*.wav")), folder / "clip.wav")
+
+
+def _preset(own: Path, group: str, name: str, values: dict) -> None:
+    path = own / group / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"# {name}, small enough for a test\n" + yaml.safe_dump(values))
