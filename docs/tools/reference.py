@@ -17,12 +17,14 @@ import re
 import textwrap
 import tokenize
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
 from birdsd import config, schema
 from birdsd.cli.main import _parser
+from birdsd.errors import UserError
 from birdsd.site.choose import SHARED_JOBS
 
 BASH = "```bash\n{}\n```\n"
@@ -56,7 +58,7 @@ def _notes_of(kind: type) -> dict[str, tuple[str, str]]:
     text = textwrap.dedent(inspect.getsource(kind))
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     lines = text.splitlines()
-    comments = {
+    comments = {  # those that stand beside something; a field may go over several lines
         token.start[0]: token.string.lstrip("# ").strip()
         for token in tokens
         if token.type == tokenize.COMMENT and lines[token.start[0] - 1][: token.start[1]].strip()
@@ -64,7 +66,10 @@ def _notes_of(kind: type) -> dict[str, tuple[str, str]]:
     (node,) = ast.parse(text).body
     assert isinstance(node, ast.ClassDef)
     return {
-        field.target.id: (ast.unparse(field.annotation), comments.get(field.end_lineno or 0, ""))
+        field.target.id: (
+            ast.unparse(field.annotation),
+            " ".join(comments[n] for n in range(field.lineno, (field.end_lineno or 0) + 1) if n in comments),
+        )
         for field in node.body
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
     }
@@ -102,22 +107,34 @@ def _meaning(name: str, comment: str) -> str:
     parts = [comment] if comment else []
     if section == "optim" and field in schema.OPTIM_DEFAULTS:
         parts.append(f"null: as the model preset recommends, else {_value(schema.OPTIM_DEFAULTS[field])}")
-    if section == "method" and field in schema.METHOD_KEYS:
-        parts.append(f"*only with {_methods(schema.METHOD_KEYS[field])}*")
+    if section == "method" and (methods := methods_with(field)):
+        parts.append(f"*only with {', '.join(methods)}*")
     return "; ".join(parts)
 
 
-def _methods(names: tuple[str, ...]) -> str:
-    """Methods as they are typed; the two kinds of DreamBooth as one where both are meant."""
-    both = {"dreambooth_lora", "dreambooth_full"} <= set(names)
-    words: dict[str, None] = {}  # in order, each once
-    for name in names:
-        method, _, base = name.partition("_")
-        if method == "dreambooth":
-            words["`dreambooth`" if both else f"`dreambooth` on `{base}`"] = None
-        else:
-            words[f"`{name}`"] = None
-    return ", ".join(words)
+@functools.cache
+def methods_with(field: str) -> tuple[str, ...]:
+    """The methods that have a field of `method`, by trying it with each; empty where all of them do."""
+    usual = getattr(schema.MethodConfig(), field)
+    another: Any = "another" if usual is None or isinstance(usual, str) else ["another"]
+    if isinstance(usual, (bool, int, float)):
+        another = not usual if isinstance(usual, bool) else usual + 7
+    found, every = {}, {}
+    for name in [preset.name for preset in _shipped()["method"]]:
+        for base in ("lora", "full") if name == "dreambooth" else ("lora",):
+            tried = schema.TrainConfig()
+            tried.method.name, tried.method.base_method = name, base
+            every.setdefault(name, []).append(base)
+            if field != "base_method" or name != "dreambooth":
+                setattr(tried.method, field, another)
+            with suppress(UserError):
+                config.refuse_keys_of_others(tried)
+                found.setdefault(name, []).append(base)
+    if found == every:
+        return ()
+    return tuple(
+        f"`{name}`" if bases == every[name] else f"`{name}` on `{bases[0]}`" for name, bases in found.items()
+    )
 
 
 def _value(value: Any) -> str:

@@ -64,8 +64,9 @@ def test_every_comment_of_the_schema_is_the_meaning_of_its_key() -> None:
 
 def test_methods_and_advice_stand_beside_the_keys() -> None:
     cells = table(reference.job_page("train"))
-    assert "only with `lora`, `dreambooth` on `lora`" in cells["method.rank"][3]
-    assert "only with `dreambooth`" in cells["method.class_word"][3]
+    assert "only with `dreambooth` on `lora`, `lora`" in cells["method.rank"][3]
+    assert "only with `dreambooth`*" in cells["method.class_word"][3]
+    assert "only with" not in cells["method.species_balance"][3] + cells["method.name"][3]
     assert "else `0.0001`" in cells["optim.learning_rate"][3]
     assert cells["optim.learning_rate"][2] == f"`{config.compose('train').optim.learning_rate}`"
 
@@ -87,8 +88,12 @@ class Base:
 class Toy(Base):
     """a toy of a job"""
 
+    # fmt: off
     new_key: Optional[int] = None  # noqa: UP045  # null: as it comes
-    inherited: int = 2  # said anew
+    inherited: int = (
+        2  # said anew
+    )
+    # fmt: on
     inner: Inner = field(default_factory=Inner)
 
 
