@@ -110,6 +110,15 @@ labels  3 read
     ]
 
 
+def test_what_a_package_of_ones_own_adds_is_excused_on_its_page_alone() -> None:
+    greeting = ("birdsd", "greet", "a", "robin")
+    check(Command("docs/extending.md", greeting))
+    with pytest.raises(Broken, match="unknown verb 'greet'"):
+        check(Command("docs/memory.md", greeting))
+    with pytest.raises(Broken, match="unknown key"):
+        check(Command("docs/extending.md", ("birdsd", "run", "train", "no_key=1")))
+
+
 def test_programs_that_are_not_checked_have_a_reason() -> None:
     used = {one.words[0] for one in COMMANDS}
     assert all(FOREIGN.values())

@@ -58,21 +58,20 @@ def typed(words: tuple[str, ...]) -> list[str]:
     for word in words[1:]:
         for pattern, value in _READERS.items():
             word = re.sub(pattern, value, word)
-        more = (
-            ["data.shards=shards/", "model.autoencoder=ears"]
-            if words[:3] == ("birdsd", "run", "train")
-            else []
-        )
-        found += more if word == "..." else [word]
+        found += ["data.shards=shards/"] if word == "..." else [word]
     if found[0] == "submit" and "--dry-run" not in found:
         found.append("--dry-run")
-    if (
-        found[:2] == ["run", "train"]
-        and "method=autoencoder" not in found
-        and "model.autoencoder=ears" not in found
-    ):
-        from_scratch = not any(one in found for one in ("model=sd15", "model.init=pretrained"))
-        found += ["model.autoencoder=ears"] if from_scratch else []
+    if found[0] not in ("run", "submit"):
+        return found
+    groups = {word.partition("=")[0]: word for word in found}
+    if found[1] in ("train", "cache"):
+        # The preset that a job starts from is ours; one's own of that name must be named.
+        found += [] if "model" in groups else ["model=tiny"]
+        scratch = groups.get("model", "model=tiny") == "model=tiny" and "model.init=pretrained" not in found
+        with_one = "model.autoencoder" in groups or "method=autoencoder" in found
+        found += ["model.autoencoder=ears"] if scratch and not with_one else []
+    if found[1] == "prepare" and "codec" not in groups:
+        found.append("codec=birdsong")
     return found
 
 
@@ -112,7 +111,7 @@ def make(folder: Path) -> None:
     tone_folder(folder / "recordings", seconds=2.0)
     on_top = "model=tiny model.init=pretrained model.source=RUN data.shards=shards"
     for command in (
-        "run prepare data.recordings=recordings data.shards=shards",
+        "run prepare data.recordings=recordings data.shards=shards codec=birdsong",
         "run train name=ears method=autoencoder model=tiny data.shards=shards",
         "run train name=RUN method=full model=tiny model.autoencoder=ears data.shards=shards",
         "run train name=birds method=lora model=sd15 data.shards=shards",
