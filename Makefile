@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RECORDINGS ?=
 DEMO ?= demo
 
-.PHONY: setup demo test notebook faults lint bench bench-gpu clean slurm-up slurm-down
+.PHONY: setup demo test notebook faults lint docs bench bench-gpu clean slurm-up slurm-down
 
 setup: $(VENV)/.ready
 
@@ -35,6 +35,15 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The documentation site, into site/; a link that leads nowhere ends it.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "site/index.html"
+
+$(VENV)/.docs: $(VENV)/.ready
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
 bench: setup
 	$(BIN)/python -m bench
 
@@ -49,4 +58,4 @@ slurm-down:
 	slurm/testbed/down.sh
 
 clean:
-	rm -rf demo runs shards audit generated build *.egg-info
+	rm -rf demo runs shards audit generated site build *.egg-info
