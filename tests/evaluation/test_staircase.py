@@ -318,7 +318,7 @@ def test_birdnet_does_not_hear_the_bird_in_noise_that_an_autoencoder_left(two_sp
     [
         (True, "Synthetic High", ""),
         (False, "Synthetic High", "has no export"),
-        (True, ".", "which species was asked for"),
+        (True, ".", "which species was requested"),
     ],
 )
 def test_the_command_judges_the_stages_of_a_run(
