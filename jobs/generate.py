@@ -40,7 +40,7 @@ def _load_for(config: GenerateConfig, recipe: Recipe) -> Generator:
 
 
 def _outcome(clips: list[Clip], out: Path) -> Outcome:
-    lines = [f"  {clip.sound}  {', '.join(clip.species) or 'no species it knows'}" for clip in clips]
+    lines = [f"  {clip.sound}  {', '.join(clip.species) or 'no known species'}" for clip in clips]
     kept = sum(not clip.made for clip in clips)
     facts = {"out": str(out), "clips": [clip.to_json() for clip in clips]}
     facts["nothing_to_do"] = kept == len(clips)

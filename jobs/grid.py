@@ -89,7 +89,7 @@ def _outcome(
     }  # fmt: skip
     before = f", {kept} of them made before" if kept else ""
     louder = fitted_line([clip.gain_db for made in clips for clip in made])
-    title = f"{len(cells)} cells{before}; look and listen: {page}"
+    title = f"{len(cells)} cells{before}; report: {page}"
     return Outcome("\n".join(filter(None, [title, louder, *_judged(grid, heard)])), facts)
 
 

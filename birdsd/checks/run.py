@@ -225,7 +225,7 @@ def check_checkpoints(case: Case) -> Findings:
     if problem := _damage(newest, case.deep):
         yield error(
             "checkpoints", f"{newest.name}: {problem}",
-            "nothing must be done: the run sets it aside and goes on from the one before, if there is one",
+            "no action needed: the run sets it aside and resumes from the previous one, if there is one",
         )  # fmt: skip
     else:
         how = "its checksums hold" if case.deep else "all its files are there; --deep reads them"

@@ -31,7 +31,7 @@ def check_controller(case: Case) -> Findings:
                 "site", "none was named, so no limits were compared: --site NAME, or `birdsd site detect`"
             )
         return
-    yield explained(ERROR, "slurm", case.answer, "ask the site whether Slurm is up")
+    yield explained(ERROR, "slurm", case.answer, "ask your cluster's support whether Slurm is up")
 
 
 def check_accounting(case: Case) -> Findings:
@@ -44,7 +44,7 @@ def check_accounting(case: Case) -> Findings:
     yield warning(
         "accounting",
         f"past jobs are not known: {case.facts.no_accounting}",
-        "nothing must be done: states come from squeue and from the run's own heartbeat",
+        "no action needed: states come from squeue and from the run's own heartbeat",
     )
 
 
@@ -184,7 +184,7 @@ def _wish(site: SiteConfig) -> str:
         parts.append(f"{site.cpus_per_task * max(1, site.gpus_per_node)} CPUs")
     if site.memory_gb_per_node:
         parts.append(f"{site.memory_gb_per_node:g} GB of memory")
-    return ", ".join(parts) or "what little is asked for"
+    return ", ".join(parts) or "the requested resources"
 
 
 def _shape(node: Mapping[str, str]) -> str:

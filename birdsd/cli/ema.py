@@ -13,9 +13,9 @@ def add_ema(verbs: Any) -> None:
         "ema",
         help="rebuild a finished run's model with a different EMA length, from its kept checkpoints",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="The length is the standard deviation of the averaging profile, relative to the training, as in\n"
-        "EDM2; longer is smoother. It is combined from the stored checkpoints: train with save.keep=8 or\n"
-        "more, no further apart than the run's own average is long, 1 / (1 - optim.ema_decay) steps.\n\n"
+        epilog="The length is the standard deviation of the averaging profile, relative to the training, as\n"
+        "in EDM2; longer is smoother. It is combined from the stored checkpoints: train with save.keep=8\n"
+        "or more, no further apart than the run's own average is long, 1 / (1 - optim.ema_decay) steps.\n\n"
         "examples:\n  birdsd ema RUN --length 0.1\n  birdsd ema RUN --length 0.05 --out models/short\n"
         "  birdsd run generate run=runs/RUN/averages/0.1 prompt='a House Sparrow'",
     )

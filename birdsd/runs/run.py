@@ -211,7 +211,7 @@ class RunStore:
             return matches[0]
         if matches:
             names = listed_names(run.folder.name for run in matches)
-            raise UserError(f"'{text}' fits several runs: {names}", "", "give more of the name")
+            raise UserError(f"'{text}' matches several runs: {names}", "", "use a longer prefix")
         known = (run.folder.name for run in runs)
         raise unknown_name(
             "run", text, known, f"Runs are looked for in {self.root}.", "`birdsd status --all`"

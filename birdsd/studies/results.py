@@ -55,7 +55,7 @@ def carry_out(experiment: Experiment) -> Outcome:
     absent = [arm.name for arm in comparison.missing]
     note = f"\nnot there yet: {', '.join(absent)} (other tasks have them)" if absent else ""
     facts = {"report": str(page), "missing": absent, **comparison.to_json()}
-    return Outcome(f"\n{text(comparison)}{note}\n\nlook and listen: {page}", facts)
+    return Outcome(f"\n{text(comparison)}{note}\n\nreport: {page}", facts)
 
 
 def write(experiment: Experiment, comparison: Comparison) -> Path:

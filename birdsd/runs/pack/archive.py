@@ -211,7 +211,7 @@ def _check_table(path: Path, manifest: dict[str, Any], table: dict[str, int]) ->
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise damaged(path, f"its {MANIFEST} is not one ({error})") from error
     if any(not isinstance(time, int) or not 0 <= time < 1 << 62 for time in times):
-        raise damaged(path, "a time in it is none")
+        raise damaged(path, "its manifest contains an invalid timestamp")
     held = set(table) - {MANIFEST}
     if missing := sorted(set(known) - held):
         raise damaged(path, f"{len(missing)} of its members are missing, {missing[0]} for one")

@@ -121,7 +121,7 @@ def _text(told: Mapping[str, Any]) -> str:
     lines = [
         f"{told['run']}: packed, {where}",
         f"  file    {told['file']}  ({told['bytes'] / 1e6:,.1f} MB, {told['files']} files)",
-        f"  shards  {'inside' if told['shards'] else 'not inside: bring them, or --with-shards'}",
+        f"  shards  {'included' if told['shards'] else 'not included (copy them, or use --with-shards)'}",
     ]
     if told["models"]:
         lines.append(f"  models  {', '.join(model['name'] for model in told['models'])}")

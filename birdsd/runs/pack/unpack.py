@@ -125,7 +125,7 @@ def _arrival(pack: Pack, into: Path) -> _Arrival:
     shards = [arrival.shards] if arrival.shards else []
     odd = any(not name or name != safe_name(name, 200) for name in [*names, *shards])
     if odd or len({name.casefold() for name in names}) < len(names):
-        raise damaged(pack.path, "a name in its manifest is none")
+        raise damaged(pack.path, "its manifest contains an invalid name")
     if not all(word.isprintable() for word in arrival.settings):
         raise damaged(pack.path, "its settings cannot be printed")
     rooms = {"run": {arrival.name}, "shards": {arrival.shards} - {""}}

@@ -210,7 +210,7 @@ def wrong(straight: Watch, changed: Watch, results: list[LegResult]) -> list[str
     assert result.exit_status == int(bool(failed)) and json.loads(json.dumps(result.to_json()))["passed"] == (
         not failed
     )
-    assert ("NOT SOUND" in result_text(result)) == bool(failed) and ("sound: " in result_text(result)) == (
+    assert ("FAIL: " in result_text(result)) == bool(failed) and ("PASS: " in result_text(result)) == (
         not failed
     )
     assert result_text(result).count("WRONG") == len(failed)
@@ -303,7 +303,7 @@ def test_a_leg_that_failed_or_never_came_is_found(straight, changed):
     results[2].problem, results[2].too_late = "the run was over before this leg could be ended", True
     result = VerifyResult([], 6, BATCH, "cpu", "fp32", 1.0, results, check_all(
         straight, changed, legs, results, USUAL, Limits()), [], 2.0)  # fmt: skip
-    assert result.exit_status == 1 and result.incomplete and "give more --steps" in result_text(result)
+    assert result.exit_status == 1 and result.incomplete and "use more --steps" in result_text(result)
 
 
 # -- the real thing ----------------------------------------------------------------------------------------

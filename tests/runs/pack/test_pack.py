@@ -346,7 +346,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "no manifest's files": (of_manifest(files={"run": 7}), "is not one"),
     "another form": (of_manifest(format="birdsd-pack-9"), "use the newer birdsd"),
     "another signature": (of_manifest(signature="0123456789ab"), "another signature"),
-    "a run's name that leaves": (of_manifest(run="../evil"), "a name in its manifest is none"),
+    "a run's name that leaves": (of_manifest(run="../evil"), "its manifest contains an invalid name"),
     "settings that would paint the screen": (of_manifest(settings=["\x1b[2J"]), "cannot be printed"),
     "shards of nothing": (replaced("/shards.json", b'{"inventory": {"train-000000.tar": 7}}'), "is damaged"),
     "a run's settings": (replaced("/config.json", b"[]"), "missing or damaged"),
