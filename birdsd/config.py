@@ -52,7 +52,7 @@ def config_folder() -> Path:
         folder = Path(root) / "configs"
         if folder.is_dir():
             return folder.resolve()
-    raise UserError("the folder configs/ is missing from this installation", "", "install birdsd again")
+    raise UserError("the folder configs/ is missing from this installation", "", "reinstall birdsd")
 
 
 def own_config_folder() -> Path:

@@ -50,7 +50,7 @@ def carry_out(experiment: Experiment) -> Outcome:
         raise UserError(
             f"{len(experiment.failed)} arms failed: {'; '.join(experiment.failed.values())}",
             f"the others are in {page}",
-            "the same command tries again what failed",
+            "run the same command again to retry them",
         )
     absent = [arm.name for arm in comparison.missing]
     note = f"\nnot there yet: {', '.join(absent)} (other tasks have them)" if absent else ""

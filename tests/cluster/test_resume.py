@@ -157,7 +157,7 @@ def test_a_job_whose_settings_came_to_mean_another_run_makes_no_second_folder(tm
     told = compose("train", [f"data.shards={shards}", f"runs={run.folder.parent}", "seed=9"])
     with (
         environment({RUN_FOLDER_VARIABLE: str(run.folder)}),
-        pytest.raises(UserError, match="lead to the run"),
+        pytest.raises(UserError, match="now lead to run"),
     ):
         open_training(told)
     assert [path.name for path in run.folder.parent.iterdir()] == [run.folder.name]

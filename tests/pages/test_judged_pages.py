@@ -249,4 +249,4 @@ def test_the_weak_check_keeps_its_keys_in_check_json(codec, index, tmp_path):
     assert told["held_out"]["accuracy"] == weak.held_out.accuracy and told["held_out_split"] == "test"
     assert told["staircase"]["stages"] and told["measures"]["rows"]
     alone = Report(tmp_path, None, run)
-    assert alone.to_json()["weak_check"] is None and "beside being named" in alone.text()
+    assert alone.to_json()["weak_check"] is None and "other measures" in alone.text()

@@ -6,7 +6,7 @@ files; `tensors` reads and writes them safely; `exporter` and `importer` put it 
 
 # Format -> (what it is, the kinds that it holds).
 FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "diffusers": ("a pipeline folder, with the addition merged in", ("pipeline", "lora", "embedding")),
+    "diffusers": ("a pipeline folder, with the adapter merged in", ("pipeline", "lora", "embedding")),
     "a1111": ("for AUTOMATIC1111's web UI", ("pipeline", "lora", "embedding", "aesthetic")),
     "comfyui": ("for ComfyUI", ("pipeline", "lora", "embedding")),
     "ckpt": ("one .ckpt file, for older programs", ("pipeline",)),

@@ -95,7 +95,7 @@ class ClipMethod:
         if len(self.labels) < 2:
             raise UserError(
                 f"all samples in {index.folder} have the same caption: {listed_names(self.labels)}",
-                "a CLIP learns by telling what is heard from what might be",
+                "a CLIP learns by telling captions apart",
                 "take shards with at least two species",
             )
 

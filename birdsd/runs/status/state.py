@@ -28,7 +28,7 @@ _MOMENT_S = 90.0
 REASONS = {
     "Priority": "others go first",
     "Resources": "it waits for free nodes",
-    "BeginTime": "its delay after the hand-over is not over",
+    "BeginTime": "its delay after the handover has not passed yet",
     "Cleaning": "the job before it is still being cleaned up",
     "Dependency": "it waits for the job before it",
     "DependencyNeverSatisfied": "the job that it waits for failed, so it never starts",
@@ -37,18 +37,18 @@ REASONS = {
     "ReqNodeNotAvail": "nodes that it needs are down or reserved",
     "PartitionDown": "the partition is down",
     "PartitionInactive": "the partition is not active",
-    "PartitionNodeLimit": "it asks for more nodes than the partition allows",
-    "PartitionTimeLimit": "it asks for more time than the partition allows",
+    "PartitionNodeLimit": "it requests more nodes than the partition allows",
+    "PartitionTimeLimit": "it requests more time than the partition allows",
     "JobLaunchFailure": "its launch failed",
     "launch failed requeued held": "its launch failed, and it is held",
-    "BadConstraints": "no node fits what it asks for",
+    "BadConstraints": "no node fits its request",
 }
 _HELD = ("JobHeldUser", "JobHeldAdmin", "launch failed requeued held", "job requeued in held state")
 # Slurm's words for an end, and what they mean for who reads them.
 ENDS = {
-    "TIMEOUT": "the time limit came before it had saved",
+    "TIMEOUT": "it hit the time limit before it had saved",
     "NODE_FAIL": "a node failed",
-    "OUT_OF_MEMORY": "it used more memory than it had asked for",
+    "OUT_OF_MEMORY": "it used more memory than it had requested",
     "PREEMPTED": "it was preempted",
     "BOOT_FAIL": "its node did not start",
     "DEADLINE": "its deadline passed",
@@ -284,7 +284,7 @@ def _of_last(case: Case, last: Account, newest: JobState | None) -> Verdict:
             told.note += f", {span(case.now - last.end)} ago; the next job is not in the queue yet"
         else:
             told.state = STOPPED
-            told.note += "" if case.submission is None else "; no job of it is in the queue"
+            told.note += "" if case.submission is None else "; none of its jobs is in the queue"
     elif last.how == "cancelled":
         told.state, told.note = CANCELLED, f"job {last.job_id} was cancelled"
     elif last.how.startswith("killed"):

@@ -79,7 +79,7 @@ def run_audit(
     if len({codec.channels for codec in codecs}) > 1:
         raise UserError(
             "the codecs differ in channels",
-            "what is compared must be the same sound",
+            "they must encode the same sound",
             "set codec.channels alike",
         )
     codecs = _distinct_names(codecs)

@@ -277,7 +277,7 @@ def test_a_file_system_that_fails_is_not_cached_as_a_bad_picture(
         return read(self, first, last)
 
     monkeypatch.setattr(ShardBytes, "read", fails)
-    with pytest.raises(UserError, match="kept for good"):
+    with pytest.raises(UserError, match="would be permanent"):
         cached("lora", shards, pipeline_folder, tmp_path)
     monkeypatch.setattr(ShardBytes, "read", read)
     assert cached("lora", shards, pipeline_folder, tmp_path)["latents_made"] == 16

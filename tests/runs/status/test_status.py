@@ -101,7 +101,7 @@ def test_handed_over_it_waits(history: History) -> None:
     history.saved(3000)
     told = judged(history, 3, job_state("12", "PENDING", reason="BeginTime", restarts=1, submit=2.1))
     assert (told.state, told.position) == ("waiting", 3000)
-    assert "delay after the hand-over" in told.note
+    assert "delay after the handover" in told.note
     # Between the end and the requeue Slurm may say nothing; that is no end of the run.
     assert judged(history, 2.06).state == "waiting"
     ended = judged(history, 5)
