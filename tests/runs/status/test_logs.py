@@ -131,7 +131,7 @@ def test_errors_before_birdsd_took_over_are_in_the_launchers_logs(history: Histo
 
 def test_where_a_rank_hung(history: History) -> None:
     folder = allocation(history, "12.0", 1, b"")
-    assert shown(history, stacks=True) == ("", ["the watchdog ended no rank"])
+    assert shown(history, stacks=True) == ("", ["the watchdog ended no rank, so there are no stack dumps"])
     (folder / "rank-00000.stacks").write_text("")
     (folder / "rank-00001.stacks").write_text("Timeout!\nFile loop.py, line 7\n")
     allocation(history, "12.1", 3, b"")
