@@ -1,4 +1,4 @@
-"""Plans: what is foretold of memory, and what is chosen."""
+"""Plans: the estimated memory, and what is chosen."""
 
 from __future__ import annotations
 
