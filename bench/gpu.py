@@ -1,4 +1,4 @@
-"""`make bench-gpu`: what each method takes on a GPU, estimated and measured, how fast it is, and the 4 GB cap.
+"""`make bench-gpu`: memory of each method on a GPU, estimated and measured, its throughput, and the 4 GB cap.
 
 python -m bench.gpu                                 Stable Diffusion 1.5 at 512 x 512 on the first GPU
 python -m bench.gpu --cap-gib 3.5                   as on a card of 4 GB: no more may be allocated

@@ -44,6 +44,6 @@ def _outcome(clips: list[Clip], out: Path) -> Outcome:
     kept = sum(not clip.made for clip in clips)
     facts = {"out": str(out), "clips": [clip.to_json() for clip in clips]}
     facts["nothing_to_do"] = kept == len(clips)
-    title = f"{len(clips)} clips in {out}" + (f", {kept} of them made before" if kept else "")
+    title = f"{len(clips)} clips in {out}" + (f", {kept} of them already existed" if kept else "")
     louder = fitted_line([clip.gain_db for clip in clips])
     return Outcome("\n".join([title, *lines, *([louder] if louder else [])]), facts)

@@ -41,7 +41,7 @@ def carry_out(experiment: Experiment) -> Outcome:
         for arm in experiment.mine():
             experiment.teach(arm)
     except Stopped as stopped:
-        line = f"stopped in '{stopped}' and saved; the same command goes on from here"
+        line = f"stopped in '{stopped}' and saved; the same command resumes it"
         return Outcome(line, {"out": str(experiment.out), "stopped_in": str(stopped)}, STOPPED_STATUS)
     with waiting_for(experiment.work / ".page.lock"):
         comparison = compare(experiment)

@@ -57,7 +57,7 @@ def engine_name(machine: MachineConfig) -> tuple[str, str]:
             return "torch-offload", "machine.engine=torch with machine.offload_optimizer=true"
         return "torch", "machine.engine=torch"
     if machine.zero_stage == 0:
-        return "torch", "ZeRO stage 0 deals nothing out over the ranks: plain torch does the same, faster"
+        return "torch", "ZeRO stage 0 shards nothing over the ranks: plain torch does the same, faster"
     if find_spec("deepspeed") is None:
         raise UserError(
             "machine.engine=deepspeed, but DeepSpeed is not installed",

@@ -69,7 +69,7 @@ def halved(plan: BatchPlan, reason: str, machine: MachineConfig) -> BatchPlan:
     if not machine.gradient_checkpointing:
         ways.append("machine.gradient_checkpointing=true")
     if not machine.cache_latents:
-        ways.append("machine.cache_latents=true (`birdsd run cache` does that work before)")
+        ways.append("machine.cache_latents=true (`birdsd run cache` does that work ahead of training)")
     if not machine.offload_optimizer:
         ways.append("machine.offload_optimizer=true")
     if machine.micro_batch != 1:
