@@ -90,7 +90,7 @@ birdsd_end() {  # STATUS: what comes next; decided in Python, and without it whe
     (cd "$birdsd_code" && PYTHONPATH=$birdsd_code${PYTHONPATH:+:$PYTHONPATH} \
         exec "$birdsd_python" -m birdsd.cluster.next_allocation "$birdsd_run" "$1")
     local said=$?
-    case $said in 0 | 130 | 137 | 143) exit "$1" ;; esac  # done, or ended by Slurm after the hand-over
+    case $said in 0 | 130 | 137 | 143) exit "$1" ;; esac  # done, or ended by Slurm after the handover
     if [ "$birdsd_hand_over" = chain ] && [ $((birdsd_silent + 1)) -lt "$birdsd_silent_limit" ]; then
         echo "birdsd: cannot be started on ${SLURMD_NODENAME:-this node} (status $said); the next job tries"
         exit "$1"

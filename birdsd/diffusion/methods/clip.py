@@ -1,4 +1,4 @@
-"""method=clip: an image tower for a text encoder of one's own, so that text and spectrograms can be compared.
+"""method=clip: an image tower for your own text encoder, so that text and spectrograms can be compared.
 
 The text tower of model.source stays as it is (locked-text tuning, LiT, arXiv 2111.07991, with the roles
 exchanged: there the images are locked): the image tower, both projections and the temperature learn. The

@@ -1,5 +1,5 @@
 """method=full: the weights themselves learn. From scratch: the UNet and the text encoder, on the latents
-of an autoencoder of one's own or a pretrained one, with a tokenizer made from the captions. From a
+of your own autoencoder or a pretrained one, with a tokenizer made from the captions. From a
 pretrained model: the UNet, and the text encoder if asked. `method.learns` narrows it to some layers.
 """
 

@@ -113,7 +113,7 @@ def wanted(words: Sequence[str], runs: Path = Path("runs")) -> list[Wanted]:
 
 
 def needed(settings: Any, runs: Path = Path("runs")) -> list[Wanted]:
-    """The models that a training loads from elsewhere; runs of one's own are given as their folders.
+    """The models that a training loads from elsewhere; the user's own runs are given as their folders.
 
     Raises `UserError` for a setting that names neither a folder, nor a run, nor a hub id.
     """

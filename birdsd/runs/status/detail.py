@@ -137,7 +137,7 @@ def in_words(submission: Submission) -> str:
     said += [f"{tasks} process{'es' * (tasks > 1)} per node"] if tasks else []
     said += [f"{wanted['array']} parts"] if wanted.get("array") else []
     said += [f"{site['time_limit_min']} min per allocation"] if site.get("time_limit_min") else []
-    said += [f"hand-over: {site['hand_over']}"] if site.get("hand_over") else []
+    said += [f"handover: {site['hand_over']}"] if site.get("hand_over") else []
     ids = submission.job_ids
     said += [f"job {', '.join(ids[:3])}{f' and {len(ids) - 3} more' if len(ids) > 3 else ''}"] if ids else []
     said += [f"code {submission.code_version}"] if submission.code_version else []

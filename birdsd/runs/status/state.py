@@ -221,7 +221,7 @@ def _over(case: Case) -> Verdict:
     if (newest is not None and newest.state == "CANCELLED") or "was cancelled" in given_up:
         job = newest.id if newest is not None else last.job_id
         return Verdict(CANCELLED, f"job {job} was cancelled", case.resume, of_slurm=newest)
-    # An error that no other allocation would mend is told as it is, and so is a hand-over by hand.
+    # An error that no other allocation would mend is told as it is, and so is a handover by hand.
     by_itself = last.how == "error" and last.message == given_up
     by_hand = last.how == "stopped" and case.submission.site.get("hand_over") == "manual"
     if given_up and not by_itself and not by_hand:

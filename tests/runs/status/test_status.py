@@ -304,7 +304,7 @@ def test_a_run_in_detail(history: History) -> None:
     told = detail(history.run, now=T0 + 20 * HOUR)
     said = detail_text(told, T0 + 20 * HOUR)
     assert max(map(len, said.split("\n"))) <= WIDTH
-    for words in ("stopped", "500 (10 min)", "2,500 -> 5,000", "job 11", "hand-over: requeue", "2.5k: 0.25",
+    for words in ("stopped", "500 (10 min)", "2,500 -> 5,000", "job 11", "handover: requeue", "2.5k: 0.25",
                   "birdsd resume", "effective training time", "resumed"):  # fmt: skip
         assert words in said, words
     facts = json.loads(json.dumps(told.to_json()))
