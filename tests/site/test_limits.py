@@ -163,7 +163,7 @@ def test_the_script_of_a_student_asks_for_what_the_qos_gives(at: Any, tmp_path: 
     words = ["train", site, f"data.shards={shards}", f"runs={tmp_path / 'runs'}"]
     lines, said = submitted(capsys, *words)
     assert {"--gres=gpu:a100:1", "--cpus-per-task=16", "--mem=64GB", "--ntasks-per-node=1"} <= set(lines)
-    assert "machine=auto: the GPUs of site made, 1 a100 GPU a node" in said
+    assert "machine=auto: the GPUs of site made, 1 a100 GPU per node" in said
     lines, said = submitted(capsys, *words, "site.cpus_per_task=128", "site.memory_gb_per_node=1006")
     assert {"--cpus-per-task=16", "--mem=64GB"} <= set(lines)
     assert "16 CPUs per task instead of 128" in said and "64 GB per node instead of 1006" in said
