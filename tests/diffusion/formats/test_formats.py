@@ -334,7 +334,7 @@ def test_a_folder_of_someone_else_is_not_replaced(pipeline_folder, tmp_path):
     mine = tmp_path / "diffusers" / pipeline_folder.parent.name / "thesis.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("years of work")
-    with pytest.raises(UserError, match=r"no diffusers folder.*--out"):
+    with pytest.raises(UserError, match=r"not a diffusers folder.*--out"):
         send(pipeline_folder, "diffusers", tmp_path)
     file = send(pipeline_folder, "a1111", tmp_path).files[0]
     with pytest.raises(UserError, match="already exists"):
