@@ -259,7 +259,7 @@ def test_the_yaml_beside_a_file_decides_what_it_predicts(grand_folder, tmp_path)
     base = send(grand_folder, "diffusers", tmp_path).files[0].parent
     scheduler = base / "scheduler" / "scheduler_config.json"
     scheduler.write_text(json.dumps({**read_json(scheduler), "prediction_type": "epsilon"}))
-    with pytest.raises(UserError, match=r"holds weights alone.*--base"):
+    with pytest.raises(UserError, match=r"contains only weights.*--base"):
         import_file(Asked(lone, codec=str(base)), tmp_path / "a")
     with pytest.raises(UserError, match=r"does not name a codec.*--codec"):
         import_file(Asked(lone, base=str(base)), tmp_path / "a")

@@ -160,7 +160,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_packed(carried, tmp
     assert facts["position"] == int(old.name)
     assert f"left out: the bytes of {new.name}/" in text
     (old / "state.json").unlink()
-    with pytest.raises(UserError, match=r"no checkpoint of .* is whole"):
+    with pytest.raises(UserError, match=r"no checkpoint of .* is intact"):
         pack(run, tmp_path / "none.zip")
     assert not (tmp_path / "none.zip").exists()
     shutil.rmtree(run.folder / "checkpoints")
