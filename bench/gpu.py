@@ -1,4 +1,4 @@
-"""`make bench-gpu`: what each method takes on a GPU, foretold and measured, how fast it is, and the 4 GB cap.
+"""`make bench-gpu`: memory of each method on a GPU, estimated and measured, its throughput, and the 4 GB cap.
 
 python -m bench.gpu                                 Stable Diffusion 1.5 at 512 x 512 on the first GPU
 python -m bench.gpu --cap-gib 3.5                   as on a card of 4 GB: no more may be allocated
@@ -60,7 +60,7 @@ def main() -> int:
     rows = []
     device = "cpu" if options.cpu else torch.cuda.get_device_name()
     print(f"{device}, torch {torch.__version__}, {options.model}, micro-batch {options.micro_batch}")
-    print(f"{'method':22} {'foretold':>10} {'measured':>10} {'ratio':>6} {'samples/s':>10} {'MFU':>6}")
+    print(f"{'method':22} {'estimated':>10} {'measured':>10} {'ratio':>6} {'samples/s':>10} {'MFU':>6}")
     with tempfile.TemporaryDirectory() as folder:
         for method in options.methods:
             rows.append(_row(method, folder, sys.argv[1:]))
@@ -90,7 +90,7 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def measure(method: str, folder: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One method, here and now: bytes foretold and measured (on the device alone), samples a second."""
+    """One method, here and now: bytes estimated and measured (on the device alone), samples a second."""
     device = "cpu" if options.cpu else "cuda"
     machine = (
         "machine=laptop-4gb", f"machine.device={device}", f"machine.micro_batch={options.micro_batch}",
@@ -110,7 +110,7 @@ def measure(method: str, folder: str, options: argparse.Namespace) -> dict[str, 
     layout = Layout.of(config.machine, precision, count, 1, 1)
     step = trace_step(config, bench.index.codec, count, precision, low_precision_weights=layout.low_precision)
     made = budget(lambda *_: step, layout, average=bool(config.optim.ema_decay))
-    foretold = tensor_bytes(made) if options.cpu else made.gpu_bytes
+    estimated = tensor_bytes(made) if options.cpu else made.gpu_bytes
     live = LiveTensors() if options.cpu else None
     if live:
         live.hold_all()
@@ -134,7 +134,7 @@ def measure(method: str, folder: str, options: argparse.Namespace) -> dict[str, 
     measured = live.peak_bytes - before if live else torch.cuda.max_memory_allocated()
     peak = None if options.cpu else _peak_flops(torch.cuda.get_device_name())
     return {
-        "foretold_mib": foretold / 2**20,
+        "foretold_mib": estimated / 2**20,
         "measured_mib": measured / 2**20,
         "samples_per_s": per_s,
         "mfu": None if peak is None else step.flops / options.micro_batch * per_s / peak,

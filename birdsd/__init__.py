@@ -1,4 +1,4 @@
-"""birdsd: bird recordings to labelled spectrograms, diffusion models of them, and back to sound."""
+"""birdsd: turns bird recordings into labelled spectrograms, trains diffusion models, and generates sound."""
 
 from pathlib import Path
 

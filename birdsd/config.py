@@ -52,7 +52,7 @@ def config_folder() -> Path:
         folder = Path(root) / "configs"
         if folder.is_dir():
             return folder.resolve()
-    raise UserError("the folder configs/ is missing from this installation", "", "install birdsd again")
+    raise UserError("the folder configs/ is missing from this installation", "", "reinstall birdsd")
 
 
 def own_config_folder() -> Path:
@@ -79,7 +79,9 @@ def presets() -> dict[str, list[Preset]]:
         first = path.read_text(encoding="utf-8").split("\n", 1)[0]
         line = first.lstrip("# ").strip() if first.startswith("#") else ""
         same = found.setdefault(path.parent.name, [])
-        same[:] = [preset for preset in same if preset.name != path.stem]  # one's own goes before ours
+        same[:] = [
+            preset for preset in same if preset.name != path.stem
+        ]  # the user's presets take precedence
         same.append(Preset(path.parent.name, path.stem, line, path))
     return found
 
@@ -113,7 +115,7 @@ def keys(kind: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def compose(job: str, overrides: Sequence[str] = ()) -> Any:
     """The resolved configuration of `job`: an instance of its dataclass in `birdsd.schema`.
 
-    An override is `group=preset`, `group=FILE.yaml` (a preset of one's own) or `key=value`. Raises
+    An override is `group=preset`, `group=FILE.yaml` (a custom preset) or `key=value`. Raises
     `UserError` for an unknown job, group, preset or key (naming the valid ones and the nearest) and for
     a value of the wrong type.
     """

@@ -88,7 +88,7 @@ def exclusive(folder: Path) -> Iterator[None]:
                 stream.seek(0)
                 raise UserError(
                     f"process {stream.read().strip() or '(unknown)'} is at work in {folder}",
-                    "two at once would spoil each other's files",
+                    "two at once would corrupt each other's files",
                     "wait for it, or stop it, and run the same command again",
                 ) from error
             except OSError:

@@ -1,7 +1,7 @@
-"""What can be configured: one typed dataclass a group, one a job.
+"""What can be configured: one typed dataclass per group, one per job.
 
 The presets under configs/ fill these in. A field's unit is in its name. `SCIENTIFIC` says which
-sections decide what is learnt; everything else only decides how and where the work is done.
+sections determine what is learnt; everything else only determines how and where the work is done.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class DataConfig:
     segmentation: str = "song"
     overlap: float = 0.0
     max_clips_per_recording: int = 5
-    cuts_per_song: int = 1  # clips of each song: the first in its middle, others that hold it elsewhere
-    cut_gain_db: float = 0.0  # further cuts: up to so much louder or softer, as the species is recorded
-    background_mixtures: int = 0  # of each clip, with what lies between the songs of other recordings
+    cuts_per_song: int = 1  # clips per song: the first centred on it, others with the song elsewhere
+    cut_gain_db: float = 0.0  # further cuts: up to this much louder or softer, within the species' range
+    background_mixtures: int = 0  # per clip, with the background between the songs of other recordings
     min_label_overlap_s: float = 0.25
     snr_db_low: float = 3.0
     snr_db_high: float = 20.0
@@ -66,7 +66,7 @@ class DataConfig:
     test_fraction: float = 0.1
     samples_per_shard: int = 512
     species: list[str] = field(default_factory=list)  # only recordings of these; empty: all
-    without_species: list[str] = field(default_factory=list)  # no recording in which one of these is labelled
+    without_species: list[str] = field(default_factory=list)  # no recordings labelled with any of these
     seed: int = 0
 
 
@@ -93,10 +93,10 @@ MODEL_KEYS = ("autoencoder", "source", "clip")
 
 @dataclass
 class MethodConfig:
-    """What is taught, and with which loss. Which method has which field, its `MethodFacts` say."""
+    """What is trained, and with which loss. Which method has which field, its `MethodFacts` say."""
 
     name: str = MISSING
-    prediction: Text = None  # null: epsilon; on a pretrained model always what that one predicts
+    prediction: Text = None  # null: epsilon; for a pretrained model always its own prediction type
     min_snr_gamma: float = 0.0
     caption_dropout: float = 0.1
     train_text_encoder: bool = True
@@ -186,28 +186,30 @@ class MachineConfig:
     engine: str = "torch"
     zero_stage: int = 2
     offload_optimizer: bool = False
-    optimizer_bits: int = 32  # 8: Adam's moments in a quarter of the memory (bitsandbytes); engine=torch only
+    optimizer_bits: int = (
+        32  # 8: optimizer states in a quarter of the memory (bitsandbytes); engine=torch only
+    )
     precision: str = "auto"
     micro_batch: int = 8
     gradient_checkpointing: bool = False
     compile: bool = False  # torch.compile: a minute at the start for faster steps; engine=torch only
     reader_threads: int = 1
     prefetch_batches: int = 2
-    cache_latents: bool = True  # and what a frozen text encoder makes of captions: kept beside the shards
-    cache_folder: Text = None  # for them, where the shards' folder is only there to be read
+    cache_latents: bool = True  # and the text embeddings of a frozen text encoder: cached next to the shards
+    cache_folder: Text = None  # for both, if the shards' folder is read-only
     processes: int = 0
     threads: int = 0
-    watchdog_s: int = 900  # a step that takes longer ends the process, with a stack dump; 0: never
+    watchdog_s: int = 900  # a longer step ends the process, with a stack dump; 0: never
     offload_parameters: bool = False  # ZeRO-3 only: the weights too wait in host memory
-    session_hours: float = 0.0  # train: this machine is taken away after so long, as notebooks are; 0: never
-    session_lead_min: float = 10.0  # so long before that the run saves and stops
-    session_began: Text = None  # 14:05; null: when the notebook's machine started, elsewhere this command
-    attention: str = "auto"  # of generation; sliced: head by head, for GPUs without a fused kernel
-    offload_generation: str = "none"  # model: a network is on the GPU while it works; sequential: a layer is
+    session_hours: float = 0.0  # train: how long this machine's session lasts, as for notebooks; 0: no limit
+    session_lead_min: float = 10.0  # the run saves and stops this long before the end
+    session_began: Text = None  # e.g. 14:05; null: start of the notebook's machine, else of this command
+    attention: str = "auto"  # during generation; sliced: head by head, for GPUs without a fused kernel
+    offload_generation: str = "none"  # model: each network only while in use; sequential: each layer
     vae_tiling: bool = False  # generation decodes large pictures in tiles
-    save_in_background: bool = True  # false: training waits for saves, which then need no copy in host memory
-    max_gpu_memory_gib: float = 0.0  # no more is allocated on the GPU; 0: no limit
-    collective_timeout_s: int = 1800  # a rank that its peers wait for longer is given up, and the run ends
+    save_in_background: bool = True  # false: training blocks on saves, which then need no copy in host memory
+    max_gpu_memory_gib: float = 0.0  # hard limit on GPU allocations; 0: no limit
+    collective_timeout_s: int = 1800  # if peers wait longer than this for a rank, the run ends
 
     def __post_init__(self) -> None:
         """Which of the fields the user set by name: no key of its own, since it decides nothing by itself."""
@@ -224,7 +226,7 @@ class SiteConfig:
     account: Text = None
     qos: Text = None
     constraint: Text = None
-    gpus_per_node: int = 0  # one task a GPU; 0: the partition has none
+    gpus_per_node: int = 0  # one task per GPU; 0: the partition has none
     gpu_syntax: str = "gpus"  # gpus: --gpus-per-node=N; gres: --gres=gpu:N
     gpu_type: Text = None
     cpus_per_task: int = 0  # 0: the site's default
@@ -237,15 +239,15 @@ class SiteConfig:
     cpu_time_limit_min: int = 0  # there; 0: as time_limit_min
     cpu_cpus_per_node: int = 0  # no more are asked for there; 0: no limit is known
     cpu_memory_gb_per_node: float = 0.0  # the same of memory
-    signal_lead_s: int = 120  # the warning comes so long before the time limit
-    hand_over: str = "requeue"  # or chain, resubmit, manual: how the next allocation comes
-    chain_length: int = 4  # allocations that are queued at once with hand_over=chain
-    max_idle_allocations: int = 5  # so many without a new checkpoint end the run's chain
+    signal_lead_s: int = 120  # how long before the time limit Slurm sends the warning
+    hand_over: str = "requeue"  # or chain, resubmit, manual: how the run continues in the next allocation
+    chain_length: int = 4  # allocations queued at once with hand_over=chain
+    max_idle_allocations: int = 5  # this many in a row without a new checkpoint end the chain
     modules: list[str] = field(default_factory=list)
     setup: list[str] = field(default_factory=list)  # shell lines, before Python starts
     environment: dict[str, Any] = field(default_factory=dict)
     proxy: Text = None  # for http and https, where compute nodes reach the network through one
-    offline: bool = True  # compute nodes have no internet: hubs and trackers are told so
+    offline: bool = True  # compute nodes have no internet: hubs and trackers work offline
     scratch: Text = None  # node-local, e.g. $TMPDIR
     python: Text = None  # null: the interpreter that submits
     sbatch: dict[str, Any] = field(default_factory=dict)  # further options of sbatch, by their long names
@@ -257,8 +259,8 @@ class SubmitConfig:
     """Where a job runs and with what: what `birdsd submit` takes besides the job's own settings."""
 
     nodes: int = 1
-    tasks_per_node: int = 0  # processes; 0: one a GPU of the site, or 1
-    array: int = 0  # so many tasks share out the shards (prepare) or the clips (generate)
+    tasks_per_node: int = 0  # processes; 0: one per GPU of the site, or 1
+    array: int = 0  # number of tasks that split the shards (prepare) or the clips (generate)
     site: SiteConfig = field(default_factory=SiteConfig)
 
 
@@ -274,14 +276,14 @@ class SaveConfig:
     preview_every_samples: int = 0
     preview_prompts: list[str] = field(default_factory=list)
     max_bad_samples: int = 100
-    max_failed_saves: int = 3  # so many in a row end the run; before that the next save tries again
+    max_failed_saves: int = 3  # this many in a row end the run; until then the next save tries again
 
 
 @dataclass
 class PrepareConfig:
     """recordings -> labelled spectrogram shards"""
 
-    part: str = "0/1"  # i/n: the i-th of n tasks that share the work out between them
+    part: str = "0/1"  # i/n: the i-th of n tasks that split the work
     codec: CodecConfig = field(default_factory=CodecConfig)
     data: DataConfig = field(default_factory=DataConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
@@ -289,7 +291,7 @@ class PrepareConfig:
 
 @dataclass
 class TrainConfig:
-    """shards -> a trained model, resumed by the same command"""
+    """shards -> a trained model; the same command resumes it"""
 
     name: Text = None
     seed: int = 0
@@ -304,9 +306,9 @@ class TrainConfig:
 
 @dataclass
 class CacheConfig(TrainConfig):
-    """shards -> latents and text embeddings beside them, so that training loads fewer networks"""
+    """shards -> cached latents and text embeddings, so that training loads fewer networks"""
 
-    part: str = "0/1"  # i/n: the i-th of n tasks that share the work out between them
+    part: str = "0/1"  # i/n: the i-th of n tasks that split the work
 
 
 @dataclass
@@ -325,17 +327,17 @@ class ClipsConfig:
     guidance_start: Optional[float] = None  # guided from this share of the schedule on; null: 0, the noise
     guidance_end: Optional[float] = None  # up to this one; null: 1, the picture
     guidance_rescale: Optional[float] = None  # 0..1 of the contrast that guidance adds is taken back; null: 0
-    guide: Text = None  # a weaker model to lead away from: RUN, RUN@POSITION, @POSITION (of the same run)
-    guide_weight: Optional[float] = None  # how far: 1 not at all; null: 2
+    guide: Text = None  # a weaker model to steer away from: RUN, RUN@POSITION, @POSITION (of this run)
+    guide_weight: Optional[float] = None  # how far; 1: not at all; null: 2
     seeds: list[int] = field(default_factory=list)  # count clips of every prompt for each; empty: seed alone
-    add: list[str] = field(default_factory=list)  # LoRA, tokens, aesthetics: FOLDER or run, with :WEIGHT
-    base: Text = None  # the model that an addition stands on, where it has moved
-    init: Text = None  # a recording (FILE@SECONDS: from there on) or a picture to start from
-    strength: Optional[float] = None  # of the change to it: 0 none, 1 all; null: 0.6, in a stretch 1
-    mask_start_s: Optional[float] = None  # only this stretch of it is made anew
+    add: list[str] = field(default_factory=list)  # adapters (LoRA, tokens, ...): FOLDER or run, with :WEIGHT
+    base: Text = None  # base model of an adapter, if it has moved
+    init: Text = None  # a recording (FILE@SECONDS: from there on) or an image to start from
+    strength: Optional[float] = None  # of the change, 0 (none) to 1 (all); null: 0.6, with a mask 1
+    mask_start_s: Optional[float] = None  # regenerate only this span of it
     mask_end_s: Optional[float] = None
-    emphasis: bool = True  # (word:1.3) weights a word; false: brackets are letters
-    aesthetic_steps: Optional[int] = None  # in which each prompt is personalised; null: 5, 0 turns it off
+    emphasis: bool = True  # (word:1.3) weights a word; false: brackets are plain text
+    aesthetic_steps: Optional[int] = None  # of personalising each prompt; null: 5, 0 turns it off
     aesthetic_rate: float = 1e-4
     aesthetic_behaviour: str = "original"  # or a1111
     aesthetic_weight: Optional[float] = None  # null: what the behaviour says
@@ -349,16 +351,16 @@ class ClipsConfig:
 
 @dataclass
 class GenerateConfig(ClipsConfig):
-    """prompts -> sound, pictures, Raven tables, and the JSON that reproduces them"""
+    """prompts -> sounds, images, Raven tables, and the JSON recipes that reproduce them"""
 
     recipe: Text = None  # the JSON beside a clip: makes that clip again
     out: str = "generated"
-    part: str = "0/1"  # i/n: the i-th of n tasks that share the clips out between them
+    part: str = "0/1"  # i/n: the i-th of n tasks that split the clips
 
 
 @dataclass
 class GridConfig(ClipsConfig):
-    """clips over any two settings of generate, to see and hear side by side on one page"""
+    """clips over any two settings of generate, side by side on one page"""
 
     x: Text = None  # SETTING=VALUE,VALUE,...; or SETTING=["a, b", "c"] where values hold commas
     y: Text = None
@@ -367,7 +369,7 @@ class GridConfig(ClipsConfig):
 
 @dataclass
 class DemoConfig:
-    """the whole way once: recordings -> shards -> model -> kill -> resume -> sound -> report"""
+    """the whole pipeline once: recordings -> shards -> model -> kill -> resume -> sound -> report"""
 
     out: str = "demo"
     recordings: Text = None
@@ -400,11 +402,11 @@ class ComparisonConfig:
     """What comparisons share: birds, a base model, arms that learn as many samples, clips, a judge."""
 
     environment: Text = None  # a folder of environmental sound to mix in
-    new_species: list[str] = field(default_factory=list)  # to be taught; empty: the last three tenths by name
+    new_species: list[str] = field(default_factory=list)  # to be learnt; empty: the last three tenths by name
     base: Text = None  # a run, a folder or a hub id to start from; null: one is trained on the other species
     model: str = "tiny"
     codec: str = "birdsong-tiny"
-    samples: int = 4_000  # that each arm learns from
+    samples: int = 4_000  # training samples per arm
     autoencoder_samples: Optional[int] = None  # null: as the model preset recommends
     base_samples: Optional[int] = None
     clips_per_species: int = 16
@@ -413,7 +415,7 @@ class ComparisonConfig:
     seed: int = 0
     settings: dict[str, Any] = field(default_factory=dict)  # settings.ARM=[KEY=VALUE, ...]: of its training
     runs: str = "runs"  # where `base` and `clip` are looked for; the comparison's own runs lie below `out`
-    part: str = "0/1"  # i/n: the i-th of n tasks that share the arms out between them
+    part: str = "0/1"  # i/n: the i-th of n tasks that split the arms
     out: str = "comparison"
     data: DataConfig = field(default_factory=_few_recordings)
     machine: MachineConfig = field(default_factory=MachineConfig)
@@ -421,7 +423,7 @@ class ComparisonConfig:
 
 @dataclass
 class MethodsConfig(ComparisonConfig):
-    """every method teaches the same birds to the same model, and a page compares them"""
+    """compare all fine-tuning methods on the same birds and base model, with a report"""
 
     methods: list[str] = field(default_factory=list)  # the arms; empty: all of them
     clip: Text = None  # a CLIP with an image tower; null: one is trained for the base model
@@ -431,7 +433,7 @@ class MethodsConfig(ComparisonConfig):
 
 @dataclass
 class FourWaysConfig(ComparisonConfig):
-    """fine-tuned or from scratch, on song or on song and environment: four models and a page"""
+    """compare fine-tuning with training from scratch, on song and on song + environment, with a report"""
 
     environments: list[str] = field(default_factory=list)  # asked for; empty: the two that are mixed in most
     out: str = "four_ways"

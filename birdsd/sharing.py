@@ -88,7 +88,7 @@ def waiting_for(path: Path, shared: bool = False) -> Iterator[None]:
                 try:
                     fcntl.flock(stream, kind | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    print(f"waiting for another task that is at work in {path.parent}", file=sys.stderr)
+                    print(f"waiting for another task that is working in {path.parent}", file=sys.stderr)
                     fcntl.flock(stream, kind)
         yield
 

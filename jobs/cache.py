@@ -29,7 +29,7 @@ def run(config: CacheConfig) -> Outcome:
     if not facts_of(config.method).caches:
         raise UserError(
             f"method={config.method.name} has nothing to cache",
-            "latents and text are for methods that learn by denoising; this one learns from the pictures",
+            "only methods that learn by denoising use cached latents and text",
             "train it as it is",
         )
     method = cast(CachingMethod, method)
@@ -52,17 +52,17 @@ def run(config: CacheConfig) -> Outcome:
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:
-    done = "nothing to do: all is there" if facts["nothing_to_do"] and facts["finished"] else "cached"
+    done = "nothing to do: everything is cached" if facts["nothing_to_do"] and facts["finished"] else "cached"
     lines = [f"{facts['folder']}: {done} ({facts['bytes'] / 2**20:.1f} MiB)"]
     lines.append(f"  latents  {facts['latents']} clips, {facts['latents_made']} of them made now")
     if facts["text_learns"]:
-        lines.append("  text     nothing is kept: the text encoder takes part in the learning")
+        lines.append("  text     not cached: the text encoder is being trained")
     else:
-        lines.append(f"  text     {facts['texts']} wordings, {facts['texts_made']} of them made now")
+        lines.append(f"  text     {facts['texts']} captions, {facts['texts_made']} of them made now")
     lines += [f"  {note}" for note in facts["notes"]]
     if not facts["finished"]:
         gone = ", ".join(f"{count} {name}" for name in _MADE if (count := facts[f"{name}_missing"]))
         gone = gone.replace("_", " ")
-        return [*lines, f"part {facts['part']} is done; still to come from other parts: {gone}"]
+        return [*lines, f"part {facts['part']} is done; other parts still have to make {gone}"]
     spared = "no autoencoder" if facts["text_learns"] else "neither autoencoder nor text encoder"
-    return [*lines, f"the steps of a training with these settings need {spared}"]
+    return [*lines, f"training steps with these settings need {spared}"]

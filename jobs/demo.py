@@ -19,6 +19,6 @@ def run(config: DemoConfig) -> Outcome:
     clips = demo.generate(diffusion, shards)
     report = write_report(demo, shards, [autoencoder, diffusion], clips, recordings)
     return Outcome(
-        f"\n{report.words}\n\nlook and listen: {report.page}",
+        f"\n{report.words}\n\nreport: {report.page}",
         {"report": str(report.page), "shards": str(shards.folder), "check": report.told},
     )

@@ -40,10 +40,10 @@ def _load_for(config: GenerateConfig, recipe: Recipe) -> Generator:
 
 
 def _outcome(clips: list[Clip], out: Path) -> Outcome:
-    lines = [f"  {clip.sound}  {', '.join(clip.species) or 'no species it knows'}" for clip in clips]
+    lines = [f"  {clip.sound}  {', '.join(clip.species) or 'no known species'}" for clip in clips]
     kept = sum(not clip.made for clip in clips)
     facts = {"out": str(out), "clips": [clip.to_json() for clip in clips]}
     facts["nothing_to_do"] = kept == len(clips)
-    title = f"{len(clips)} clips in {out}" + (f", {kept} of them made before" if kept else "")
+    title = f"{len(clips)} clips in {out}" + (f", {kept} of them already existed" if kept else "")
     louder = fitted_line([clip.gain_db for clip in clips])
     return Outcome("\n".join([title, *lines, *([louder] if louder else [])]), facts)

@@ -87,9 +87,9 @@ def _outcome(
         "page": str(page), "cells": cells, "nothing_to_do": kept == len(cells), "judge": heard.judge or None,
         "no_judge": heard.remark,
     }  # fmt: skip
-    before = f", {kept} of them made before" if kept else ""
+    before = f", {kept} of them already existed" if kept else ""
     louder = fitted_line([clip.gain_db for made in clips for clip in made])
-    title = f"{len(cells)} cells{before}; look and listen: {page}"
+    title = f"{len(cells)} cells{before}; report: {page}"
     return Outcome("\n".join(filter(None, [title, louder, *_judged(grid, heard)])), facts)
 
 

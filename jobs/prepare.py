@@ -28,7 +28,7 @@ def run(config: PrepareConfig) -> Outcome:
         "nothing_to_do": report.nothing_to_do,
     }
     if not report.finished:
-        there = f"{report.present} of {report.total} shards are there; other parts are still working"
+        there = f"{report.present} of {report.total} shards exist; other parts are still working"
         return Outcome(f"{report.folder}: part {part} wrote {report.written} shards; {there}", facts)
     return Outcome("\n".join(_lines(report, facts, config)), facts)
 

@@ -41,7 +41,7 @@ def run(config: TrainConfig) -> Outcome:
         status = 0 if result.finished else STOPPED_STATUS
         session.outcome(result.finished, status, result.position)
         ended = not result.finished and session.session_ends
-    line = "finished" if result.finished else "stopped and saved; the same command goes on from here"
+    line = "finished" if result.finished else "stopped and saved; the same command resumes it"
     outcome = _outcome(opened, {**result.to_json(), "session_ends": ended}, line, status)
     if not ended:
         return outcome

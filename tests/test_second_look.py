@@ -83,5 +83,5 @@ def test_settings_are_finite_numbers(value):
 def test_a_part_of_a_model_generates_nothing_and_that_is_said(tmp_path):
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="is finished, and generates nothing by itself"):
+    with pytest.raises(UserError, match="is finished, but cannot generate anything by itself"):
         pipeline_folder(tmp_path)

@@ -15,10 +15,10 @@ def check_caller(case: Case) -> Findings:
     found = passed_over_in(case.site, os.environ)
     others = [one for one in found if not one.startswith("SBATCH_EXPORT=")]
     if len(others) < len(found):
-        yield ok("environment", "SBATCH_EXPORT is set here; birdsd's jobs get their environment all the same")
+        yield ok("environment", "SBATCH_EXPORT is set here; birdsd's jobs get their environment anyway")
     if others:
         yield warning(
             "environment",
-            f"{', '.join(others)} would change jobs of sbatch, and birdsd leaves it aside",
-            "put what is meant into the site's file, e.g. sbatch: {KEY: VALUE}",
+            f"{', '.join(others)} would change jobs of sbatch, so birdsd ignores it",
+            "set what you need in the site's file, e.g. sbatch: {KEY: VALUE}",
         )

@@ -78,7 +78,7 @@ def diagnose(
             found.append(explained(WARNING, topic, problem))
         except OSError as problem:
             what = f"could not be checked: {problem.filename or ''} {problem.strerror or problem}"
-            found.append(warning(topic, " ".join(what.split()), "see whether the file system is well"))
+            found.append(warning(topic, " ".join(what.split()), "check that the file system is healthy"))
     return found
 
 

@@ -77,7 +77,7 @@ def _exceeds(limit: Limit, what: str, count: int, nodes: int, tasks: int) -> Fin
         )
     return error(
         "limits",
-        f"{amount:g} {unit} are asked for{where}, and {limit.who} is {most:g} ({limit.text})",
+        f"{amount:g} {unit} are requested{where}, and {limit.who} is {most:g} ({limit.text})",
         advice,
     )
 
@@ -93,7 +93,7 @@ def check_gpu_type(case: Case) -> Findings:
         if has_whole(case.facts.nodes_of(title)):
             whole = listed_names(kind.type or "(no type)" for kind in kinds if not kind.is_slice)
             yield warning(
-                "gpus", f"{wanted} is a slice of a GPU (MIG), and {title} has whole ones: {whole}",
+                "gpus", f"{wanted} is a GPU slice (MIG), but {title} has whole GPUs: {whole}",
                 f"site.gpu_type= one of them, or {AGAIN}",
             )  # fmt: skip
         else:
@@ -101,12 +101,12 @@ def check_gpu_type(case: Case) -> Findings:
     elif not wanted and any(kind.is_slice for kind in kinds) and has_whole(case.facts.nodes_of(title)):
         yield warning(
             "gpus",
-            f"{title} has whole GPUs and slices (MIG), and the site names no type: a job may get either",
+            f"{title} has whole GPUs and slices (MIG), but the site names no type: a job may get either",
             f"site.gpu_type= one of {listed_names(kind.type for kind in kinds if kind.type)}",
         )  # fmt: skip
     elif not wanted and len(kinds) > 1:
         types = listed_names(kind.type or "(no type)" for kind in kinds)
-        yield ok("gpus", f"{title} has several types ({types}), and the site names none: a job may get any")
+        yield ok("gpus", f"{title} has several types ({types}), but the site names none: a job may get any")
 
 
 def check_cpu_jobs(case: Case) -> Findings:
@@ -117,7 +117,7 @@ def check_cpu_jobs(case: Case) -> Findings:
     if name is None:
         title = case.partition["PartitionName"] if case.partition else "(the default)"
         yield ok(
-            "cpu jobs", f"prepare asks for no GPU and runs in {title}; site.cpu_partition= names another"
+            "cpu jobs", f"prepare requests no GPU and runs in {title}; site.cpu_partition= names another"
         )
         return
     others = [p["PartitionName"] for p in case.facts.partitions]
@@ -137,11 +137,11 @@ def check_cpu_jobs(case: Case) -> Findings:
         limit = next(iter(time_limits(case.facts, found, case.account, case.site.qos)), None)
         if limit is not None and minutes > limit[0]:
             yield error(
-                "cpu jobs", f"{minutes} min are asked for in {name}, and {limit[1]} is {limit[0]} min",
+                "cpu jobs", f"{minutes} min are requested in {name}, and {limit[1]} is {limit[0]} min",
                 f"site.cpu_time_limit_min={limit[0]}",
             )  # fmt: skip
             return
-        yield ok("cpu jobs", f"prepare asks for no GPU and runs in {name}")
+        yield ok("cpu jobs", f"prepare requests no GPU and runs in {name}")
 
 
 def check_gpus_in_use(case: Case) -> Findings:
@@ -152,8 +152,8 @@ def check_gpus_in_use(case: Case) -> Findings:
         return
     if not needs_gpu("train", case.settings):
         yield warning(
-            "gpus", f"machine.device=cpu: the GPUs of site {case.site.name} are not asked for",
-            "machine=auto uses them; for a trial without GPUs all is well",
+            "gpus", f"machine.device=cpu: the GPUs of site {case.site.name} are not requested",
+            "machine=auto uses them; fine for a trial without GPUs",
         )  # fmt: skip
 
 
@@ -163,7 +163,7 @@ def check_environment(case: Case) -> Findings:
         return
     exported = os.environ.get("SBATCH_EXPORT") or os.environ.get("SLURM_EXPORT_ENV")
     if exported and exported.upper() != "ALL":
-        yield ok("environment", f"SBATCH_EXPORT={exported}: ranks get that of the job's script all the same")
+        yield ok("environment", f"SBATCH_EXPORT={exported}: ranks get that of the job script anyway")
     if case.facts is not None and on_one_machine(case.facts):
         return
     if os.environ.get("SLURM_JOB_ID"):
@@ -179,7 +179,7 @@ def check_environment(case: Case) -> Findings:
         yield warning(
             "environment", f"the {kind} in {place} is on {mount.kind} ({mount.point}), which looks local to "
             "this machine: compute nodes may not see it",
-            "install birdsd in a shared folder, or site.python= the one that compute nodes have",
+            "install birdsd in a shared folder, or site.python= the interpreter of the compute nodes",
         )  # fmt: skip
     else:
         yield ok(

@@ -53,9 +53,11 @@ def check_runs_folder(case: Case) -> Findings:
     said = f"{place} is on {mount.kind} ({mount.point})"
     if elsewhere and mount.kind not in SHARED and mount.kind != "unknown":
         local = "lives in this machine's memory" if mount.kind in IN_MEMORY else "looks local to this machine"
-        yield warning("runs folder", f"{said}, which {local}", "runs= a folder that compute nodes see too")
+        yield warning(
+            "runs folder", f"{said}, which {local}", "runs= a folder that compute nodes can see too"
+        )
     elif mount.kind in IN_MEMORY:
-        yield warning("runs folder", f"{said}: it is gone with the next boot", "runs= a folder on a disk")
+        yield warning("runs folder", f"{said}: it is lost at the next reboot", "runs= a folder on a disk")
     else:
         yield ok("runs folder", said)
     try:
@@ -68,7 +70,7 @@ def check_runs_folder(case: Case) -> Findings:
                 yield warning(
                     "locks",
                     f"in {place}: {problem}",
-                    "never start two jobs by hand on one run: nothing stops them",
+                    "never start two jobs on the same run yourself: nothing would stop them",
                 )
             else:
                 yield ok("locks", "a second process on the same run is refused")
@@ -146,8 +148,8 @@ def check_shards(case: Case) -> Findings:
         index = ShardIndex.open(folder)
         if recorded is not None and (changes := index.changes_since(recorded)):
             yield error(
-                "shards", f"{folder} is not as when the run began: {listed(changes)}",
-                "restore the shards: a run goes on only with the samples it began with",
+                "shards", f"{folder} has changed since the run started: {listed(changes)}",
+                "restore the shards: a run continues only with the samples it started with",
             )  # fmt: skip
             return
         shards = [shard for split in index.splits for shard in index.shards(split)]
@@ -161,17 +163,19 @@ def check_shards(case: Case) -> Findings:
         yield warning("samples", remark, f"birdsd inspect {folder} --verify")
     said = f"{len(shards)} in {folder}: " + ", ".join(f"{index.count(s)} {s}" for s in index.splits)
     if "train" not in index.splits:
-        yield error("shards", f"{said}; none are for training", "prepare some, or name shards train-*.tar")
+        yield error(
+            "shards", f"{said}; none of them are for training", "prepare some, or name shards train-*.tar"
+        )
         return
     besides = "" if index.is_own else "every sample can be read, and "
     if not case.deep:
-        yield ok("shards", f"{said}; --deep compares every checksum")
+        yield ok("shards", f"{said}; --deep verifies every checksum")
         return
     problems = list(index.verify())
     if problems:
         yield error("shards", f"{said}; {listed(problems)}", "restore these shards, or prepare them again")
     else:
-        yield ok("shards", f"{said}; {besides}every checksum holds")
+        yield ok("shards", f"{said}; {besides}all checksums match")
 
 
 def check_models(case: Case) -> Findings:
@@ -215,21 +219,21 @@ def check_checkpoints(case: Case) -> Findings:
     if bad:
         yield warning(
             "checkpoints", f"set aside as damaged: {', '.join(bad[:_SHOWN])}",
-            "check the disk; remove them when you have looked at them",
+            "check the disk; remove them once you have examined them",
         )  # fmt: skip
     names = [path for path in folder.glob("*") if path.name.isdigit()]
     if not names:
-        yield ok("checkpoints", "none yet: the run begins at the beginning")
+        yield ok("checkpoints", "none yet: the run starts from the beginning")
         return
     newest = max(names, key=lambda path: int(path.name))
     if problem := _damage(newest, case.deep):
         yield error(
             "checkpoints", f"{newest.name}: {problem}",
-            "nothing must be done: the run sets it aside and goes on from the one before, if there is one",
+            "no action needed: the run sets it aside and resumes from the previous one, if there is one",
         )  # fmt: skip
     else:
-        how = "its checksums hold" if case.deep else "all its files are there; --deep reads them"
-        yield ok("checkpoints", f"the newest is at {newest.name} samples; {how}")
+        how = "its checksums hold" if case.deep else "all its files exist; --deep reads them"
+        yield ok("checkpoints", f"the latest is at {newest.name} samples; {how}")
 
 
 def _damage(folder: Path, deep: bool) -> str:
@@ -257,29 +261,29 @@ def check_leftovers(case: Case) -> Findings:
     folder = case.run.folder
     alive = [one.name for one in allocations.allocations(folder) if one.seems_alive]
     if alive:
-        yield ok("at work", f"{', '.join(alive)} has given a sign of life in the last minute")
+        yield ok("at work", f"{', '.join(alive)} sent a heartbeat in the last minute")
     if stuck := sorted(folder.rglob("*.save_tmp")):
         yield warning(
-            "leftovers", f"{_named(stuck, folder)}: submitit cannot requeue while that is there",
+            "leftovers", f"{_named(stuck, folder)}: submitit cannot requeue while it exists",
             f"remove {'it' if len(stuck) == 1 else 'them'}",
         )  # fmt: skip
     partial = sorted([*folder.rglob("*.partial"), *(folder / "checkpoints").glob("*.old")])
     if partial and not alive:
-        yield ok("leftovers", f"{_named(partial, folder)}: the next allocation clears up")
+        yield ok("leftovers", f"{_named(partial, folder)}: the next allocation cleans up")
     if (stop := folder / allocations.STOP).is_file():
         who, since = "somebody", ""
         with suppress(OSError, ValueError, AttributeError):
             told = json.loads(stop.read_text(encoding="utf-8"))
             who = str(told.get("by") or who)
             since = time.strftime(" on %Y-%m-%d at %H:%M", time.localtime(float(told["time"])))
-        yield warning("stop", f"{who} asked this run to stop{since}", "`birdsd resume RUN` withdraws that")
+        yield warning("stop", f"{who} asked this run to stop{since}", "`birdsd resume RUN` revokes that")
     for lock in [folder / ".lock", *folder.glob("*/.lock")]:
         if is_locked(lock) and not alive:
             pid = lock.read_text(encoding="utf-8", errors="replace").strip() or "(unknown)"
             yield warning(
                 "lock",
                 f"process {pid} holds {lock.relative_to(folder)}",
-                "wait for it, or end it: a second is refused",
+                "wait for it, or stop it: a second process is refused",
             )
 
 

@@ -145,27 +145,27 @@ def check_space(case: Case) -> Findings:
     held = folder_size(case.run.folder / "checkpoints") if case.run else 0
     wanted = max(0, size * (keep + 1) + size // 4 - held)
     free = free_space(case.place)
-    about = how or "the size of a checkpoint is not known"
+    about = how or "the size of a checkpoint is unknown"
     if size:
-        about = f"{amount(size)} a checkpoint ({how}) x ({keep} + 1)"
+        about = f"{amount(size)} per checkpoint ({how}) x ({keep} + 1)"
     said = f"{amount(free.bytes)} free for {case.place}; {about}"
     yield _enough(free.bytes, wanted, "space", said)
     if free.files is not None:
         files = 1000 + 4 * (keep + 1) * max(1, case.nodes * (case.tasks_per_node or 8))
-        yield _enough(free.files, files, "inodes", f"{free.files} files can still be made")
+        yield _enough(free.files, files, "inodes", f"{free.files} more files can be created")
     if (quota := quota_of(case.place)) is not None and quota.limit_bytes:
         left = max(0, quota.limit_bytes - quota.used_bytes)
         yield _enough(left, wanted, "quota", f"{amount(left)} of your {amount(quota.limit_bytes)} are left")
         if quota.limit_files and quota.limit_files - quota.used_files < _FEW_FILES:
             left = max(0, quota.limit_files - quota.used_files)
-            yield warning("quota", f"only {left} files are left to you", "remove what you no longer need")
+            yield warning("quota", f"only {left} more files fit your quota", "remove what you no longer need")
 
 
 def _enough(free: int, wanted: int, topic: str, said: str) -> Finding:
     if free < wanted:
-        return error(topic, said, "make room, choose another folder with runs=, or lower save.keep")
+        return error(topic, said, "free some space, choose another folder with runs=, or lower save.keep")
     if free < 2 * wanted:
-        return warning(topic, said, "it is enough for this run, and for little besides: make room")
+        return warning(topic, said, "enough for this run, but little else: free some space")
     return ok(topic, said)
 
 
@@ -230,7 +230,7 @@ def check_lead(case: Case) -> Findings:
         what += f" (and {kill_wait:.0f} s of KillWait follow it)"
     needed_s, how = leave_time(case)
     if needed_s is None:
-        yield ok("lead time", f"{what}; no save was measured yet")
+        yield ok("lead time", f"{what}; no save has been measured yet")
         return
     what += f"; leaving takes {needed_s:.1f} s ({how})"
     advice = f"site.signal_lead_s={int(2 * needed_s) + 30}"
@@ -264,7 +264,7 @@ def check_interval(case: Case) -> Findings:
     if between_s > limit_s / 2:
         yield warning(
             "interval", f"{said}, and an allocation ends after {case.site.time_limit_min} min",
-            f"save.every_samples={max(1, int(speed * limit_s / 6))} loses less where a job is killed",
+            f"save.every_samples={max(1, int(speed * limit_s / 6))} loses less if a job is killed",
         )  # fmt: skip
     else:
         yield ok("interval", said)

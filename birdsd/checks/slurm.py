@@ -28,10 +28,10 @@ def check_controller(case: Case) -> Findings:
         yield ok("slurm", f"the controller of {cluster} answers; Slurm {slurm.version()}")
         if case.site is None:
             yield ok(
-                "site", "none was named, so no limits were compared: --site NAME, or `birdsd site detect`"
+                "site", "no site was given, so no limits were compared: --site NAME, or `birdsd site detect`"
             )
         return
-    yield explained(ERROR, "slurm", case.answer, "ask the site whether Slurm is up")
+    yield explained(ERROR, "slurm", case.answer, "ask your cluster's support whether Slurm is up")
 
 
 def check_accounting(case: Case) -> Findings:
@@ -43,8 +43,8 @@ def check_accounting(case: Case) -> Findings:
         return
     yield warning(
         "accounting",
-        f"past jobs are not known: {case.facts.no_accounting}",
-        "nothing must be done: states come from squeue and from the run's own heartbeat",
+        f"past jobs are unknown: {case.facts.no_accounting}",
+        "no action needed: states come from squeue and from the run's own heartbeat",
     )
 
 
@@ -87,7 +87,7 @@ def check_account(case: Case) -> Findings:
     account = case.account
     if account not in accounts:
         say = error if enforced else warning
-        what = f"account {account} is not yours here" if account else "no account is named, and none is yours"
+        what = f"account {account} is not yours here" if account else "no account is given, and you have none"
         yield say("account", what, f"site.account= one of {', '.join(accounts)}")
         return
     yield ok("account", f"{account}" + ("" if site.account else ", your default"))
@@ -105,7 +105,7 @@ def _check_qos(
         yield error("qos", f"there is no qos {site.qos}", f"site.qos= one of {', '.join(fitting)}")
     elif wanted and held and wanted not in fitting:
         say = error if "qos" in facts.config.get("AccountingStorageEnforce", "") else warning
-        why = "the partition does not take it" if wanted in held else "it is not yours"
+        why = "the partition does not accept it" if wanted in held else "it is not yours"
         yield say("qos", f"qos {wanted}: {why}", f"site.qos= one of {', '.join(fitting) or '(none fits)'}")
     elif wanted:
         yield ok("qos", f"{wanted}" + ("" if site.qos else ", your default"))
@@ -120,8 +120,8 @@ def check_time_limit(case: Case) -> Findings:
     if limits and asked > limits[0][0]:
         yield error(
             "time limit",
-            f"{asked} min are asked for, and {limits[0][1]} is {limits[0][0]} min: such a job is refused or "
-            "waits for ever",
+            f"{asked} min are requested, but {limits[0][1]} is {limits[0][0]} min: such a job is refused or "
+            "waits forever",
             f"site.time_limit_min={limits[0][0]}",
         )
     else:
@@ -147,15 +147,15 @@ def check_nodes(case: Case) -> Findings:
     up = [node for node in fitting if not any(word in node.get("State", "") for word in _UNUSABLE)]
     said = f"{len(fitting)} of {title} have {_wish(site)}, {len(up)} of them up"
     if len(fitting) < case.nodes:
-        yield error("nodes", f"{case.nodes} are asked for, and {said}", f"nodes={len(fitting)} at most")
+        yield error("nodes", f"{case.nodes} are requested, but {said}", f"nodes={len(fitting)} at most")
     elif len(up) < case.nodes:
-        yield warning("nodes", f"{case.nodes} are asked for, and {said}", "the job waits until more are up")
+        yield warning("nodes", f"{case.nodes} are requested, but {said}", "the job waits until more are up")
     else:
         yield ok("nodes", said)
     select = case.facts.config.get("SelectType", "")
     if site.gpus_per_node and site.gpu_syntax == "gpus" and not select.endswith("cons_tres"):
         yield error(
-            "gpus", f"--gpus-per-node needs select/cons_tres, and this is {select}", "site.gpu_syntax=gres"
+            "gpus", f"--gpus-per-node needs select/cons_tres, but this is {select}", "site.gpu_syntax=gres"
         )
 
 
@@ -184,7 +184,7 @@ def _wish(site: SiteConfig) -> str:
         parts.append(f"{site.cpus_per_task * max(1, site.gpus_per_node)} CPUs")
     if site.memory_gb_per_node:
         parts.append(f"{site.memory_gb_per_node:g} GB of memory")
-    return ", ".join(parts) or "what little is asked for"
+    return ", ".join(parts) or "the requested resources"
 
 
 def _shape(node: Mapping[str, str]) -> str:
@@ -199,11 +199,13 @@ def check_hand_over(case: Case) -> Findings:
     way = case.site.hand_over
     if way == "manual":
         yield warning(
-            "hand over", "hand_over=manual: no allocation follows by itself", "`birdsd resume RUN` each time"
+            "hand over",
+            "hand_over=manual: no allocation follows automatically",
+            "`birdsd resume RUN` each time",
         )
         return
     if way not in ("requeue", "chain", "resubmit"):
-        yield error("hand over", f"hand_over={way} is not known", "requeue, chain, resubmit or manual")
+        yield error("hand over", f"hand_over={way} is unknown", "requeue, chain, resubmit or manual")
         return
     if case.facts is None or case.partition is None:
         return
@@ -235,7 +237,7 @@ def check_preemption(case: Case) -> Findings:
         yield warning(
             "preemption",
             what + need,
-            "each preemption loses what was done since the last save: lower save.every_samples",
+            "each preemption loses the work since the last checkpoint: lower save.every_samples",
         )
     else:
         yield ok("preemption", what)
@@ -261,7 +263,7 @@ def check_trial(case: Case) -> Findings:
     try:
         said = slurm.would_start(_request(site, case.nodes, tasks))
     except slurm.SlurmError as problem:
-        yield error("sbatch", f"it would refuse a job of this site: {problem.rule}", AGAIN)
+        yield error("sbatch", f"sbatch would refuse a job for this site: {problem.rule}", AGAIN)
         return
     yield ok("sbatch", f"would take a job of {case.nodes} node{'s' * (case.nodes > 1)}: {said}")
 

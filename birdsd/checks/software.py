@@ -42,7 +42,7 @@ def check_python(case: Case) -> Findings:
     named = case.site.python
     status, text = ask([named, "-c", "import birdsd, sys; print(birdsd.__version__)"], 60)
     if status:
-        yield error("python", f"site.python={named}: {text}", "site.python=null takes the one that submits")
+        yield error("python", f"site.python={named}: {text}", "site.python=null uses the one that submits")
     elif text != birdsd.__version__:
         yield warning("python", f"site.python={named} has birdsd {text}", "install the same version there")
     else:
@@ -59,17 +59,21 @@ def check_snapshot(case: Case) -> Findings:
         return
     if shutil.which("git") is None:
         yield warning(
-            "code", f"{root} is a checkout, and git is not installed", "install git, to know what ran"
+            "code", f"{root} is a checkout, but git is not installed", "install git, to know what ran"
         )
         return
     status, commit = ask(["git", "-C", str(root), "rev-parse", "--short", "HEAD"], 30)
     problem, changes = ask(["git", "-C", str(root), "status", "--porcelain"], 60)
     if status or problem:
-        yield warning("code", f"git cannot read {root}: {commit if status else changes}", "mend the checkout")
+        yield warning(
+            "code", f"git cannot read {root}: {commit if status else changes}", "repair the checkout"
+        )
         return
     count = len(changes.splitlines())
     dirty = (
-        f", with {count} uncommitted change{'s' * (count != 1)}, which go along" if count else ", unchanged"
+        f", with {count} uncommitted change{'s' * (count != 1)}, which are included"
+        if count
+        else ", unchanged"
     )
     yield ok("code", f"a checkout at {commit}{dirty}; a copy of it goes with every job")
 
@@ -135,7 +139,7 @@ def _check_driver(cuda: str, wants_gpu: str) -> Findings:
     major, least = driver.split(".")[0], _DRIVERS.get(int(cuda.split(".")[0]) if cuda else 0, 0)
     if major.isdigit() and int(major) < least:
         yield error(
-            "gpu", f"{said}; CUDA {cuda} needs driver {least} or newer", "a PyTorch for an older CUDA"
+            "gpu", f"{said}; CUDA {cuda} needs driver {least} or newer", "a PyTorch build for an older CUDA"
         )
     else:
         yield ok("gpu", said)
@@ -166,14 +170,14 @@ def check_notebook(case: Case) -> Findings:
         yield ok("notebook", f"{service.name}: {case.root} outlives the session ({service.how})")
     else:
         yield warning(
-            "notebook", f"{service.name}: {case.root} is gone when the session ends",
+            "notebook", f"{service.name}: {case.root} is deleted when the session ends",
             f"runs={place / 'runs'}" if place else service.how,
         )  # fmt: skip
     training = case.training
     if training is not None and not training.machine.session_hours:
         yield warning(
             "notebook", f"a session of {service.name} usually ends after {service.session_hours:g} h",
-            f"machine.session_hours={service.session_hours:g} saves and stops before that",
+            f"machine.session_hours={service.session_hours:g} saves and stops in time",
         )  # fmt: skip
 
 
@@ -182,13 +186,13 @@ def check_deepspeed(case: Case) -> Findings:
     machine = getattr(case.settings, "machine", None)
     if machine is None or machine.engine != "deepspeed":
         if machine is not None and find_spec("deepspeed") is None:
-            yield ok("deepspeed", "not installed, and not needed: machine.engine=torch does without")
+            yield ok("deepspeed", "not installed, and not needed with machine.engine=torch")
         return
     try:
         version = metadata.version("deepspeed")
     except metadata.PackageNotFoundError:
         yield error(
-            "deepspeed", "machine.engine=deepspeed, and it is not installed",
+            "deepspeed", "machine.engine=deepspeed, but it is not installed",
             'pip install "birdsd[deepspeed]", or machine.engine=torch',
         )  # fmt: skip
         return
@@ -207,7 +211,9 @@ def check_deepspeed(case: Case) -> Findings:
             "compilers", f"no {' and no '.join(lacking)}: not needed, as birdsd has DeepSpeed compile nothing"
         )
     else:
-        yield ok("compilers", "ninja and a C++ compiler are here, should DeepSpeed compile something")
+        yield ok(
+            "compilers", "ninja and a C++ compiler are available, should DeepSpeed need to compile something"
+        )
 
 
 def check_eightbit(case: Case) -> Findings:
@@ -215,7 +221,7 @@ def check_eightbit(case: Case) -> Findings:
     machine = getattr(case.settings, "machine", None)
     if machine is not None and machine.optimizer_bits == 8 and find_spec("bitsandbytes") is None:
         yield error(
-            "bitsandbytes", "machine.optimizer_bits=8, and it is not installed",
+            "bitsandbytes", "machine.optimizer_bits=8, but it is not installed",
             'pip install "birdsd[eightbit]", or machine.optimizer_bits=32',
         )  # fmt: skip
 
@@ -254,4 +260,4 @@ def ask(arguments: list[str], timeout_s: float) -> tuple[int, str]:
     if done.returncode == 0:
         return 0, done.stdout.decode("utf-8", "replace").strip()
     lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-    return done.returncode, lines[-1] if lines else f"status {done.returncode}, and it said nothing"
+    return done.returncode, lines[-1] if lines else f"status {done.returncode}, without output"

@@ -15,25 +15,32 @@ def add_export(verbs: Any) -> None:
     """Add the verb's parser to the command line."""
     parser = verbs.add_parser(
         "export",
-        help="write a run's model for AUTOMATIC1111, ComfyUI, diffusers, peft, kohya",
+        help="export a run's model for AUTOMATIC1111, ComfyUI, diffusers, peft or kohya",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="formats:\n"
         + "".join(f"  {name:16} {what} ({', '.join(kinds)})\n" for name, (what, kinds) in FORMATS.items())
         + "\nexamples:\n"
-        "  birdsd export RUN --format a1111                    what the web UI loads, with codec and yaml\n"
-        "  birdsd export RUN --format kohya diffusers-lora     a LoRA in two namings\n"
-        "  birdsd export RUN --format diffusers                a folder; a LoRA merged into its model\n"
+        "  birdsd export RUN --format a1111                    as the web UI loads it, with codec and yaml\n"
+        "  birdsd export RUN --format kohya diffusers-lora     a LoRA in two naming schemes\n"
+        "  birdsd export RUN --format diffusers                a folder, a LoRA merged into its base model\n"
         "  birdsd export RUN --format comfyui --dtype fp16     half the size",
     )
     parser.add_argument("run", help="a run, or an exported or imported folder")
     parser.add_argument(
-        "--format", nargs="+", required=True, dest="formats", metavar="NAME", help=", ".join(FORMATS)
+        "--format",
+        nargs="+",
+        required=True,
+        dest="formats",
+        metavar="NAME",
+        help="one or more of " + ", ".join(FORMATS),
     )
-    parser.add_argument("--out", type=Path, help="where to (default: RUN/exports)")
-    parser.add_argument("--dtype", default="fp32", help="fp32, the same to the bit (default), or fp16")
-    parser.add_argument("--base", help="the model under a LoRA or token, where it has moved")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs lie (default: runs)")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path, help="output folder (default: RUN/exports)")
+    parser.add_argument("--dtype", default="fp32", help="fp32 (default, bitwise identical) or fp16")
+    parser.add_argument("--base", help="base model of a LoRA or token, if it has moved")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="folder that holds the runs (default: runs)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def export_run(
@@ -74,7 +81,7 @@ def export_run(
     }
     lines = []
     for one in written:
-        lines.append(f"{one.format:16} {one.files[0]}  ({_size(one.bytes)} with what lies beside it)")
+        lines.append(f"{one.format:16} {one.files[0]}  ({_size(one.bytes)} with its companion files)")
         lines += [f"{'':16} {note}" for note in one.notes]
     return facts, "\n".join(lines)
 

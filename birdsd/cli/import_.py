@@ -13,24 +13,29 @@ def add_import(verbs: Any) -> None:
     """Add the verb's parser to the command line."""
     parser = verbs.add_parser(
         "import",
-        help="read a checkpoint, LoRA, token or aesthetic embedding of another program",
+        help="import a checkpoint, LoRA, token or aesthetic embedding from another program",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n"
-        "  birdsd import model.safetensors --base runwayml/stable-diffusion-v1-5 --codec shards/codec.json\n"
+        "  birdsd import model.safetensors --base stable-diffusion-v1-5/stable-diffusion-v1-5 \\\n"
+        "      --codec shards/codec.json\n"
         "  birdsd import my-lora.safetensors --base RUN\n"
         "  birdsd import wren.pt --base RUN --token '<wren>'\n"
         "  birdsd import style.pt --clip openai/clip-vit-large-patch14 --base RUN",
     )
-    parser.add_argument("file", help="the file; or a diffusers or peft folder")
-    parser.add_argument("--base", help="the model under a LoRA or token; of a checkpoint its architecture")
+    parser.add_argument("file", help="file to import, or a diffusers or peft folder")
     parser.add_argument(
-        "--codec", help="codec.json, or a run or folder with one, if none lies beside the file"
+        "--base", help="base model of a LoRA or token; for a checkpoint, a model with its architecture"
     )
-    parser.add_argument("--clip", help="the CLIP that an aesthetic embedding comes from")
-    parser.add_argument("--token", help="another name for a token that exists already")
-    parser.add_argument("--out", type=Path, help="the folder to make (default: imported/NAME)")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs lie (default: runs)")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--codec", help="codec.json, or a run or folder with one, if there is none next to the file"
+    )
+    parser.add_argument("--clip", help="the CLIP that an aesthetic embedding was computed with")
+    parser.add_argument("--token", help="new name for a token that already exists")
+    parser.add_argument("--out", type=Path, help="folder to create (default: imported/NAME)")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="folder that holds the runs (default: runs)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def import_path(
@@ -59,7 +64,7 @@ def import_path(
     facts = {"folder": str(made.folder), "kind": made.kind, "form": made.form, "made": made.made}
     first = f"{made.folder}: {made.kind}, from {path.name} ({made.form})"
     if not made.made:
-        first = f"{made.folder} holds this file already"
+        first = f"{made.folder} already contains this file"
     facts["also"] = [{"folder": str(one.folder), "kind": one.kind, "form": one.form} for one in made.also]
     lines = [first, *(f"{one.folder}: {one.kind}, from the same file" for one in made.also)]
     add = f" add=[{','.join(str(one.folder) for one in made.also)}]" if made.also else ""

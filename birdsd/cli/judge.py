@@ -29,48 +29,54 @@ def add_judge(verbs: Any) -> None:
     """Add the parser of the verb; it imports nothing heavy."""
     judge = verbs.add_parser(
         "judge",
-        help="which species BirdNET hears in recordings or generated clips",
+        help="tell which species BirdNET hears in recordings or generated clips",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=_EXAMPLES,
     )
-    judge.add_argument("sounds", nargs="+", type=Path, help="sound files, or folders that hold some")
+    judge.add_argument("sounds", nargs="+", type=Path, help="sound files, or folders of them")
     among = judge.add_mutually_exclusive_group()
     among.add_argument(
         "--species",
         nargs="+",
         metavar="NAME",
-        help="the species of which the best is named beside the best of all (default: those that the sounds "
-        "are labelled with); a single one is also what sounds without a label should be",
+        help="also rank among these species only (default: the species that the sounds are labelled with); a "
+        "single one is also the expected species of unlabelled sounds",
     )
     among.add_argument(
-        "--species-from", type=Path, metavar="FOLDER", help="the same, from a folder of recordings or shards"
+        "--species-from",
+        type=Path,
+        metavar="FOLDER",
+        help="as --species, with the species of a folder of recordings or shards",
     )
     judge.add_argument(
         "--judge",
         metavar="FOLDER",
-        help="with BirdNET V2.4's .tflite and labels (default: the package), or the "
-        "name of a judge that another installed package offers",
+        help="folder with BirdNET V2.4's .tflite and labels, or the name of a judge from another "
+        "installed package (default: BirdNET from the installed package)",
     )
     judge.add_argument(
         "--min-confidence",
         type=_confidence,
         default=0.25,
         metavar="SCORE",
-        help="what is listed in `heard` and in the Raven tables, from 0.01 to 1 (default: 0.25)",
+        help="minimum score for `heard` and the Raven tables, from 0.01 to 1 (default: 0.25)",
     )
     judge.add_argument(
-        "--out", type=Path, help="folder for judge.json, judge.csv and a Raven table for each sound"
+        "--out", type=Path, help="write judge.json, judge.csv and a Raven table for each sound to this folder"
     )
     judge.add_argument(
         "--run",
         metavar="RUN",
-        help="a finished run: the sounds are what it generated, and held-out clips of its shards are judged "
-        "beside them, after its codec and after its autoencoder",
+        help="the finished run that generated the sounds: held-out clips of its shards are judged as well, "
+        "after its codec and after its autoencoder",
     )
     judge.add_argument(
-        "--recordings", type=Path, metavar="FOLDER", help="with --run: what its shards were prepared from"
+        "--recordings",
+        type=Path,
+        metavar="FOLDER",
+        help="with --run: the recordings that its shards were prepared from",
     )
-    judge.add_argument("--json", action="store_true")
+    judge.add_argument("--json", action="store_true", help="print the result as JSON")
     judge.set_defaults(call=_judge)
 
 
@@ -149,7 +155,7 @@ def _asked_for(sounds: SoundFiles, rate_hz: int) -> tuple[list[Sound], list[tupl
     made, left_out = [], list(sounds.left_out)
     for name, one in zip(sounds.names(), sounds.files, strict=True):
         if len(one.species) != 1:
-            left_out.append((one.path, f"it says {len(one.species) or 'no'} species, not one"))
+            left_out.append((one.path, f"it names {len(one.species) or 'no'} species instead of one"))
             continue
         try:
             made.append(Sound(name, read(one.path, rate_hz), rate_hz, one.species[0]))
@@ -159,8 +165,8 @@ def _asked_for(sounds: SoundFiles, rate_hz: int) -> tuple[list[Sound], list[tupl
         raise UserError(f"none of the sounds can be judged: {left_out[0][1]}")
     if not made:
         raise UserError(
-            "none of the sounds says which species was asked for",
-            "the recipe beside a generated clip says it, or its folder's name",
+            "none of the sounds says which species was requested",
+            "this comes from the recipe next to a generated clip, or from its folder's name",
             "name the folder that `birdsd run generate` wrote",
         )
     return made, left_out
@@ -187,5 +193,7 @@ def species_in(folder: Path) -> list[str]:
     else:
         names = list(load_recordings(folder).species)
     if not names:
-        raise UserError(f"{folder} holds no species", "", "name another folder, or the species: --species")
+        raise UserError(
+            f"{folder} contains no labelled species", "", "name another folder, or the species: --species"
+        )
     return names

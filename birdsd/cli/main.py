@@ -18,7 +18,7 @@ from birdsd.errors import UserError, clipped, likeness, nearest, unknown_name
 from birdsd.quiet import libraries_on_stderr, terminal_for_us
 
 EXAMPLES = """examples:
-  birdsd presets                                      what there is to choose from
+  birdsd presets                                      list what you can choose from
   birdsd audit recordings/ codec=birdsong codec=riffusion
   birdsd run prepare data.recordings=recordings/ data.shards=shards/
   birdsd inspect shards/
@@ -29,7 +29,7 @@ EXAMPLES = """examples:
   birdsd submit train machine=cluster site=SITE nodes=2 model=sd15 data.shards=shards/
   birdsd status; birdsd logs -f RUN; birdsd report RUN
 
-Running the same command again resumes; on a finished run it does nothing and says so."""
+Running the same command again resumes the run; if the run is finished, it says so and does nothing."""
 
 OWN_VERBS = ("run", "presets", "audit", "inspect", *VERBS)
 
@@ -64,7 +64,7 @@ def _guarded(work: Callable[[], int]) -> int:
         print(f"birdsd: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print("birdsd: interrupted; the same command goes on from here", file=sys.stderr)
+        print("birdsd: interrupted; run the same command again to resume", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; its closing is not an error of ours.
@@ -112,27 +112,27 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(metavar="VERB")
 
     run = verbs.add_parser("run", help="run a job on this machine", formatter_class=text, epilog=_jobs_help())
-    run.add_argument("job", help="the job's name")
+    run.add_argument("job", help="name of the job, see below")
     run.add_argument(
         "settings", nargs="*", help="group=preset or key=value; `birdsd run JOB --keys` lists them"
     )
-    run.add_argument("--keys", action="store_true", help="list every key of the job with its value, and stop")
+    run.add_argument("--keys", action="store_true", help="list every key of the job with its value, and exit")
     run.add_argument("--json", action="store_true", help="print the result as JSON")
     run.set_defaults(call=_run)
 
-    listing = verbs.add_parser("presets", help="list the presets, with a line each")
-    listing.add_argument("--json", action="store_true")
+    listing = verbs.add_parser("presets", help="list the presets, with a one-line description of each")
+    listing.add_argument("--json", action="store_true", help="print the result as JSON")
     listing.set_defaults(call=_presets)
 
     audit = verbs.add_parser(
         "audit",
-        help="what codecs do to your own recordings",
+        help="measure what codecs lose of your own recordings",
         formatter_class=text,
         epilog="example:\n  birdsd audit recordings/ codec=birdsong codec=riffusion --limit 20",
     )
     audit.add_argument("recordings", help="a folder of recordings, or one file")
     audit.add_argument(
-        "settings", nargs="*", help="codec=PRESET, once for each codec (default: birdsong riffusion)"
+        "settings", nargs="*", help="codec=PRESET for each codec to compare (default: birdsong riffusion)"
     )
     audit.add_argument(
         "--out", default="audit", help="folder for the pictures and audit.json (default: audit)"
@@ -141,15 +141,16 @@ def _parser() -> argparse.ArgumentParser:
         "--limit",
         type=_at_least_one,
         default=40,
-        help="at most so many recordings, drawn evenly (default: 40)",
+        help="use at most N recordings, evenly sampled (default: 40)",
+        metavar="N",
     )
-    audit.add_argument("--json", action="store_true")
+    audit.add_argument("--json", action="store_true", help="print the result as JSON")
     audit.set_defaults(call=_audit)
 
-    inspect = verbs.add_parser("inspect", help="what is in a folder of shards")
-    inspect.add_argument("shards", help="the folder")
-    inspect.add_argument("--verify", action="store_true", help="read everything and compare the checksums")
-    inspect.add_argument("--json", action="store_true")
+    inspect = verbs.add_parser("inspect", help="show what a folder of shards contains")
+    inspect.add_argument("shards", help="folder of shards")
+    inspect.add_argument("--verify", action="store_true", help="read every sample and verify all checksums")
+    inspect.add_argument("--json", action="store_true", help="print the result as JSON")
     inspect.set_defaults(call=_inspect)
     add_verbs(verbs)
     return parser
@@ -191,7 +192,7 @@ def _print_keys(job: str, settings: Any, as_json: bool) -> None:
         return
     known = config.presets()
     for group, preset in schema.GROUP_DEFAULTS[job].items():
-        print(f"{group}={preset}    (of {', '.join(p.name for p in known.get(group, []))})")
+        print(f"{group}={preset}    (one of {', '.join(p.name for p in known.get(group, []))})")
     for key, _ in config.keys(type(settings)):
         value: Any = settings
         for part in key.split("."):

@@ -15,40 +15,42 @@ def add_packing(verbs: Any) -> None:
     """Add the two verbs' parsers to the command line."""
     pack = verbs.add_parser(
         "pack",
-        help="one file with all that a run needs to go on elsewhere",
+        help="bundle a run into one file to resume it elsewhere",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="In it: the newest sound checkpoint (of a finished run its export instead), settings, curve,\n"
-        "ledger, events, previews, the models that it stands on. A run may be under way meanwhile.\n\n"
+        epilog="The file contains the latest valid checkpoint (for a finished run, its export instead),\n"
+        "settings, curves, ledger, events, previews and base models. The run may keep training meanwhile.\n\n"
         "examples:\n"
         "  birdsd pack RUN                                RUN.birdsd.zip, without the shards\n"
-        "  birdsd pack RUN --with-shards --out /storage/  all that another machine needs\n"
-        "  birdsd pack RUN --without-models               the models it stands on are there already",
+        "  birdsd pack RUN --with-shards --out /storage/  everything that another machine needs\n"
+        "  birdsd pack RUN --without-models               if the base models are already there",
     )
-    pack.add_argument("run")
+    pack.add_argument("run", help="name, signature or folder of the run; a unique prefix will do")
     pack.add_argument(
-        "--out", type=Path, help=f"the file, or a folder that is there (default: ./RUN{PACK_SUFFIX})"
+        "--out", type=Path, help=f"file to write, or an existing folder (default: ./RUN{PACK_SUFFIX})"
     )
-    pack.add_argument("--with-shards", action="store_true", help="the samples too")
+    pack.add_argument("--with-shards", action="store_true", help="include the shards")
+    pack.add_argument("--without-models", action="store_true", help="leave out local base models")
     pack.add_argument(
-        "--without-models", action="store_true", help="leave out the local models that it stands on"
+        "--runs", type=Path, default=Path("runs"), help="folder that holds the runs (default: runs)"
     )
-    pack.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs lie (default: runs)")
-    pack.add_argument("--json", action="store_true")
+    pack.add_argument("--json", action="store_true", help="print the result as JSON")
     pack.set_defaults(call=_pack)
 
     unpack = verbs.add_parser(
         "unpack",
-        help="a packed run, ready to go on here",
+        help="restore a bundled run",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Every byte is checked before anything is made visible. A run that is further on is never\n"
-        "replaced; one that is behind is kept in .replaced/.\n\n"
+        epilog="All checksums are verified before the run becomes visible. An existing run that is further\n"
+        "along is never replaced; one that is behind is kept in .replaced/.\n\n"
         "examples:\n"
-        "  birdsd unpack RUN.birdsd.zip                   into runs/, and says how to go on\n"
+        "  birdsd unpack RUN.birdsd.zip                   into runs/; prints the command to resume it\n"
         "  birdsd unpack RUN.birdsd.zip --into /storage/birdsd/runs",
     )
-    unpack.add_argument("file", type=Path)
-    unpack.add_argument("--into", type=Path, default=Path("runs"), help="the folder of runs (default: runs)")
-    unpack.add_argument("--json", action="store_true")
+    unpack.add_argument("file", type=Path, help=f"a file that `birdsd pack` wrote (NAME{PACK_SUFFIX})")
+    unpack.add_argument(
+        "--into", type=Path, default=Path("runs"), help="folder of runs to restore it into (default: runs)"
+    )
+    unpack.add_argument("--json", action="store_true", help="print the result as JSON")
     unpack.set_defaults(call=_unpack)
 
 

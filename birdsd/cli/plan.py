@@ -21,19 +21,21 @@ def add_plan(verbs: Any) -> None:
     """Add the verb's parser to the command line."""
     parser = verbs.add_parser(
         "plan",
-        help="say what a job will take, what fits, and what is the fastest way, before it runs",
+        help="estimate memory and time, and choose the fastest settings that fit",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Nothing needs to be there yet: neither shards nor the model.\n\nexamples:\n"
+        epilog="Neither the shards nor the model need to exist yet.\n\nexamples:\n"
         "  birdsd plan train model=sd15 method=lora machine=laptop-4gb\n"
         "  birdsd plan train model=sd15 method=full --gpu 80GB\n"
         "  birdsd plan train model=sd15 method=full machine=cluster nodes=4 --site SITE --json\n"
         "  birdsd plan generate model=sd15 machine=laptop-4gb --gpu 4GB",
     )
-    parser.add_argument("job", help="train or generate")
+    parser.add_argument("job", help="job to plan: train or generate")
     parser.add_argument("settings", nargs="*", help="as for `birdsd run`; nodes=N, tasks_per_node=N")
-    parser.add_argument("--gpu", help="another card than this machine's: its memory (8GB) or its name (H100)")
-    parser.add_argument("--site", help="the site whose GPUs, memory and time limit count")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--gpu", help="plan for this GPU instead of this machine's: memory (8GB) or name (H100)"
+    )
+    parser.add_argument("--site", help="plan for the GPUs, memory and time limit of this site")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(call=_plan)
 
 
@@ -145,14 +147,14 @@ def text_of(made: Plan) -> str:
     step, config = made.asked.budget.step, made.config
     model = f"{config.model.name}, method={config.method.name}, {config.model.init}"
     lines = [
-        f"train {model}: {_count(step.learning)} parameters learn, "
-        f"{made.codec['bands']} x {made.codec['frames']} pictures, global batch {config.optim.global_batch}, "
+        f"train {model}: {_count(step.learning)} trainable parameters, "
+        f"{made.codec['bands']} x {made.codec['frames']} images, global batch {config.optim.global_batch}, "
         f"{made.samples:,} samples",
         f"on    {made.there.described()}",
         *(f"note  {note}" for note in made.notes),
         "",
     ]
-    columns = [("as asked", made.asked)]
+    columns = [("requested", made.asked)]
     if made.chosen and made.chosen.layout != made.asked.layout:
         columns.append(("chosen", made.chosen))
     lines += _table(made, columns)
@@ -162,14 +164,18 @@ def text_of(made: Plan) -> str:
     choice = made.chosen
     same = choice.layout == made.asked.layout
     auto = config.machine.name == AUTO and made.there.card is not None
-    title = "machine=auto takes the fastest that fits" if auto else "as asked is the fastest that fits"
+    title = (
+        "machine=auto uses the fastest settings that fit"
+        if auto
+        else "the requested settings are the fastest that fit"
+    )
     lines += ["", f"{title if same else 'chosen'}: {choice.layout.described()}"]
     if not same:
         lines.append(f"why     {_why(made, choice)}")
         now = {**vars(config.machine), "precision": made.asked.layout.precision}
         changed = {k: v for k, v in choice.layout.settings().items() if v != now[k]}
         told = " ".join(f"machine.{k}={str(v).lower()}" for k, v in changed.items())
-        lines.append(f"so      {told}" + ("  (or machine=auto, on that machine)" if made.there.card else ""))
+        lines.append(f"so      {told}" + ("  (or machine=auto on that machine)" if made.there.card else ""))
     count = accumulation(made, choice)
     lines.append(
         f"step    {choice.layout.gpus} x {count} x {choice.layout.micro_batch} samples "
@@ -179,13 +185,17 @@ def text_of(made: Plan) -> str:
     limit = f", {times} allocations of {made.there.time_limit_min} min" if times else ""
     ranks = made.there.ranks if made.there.card else 0
     hours = made.hours(choice)
-    basis = f"{MFU:.0%} of the peak" if ranks else "what one EPYC core computes"
+    basis = f"{MFU:.0%} MFU" if ranks else "the throughput of one EPYC core"
     guess = f"estimated from {basis}, not measured"
     gpus = f", {hours * ranks:,.1f} GPU hours" if ranks else ""
     lines.append(f"time    about {hours:,.1f} h{gpus}{limit}: {guess}")
     if (once := made.encoding) is not None:
-        each = f"{once.latent_bytes / 1024:.0f} KiB a clip, {once.text_row_bytes / 1024:.0f} KiB a wording"
-        lines.append(f"caches  made once before: {once.device_bytes / GIB:.2f} GiB then; {each} on disk")
+        each = (
+            f"{once.latent_bytes / 1024:.0f} KiB per clip, {once.text_row_bytes / 1024:.0f} KiB per caption"
+        )
+        lines.append(
+            f"caches  computed once before training, using {once.device_bytes / GIB:.2f} GiB; {each} on disk"
+        )
     kept = disk(made)
     shards = f", shards {kept['shards'] / GIB:.2f} GiB" if kept["shards"] else ""
     lines.append(f"disk    checkpoints {(kept['checkpoints'] or 0) / GIB:.2f} GiB{shards}")
@@ -213,16 +223,16 @@ def _table(made: Plan, columns: list[tuple[str, Choice]]) -> list[str]:
             sums = [total + value for total, value in zip(sums, values, strict=True)]
             if any(values):
                 lines.append(row(f"  {name}", values))
-        lines.append(row(f"  in all, of {_size(there)}", sums))
+        lines.append(row(f"  total, of {_size(there)}", sums))
     lines.append(f"{'fits':28}" + "".join(f"{'yes' if c.fits else 'no':>{width}}" for _, c in columns))
     return lines
 
 
 def _why(made: Plan, choice: Choice) -> str:
     if not made.asked.fits:
-        return f"as asked it would take {made.asked.lacks}"
+        return f"the requested settings would need {made.asked.lacks}"
     faster = made.asked.sample_s / choice.sample_s
-    return f"it fits too, and is {faster:.1f} times as fast by the estimate"
+    return f"it also fits, and is estimated to be {faster:.1f} times as fast"
 
 
 def _nothing_fits(made: Plan) -> list[str]:
@@ -230,8 +240,8 @@ def _nothing_fits(made: Plan) -> list[str]:
     lines = [
         "NOTHING FITS",
         f"least   {least.layout.described()}: {least.lacks}",
-        "ways    method=lora, method=textual_inversion or method.learns=[unet.*attn2*]: less learns;",
-        "        optim.ema_decay=0: no average (another training); more GPUs, or more host memory",
+        "ways    method=lora, method=textual_inversion or method.learns=[unet.*attn2*]: fewer weights learn;",
+        "        optim.ema_decay=0: no EMA (this changes the result); more GPUs, or more host memory",
     ]
     for name, size in sorted((least.budget.host | least.budget.gpu).items(), key=lambda item: -item[1])[:4]:
         lines.append(f"        {_size(size):>10}  {name}")

@@ -17,6 +17,7 @@ VERBS = (
     "export", "ema", "import", "ui", "pack", "unpack", "plan", "judge",
 )  # fmt: skip
 _TEXT = argparse.RawDescriptionHelpFormatter
+RUN_HELP = "name, signature or folder of the run; a unique prefix will do"
 
 
 def add_verbs(verbs: Any) -> None:
@@ -30,79 +31,84 @@ def add_verbs(verbs: Any) -> None:
 def _add_submit(verbs: Any) -> None:
     submit = verbs.add_parser(
         "submit",
-        help="send a job to Slurm, or to processes of its own on this machine",
+        help="submit a job to Slurm, or run it in background processes on this machine",
         formatter_class=_TEXT,
         epilog="examples:\n"
         "  birdsd submit train machine=cluster site=mycluster nodes=2 model=sd15 data.shards=shards/\n"
         "  birdsd submit train machine=smoke site=local tasks_per_node=2 data.shards=shards/ --wait\n"
         "  birdsd submit prepare site=mycluster array=8 data.recordings=recordings/ data.shards=shards/\n"
         "  birdsd submit cache site=mycluster array=8 model=sd15 method=lora data.shards=shards/\n"
-        "  birdsd submit train ... --dry-run           the sbatch script, and nothing else",
+        "  birdsd submit train ... --dry-run           only print the sbatch script",
     )
-    submit.add_argument("job", help="the job's name")
+    submit.add_argument("job", help="name of the job; `birdsd run --help` lists them")
     submit.add_argument(
         "settings",
         nargs="*",
-        help="as for `birdsd run`, and site=SITE nodes=N tasks_per_node=N array=N site.KEY=VALUE",
+        help="as for `birdsd run`, plus site=SITE nodes=N tasks_per_node=N array=N site.KEY=VALUE",
     )
-    submit.add_argument("--dry-run", action="store_true", help="print the sbatch script, and submit nothing")
-    submit.add_argument("--wait", action="store_true", help="wait for the run's end, with its log")
-    submit.add_argument("--json", action="store_true")
+    submit.add_argument(
+        "--dry-run", action="store_true", help="print the sbatch script without submitting it"
+    )
+    submit.add_argument("--wait", action="store_true", help="follow the log until the run ends")
+    submit.add_argument("--json", action="store_true", help="print the result as JSON")
     submit.set_defaults(call=_submit)
 
     resume = verbs.add_parser(
         "resume",
-        help="submit a run once more, as it was or to another site",
+        help="submit a run again, with the same settings or to another site",
         formatter_class=_TEXT,
         epilog="examples:\n  birdsd resume RUN\n  birdsd resume RUN site=othercluster nodes=4\n"
         "  birdsd resume RUN site.time_limit_min=600\n"
-        "  birdsd resume RUN data.shards=WHERE_THEY_ARE_NOW\n"
-        "  birdsd resume RUN optim.total_samples=200000     a finished run is trained for longer",
+        "  birdsd resume RUN data.shards=NEW_LOCATION         after moving the shards\n"
+        "  birdsd resume RUN optim.total_samples=200000       train a finished run for longer",
     )
-    resume.add_argument("run")
+    resume.add_argument("run", help=RUN_HELP)
     resume.add_argument(
         "settings",
         nargs="*",
-        help="site=..., nodes=..., machine=..., machine.KEY=VALUE, data.shards=..., optim.total_samples=MORE",
+        help="settings to change: site=..., nodes=..., machine=..., machine.KEY=VALUE, data.shards=..., "
+        "optim.total_samples=MORE",
     )
     _add_runs(resume)
     resume.set_defaults(call=_resume)
 
 
 def _add_watching(verbs: Any) -> None:
-    status = verbs.add_parser("status", help="how the runs are, or one run in detail")
-    status.add_argument("run", nargs="?")
-    status.add_argument("--all", action="store_true", help="finished runs too, however old")
+    status = verbs.add_parser("status", help="show all runs, or one in detail")
+    status.add_argument("run", nargs="?", help=f"{RUN_HELP}; without it, a table of all runs")
+    status.add_argument("--all", action="store_true", help="include finished and cancelled runs, however old")
     _add_runs(status)
     status.set_defaults(call=_status)
 
     logs = verbs.add_parser(
         "logs",
-        help="what a run's ranks print",
+        help="show a run's log",
         formatter_class=_TEXT,
         epilog="examples:\n  birdsd logs RUN -f\n  birdsd logs RUN --rank 3 -n 200\n"
         "  birdsd logs RUN --stacks",
     )
-    logs.add_argument("run")
-    logs.add_argument("--rank", type=int, help="one rank; rank 0 otherwise, with --stacks all")
-    logs.add_argument("--allocation", help="one by its name; the newest otherwise")
-    logs.add_argument("-f", "--follow", action="store_true", help="go on, also into the next allocation")
-    logs.add_argument("-n", "--lines", type=int, default=40, help="the last so many lines (default: 40)")
-    logs.add_argument("--stacks", action="store_true", help="where a rank hung")
+    logs.add_argument("run", help=RUN_HELP)
+    logs.add_argument("--rank", type=int, help="show this rank (default: rank 0; with --stacks, all ranks)")
+    logs.add_argument("--allocation", help="show this allocation (default: the latest)")
+    logs.add_argument("-f", "--follow", action="store_true", help="follow, across allocations")
+    logs.add_argument("-n", "--lines", type=int, default=40, help="number of lines to show (default: 40)")
+    logs.add_argument("--stacks", action="store_true", help="show the stack dumps of ranks that hung")
     _add_runs(logs, as_json=False)
     logs.set_defaults(call=_logs)
 
-    cancel = verbs.add_parser("cancel", help="ask a run to save and stop, and take its jobs out of the queue")
-    cancel.add_argument("run")
-    cancel.add_argument("--now", action="store_true", help="do not wait for a save: scancel at once")
+    cancel = verbs.add_parser("cancel", help="ask a run to save and stop, and remove its jobs from the queue")
+    cancel.add_argument("run", help=RUN_HELP)
+    cancel.add_argument(
+        "--now", action="store_true", help="scancel at once, without waiting for a checkpoint"
+    )
     _add_runs(cancel)
     cancel.set_defaults(call=_cancel)
 
-    report = verbs.add_parser("report", help="one self-contained HTML page about a run")
-    report.add_argument("run")
-    report.add_argument("--out", type=Path, help="the page's file (default: RUN/report.html)")
-    report.add_argument("--price", type=float, help="of a GPU hour, to show what the run cost")
-    report.add_argument("--currency", default="EUR")
+    report = verbs.add_parser("report", help="write a self-contained HTML report of a run")
+    report.add_argument("run", help=RUN_HELP)
+    report.add_argument("--out", type=Path, help="file to write (default: RUN/report.html)")
+    report.add_argument("--price", type=float, help="price per GPU hour, for the cost table")
+    report.add_argument("--currency", default="EUR", help="currency of --price (default: EUR)")
     _add_runs(report)
     report.set_defaults(call=_report)
 
@@ -110,25 +116,25 @@ def _add_watching(verbs: Any) -> None:
 def _add_checking(verbs: Any) -> None:
     doctor = verbs.add_parser(
         "doctor",
-        help="what could go wrong, before it costs a night in the queue",
+        help="check for problems before they cost a night in the queue",
         formatter_class=_TEXT,
         epilog="examples:\n  birdsd doctor\n  birdsd doctor --site mycluster\n"
         "  birdsd doctor train model=sd15 data.shards=shards/ --site mycluster --deep\n"
         "  birdsd doctor --run RUN",
     )
-    doctor.add_argument("job", nargs="?", help="a job, to check its settings too")
-    doctor.add_argument("settings", nargs="*")
-    doctor.add_argument("--site")
-    doctor.add_argument("--run")
-    doctor.add_argument("--deep", action="store_true", help="also read every shard, and ask PyTorch")
+    doctor.add_argument("job", nargs="?", help="a job whose settings to check as well")
+    doctor.add_argument("settings", nargs="*", help="the job's settings, as for `birdsd submit`")
+    doctor.add_argument("--site", help="check this site: a preset, or a YAML file")
+    doctor.add_argument("--run", help="check this run: its folder, locks and checkpoints")
+    doctor.add_argument("--deep", action="store_true", help="also read every shard, and test PyTorch")
     _add_runs(doctor)
     doctor.set_defaults(call=_doctor)
 
-    site = verbs.add_parser("site", help="facts about a cluster, as a preset: `birdsd site detect`")
+    site = verbs.add_parser("site", help="create a preset for a cluster: `birdsd site detect`")
     what = site.add_subparsers(metavar="WHAT", required=True)
-    detect = what.add_parser("detect", help="write a site preset from what Slurm itself says")
+    detect = what.add_parser("detect", help="write a site preset from what Slurm reports")
     detect.add_argument("--partition", help="the partition to use (default: the one with GPUs)")
-    detect.add_argument("--gpu-type", help="the type of GPU to use, where there are several")
+    detect.add_argument("--gpu-type", help="the type of GPU to use, if there are several")
     detect.add_argument("--name", help="the preset's name (default: the cluster's)")
     detect.add_argument("--out", type=Path, help="the file to write (default: among your own presets)")
     detect.add_argument("--force", action="store_true", help="overwrite the file")
@@ -137,34 +143,40 @@ def _add_checking(verbs: Any) -> None:
 
     verify = verbs.add_parser(
         "verify",
-        help="train straight and with kills and changes of world size, and compare",
+        help="check that interrupted and resized training gives identical results",
         formatter_class=_TEXT,
         epilog="example:\n  birdsd verify machine=smoke --worlds 1,2,4 --stages 0,1,2,3 --kills 6",
     )
     verify.add_argument(
-        "settings", nargs="*", help="of `birdsd run train`; without data a small aviary is made"
+        "settings",
+        nargs="*",
+        help="settings of `birdsd run train`; without data, a small synthetic data set is created",
     )
-    verify.add_argument("--worlds", type=_numbers, default=[1, 2], help="numbers of ranks (default: 1,2)")
     verify.add_argument(
-        "--stages", type=_numbers, default=[0], help="ZeRO stages, 0 is plain torch (default: 0)"
+        "--worlds", type=_numbers, default=[1, 2], help="numbers of ranks to try (default: 1,2)"
     )
-    verify.add_argument("--kills", type=int, default=3)
-    verify.add_argument("--steps", type=int, default=24)
-    verify.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
-    verify.add_argument("--out", type=Path, help="the work folder (default: one that is removed)")
-    verify.add_argument("--keep", action="store_true", help="do not remove the work folder")
-    verify.add_argument("--json", action="store_true")
+    verify.add_argument(
+        "--stages", type=_numbers, default=[0], help="ZeRO stages to try; 0 is plain torch (default: 0)"
+    )
+    verify.add_argument("--kills", type=int, default=3, help="number of kills (default: 3)")
+    verify.add_argument("--steps", type=int, default=24, help="number of training steps (default: 24)")
+    verify.add_argument("--seed", type=int, default=0, help="random seed for when to kill (default: 0)")
+    verify.add_argument("--out", type=Path, help="working folder (default: a temporary one)")
+    verify.add_argument("--keep", action="store_true", help="keep the temporary working folder")
+    verify.add_argument("--json", action="store_true", help="print the result as JSON")
     verify.set_defaults(call=_verify)
 
     cache = verbs.add_parser(
         "cache-models",
-        help="fetch models on a login node, for compute nodes without internet",
+        help="download models on a login node, for compute nodes without internet access",
         formatter_class=_TEXT,
         epilog="examples:\n  birdsd cache-models stable-diffusion-v1-5/stable-diffusion-v1-5\n"
         "  birdsd cache-models model=sd15",
     )
-    cache.add_argument("models", nargs="+", help="hub ids, folders, or the settings of a training")
-    cache.add_argument("--json", action="store_true")
+    cache.add_argument(
+        "models", nargs="+", help="hub ids, folders, or the settings of a training run (model=sd15)"
+    )
+    cache.add_argument("--json", action="store_true", help="print the result as JSON")
     cache.set_defaults(call=_cache_models)
 
 
@@ -192,9 +204,11 @@ def _add_formats(verbs: Any) -> None:
 
 
 def _add_runs(parser: argparse.ArgumentParser, as_json: bool = True) -> None:
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs lie (default: runs)")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="folder that holds the runs (default: runs)"
+    )
     if as_json:
-        parser.add_argument("--json", action="store_true")
+        parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def _numbers(text: str) -> list[int]:

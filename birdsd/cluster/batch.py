@@ -51,7 +51,7 @@ birdsd_reached() {  # how far the work is that outlives an allocation
 }
 
 birdsd_stop() {  # REASON STATUS: nothing brings this submission back, and whoever looks is told
-    echo "birdsd: this submission does not go on: $1"
+    echo "birdsd: this submission will not continue: $1"
     printf '{"time": %s, "event": "chain stopped", "reason": "%s", "job_id": "%s"}\n' \
         "$(date +%s.%N)" "$1" "${birdsd_name%.*}" >>"$birdsd_run/events/batch-$birdsd_name.jsonl"
     local job
@@ -78,7 +78,7 @@ birdsd_begin() {  # counts the starts that came to nothing, and makes no further
     # Where nothing can be written down, Slurm's own count must do.
     echo "begin $birdsd_name $now" >>"$birdsd_starts" || idle=${SLURM_RESTART_COUNT:-0}
     [ "$birdsd_silent" -lt "$birdsd_silent_limit" ] ||
-        birdsd_stop "birdsd did not begin in $birdsd_silent allocations in a row" 1
+        birdsd_stop "birdsd did not start in $birdsd_silent allocations in a row" 1
     [ "$idle" -lt "$birdsd_idle_limit" ] ||
         birdsd_stop "$idle allocations in a row brought nothing new beyond $now" 1
 }
@@ -90,7 +90,7 @@ birdsd_end() {  # STATUS: what comes next; decided in Python, and without it whe
     (cd "$birdsd_code" && PYTHONPATH=$birdsd_code${PYTHONPATH:+:$PYTHONPATH} \
         exec "$birdsd_python" -m birdsd.cluster.next_allocation "$birdsd_run" "$1")
     local said=$?
-    case $said in 0 | 130 | 137 | 143) exit "$1" ;; esac  # done, or ended by Slurm after the hand-over
+    case $said in 0 | 130 | 137 | 143) exit "$1" ;; esac  # done, or ended by Slurm after the handover
     if [ "$birdsd_hand_over" = chain ] && [ $((birdsd_silent + 1)) -lt "$birdsd_silent_limit" ]; then
         echo "birdsd: cannot be started on ${SLURMD_NODENAME:-this node} (status $said); the next job tries"
         exit "$1"
@@ -222,11 +222,11 @@ def check_words(site: Mapping[str, Any], *paths: str) -> None:
     named.update({f"site.sbatch.{key}": value for key, value in site["sbatch"].items()})
     for name, value in [*named.items(), *(("the folder", path) for path in paths)]:
         if any(ord(c) < 32 for c in str(value or "")):
-            raise UserError(f"{name} is {str(value)!r}", "it goes into one line of the job's script")
+            raise UserError(f"{name} is {str(value)!r}", "it must fit on one line of the job script")
     for key in site["sbatch"]:
         if way := _OURS.get(str(key).replace("_", "-")):
             raise UserError(
-                f"site.sbatch.{key} is {site['sbatch'][key]!r}", "birdsd counts on its own value there", way
+                f"site.sbatch.{key} is {site['sbatch'][key]!r}", "birdsd relies on its own value there", way
             )
         if not re.fullmatch(r"[A-Za-z][\w-]*", str(key)):
             raise UserError(

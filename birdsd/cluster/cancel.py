@@ -34,10 +34,10 @@ def cancel(run: Run, now: bool = False) -> tuple[dict[str, Any], str]:
     if ended:
         lines.append(f"  cancelled: {', '.join(ended)}")
     if rest := [job for job in active if job.split()[-1] not in ended]:
-        lines.append(f"  {', '.join(rest)} will save at the next step and leave; nothing brings it back")
+        lines.append(f"  {', '.join(rest)} will save at the next step and exit, and will not be restarted")
     if not active:
-        lines.append("  nothing of it was at work or queued")
-    lines.append(f"  birdsd resume {run.folder.name} takes it up again")
+        lines.append("  it was neither running nor queued")
+    lines.append(f"  birdsd resume {run.folder.name} resumes it")
     return {"run": str(run.folder), "active": active, "cancelled": ended}, "\n".join(lines)
 
 

@@ -64,7 +64,7 @@ def decide(run: Run, submission: Submission, allocation: Allocation, status: int
     if idle := _no_progress(run, submission, began.part if began else "", made):
         return Decision("stop", idle)
     if ended is not None and ended.reason == "stopped":
-        return Decision("again", f"saved at {ended.position} and left ({ended.message or 'asked to'})")
+        return Decision("again", f"saved at {ended.position} and exited ({ended.message or 'as requested'})")
     if hung := [path.name for path in allocation.folder.glob("*.stacks") if path.stat().st_size]:
         return Decision("again", f"a rank hung: see {', '.join(sorted(hung))}")
     return Decision("again", f"the processes ended with status {status}")
@@ -77,7 +77,7 @@ def _from_slurm() -> Decision | None:
         if state.startswith("CANCELLED"):
             return Decision("stop", "the job was cancelled")
         if state.startswith(("PENDING", "REQUEUED", "SPECIAL_EXIT")):
-            return Decision("done", "Slurm brings the job back by itself")
+            return Decision("done", "Slurm requeues the job by itself")
     return None
 
 
@@ -94,7 +94,7 @@ def _silent(run: Run, submission: Submission, made: Sequence[Start]) -> str:
     if len(row) < silent_limit(submission.site):
         return ""
     said = last_words(run.folder, dict.fromkeys(start.job_id for start in row))
-    return f"birdsd did not begin in {len(row)} allocations in a row" + (
+    return f"birdsd did not start in {len(row)} allocations in a row" + (
         f"; the launcher said: {said}" if said else ""
     )
 
@@ -137,7 +137,7 @@ def carry_out(run: Run, submission: Submission, decision: Decision) -> None:
         _clear_chain(run, submission, job)
         if decision.what == "stop":
             run.event({"event": "chain stopped", "reason": decision.reason, "job_id": job})
-            print(f"birdsd: {run.folder.name} does not go on: {decision.reason}", flush=True)
+            print(f"birdsd: {run.folder.name} will not continue: {decision.reason}", flush=True)
         return
     told = {"event": "handed over", "how": how, "job_id": job, "reason": decision.reason}
     if how == "requeue":
@@ -152,7 +152,7 @@ def carry_out(run: Run, submission: Submission, decision: Decision) -> None:
     elif how == "resubmit":
         if int(submission.submit.get("array") or 0) > 1:
             # Each task that is not done would send the whole array again.
-            _say_how_to_go_on(run, f"{decision.reason}; of an array nothing is submitted again by itself")
+            _say_how_to_go_on(run, f"{decision.reason}; array jobs are not resubmitted automatically")
             return
         from birdsd.cluster.submit import send
 
@@ -164,14 +164,14 @@ def carry_out(run: Run, submission: Submission, decision: Decision) -> None:
         if waiting:
             run.event({**told, "next": waiting[:1]})
         else:
-            _say_how_to_go_on(run, "the chain of queued jobs is at its end")
+            _say_how_to_go_on(run, "the chain of queued jobs has ended")
     else:
         _say_how_to_go_on(run, decision.reason)
 
 
 def _say_how_to_go_on(run: Run, reason: str) -> None:
     run.event({"event": "chain stopped", "reason": reason, "job_id": slurm_job_id()})
-    print(f"birdsd: {reason}; go on with: birdsd resume {run.folder}", flush=True)
+    print(f"birdsd: {reason}; continue with: birdsd resume {run.folder}", flush=True)
 
 
 def _later_jobs(run: Run, submission: Submission, job: str) -> list[str]:

@@ -39,14 +39,16 @@ def resume(run: Run, settings: Sequence[str] = ()) -> Submitted:
     if last is None:
         if longer:
             line = extend(run, _length(longer[-1]))
-            return Submitted(run, [], f"{line}\n  the same `birdsd run {job}` command as before trains on")
+            return Submitted(
+                run, [], f"{line}\n  the same `birdsd run {job}` command as before continues the training"
+            )
         raise no_submission(run.folder.name)
     if run.result is not None and job == "train" and not longer:
         return Submitted(run, [], f"{run.folder.name}: nothing to do, this run is finished")
     if active := active_jobs(run):
         raise UserError(
-            f"{run.folder.name} is at work or waits in the queue: {', '.join(active)}",
-            "two at once on one run would only wait for each other",
+            f"{run.folder.name} is running or queued: {', '.join(active)}",
+            "two jobs on the same run would only wait for each other",
             f"birdsd status {run.folder.name}, or birdsd cancel {run.folder.name} first",
         )
     submit_config, notes = _where_to(last, where)
@@ -54,7 +56,7 @@ def resume(run: Run, settings: Sequence[str] = ()) -> Submitted:
     settled = moved.settings([*last.settings, *what])
     cwd = moved.path(last.cwd)
     if not Path(cwd).is_dir():
-        moved.notes.append(f"the folder it was submitted from, {cwd}, is gone: paths are read from here")
+        moved.notes.append(f"the folder it was submitted from, {cwd}, is gone: paths are resolved from here")
         cwd = os.getcwd()
     if job == "train":
         _check_same(run, settled, cwd)
@@ -74,9 +76,9 @@ def _check_keys(run: Run, job: str, what: Sequence[str]) -> None:
     if wrong:
         raise UserError(
             f"cannot change {', '.join(wrong)} of a run",
-            f"its settings decide what is learnt; only machine.*, where it runs, where things lie "
+            f"these settings determine what is learnt; only machine.*, where it runs, paths "
             f"({', '.join(PLACES)}) and a larger {KEY} may change",
-            f"birdsd submit {job} ... begins another run",
+            f"birdsd submit {job} ... starts another run",
         )
 
 
@@ -114,7 +116,7 @@ class Moved:
         self.before, self.after, self.cwd = Path(*old), Path(*new), cwd
         self.notes: list[str] = []
         if before != after:
-            self.notes.append(f"it was moved from {before}: it goes on where it lies now")
+            self.notes.append(f"it was moved from {before} and continues where it is now")
 
     @classmethod
     def of(cls, run: Run, last: Submission) -> Moved:
@@ -162,16 +164,16 @@ def _check_same(run: Run, settings: Sequence[str], cwd: str) -> None:
         # Anything else may be the name of a run, or of a model on a hub.
         if held and (os.path.isabs(held) or key == "data.shards") and not Path(held).exists():
             raise UserError(
-                f"{key} of {run.folder.name} is {Path(cwd, held)}, and nothing is there",
-                "a run goes on with the shards and models that it began with",
-                f"birdsd resume {run.folder.name} {key}=WHERE_IT_IS_NOW",
+                f"{key} of {run.folder.name} is {Path(cwd, held)}, which does not exist",
+                "a run continues with the shards and models that it started with",
+                f"birdsd resume {run.folder.name} {key}=NEW_LOCATION",
             )
     same, _ = open_training(settled, write=False)
     if same.signature != run.signature:
         raise UserError(
-            f"with these settings and what lies there now {run.folder.name} would be {same.folder.name}",
-            "a run goes on only with the shards and models that it began with",
-            f"name the very same ones, with {' or '.join(f'{key}=' for key, held in places.items() if held)}",
+            f"with these settings and files, {run.folder.name} would become {same.folder.name}",
+            "a run continues only with the shards and models that it started with",
+            f"point to identical ones, with {' or '.join(f'{key}=' for key, held in places.items() if held)}",
         )
 
 

@@ -49,7 +49,7 @@ def take_snapshot(run_folder: Path, root: Path | None = None) -> Snapshot:
     root = code_root() if root is None else Path(root)
     files = _files(root)
     if not files:
-        raise UserError(f"no code was found in {root}", "a snapshot of it goes with every submitted job")
+        raise UserError(f"no code was found in {root}", "every submitted job takes a snapshot of it")
     version, diff = _version(root)
     target = Path(run_folder).resolve() / FOLDER / _hash(root, files)
     if not target.is_dir():

@@ -75,7 +75,7 @@ def submit(job: str, settings: Sequence[str], dry_run: bool = False) -> Submitte
         return Submitted(
             run,
             [],
-            f"{run.folder.name}: nothing to do, {', '.join(active)} is at work on it or waiting to be",
+            f"{run.folder.name}: nothing to do, {', '.join(active)} is already running or queued",
         )
     if job == "train" and not dry_run and (note := could_be_extended(run)):
         notes = (*notes, note)
@@ -285,7 +285,7 @@ def _refused(error: Exception, site: Mapping[str, Any]) -> UserError:
     reason = next((line for line in said if "error" in line.lower()), said[-1] if said else "")
     return UserError(
         f"Slurm refused the job: {reason.replace('sbatch: error: ', '')}",
-        f"asked for: partition {site['partition']}, account {site['account']}, qos {site['qos']}, "
+        f"requested: partition {site['partition']}, account {site['account']}, qos {site['qos']}, "
         f"{site['time_limit_min']} min",
         f"`birdsd doctor --site {site['name']}` compares the site's file with what Slurm says",
     )

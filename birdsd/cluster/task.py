@@ -48,7 +48,7 @@ class RankTask:
         except OSError as error:
             return self._refuse(
                 f"the folder that the job was submitted from, {self.cwd}, cannot be entered here "
-                f"({error.strerror}); from where the run lies now: birdsd resume {self.run_folder}"
+                f"({error.strerror}); from the run's present location: birdsd resume {self.run_folder}"
             )
         if self.array:
             settings.append(f"part={_array_task()}/{self.array}")

@@ -34,9 +34,10 @@ class Addition:
         found = addition_folder(folder)
         if found is None:
             raise UserError(
-                f"{folder} is no LoRA, token or aesthetic embedding",
-                f"its training.json, or that of its export/, says one of {', '.join(adapter_kinds())}",
-                "files from elsewhere become such a folder with `birdsd import FILE`",
+                f"{folder} is not a LoRA, token or aesthetic embedding",
+                f"expected a folder whose training.json says one of {', '.join(adapter_kinds())}, "
+                "or a run with one",
+                "`birdsd import FILE` turns files from elsewhere into such a folder",
             )
         return cls(found, export.read_training(found), weight)
 
@@ -80,7 +81,7 @@ def chain(folder: Path | str, base: str | None = None) -> tuple[str, list[Additi
     while addition_folder(place) is not None:
         addition = Addition.open(place)
         if any(one.folder == addition.folder for one in found):
-            raise UserError(f"{folder} stands on itself", "an addition needs a model underneath it")
+            raise UserError(f"{folder} is its own base model", "an adapter needs a base model")
         found.insert(0, addition)
         place = addition.base_source
     if not found:
@@ -90,8 +91,8 @@ def chain(folder: Path | str, base: str | None = None) -> tuple[str, list[Additi
         return base, found
     if not place or (is_path(place) and not Path(place).exists()):
         raise UserError(
-            f"the model under {lowest.folder} is not at {place or '(nothing is said)'}",
-            f"a {lowest.kind} is only an addition to the model that it was made for",
+            f"the base model of {lowest.folder} is not at {place or '(nothing is said)'}",
+            f"a {lowest.kind} is only an adapter for the model that it was made for",
             "name the model with base=FOLDER, or run `birdsd export RUN --format diffusers` where both are",
         )
     _check_base(lowest, place)
@@ -109,7 +110,7 @@ def _check_base(addition: Addition, source: str) -> None:
         raise UserError(
             f"the model {source} is not the one that {addition.folder} was made for",
             f"its weights have the fingerprint {now}, not {known}",
-            f"name the right one with base=FOLDER, or say base={source} to use this one all the same",
+            f"name the right one with base=FOLDER, or say base={source} to use this one anyway",
         )
 
 
@@ -165,7 +166,7 @@ def _add_lora(pipeline: Any, addition: Addition, name: str) -> None:
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"cannot load the LoRA in {addition.folder}: {reason}", "it must fit the model that it stands on"
+            f"cannot load the LoRA in {addition.folder}: {reason}", "it must fit its base model"
         ) from error
 
 
@@ -210,7 +211,7 @@ def _stored(file: Path) -> dict[str, Any]:
         weights = load_file(str(file))
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
-            f"{file} cannot be read: {error}", "", "export or import the addition again"
+            f"{file} cannot be read: {error}", "", "export or import the adapter again"
         ) from error
     check_finite(weights, file)
     return dict(weights)
@@ -220,13 +221,13 @@ def _add_tokens(pipeline: Any, addition: Addition) -> None:
     for token in addition.tokens:
         file = addition.folder / "embeddings" / f"{safe_name(token)}.safetensors"
         if not file.is_file():
-            raise UserError(f"{addition.folder} has no embeddings/{file.name}", f"it should hold {token}")
+            raise UserError(f"{addition.folder} has no embeddings/{file.name}", f"it should contain {token}")
         known = pipeline.tokenizer.get_vocab()
         if token in known:
             raise UserError(
                 f"the token {token} of {addition.folder} exists in this model already",
                 "each token has one meaning",
-                "leave one of the two additions out",
+                "leave out one of the two adapters",
             )
         vectors = _stored(file).get(token)
         if vectors is None:

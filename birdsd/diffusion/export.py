@@ -248,7 +248,7 @@ def read_codec(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(
             f"{folder} has no codec.json",
-            "without it a picture cannot be turned back into sound",
+            "without it an image cannot be turned back into sound",
             "name a model that birdsd exported, or copy the codec.json of its shards into the folder",
         )
     return dict(read_json(path, "the model's codec.json"))

@@ -45,9 +45,7 @@ def hear_cells(cells: Sequence[Sequence[Sound]], judge: Judge | None = None) -> 
             return GridHeard(remark=why)
     unknown = [one for one in among if judge.class_of(one) is None]
     credit = f"{judge.title} ({judge.licence})"
-    remark = (
-        f"{credit} has no class for {', '.join(unknown)}: those clips are in no figure" if unknown else ""
-    )
+    remark = f"{credit} has no class for {', '.join(unknown)}: those clips are not counted" if unknown else ""
     places = [
         (row, at)
         for row, cell in enumerate(cells)

@@ -38,7 +38,7 @@ _SPECTRUM = (
 )
 _FAST = "share of the envelope's modulation that is fast, as trills are"
 _NEAREST = "median distance to the nearest training clip of the species: 0 is a copy"
-_COPIES = "5% is expected; far more means that training clips were learnt by heart"
+_COPIES = "5% is expected; far more means that training clips were memorised"
 SPECTRUM_RANGE_DB = 60.0  # below its loudest band a mean spectrum says nothing about the bird
 
 
@@ -94,7 +94,7 @@ class Measures:
     def text(self) -> str:
         """A table for a terminal."""
         width = max(len(row.title) for row in self.rows)
-        lines = [f"{'beside being named':<{width}}  {'held-out':>12}  {'generated':>12}"]
+        lines = [f"{'other measures':<{width}}  {'held-out':>12}  {'generated':>12}"]
         lines += [
             f"{row.title:<{width}}  {held:>12}  {made:>12}"
             for row in self.rows

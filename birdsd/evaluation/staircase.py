@@ -203,7 +203,7 @@ class Staircase:
         if (worst := self.loses_most) is not None:
             said.append(f"the stage that loses most: {worst.title}")
         if self.unknown:
-            said.append(f"the judge has no class for {', '.join(self.unknown)}: left out of every figure")
+            said.append(f"the judge has no class for {', '.join(self.unknown)}: left out of all figures")
         said += [f"no row '{TITLES[stage]}': {why}" for stage, why in self.missing.items()]
         return said
 
@@ -248,7 +248,7 @@ def staircase(
     if not real:
         missing.setdefault(CODEC, "no recording with one species was held out")
     elif len(originals) < len(real):
-        missing.setdefault(RECORDING, f"{len(real) - len(originals)} of {len(real)} recordings are not there")
+        missing.setdefault(RECORDING, f"{len(real) - len(originals)} of {len(real)} recordings are missing")
     else:
         add(RECORDING, (
             Sound(clip.name, clip.original, clip.rate_hz, clip.species)

@@ -199,9 +199,9 @@ class SpeciesClassifier:
         self.species = sorted(set(clips.species))
         if len(self.species) < 2:
             raise UserError(
-                f"the check of learning found {len(self.species)} species in the training clips",
+                f"the species check found {len(self.species)} species in the training clips",
                 "a classifier needs at least two species with labelled training recordings",
-                "add recordings of another species, or leave the check out",
+                "add recordings of another species, or skip the check",
             )
         self._model = make_pipeline(
             StandardScaler(), LogisticRegression(C=REGULARISATION, max_iter=2000, class_weight="balanced")
@@ -396,7 +396,7 @@ def _image(codec: SpectrogramCodec, clip: GeneratedClip) -> np.ndarray:
     if clip.waveform is None or clip.rate_hz <= 0:
         raise UserError(
             f"a generated clip of {clip.species} has neither an image nor a waveform with its rate",
-            "the check of learning needs one of the two",
+            "the species check needs one of the two",
         )
     waveform = np.atleast_2d(np.asarray(clip.waveform, dtype=np.float32))
     if clip.rate_hz != codec.rate_hz:

@@ -94,15 +94,15 @@ def demo_page(out: Path, data: DemoData) -> Path:
             else html.badge(kind),
         ),
         footer=f"Made by birdsd{' on ' + data.created if data.created else ''}, {data.machine}. "
-        "This page needs no network: sounds, pictures and figures are inside the file.",
+        "This page needs no network: sounds, images and figures are embedded in the file.",
     )  # fmt: skip
     page.section("What was done", *_done(data))
     page.section("Listen", *listen(data.codec, data.pairs, data.synthetic, _judge(data)))
     page.section("Does it still hear the bird?", *judged(data.judged))
-    page.section("How it learnt", *_learnt(data))
-    page.section("The weak check", *_checked(data.check, data.synthetic))
-    page.section("What it cost", *_cost(data))
-    page.section("How to go on", html.commands(data.commands))
+    page.section("Training curves", *_learnt(data))
+    page.section("Species check (weak)", *_checked(data.check, data.synthetic))
+    page.section("Cost", *_cost(data))
+    page.section("Next steps", html.commands(data.commands))
     page.section("Recordings and licences", *_licences(data))
     return page.write(out)
 
@@ -110,9 +110,9 @@ def demo_page(out: Path, data: DemoData) -> Path:
 def _lead(data: DemoData) -> str:
     birds = "synthetic species" if data.synthetic else "species"
     return (
-        f"A latent diffusion model of {len(data.clips_per_species)} {birds}, trained from nothing in "
-        f"{html.seconds(sum(s for _, s in data.stages))} on {data.machine}, and judged by recordings it "
-        "never saw."
+        f"A latent diffusion model of {len(data.clips_per_species)} {birds}, trained from scratch in "
+        f"{html.seconds(sum(s for _, s in data.stages))} on {data.machine}, and evaluated on held-out "
+        "recordings."
     )
 
 
@@ -124,7 +124,7 @@ def _judge(data: DemoData) -> str:
 
 def _done(data: DemoData) -> list[Html]:
     parameters = sum(t.parameters for t in data.trainings)
-    stopped = "was stopped half-way and went on where it had stopped, " if data.interrupted else ""
+    stopped = "was interrupted half-way and resumed where it had stopped, " if data.interrupted else ""
     sentence = (
         f"{amount(data.recordings)} recordings became {amount(data.clips)} labelled spectrograms of "
         f"{data.codec.clip_s:.2g} s. An autoencoder learnt to squeeze them, a diffusion model learnt to "
@@ -163,9 +163,9 @@ def _learnt(data: DemoData) -> list[Html]:
     return [
         element(
             "p",
-            "The loss by samples seen. The validation loss is taken on held-out recordings with the same "
+            "The loss by samples seen. The validation loss is measured on held-out recordings with the same "
             "noise every time, so that its points can be compared; when it rises while the training loss "
-            "falls, the model has begun to learn the recordings by heart.",
+            "falls, the model has begun to memorise the recordings.",
         ),
         *(training_block(training) for training in data.trainings),
     ]
@@ -267,8 +267,9 @@ def _score_table(check: LearningCheck, real: str) -> Html:
     rows: list[list[object]] = [[name(species), *cells(species)] for species in check.species]
     headers = ["Species", "Held-out", "clips", "Generated", "clips"]
     caption = (
-        f"Share of clips whose species the weak check named right, {real} beside generated ones. The upright "
-        f"line is chance, {100 * check.chance:.3g}%; the level line in the last row is the 95% interval."
+        f"Share of clips whose species the weak check named right, for {real} and generated ones. The "
+        f"vertical line is chance, {100 * check.chance:.3g}%; the horizontal one in the last row the 95% "
+        "interval."
     )
     return html.table(headers, [*rows, total], caption=caption, numeric=(2, 4), total=True, wide=True)
 
@@ -288,7 +289,7 @@ def _verdicts(check: LearningCheck, real: str) -> Html:
 def _cost(data: DemoData) -> list[Html]:
     whole = sum(s for _, s in data.stages)
     figures: dict[str, object] = {
-        "in all": html.seconds(whole),
+        "in total": html.seconds(whole),
         "peak memory": html.gibibytes(data.peak_memory_bytes),
     }
     for training in data.trainings:

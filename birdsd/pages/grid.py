@@ -121,12 +121,12 @@ def write_grid_page(out: Path, data: GridData) -> Path:
         + (", another from top to bottom; " if data.y_name else "; ")
         + "everything else is the same. Click a picture to play from there.",
         badges=(html.badge("birdsd grid"), html.badge(f"{clips} generated clips")),
-        footer="Made by birdsd. This page needs no network: sounds and pictures are inside the file.",
+        footer="Made by birdsd. This page needs no network: sounds and images are embedded in the file.",
         css=_CSS,
         script=_SCRIPT,
     )
-    page.section("See and hear", _table(data), _scale(data), *_judge(data))
-    page.section("What all of them share", html.key_values({k: name(v) for k, v in data.shared.items()}))
+    page.section("Clips", _table(data), _scale(data), *_judge(data))
+    page.section("Common settings", html.key_values({k: name(v) for k, v in data.shared.items()}))
     return page.write(out)
 
 

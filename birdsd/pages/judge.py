@@ -36,7 +36,7 @@ def judged(run: JudgedRun | None) -> list[Html]:
 def _intro(told: Staircase) -> Html:
     split = {
         FIGURES: "The real clips are of the test recordings: nothing was trained on them and nothing was "
-        "chosen by them. Settings are chosen on the validation recordings.",
+        "tuned on them. Settings are chosen on the validation recordings.",
         CHOICES: "There are no test recordings here, so the real clips are of the validation recordings, by "
         "which settings are chosen too: take their figures as flattering.",
     }.get(told.held_out, "No clip was held out, so there is nothing real to compare with.")
@@ -76,7 +76,7 @@ def stairs_table(told: Staircase) -> list[Html]:
     ]  # fmt: skip
     caption = (
         "The same held-out clips after each stage, and the generated ones below. Intervals: Wilson, 95%, "
-        "over recordings, since clips of one recording are no independent evidence, and over generated clips."
+        "over recordings, since clips of one recording are not independent, and over generated clips."
     )
     remarks = [element("p", one[:1].upper() + one[1:] + ".") for one in told.remarks()]
     table = html.table(headers, rows, caption=caption, numeric=(4, 5), wide=True)
@@ -110,7 +110,7 @@ def _species(told: Staircase) -> Html:
                "Generated", "of its own", "median", "clips"]  # fmt: skip
     caption = (
         "Named right of all classes; of its own: of the run's species; median score of the right species. "
-        "Species that the judge has no class for are in no figure."
+        "Species that the judge has no class for are excluded from all figures."
     )
     return html.table(headers, rows, caption=caption, numeric=(2, 3, 4, 6, 7, 8), wide=True)
 
@@ -129,5 +129,5 @@ def measured(measures: Measures) -> list[Html]:
         "clips; species count equally."
     )
     headers = ["Measure", "Held-out", "Generated", "What it is"]
-    return [element("h3", "Beside being named"), intro,
+    return [element("h3", "Other measures"), intro,
             html.table(headers, rows, caption=caption, numeric=(1, 2), wide=True)]  # fmt: skip

@@ -86,7 +86,7 @@ def card_called(text: str) -> Card:
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:GB|GiB|G)", text.strip(), re.IGNORECASE):
         size = float(match[1])
         if size <= 0:
-            raise UserError(f"--gpu {text}", "a GPU has memory", "e.g. --gpu 8GB")
+            raise UserError(f"--gpu {text}", "GPU memory must be positive", "e.g. --gpu 8GB")
         like = min(CARDS, key=lambda card: abs(card.gib - size))
         return Card(f"a card of {size:g} GB, as fast as {like.name}", size, like.tflops, like.bf16)
     plain = text.casefold().replace(" ", "").replace("-", "")
@@ -94,7 +94,7 @@ def card_called(text: str) -> Card:
         if card.name.casefold().replace(" ", "").replace("-", "") in plain:
             return card
     raise UserError(
-        f"--gpu {text} is not known",
+        f"--gpu {text} is unknown",
         f"known are {listed_names((card.name for card in CARDS), text)}",
         "give its memory instead: --gpu 24GB",
     )
@@ -119,18 +119,18 @@ def hardware(
         if site is None and preset in MEANT_FOR and preset != "notebook" and own_card() is None:
             _, count, gib = MEANT_FOR[preset]
             per_node, host = per_node or count, int(gib * GIB)
-            assumed = f"GPUs a node, host memory: as machine={preset} is meant; --site says otherwise"
+            assumed = f"GPUs per node, host memory: typical of machine={preset}; override with --site"
         return Hardware(_part_of_card(gpu) or card_called(gpu), max(1, per_node), nodes, host, assumed, limit)
     if (own := own_card()) is not None and site is None:
         card, count = own
         return Hardware(card, per_node or count, nodes, host, "", limit)
     if preset in MEANT_FOR:
         name, count, gib = MEANT_FOR[preset]
-        assumed = f"no GPU is here; machine={preset} is meant for this. --gpu and --site say otherwise"
+        assumed = f"no GPU here: planned for a typical GPU of machine={preset}; override with --gpu or --site"
         return Hardware(card_called(name), per_node or count, nodes, int(gib * GIB), assumed, limit)
     if site is not None and site.gpus_per_node:
         name = MEANT_FOR["notebook"][0]
-        assumed = f"site {site.name} does not name its GPUs: planned for a {name}; --gpu says otherwise"
+        assumed = f"site {site.name} does not name its GPUs: planned for a {name}; override with --gpu"
         return Hardware(card_called(name), per_node, nodes, host, assumed, limit)
     return Hardware(None, max(1, per_node), nodes, host, "", limit)
 

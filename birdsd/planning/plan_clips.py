@@ -91,9 +91,9 @@ def _lines(facts: dict[str, Any], codec: dict[str, Any], made: Generation) -> li
     sampling = facts["sampling"]
     lines = [
         f"generate {facts['model']}: {facts['clips_at_once']} clip(s) at once, "
-        f"{codec['bands']} x {codec['frames']} pictures, UNet in {facts['precision']}",
+        f"{codec['bands']} x {codec['frames']} images, UNet in {facts['precision']}",
         f"with  {sampling['scheduler']}, {sampling['steps']} steps, guidance {sampling['guidance']:g}: "
-        f"{sampling['network_passes']} passes of the UNet a clip",
+        f"{sampling['network_passes']} UNet passes per clip",
         f"on    {facts['hardware']['described']}",
         *(f"note  {note}" for note in facts["notes"]),
         "",
@@ -101,7 +101,7 @@ def _lines(facts: dict[str, Any], codec: dict[str, Any], made: Generation) -> li
         f"text encoder {_gib(made.text_bytes)}; "
         f"autoencoder {_gib(made.vae_bytes)} and {_gib(made.decoder_activations)} while it decodes",
         f"aesthetic gradients: {_gib(facts['personalisation'])} beside the text encoder "
-        "while a prompt is personalised" + ("" if facts["personalises"] else " (none is asked for)"),
+        "while a prompt is personalised" + ("" if facts["personalises"] else " (none is requested)"),
         "",
     ]
     for way, takes in facts["device_bytes"].items():

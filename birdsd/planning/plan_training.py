@@ -314,7 +314,9 @@ def make_plan(settings: Sequence[str], gpu: str | None = None, site: str | None 
         setattr(config.model, name, _found(store, getattr(config.model, name), f"model.{name}"))
     codec, notes = codec_for(config)
     if config.model.init == "pretrained" and config.model.source and not Path(config.model.source).exists():
-        notes.append(f"{config.model.source} is not here: shaped as model={config.model.name} says")
+        notes.append(
+            f"{config.model.source} is not here: assumed to have the shape of model={config.model.name}"
+        )
     if there.assumed:
         notes.append(there.assumed)
     made = replace(plan_training(config, codec, there, notes), encoding=_encoding(config, codec))
@@ -356,7 +358,7 @@ def codec_for(config: TrainConfig, run: Path | None = None) -> tuple[dict[str, A
     name = "birdsong-small" if config.model.name == "tiny" else "riffusion"
     made = SpectrogramCodec.from_config(configuration.compose("prepare", [f"codec={name}"]).codec)
     told = f"no shards in {place} yet" if place else "no shards are named"
-    note = f"{told}: planned for pictures of {made.bands} x {made.frames} (codec {name})"
+    note = f"{told}: planned for images of {made.bands} x {made.frames} (codec {name})"
     return made.to_json(), [note]
 
 
@@ -375,7 +377,7 @@ def with_chosen_machine(config: TrainConfig, ranks: int = 1, ranks_here: int = 1
         raise UserError(
             f"machine=auto: nothing fits on {found.there.described()}",
             found.asked.lacks or "the machine has too little memory",
-            "a smaller method (lora, textual_inversion), or look where the bytes go: birdsd plan train ...",
+            "a smaller method (lora, textual_inversion), or see where the memory goes: birdsd plan train ...",
         )
     chosen: dict[str, Any] = found.chosen.layout.settings()
     return replace(config, machine=replace(config.machine, **chosen))

@@ -269,6 +269,6 @@ def no_submission(run_name: str) -> UserError:
     """The error for a run that was never submitted."""
     return UserError(
         f"{run_name} was never submitted",
-        "it was run by hand, and knows no site to run on",
-        "`birdsd submit JOB ... site=...` with the same settings takes it up",
+        "it was started with `birdsd run` and has no site to run on",
+        "`birdsd submit JOB ... site=...` with the same settings resumes it",
     )

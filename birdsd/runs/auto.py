@@ -63,11 +63,11 @@ def _why_no_gpu(machine: MachineConfig) -> str:
         return "machine.device=cpu"
     given = next((os.environ[name] for name in _GIVEN if os.environ.get(name)), "")
     if torch.version.cuda is None and (gpu_devices() or given):
-        return "this PyTorch has no CUDA, though there is a GPU: `birdsd doctor` says more"
+        return "this PyTorch has no CUDA, though there is a GPU: `birdsd doctor` shows more"
     if given:
         return "PyTorch sees none of the GPUs that Slurm gave this job: see `birdsd doctor --deep` in a job"
     if gpu_devices():
-        return "PyTorch sees no GPU, though there is one: `birdsd doctor --deep` says more"
+        return "PyTorch sees no GPU, though there is one: `birdsd doctor --deep` shows more"
     return "there is no GPU here"
 
 

@@ -44,7 +44,7 @@ def without_effect(job: str, settings: Sequence[str], settled: Any) -> list[str]
 def _unused(job: str, settled: Any, said: set[str]) -> Iterator[tuple[str, str]]:
     """(key, why it changes nothing) for all keys of this job in this mode."""
     for name in _MACHINE.get(job, ()):
-        yield f"machine.{name}", f"{job} has no use for it"
+        yield f"machine.{name}", f"{job} does not use it"
     if isinstance(settled, TrainConfig):
         yield from _of_training(settled, said)
         if job == "train":
@@ -65,9 +65,9 @@ def _of_training(settled: TrainConfig, said: set[str]) -> Iterator[tuple[str, st
     if "clip" not in facts.models:
         *others, last = (one.name for one in method_facts.built_in() if "clip" in one.models)
         those = f"{', '.join(others)} and {last}"
-        yield "model.clip", f"method={method.name} has no use for it ({those} have)"
+        yield "model.clip", f"method={method.name} does not use it ({those} do)"
     if "autoencoder" not in facts.models:
-        yield "model.autoencoder", f"method={method.name} has no use for one"
+        yield "model.autoencoder", f"method={method.name} does not use one"
     if optim.decay == "constant":
         yield "optim.min_learning_rate_ratio", "optim.decay=constant keeps the learning rate"
     if not save.preview_every_samples:
@@ -76,13 +76,13 @@ def _of_training(settled: TrainConfig, said: set[str]) -> Iterator[tuple[str, st
         yield "save.validation_samples", "save.validate_every_samples=0 validates nothing"
     for item in config.keys(type(settled.data)):
         if item[0] not in ("name", "shards"):
-            yield f"data.{item[0]}", "it decides what `birdsd run prepare` makes; the shards are as they are"
+            yield f"data.{item[0]}", "it affects `birdsd run prepare` only; the shards already exist"
 
 
 def _of_machine(settled: TrainConfig) -> Iterator[tuple[str, str]]:
     machine = settled.machine
     if machine.engine == "torch" and machine.name != "auto":
-        yield "machine.zero_stage", "machine.engine=torch deals nothing out (machine.engine=deepspeed does)"
+        yield "machine.zero_stage", "machine.engine=torch shards nothing (machine.engine=deepspeed does)"
     if machine.device == "cpu":
         yield "machine.max_gpu_memory_gib", "machine.device=cpu uses no GPU"
         if machine.engine == "torch":
@@ -98,7 +98,7 @@ def _of_clips(settled: Any, said: set[str]) -> Iterator[tuple[str, str]]:
     if getattr(settled, "recipe", None):
         for key, _ in config.keys(type(settled)):
             if not key.startswith("machine.") and key not in _BESIDE_RECIPE:
-                yield key, "the recipe says it"
+                yield key, "the recipe determines it"
         return
     if settled.guidance is not None and settled.guidance <= 1:
         yield "negative_prompt", f"guidance={settled.guidance:g} leads away from nothing (above 1 does)"
@@ -106,11 +106,11 @@ def _of_clips(settled: Any, said: set[str]) -> Iterator[tuple[str, str]]:
             for key in ("guidance_start", "guidance_end", "guidance_rescale"):
                 yield key, f"guidance={settled.guidance:g} is none (above 1 is), and there is no guide"
     if settled.seeds:
-        yield "seed", "seeds takes its place"
+        yield "seed", "seeds overrides it"
     if settled.aesthetic_steps == 0:
         for key, _ in config.keys(type(settled)):
             if key.startswith("aesthetic_") and key != "aesthetic_steps":
-                yield key, "aesthetic_steps=0 turns personalising off"
+                yield key, "aesthetic_steps=0 turns personalisation off"
     for axis in ("x", "y"):
         key = str(getattr(settled, axis, None) or "").partition("=")[0].strip()
         if key and key in said:

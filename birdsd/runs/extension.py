@@ -32,7 +32,7 @@ def extend(run: Run, total: int) -> str:
     optim = config.get("optim") or {}
     facts = stored(config)
     if run.job != "train" or (facts is not None and not facts.trains):
-        raise UserError(f"{run.folder.name} learns from no stream of samples", f"{KEY} means nothing to it")
+        raise UserError(f"{run.folder.name} learns from no stream of samples", f"{KEY} does not apply to it")
     batch = int(optim["global_batch"] or 1)
     totals = read_totals(run.folder) or [int(optim["total_samples"])]
     before, result = totals[-1], run.result
@@ -44,15 +44,15 @@ def extend(run: Run, total: int) -> str:
             what = "shorter than" if total < before else "as long as"
             raise UserError(
                 f"{KEY}={total} is {what} {run.folder.name} is, {before} samples",
-                "what was learnt cannot be taken back, only added to",
-                f"{KEY}= more than {whole_batches(before, batch)}; a shorter run is one of its own",
+                "training can only be extended",
+                f"{KEY}= more than {whole_batches(before, batch)}; a shorter run is a separate run",
             )
         totals = [*totals, total]
     if result is not None and newest_position(run.folder) < reached:
         raise UserError(
             f"the last checkpoint of {run.folder.name}, at sample {reached}, is gone",
-            "a run goes on from its weights and the optimiser's moments, which the export does not hold",
-            "restore it from a copy, or begin a run on the export: model.init=pretrained model.source=RUN",
+            "a run resumes from its weights and optimizer states, which the export does not contain",
+            "restore it from a copy, or start a run from the export: model.init=pretrained model.source=RUN",
         )
     with exclusive(run.folder):
         write_totals(run.folder, totals)
@@ -68,7 +68,7 @@ def extend(run: Run, total: int) -> str:
 def in_words(decay: str, begin: int, end: int) -> str:
     """What the learning rate does in the stretch that was added."""
     if decay == "constant":
-        return "the learning rate stays as it was: as if the run had been that long from the start"
+        return "the learning rate stays constant, as if the run had been that long from the start"
     return (
         f"from sample {begin} to {end} the {decay} schedule runs once more: up again over the warm-up, and "
         "down to its end"
@@ -91,9 +91,9 @@ def could_be_extended(run: Run) -> str:
             continue
         if signature(as_long, **models, data=mark["data"]) != other.signature or own == wanted:
             continue
-        longer = f"; `birdsd resume {other.folder.name} {KEY}={wanted}` trains that one on instead"
+        longer = f"; `birdsd resume {other.folder.name} {KEY}={wanted}` extends that one instead"
         return (
-            f"{other.folder.name} is the same but for its length, {length} samples; this begins another run"
+            f"{other.folder.name} differs only in its length, {length} samples; this starts another run"
             f"{longer if wanted > length else ''}"
         )
     return ""

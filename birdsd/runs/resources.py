@@ -76,7 +76,7 @@ def resources(site: SiteConfig, nodes: int, tasks_per_node: int, job: str, settl
         asked = _without_gpus(asked, tasks)
         if site.gpus_per_node or site.gpu_type:
             why = f"{job} uses none" if job in CPU_JOBS else "machine.device=cpu"
-            remarks.append(f"no GPU is asked for ({why}): partition {asked.partition or '(the default)'}")
+            remarks.append(f"no GPU is requested ({why}): partition {asked.partition or '(the default)'}")
     _within_limits(asked, nodes, tasks, remarks)
     if asked.memory_gb_per_node > 1:
         asked.memory_gb_per_node = float(int(asked.memory_gb_per_node))
@@ -106,7 +106,7 @@ def _of_auto(site: SiteConfig, asked: SiteConfig, settled: Any) -> list[str]:
     if not asked.gpus_per_node:
         return [f"machine=auto: CPUs, as site {site.name} has no GPUs"]
     kind = f"{site.gpu_type} " if site.gpu_type else ""
-    count = f"{asked.gpus_per_node} {kind}GPU{'s' * (asked.gpus_per_node > 1)} a node"
+    count = f"{asked.gpus_per_node} {kind}GPU{'s' * (asked.gpus_per_node > 1)} per node"
     return [f"machine=auto: the GPUs of site {site.name}, {count}"]
 
 
@@ -139,12 +139,14 @@ def _within_limits(site: SiteConfig, nodes: int, tasks: int, remarks: list[str])
         )
     if site.max_cpus and site.cpus_per_task * ranks > site.max_cpus:
         fewer = site.max_cpus // ranks
-        remarks.append(f"{fewer} CPUs a task instead of {site.cpus_per_task}: site.max_cpus={site.max_cpus}")
+        remarks.append(
+            f"{fewer} CPUs per task instead of {site.cpus_per_task}: site.max_cpus={site.max_cpus}"
+        )
         site.cpus_per_task = fewer
     if site.max_memory_gb and site.memory_gb_per_node * nodes > site.max_memory_gb:
         less = site.max_memory_gb / nodes
         remarks.append(
-            f"{less:g} GB a node instead of {site.memory_gb_per_node:g}: "
+            f"{less:g} GB per node instead of {site.memory_gb_per_node:g}: "
             f"site.max_memory_gb={site.max_memory_gb:g}"
         )
         site.memory_gb_per_node = less

@@ -144,9 +144,9 @@ class RunStore:
             asked = str(read_json(Path(named) / SIGNATURE_FILE)["signature"])
             if asked != mark:
                 raise UserError(
-                    f"the settings of {Path(named).name} lead to the run {mark} now, not to {asked}",
-                    "a run goes on only with the settings, shards and models that it began with",
-                    "restore what changed (a preset, a model that it stands on), or begin a new run",
+                    f"the settings of {Path(named).name} now lead to run {mark} instead of {asked}",
+                    "a run continues only with the settings, shards and models that it started with",
+                    "restore what changed (a preset, a base model), or start a new run",
                 )
             return Run(Path(named), mark)
         return Run(self.root / f"{title}-{mark}", mark)
@@ -177,16 +177,16 @@ class RunStore:
                 raise UserError(
                     f"the shards in {folder} are not those of {run.folder.name}, which was unpacked here: "
                     f"{listed(changes)}",
-                    "a run goes on only with the samples it began with",
-                    "name the very same ones (`birdsd pack RUN --with-shards` takes them along), or begin a "
+                    "a run continues only with the samples that it started with",
+                    "name identical ones (`birdsd pack RUN --with-shards` includes them), or start a "
                     "new run beside it with name=ANOTHER_NAME",
                 )
             if known["folder"] == folder:
                 changes = index.changes_since(known["inventory"]) or ["codec.json changed"]
                 raise UserError(
-                    f"the shards in {folder} have changed since {run.folder.name} began: {listed(changes)}",
-                    "a run goes on only with the samples it began with",
-                    "restore the shards, or begin a new run beside it with name=ANOTHER_NAME",
+                    f"the shards in {folder} have changed since {run.folder.name} started: {listed(changes)}",
+                    "a run continues only with the samples that it started with",
+                    "restore the shards, or start a new run beside it with name=ANOTHER_NAME",
                 )
 
     def runs(self, job: str | None = None) -> list[Run]:
@@ -211,7 +211,7 @@ class RunStore:
             return matches[0]
         if matches:
             names = listed_names(run.folder.name for run in matches)
-            raise UserError(f"'{text}' fits several runs: {names}", "", "give more of the name")
+            raise UserError(f"'{text}' matches several runs: {names}", "", "use a longer prefix")
         known = (run.folder.name for run in runs)
         raise unknown_name(
             "run", text, known, f"Runs are looked for in {self.root}.", "`birdsd status --all`"

@@ -217,7 +217,7 @@ def _begin(folder: Path, about: dict[str, Any]) -> None:
         raise UserError(
             f"the cache cannot be written: {error.what}",
             "latents and text embeddings are kept beside the shards, once for all runs",
-            "machine.cache_folder=FOLDER keeps them elsewhere; machine.cache_latents=false goes without",
+            "machine.cache_folder=FOLDER keeps them elsewhere; machine.cache_latents=false disables it",
         ) from error
     remove_leftovers(folder, alone=False)
 
@@ -247,6 +247,6 @@ def _text_key(ids: np.ndarray) -> str:
 def _damaged(folder: Path, problem: str) -> UserError:
     return UserError(
         f"what is cached in {folder} is damaged: {problem}",
-        "it was whole when it was written",
-        "delete that folder and run the same command again: it is made anew",
+        "it was intact when it was written",
+        "delete that folder and run the same command again to recreate it",
     )

@@ -28,7 +28,7 @@ class Lacking:
     example: str
 
     def __str__(self) -> str:
-        effect = "they cannot be learnt from" if self.part == "image" else "they are learnt without words"
+        effect = "they cannot be trained on" if self.part == "image" else "they are trained without a caption"
         of = f"{self.count} of {self.samples} {self.split} samples"
         return f"{of} have no {self.part} (e.g. '{self.example}'): {effect}"
 

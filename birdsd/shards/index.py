@@ -82,8 +82,8 @@ class ShardIndex:
         if (folder / "prepare.json").is_file():
             raise UserError(
                 f"the shards in {folder} are not finished",
-                "preparing them was stopped half-way",
-                "run the same `birdsd run prepare ...` again: it does only what is missing",
+                "`prepare` was interrupted",
+                "run the same `birdsd run prepare ...` again; it only does what is missing",
             )
         return cls._open_foreign(folder, codec)
 
@@ -96,7 +96,7 @@ class ShardIndex:
             raise UserError(
                 f"{folder / DATASET_FILE} is not a dataset file of birdsd ({error})",
                 "",
-                "delete it, and run `birdsd run prepare ...` again: it is made anew",
+                "delete it, and run `birdsd run prepare ...` again to recreate it",
             ) from error
         changes = []
         for shard in shards:
@@ -111,7 +111,7 @@ class ShardIndex:
         if changes:
             raise ShardError(
                 f"shards in {folder} have changed since they were prepared: {listed(changes)}",
-                "a run may only read the shards it knows",
+                "a run may only read the shards that it started with",
                 "restore them, or run the same `birdsd run prepare ...` again: it writes what is missing",
             )
         return cls(folder, shards, dataset, codec)

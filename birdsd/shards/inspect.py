@@ -75,14 +75,14 @@ def text(facts: dict[str, Any]) -> str:
             f"{codec['fmax_hz']:g} Hz, {codec['frames']} frames",
         ]
     else:
-        lines += ["", "codec     none is known (no codec.json beside the shards)"]
+        lines += ["", "codec     unknown (no codec.json next to the shards)"]
     lines.append(f"image     {facts.get('image_shape')}")
     lines.append(f"size      {facts['bytes'] / 1e6:.1f} MB")
     if facts.get("pictures"):
         lines.append(f"problem   {facts['pictures']}")
     lines += [f"attention {said}" for said in facts.get("lacking", ())]
     if wordless := facts.get("without_caption"):
-        lines.append(f"attention {wordless} samples have no caption: they are learnt without words")
+        lines.append(f"attention {wordless} samples have no caption: they are trained without one")
     for name, label in (("licences", "licence"), ("environments", "mixed in")):
         lines += [f"{label:9} {key} ({count} samples)" for key, count in facts[name].items()]
     if count := facts.get("over_background"):
@@ -97,7 +97,7 @@ def text(facts: dict[str, Any]) -> str:
     if "damaged" in facts:
         damaged = facts["damaged"]
         theirs = "lacking" in facts
-        whole = "every sample can be read" if theirs else "every byte is as it was written"
+        whole = "every sample can be read" if theirs else "all checksums match"
         lines += ["", f"checked: {len(damaged)} damaged" if damaged else f"checked: {whole}"]
         lines += [f"  {problem}" for problem in damaged[:_PROBLEMS_SHOWN]]
     return "\n".join(lines)

@@ -167,8 +167,8 @@ class ShardReader:
                 raise UserError(
                     f"sample {source.keys[row]} of {self._shards[place].name} cannot be read: "
                     f"{error or 'the shard ends before it'}",
-                    "that may be over soon, and what is made now is kept for good",
-                    "see to the file system, and run the same command again",
+                    "the problem may be temporary, but the result would be permanent",
+                    "check the file system, and run the same command again",
                 ) from error
             reason = "the shard ends before this sample does" if isinstance(error, EOFError) else error
             key = source.keys[row]
@@ -220,7 +220,7 @@ class ShardReader:
         except OSError as error:
             raise UserError(
                 f"shard {path} cannot be opened: {error.strerror}",
-                "it was there when the run began",
+                "it existed when the run started",
                 "restore it and run the same command again",
             ) from error
         source = _Source(table, data, self.want)

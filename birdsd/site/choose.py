@@ -31,9 +31,9 @@ def choose_site(settings: Sequence[str]) -> list[str]:
         return [f"site={own[0]}", *settings]
     if own or slurm.available():
         raise UserError(
-            "no site was named",
+            "no site was given",
             f"this machine has Slurm, and the sites are {listed_names(p.name for p in presets()['site'])}",
-            "site=NAME; `birdsd site detect` writes one from what Slurm says, and site=local stays here",
+            "site=NAME; `birdsd site detect` writes one from what Slurm reports; site=local stays here",
         )
     return ["site=local", *settings]
 
@@ -93,7 +93,7 @@ def _check_shape(asked: SubmitConfig, job: str) -> None:
     if job == "train":
         if asked.array:
             raise UserError(
-                "array is set for train", "one run is one job; an array shares out shards or clips",
+                "array is set for train", "one run is one job; an array splits shards or clips",
                 "use nodes=N for more GPUs",
             )  # fmt: skip
         return
@@ -104,7 +104,7 @@ def _check_shape(asked: SubmitConfig, job: str) -> None:
     if asked.nodes > 1 or asked.tasks_per_node > 1:
         raise UserError(
             f"{job} runs as one process, not on {asked.nodes} nodes x {max(1, asked.tasks_per_node)} tasks",
-            "more hands come as a job array",
+            "to split the work, use a job array",
             "use array=N",
         )
     if site.executor == "local" and asked.array:
@@ -119,7 +119,7 @@ def _check_shape(asked: SubmitConfig, job: str) -> None:
 def _check_secrets(site: SiteConfig) -> None:
     """What goes into a job's script can be read by others."""
     if wrong := [str(n) for n in site.environment if not re.fullmatch(r"[A-Za-z_]\w*", str(n))]:
-        raise UserError(f"site.environment sets {wrong[0]!r}", "that cannot be a variable's name")
+        raise UserError(f"site.environment sets {wrong[0]!r}", "this is not a valid variable name")
     named = [str(name) for name in site.environment if _SECRET.search(str(name))]
     if named:
         raise UserError(

@@ -115,7 +115,7 @@ def _scalar(value: Any) -> str:
 def _choose(facts: Facts, gpu_type: str | None = None) -> Mapping[str, str]:
     open_ones = [p for p in facts.partitions if not closed(facts, p)] or list(facts.partitions)
     if not open_ones:
-        raise UserError("Slurm shows no partition", "jobs run in one", "ask the site for access")
+        raise UserError("Slurm shows no partition", "jobs run in a partition", "ask the site for access")
     nodes = {p["PartitionName"]: facts.nodes_of(p["PartitionName"]) for p in open_ones}
     default = next((p for p in open_ones if p.get("Default") == "YES"), None)
     with_gpus = [p for p in open_ones if kinds_of(nodes[p["PartitionName"]])]

@@ -107,12 +107,12 @@ def advice(service: Service | None, runs: Path, limit: SessionLimit | None) -> l
         return said
     if not service.keeps_path(runs):
         place = service.work_folder
-        then = f"runs={place / 'runs'} would outlive it" if place else service.how
-        said.append(f"{service.name}: {runs} is gone when the session ends; {then}")
+        then = f"runs={place / 'runs'} would survive it" if place else service.how
+        said.append(f"{service.name}: {runs} is deleted when the session ends; {then}")
     if limit is None:
         said.append(
             f"{service.name}: a session usually ends after {service.session_hours:g} h; "
-            f"machine.session_hours={service.session_hours:g} saves and stops before that"
+            f"machine.session_hours={service.session_hours:g} saves and stops in time"
         )
     return said
 

@@ -302,14 +302,14 @@ def cancel(name: str) -> None:
 def signal(name: str, which: str, batch: bool = False) -> None:
     """Send a signal ("USR2") to all tasks of a job; with `batch` to its batch script alone."""
     if not re.fullmatch(r"[A-Z0-9]+", which):
-        raise UserError(f"'{which}' is no signal", "a signal is a name such as USR2 or TERM")
+        raise UserError(f"'{which}' is not a signal", "a signal is a name such as USR2 or TERM")
     command(["scancel", f"--signal={which}", *(["--batch"] if batch else []), _checked(name)])
 
 
 def _checked(name: str) -> str:
     if not _ID.fullmatch(str(name)):
         raise UserError(
-            f"'{name}' is no job id of Slurm", "an id is a number, or 12_3 for a task of an array"
+            f"'{name}' is not a Slurm job id", "an id is a number, or 12_3 for a task of an array"
         )
     return str(name)
 

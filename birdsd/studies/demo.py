@@ -63,7 +63,7 @@ class Demo:
             if not folder.is_dir():
                 raise UserError(
                     f"the folder of recordings {folder} does not exist",
-                    "the demo takes a folder with a sub-folder for each species",
+                    "the demo needs a folder with one sub-folder per species",
                     "make demo RECORDINGS=FOLDER, or leave it out for the synthetic aviary",
                 )
             return folder

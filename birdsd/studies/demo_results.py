@@ -262,7 +262,7 @@ def _twice(before: list[tuple[int, float]], trained: list[dict[str, Any]], resum
     redone = [(loss, now.get(at)) for at, loss in before if at > resumed]
     same = sum(one == other for one, other in redone)
     return (
-        f"It was killed without warning and resumed from the newest checkpoint. Of the {len(redone)} steps "
+        f"It was killed without warning and resumed from the latest checkpoint. Of the {len(redone)} steps "
         f"that had to be done again, {same} gave a loss that is equal to the last bit."
     )
 
@@ -287,14 +287,24 @@ def _credits(recordings: Iterable[dict[str, Any]]) -> list[tuple[str, str, int]]
 
 
 def _commands(demo: Demo, run: Run) -> list[tuple[str, str]]:
-    own = [] if not demo.synthetic else [("The same with your own recordings", "make demo RECORDINGS=folder")]
+    own = (
+        []
+        if not demo.synthetic
+        else [("Repeat this with your own recordings", "make demo RECORDINGS=folder")]
+    )
     return [
         *own,
         (
-            "Another sound from this model",
+            "Generate more sounds with this model",
             f'birdsd run generate run={run.folder} prompt="..." count=4 out=generated',
         ),
-        ("What is in the shards", f"birdsd inspect {demo.work / 'shards'}"),
-        ("What a codec does to your recordings", "birdsd audit folder codec=birdsong codec=riffusion"),
-        ("A larger model, on a GPU", "birdsd run train model=small machine=notebook data.shards=shards ..."),
+        ("Inspect the shards", f"birdsd inspect {demo.work / 'shards'}"),
+        (
+            "Measure what a codec loses of your recordings",
+            "birdsd audit folder codec=birdsong codec=riffusion",
+        ),
+        (
+            "Train a larger model on a GPU",
+            "birdsd run train model=small machine=notebook data.shards=shards ...",
+        ),
     ]

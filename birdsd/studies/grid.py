@@ -139,7 +139,7 @@ def command(settings: GenerateConfig) -> str:
     try:
         machine = config.compose("generate", words).machine
         words += _differing(settings.machine, machine, "machine.")
-    except UserError:  # a preset from a file of one's own
+    except UserError:  # a preset from a custom file
         words = _differing(settings.machine, usual.machine, "machine.")
     best = {**USUAL, **recommended_sampling(settings)}
     left_out: dict[str, Any] = {

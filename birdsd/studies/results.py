@@ -41,7 +41,7 @@ def carry_out(experiment: Experiment) -> Outcome:
         for arm in experiment.mine():
             experiment.teach(arm)
     except Stopped as stopped:
-        line = f"stopped in '{stopped}' and saved; the same command goes on from here"
+        line = f"stopped in '{stopped}' and saved; the same command resumes it"
         return Outcome(line, {"out": str(experiment.out), "stopped_in": str(stopped)}, STOPPED_STATUS)
     with waiting_for(experiment.work / ".page.lock"):
         comparison = compare(experiment)
@@ -50,12 +50,12 @@ def carry_out(experiment: Experiment) -> Outcome:
         raise UserError(
             f"{len(experiment.failed)} arms failed: {'; '.join(experiment.failed.values())}",
             f"the others are in {page}",
-            "the same command tries again what failed",
+            "run the same command again to retry them",
         )
     absent = [arm.name for arm in comparison.missing]
     note = f"\nnot there yet: {', '.join(absent)} (other tasks have them)" if absent else ""
     facts = {"report": str(page), "missing": absent, **comparison.to_json()}
-    return Outcome(f"\n{text(comparison)}{note}\n\nlook and listen: {page}", facts)
+    return Outcome(f"\n{text(comparison)}{note}\n\nreport: {page}", facts)
 
 
 def write(experiment: Experiment, comparison: Comparison) -> Path:

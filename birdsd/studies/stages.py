@@ -228,7 +228,7 @@ class Stages:
                     break
                 except BlockingIOError:
                     if not said:
-                        print(f"waiting for another task that is at work on {path.stem}", file=sys.stderr)
+                        print(f"waiting for another task that is working on {path.stem}", file=sys.stderr)
                     said = True
                 except OSError:
                     break

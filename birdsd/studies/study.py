@@ -147,7 +147,7 @@ class Experiment:
         if len(found) < 2:
             raise UserError(
                 f"{self.recordings} has recordings of {len(found)} species",
-                "a comparison teaches some species and keeps the others to compare with",
+                "a comparison trains on some species and keeps the others to measure retention",
                 "add recordings of another species",
             )
         return list(found)
@@ -166,7 +166,7 @@ class Experiment:
         if len(chosen) == len(self.species):
             raise UserError(
                 "new_species names every species of the recordings",
-                "some must be left, to see what the model keeps of them",
+                "some must be left to measure retention",
                 "name fewer, or add recordings of other species",
             )
         return chosen

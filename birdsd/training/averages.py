@@ -51,7 +51,7 @@ def power_profile(steps: int, length: float) -> np.ndarray:
     if not 0 < length <= _LONGEST:
         raise UserError(
             f"--length {length:g}",
-            f"it is the deviation of the average as a share of the training: above 0, at most {_LONGEST}",
+            f"it is the average's deviation relative to the training: above 0, at most {_LONGEST}",
             "try 0.05, 0.1 and 0.2",
         )
     inverse = length**-2

@@ -225,8 +225,8 @@ class Trainer:
             if changes:
                 raise UserError(
                     f"the shards in {self.index.folder} changed under this run: {', '.join(changes[:5])}",
-                    "a run goes on with the samples that it began with",
-                    "restore the shards, or begin a new run",
+                    "a run continues with the samples that it started with",
+                    "restore the shards, or start a new run",
                 )
             self.position = self.resumed_from = self.saved_position = checkpoint.position
         self.pulse.resumed_from = self.position
@@ -465,7 +465,7 @@ class Trainer:
                 raise UserError(
                     f"the last checkpoint of {self.folder} is damaged and was set aside",
                     "the export is made from it",
-                    "run the same command again: it goes on from the checkpoint before",
+                    "run the same command again: it resumes from the previous checkpoint",
                 )
             export = self.folder / "export"
             if self.world.is_first:

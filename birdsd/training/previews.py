@@ -33,7 +33,7 @@ def load_weights(learner: Learner, checkpoint: Checkpoint, kind: str) -> None:
                 f"checkpoint {checkpoint.folder}: {name} has the shape {list(value.shape)}, "
                 f"in the model it is {list(parameter.shape)}",
                 "the model of this run is not the one that was saved",
-                "use the version of birdsd that began the run, or begin a new one",
+                "use the version of birdsd that started the run, or start a new one",
             )
         parameter.copy_(value)
 

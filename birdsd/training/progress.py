@@ -36,7 +36,7 @@ def opening_line(facts: dict[str, Any], resumed: bool) -> str:
     where = f"resumed at {facts['position']} of {facts['total']} samples"
     return (
         f"{facts['precision']} on {facts['device']} ({facts['precision_reason']}); engine {facts['engine']} "
-        f"({facts['engine_reason']}); {facts['parameters']:,} parameters learn; global batch "
+        f"({facts['engine_reason']}); {facts['parameters']:,} trainable parameters; global batch "
         f"{facts['global_batch']} = {facts['world_size']} x {facts['micro_batches']} x up to "
         f"{facts['micro_batch']}; {where if resumed else str(facts['total']) + ' samples'}"
     )
@@ -77,7 +77,7 @@ class Progress:
             per_s = (position - self._first) / max(1e-9, self._said - self._began)
             self.say(
                 f"{position}/{self._total} samples  loss {values['loss']:.4f}  "
-                f"{per_s:.1f}/s  {duration((self._total - position) / max(1e-9, per_s))} to go"
+                f"{per_s:.1f}/s  {duration((self._total - position) / max(1e-9, per_s))} left"
             )
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ _PROGRESS = gr.Progress()  # gradio looks for one among a function's defaults
 def build(studio: Studio) -> gr.Blocks:
     """The page for a studio, not yet served."""
     with gr.Blocks(title="birdsd", analytics_enabled=False, fill_width=True) as page:
-        gr.HTML(_framed(element("h1", "Ask for a song"), studio.facts()))
+        gr.HTML(_framed(element("h1", "Generate a song"), studio.facts()))
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
                 fields, button, again = _fields(studio)
@@ -78,7 +78,7 @@ def _fields(studio: Studio) -> tuple[list[Any], Any, Any]:
     with gr.Accordion("Start from a recording", open=bool(config.init)):
         init, start_s, strength, low, high = _start(studio)
     with gr.Accordion("More", open=False):
-        negative = gr.Textbox(config.negative_prompt, label="Not this (negative prompt)")
+        negative = gr.Textbox(config.negative_prompt, label="Negative prompt")
         scheduler = gr.Dropdown(sorted(SCHEDULERS), value=studio.usual("scheduler"), label="Scheduler")
     fields = [prompt, guidance, steps, seed, negative, scheduler, init, start_s, strength, low, high]
     return fields, button, again
@@ -98,7 +98,7 @@ def _start(studio: Studio) -> tuple[Any, ...]:
             usual,
             step=0.05,
             label="Strength",
-            info="0 keeps it, 1 is all new",
+            info="0 keeps it, 1 replaces it entirely",
             min_width=140,
             buttons=[],
         )
@@ -107,7 +107,7 @@ def _start(studio: Studio) -> tuple[Any, ...]:
         low, high = (
             gr.Slider(0, whole, value, step=0.01, label=label, info=info, min_width=140, buttons=[])
             for value, label, info in (
-                (0, "New from, s", "a part of the clip, or all of it"),
+                (0, "Regenerate from, s", "part of the clip, or all of it"),
                 (whole, "to, s", "the rest stays as it is"),
             )
         )
@@ -115,7 +115,7 @@ def _start(studio: Studio) -> tuple[Any, ...]:
 
 
 def _results() -> tuple[Any, Any, list[Any], Any]:
-    first = "What you ask for appears here: its spectrogram, its sound and its labels."
+    first = "Your clip appears here: its spectrogram, its sound and its labels."
     shown = gr.HTML(_framed(element("div", first, class_="empty")), elem_id="shown")
     labels = gr.HTML(elem_id="labels")
     with gr.Row():
@@ -133,7 +133,7 @@ def _made(studio: Studio, kept: list[str], values: tuple[Any, ...], progress: gr
     """Make a clip, and say it in all outputs; what a user can mend is shown on the page."""
     asked = Asked.of(values)
     if not asked.prompt.strip():
-        raise gr.Error("Say in the prompt what should sing.", duration=None, print_exception=False)
+        raise gr.Error("Enter a prompt that says what should sing.", duration=None, print_exception=False)
     try:
         clip = studio.make(asked, lambda share: progress(share, desc="denoising"))
     except UserError as error:
@@ -143,7 +143,7 @@ def _made(studio: Studio, kept: list[str], values: tuple[Any, ...], progress: gr
     before = [one for one in kept if one != figure]
     strip = join(Html(one) for one in before[:MOST_EARLIER])
     files = (clip.sound, clip.picture, clip.table, clip.recipe)
-    where = element("p", "All four files lie in ", element("code", studio.out), ".", class_="quiet")
+    where = element("p", "All four files are in ", element("code", studio.out), ".", class_="quiet")
     return [
         _framed(element("div", Html(figure), class_="newest")),
         _framed(studio.labels(clip), where),

@@ -32,8 +32,8 @@ def newest_model(runs: Path) -> Path:
     if not found:
         raise UserError(
             f"there is no finished model in {runs}",
-            "the page needs one to generate with",
-            "birdsd ui RUN, or a model folder; `birdsd run train ...` makes one",
+            "the page needs one to generate sounds",
+            "birdsd ui RUN, or a model folder; `birdsd run train ...` trains one",
         )
     return max(found, key=lambda folder: (folder.stat().st_mtime, folder.as_posix()))
 
@@ -78,7 +78,7 @@ def serve(asked: GenerateConfig, port: int | None = None, browser: bool = True, 
         max_file_size="500mb",
         **theme.look(),
     )
-    print(f"birdsd ui: http://{HOST}:{chosen}  (this machine only; Ctrl+C ends it)", flush=True)
+    print(f"birdsd ui: http://{HOST}:{chosen}  (this machine only; Ctrl+C stops it)", flush=True)
     if wait:
         page.block_thread()
     return page
@@ -114,4 +114,4 @@ def free_port(asked: int | None) -> int:
     tried = (
         f"port {asked}" if asked is not None else f"every port from {FIRST_PORT} to {FIRST_PORT + PORTS - 1}"
     )
-    raise UserError(f"{tried} cannot be used here: {reason}", "", "--port ANOTHER, or leave --port out")
+    raise UserError(f"{tried} cannot be used: {reason}", "", "--port ANOTHER, or leave --port out")

@@ -176,7 +176,7 @@ class Studio:
             span = request.span(self.clip_s)
             name = Path(asked.init).name
             if span is not None:
-                return f"{said}; {span.start_s:g} to {span.end_s:g} s made anew in {name}"
+                return f"{said}; {span.start_s:g} to {span.end_s:g} s regenerated in {name}"
             strength = 1 - request.skipped_steps() / request.steps
             return f"{said}; from {name} with strength {strength:.2g}"
         return said
@@ -195,9 +195,7 @@ class Studio:
             for x in read_raven(clip.table)
         ]
         if not rows:
-            return element(
-                "p", "No label: the prompt names no species that this model knows.", class_="quiet"
-            )
+            return element("p", "No label: the prompt names no species known to this model.", class_="quiet")
         return html.table(["Label", "from, s", "to, s", "kHz"], rows, numeric=(1, 2, 3))
 
     def facts(self) -> Html:
@@ -206,7 +204,7 @@ class Studio:
         kinds = [f"{one.kind} {one.folder.parent.name}" for one in model.additions]
         folder = model.folder.resolve()
         title = folder.parent.name if folder.name == "export" else folder.name
-        heard = f"{len(model.species)} species" if model.species else "species not known"
+        heard = f"{len(model.species)} species" if model.species else "unknown species"
         made = "synthetic birds, " if model.training.get("synthetic") else ""
         line = (
             f": {made}{heard}, clips of {self.clip_s:.3g} s at {model.codec.rate_hz / 1000:g} kHz, on "
@@ -214,7 +212,7 @@ class Studio:
         )
         licences = sorted(name for name in model.training.get("licences", {}) if "NC" in name or "SA" in name)
         rights = (
-            f"Trained on recordings under {', '.join(licences)}: that may bind what you do with its sounds."
+            f"Trained on recordings under {', '.join(licences)}: this may restrict the use of its sounds."
         )
         return element(
             "div",

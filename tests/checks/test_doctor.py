@@ -66,10 +66,10 @@ def test_sites_that_fit_are_well() -> None:
         ("nodes", {"gpus_per_node": 8}, "error", ["8 a100 GPUs"]),
         ("nodes", {"cpus_per_task": 33}, "error", ["132 CPUs"]),
         ("nodes", {"memory_gb_per_node": 1020}, "error", ["1020 GB of memory"]),
-        ("nodes", {"qos": "long", "nodes": 8}, "error", ["8 are asked for", "nodes=7 at most"]),
-        ("nodes", {"qos": "long", "nodes": 7}, "warning", ["7 are asked for", "6 of them up"]),
+        ("nodes", {"qos": "long", "nodes": 8}, "error", ["8 are requested", "nodes=7 at most"]),
+        ("nodes", {"qos": "long", "nodes": 7}, "warning", ["7 are requested", "6 of them up"]),
         ("hand_over", {"hand_over": "manual"}, "warning", ["birdsd resume"]),
-        ("hand_over", {"hand_over": "magic"}, "error", ["not known", "chain"]),
+        ("hand_over", {"hand_over": "magic"}, "error", ["unknown", "chain"]),
         ("hand_over", {"qos": "scavenge"}, "warning", ["cancelled", "site.hand_over=chain"]),
     ],
 )

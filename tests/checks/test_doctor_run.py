@@ -87,9 +87,9 @@ def test_a_folder_of_runs_on_the_wrong_file_system() -> None:
     if filesystem.mount_of(memory).kind != "tmpfs":
         pytest.skip("no /dev/shm in memory here")
     here = list(run.check_runs_folder(Case(SiteConfig(name="l", executor="local"), None, None, memory)))
-    only(here, "warning", "gone with the next boot")
+    only(here, "warning", "lost at the next reboot")
     there = list(run.check_runs_folder(case(ALMA, facts_of_university(), runs_root=memory)))
-    only(there, "warning", "this machine's memory", "compute nodes see")
+    only(there, "warning", "this machine's memory", "compute nodes can see")
     assert not list(memory.glob(".birdsd-doctor-*"))
 
 
@@ -127,7 +127,7 @@ def test_shards(tmp_path: Path) -> None:
     (found,) = look()
     assert found.level == "ok" and "3 in " in found.what and "15 train" in found.what
     (found,) = look(deep=True)
-    assert found.level == "ok" and "every checksum holds" in found.what
+    assert found.level == "ok" and "all checksums match" in found.what
     (found,) = run.check_shards(Case(None, compose("train")))
     assert found.level == "error" and "data.shards is not set" in found.what
     # The run began with these; then one of them changed.

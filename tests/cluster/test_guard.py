@@ -106,7 +106,7 @@ def test_slurm_s_own_requeues_are_counted_where_no_script_comes_to_its_end(tmp_p
         batch.start(restart, command="trap - EXIT; exit 0")
     done = batch.start(3, command="echo srun runs")
     assert done.returncode == 1 and "srun runs" not in done.stdout
-    assert batch.reasons() == ["birdsd did not begin in 3 allocations in a row"]
+    assert batch.reasons() == ["birdsd did not start in 3 allocations in a row"]
     assert len(silent_starts(batch.run.folder, batch.submission)) == 3
 
 
@@ -139,7 +139,7 @@ def test_a_setup_that_ends_early_is_followed_by_the_same_decision(tmp_path: Path
     )
     done = batch.start(command="echo srun runs")
     assert done.returncode == 1 and "srun runs" not in done.stdout and "never" not in done.stdout
-    assert "go on with: birdsd resume" in done.stdout, done
+    assert "continue with: birdsd resume" in done.stdout, done
     assert [(s.name, s.ended, s.spoke) for s in starts(batch.run.folder, batch.submission.id)] == [
         (f"{JOB}.0", True, False)
     ]

@@ -104,7 +104,7 @@ def test_where_a_job_runs_is_told_apart_from_what_it_is() -> None:
         (["site=testbed", "site.hand_over=pray"], "train", "chain, manual, requeue, resubmit"),
         (["site=testbed", "site.signal_lead_s=3600"], "train", "earlier than the job"),
         (["site=testbed", "site.environment.WANDB_API_KEY=x"], "train", "looks like a secret"),
-        (["site=testbed", "site.environment={A;B: 1}"], "train", "cannot be a variable"),
+        (["site=testbed", "site.environment={A;B: 1}"], "train", "not a valid variable name"),
         (["site=testbed", "site.proxy=http://me:word@proxy:80"], "train", "user name or password"),
     ],
 )

@@ -79,7 +79,7 @@ def test_a_species_without_a_class_is_named_and_in_no_figure(codec):
     assert told.unknown == ["Synthetic Trill"] and told.known == list(SPECIES[:2])
     assert told.step(CODEC).named.clips == 12 and told.step(GENERATED).named.clips == 4
     assert "Synthetic Trill" not in told.step(CODEC).per_species
-    assert "no class for Synthetic Trill: left out of every figure" in told.text()
+    assert "no class for Synthetic Trill: left out of all figures" in told.text()
     assert "right of 2" in told.text()
 
 
@@ -95,7 +95,7 @@ def test_what_is_missing_is_said(codec):
     told = staircase(codec, without, FakeJudge(), SPECIES, held_out="validation", progress=False)
     assert [step.stage for step in told.steps] == [CODEC]
     assert set(told.missing) == {RECORDING, AUTOENCODER, GENERATED}
-    assert "18 of 18 recordings are not there" in told.text() and "the real figures flatter" in told.text()
+    assert "18 of 18 recordings are missing" in told.text() and "the real figures flatter" in told.text()
     nothing = staircase(codec, [], FakeJudge(), SPECIES, generated=sounds(codec), progress=False)
     assert [step.stage for step in nothing.steps] == [GENERATED]
     assert "no recording with one species was held out" in nothing.text()
@@ -122,7 +122,7 @@ def test_a_run_is_judged_by_its_test_recordings(index: ShardIndex, codec: Spectr
     assert step.named.right.share == 1.0 and len(run.verdicts(CODEC)) == len(run.real) == 18
     told = json.loads(json.dumps(run.to_json()))
     assert told["judge"] == "Fake judge" and told["staircase"]["held_out"] == "test"
-    assert "beside being named" in run.text()
+    assert "other measures" in run.text()
 
 
 def test_without_test_recordings_validation_is_used_and_said(codec: SpectrogramCodec, tmp_path: Path):
@@ -318,7 +318,7 @@ def test_birdnet_does_not_hear_the_bird_in_noise_that_an_autoencoder_left(two_sp
     [
         (True, "Synthetic High", ""),
         (False, "Synthetic High", "has no export"),
-        (True, ".", "which species was asked for"),
+        (True, ".", "which species was requested"),
     ],
 )
 def test_the_command_judges_the_stages_of_a_run(

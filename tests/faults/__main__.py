@@ -75,7 +75,7 @@ def line(fault: Fault, outcome: Outcome | None, seconds: float, problem: str = "
 
 
 HEADER = (
-    f"{'fault':40} {'survived':>8} {'lost':>6} {'doubled':>8} {'done again':>14} {'weights':>9} {'alloc.':>6}"
+    f"{'fault':40} {'survived':>8} {'lost':>6} {'doubled':>8} {'recomputed':>14} {'weights':>9} {'alloc.':>6}"
 )
 
 

@@ -155,7 +155,7 @@ def requeued_by_slurm(drill: Drill) -> None:
     mark.touch()
     drill.setup.append(f"test ! -e {mark} || {{ scontrol requeue $SLURM_JOB_ID; sleep 60; }}")
     drill.begin()
-    given_up(drill, "birdsd did not begin in 3 allocations in a row", 4)
+    given_up(drill, "birdsd did not start in 3 allocations in a row", 4)
     mark.unlink()
     mend_and_finish(drill)
 

@@ -57,8 +57,8 @@ def test_the_demo_shows_the_staircase_each_species_and_the_split(codec, index, t
     assert "Fake judge (CC0)" in words and "codec and back" in words and "generated" in words
     assert "test recordings: nothing was trained on them" in words and "chosen on the validation" in words
     assert "unknown to the judge" in words and "no class for Synthetic Trill" in words
-    assert "Beside being named" in words and "noise floor" in words and "judge's embedding" in words
-    assert "The weak check" in words and "honest" not in words
+    assert "Other measures" in words and "noise floor" in words and "judge's embedding" in words
+    assert "Species check" in words and "honest" not in words
 
 
 def test_the_demo_without_a_judge_says_how_to_get_it_and_shows_the_weak_check(
@@ -67,7 +67,7 @@ def test_the_demo_without_a_judge_says_how_to_get_it_and_shows_the_weak_check(
     monkeypatch.setattr(judges, "installed", lambda: False)
     _, path = demo(codec, index, tmp_path, None)
     words = page_text(path)
-    assert HINT in words and "Only the weak check was used" in words and "The weak check" in words
+    assert HINT in words and "Only the weak check was used" in words and "Species check" in words
     assert "noise floor" in words and "judge's embedding" not in words
 
 
@@ -249,4 +249,4 @@ def test_the_weak_check_keeps_its_keys_in_check_json(codec, index, tmp_path):
     assert told["held_out"]["accuracy"] == weak.held_out.accuracy and told["held_out_split"] == "test"
     assert told["staircase"]["stages"] and told["measures"]["rows"]
     alone = Report(tmp_path, None, run)
-    assert alone.to_json()["weak_check"] is None and "beside being named" in alone.text()
+    assert alone.to_json()["weak_check"] is None and "other measures" in alone.text()

@@ -242,7 +242,7 @@ def test_allocations_that_overlap_lie_below_each_other_and_many_are_counted(tmp_
     spent = hours(traces(history.folder), NOW, job="prepare", submission=Submission.read(history.folder))
     drawn = str(time_line(spent, [], 0, NOW, "prepare"))
     tops = {float(y) for y in re.findall(r'class="k k-train" x="[\d.]+" y="([\d.]+)"', drawn)}
-    assert len(tops) == 24 and "6 further allocations are only in the table" in drawn
+    assert len(tops) == 24 and "6 further allocations are listed only in the table" in drawn
 
 
 def test_settings_are_written_as_they_would_be_typed() -> None:

@@ -1,4 +1,4 @@
-"""What is foretold of a step's memory, against what a real step of the real trainer holds."""
+"""The estimated memory of a step, against what a real step of the real trainer holds."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def source(bench: Bench, settings: list[str]) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", SETTINGS)
-def test_the_peak_is_foretold_within_a_tenth(bench: Bench, way: str) -> None:
+def test_the_peak_is_estimated_within_a_tenth(bench: Bench, way: str) -> None:
     if way.startswith("8 bits"):
         pytest.importorskip("bitsandbytes", reason="moments in 8 bits need bitsandbytes")
     settings = [*SETTINGS[way], *source(bench, SETTINGS[way])]
@@ -70,8 +70,8 @@ def test_the_peak_is_foretold_within_a_tenth(bench: Bench, way: str) -> None:
     micro_batch = min(config.machine.micro_batch, config.optim.global_batch)
     step = trace_step(config, bench.index.codec, micro_batch, flops=False)
     layout = Layout.of(config.machine, "fp32", micro_batch, 1, 1)
-    foretold = tensor_bytes(budget(lambda *_: step, layout, average=bool(config.optim.ema_decay)))
-    assert foretold == pytest.approx(measured, rel=0.1)
+    estimated = tensor_bytes(budget(lambda *_: step, layout, average=bool(config.optim.ema_decay)))
+    assert estimated == pytest.approx(measured, rel=0.1)
 
 
 def test_nothing_is_allocated_or_looked_for(bench: Bench) -> None:
@@ -94,7 +94,7 @@ def test_nothing_is_allocated_or_looked_for(bench: Bench) -> None:
     assert made.text_bytes == pytest.approx(4 * 123.1e6, rel=0.01)
 
 
-def test_personalising_a_prompt_is_foretold_within_a_tenth(bench: Bench) -> None:
+def test_personalising_a_prompt_is_estimated_within_a_tenth(bench: Bench) -> None:
     config = bench.config(["method=full", *source(bench, [])])
     text, tokenizer = models.load_text(str(bench.base))
     width = text.config.hidden_size
@@ -104,8 +104,8 @@ def test_personalising_a_prompt_is_foretold_within_a_tenth(bench: Bench) -> None
     before = live.bytes
     with live:
         personalise(text, tokenizer, projection, embedding, ["a bird"], AestheticSettings(steps=3))
-    foretold = trace_personalisation(config, bench.index.codec)
-    assert foretold == pytest.approx(live.peak_bytes - before, rel=0.1)
+    estimated = trace_personalisation(config, bench.index.codec)
+    assert estimated == pytest.approx(live.peak_bytes - before, rel=0.1)
 
 
 def test_flops_are_those_of_forward_and_backward(bench: Bench) -> None:

@@ -295,5 +295,5 @@ def test_options_of_sbatch_stand_in_the_script_as_written(tmp_path: Path) -> Non
 def test_an_option_that_would_break_its_line_is_refused(tmp_path: Path, setting: str) -> None:
     shards = make_shards(tmp_path / "shards")
     told = ["site=testbed", setting, f"data.shards={shards}", f"runs={tmp_path / 'runs'}"]
-    with pytest.raises(UserError, match="one line of the job's script"):
+    with pytest.raises(UserError, match="one line of the job script"):
         submit("train", told, dry_run=True)

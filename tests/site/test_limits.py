@@ -163,10 +163,10 @@ def test_the_script_of_a_student_asks_for_what_the_qos_gives(at: Any, tmp_path: 
     words = ["train", site, f"data.shards={shards}", f"runs={tmp_path / 'runs'}"]
     lines, said = submitted(capsys, *words)
     assert {"--gres=gpu:a100:1", "--cpus-per-task=16", "--mem=64GB", "--ntasks-per-node=1"} <= set(lines)
-    assert "machine=auto: the GPUs of site made, 1 a100 GPU a node" in said
+    assert "machine=auto: the GPUs of site made, 1 a100 GPU per node" in said
     lines, said = submitted(capsys, *words, "site.cpus_per_task=128", "site.memory_gb_per_node=1006")
     assert {"--cpus-per-task=16", "--mem=64GB"} <= set(lines)
-    assert "16 CPUs a task instead of 128" in said and "64 GB a node instead of 1006" in said
+    assert "16 CPUs per task instead of 128" in said and "64 GB per node instead of 1006" in said
 
 
 # -- the doctor ---------------------------------------------------------------------------------------------
@@ -210,10 +210,10 @@ def test_the_doctor_counts_all_nodes(at: Any) -> None:
     at(Site(EIGHT, qos(user="gres/gpu=10", node="cpu=128")))
     site = replace(PRESET, qos="normal", gpus_per_node=4, cpus_per_task=32)
     (one,) = check_limits(case(site, nodes=3))
-    assert one.level == "error" and "12 gres/gpu are asked for" in one.what
+    assert one.level == "error" and "12 gres/gpu are requested" in one.what
     assert "qos normal MaxTRESPerUser is 10" in one.what and "fewer nodes" in one.what_to_do
     (two,) = check_limits(case(replace(site, cpus_per_task=33), nodes=2))
-    assert "132 cpu are asked for on a node" in two.what and "MaxTRESPerNode is 128" in two.what
+    assert "132 cpu are requested on a node" in two.what and "MaxTRESPerNode is 128" in two.what
 
 
 # -- slices of GPUs -----------------------------------------------------------------------------------------
@@ -371,7 +371,7 @@ def test_the_doctor_of_slices(at: Any) -> None:
     at(Site(WHOLE + SLICES))
     site = replace(PRESET, qos="normal", gpu_type="a100_1g.10gb")
     (one,) = check_gpu_type(case(site))
-    assert one.level == "warning" and "has whole ones: a100" in one.what
+    assert one.level == "warning" and "has whole GPUs: a100" in one.what
     (several,) = check_limits(case(replace(site, gpus_per_node=28)))
     assert several.level == "error" and "28 GPUs of type a100_1g.10gb in one job" in several.what
     (either,) = check_gpu_type(case(replace(site, gpu_type=None)))
@@ -423,7 +423,7 @@ def test_prepare_asks_for_no_gpu(at: Any, tmp_path: Path, capsys: Any, partition
     where = ["--partition=cpu", "--time=360"] if partitions else ["--partition=gpu", "--time=2880"]
     assert {*where, "--cpus-per-task=16", "--mem=125GB"} <= set(lines)
     assert not [line for line in lines if "gres" in line or "gpus" in line]
-    assert "no GPU is asked for (prepare uses none)" in said
+    assert "no GPU is requested (prepare uses none)" in said
     make_shards(tmp_path / "shards")
     lines, _ = submitted(capsys, "cache", *common)
     assert {"--gres=gpu:a100:1", "--partition=gpu", "--cpus-per-task=16", "--mem=125GB"} <= set(lines)

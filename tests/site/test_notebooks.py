@@ -62,7 +62,7 @@ def test_what_would_be_lost_is_told(tmp_path: Path) -> None:
     (tmp_path / "storage").mkdir()
     service = notebooks.here({"PAPERSPACE_FQDN": "x"}, tmp_path)
     lost, hours = notebooks.advice(service, Path("runs"), None)
-    assert f"runs={tmp_path}/storage/birdsd/runs would outlive it" in lost
+    assert f"runs={tmp_path}/storage/birdsd/runs would survive it" in lost
     assert "machine.session_hours=6" in hours
     limit = notebooks.session_limit(machine(session_hours=6), None)
     (said,) = notebooks.advice(service, tmp_path / "storage" / "runs", limit)

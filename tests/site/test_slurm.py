@@ -95,9 +95,9 @@ def test_values_with_spaces_are_read_whole() -> None:
 def test_only_an_id_reaches_slurm(name: str) -> None:
     assert slurm.jobs([name]) == {}
     for call in (slurm.cancel, slurm.requeue, slurm.show_job):
-        with pytest.raises(UserError, match="no job id"):
+        with pytest.raises(UserError, match="not a Slurm job id"):
             call(name)
-    with pytest.raises(UserError, match="no signal"):
+    with pytest.raises(UserError, match="not a signal"):
         slurm.signal("12", "USR2 --full")
 
 

@@ -257,7 +257,7 @@ def test_four_ways_are_song_and_song_in_its_environment(birds: Path, place: Path
     assert set(arm["scores"]) == {"new", "known", "new in an environment"}
     # The fake mixes noise where rain is asked for: half of the clips asked for in an environment.
     assert arm["background"]["pairs"] == 4 and arm["background"]["with_db"] > arm["background"]["without_db"]
-    assert "What the environment adds" in Path(facts["report"]).read_text(encoding="utf-8")
+    assert "Effect of the environment" in Path(facts["report"]).read_text(encoding="utf-8")
     only = experiment(birds, place, f"environment={place / 'places'}", "environments=[rain]", job="four_ways")
     assert only.environments == ["rain"]
     with pytest.raises(UserError, match=r"unknown environment 'rian'.*mean 'rain'"):
@@ -297,7 +297,7 @@ def test_parts_share_the_arms_and_the_last_writes_the_whole_page(birds: Path, pl
     assert "arms are missing" in page and "is not trained yet" in page
     last = run(birds, place, "part=1/2")
     assert last.facts["missing"] == []
-    assert "is not complete" not in Path(last.facts["report"]).read_text(encoding="utf-8")
+    assert "is incomplete" not in Path(last.facts["report"]).read_text(encoding="utf-8")
     again = Counter(json.dumps(told, sort_keys=True) for told in map(without_pid, calls(place, "train")))
     assert {json.loads(line)["method"] for line, times in again.items() if times > 1} == {
         "autoencoder", "full", "clip", AESTHETIC,

@@ -123,9 +123,9 @@ def test_a_runs_model_gets_another_average(run, capsys):
 
 
 def test_the_average_never_replaces_anything_else(run, tmp_path):
-    with pytest.raises(UserError, match=r"is there already.*--out"):
+    with pytest.raises(UserError, match=r"already exists.*--out"):
         average_run(str(run.folder), 0.15, tmp_path)
-    with pytest.raises(UserError, match=r"is there already"):
+    with pytest.raises(UserError, match=r"already exists"):
         average_run(str(run.folder), 0.15, run.export_folder)
     with pytest.raises(UserError, match=r"--length 3"):
         average_run(str(run.folder), 3.0, tmp_path / "new")

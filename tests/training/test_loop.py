@@ -258,7 +258,7 @@ def test_what_it_says_at_the_start(shards, tmp_path, capsys):
         ({"machine__optimizer_bits": 4}, "machine.optimizer_bits"),
         (
             {"machine__optimizer_bits": 8, "machine__engine": "deepspeed"},
-            "moments in 8 bits are plain torch",
+            "only plain torch supports 8-bit",
         ),
         ({"machine__offload_parameters": True}, "machine.engine=deepspeed and machine.zero_stage=3"),
         (

@@ -99,7 +99,7 @@ def test_a_port_that_is_taken_is_a_sentence():
         taken.bind((server.HOST, 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"port {port} cannot be used here"):
+        with pytest.raises(UserError, match=f"port {port} cannot be used"):
             server.free_port(port)
     with pytest.raises(UserError, match="from 1 to 65535"):
         server.free_port(70000)
@@ -150,7 +150,7 @@ def test_a_stretch_is_a_part_of_the_clip(studio, recording):
     assert (request.mask_start_s, request.mask_end_s, request.strength) == (0.2, None, None)
     clip = studio.make(part)
     assert read_raven(clip.table)[0].start_s == 0.2
-    assert "0.2 to 0.512 s made anew in my tone.wav" in studio.figure(clip, part)
+    assert "0.2 to 0.512 s regenerated in my tone.wav" in studio.figure(clip, part)
 
 
 def test_the_facts_name_the_model_and_the_rights(studio):
@@ -223,7 +223,7 @@ def test_the_page_in_a_browser(served, studio, recording, tmp_path):
 
         page.type_into("#prompt textarea", " ")
         page.click("#generate")
-        page.wait_for("document.body.textContent.includes('Say in the prompt what should sing')")
+        page.wait_for("document.body.textContent.includes('Enter a prompt that says what should sing')")
         page.screenshot(tmp_path / "page.png")
 
         asked = [url for url in page.requests() if not url.startswith(("data:", "blob:", "about:"))]

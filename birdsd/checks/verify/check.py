@@ -57,7 +57,7 @@ def check_course(legs: Sequence[Leg], results: Sequence[LegResult]) -> Check:
     stops = len(results) - kills - 1
     how = f"{kills} killed, {stops} stopped, the last one finished"
     met_all = f"{len(pairs)} combination{'s' * (len(pairs) > 1)} of world and stage"
-    return Check("legs", True, f"{len(results)} legs, {how}; {met_all}")
+    return Check("legs", True, f"{len(results)} segments, {how}; {met_all}")
 
 
 def check_samples(straight: Watch, changed: Watch, results: Sequence[LegResult]) -> Check:
@@ -72,7 +72,7 @@ def check_samples(straight: Watch, changed: Watch, results: Sequence[LegResult])
             return Check("samples", False, f"leg {result.number}: {problem}")
     redone = sum(result.redone for result in results)
     seen = f"{len(ledger) // batch} global batches hold the same samples, in the same order"
-    return Check("samples", True, f"{seen}; none is missing or doubled ({redone} samples were done again)")
+    return Check("samples", True, f"{seen}; none is missing or doubled ({redone} samples were recomputed)")
 
 
 def check_losses(
@@ -91,7 +91,7 @@ def check_losses(
 
 
 def check_bits(expected: dict[int, float], results: Sequence[LegResult], usual: Shape) -> Check:
-    """Where nothing but the reader threads changed, the losses must be the same to the last bit: up to the
+    """Where nothing but the reader threads changed, the losses must be bitwise identical: up to the
     first change as in the straight run, and in a leg that is repeated as in the one that was killed; the
     checkpoints of both must hold the same state."""
     first = 0
@@ -109,16 +109,16 @@ def check_bits(expected: dict[int, float], results: Sequence[LegResult], usual: 
         common = {p: loss for p, loss in after.losses.items() if p in before.losses}
         compared = compare_losses(before.losses, common, 0.0)
         if problem := compared.problem or after.state_problem:
-            return Check("bits", False, f"legs {before.number} and {after.number}: {problem}")
+            return Check("bits", False, f"segments {before.number} and {after.number}: {problem}")
         steps, saves = steps + len(common), saves + bool(after.repeated_save)
         engines |= {after.leg.shape.engine} if common else set()
     if not first + steps:
-        return Check("bits", True, "nothing to compare: no leg was repeated")
-    parts = [f"the first {first} steps are the straight run's"] if first else []
+        return Check("bits", True, "nothing to compare: no segment was repeated")
+    parts = [f"the first {first} steps match the uninterrupted run"] if first else []
     if steps:
         names = ", ".join(sorted(engines))
         parts.append(f"{steps} steps and {saves} checkpoints that were made twice alike ({names})")
-    return Check("bits", True, "the same to the last bit: " + ", ".join(parts))
+    return Check("bits", True, "bitwise identical: " + ", ".join(parts))
 
 
 def rounding(straight: Watch, probe: Watch) -> tuple[float, float]:

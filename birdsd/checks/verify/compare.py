@@ -37,7 +37,7 @@ class Limits:
         raised = Limits(
             min(_MOST_LOSS, max(self.loss, _LEEWAY * loss)),
             min(_MOST_WEIGHTS, max(self.weights, _LEEWAY * weights)),
-            f"another micro-batch alone sets straight runs {loss:.1e} apart: these settings amplify rounding",
+            f"another micro-batch alone makes a difference of {loss:.1e}: these settings amplify rounding",
         )
         return raised if (raised.loss, raised.weights) != (self.loss, self.weights) else self
 
@@ -57,7 +57,7 @@ def compare_ledgers(straight: np.ndarray, other: np.ndarray, batch: int, first: 
     batch; else a sentence that names the first batch that differs."""
     expected = straight[first : first + len(other)]
     if len(expected) < len(other):
-        return f"it goes on to position {first + len(other)}, the straight run to {len(straight)}"
+        return f"it goes on to position {first + len(other)}, the uninterrupted run to {len(straight)}"
     wrong = np.flatnonzero(expected != other)
     if not len(wrong):
         return ""
@@ -77,7 +77,9 @@ def compare_losses(
     worst, at = 0.0, 0
     for position, loss in other.items():
         if position not in straight:
-            return LossComparison(len(other), worst, at, f"position {position} is not in the straight run")
+            return LossComparison(
+                len(other), worst, at, f"position {position} is not in the uninterrupted run"
+            )
         expected = straight[position]
         difference = 0.0 if loss == expected else abs(loss - expected) / max(abs(expected), 1e-30)
         if math.isnan(difference):
@@ -133,7 +135,7 @@ def compare_states(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndar
     for key in sorted(first):
         one, other = first[key], second[key]
         if (one.dtype, one.shape) != (other.dtype, other.shape) or one.tobytes() != other.tobytes():
-            return f"{key} is not the same to the last bit"
+            return f"{key} is not bitwise identical"
     return ""
 
 

@@ -318,7 +318,7 @@ class _LegError(Exception):
 
 def _ended_early(ranks: Ranks) -> _LegError:
     if set(ranks.codes) == {0}:
-        return _LegError("the run was over before this leg could be ended")
+        return _LegError("the run ended before this segment could be interrupted")
     return _LegError(f"a rank ended by itself: {ranks.last_words()}")
 
 
@@ -331,7 +331,7 @@ def train_straight(watch: Watch, shape: Shape, settings: Sequence[str], logs: Pa
         if set(ranks.codes) != {0}:
             raise UserError(
                 f"the run {logs.name} failed: {ranks.last_words()}",
-                "verify needs settings that train",
+                "verify needs settings that can be trained",
                 "try them with `birdsd run train ...`",
             )
     return time.monotonic() - start
@@ -366,5 +366,5 @@ def leg_line(result: LegResult, legs: int) -> str:
     """One line for somebody who waits."""
     leg = result.leg
     shape = f"world {leg.shape.world}, {leg.shape.engine}, micro-batch {leg.shape.micro_batch}"
-    course = f"{result.begin} -> {result.reached}" if result.facts else "did not begin"
-    return f"leg {result.number} of {legs}: {shape}: {course}, {result.problem or result.ended}"
+    course = f"{result.begin} -> {result.reached}" if result.facts else "did not start"
+    return f"segment {result.number} of {legs}: {shape}: {course}, {result.problem or result.ended}"

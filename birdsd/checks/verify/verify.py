@@ -132,15 +132,15 @@ class Trial:
         legs = plan_legs(worlds, stages, kills, batch, machine.micro_batch, self.seed)
         total = steps_for(steps, len(legs))
         if total > steps:
-            self.notes.append(f"{total} steps instead of {steps}: {len(legs)} legs need so many")
+            self.notes.append(f"{total} steps instead of {steps}: {len(legs)} segments need that many")
         every = max(2, total // len(legs) // 2)
         settings = [*self._sources(), *self._overrides(total * batch, every * batch)]
         usual = usual_shape(batch, machine.micro_batch)
-        self.say(f"straight: {total} steps of {batch} samples, world 1, torch")
+        self.say(f"uninterrupted: {total} steps of {batch} samples, world 1, torch")
         straight = Watch(self.work / "straight", batch)
         straight_s = train_straight(straight, usual, settings, self.work / "logs" / "straight")
         facts = straight.announcements()[-1]
-        self.say(f"straight: done in {straight_s:.0f} s, {facts['precision']} on {facts['device']}")
+        self.say(f"uninterrupted: done in {straight_s:.0f} s, {facts['precision']} on {facts['device']}")
         changed = Watch(self.work / "runs", batch)
         course = Course(changed, settings, self.work / "logs", total, every, self.seed)
         results = self._legs(course, legs)
@@ -160,7 +160,7 @@ class Trial:
         """Whether the settings amplify rounding: a straight run where only the micro-batch is another."""
         if usual.micro_batch == 1:
             return limits
-        self.say("beyond the usual limit: another straight run shows what rounding alone does")
+        self.say("beyond the usual limit: a second uninterrupted run shows the effect of rounding alone")
         probe = Watch(self.work / "probe", straight.batch)
         shape = replace(usual, micro_batch=max(1, usual.micro_batch // 2))
         train_straight(probe, shape, settings, self.work / "logs" / "probe")
@@ -209,7 +209,7 @@ class Trial:
         from birdsd.sound.codec.codec import SpectrogramCodec
         from birdsd.sound.synthetic import make_aviary
 
-        self.say("no data.shards: a synthetic aviary is made")
+        self.say("no data.shards: creating a synthetic data set")
         recordings = make_aviary(self.work / "recordings", _RECORDINGS_PER_SPECIES, environment=False)
         shards = self.work / "shards"
         asked = compose(
@@ -220,7 +220,7 @@ class Trial:
 
     def _untrained_autoencoder(self, settings: list[str]) -> Path:
         """An autoencoder after one step: how well it does is of no interest here."""
-        self.say("no model.autoencoder: one is made, after one step")
+        self.say("no model.autoencoder: training one for one step")
         own = ["method=autoencoder", "optim.global_batch=4", *self._overrides(4, 4)]
         watch = Watch(self.work / "autoencoder", 4)
         train_straight(
@@ -248,7 +248,7 @@ def _work_folder(out: Path | str | None) -> Path:
     folder = Path(out)
     if folder.is_dir() and any(path.name != "verify.json" for path in folder.iterdir()):
         raise UserError(
-            f"--out {folder} is not empty", "verify begins anew each time", "choose another folder"
+            f"--out {folder} is not empty", "verify always starts from scratch", "choose another folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
     return folder.resolve()
@@ -266,7 +266,7 @@ def _check_deepspeed(stages: Sequence[int]) -> None:
 
 
 def _worlds_here(worlds: Sequence[int], config: TrainConfig, notes: list[str]) -> list[int]:
-    """The worlds that this machine can hold: NCCL takes one rank a GPU, processors take any number."""
+    """The worlds that this machine can hold: NCCL needs one GPU per rank, processors take any number."""
     if config.machine.device == "cpu":
         return list(worlds)
     script = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
@@ -278,13 +278,13 @@ def _worlds_here(worlds: Sequence[int], config: TrainConfig, notes: list[str]) -
     if not held:
         raise UserError(
             f"--worlds {','.join(map(str, worlds))} with {gpus} GPU{'s' * (gpus > 1)} here",
-            "NCCL takes one rank a GPU",
+            "NCCL needs one GPU per rank",
             "--worlds 1, or machine.device=cpu",
         )
     if len(held) < len(worlds):
         left_out = ", ".join(str(world) for world in worlds if world > gpus)
         notes.append(
-            f"{gpus} GPU{'s' * (gpus > 1)} here, and NCCL takes one rank a GPU: worlds of {left_out} are "
+            f"{gpus} GPU{'s' * (gpus > 1)} here, and NCCL needs one GPU per rank: worlds of {left_out} are "
             "left out; machine.device=cpu tries them"
         )
     return held

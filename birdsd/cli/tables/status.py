@@ -26,14 +26,12 @@ def text(found: Sequence[RunStatus], everything: bool = False, now: float | None
     """The table of runs, at most `WIDTH` columns wide; without `everything` few of those that are over."""
     now = time.time() if now is None else now
     if not found:
-        return "no runs here yet: `birdsd run JOB ...` or `birdsd submit JOB ...` makes one"
+        return "no runs here yet; start one with `birdsd run JOB ...` or `birdsd submit JOB ...`"
     over = [s for s in found if s.state in _QUIET]
     dropped = {id(s) for s in ([] if everything else over[RECENT:])}
     shown = [s for s in found if id(s) not in dropped]
     rows = [_cells(s) for s in shown]
-    lines = _table(
-        ("RUN", "STATE", "DONE", "RATE", "TO GO", "ALLOC", "HOURS", "EFF"), rows, right=range(2, 8)
-    )
+    lines = _table(("RUN", "STATE", "DONE", "RATE", "ETA", "ALLOC", "HOURS", "EFF"), rows, right=range(2, 8))
     out = [lines[0]]
     for status, line in zip(shown, lines[1:], strict=True):
         out.append(line)
@@ -42,7 +40,7 @@ def text(found: Sequence[RunStatus], everything: bool = False, now: float | None
     tally = ", ".join(f"{n} {state}" for state, n in counts(found).items())
     out += ["", f"{len(found)} {'run' if len(found) == 1 else 'runs'}: {tally}"]
     if dropped:
-        out.append(f"{len(dropped)} that are finished or cancelled are not shown; --all shows them")
+        out.append(f"{len(dropped)} finished or cancelled runs are not shown; use --all to list them")
     return "\n".join(out)
 
 
@@ -135,13 +133,13 @@ def detail_text(told: RunDetail, now: float | None = None) -> str:
     if told.hours.accounts:
         out += ["", "ALLOCATIONS", *allocation_lines(told.hours.accounts, now)]
     if told.hours.wall_s > 0:
-        out += ["", "WHERE THE HOURS WENT", *hour_lines(told.hours, status.job)]
+        out += ["", "TIME BREAKDOWN", *hour_lines(told.hours, status.job)]
     if told.validation:
         out += ["", "VALIDATION LOSS", _losses(told.validation)]
     if told.events:
         out += ["", "LAST EVENTS", *(_event_line(event, now) for event in told.events)]
     if told.next_steps:
-        out += ["", "WHAT NEXT"]
+        out += ["", "NEXT STEPS"]
         width = max((len(run) for says, run in told.next_steps if says), default=0)
         out += [f"  {run:<{width}}  {says}".rstrip() for says, run in told.next_steps]
     return "\n".join(out)
@@ -156,7 +154,7 @@ def _facts(told: RunDetail, now: float) -> list[str]:
         if status.samples_per_s:
             line += f", {status.samples_per_s:,.1f}/s"
         if status.eta_s is not None:
-            line += f", {span(status.eta_s)} to go (about {moment(now + status.eta_s, now)})"
+            line += f", {span(status.eta_s)} left (ETA {moment(now + status.eta_s, now)})"
         rows.append(("progress", line))
         if status.state != FINISHED:
             rows.append(("saved", f"{status.saved_position:,} samples"))
@@ -189,7 +187,7 @@ def allocation_lines(accounts: Sequence[Account], now: float) -> list[str]:
             (name, moment(account.begin, now), span(account.queue_s) if account.queue_s >= 1 else "",
              size, span(account.wall_s), moved, account.how, lost)
         )  # fmt: skip
-    head = ("NAME", "BEGAN", "WAITED", "SIZE", "HELD", "SAMPLES", "END", "LOST")
+    head = ("NAME", "STARTED", "QUEUED", "SIZE", "WALL TIME", "SAMPLES", "END", "LOST")
     return _table(head, rows, right=(2, 3, 4, 5, 7), indent=2)
 
 
@@ -206,12 +204,10 @@ def hour_lines(spent: Hours, job: str = "train") -> list[str]:
             named = [f"{name} {span(parts[name])}" for name in START_PARTS if parts[name] >= 0.5]
             lines += [f"    {', '.join(named)}"] if named else []
     said = [f"allocated {span(spent.wall_s)}"]
-    said += [f"{hours} hours of GPUs" for hours in [f"{spent.gpu_hours:,.2f}"] if spent.gpu_hours]
-    said += [
-        f"{hours} hours of CPU processes" for hours in [f"{spent.process_hours:,.2f}"] if spent.process_hours
-    ]
+    said += [f"{hours} GPU hours" for hours in [f"{spent.gpu_hours:,.2f}"] if spent.gpu_hours]
+    said += [f"{hours} CPU process hours" for hours in [f"{spent.process_hours:,.2f}"] if spent.process_hours]
     if spent.ratio is not None:
-        with_queue = f", {spent.ratio_with_queue:.1%} with the queue" if spent.queue_s else ""
+        with_queue = f", {spent.ratio_with_queue:.1%} including queue time" if spent.queue_s else ""
         what = "effective training time" if job == "train" else "at work"
         said.append(f"{what} {spent.ratio:.1%}{with_queue}")
     return [*lines, *_wrapped("; ".join(said), "  ", "  ")]

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from birdsd.checks.verify.verify import VerifyResult
 
 _HEADER = (
-    "leg",
+    "segment",
     "world",
     "engine",
     "micro",
@@ -28,7 +28,7 @@ def result_text(result: VerifyResult) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER) - 1)]
     lines = [
         f"{result.steps} steps of {result.global_batch} samples, {result.precision} on {result.device}; "
-        f"straight in {result.straight_s:.0f} s, then in {len(result.legs)} legs (positions in samples):",
+        f"uninterrupted in {result.straight_s:.0f} s, then in {len(result.legs)} segments (in samples):",
         "",
     ]
     for row in rows:
@@ -39,11 +39,11 @@ def result_text(result: VerifyResult) -> str:
         f"{'ok   ' if check.passed else 'WRONG'} {check.name:8} {check.found}" for check in result.checks
     ]
     lines += [f"note  {note}" for note in result.notes]
-    verdict = "sound: killed and changed, it is the run that was never disturbed"
+    verdict = "PASS: the interrupted run is identical to the uninterrupted one"
     if result.incomplete:
-        verdict = "incomplete: what was tried is sound, but the run was over too soon; give more --steps"
+        verdict = "INCOMPLETE: everything tried so far passed, but the run ended too early; use more --steps"
     elif not result.passed:
-        verdict = "NOT SOUND: do not trust a long run to these settings on this machine"
+        verdict = "FAIL: do not start a long run with these settings on this machine"
     lines += ["", f"{verdict} ({result.seconds:.0f} s)"]
     if result.folder:
         lines.append(f"runs and logs: {result.folder}")

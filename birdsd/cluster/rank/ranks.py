@@ -49,8 +49,8 @@ def join(job: str, settings: Sequence[str], environ: MutableMapping[str, str] | 
             return None  # each has its own share
         raise UserError(
             f"{launch.launcher} started `birdsd run {job}` {launch.size} times",
-            "it is a job for one process; copies would write over each other's files",
-            f"start it once; `birdsd submit {job} array=N` or part=i/n shares its work out"
+            "it is a single-process job; copies would overwrite each other's files",
+            f"start it once; `birdsd submit {job} array=N` or part=i/n splits the work"
             if job in ("prepare", "cache", "generate", "methods", "four_ways")
             else "start it once, e.g. with srun -n 1",
         )
@@ -59,7 +59,7 @@ def join(job: str, settings: Sequence[str], environ: MutableMapping[str, str] | 
     if not address or port in ("", "0"):
         raise UserError(
             f"{launch.launcher} started `birdsd run {job}` {launch.size} times",
-            "it does not say where they meet, and alone each would wait for the others",
+            "without a rendezvous address each process would wait for the others",
             "set MASTER_ADDR and MASTER_PORT to a machine and a free port of rank 0's, or "
             f"`birdsd submit {job} site=... nodes=N tasks_per_node=N`",
         )

@@ -7,7 +7,7 @@ files; `tensors` reads and writes them safely; `exporter` and `importer` put it 
 from birdsd.method_facts import kinds_in
 
 _LINES = {
-    "diffusers": "a pipeline folder, with the addition merged in",
+    "diffusers": "a pipeline folder, with the adapter merged in",
     "a1111": "for AUTOMATIC1111's web UI",
     "comfyui": "for ComfyUI",
     "ckpt": "one .ckpt file, for older programs",

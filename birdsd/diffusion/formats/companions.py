@@ -40,13 +40,13 @@ class Exported:
             if kind is not None:
                 raise UserError(
                     f"{folder} holds a model of the kind '{kind}'",
-                    f"what goes out is one of {', '.join(portable_kinds())}",
+                    f"only these can be exported: {', '.join(portable_kinds())}",
                     "name a run of another method",
                 )
         raise UserError(
             f"{folder} holds no exported model",
             "expected a finished run with export/, or an exported or imported folder",
-            "finish the run first (the same `birdsd run train ...` command goes on with it)",
+            "finish the run first (the same `birdsd run train ...` command resumes it)",
         )
 
     @property

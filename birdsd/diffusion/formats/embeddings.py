@@ -46,7 +46,7 @@ def read_tokens(content: Content) -> dict[str, Tensor] | None:
     if {"clip_l", "clip_g"} & tensors.keys():
         raise UserError(
             f"{content.path} is an embedding for SDXL",
-            "one for Stable Diffusion 1 is read",
+            "only those for Stable Diffusion 1 can be read",
             "find such a file",
         )
     if KOHYA in tensors:

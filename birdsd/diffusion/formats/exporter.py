@@ -46,8 +46,8 @@ def check_formats(kind: str, formats: Sequence[str], dtype: str) -> None:
             raise unknown_name("format", name, FORMATS)
         if name not in fitting:
             raise UserError(
-                f"the format '{name}' does not hold this kind of thing ({kind})",
-                f"a {kind} goes out as {', '.join(fitting)}",
+                f"the format '{name}' does not support this kind of model ({kind})",
+                f"a {kind} can be exported as {', '.join(fitting)}",
                 f"take --format {fitting[0]}",
             )
 
@@ -86,7 +86,7 @@ def _write_folder(exported: Exported, place: Path, dtype: str, base: str | None,
     target = place / exported.name
     if target.exists() and not (target / "model_index.json").is_file():
         raise UserError(
-            f"{target} is there, and is no diffusers folder", "it would be replaced", "choose another --out"
+            f"{target} exists and is not a diffusers folder", "it would be replaced", "choose another --out"
         )
     if exported.kind == "pipeline":
         export.write_folder(target, lambda partial: _copy(exported, partial, dtype))
@@ -125,9 +125,9 @@ def merge(exported: Exported, folder: Path, base: str | None = None) -> Path:
     model = Generator(exported.folder, base=base)
     if model.aesthetics:
         raise UserError(
-            f"{exported.folder} stands on an aesthetic embedding",
+            f"{exported.folder} builds on an aesthetic embedding",
             "that acts on each prompt, and cannot be merged into weights",
-            "export what stands under it",
+            "export its base model",
         )
     pipeline = model.pipeline
     if any(one.kind == "lora" for one in model.additions):

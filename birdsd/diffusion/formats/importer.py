@@ -95,7 +95,7 @@ def _made_before(out: Path, identity: str) -> Imported | None:
     if (told.get("imported") or {}).get("identity") == identity:
         return Imported(out, str(told["kind"]), str(told["imported"]["form"]), made=False)
     if not out.is_dir() or any(out.iterdir()):
-        raise UserError(f"{out} is there already", "an import makes a new folder", "choose another --out")
+        raise UserError(f"{out} already exists", "an import creates a new folder", "choose another --out")
     return None
 
 
@@ -222,8 +222,8 @@ class _Import:
                 if (place / "codec.json").is_file():
                     return export.read_codec(place)
         raise UserError(
-            f"{self.asked.path} says nothing of a codec",
-            "without one its pictures cannot be turned into sound",
+            f"{self.asked.path} does not name a codec",
+            "without one its images cannot be turned into sound",
             "name the codec.json that belongs to it, or a run or folder with the same codec: --codec FILE",
         )
 
@@ -239,11 +239,11 @@ class _Import:
             raise UserError(
                 f"the model {source} is not the one that {self.asked.path} was made for",
                 f"its weights have the fingerprint {now}, not {identity}",
-                f"name the right one with --base, or say --base {source} to use this one all the same",
+                f"name the right one with --base, or say --base {source} to use this one anyway",
             )
         raise UserError(
-            f"{self.asked.path} is {what}, and needs a model under it",
-            "it says itself only what it changes",
+            f"{self.asked.path} is {what}, and needs a base model",
+            "it only contains what it changes",
             "name the model that it was made for: --base RUN, a diffusers folder or a hub id",
         )
 
@@ -254,7 +254,7 @@ class _Import:
         source = self.asked.base or (str(settings) if settings.is_dir() else "")
         if not source:
             raise UserError(
-                f"{content.path} holds weights alone",
+                f"{content.path} contains only weights",
                 "the settings of the networks and the tokenizer must come from elsewhere",
                 "name a model of the same architecture: --base RUN, a diffusers folder, or for Stable "
                 "Diffusion 1.5 the hub id stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -372,7 +372,7 @@ class _Import:
             return matrix.float()
         if self.asked.clip is None:
             raise UserError(
-                f"{self.asked.path} is an aesthetic embedding, and needs the CLIP that it comes from",
+                f"{self.asked.path} is an aesthetic embedding, and needs the CLIP that it was computed with",
                 "its text projection leads from the text encoder's states to the space of the embedding",
                 "name it: --clip RUN, a CLIPModel folder, or openai/clip-vit-large-patch14 for Stable "
                 "Diffusion 1.5",

@@ -139,13 +139,13 @@ def read_lora(content: Content, modules: Mapping[str, Iterable[str]]) -> tuple[s
                 f"{content.path}: the factors of {'.'.join(place)} are of the ranks {down.shape[0]} (down "
                 f"{list(down.shape)}) and {up.shape[1]} (up {list(up.shape)})",
                 "up @ down needs one rank",
-                "fetch the file again, or make it anew",
+                "fetch the file again, or make it again",
             )
         if not down.numel() or not up.numel():
             raise UserError(
                 f"{content.path}: the update of {'.'.join(place)} is empty (down {list(down.shape)})",
                 "a LoRA has a rank of 1 or more",
-                "fetch the file again, or make it anew",
+                "fetch the file again, or make it again",
             )
         rank = float(down.shape[0])
         with _explained(content, "the alpha"):
@@ -301,8 +301,8 @@ def _explained(content: Content, where: str) -> Iterator[None]:
         yield
     except (ValueError, TypeError, AttributeError, re.error) as error:
         raise UserError(
-            f"{content.path}: {where} makes no sense ({error})",
-            "it says by how much an update counts",
+            f"{content.path}: {where} is invalid ({error})",
+            "it scales the update",
             "fetch the file again",
         ) from error
 

@@ -153,7 +153,7 @@ def scheduler_of(settings: Any, path: object) -> dict[str, Any]:
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{path} says nothing of a model ({type(error).__name__}: {error})",
+            f"{path} does not describe a model ({type(error).__name__}: {error})",
             "the yaml beside a checkpoint has the form of v1-inference.yaml",
             "remove it, or fetch the one that belongs to the checkpoint",
         ) from error

@@ -232,7 +232,9 @@ def _as_marked(content: Content, noise: dict[str, Any], vae: Any) -> dict[str, A
         try:
             told = yaml.safe_load(beside.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{beside} is no yaml: {error}", "", "remove it, or fetch it again") from error
+            raise UserError(
+                f"{beside} is not valid YAML: {error}", "", "remove it, or fetch it again"
+            ) from error
         said = settings.scheduler_of(told, beside)
         vae.register_to_config(scaling_factor=said.pop("scaling_factor"))
         found |= said

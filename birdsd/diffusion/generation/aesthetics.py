@@ -58,7 +58,7 @@ class AestheticSettings:
         for name in ("weight", "text_weight"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
-                raise UserError(f"aesthetic_{name}={value}", "it is a share, 0..1", "0 leaves all as it was")
+                raise UserError(f"aesthetic_{name}={value}", "it is a share, 0..1", "0 changes nothing")
         if self.blend not in BLENDS:
             raise unknown_name("aesthetic_blend", self.blend, BLENDS)
 

@@ -66,7 +66,7 @@ class Span:
         named = f"mask_start_s={span.start_s:g} mask_end_s={span.end_s:g}"
         if not 0 <= span.start_s < span.end_s:
             raise UserError(
-                named, "the stretch to make anew starts at 0 or later, and ends after its start",
+                named, "the span to regenerate starts at 0 or later, and ends after its start",
                 f"e.g. mask_start_s={clip_s / 4:.3g} mask_end_s={clip_s / 2:.3g}",
             )  # fmt: skip
         if span.end_s > clip_s + 1e-6:
@@ -167,7 +167,7 @@ def _picture(path: Path, codec: SpectrogramCodec) -> np.ndarray:
         raise UserError(f"init={path} is damaged or not a picture ({error})") from error
     if picture.shape[:2] != (codec.bands, codec.frames):
         raise UserError(
-            f"init={path} is a picture of {picture.shape[1]} x {picture.shape[0]} pixels",
+            f"init={path} is an image of {picture.shape[1]} x {picture.shape[0]} pixels",
             f"this model's are {codec.frames} x {codec.bands} (frames x bands)",
             "take a picture that a model of the same codec made, or the recording itself",
         )
@@ -189,7 +189,7 @@ def _sound(path: Path, start_s: float, codec: SpectrogramCodec) -> np.ndarray:
     if codec.level_db(heard) < SILENCE_DBFS:
         raise UserError(
             f"init={path} is silent from {start_s:g} s to {start_s + codec.clip_s:.5g} s",
-            "a start must have something to be heard",
+            "the start must not be silent",
             "take another start: init=FILE@SECONDS",
         )
     clip = np.zeros((codec.channels, codec.samples_per_clip), np.float32)

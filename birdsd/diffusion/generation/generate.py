@@ -137,7 +137,7 @@ class Recipe:
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
-                f"{path} is not a recipe of birdsd ({type(error).__name__}: {error})",
+                f"{path} is not a birdsd recipe ({type(error).__name__}: {error})",
                 "a recipe is the .json beside a generated clip",
             ) from error
         if not 0 <= recipe.number < recipe.request.total:

@@ -327,7 +327,7 @@ class Generator:
             reason, way_out = f"guidance={request.guidance:g} is high", f"guidance=3, or {way_out}"
         return NotFinite(
             f"clip {index} of '{prompt}' (seed {seed}) has numbers that are not finite, {where}",
-            f"it would be a black picture and a silent sound; {reason}",
+            f"it would be a black image and a silent sound; {reason}",
             way_out,
         )
 
@@ -339,7 +339,7 @@ def pipeline_folder(folder: Path) -> Path:
             return candidate
     if (Path(folder) / "export" / "config.json").is_file():
         raise UserError(
-            f"{folder} is finished, and generates nothing by itself",
+            f"{folder} is finished, but cannot generate anything by itself",
             "it is a part of a model, such as an autoencoder",
             f"`birdsd status {Path(folder).name}` says what it is trained for",
         )
@@ -347,7 +347,7 @@ def pipeline_folder(folder: Path) -> Path:
         f"{folder} holds no model to generate with",
         "expected a diffusers pipeline folder (model_index.json), an addition to one (LoRA, tokens), or a "
         "finished run with one of them in export/",
-        "finish the run first (the same `birdsd run train ...` command goes on with it)",
+        "finish the run first (the same `birdsd run train ...` command resumes it)",
     )
 
 

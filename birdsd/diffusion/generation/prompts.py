@@ -143,7 +143,7 @@ def emphasise(states: Tensor, weights: Tensor) -> Tensor:
 
     Rows whose weights are all 1 are left to the bit. The factor that gives the mean back lies between one
     over the greatest and one over the smallest weight, as it must where the tokens' means have one sign. In
-    an encoder of one's own they may cancel out: then the quotient of two means close to 0 could be anything,
+    a custom encoder they may cancel out: then the quotient of two means close to 0 could be anything,
     and is kept within these bounds.
     """
     import torch

@@ -77,7 +77,7 @@ class Request:
             if not self.init and getattr(self, name) is not None:
                 raise UserError(
                     f"{name}={getattr(self, name)} without init",
-                    "it says how much, or what, of a recording is made anew",
+                    "it says how much, or what, of a recording is regenerated",
                     "add init=RECORDING, or leave it out",
                 )
         self.skipped_steps()

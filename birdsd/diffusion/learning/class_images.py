@@ -74,8 +74,8 @@ class ClassPictures:
         if picture is None:
             raise UserError(
                 f"the class picture {self.path(number)} {problem}",
-                "it was whole when the run began",
-                "run the same command again: it is made anew",
+                "it was intact when the run started",
+                "run the same command again to recreate it",
             )
         return picture
 

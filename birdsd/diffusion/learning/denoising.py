@@ -103,7 +103,7 @@ class DenoisingMethod(LearningMethod):
             if said is not None and said != has:
                 raise UserError(
                     f"method.{name}={str(said).lower()}, and the base {source} has {str(has).lower()}",
-                    "a model goes on predicting what it predicts, under the noise that it knows",
+                    "a model keeps its prediction type and noise schedule",
                     f"leave method.{name} out, or train from scratch (method=full model.init=scratch)",
                 )
         return base
@@ -397,7 +397,7 @@ def check_pretrained(config: TrainConfig) -> None:
     if config.model.init != "pretrained":
         raise UserError(
             f"method={config.method.name} with model.init={config.model.init}",
-            "this method teaches something new to a model that knows sounds already",
+            "this method fine-tunes a model that already knows sounds",
             "set model.init=pretrained and model.source to a finished run, a folder or a hub id",
         )
     required_source(config)

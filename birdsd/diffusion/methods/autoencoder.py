@@ -1,4 +1,4 @@
-"""method=autoencoder: a spectrogram AutoencoderKL of one's own.
+"""method=autoencoder: your own spectrogram AutoencoderKL.
 
 The loss of a sample is the mean absolute error of its picture, plus the KL divergence of its latents from
 a normal distribution (nats per latent value), plus, if asked for: the error of its differences along time

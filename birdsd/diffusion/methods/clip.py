@@ -1,4 +1,4 @@
-"""method=clip: an image tower for a text encoder of one's own, so that text and spectrograms can be compared.
+"""method=clip: an image tower for your own text encoder, so that text and spectrograms can be compared.
 
 The text tower of model.source stays as it is (locked-text tuning, LiT, arXiv 2111.07991, with the roles
 exchanged: there the images are locked): the image tower, both projections and the temperature learn. The
@@ -95,7 +95,7 @@ class ClipMethod(LearningMethod):
         if len(self.labels) < 2:
             raise UserError(
                 f"all samples in {index.folder} have the same caption: {listed_names(self.labels)}",
-                "a CLIP learns by telling what is heard from what might be",
+                "a CLIP learns by telling captions apart",
                 "take shards with at least two species",
             )
 

@@ -183,7 +183,7 @@ class DreamBooth(DenoisingMethod):
         """
         lines = super().gather(parts, share, alive)
         if not self.keeps_prior:
-            return [*lines, "no class pictures: nothing keeps what the model knew"]
+            return [*lines, "no class pictures: nothing preserves what the model knew"]
         self.pictures_made = made = self.pictures.make(self._sampler(parts), share, alive)
         if self.caches.use_disk:
             for number in self.pictures.shared(share):
@@ -191,7 +191,7 @@ class DreamBooth(DenoisingMethod):
                 self._moments_kept(parts, number)
         first, *more = self.request.prompts
         asked = f"'{first}'" + (f" and {len(more)} more prompts" if more else "")
-        return [*lines, f"{self.pictures.count} class pictures of {asked} ({made} made here and now)"]
+        return [*lines, f"{self.pictures.count} class pictures of {asked} ({made} made just now)"]
 
     def _sampler(self, parts: Parts) -> Sampler:
         """The model's own pictures; its networks are loaded where there is one to make."""
@@ -322,7 +322,7 @@ def rare_words(tokenizer: Any, species: Sequence[str], others: Sequence[str] = (
     if len(found) < len(species):
         raise UserError(
             f"there are {len(species)} species and {len(found)} rare words",
-            "each species needs a word of its own",
+            "each species needs its own word",
             "set method.word=class",
         )
     return found[: len(species)]

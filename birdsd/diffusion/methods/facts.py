@@ -74,7 +74,7 @@ FACTS = (
         source_parts=("vae",),
         without_effect=_autoencoder_unused,
         heaviest=_autoencoder_heaviest,
-        next=Next("full", "autoencoder", "a model that makes sound, on it"),
+        next=Next("full", "autoencoder", "trains a diffusion model on it"),
     ),
     MethodFacts(
         "full",
@@ -139,7 +139,9 @@ FACTS = (
         CLIP,
         parameters.of_image_tower,
         models=("clip",),
-        next=Next("aesthetic_gradients", "clip", "what each species looks like to it", pretrained=True),
+        next=Next(
+            "aesthetic_gradients", "clip", "computes the aesthetic embedding of each species", pretrained=True
+        ),
     ),
     MethodFacts(
         "aesthetic_gradients",

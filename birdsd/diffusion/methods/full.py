@@ -1,5 +1,5 @@
 """method=full: the weights themselves learn. From scratch: the UNet and the text encoder, on the latents
-of an autoencoder of one's own or a pretrained one, with a tokenizer made from the captions. From a
+of your own autoencoder or a pretrained one, with a tokenizer made from the captions. From a
 pretrained model: the UNet, and the text encoder if asked. `method.learns` narrows it to some layers.
 """
 
@@ -102,7 +102,7 @@ class FullMethod(DenoisingMethod):
                 parts = sorted({".".join(name.split(".")[:3]) for name in names})
                 shown = ", ".join(parts[:12]) + (", ..." if len(parts) > 12 else "")
                 raise UserError(
-                    f"method.learns={pattern} fits no parameter",
-                    f"it is a pattern of names (* stands for anything), which begin with {shown}",
+                    f"method.learns={pattern} matches no parameter",
+                    f"it is a pattern of names (* stands for anything), which start with {shown}",
                     "e.g. unet.*attn2* for the layers that look at the text, or unet.up_blocks.*",
                 )

@@ -57,7 +57,7 @@ class TextualInversionMethod(DenoisingMethod):
         if method.tokens == "per_species" and not self._words:
             raise UserError(
                 f"the shards in {index.folder} name no species",
-                "method.tokens=per_species makes a token for each",
+                "method.tokens=per_species creates a token for each",
                 "set method.tokens=style for one token, or label the recordings and prepare them again",
             )
         names = list(self._words.values()) or [method.style_token]
@@ -90,7 +90,7 @@ class TextualInversionMethod(DenoisingMethod):
             f", the mean of its {self._start_tokens} tokens" if self._start_tokens > 1 else ""
         )
         vectors = f"{self.config.method.vectors} vector(s) each"
-        return [*lines, f"new words: {shown}{more}; {vectors}, beginning as {begin}"]
+        return [*lines, f"new words: {shown}{more}; {vectors}, initialised as {begin}"]
 
     def wording(self, parts: Parts, text: str) -> str:
         """Species become their tokens; a style's token is put behind the text. The empty text stays empty:

@@ -255,9 +255,9 @@ def locate(source: str, part: str) -> tuple[str, str | None]:
         kind = read_json(folder / "training.json").get("kind") if (folder / "training.json").is_file() else ""
         if kind in adapter_kinds():
             raise UserError(
-                f"{path} is only an addition ({kind}) to a model, and holds no {part}",
+                f"{path} is only an adapter ({kind}) for a model, and contains no {part}",
                 "training starts from a whole model",
-                f"make one of it: birdsd export {path} --format diffusers, and name that folder",
+                f"merge it: birdsd export {path} --format diffusers, and name that folder",
             )
         if (folder / part).is_dir():
             return str(folder), part

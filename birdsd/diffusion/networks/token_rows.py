@@ -98,8 +98,8 @@ def first_vector(tokenizer: Any, table: Tensor, word: str) -> tuple[Tensor, int]
     numbers = tokenizer(word, add_special_tokens=False).input_ids
     if not numbers or tokenizer.unk_token_id in numbers:
         raise UserError(
-            f"method.initial_word='{word}' is no word that the model's tokenizer knows",
-            "the new vectors begin as those of a word",
+            f"method.initial_word='{word}' is not a word that the model's tokenizer knows",
+            "the new vectors are initialised from a word",
             "take a plain word, like method.initial_word=bird",
         )
     return table[torch.tensor(numbers, device=table.device)].float().mean(0), len(numbers)

@@ -1,4 +1,4 @@
-"""A CLIP tokenizer trained on the captions of one's own recordings.
+"""A CLIP tokenizer trained on the captions of your own recordings.
 
 It has CLIP's form in every respect (byte-level BPE, lower case, end-of-word suffix, the same two
 special tokens), so an exported pipeline loads it as it would load Stable Diffusion's.

@@ -256,7 +256,7 @@ class Court:
     def judgement(self) -> Judgement:
         """All that was taken so far."""
         if not self._verdicts:
-            raise UserError("there is no sound to judge", "", "name sound files or folders that hold some")
+            raise UserError("there is no sound to judge", "", "name sound files or folders of them")
         judge = self.judge
         return Judgement(
             judge.title, judge.licence, judge.fingerprint, self._verdicts, list(self._among),

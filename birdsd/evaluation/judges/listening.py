@@ -134,9 +134,9 @@ def listening_text(listening: Listening) -> str:
     unsaid = sum(verdict.species is None for verdict in judgement.verdicts) - listening.several
     lines += ["", *judgement_text(judgement).splitlines()]
     if unsaid:
-        lines.append(f"{unsaid} without a label: heard, and in no figure")
+        lines.append(f"{unsaid} without a label: heard, but not counted")
     if listening.several:
-        lines.append(f"{listening.several} with several species: heard, and in no figure")
+        lines.append(f"{listening.several} with several species: heard, but not counted")
     return "\n".join([*lines, *left_out_lines(listening.left_out)])
 
 

@@ -27,7 +27,7 @@ def check_runtime() -> None:
         import ai_edge_litert.interpreter  # noqa: F401
     except (ImportError, OSError, AttributeError) as error:
         raise UserError(
-            f"the package ai-edge-litert is installed and cannot be loaded: {error}",
+            f"the package ai-edge-litert is installed but cannot be loaded: {error}",
             "it runs the judge",
             "pip install --force-reinstall ai-edge-litert",
         ) from error

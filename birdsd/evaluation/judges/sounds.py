@@ -59,7 +59,7 @@ def find_sounds(sources: Sequence[Path], judge: Judge) -> SoundFiles:
     not exist is a `UserError`, and so is finding nothing at all."""
     for source in sources:
         if not source.exists():
-            raise UserError(f"{source} does not exist", "", "name sound files, or folders that hold some")
+            raise UserError(f"{source} does not exist", "", "name sound files, or folders of them")
     found = SoundFiles()
     for source in sources:
         try:

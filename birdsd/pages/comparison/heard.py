@@ -49,8 +49,8 @@ def real_and_measures(comparison: Comparison) -> list[Html]:
     first = arms[0][1]
     intro = element(
         "p",
-        "Being named is necessary, not sufficient: these stand beside it, for the clips of new species, with "
-        "the same figure of held-out clips through the codec in the first row.",
+        "Being named is necessary, not sufficient. These are further measures of the clips of new species, "
+        "with the same figure for held-out clips through the codec in the first row.",
     )
     held: list[object] = ["Held-out recordings", *(row.cells()[0] for row in first.rows)]
     rows = [
@@ -60,4 +60,4 @@ def real_and_measures(comparison: Comparison) -> list[Html]:
     headers = ["", *(row.title for row in first.rows)]
     says = element("p", "; ".join(f"{row.title}: {row.says}" for row in first.rows) + ".", class_="quiet")
     table = html.table(headers, [held, *rows], numeric=tuple(range(1, len(headers))), wide=True)
-    return [*blocks, element("h3", "Beside being named"), intro, table, says]
+    return [*blocks, element("h3", "Other measures"), intro, table, says]

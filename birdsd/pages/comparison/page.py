@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from birdsd.shards.index import ShardIndex
 
 TITLES = {
-    "methods": "Which way teaches it a bird?",
-    "four_ways": "From a model, or from nothing? Song alone, or song in its place?",
+    "methods": "Comparison of fine-tuning methods",
+    "four_ways": "Fine-tuned or from scratch, on song or on song with environment",
 }
 
 
@@ -36,22 +36,22 @@ def comparison_page(out: Path, comparison: Comparison, index: ShardIndex) -> Pat
         lead=_lead(comparison),
         badges=(
             html.badge(f"birdsd {comparison.name}"),
-            html.badge(f"one seed, {settings['clips_per_species']} clips of a species from each arm"),
+            html.badge(f"one seed, {settings['clips_per_species']} clips of each species from each arm"),
             *([html.badge(f"{absent} arms are missing", warn=True)] if absent else []),
         ),
         css=CSS,
         footer=f"Made by birdsd on {settings.get('machine', '')}. This page needs no network: sounds, "
-        "pictures and figures are inside the file.",
+        "images and figures are embedded in the file.",
     )  # fmt: skip
-    page.section("In short", *_in_short(comparison))
-    page.section("What they learnt, and what they lost", *_learnt(comparison))
+    page.section("Summary", *_in_short(comparison))
+    page.section("Learning and forgetting", *_learnt(comparison))
     page.section("Listen", *sounds(comparison, index))
     if any(arm.background for arm in comparison.shown):
-        page.section("What the environment adds", *_backgrounds(comparison))
-    page.section("What it costs", *_costs(comparison))
-    page.section("The loss on held-out recordings", *_losses(comparison))
-    page.section("What is taken for what", *_confusions(comparison))
-    page.section("How it was done", *_how(comparison))
+        page.section("Effect of the environment", *_backgrounds(comparison))
+    page.section("Cost", *_costs(comparison))
+    page.section("Loss on held-out recordings", *_losses(comparison))
+    page.section("Confusion matrices", *_confusions(comparison))
+    page.section("Methods and settings", *_how(comparison))
     return page.write(out)
 
 
@@ -60,11 +60,11 @@ def comparison_page(out: Path, comparison: Comparison, index: ShardIndex) -> Pat
 
 def _lead(comparison: Comparison) -> str:
     count = sum(not arm.control for arm in comparison.arms)
-    ways = {"methods": f"{count} ways of teaching", "four_ways": f"{count} models"}
+    ways = {"methods": f"{count} fine-tuning methods", "four_ways": f"{count} models"}
     return (
         f"{ways.get(comparison.name, f'{count} arms')}, the same {len(comparison.new)} new species, the "
         f"same {amount(comparison.settings['samples'])} samples, the same seed: judged by "
-        "classifiers that never heard a generated clip, and laid side by side to be judged by yours."
+        "classifiers that never heard a generated clip, and shown side by side for your own ears."
     )
 
 
@@ -79,7 +79,7 @@ def _in_short(comparison: Comparison) -> list[Html]:
     if control and NEW in control.scores:
         score = control.scores[NEW]
         said.append(
-            f"Asked for the new species, the base model, which was taught nothing, is named right by the "
+            f"When prompted for the new species, the untuned base model is named right by the "
             f"weak check in {score.accuracy:.0%} of {score.clips} clips. "
         )
     if beats:
@@ -92,7 +92,7 @@ def _in_short(comparison: Comparison) -> list[Html]:
     if comparison.judge:
         said.append(_judge_in_short(comparison, taught))
     if rest:
-        said.append(f" Not told apart from the base model: {_listed(rest)}.")
+        said.append(f" Not distinguishable from the base model: {_listed(rest)}.")
     lost = []
     if forgot:
         lost.append(f"Clearly forgot some of what the base model knew: {_listed(forgot)}.")
@@ -102,16 +102,16 @@ def _in_short(comparison: Comparison) -> list[Html]:
         lost.append("No arm clearly forgot what the base model knew, and none shows signs of copying.")
     figures = {
         f"new species, taught from {_recordings(comparison)}": amount(len(comparison.new)),
-        "known species, to see what is lost": amount(len(comparison.known)),
-        "samples that each arm learnt from": amount(comparison.settings["samples"]),
-        "clips listened to": amount(sum(len(arm.clips) for arm in comparison.shown)),
+        "known species, to measure retention": amount(len(comparison.known)),
+        "training samples of each arm": amount(comparison.settings["samples"]),
+        "clips evaluated": amount(sum(len(arm.clips) for arm in comparison.shown)),
     }
     blocks = [element("p", *said), element("p", *lost), html.tiles(figures)]
     if comparison.missing:
         lines = [
             element("p", element("b", name(arm.title)), ": ", name(arm.missing)) for arm in comparison.missing
         ]
-        blocks.insert(0, html.note("This page is not complete. Missing so far:", *lines, warn=True))
+        blocks.insert(0, html.note("This page is incomplete. Missing so far:", *lines, warn=True))
     return blocks
 
 
@@ -145,11 +145,11 @@ def _listed(arms: Sequence[ArmResult]) -> str:
 def _learnt(comparison: Comparison) -> list[Html]:
     intro = element(
         "p",
-        "The share of clips in which the weak check names the species that was asked for. The level "
-        "line is the 95% interval. The upright line is what a model scores that sings one of the "
+        "The share of clips in which the weak check names the requested species. The horizontal "
+        "line is the 95% interval. The vertical line is the score of a model that sings one of the "
         f"{len(comparison.new)} "
         f"new species whatever it is asked for ({comparison.always:.0%}); a classifier that guesses scores "
-        f"{comparison.chance:.0%}. Known species: the upright line is the base model.",
+        f"{comparison.chance:.0%}. Known species: the vertical line is the base model.",
     )
     control = next((arm for arm in comparison.shown if arm.control and KNOWN in arm.scores), None)
     before = control.scores[KNOWN].accuracy if control else None
@@ -219,15 +219,15 @@ def _worth(comparison: Comparison) -> Html:
     worth = (
         f"The weak check is a plain classifier of {comparison.training_clips} training clips. It names "
         f"{held.accuracy:.0%} of {held.clips} clips of held-out recordings right ({held.low:.0%} to "
-        f"{held.high:.0%}), so what it calls wrong may well be right, and the other way round."
+        f"{held.high:.0%}), so it is not ground truth: what it calls wrong may well be right, and vice versa."
         if held
-        else "No recording was held out, so what the weak check itself is worth is not known."
+        else "No recording was held out, so the accuracy of the weak check itself is unknown."
     )
     seed = (
-        "One seed, one choice of new species: another might put near neighbours of this table in another "
-        f"order. Differences are called clear below p = {CLEAR:g}."
+        "One seed, one choice of new species: another might reorder close neighbours in this "
+        f"table. Differences are called clear below p = {CLEAR:g}."
     )
-    return html.note(element("p", element("b", "What this is worth. "), worth), element("p", seed))
+    return html.note(element("p", element("b", "Limitations. "), worth), element("p", seed))
 
 
 # -- costs, losses ----------------------------------------------------------------------------------------
@@ -236,13 +236,13 @@ def _worth(comparison: Comparison) -> Html:
 def _costs(comparison: Comparison) -> list[Html]:
     intro = element(
         "p",
-        "Time and memory of each arm's own training, and of making its clips. To share: what one would "
-        "hand on to somebody who has the base model, without codec and cards. What stands on another arm "
-        "includes that arm.",
+        "Time and memory of each arm's own training, and of making its clips. To share: what you would "
+        "give to somebody who already has the base model, without codec and cards. An arm built on another "
+        "arm includes that arm.",
     )
     gpu = any(arm.figures.gpu_mib for arm in comparison.shown)
     headers = ["", "Training", "Processor", "Memory", *(["GPU memory"] if gpu else []), "Clips", "Memory",
-               "Parameters that learn", "To share"]  # fmt: skip
+               "Trainable parameters", "To share"]  # fmt: skip
     rows = [_cost_row(arm, gpu) for arm in comparison.shown]
     numeric = tuple(range(1, len(headers)))
     return [intro, html.table(headers, rows, numeric=numeric, wide=True), _size_chart(comparison)]
@@ -301,7 +301,7 @@ def _size_chart(comparison: Comparison) -> Html:
     levels = [element("span", f"{v}%", style=f"bottom:{v}%") for v in (0, 25, 50, 75, 100)]
     lines = [element("u", style=f"bottom:{v}%") for v in (25, 50, 75)]
     chance = element("u", class_="chance", style=f"bottom:{100 * comparison.always:.1f}%")
-    alt = "New species named right against the bytes to share, one dot an arm; the table has the figures"
+    alt = "New species named right against the bytes to share, one dot per arm; the table has the figures"
     frame = element(
         "div", element("div", *levels, class_="y", aria_hidden="true"),
         element("div", *lines, chance, *dots, class_="field dots", role="img", aria_label=alt),
@@ -309,7 +309,7 @@ def _size_chart(comparison: Comparison) -> Html:
     )  # fmt: skip
     units = element("div", element("span", "new species named right"), element("span", "bytes to share"),
                     class_="units")  # fmt: skip
-    return html.card(element("h3", "How much one hands on for how much is learnt"), units, frame)
+    return html.card(element("h3", "Adapter size vs. accuracy"), units, frame)
 
 
 def _losses(comparison: Comparison) -> list[Html]:
@@ -403,7 +403,9 @@ def _confusions(comparison: Comparison) -> list[Html]:
             confusion_table(species, counts, title="Held-out recordings", rows="true", columns="named")
         ))  # fmt: skip
     summary = element("summary", f"{len(tables)} tables: recordings first, then each arm")
-    intro = element("p", "A row for what was asked for, a column for what the weak check named, in clips.")
+    intro = element(
+        "p", "Rows: requested species. Columns: the species that the weak check named. Entries: clips."
+    )
     return [intro, element("details", summary, html.grid(*tables), class_="confusions")]
 
 
@@ -429,6 +431,6 @@ def _how(comparison: Comparison) -> list[Html]:
     alt = "Where the time went: " + ", ".join(f"{title} {html.seconds(s)}" for title, s in stages)
     return [
         html.key_values(values),
-        element("h3", f"Where the time went: {html.seconds(sum(s for _, s in stages))} in all"),
+        element("h3", f"Time breakdown: {html.seconds(sum(s for _, s in stages))} in total"),
         share_bar(stages, alt=alt),
     ]

@@ -122,7 +122,7 @@ def remarks(comparison: Comparison) -> list[str]:
         "that sings one of the new species whatever it is asked for.",
         "vs base: points on the new species against the base model asked in the same words; p by McNemar's "
         "exact test clip by clip, adjusted for all arms (Holm).",
-        "known: the species of the base model, what is left of them; agreed: all species together.",
+        "known: retention of the species that the base model knew; agreed: all species together.",
         "copies: share of clips nearer to a training clip than 95% of the held-out ones are; 5% is expected.",
         "loss: on held-out recordings of the new species; only the denoising losses compare, and a loss says "
         "less about the sound than a classifier does.",
@@ -132,7 +132,7 @@ def remarks(comparison: Comparison) -> list[str]:
         said.append(
             f"The weak check (logistic regression, {comparison.training_clips} clips of "
             f"{comparison.training_recordings} recordings) names {held.accuracy:.0%} of {held.clips} "
-            f"held-out clips right ({held.low:.0%} to {held.high:.0%}): it is no oracle."
+            f"held-out clips right ({held.low:.0%} to {held.high:.0%}): it is not ground truth."
         )
     for arm in comparison.shown:
         if arm.background:

@@ -85,7 +85,7 @@ def environment(files: Files, events: Sequence[Mapping[str, Any]]) -> Html:
 
 def _code(submission: Submission | None) -> object:
     if submission is None:
-        return "run by hand, from where it was installed: no snapshot was taken"
+        return "started with `birdsd run` from the installed package: no snapshot was taken"
     said = f"commit {submission.code_version}" if submission.code_version else "version not known"
     if not submission.snapshot:
         return f"{said}; no snapshot"
@@ -94,7 +94,7 @@ def _code(submission: Submission | None) -> object:
     try:
         size = diff.stat().st_size
     except OSError:
-        changes = "with changes that were not committed" if "+changes" in said else "nothing uncommitted"
+        changes = "with uncommitted changes" if "+changes" in said else "no uncommitted changes"
         return f"{said}, {changes}; a copy is in code/{snapshot.name}"
     return (
         f"{said}, with uncommitted changes: {size:,} bytes in code/{diff.name}, beside the copy of the code"

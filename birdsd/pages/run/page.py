@@ -62,9 +62,7 @@ def write(
 ) -> Written:
     """As `report`, with the figures that the page shows."""
     if price is not None and not 0 <= price < float("inf"):
-        raise UserError(
-            f"--price {price}", "the price of a GPU hour is a number from zero up", "--price 2.50"
-        )
+        raise UserError(f"--price {price}", "the price per GPU hour must be zero or more", "--price 2.50")
     now = time.time() if now is None else now
     files, jobs = look(run)
     status = status_of(files, jobs, now)
@@ -79,21 +77,21 @@ def write(
         title=status.name,
         lead=_lead(status, config),
         badges=(html.badge("birdsd report"), html.badge(status.state, warn=status.state in _BAD)),
-        footer=f"{made} This page needs no network: sounds, pictures and figures are inside the file.",
+        footer=f"{made} This page needs no network: sounds, images and figures are embedded in the file.",
     )
-    page.section("How it is", *_state(status, spent, metrics, price, currency))
+    page.section("Status", *_state(status, spent, metrics, price, currency))
     if metrics.position:
-        page.section("How it learnt", *learning(metrics, spent.accounts))
+        page.section("Training curves", *learning(metrics, spent.accounts))
     sounds = listen(run.folder, config, Budget())
     if sounds:
         page.section("Listen", *sounds)
     if spent.accounts or spent.waiting_s:
-        page.section("Where the time went", *_time(status, spent, events, price, currency, now))
+        page.section("Time breakdown", *_time(status, spent, events, price, currency, now))
     page.section("Settings, machines and code", *report_facts.settings(config, files.submission),
                  report_facts.environment(files, events))  # fmt: skip
     happened = _happened(status, files, events, now)
     if happened:
-        page.section("What happened", *happened)
+        page.section("Event log", *happened)
     path = page.write(_place(run, out))
     facts = {"page": str(path), "bytes": path.stat().st_size, **status.to_json()}
     if price is not None:
@@ -134,19 +132,19 @@ def _state(
     elif status.share is not None:
         figures[f"of {amount(status.total)} samples"] = f"{status.share:.0%}"
     if status.state == RUNNING and status.eta_s is not None:
-        figures["to go"] = span(status.eta_s).replace(" ", "\u00a0")
+        figures["left"] = span(status.eta_s).replace(" ", "\u00a0")
     if spent.ratio is not None and status.job == "train":
         figures["effective training time"] = f"{spent.ratio:.0%}"
     if spent.gpu_hours:
         figures["GPU hours"] = f"{spent.gpu_hours:,.3g}" if spent.gpu_hours < 100 else amount(spent.gpu_hours)
     elif spent.process_hours:
-        figures["hours of CPU processes"] = f"{spent.process_hours:,.2f}"
+        figures["CPU process hours"] = f"{spent.process_hours:,.2f}"
     if price is not None:
-        figures[f"{currency}, at {price:,.2f} a GPU hour"] = f"{spent.gpu_hours * price:,.2f}"
+        figures[f"{currency}, at {price:,.2f} per GPU hour"] = f"{spent.gpu_hours * price:,.2f}"
     if status.allocations:
         figures["allocations" if status.allocations > 1 else "allocation"] = str(status.allocations)
     if metrics.rate:
-        figures["samples a second"] = amount(metrics.rate)
+        figures["samples per second"] = amount(metrics.rate)
     if metrics.validation:
         at, loss = metrics.validation[-1]
         figures[f"validation loss at {amount(at)}"] = f"{loss:.3g}"
@@ -163,12 +161,10 @@ def _time(
 ) -> list[Html]:
     said = ""
     if spent.ratio is not None and status.job == "train":
-        said = f"{spent.ratio:.1%} of the allocated time went into steps that counted"
-        said += (
-            f" ({spent.ratio_with_queue:.1%} of that and the time in the queue)." if spent.queue_s else "."
-        )
+        said = f"{spent.ratio:.1%} of the allocated time was effective training time"
+        said += f" ({spent.ratio_with_queue:.1%} including queue time)." if spent.queue_s else "."
     if spent.lost_samples:
-        said += f" {spent.lost_samples:,} samples had to be done again."
+        said += f" {spent.lost_samples:,} samples had to be recomputed."
     blocks = [element("p", said.strip())] if said else []
     line = timeline.time_line(spent, events, status.total, now, status.job)
     blocks.append(html.card(line))

@@ -146,7 +146,7 @@ def time_line(
     lanes, left_out = _lanes(spent.accounts)
     shown = [account for lane in lanes for account in lane]
     if not shown:
-        return element("p", "No allocation has begun yet.", class_="quiet")
+        return element("p", "No allocation has started yet.", class_="quiet")
     waited = _waited(lanes)
     spans = [(waited[account.name], account.end) for account in shown]
     waiting_s = max(spent.waiting.values(), default=0.0)
@@ -163,11 +163,11 @@ def time_line(
     progress = _progress(shown, events, total, axis, now) if any(a.position for a in shown) else ""
     remarks = ["Times are those of the machine that made this page."]
     if axis.gaps:
-        remarks.append("Stretches in which nothing ran and nothing waited are shortened.")
+        remarks.append("Periods in which nothing ran or waited are shortened.")
     if left_out:
-        remarks.append(f"{left_out} further allocations are only in the table.")
+        remarks.append(f"{left_out} further allocations are listed only in the table.")
     remarks.append(
-        "Within an allocation the colours show how much time went where, not when: point at one for figures."
+        "Within an allocation the colours show how much time went where, not when: hover for figures."
     )
     return element(
         "figure", _signs(shown), progress, strip, _kinds(spent, job), element("figcaption", " ".join(remarks))
@@ -346,7 +346,7 @@ def _sign(account: Account, x: float, y: float, small: bool) -> Html:
         return Html("")
     words = f"{account.name}: {account.how} at sample {account.position:,}"
     if account.lost_samples:
-        words += f"; {account.lost_samples:,} samples were done again"
+        words += f"; {account.lost_samples:,} samples were recomputed"
     style = f"left:{100 * x:.2f}%;bottom:{100 * y:.2f}%"
     kind = f"sign {look}{' small' if small else ''}"
     return element("span", "" if small else sign, class_=kind, style=style, title=words)
@@ -401,7 +401,7 @@ def hours_table(spent: Hours, job: str, price: float | None, currency: str) -> H
             element("span", class_=kind_class(kind), style=f"flex-grow:{value / whole:.5f}",
                     title=f"{words}: {span(value)}, {value / whole:.0%}")
         )  # fmt: skip
-    headers = ["", "Time", "Of all", "Of allocated"]
+    headers = ["", "Time", "Of total", "Of allocated"]
     last: list[object] = ["Allocated", span(allocated), f"{allocated / whole:.1%}" if whole else "", "100%"]
     if price is not None:
         headers.append(currency)
@@ -411,7 +411,7 @@ def hours_table(spent: Hours, job: str, price: float | None, currency: str) -> H
     table = html.table(headers, [*rows, last], numeric=tuple(range(1, len(headers))), total=True)
     parts = spent.start_parts()
     named = [f"{name} {span(parts[name])}" for name in START_PARTS if parts[name] >= 0.5]
-    below = element("p", f"Starting was made of: {', '.join(named)}.", class_="quiet") if named else ""
+    below = element("p", f"Start-up consisted of: {', '.join(named)}.", class_="quiet") if named else ""
     return join([bar, table, below])
 
 
@@ -441,9 +441,9 @@ def allocation_table(spent: Hours, now: float) -> Html:
         "Held",
         "Samples",
     ]
-    headers += ["End", "Done again"]
+    headers += ["End", "Recomputed"]
     used = [c for c in range(len(headers)) if c == 0 or any(row[c] for row in rows)]
-    figures = ("Waited", "Nodes \u00d7 ranks", "Held", "Samples", "Done again")
+    figures = ("Queued", "Nodes \u00d7 ranks", "Wall time", "Samples", "Recomputed")
     return html.table(
         [headers[c] for c in used],
         [[row[c] for c in used] for row in rows],

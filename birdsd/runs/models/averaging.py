@@ -24,12 +24,10 @@ def average_run(
     found = RunStore(runs).find(run)
     place = out if out is not None else found.folder / "averages" / f"{length:g}"
     if place.exists() and "averaged" not in export.read_training(place):
-        raise UserError(f"{place} is there already", "an average makes a new folder", "choose another --out")
+        raise UserError(f"{place} already exists", "an average creates a new folder", "choose another --out")
     known = positions(found.folder)
     if not known:
-        raise UserError(
-            f"the run {found.folder.name} has no checkpoint", "an average is mixed from several", ""
-        )
+        raise UserError(f"the run {found.folder.name} has no checkpoint", "an average combines several", "")
     told = found.config["optim"]
     optim = OptimConfig(**{name: told.get(name) for name in vars(OptimConfig())})
     checkpoints = [checkpoint_at(found.folder, position) for position in known]

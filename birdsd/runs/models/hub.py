@@ -86,7 +86,7 @@ def cache_models(words: Sequence[str], runs: Path = Path("runs")) -> tuple[dict[
 
 def _text(found: Sequence[dict[str, Any]]) -> str:
     if not found:
-        return "these settings need no model from elsewhere"
+        return "these settings need no external model"
     from birdsd.site.filesystem import amount
 
     lines = []
@@ -96,7 +96,7 @@ def _text(found: Sequence[dict[str, Any]]) -> str:
         lines.append(f"  {one['folder']}")
     if any(one["kind"] == "hub" for one in found):
         lines.append(
-            f"Compute nodes find it there if they see {cache_folder()}; HF_HOME names another place for both."
+            f"Compute nodes find it there if they can see {cache_folder()}; HF_HOME sets another place."
         )
     return "\n".join(lines)
 
@@ -114,7 +114,7 @@ def wanted(words: Sequence[str], runs: Path = Path("runs")) -> list[Wanted]:
 
 
 def needed(settings: Any, runs: Path = Path("runs")) -> list[Wanted]:
-    """The models that a training loads from elsewhere; runs of one's own are given as their folders.
+    """The models that a training loads from elsewhere; the user's own runs are given as their folders.
 
     Raises `UserError` for a setting that names neither a folder, nor a run, nor a hub id.
     """
@@ -228,7 +228,7 @@ def missing(folder: Path, parts: Iterable[str] = ()) -> list[str]:
     if CLIP in asked and CLIP not in there:
         return [f"clip: no config.json of a CLIP with its image tower in {folder}"]
     if not there:
-        return [f"{folder} is no diffusers folder (it has none of {', '.join(PARTS)})"]
+        return [f"{folder} is not a diffusers folder (it has none of {', '.join(PARTS)})"]
     problems = []
     for part in asked:
         place = folder / part

@@ -61,7 +61,7 @@ def load_weaker(config: ClipsConfig, main: Path, like: Generator) -> WeakerModel
     elif identity == like.identity:
         raise UserError(
             f"guide={config.guide} is the model itself",
-            "what it knows better than itself is nothing",
+            "a model cannot guide itself",
             "name a weaker run, or an earlier checkpoint: guide=@POSITION",
         )
     return WeakerModel(model, named, identity)
@@ -88,7 +88,7 @@ def put_weights(pipeline: Any, values: Mapping[str, Tensor], asked: str) -> None
         if name not in held or held[name].shape != value.shape:
             raise UserError(
                 f"{asked}: the checkpoint holds {name}, which the model does not have",
-                "its method taught something that stands on a model, not the model",
+                "its method taught something on top of a model, not the model itself",
                 "name a run of method=full, or one by its export: guide=RUN",
             )
     with torch.no_grad():

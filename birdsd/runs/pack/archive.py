@@ -156,7 +156,7 @@ def open_pack(path: Path) -> Pack:
                 raise damaged(path, "it has two members of one name")
             manifest = _manifest(path, archive, table)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise damaged(path, f"it is truncated or no ZIP file ({error})") from error
+        raise damaged(path, f"it is truncated or not a ZIP file ({error})") from error
     _check_table(path, manifest, table)
     return Pack(path, manifest)
 
@@ -173,7 +173,7 @@ def _manifest(path: Path, archive: zipfile.ZipFile, table: dict[str, int]) -> di
         raise damaged(path, f"its {MANIFEST} cannot be read ({error})") from error
     if kind != FORMAT:
         raise UserError(
-            f"{path} is of the form {str(kind)[:60]!r}", f"this birdsd reads {FORMAT}", "use the newer birdsd"
+            f"{path} has the format {str(kind)[:60]!r}", f"this birdsd reads {FORMAT}", "use the newer birdsd"
         )
     return dict(manifest)
 
@@ -198,9 +198,7 @@ def check_name(name: str) -> None:
     parts = name.split("/")
     odd = not name or len(name) > 1000 or _ODD.search(name) or any(part in ("", ".", "..") for part in parts)
     if odd or (name != MANIFEST and (parts[0] not in ROOMS or len(parts) < 3)):
-        raise UserError(
-            f"the name {name[:200]!r} is none that a pack can hold", "names stay inside their folder"
-        )
+        raise UserError(f"the name {name[:200]!r} is not allowed in a pack", "names stay inside their folder")
 
 
 def _check_table(path: Path, manifest: dict[str, Any], table: dict[str, int]) -> None:
@@ -211,7 +209,7 @@ def _check_table(path: Path, manifest: dict[str, Any], table: dict[str, int]) ->
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise damaged(path, f"its {MANIFEST} is not one ({error})") from error
     if any(not isinstance(time, int) or not 0 <= time < 1 << 62 for time in times):
-        raise damaged(path, "a time in it is none")
+        raise damaged(path, "its manifest contains an invalid timestamp")
     held = set(table) - {MANIFEST}
     if missing := sorted(set(known) - held):
         raise damaged(path, f"{len(missing)} of its members are missing, {missing[0]} for one")
@@ -233,8 +231,8 @@ def damaged(path: Path, reason: str) -> UserError:
     """The error for a pack that must not be unpacked."""
     return UserError(
         f"{path} was not unpacked: {reason}",
-        "every member must be as it was when it was packed",
-        "copy the file once more, or pack the run again; what was there before is untouched",
+        "every member must be exactly as it was packed",
+        "copy the file once more, or pack the run again; existing files are untouched",
     )
 
 
@@ -246,7 +244,9 @@ def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(place).free
     if needed > free:
         raise UserError(
-            f"{needed / 1e9:.2f} GB are needed in {folder}, and {free / 1e9:.2f} GB are free", "", "make room"
+            f"{needed / 1e9:.2f} GB are needed in {folder}, and {free / 1e9:.2f} GB are free",
+            "",
+            "free some space",
         )
 
 

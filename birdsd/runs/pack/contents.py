@@ -72,7 +72,7 @@ def contents_of(run: Run, with_shards: bool, with_models: bool) -> Contents:
     if run.job != "train":
         raise UserError(
             f"{run.folder.name} is a run of {run.job}",
-            "only a training is carried on; other jobs are quick, or share their work out in parts",
+            "only training runs can be packed; other jobs are quick, or can be split into parts",
             f"birdsd run {run.job} ... with the same settings there",
         )
     config = run.config
@@ -84,22 +84,22 @@ def contents_of(run: Run, with_shards: bool, with_models: bool) -> Contents:
             raise UserError(
                 f"the shards of {run.folder.name} are not at {shards}",
                 "--with-shards packs them",
-                "leave it out, or bring the shards back",
+                "leave it out, or restore the shards",
             )
         shards = None
     if with_shards and shards is not None:
         changes = ShardIndex.open(shards).changes_since(known["inventory"])
         if changes:
             raise UserError(
-                f"the shards in {shards} changed since {run.folder.name} began: {listed(changes)}",
-                "a run goes on with the samples that it began with",
+                f"the shards in {shards} changed since {run.folder.name} started: {listed(changes)}",
+                "a run continues with the samples that it started with",
                 "restore them, or leave --with-shards out",
             )
     models = models_of(run, config)
     contents = Contents(run, shards, models if with_models else [], with_shards)
     if models and not with_models:
         names = ", ".join(model.source for model in models)
-        contents.notes.append(f"not packed, and needed there: {names}")
+        contents.notes.append(f"not packed, but needed on the other machine: {names}")
     return contents
 
 

@@ -47,14 +47,14 @@ def pack(
             return facts, "\n".join([text, *(f"  note    {note}" for note in notes)])
     if problems:
         raise UserError(
-            f"no checkpoint of {run.folder.name} is whole: {'; '.join(dict.fromkeys(problems))}",
-            "a run goes on from a checkpoint",
+            f"no checkpoint of {run.folder.name} is intact: {'; '.join(dict.fromkeys(problems))}",
+            "a run resumes from a checkpoint",
             "run the same command again where it is, or restore one from a copy",
         )
     raise UserError(
         f"{run.folder.name} has saved nothing yet",
-        "a run goes on from a checkpoint",
-        "let it come to its first save (save.every_samples), or begin it there",
+        "a run resumes from a checkpoint",
+        "let it reach its first checkpoint (save.every_samples), or start it there",
     )
 
 
@@ -121,12 +121,14 @@ def _text(told: Mapping[str, Any]) -> str:
     lines = [
         f"{told['run']}: packed, {where}",
         f"  file    {told['file']}  ({told['bytes'] / 1e6:,.1f} MB, {told['files']} files)",
-        f"  shards  {'inside' if told['shards'] else 'not inside: bring them, or --with-shards'}",
+        f"  shards  {'included' if told['shards'] else 'not included (copy them, or use --with-shards)'}",
     ]
     if told["models"]:
         lines.append(f"  models  {', '.join(model['name'] for model in told['models'])}")
     lines += [f"  note    {note}" for note in told["notes"]]
-    return "\n".join([*lines, f"  there   birdsd unpack {shlex.quote(Path(told['file']).name)}"])
+    return "\n".join(
+        [*lines, f"  on the other machine: birdsd unpack {shlex.quote(Path(told['file']).name)}"]
+    )
 
 
 def settings_of(config: Mapping[str, Any]) -> list[str]:

@@ -125,7 +125,7 @@ def _arrival(pack: Pack, into: Path) -> _Arrival:
     shards = [arrival.shards] if arrival.shards else []
     odd = any(not name or name != safe_name(name, 200) for name in [*names, *shards])
     if odd or len({name.casefold() for name in names}) < len(names):
-        raise damaged(pack.path, "a name in its manifest is none")
+        raise damaged(pack.path, "its manifest contains an invalid name")
     if not all(word.isprintable() for word in arrival.settings):
         raise damaged(pack.path, "its settings cannot be printed")
     rooms = {"run": {arrival.name}, "shards": {arrival.shards} - {""}}
@@ -134,7 +134,7 @@ def _arrival(pack: Pack, into: Path) -> _Arrival:
     for member in told["files"]:
         room, name = member.split("/")[:2]
         if name not in rooms[room]:
-            raise damaged(pack.path, f"{member} belongs to nothing in it")
+            raise damaged(pack.path, f"{member} does not belong to anything in it")
     return arrival
 
 
@@ -174,7 +174,7 @@ def _known_here(arrival: _Arrival) -> str:
         here = Run(target, str(read_json(target / SIGNATURE_FILE)["signature"]))
     except (UserError, KeyError, TypeError):
         raise UserError(
-            f"{target} is there and is no run", "the unpacked run would take its place", "move it away"
+            f"{target} exists and is not a run", "the unpacked run would take its place", "move it away"
         ) from None
     finished = here.result is not None and here.export_folder.is_dir()
     reached = int((here.result or {}).get("position") or 0) if finished else newest_position(target)
@@ -184,9 +184,9 @@ def _known_here(arrival: _Arrival) -> str:
     if mine > theirs:
         where = "finished" if finished else f"at sample {reached:,}"
         raise UserError(
-            f"{target} is further on: {where}, and the pack is at sample {arrival.position:,}",
-            "what was learnt here would be lost",
-            "go on here with the same command, or unpack into another folder with --into",
+            f"{target} is further along: {where}, and the pack is at sample {arrival.position:,}",
+            "the training done here would be lost",
+            "resume here with the same command, or unpack into another folder with --into",
         )
     return "behind"
 
@@ -202,7 +202,7 @@ def _other_moves(arrival: _Arrival, place: Path) -> list[tuple[Path, Path]]:
         if not target.exists():
             moves.append((source, target))
         elif content_identity(str(target)) != model["identity"]:
-            raise _another(target, "a model", "the run stands on the packed one")
+            raise _another(target, "a model", "the run is based on the packed one")
     if arrival.shards:
         known = read_json(place / "run" / arrival.name / "shards.json")["inventory"]
         source, target = place / "shards" / arrival.shards, arrival.shards_target
@@ -211,7 +211,7 @@ def _other_moves(arrival: _Arrival, place: Path) -> list[tuple[Path, Path]]:
         if not target.exists():
             moves.append((source, target))
         elif ShardIndex.open(target).changes_since(known):
-            raise _another(target, "a folder of shards", "the run goes on with the packed ones only")
+            raise _another(target, "a folder of shards", "the run continues with the packed ones only")
     return moves
 
 
@@ -286,12 +286,12 @@ def _command(arrival: _Arrival) -> str:
 
 def _text(arrival: _Arrival, facts: Mapping[str, Any]) -> str:
     where = "finished" if arrival.finished else f"at sample {arrival.position:,} of {arrival.total:,}"
-    said = "nothing to do: it is here already" if facts["nothing_to_do"] else "unpacked"
+    said = "nothing to do: it is already here" if facts["nothing_to_do"] else "unpacked"
     lines = [f"{arrival.name}: {said}, {where}", f"  folder  {arrival.target}"]
     if arrival.shards:
         lines.append(f"  shards  {arrival.shards_target}")
     elif not arrival.finished:
-        lines.append("  shards  not in it: name the folder of the very same ones with data.shards=")
+        lines.append("  shards  not included: point to the identical shards with data.shards=")
     lines += [f"  model   {place}" for place in facts["models"]]
     if (made_by := str(arrival.pack.manifest.get("birdsd"))[:20]) != birdsd.__version__:
         lines.append(f"  note    it was packed by birdsd {made_by!r}, and this is {birdsd.__version__}")

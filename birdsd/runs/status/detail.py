@@ -134,10 +134,10 @@ def in_words(submission: Submission) -> str:
     site, wanted = submission.site, submission.submit
     nodes, tasks = int(wanted.get("nodes") or 1), int(wanted.get("tasks_per_node") or 0)
     said = [f"site {site.get('name')}", f"{nodes} node{'s' * (nodes > 1)}"]
-    said += [f"{tasks} process{'es' * (tasks > 1)} a node"] if tasks else []
+    said += [f"{tasks} process{'es' * (tasks > 1)} per node"] if tasks else []
     said += [f"{wanted['array']} parts"] if wanted.get("array") else []
-    said += [f"{site['time_limit_min']} min at a time"] if site.get("time_limit_min") else []
-    said += [f"hand-over: {site['hand_over']}"] if site.get("hand_over") else []
+    said += [f"{site['time_limit_min']} min per allocation"] if site.get("time_limit_min") else []
+    said += [f"handover: {site['hand_over']}"] if site.get("hand_over") else []
     ids = submission.job_ids
     said += [f"job {', '.join(ids[:3])}{f' and {len(ids) - 3} more' if len(ids) > 3 else ''}"] if ids else []
     said += [f"code {submission.code_version}"] if submission.code_version else []
@@ -148,17 +148,17 @@ def next_steps(status: RunStatus, now: float) -> list[tuple[str, str]]:
     """What a user would want to do next: (what it does, command)."""
     name, steps = status.name, list[tuple[str, str]]()
     if status.way_out:
-        says = "takes it up again" if status.way_out.startswith("birdsd resume") else ""
+        says = "resumes it" if status.way_out.startswith("birdsd resume") else ""
         in_full = status.way_out.startswith("birdsd logs")
-        steps.append(("what the launcher said" if in_full else says, status.way_out))
+        steps.append(("shows the launcher's output" if in_full else says, status.way_out))
         if in_full and status.state not in ACTIVE:
-            steps.append(("takes it up again, once that is mended", f"birdsd resume {name}"))
+            steps.append(("resumes it, once that is fixed", f"birdsd resume {name}"))
     if status.state == RUNNING:
-        steps.append(("what it says", f"birdsd logs -f {name}"))
+        steps.append(("follows its log", f"birdsd logs -f {name}"))
     if status.state in (FAILED, KILLED, CHAIN_STOPPED, FAILING) and "birdsd logs" not in status.way_out:
-        steps.append(("what it said last", f"birdsd logs {name}"))
+        steps.append(("shows the end of its log", f"birdsd logs {name}"))
     if status.state in ACTIVE:
-        steps.append(("save, stop, and leave the queue", f"birdsd cancel {name}"))
+        steps.append(("saves, stops, and leaves the queue", f"birdsd cancel {name}"))
     if status.state == QUEUED and status.expected_start:
         steps.append(
             (f"expected to start about {moment(status.expected_start, now)}", f"squeue -j {status.job_id}")
@@ -166,5 +166,5 @@ def next_steps(status: RunStatus, now: float) -> list[tuple[str, str]]:
     if status.state == FINISHED:
         steps += after(Run(Path(status.folder), status.signature), status.job)
     if status.job == "train" and status.position:
-        steps.append(("a page with curves, sounds and hours", f"birdsd report {name}"))
+        steps.append(("writes a page with curves, sounds and times", f"birdsd report {name}"))
     return steps

@@ -145,7 +145,7 @@ def newest_source(run: Run, rank: int) -> Source | None:
     return Source(_NOT_BEGUN, paths) if paths else None
 
 
-_NOT_BEGUN = "the launcher's own log: birdsd did not begin"
+_NOT_BEGUN = "the launcher's own log: birdsd did not start"
 
 
 def _named(run: Run, name: str) -> Allocation:
@@ -155,7 +155,7 @@ def _named(run: Run, name: str) -> Allocation:
         return exact[0]
     if exact:
         names = listed_names(a.name for a in exact)
-        raise UserError(f"'{name}' fits several allocations: {names}", "", "give more of the name")
+        raise UserError(f"'{name}' matches several allocations: {names}", "", "use a longer prefix")
     raise unknown_name(
         f"allocation of {run.folder.name}",
         name,
@@ -170,18 +170,18 @@ def _no_log(run: Run, rank: int, allocation: Allocation | None) -> UserError:
     where = f"allocation {allocation.name}" if allocation is not None else run.folder.name
     if ranks:
         held = f"{ranks[0]} to {ranks[-1]}" if len(ranks) > 3 else ", ".join(map(str, ranks))
-        return UserError(f"{where} has no log of rank {rank}", f"there are logs of ranks {held}")
+        return UserError(f"{where} has no log for rank {rank}", f"there are logs for ranks {held}")
     if allocation is None and (submission := Submission.read(run.folder)) is not None:
         ids = ", ".join(submission.job_ids[-3:]) or "none"
         return UserError(
             f"{where} has no logs",
             f"its job ({ids}) wrote nothing: it waits, or its node could not open {run.folder.resolve()}",
-            f"`birdsd status {run.folder.name}` says how it is",
+            f"`birdsd status {run.folder.name}` shows its state",
         )
     return UserError(
         f"{where} has no logs",
-        "only submitted runs write their output down; a run by hand prints it where it was started",
-        f"`birdsd status {run.folder.name}` says how it is",
+        "only submitted runs log to files; `birdsd run` prints to the terminal that started it",
+        f"`birdsd status {run.folder.name}` shows its state",
     )
 
 
@@ -198,7 +198,7 @@ def _show_stacks(
         if paths:
             out.flush()
             return
-    say("no rank was ended by the watchdog: there are no stacks")
+    say("the watchdog ended no rank, so there are no stack dumps")
 
 
 @dataclass

@@ -28,7 +28,7 @@ _MOMENT_S = 90.0
 REASONS = {
     "Priority": "others go first",
     "Resources": "it waits for free nodes",
-    "BeginTime": "its delay after the hand-over is not over",
+    "BeginTime": "its delay after the handover has not passed yet",
     "Cleaning": "the job before it is still being cleaned up",
     "Dependency": "it waits for the job before it",
     "DependencyNeverSatisfied": "the job that it waits for failed, so it never starts",
@@ -37,18 +37,18 @@ REASONS = {
     "ReqNodeNotAvail": "nodes that it needs are down or reserved",
     "PartitionDown": "the partition is down",
     "PartitionInactive": "the partition is not active",
-    "PartitionNodeLimit": "it asks for more nodes than the partition allows",
-    "PartitionTimeLimit": "it asks for more time than the partition allows",
+    "PartitionNodeLimit": "it requests more nodes than the partition allows",
+    "PartitionTimeLimit": "it requests more time than the partition allows",
     "JobLaunchFailure": "its launch failed",
     "launch failed requeued held": "its launch failed, and it is held",
-    "BadConstraints": "no node fits what it asks for",
+    "BadConstraints": "no node fits its request",
 }
 _HELD = ("JobHeldUser", "JobHeldAdmin", "launch failed requeued held", "job requeued in held state")
 # Slurm's words for an end, and what they mean for who reads them.
 ENDS = {
-    "TIMEOUT": "the time limit came before it had saved",
+    "TIMEOUT": "it hit the time limit before it had saved",
     "NODE_FAIL": "a node failed",
-    "OUT_OF_MEMORY": "it used more memory than it had asked for",
+    "OUT_OF_MEMORY": "it used more memory than it had requested",
     "PREEMPTED": "it was preempted",
     "BOOT_FAIL": "its node did not start",
     "DEADLINE": "its deadline passed",
@@ -77,7 +77,7 @@ class Case:
         """The command that takes it up."""
         if self.submission is not None:
             return f"birdsd resume {self.run.folder.name}"
-        return f"the same `birdsd run {self.job}` command goes on from there"
+        return f"the same `birdsd run {self.job}` command resumes it"
 
 
 @dataclass
@@ -122,7 +122,7 @@ def _at_work(case: Case, alive: Account | None, state: JobState | None) -> Verdi
     told = Verdict(RUNNING, alive=alive, of_slurm=state)
     if case.stop is not None:
         told.state = STOPPING
-        told.note = f"{case.stop.get('by') or 'somebody'} asked it to stop: it saves, and leaves"
+        told.note = f"{case.stop.get('by') or 'somebody'} asked it to stop: it is saving and will exit"
     elif state is not None and state.state == "COMPLETING":
         told.state = STOPPING
     elif trace is None or trace.heartbeat is None or trace.heartbeat.phase in ("start", "restore", "build"):
@@ -130,8 +130,8 @@ def _at_work(case: Case, alive: Account | None, state: JobState | None) -> Verdi
     silent_s = case.now - trace.last_sign if trace is not None else 0.0
     if trace is not None and trace.is_silent(case.now) and silent_s > SILENT_S:
         told.note = (
-            f"no sign of life for {span(silent_s)}; the watchdog ends a rank that hangs "
-            "(machine.watchdog_s), and `birdsd logs` may say more"
+            f"no heartbeat for {span(silent_s)}; the watchdog ends a rank that hangs "
+            "(machine.watchdog_s), and `birdsd logs` may show more"
         )
     return told
 
@@ -142,8 +142,8 @@ def _failing(case: Case, told: Verdict) -> Verdict:
         return told
     limit = silent_limit(case.submission.site)
     times = {1: "once", 2: "twice"}.get(case.silent, f"{case.silent} times")
-    words = f"its job was started {times} and birdsd did not begin{_launcher(case)}; "
-    words += f"it is given up after {limit}"
+    words = f"its job was started {times} and birdsd did not start{_launcher(case)}; "
+    words += f"it gives up after {limit}"
     note = f"{words}; {told.note}" if told.note else words
     return replace(told, state=FAILING, note=note, way_out=f"birdsd logs {case.run.folder.name}")
 
@@ -160,7 +160,9 @@ def _around_work(case: Case, state: JobState) -> Verdict:
         return Verdict(STOPPING, f"job {state.id} is about to end{where}", of_slurm=state)
     if state.state == "COMPLETING":
         return Verdict(STOPPING, f"job {state.id} is being cleaned up{where}", of_slurm=state)
-    return Verdict(STARTING, f"job {state.id} has its nodes{where}, and birdsd has not begun", of_slurm=state)
+    return Verdict(
+        STARTING, f"job {state.id} has its nodes{where}, but birdsd has not started yet", of_slurm=state
+    )
 
 
 def _in_queue(case: Case, state: JobState) -> Verdict:
@@ -190,7 +192,7 @@ def reason(word: str) -> str:
         (text for key, text in REASONS.items() if word.startswith((f"{key},", f"{key} ", f"{key}:"))), ""
     )
     if not said and ("Limit" in word or word.startswith(("Assoc", "QOS"))):
-        said = "a limit of the account or its quality of service is reached"
+        said = "a limit of the account or its QOS has been reached"
     return f"{said} ({word})" if said else word
 
 
@@ -206,7 +208,7 @@ def _over(case: Case) -> Verdict:
         return _by_hand(case, last)
     newest = max(case.jobs.values(), key=lambda s: (s.submit or 0.0, s.id), default=None)
     if _supervised(case):
-        return Verdict(WAITING if last else STARTING, "the next allocation begins at once")
+        return Verdict(WAITING if last else STARTING, "the next allocation starts immediately")
     given_up = _chain_stopped(case)
     unheard = last is None or last.begin < case.submission.time - SILENT_S
     unsaid = unheard and _said_before_it_began(case) is None
@@ -219,7 +221,7 @@ def _over(case: Case) -> Verdict:
     if (newest is not None and newest.state == "CANCELLED") or "was cancelled" in given_up:
         job = newest.id if newest is not None else last.job_id
         return Verdict(CANCELLED, f"job {job} was cancelled", case.resume, of_slurm=newest)
-    # An error that no other allocation would mend is told as it is, and so is a hand-over by hand.
+    # An error that no other allocation would mend is told as it is, and so is a handover by hand.
     by_itself = last.how == "error" and last.message == given_up
     by_hand = last.how == "stopped" and case.submission.site.get("hand_over") == "manual"
     if given_up and not by_itself and not by_hand:
@@ -235,7 +237,7 @@ def _by_hand(case: Case, last: Account | None) -> Verdict:
         return Verdict(FAILED, refused.message, case.resume)
     if case.saved:
         return Verdict(INTERRUPTED, f"saved at sample {case.saved:,}", case.resume)
-    return Verdict(NEVER_BEGUN, "nothing of it was saved", f"birdsd run {case.job} ... begins it")
+    return Verdict(NEVER_BEGUN, "nothing was saved", f"birdsd run {case.job} ... starts it")
 
 
 def _not_begun(case: Case, newest: JobState | None, last: Account | None) -> Verdict:
@@ -249,16 +251,16 @@ def _not_begun(case: Case, newest: JobState | None, last: Account | None) -> Ver
         said = ENDS.get(newest.state, f"Slurm says {newest.state}, exit code {newest.exit_code}")
         if newest.exit_code.endswith(_NO_OUTPUT):
             where = f" on {newest.nodes}" if newest.nodes else ""
-            said += f": its output could not be opened{where}; is {case.run.folder.resolve()} seen there?"
+            said += f": its output could not be opened{where}; is {case.run.folder.resolve()} visible there?"
         return Verdict(
-            FAILED, f"job {newest.id} ended before birdsd began: {said}{_launcher(case)}",
+            FAILED, f"job {newest.id} ended before birdsd started: {said}{_launcher(case)}",
             f"birdsd logs {case.run.folder.name}", of_slurm=newest,
         )  # fmt: skip
     if 0 <= age < _MOMENT_S:
         return Verdict(QUEUED, f"submitted {span(age)} ago as job {ids}")
     what = NEVER_BEGUN if last is None else INTERRUPTED
     where = "the process" if case.submission.is_local else "Slurm"
-    gone = f"{where} {ids} is gone" if case.submission.is_local else f"{where} says nothing of job {ids}"
+    gone = f"{where} {ids} is gone" if case.submission.is_local else f"{where} does not know job {ids}"
     return Verdict(what, gone, case.resume)
 
 
@@ -282,7 +284,7 @@ def _of_last(case: Case, last: Account, newest: JobState | None) -> Verdict:
             told.note += f", {span(case.now - last.end)} ago; the next job is not in the queue yet"
         else:
             told.state = STOPPED
-            told.note += "" if case.submission is None else "; no job of it is in the queue"
+            told.note += "" if case.submission is None else "; none of its jobs is in the queue"
     elif last.how == "cancelled":
         told.state, told.note = CANCELLED, f"job {last.job_id} was cancelled"
     elif last.how.startswith("killed"):
@@ -294,13 +296,13 @@ def _of_last(case: Case, last: Account, newest: JobState | None) -> Verdict:
 
 def _how_killed(case: Case, last: Account) -> str:
     word = last.how.removeprefix("killed").strip(" ()")
-    why = ENDS.get(word, f"Slurm says {word}" if word else "its last sign of life was")
+    why = ENDS.get(word, f"Slurm says {word}" if word else "its last heartbeat was")
     when = moment(last.end, case.now)
     said = f"{why} {when}" if not word else f"{why}, {when}"
     if case.job == "train":
-        said += f"; goes on from sample {case.saved:,}" if case.saved else "; nothing was saved yet"
+        said += f"; resumes from sample {case.saved:,}" if case.saved else "; nothing was saved yet"
         if last.lost_samples:
-            said += f" ({last.lost_samples:,} samples to be done again)"
+            said += f" ({last.lost_samples:,} samples to be recomputed)"
     return said
 
 

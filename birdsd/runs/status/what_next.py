@@ -41,7 +41,7 @@ def _after_training(run: Run, config: Mapping[str, Any]) -> list[tuple[str, str]
     else:
         words = [f"run={_named(run)}"]
     words += [f"prompt={_prompt(run)}", "count=4"]
-    return [("sounds from it", _birdsd("run", "generate", *words, *_runs(run)))]
+    return [("generates sounds with it", _birdsd("run", "generate", *words, *_runs(run)))]
 
 
 def _after_job(run: Run, job: str, config: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -50,13 +50,18 @@ def _after_job(run: Run, job: str, config: Mapping[str, Any]) -> list[tuple[str,
         learn = _birdsd(
             "run", "train", "method=autoencoder", "model=tiny", f"data.shards={shards}", *_runs(run)
         )
-        return [("what is in them", _birdsd("inspect", shards)), ("the first training on them", learn)]
+        return [
+            ("shows what they contain", _birdsd("inspect", shards)),
+            ("trains an autoencoder on them", learn),
+        ]
     if job == "cache":
         submission = Submission.read(run.folder)
         typed = submission.settings if submission is not None else []
-        return [("the training that it was for", _birdsd("run", "train", *typed))] if typed else []
+        return (
+            [("starts the training that it was made for", _birdsd("run", "train", *typed))] if typed else []
+        )
     if job in ("methods", "four_ways"):
-        return [("look and listen", shlex.join(["ls", f"{_place(config['out'])}/report.html"]))]
+        return [("the report", shlex.join(["ls", f"{_place(config['out'])}/report.html"]))]
     if job == "generate":
         return [("the clips", shlex.join(["ls", _place(config["out"])]))]
     return []

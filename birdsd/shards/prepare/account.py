@@ -99,7 +99,7 @@ def limit_lines(account: Mapping[str, Any], data: DataConfig) -> list[str]:
     if not (data.mixtures_per_clip or data.background_mixtures):
         for name in ("snr_db_low", "snr_db_high"):
             if (value := getattr(data, name)) != getattr(usual, name):
-                lines.append(f"data.{name}={value:g} changed nothing: no mixture was asked for")
+                lines.append(f"data.{name}={value:g} changed nothing: no mixture was requested")
     return lines + _cut_lines(account.get("cuts_of_songs", {}), data.cuts_per_song)
 
 

@@ -124,7 +124,7 @@ def check_settings(data: DataConfig) -> None:
     if not data.keep_clean and not data.mixtures_per_clip and not data.background_mixtures:
         raise UserError(
             "data.keep_clean is false and data.mixtures_per_clip is 0",
-            "nothing would be left",
+            "no clips would be left",
             "set data.mixtures_per_clip=1, or data.keep_clean=true",
         )
 
@@ -361,7 +361,7 @@ def refuse_other_plan(folder: Path, plan: Plan) -> None:
         if strangers:
             raise UserError(
                 f"{folder} already holds shards that were not prepared here ({listed(strangers, 3)})",
-                "prepare writes only into an empty folder or one of its own",
+                "prepare writes only into an empty folder or one that it created",
                 "choose another data.shards",
             )
         return
@@ -371,7 +371,7 @@ def refuse_other_plan(folder: Path, plan: Plan) -> None:
         raise UserError(
             f"{folder} holds shards that were prepared differently: {listed(changes)}",
             "the shards of one folder share their settings and recordings",
-            f"choose another data.shards, or delete {folder} to prepare it anew",
+            f"choose another data.shards, or delete {folder} to prepare it again",
         )
 
 

@@ -115,8 +115,8 @@ def load_table(path: Path) -> ShardTable:
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(
             f"the index {path} cannot be read: {error}",
-            "it is made from the shard beside it",
-            "delete it, and it is made anew",
+            "it is derived from the shard next to it",
+            "delete it, and it is recreated",
         ) from error
 
 

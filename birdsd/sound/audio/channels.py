@@ -82,7 +82,7 @@ def mixed(frames: np.ndarray, channels: int, choice: ChannelChoice, path: Path) 
     if present > channels:
         raise RecordingError(
             f"{path} has {present} channels",
-            f"{channels} are asked for, and no rule says which of them to take",
+            f"{channels} are requested, but no rule says which of them to take",
             "use a codec with one channel (the mean of all), or split the file",
         )
     return frames

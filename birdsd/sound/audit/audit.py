@@ -1,4 +1,4 @@
-"""`birdsd audit`: what codecs do to one's own recordings, before weeks of training rest on them.
+"""`birdsd audit`: what codecs lose of your own recordings, before weeks of training depend on them.
 
 Every recording goes through every codec, image and back, and is judged on a neutral scale (see
 `birdsd.sound.audit.fidelity`). Long recordings are judged on a few stretches, so that the memory needed
@@ -79,7 +79,7 @@ def run_audit(
     if len({codec.channels for codec in codecs}) > 1:
         raise UserError(
             "the codecs differ in channels",
-            "what is compared must be the same sound",
+            "they must encode the same sound",
             "set codec.channels alike",
         )
     codecs = _distinct_names(codecs)

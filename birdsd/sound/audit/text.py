@@ -18,7 +18,7 @@ def report(result: AuditResult) -> str:
     total_s = sum(stretch.duration_s for stretch in result.stretches)
     lines = [
         f"{len(paths)} recordings, {total_s:.0f} s of sound. Round trip sound -> image -> sound;",
-        "error relative to the original in dB (median; lower is better, 0 means that nothing is left):",
+        "error relative to the original in dB (median; lower is better, 0 dB: nothing is left):",
         "",
         *_table(result),
         *_heard(result.hearing),

@@ -136,7 +136,7 @@ def _nothing_left(source: Path, problems: list[Problem]) -> UserError:
     return UserError(
         f"no labelled recording is left in {source}: {shown}{more}",
         "a file needs a label: a folder named after its species, a label table or an annotation beside it",
-        "mend the files named, or pass data.labels=TABLE",
+        "fix the files named, or pass data.labels=TABLE",
     )
 
 

@@ -63,12 +63,12 @@ def read_selections(path: Path, label_column: str | None = None, *, named: bool 
     shown = listed_names(filter(None, sheet.header))
     if not (columns.has("start") and (columns.has("end") or columns.has("duration"))):
         raise UserError(
-            f"{path} is no Raven selection table: its columns are {shown}",
+            f"{path} is not a Raven selection table: its columns are {shown}",
             "it needs 'Begin Time (s)' and 'End Time (s)', separated by tabs",
         )
     if named and sheet.rows and not columns.names_species():
         raise UserError(
-            f"{path} has no label column that can be told: its columns are {shown}",
+            f"{path} has no recognisable label column: its columns are {shown}",
             f"known are {listed_names(COLUMNS['label'])}",
             "rename the one that holds the species to 'Species'",
         )

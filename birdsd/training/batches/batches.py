@@ -76,7 +76,7 @@ class CachedReader:
                 sample.weight = 0.0
                 sample.problem = (
                     f"{sample.key}: it could not be decoded when its latents were cached; delete "
-                    f"{self._latents.path(number)}, and they are made anew"
+                    f"{self._latents.path(number)}, and they are recomputed"
                 )
             return sample
         sample = self._light.read(number)

@@ -85,7 +85,7 @@ class Checkpointer:
         if not in_background and world.size > 1:
             raise UserError(
                 f"machine.save_in_background=false on {world.size} ranks",
-                "saving without a copy is for one process; of several each copies its share only",
+                "saving without a copy works with one process only; with several, each copies just its share",
                 "leave machine.save_in_background=true",
             )
         self.in_background = in_background
@@ -124,9 +124,9 @@ class Checkpointer:
         bad = self.world.from_first(sorted(p.name for p in self.folder.glob(f"*{_BAD}*")))
         if bad:
             raise UserError(
-                f"no checkpoint in {self.folder} is whole: {', '.join(bad)}",
-                "going on from nothing would silently lose what was learnt",
-                "restore one from a copy, or delete them to begin the run again",
+                f"no checkpoint in {self.folder} is intact: {', '.join(bad)}",
+                "starting over would silently lose the training so far",
+                "restore one from a copy, or delete them to start the run again",
             )
         return None
 
@@ -142,8 +142,8 @@ class Checkpointer:
         if saved != self.signature:
             raise UserError(
                 f"checkpoint {checkpoint.folder} is of a run with signature {saved}, not {self.signature}",
-                "settings that decide what is learnt must not change within a run",
-                "restore the settings, or begin a new run in a new folder",
+                "settings that determine what is learnt must not change within a run",
+                "restore the settings, or start a new run in a new folder",
             )
 
     def _set_aside(self, name: str, problem: str) -> None:
@@ -281,7 +281,7 @@ class Checkpointer:
             error = UserError(
                 f"{what}; that was failure {failures} in a row",
                 f"save.max_failed_saves is {self.max_failed_saves}; no older checkpoint was lost",
-                f"make room, or see to the file system, and run the same command again: it goes on {goes_on}",
+                f"make room, or check the file system, and run the same command again: it goes on {goes_on}",
             )
         else:
             error = RuntimeError(what)

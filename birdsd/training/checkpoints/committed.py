@@ -37,7 +37,7 @@ class Checkpoint:
             raise UserError(
                 f"checkpoint {self.folder} has no {kind} for the parameter {name}",
                 "the model of this run is not the one that was saved",
-                "use the version of birdsd that began the run, or begin a new one",
+                "use the version of birdsd that started the run, or start a new one",
             )
         if file not in self._files:
             self._files[file] = TensorFile(self.folder / file)
@@ -87,7 +87,7 @@ def checkpoint_at(folder: Path, position: int) -> Checkpoint:
         raise UserError(
             f"the run {folder} has no checkpoint at {position}",
             f"there are {listed_names(map(str, known))}" if known else "it has none",
-            "save.keep says how many are kept, the newest ones",
+            "save.keep says how many are kept, the latest ones",
         )
     place = Path(folder) / "checkpoints" / f"{position:012d}"
     checkpoint, problem = read_committed(place)

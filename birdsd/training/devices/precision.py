@@ -32,7 +32,7 @@ def choose_device(requested: str, local_rank: int = 0) -> torch.device:
     there = torch.cuda.is_available()
     if requested == "cuda" and not there:
         raise UserError(
-            "machine.device is cuda, and PyTorch sees no GPU here",
+            "machine.device is cuda, but PyTorch sees no GPU here",
             "a driver and a CUDA build of PyTorch are needed",
             "use machine.device=cpu or auto",
         )

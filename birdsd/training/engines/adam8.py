@@ -125,7 +125,7 @@ def _bitsandbytes() -> Any:
     except ImportError as error:
         raise UserError(
             f"machine.optimizer_bits=8, and bitsandbytes cannot be imported: {error}",
-            "it is an extra: only 8-bit moments need it",
+            "it is an optional dependency for 8-bit optimizer states",
             'pip install "birdsd[eightbit]", or machine.optimizer_bits=32',
         ) from error
     return library

@@ -90,7 +90,7 @@ def learning_of(learner: nn.Module) -> list[tuple[str, nn.Parameter]]:
     learning = [(name, p) for name, p in learner.named_parameters() if p.requires_grad]
     if not learning:
         raise UserError(
-            "nothing in this method learns", "its learner has no parameter that requires a gradient"
+            "this method has no trainable parameters", "no parameter of its learner requires a gradient"
         )
     return learning
 

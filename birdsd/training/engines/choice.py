@@ -27,7 +27,7 @@ def check_engine(machine: MachineConfig) -> None:
         raise UserError(
             f"machine.offload_parameters=true with machine.engine={machine.engine}, "
             f"machine.zero_stage={machine.zero_stage}",
-            "only ZeRO-3 can do without the weights on the GPU until a layer needs them",
+            "only ZeRO-3 can keep weights off the GPU until a layer needs them",
             "set machine.engine=deepspeed and machine.zero_stage=3",
         )
     if machine.optimizer_bits not in (8, 32):
@@ -44,7 +44,7 @@ def check_engine(machine: MachineConfig) -> None:
         if machine.zero_stage and machine.optimizer_bits == 8:
             raise UserError(
                 f"machine.optimizer_bits=8 with DeepSpeed ZeRO-{machine.zero_stage}",
-                "moments in 8 bits are plain torch's; ZeRO deals them out over the ranks instead",
+                "only plain torch supports 8-bit optimizer states; ZeRO shards them over the ranks instead",
                 "set machine.engine=torch, or machine.optimizer_bits=32",
             )
 
@@ -57,11 +57,11 @@ def engine_name(machine: MachineConfig) -> tuple[str, str]:
             return "torch-offload", "machine.engine=torch with machine.offload_optimizer=true"
         return "torch", "machine.engine=torch"
     if machine.zero_stage == 0:
-        return "torch", "ZeRO stage 0 deals nothing out over the ranks: plain torch does the same, faster"
+        return "torch", "ZeRO stage 0 shards nothing over the ranks: plain torch does the same, faster"
     if find_spec("deepspeed") is None:
         raise UserError(
-            "machine.engine=deepspeed, and DeepSpeed is not installed",
-            "it is an extra: only ZeRO and offload need it",
+            "machine.engine=deepspeed, but DeepSpeed is not installed",
+            "it is an optional dependency for ZeRO and offload",
             'pip install "birdsd[deepspeed]" (Linux or WSL2), or machine.engine=torch',
         )
     return "deepspeed", f"machine.engine=deepspeed, ZeRO stage {machine.zero_stage}"

@@ -111,7 +111,7 @@ class DeepSpeedEngine:
         if accelerator.distributed_type != DistributedType.DEEPSPEED:
             raise UserError(
                 f"accelerate chose {accelerator.distributed_type} instead of DeepSpeed",
-                "an ACCELERATE_... variable in the environment stands in the way",
+                "an ACCELERATE_... variable in the environment prevents it",
                 "unset it, or set machine.engine=torch",
             )
         groups = [[p for _, p in group] for group in decay_groups(learning_of(learner))]
@@ -352,7 +352,7 @@ def _import_deepspeed(device: torch.device) -> None:
         import deepspeed.ops
     except ImportError as error:
         raise UserError(
-            f"machine.engine is deepspeed, and it cannot be imported: {error}",
+            f"machine.engine is deepspeed, but it cannot be imported: {error}",
             "",
             "install it (`pip install deepspeed`), or set machine.engine=torch",
         ) from error

@@ -42,13 +42,13 @@ def check_optimizer(optim: OptimConfig, machine: MachineConfig) -> None:
     if machine.engine == "deepspeed" and machine.zero_stage:
         raise UserError(
             f"optim.optimizer=muon with DeepSpeed ZeRO-{machine.zero_stage}",
-            "Muon needs whole matrices, and ZeRO deals parameters out in flat pieces",
+            "Muon needs whole matrices, but ZeRO shards parameters as flat pieces",
             "set machine.engine=torch, or optim.optimizer=adamw",
         )
     if machine.optimizer_bits == 8:
         raise UserError(
             "optim.optimizer=muon with machine.optimizer_bits=8",
-            "moments in 8 bits are AdamW's",
+            "8-bit optimizer states are available for AdamW only",
             "set machine.optimizer_bits=32, or optim.optimizer=adamw",
         )
 

@@ -92,7 +92,7 @@ class OffloadEngine(TorchEngine):
         if world.size > 1:
             raise UserError(
                 f"machine.offload_optimizer=true with machine.engine=torch on {world.size} ranks",
-                "plain torch offloads for one process; ZeRO deals the states out over several",
+                "plain torch offloads for one process only; ZeRO shards the states over several",
                 "set machine.engine=deepspeed and machine.zero_stage=2",
             )
         self._masters: dict[str, nn.Parameter] = {}

@@ -69,7 +69,7 @@ def halved(plan: BatchPlan, reason: str, machine: MachineConfig) -> BatchPlan:
     if not machine.gradient_checkpointing:
         ways.append("machine.gradient_checkpointing=true")
     if not machine.cache_latents:
-        ways.append("machine.cache_latents=true (`birdsd run cache` does that work before)")
+        ways.append("machine.cache_latents=true (`birdsd run cache` does that work ahead of training)")
     if not machine.offload_optimizer:
         ways.append("machine.offload_optimizer=true")
     if machine.micro_batch != 1:
@@ -115,9 +115,9 @@ def explain_restart(error: OutOfMemory, world: World) -> None:
     if world.size > 1:
         raise UserError(
             f"out of memory in the middle of a collective: {error.reason}",
-            f"the other ranks wait for this one in it; {SHORTAGE_FILE} in the run folder holds the smaller "
+            f"the other ranks are waiting for this one; {SHORTAGE_FILE} in the run folder holds the smaller "
             "micro-batch",
-            "run the same command again: it goes on from the newest checkpoint with that micro-batch",
+            "run the same command again: it resumes from the latest checkpoint with that micro-batch",
         ) from error
 
 

@@ -44,7 +44,7 @@ def compile_in_place(learner: nn.Module, device: torch.device) -> None:
     has = find_spec("triton") is not None if device.type == "cuda" else which("g++") or which("clang++")
     if not has:
         raise UserError(
-            f"machine.compile=true, and there is no compiler for {device.type} here",
+            f"machine.compile=true, but there is no compiler for {device.type} here",
             "torch.compile needs Triton on a GPU, and g++ or clang++ on a CPU",
             "install it, or set machine.compile=false",
         )

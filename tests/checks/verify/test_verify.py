@@ -112,7 +112,7 @@ def test_losses():
     found = compare_losses(straight, far, 1e-5)
     assert found.at == 12 and found.worst == pytest.approx(2e-5) and "position 12" in found.problem
     assert compare_losses(straight, {**straight, 4: math.nan}, 1e-2).problem
-    assert "not in the straight run" in compare_losses(straight, {16: 0.1}, 1e-2).problem
+    assert "not in the uninterrupted run" in compare_losses(straight, {16: 0.1}, 1e-2).problem
     part = {4: 0.5, 12: 0.125}
     assert not compare_losses(straight, part, 0.0).problem
     assert "position 8 is missing" in compare_losses(straight, part, 0.0, whole=True).problem
@@ -146,7 +146,7 @@ def test_states():
     straight, other = tensors(), tensors()
     assert compare_states(straight, other) == ""
     other["exp_avg_sq/b"][2, 3] = np.nextafter(other["exp_avg_sq/b"][2, 3], np.float32(9))
-    assert compare_states(straight, other) == "exp_avg_sq/b is not the same to the last bit"
+    assert compare_states(straight, other) == "exp_avg_sq/b is not bitwise identical"
     assert "only one of the two" in compare_states(straight, {k: straight[k] for k in list(straight)[1:]})
 
 
@@ -210,7 +210,7 @@ def wrong(straight: Watch, changed: Watch, results: list[LegResult]) -> list[str
     assert result.exit_status == int(bool(failed)) and json.loads(json.dumps(result.to_json()))["passed"] == (
         not failed
     )
-    assert ("NOT SOUND" in result_text(result)) == bool(failed) and ("sound: " in result_text(result)) == (
+    assert ("FAIL: " in result_text(result)) == bool(failed) and ("PASS: " in result_text(result)) == (
         not failed
     )
     assert result_text(result).count("WRONG") == len(failed)
@@ -234,8 +234,8 @@ def test_the_same_is_sound(straight, changed):
         c.name: c.found
         for c in check_all(straight, changed, [r.leg for r in results], results, USUAL, Limits())
     }
-    assert "6 global batches" in checks["samples"] and "8 samples were done again" in checks["samples"]
-    assert "the first 4 steps are the straight run's, 2 steps and 1 checkpoints" in checks["bits"]
+    assert "6 global batches" in checks["samples"] and "8 samples were recomputed" in checks["samples"]
+    assert "the first 4 steps match the uninterrupted run, 2 steps and 1 checkpoints" in checks["bits"]
 
 
 def test_a_spoiled_ledger_is_found(straight, changed):
@@ -273,7 +273,7 @@ def test_a_last_bit_counts_where_nothing_changed(straight, changed):
         results[leg].losses[8] = math.nextafter(results[leg].losses[8], 1)
         assert wrong(straight, changed, results) == ["bits"]
     results = course()
-    results[1].state_problem = "the checkpoint of position 8: ema/a is not the same to the last bit"
+    results[1].state_problem = "the checkpoint of position 8: ema/a is not bitwise identical"
     assert wrong(straight, changed, results) == ["bits"]
 
 
@@ -300,10 +300,10 @@ def test_a_leg_that_failed_or_never_came_is_found(straight, changed):
     legs = [result.leg for result in results]
     checks = check_all(straight, changed, legs, results[:2], USUAL, Limits())
     assert [c.found for c in checks if not c.passed] == ["no step at world 2, stage 3"]
-    results[2].problem, results[2].too_late = "the run was over before this leg could be ended", True
+    results[2].problem, results[2].too_late = "the run ended before this segment could be interrupted", True
     result = VerifyResult([], 6, BATCH, "cpu", "fp32", 1.0, results, check_all(
         straight, changed, legs, results, USUAL, Limits()), [], 2.0)  # fmt: skip
-    assert result.exit_status == 1 and result.incomplete and "give more --steps" in result_text(result)
+    assert result.exit_status == 1 and result.incomplete and "use more --steps" in result_text(result)
 
 
 # -- the real thing ----------------------------------------------------------------------------------------

@@ -211,7 +211,7 @@ def test_tensors_of_unknown_names(refused, tmp_path):
 
 def test_an_addition_without_a_model(tmp_path):
     save_file({"<wren>": drawn(1, 1, 24)}, tmp_path / "wren.safetensors")
-    assert "needs a model under it" in (text := refused_plain(tmp_path / "wren.safetensors", tmp_path))
+    assert "needs a base model" in (text := refused_plain(tmp_path / "wren.safetensors", tmp_path))
     assert "--base" in text
 
 

@@ -139,7 +139,7 @@ def test_parts_that_are_none_are_named(refused, change, word):
 def test_an_alpha_in_text_that_makes_no_sense_is_refused(refused, said):
     layer = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     tensors = {f"{layer}.lora_A.weight": drawn(1, 2, 8), f"{layer}.lora_B.weight": drawn(2, 8, 2)}
-    assert "makes no sense" in refused(tensors, metadata={"lora_adapter_metadata": said})
+    assert "is invalid" in refused(tensors, metadata={"lora_adapter_metadata": said})
 
 
 def test_a_word_in_the_header_that_is_no_codec_is_passed_over(kohya, bring):

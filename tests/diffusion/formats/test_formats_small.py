@@ -304,9 +304,9 @@ def test_an_aesthetic_embedding_goes_out_bare_and_comes_back(grand_folder, aesth
 def test_a_lone_aesthetic_embedding_asks_for_its_clip(grand_folder, aesthetic_folder, tmp_path):
     torch.save(drawn(1, 1, 20).half(), tmp_path / "style.pt")
     asked = Asked(tmp_path / "style.pt", base=str(grand_folder))
-    with pytest.raises(UserError, match=r"needs the CLIP that it comes from.*--clip"):
+    with pytest.raises(UserError, match=r"needs the CLIP that it was computed with.*--clip"):
         import_file(asked, tmp_path / "made")
-    with pytest.raises(UserError, match=r"does not hold this kind.*aesthetic goes out as a1111"):
+    with pytest.raises(UserError, match=r"does not support this kind.*aesthetic can be exported as a1111"):
         send(aesthetic_folder, "comfyui", tmp_path)
 
 
@@ -338,7 +338,7 @@ def test_export_and_import_on_the_command_line(grand_folder, lora_folder, tmp_pa
         f"{made['folder']} holds"
     )
     status, out, error = birdsd(capfd, "export", lora_folder, "--format", "embedding")
-    assert (status, out) == (2, "") and "a lora goes out as" in error
+    assert (status, out) == (2, "") and "a lora can be exported as" in error
     status, out, error = birdsd(capfd, "export", told["file"], "--format", "kohya")
     assert status == 2 and "is a file" in error
     status, out, error = birdsd(capfd, "import", "nowhere.safetensors")

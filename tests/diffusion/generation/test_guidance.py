@@ -405,7 +405,7 @@ def test_the_page_and_the_plan_begin_with_what_the_model_recommends(advised, tmp
         assert (request.steps, request.guidance, request.scheduler) == expected
     facts, text = plan("generate", [f"run={advised}", "machine=smoke"])
     assert (facts["sampling"]["scheduler"], facts["sampling"]["network_passes"]) == ("euler_ancestral", 14)
-    assert "euler_ancestral, 7 steps, guidance 2: 14 passes of the UNet a clip" in text
+    assert "euler_ancestral, 7 steps, guidance 2: 14 UNet passes per clip" in text
     half = ["steps=10", "scheduler=ddim", "guidance_end=0.5"]
     facts, _ = plan("generate", [f"run={advised}", "machine=smoke", *half])
     assert facts["sampling"]["network_passes"] == 15

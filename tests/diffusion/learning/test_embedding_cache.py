@@ -229,12 +229,12 @@ def test_from_the_command_line(
     asked = [f"data.shards={shards}", "model.init=pretrained", f"model.source={pipeline_folder}"]
     assert main.main(["run", "cache", *asked, "part=0/2"]) == 0
     said = capsys.readouterr().out
-    assert "part 0/2 is done; still to come from other parts: 4 latents" in said
+    assert "part 0/2 is done; other parts still have to make 4 latents" in said
     assert main.main(["run", "cache", *asked, "part=1/2", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["finished"] and facts["bytes"] > 0 and not list(tmp_path.glob("runs"))
     assert main.main(["run", "cache", *asked]) == 0
-    assert "nothing to do: all is there" in (said := capsys.readouterr().out)
+    assert "nothing to do: everything is cached" in (said := capsys.readouterr().out)
     assert "need neither autoencoder nor text encoder" in said
     assert main.main(["run", "cache", *asked, "method=autoencoder"]) == 2
     assert "has nothing to cache" in capsys.readouterr().err
@@ -277,7 +277,7 @@ def test_a_file_system_that_fails_is_not_cached_as_a_bad_picture(
         return read(self, first, last)
 
     monkeypatch.setattr(ShardBytes, "read", fails)
-    with pytest.raises(UserError, match="kept for good"):
+    with pytest.raises(UserError, match="would be permanent"):
         cached("lora", shards, pipeline_folder, tmp_path)
     monkeypatch.setattr(ShardBytes, "read", read)
     assert cached("lora", shards, pipeline_folder, tmp_path)["latents_made"] == 16

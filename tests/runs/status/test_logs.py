@@ -95,10 +95,10 @@ def test_the_newest_allocation_and_the_rank_that_is_asked_for(history: History) 
     assert shown(history, allocation="12.0")[0] == "old\n"
     with pytest.raises(UserError, match=r"unknown allocation.*12\.7.*12\.0, 12\.1"):
         shown(history, allocation="12.7")
-    with pytest.raises(UserError, match="fits several allocations"):
+    with pytest.raises(UserError, match="matches several allocations"):
         shown(history, allocation="12")
     with pytest.raises(
-        UserError, match=r"allocation 12.1 has no log of rank 2. There are logs of ranks 0, 3|ranks 0, 3"
+        UserError, match=r"allocation 12.1 has no log for rank 2. There are logs for ranks 0, 3|ranks 0, 3"
     ):
         shown(history, rank=2, allocation="12.1")
 
@@ -119,7 +119,7 @@ def test_errors_before_birdsd_took_over_are_in_the_launchers_logs(history: Histo
     (folder / "12_1_log.err").write_text("of rank one\n")
     text, said = shown(history)
     assert text == "submitit: starting\nModuleNotFoundError: birdsd\n"
-    assert "birdsd did not begin" in said[0]
+    assert "birdsd did not start" in said[0]
     assert shown(history, rank=1)[0] == "of rank one\n"
     # An allocation that has no log of its own yet, of a job that has one with the launcher.
     history.ran("12.0", 1, took={}, end=None, last=1.01)
@@ -131,7 +131,7 @@ def test_errors_before_birdsd_took_over_are_in_the_launchers_logs(history: Histo
 
 def test_where_a_rank_hung(history: History) -> None:
     folder = allocation(history, "12.0", 1, b"")
-    assert shown(history, stacks=True) == ("", ["no rank was ended by the watchdog: there are no stacks"])
+    assert shown(history, stacks=True) == ("", ["the watchdog ended no rank, so there are no stack dumps"])
     (folder / "rank-00000.stacks").write_text("")
     (folder / "rank-00001.stacks").write_text("Timeout!\nFile loop.py, line 7\n")
     allocation(history, "12.1", 3, b"")

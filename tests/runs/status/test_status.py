@@ -65,14 +65,14 @@ def test_its_own_heartbeat_counts_where_slurm_cannot_be_asked(history: History) 
     later = judged(history, 5)
     assert (later.state, later.position) == ("killed", 2500)
     assert later.way_out == f"birdsd resume {history.folder.name}"
-    assert "500 samples to be done again" in later.note and "sample 2,500" in later.note
+    assert "500 samples to be recomputed" in later.note and "sample 2,500" in later.note
 
 
 def test_a_rank_that_says_nothing_while_slurm_calls_it_running(history: History) -> None:
     history.submitted(0, ["12"])
     history.ran("12.0", 1, took=WORK, to=3000, end=None)
     told = judged(history, 5, job_state("12", "RUNNING", start=1))
-    assert told.state == "running" and "no sign of life for 2 h" in told.note
+    assert told.state == "running" and "no heartbeat for 2 h" in told.note
     assert told.samples_per_s == 0 and told.eta_s is None
 
 
@@ -101,7 +101,7 @@ def test_handed_over_it_waits(history: History) -> None:
     history.saved(3000)
     told = judged(history, 3, job_state("12", "PENDING", reason="BeginTime", restarts=1, submit=2.1))
     assert (told.state, told.position) == ("waiting", 3000)
-    assert "delay after the hand-over" in told.note
+    assert "delay after the handover" in told.note
     # Between the end and the requeue Slurm may say nothing; that is no end of the run.
     assert judged(history, 2.06).state == "waiting"
     ended = judged(history, 5)
@@ -179,7 +179,7 @@ def test_cancelled_by_whom(history: History) -> None:
 def test_a_job_that_ended_before_birdsd_began(history: History) -> None:
     history.submitted(0, ["12"])
     told = judged(history, 1, job_state("12", "FAILED", exit_code="1:0", source="sacct"))
-    assert told.state == "failed" and "before birdsd began" in told.note and "1:0" in told.note
+    assert told.state == "failed" and "before birdsd started" in told.note and "1:0" in told.note
     assert told.way_out == f"birdsd logs {history.folder.name}"
     assert judged(history, 0.001).state == "queued"
     assert judged(history, 9).state == "never begun"
@@ -266,7 +266,7 @@ def test_the_table_fits_and_the_unfinished_come_first(tmp_path: Path) -> None:
     lines = text(told).split("\n")
     assert max(map(len, lines)) <= WIDTH
     assert sum("finished" in line for line in lines[1:-2]) == 10
-    assert "4 that are finished or cancelled are not shown" in lines[-1]
+    assert "4 finished or cancelled runs are not shown" in lines[-1]
     full = text(told, True)
     assert full.count("done-full-") == 14 and "not shown" not in full
     assert "\u2026" in full and "3456789ab" in full  # shortened in the middle: the signature stays
@@ -304,7 +304,7 @@ def test_a_run_in_detail(history: History) -> None:
     told = detail(history.run, now=T0 + 20 * HOUR)
     said = detail_text(told, T0 + 20 * HOUR)
     assert max(map(len, said.split("\n"))) <= WIDTH
-    for words in ("stopped", "500 (10 min)", "2,500 -> 5,000", "job 11", "hand-over: requeue", "2.5k: 0.25",
+    for words in ("stopped", "500 (10 min)", "2,500 -> 5,000", "job 11", "handover: requeue", "2.5k: 0.25",
                   "birdsd resume", "effective training time", "resumed"):  # fmt: skip
         assert words in said, words
     facts = json.loads(json.dumps(told.to_json()))

@@ -73,34 +73,34 @@ def suggested(place: Path, name: str, says: str) -> list[str]:
 )
 def test_sounds_from_what_was_taught(place: Path, settings: tuple[str, ...]) -> None:
     name = finished(place, *settings, "model.init=pretrained", "model.source=runs/base-model")
-    command = suggested(place, name, "sounds from it")
+    command = suggested(place, name, "generates sounds with it")
     assert command[:3] == ["birdsd", "run", "generate"]
     if "full" not in settings[0]:
         assert f"add={name}" in command and "run=runs/base-model" in command
     told = birdsd(place, *command[1:], "steps=2", "machine.threads=1", f"out=sounds-{name}")
-    assert "4 clips" in told and "no species it knows" not in told
+    assert "4 clips" in told and "no known species" not in told
 
 
 @pytest.mark.slow
 def test_from_an_autoencoder_to_a_model_that_makes_sound(place: Path) -> None:
     name = finished(place, "method=autoencoder", "model=tiny")
-    command = suggested(place, name, "a model that makes sound, on it")
+    command = suggested(place, name, "trains a diffusion model on it")
     assert "generate" not in command and f"model.autoencoder={name}" in command
     before = {run.folder.name for run in RunStore(place / "runs").runs()}
     birdsd(place, *command[1:], *SHORT)
     (made,) = {run.folder.name for run in RunStore(place / "runs").runs()} - before
-    assert "4 clips" in birdsd(place, *suggested(place, made, "sounds from it")[1:], "steps=2")
+    assert "4 clips" in birdsd(place, *suggested(place, made, "generates sounds with it")[1:], "steps=2")
 
 
 @pytest.mark.slow
 def test_from_a_clip_to_aesthetic_gradients_to_sounds(place: Path) -> None:
     name = finished(place, "method=clip", "model.init=pretrained", "model.source=runs/base-model")
-    command = suggested(place, name, "what each species looks like to it")
+    command = suggested(place, name, "computes the aesthetic embedding of each species")
     assert f"model.clip={name}" in command and "method=aesthetic_gradients" in command
     before = {run.folder.name for run in RunStore(place / "runs").runs()}
     birdsd(place, *command[1:])
     (made,) = {run.folder.name for run in RunStore(place / "runs").runs()} - before
-    sounds = suggested(place, made, "sounds from it")
+    sounds = suggested(place, made, "generates sounds with it")
     assert f"add={made}" in sounds
     assert "4 clips" in birdsd(place, *sounds[1:], "steps=2", "out=sounds-clip")
 
@@ -123,11 +123,11 @@ def test_after_prepare_the_shards_are_looked_at_and_learnt_from(place: Path, mon
     monkeypatch.chdir(place)
     history = array(place, "prepare", {"data": {"shards": "shards"}}, [])
     told = dict(after(RunStore(Path("runs")).find(history.folder.name), "prepare"))
-    assert "16" in birdsd(place, *shlex.split(told["what is in them"])[1:])
-    learn = shlex.split(told["the first training on them"])
+    assert "16" in birdsd(place, *shlex.split(told["shows what they contain"])[1:])
+    learn = shlex.split(told["trains an autoencoder on them"])
     assert learn[:3] == ["birdsd", "run", "train"] and "data.shards=shards" in learn
     birdsd(place, *learn[1:], "--keys")
-    assert [command for says, command in detail(history.run).next_steps if says == "what is in them"]
+    assert [command for says, command in detail(history.run).next_steps if says == "shows what they contain"]
 
 
 def test_after_caching_comes_the_training_that_it_was_for(place: Path, monkeypatch) -> None:

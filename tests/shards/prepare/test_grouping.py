@@ -112,7 +112,7 @@ def test_samples_without_a_picture_or_a_caption_are_counted(tmp_path: Path) -> N
         ("image", 2, 6, "y"), ("caption", 1, 6, "x")
     }  # fmt: skip
     said = list(remarks(index))
-    assert "2 of 6 train samples have no image" in said[0] and "without words" in said[1]
+    assert "2 of 6 train samples have no image" in said[0] and "without a caption" in said[1]
     facts = describe(tmp_path, verify=True)
     assert facts["without_caption"] == 3 and len(facts["damaged"]) == 2  # y and z hold metadata without words
     page = text(facts)

@@ -393,7 +393,7 @@ def test_inspect_says_what_there_is(prepared: Path) -> None:
         "train",
         "codec     test: 16000 Hz",
         "(not stated)",
-        "every byte is as it was written",
+        "all checksums match",
     ):
         assert word in page
 

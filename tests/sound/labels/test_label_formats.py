@@ -89,11 +89,11 @@ def test_raven_with_only_a_header_has_no_boxes(tmp_path, line_end):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"{HEADER}\n1\ts\t1\t0\t1\t0\t1\n", "no label column.*Species"),
-        (f"{HEADER}\tA\tB\n1\ts\t1\t0\t1\t0\t1\tx\ty\n", "no label column"),
+        (f"{HEADER}\n1\ts\t1\t0\t1\t0\t1\n", "no recognisable label column.*Species"),
+        (f"{HEADER}\tA\tB\n1\ts\t1\t0\t1\t0\t1\tx\ty\n", "no recognisable label column"),
         (f"{HEADER}\tSpecies\n7\ts\t1\tsoon\t1\t0\t1\tWren\n", "selection 7.*not a number"),
-        ("a,b\n1,2\n", "no Raven selection table.*Begin Time"),
-        ("", "no Raven selection table"),
+        ("a,b\n1,2\n", "not a Raven selection table.*Begin Time"),
+        ("", "not a Raven selection table"),
     ],
 )
 def test_raven_says_what_is_wrong(tmp_path, text, message):

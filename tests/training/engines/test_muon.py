@@ -146,7 +146,7 @@ def test_learnt_alike_however_the_work_is_cut(children, tmp_path, world, changes
     [
         ("moun", {}, "Did you mean 'muon'"),
         ("muon", {"engine": "deepspeed", "zero_stage": 2}, "needs whole matrices"),
-        ("muon", {"optimizer_bits": 8}, "moments in 8 bits are AdamW's"),
+        ("muon", {"optimizer_bits": 8}, "8-bit optimizer states are available for AdamW only"),
     ],
 )
 def test_what_cannot_be_is_refused(optimizer, machine, says):

@@ -205,7 +205,7 @@ def test_deepspeed_in_a_collective(deepspeed, children, straight, tmp_path):
     changes = {"machine__engine": "deepspeed", "machine__zero_stage": 2, "machine__collective_timeout_s": 5}
     run = {"world": 2, "method": NarrowOtherBackward, **changes}
     assert children.train(tmp_path, fails=True, **run) == [1, 1]
-    assert "goes on from the newest checkpoint" in (tmp_path / "log.txt").read_text()
+    assert "resumes from the latest checkpoint" in (tmp_path / "log.txt").read_text()
     assert children.train(tmp_path, **run) == [0, 0]
     alike(tmp_path, straight)
 
