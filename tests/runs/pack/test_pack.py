@@ -134,7 +134,7 @@ def test_what_is_further_on_stays_and_what_is_behind_is_kept(carried, tmp_path: 
     done, text = unpack(tmp_path / "done.zip", tmp_path / "runs")
     assert (Path(done["replaced"]) / "checkpoints").is_dir()
     assert done["replaced"] in text
-    with pytest.raises(UserError, match=r"further on: finished.*--into"):
+    with pytest.raises(UserError, match=r"further along: finished.*--into"):
         unpack(carried["root"] / "live.zip", tmp_path / "runs")
     assert len(RunStore(tmp_path / "runs").runs()) == 1
 

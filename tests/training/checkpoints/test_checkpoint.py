@@ -108,7 +108,7 @@ def test_no_whole_checkpoint_is_not_a_fresh_start(shards, half, tmp_path):
     for name in ("000000000040", "000000000060"):
         damage_flip(run / "checkpoints" / name)
     for _ in range(2):  # also when it is tried again
-        with pytest.raises(UserError, match=r"no checkpoint.*whole.*000000000040\.bad"):
+        with pytest.raises(UserError, match=r"no checkpoint.*intact.*000000000040\.bad"):
             go(shards, run)
 
 
