@@ -21,24 +21,24 @@ class CodecConfig:
     and a codec.json that leave out the same fields are the same codec."""
 
     name: str = MISSING
-    rate_hz: int = 32000
-    window_ms: float = 16.0
-    hop_ms: float = 4.0
+    rate_hz: int = 32000  # sample rate
+    window_ms: float = 16.0  # length of the analysis window
+    hop_ms: float = 4.0  # from one frame to the next
     n_fft: int = 512  # 0: the next suitable size
-    scale: str = "linear"
-    bands: int = 256
-    fmin_hz: float = 62.5
-    fmax_hz: float = 16000.0
-    frames: int = 512
-    channels: int = 1
-    intensity: str = "decibel"
-    floor_db: float = -100.0
-    ceiling_db: float = 0.0
-    exponent: float = 0.25
-    mel_formula: str = "htk"
-    mel_norm: Text = None
-    griffin_lim_iterations: int = 100
-    momentum: float = 0.99
+    scale: str = "linear"  # or log, mel: how the bands are spaced
+    bands: int = 256  # the image's height
+    fmin_hz: float = 62.5  # of the lowest band
+    fmax_hz: float = 16000.0  # of the highest band
+    frames: int = 512  # the image's width
+    channels: int = 1  # of sound and of the image
+    intensity: str = "decibel"  # or log1p, power: how level becomes brightness
+    floor_db: float = -100.0  # black; not for intensity=power
+    ceiling_db: float = 0.0  # white; not for intensity=power
+    exponent: float = 0.25  # of intensity=power
+    mel_formula: str = "htk"  # or slaney; for scale=mel
+    mel_norm: Text = None  # or slaney; for scale=mel
+    griffin_lim_iterations: int = 100  # to estimate the phase
+    momentum: float = 0.99  # of Griffin-Lim
 
 
 @dataclass
@@ -46,28 +46,28 @@ class DataConfig:
     """Where recordings, labels and shards are, and how recordings become samples."""
 
     name: str = MISSING
-    recordings: Text = None
-    labels: Text = None
-    environment: Text = None
-    shards: Text = None
-    segmentation: str = "song"
-    overlap: float = 0.0
-    max_clips_per_recording: int = 5
+    recordings: Text = None  # a folder of recordings
+    labels: Text = None  # label files, if they are elsewhere
+    environment: Text = None  # a folder of environmental sound to mix in
+    shards: Text = None  # the folder of shards
+    segmentation: str = "song"  # or windows, whole: how recordings are cut
+    overlap: float = 0.0  # of neighbouring windows (segmentation=windows), from 0 to below 1
+    max_clips_per_recording: int = 5  # 0: all
     cuts_per_song: int = 1  # clips per song: the first centred on it, others with the song elsewhere
     cut_gain_db: float = 0.0  # further cuts: up to this much louder or softer, within the species' range
     background_mixtures: int = 0  # per clip, with the background between the songs of other recordings
-    min_label_overlap_s: float = 0.25
-    snr_db_low: float = 3.0
-    snr_db_high: float = 20.0
-    mixtures_per_clip: int = 0
-    keep_clean: bool = True
-    wordings: int = 4
-    validation_fraction: float = 0.1
-    test_fraction: float = 0.1
-    samples_per_shard: int = 512
+    min_label_overlap_s: float = 0.25  # of a label, or the whole label, must lie in a clip to count
+    snr_db_low: float = 3.0  # of mixtures, drawn between this and snr_db_high
+    snr_db_high: float = 20.0  # see snr_db_low
+    mixtures_per_clip: int = 0  # mixtures of each clip with environmental sound
+    keep_clean: bool = True  # keep the unmixed clip beside its mixtures
+    wordings: int = 4  # captions per clip
+    validation_fraction: float = 0.1  # of the recordings
+    test_fraction: float = 0.1  # of the recordings
+    samples_per_shard: int = 512  # samples in one tar
     species: list[str] = field(default_factory=list)  # only recordings of these; empty: all
     without_species: list[str] = field(default_factory=list)  # no recordings labelled with any of these
-    seed: int = 0
+    seed: int = 0  # of splits, cuts, mixtures and captions
 
 
 @dataclass
@@ -75,16 +75,16 @@ class ModelConfig:
     """The networks. `recommended` holds settings by method for this size of model."""
 
     name: str = MISSING
-    init: str = "scratch"
-    source: Text = None
-    autoencoder: Text = None
+    init: str = "scratch"  # or pretrained
+    source: Text = None  # the pretrained model: a run, a folder or a hub id
+    autoencoder: Text = None  # a run or folder, for init=scratch
     clip: Text = None  # a CLIP with its image tower, for aesthetic gradients
-    unet: dict[str, Any] = field(default_factory=dict)
-    vae: dict[str, Any] = field(default_factory=dict)
-    text: dict[str, Any] = field(default_factory=dict)
-    vocabulary_size: int = 1000
-    max_tokens: int = 77
-    recommended: dict[str, Any] = field(default_factory=dict)
+    unet: dict[str, Any] = field(default_factory=dict)  # settings of diffusers' UNet
+    vae: dict[str, Any] = field(default_factory=dict)  # settings of diffusers' AutoencoderKL
+    text: dict[str, Any] = field(default_factory=dict)  # settings of the text encoder
+    vocabulary_size: int = 1000  # of a tokenizer trained from scratch
+    max_tokens: int = 77  # per caption
+    recommended: dict[str, Any] = field(default_factory=dict)  # settings per method
 
 
 # The fields of ModelConfig that name models which a run stands on: folders, runs or hub ids.
@@ -182,23 +182,23 @@ class MachineConfig:
     """How the work is carried out here; never what is learnt."""
 
     name: str = MISSING
-    device: str = "auto"
-    engine: str = "torch"
-    zero_stage: int = 2
-    offload_optimizer: bool = False
+    device: str = "auto"  # or cpu, cuda
+    engine: str = "torch"  # or deepspeed
+    zero_stage: int = 2  # of engine=deepspeed
+    offload_optimizer: bool = False  # optimizer states in host memory
     optimizer_bits: int = (
         32  # 8: optimizer states in a quarter of the memory (bitsandbytes); engine=torch only
     )
-    precision: str = "auto"
-    micro_batch: int = 8
-    gradient_checkpointing: bool = False
+    precision: str = "auto"  # or fp32, bf16, fp16
+    micro_batch: int = 8  # samples per device in one forward and backward pass
+    gradient_checkpointing: bool = False  # recompute activations to save memory
     compile: bool = False  # torch.compile: a minute at the start for faster steps; engine=torch only
-    reader_threads: int = 1
-    prefetch_batches: int = 2
+    reader_threads: int = 1  # threads that read shards
+    prefetch_batches: int = 2  # batches read ahead
     cache_latents: bool = True  # and the text embeddings of a frozen text encoder: cached next to the shards
     cache_folder: Text = None  # for both, if the shards' folder is read-only
-    processes: int = 0
-    threads: int = 0
+    processes: int = 0  # of prepare; 0: one per core
+    threads: int = 0  # of PyTorch; 0: chosen for this machine
     watchdog_s: int = 900  # a longer step ends the process, with a stack dump; 0: never
     offload_parameters: bool = False  # ZeRO-3 only: the weights too wait in host memory
     session_hours: float = 0.0  # train: how long this machine's session lasts, as for notebooks; 0: no limit
@@ -268,14 +268,14 @@ class SubmitConfig:
 class SaveConfig:
     """When a run saves, logs, validates and draws: in samples seen, so that no machine changes it."""
 
-    every_samples: int = 2_000
-    keep: int = 2
-    log_every_steps: int = 1
-    validate_every_samples: int = 2_000
-    validation_samples: int = 64
-    preview_every_samples: int = 0
-    preview_prompts: list[str] = field(default_factory=list)
-    max_bad_samples: int = 100
+    every_samples: int = 2_000  # samples between checkpoints
+    keep: int = 2  # number of newest checkpoints kept
+    log_every_steps: int = 1  # steps between lines of metrics.jsonl
+    validate_every_samples: int = 2_000  # samples between validations; 0: never
+    validation_samples: int = 64  # samples per validation
+    preview_every_samples: int = 0  # samples between previews; 0: never
+    preview_prompts: list[str] = field(default_factory=list)  # empty: the first species of the shards
+    max_bad_samples: int = 100  # more unreadable samples than this end the run
     max_failed_saves: int = 3  # this many in a row end the run; until then the next save tries again
 
 
@@ -315,15 +315,15 @@ class CacheConfig(TrainConfig):
 class ClipsConfig:
     """What decides generated clips: the settings that `generate` and `grid` share."""
 
-    prompt: list[str] = field(default_factory=list)
-    run: Text = None
-    count: int = 1
-    seed: int = 0
+    prompt: list[str] = field(default_factory=list)  # one, or a list
+    run: Text = None  # a run, or an exported or imported folder
+    count: int = 1  # clips per prompt
+    seed: int = 0  # of the first clip
     steps: Optional[int] = None  # null: as the model recommends, else 25
     guidance: Optional[float] = None  # null: as the model recommends, else 3; 1 is none
-    negative_prompt: str = ""
+    negative_prompt: str = ""  # what guidance steers away from
     scheduler: Text = None  # null: as the model recommends, else ddim
-    batch_size: int = 8
+    batch_size: int = 8  # clips generated at once
     guidance_start: Optional[float] = None  # guided from this share of the schedule on; null: 0, the noise
     guidance_end: Optional[float] = None  # up to this one; null: 1, the picture
     guidance_rescale: Optional[float] = None  # 0..1 of the contrast that guidance adds is taken back; null: 0
@@ -335,17 +335,17 @@ class ClipsConfig:
     init: Text = None  # a recording (FILE@SECONDS: from there on) or an image to start from
     strength: Optional[float] = None  # of the change, 0 (none) to 1 (all); null: 0.6, with a mask 1
     mask_start_s: Optional[float] = None  # regenerate only this span of it
-    mask_end_s: Optional[float] = None
+    mask_end_s: Optional[float] = None  # where this span ends
     emphasis: bool = True  # (word:1.3) weights a word; false: brackets are plain text
     aesthetic_steps: Optional[int] = None  # of personalising each prompt; null: 5, 0 turns it off
-    aesthetic_rate: float = 1e-4
+    aesthetic_rate: float = 1e-4  # learning rate of this personalisation
     aesthetic_behaviour: str = "original"  # or a1111
     aesthetic_weight: Optional[float] = None  # null: what the behaviour says
     aesthetic_blend: Text = None  # lerp or slerp; null: what the behaviour says
     aesthetic_negative: Optional[bool] = None  # the negative prompt is personalised too
     aesthetic_text: str = ""
     aesthetic_name: Text = None  # which embedding; null: that of the first species in the prompt
-    runs: str = "runs"
+    runs: str = "runs"  # folder of the runs
     machine: MachineConfig = field(default_factory=MachineConfig)
 
 
