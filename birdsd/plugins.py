@@ -62,5 +62,5 @@ def load(group: str, name: str) -> Any:
         raise UserError(
             f"'{name}' of the installed package {package} cannot be loaded ({error})",
             f"its entry point in {group} is {point.value}",
-            f"mend or remove that package: pip uninstall {package}",
+            f"fix or remove that package: pip uninstall {package}",
         ) from error
