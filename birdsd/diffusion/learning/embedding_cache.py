@@ -256,7 +256,8 @@ class Caches:
 
     def _needed(self, work: _Pass, split: str) -> list[tuple[str, np.ndarray]]:
         """Every text that training may ask for, sorted: all wordings of all captions, the empty one, and what
-        the method adds; each with the numbers of its tokens."""
+        the method adds; each with the numbers of its tokens. Of texts with the same numbers (they differ in
+        case, or only behind the last token that the encoder reads) the first one stands for all."""
         texts = {"", *self.method.further_texts()}
         reader = ShardReader(self.index, split, want=("metadata",), io_errors=True)
         for number in range(len(reader)):
@@ -264,7 +265,11 @@ class Caches:
                 work.alive()
             texts.update(str(text) for text in reader.read(number).metadata["captions"])
         worded = sorted({self.method.wording(work.parts, text) for text in texts})
-        return [(text, token_ids(work.parts.tokenizer, [text])[0].numpy()) for text in worded]
+        needed: dict[bytes, tuple[str, np.ndarray]] = {}
+        for text in worded:
+            ids = token_ids(work.parts.tokenizer, [text])[0].numpy()
+            needed.setdefault(ids.tobytes(), (text, ids))
+        return list(needed.values())
 
     def _mark(self, parts: Parts, split: str) -> str:
         """Changes with everything that decides which texts there are, and how they are cut into tokens."""

@@ -293,6 +293,24 @@ def test_samples_without_captions_are_samples(shards: Path, pipeline_folder: Pat
     assert not Ledger(tmp_path / "run").bad_samples()
 
 
+def test_captions_that_become_the_same_tokens_are_encoded_once(
+    shards: Path, pipeline_folder: Path, tmp_path: Path
+) -> None:
+    """Two long captions that differ only behind the 16 tokens that the text encoder sees."""
+    long = " ".join(["American Robin singing"] * 12)
+    images = [_sample(ShardIndex.open(shards), number).image for number in range(12)]
+    with ShardWriter(shards / "train-000000.tar") as writer:
+        for number, image in enumerate(images):
+            captions = [f"{long} at dawn", f"{long} at dusk"] if number < 4 else ["a robin"]
+            facts = {"captions": captions, "species": ["American Robin"]}
+            writer.write(f"{number:04d}", {"npy": image, "json": facts})
+    facts = cached("full-unet", shards, pipeline_folder, tmp_path)
+    # No text, "a robin", the long one, and the four of validation.
+    assert facts["finished"] and facts["texts_made"] == facts["texts"] == 7
+    trained("full-unet", shards, pipeline_folder, tmp_path / "run")
+    assert losses(tmp_path / "run")
+
+
 def test_a_picture_that_was_replaced_is_encoded_again(
     shards: Path, pipeline_folder: Path, tmp_path: Path
 ) -> None:
