@@ -24,6 +24,7 @@ AREAS = (
 
 
 def main() -> int:
+    """Measure the areas that the command line names; 1 where a floor is missed."""
     parser = argparse.ArgumentParser(
         "bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

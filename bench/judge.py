@@ -30,6 +30,7 @@ _MIN_CONFIDENCE = 0.25
 
 
 def run(quick: bool = False) -> list[Row]:
+    """How fast the judge is: beside real time, and beside the loop of the judge's own tool."""
     if not birdnet.installed():
         print(f"bench judge: left out, {birdnet.TITLE} is not installed ({birdnet.INSTALL})")
         return []

@@ -30,6 +30,7 @@ _RECORDING_S = 300.0
 
 
 def run(quick: bool = False) -> list[Row]:
+    """Peak memory of prepare for one hour and for many."""
     hours = 10 if quick else 100
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -21,6 +21,7 @@ HEAVY = ("torch", "scipy", "pandas", "hydra", "diffusers")
 
 
 def run(quick: bool = False) -> list[Row]:
+    """How fast `birdsd status` answers with hundreds of runs."""
     with tempfile.TemporaryDirectory(prefix="birdsd-bench-") as folder:
         root = Path(folder) / "runs"
         for number in range(RUNS):

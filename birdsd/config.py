@@ -322,6 +322,7 @@ def _finish(resolved: DictConfig) -> Any:
     if isinstance(config, schema.TrainConfig):
         fill_open(config)
         refuse_keys_of_others(config)
+        check_optimizer(config.optim, config.machine)
     return config
 
 
@@ -346,6 +347,27 @@ def refuse_keys_of_others(config: schema.TrainConfig) -> None:
             f"method.{name}={clipped(shown)} with {chosen.settings}",
             f"{name} is a setting of {' and of '.join(owners)} only",
             f"leave method.{name} out, or choose a method that has it",
+        )
+
+
+def check_optimizer(optim: schema.OptimConfig, machine: schema.MachineConfig) -> None:
+    """Refuse an optimizer that does not exist, or that these settings of the machine cannot carry out: here,
+    and not when the job has waited in a queue."""
+    if optim.optimizer not in schema.OPTIMIZERS:
+        raise unknown_name("optim.optimizer", str(optim.optimizer), schema.OPTIMIZERS)
+    if optim.optimizer != "muon":
+        return
+    if machine.engine == "deepspeed" and machine.zero_stage:
+        raise UserError(
+            f"optim.optimizer=muon with DeepSpeed ZeRO-{machine.zero_stage}",
+            "Muon needs whole matrices, and ZeRO partitions parameters into flat pieces",
+            "set machine.engine=torch, or optim.optimizer=adamw",
+        )
+    if machine.optimizer_bits == 8:
+        raise UserError(
+            "optim.optimizer=muon with machine.optimizer_bits=8",
+            "only AdamW has 8-bit optimizer states",
+            "set machine.optimizer_bits=32, or optim.optimizer=adamw",
         )
 
 

@@ -152,6 +152,8 @@ class OptimConfig:
     ema_decay: Optional[float] = None
 
 
+OPTIMIZERS = ("adamw", "muon")
+
 # What an OptimConfig field means where neither the user nor the model preset says anything.
 OPTIM_DEFAULTS: dict[str, Any] = {
     "optimizer": "adamw",

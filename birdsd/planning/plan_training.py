@@ -92,13 +92,11 @@ def plan_training(
     from birdsd.planning.budget import Layout
     from birdsd.training.batches.plan import BatchPlan
     from birdsd.training.engines.choice import check_engine
-    from birdsd.training.engines.muon import check_optimizer
 
     trace = _tracer(config, codec)
     average = bool(config.optim.ema_decay)
     machine, batch = config.machine, int(config.optim.global_batch or 1)
     check_engine(machine)
-    check_optimizer(config.optim, machine)
     if config.optim.optimizer == "muon":  # which needs whole matrices, with moments of 32 bits
         eight_bits = deepspeed = False
     precision = precision_on(there, machine)

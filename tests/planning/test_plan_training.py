@@ -157,6 +157,15 @@ def test_a_card_that_nobody_knows(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["plan", "trian"]) == 2 and "'trian'" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("there", [on("T4"), on("V100", 4)], ids=["one", "four"])
+def test_with_muon_nothing_is_chosen_that_it_cannot_do(there: Hardware) -> None:
+    seen = choose(there, "optim.optimizer=muon").tried
+    assert seen and all(not one.layout.sharded and one.layout.optimizer_bits == 32 for one in seen)
+    usual = choose(there).tried
+    assert any(one.layout.sharded or one.layout.optimizer_bits == 8 for one in usual), "or this shows nothing"
+
+
 def test_what_is_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("birdsd.planning.hardware.own_card", lambda: None)
     assert hardware("smoke").card is None

@@ -9,7 +9,7 @@ time. What a checkpoint holds is float32 like any other engine's, and taken up a
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -61,15 +61,8 @@ class AdamW8bit(torch.optim.Optimizer):
 
     def _step_chunk(self, group: dict[str, Any], chunk: nn.Parameter) -> None:
         """By itself, so that its moments are gone before those of the next are unpacked."""
-        from torch.optim.adamw import adamw
-
         moments = [self.moment(chunk, kind) for kind in MOMENTS]
-        assert chunk.grad is not None
-        adamw(
-            [chunk], [chunk.grad], [moments[0]], [moments[1]], [], [self.state[chunk]["step"]],
-            fused=True, amsgrad=False, maximize=False, lr=group["lr"], eps=group["eps"],
-            beta1=group["betas"][0], beta2=group["betas"][1], weight_decay=group["weight_decay"],
-        )  # fmt: skip
+        adamw_step(group, chunk, moments, self.state[chunk]["step"])
         for kind, moment in zip(MOMENTS, moments, strict=True):
             self._put(chunk, kind, moment)
 
@@ -116,6 +109,20 @@ class AdamW8bit(torch.optim.Optimizer):
                 found[0] = -1.0
             self._maps[kind, device] = found
         return found
+
+
+def adamw_step(
+    group: Mapping[str, Any], chunk: nn.Parameter, moments: Sequence[Tensor], step: Tensor
+) -> None:
+    """Torch's fused AdamW on one flat chunk: changes it, its two moments and the count of its steps."""
+    from torch.optim.adamw import adamw
+
+    assert chunk.grad is not None
+    adamw(
+        [chunk], [chunk.grad], [moments[0]], [moments[1]], [], [step],
+        fused=True, amsgrad=False, maximize=False, lr=group["lr"], eps=group["eps"],
+        beta1=group["betas"][0], beta2=group["betas"][1], weight_decay=group["weight_decay"],
+    )  # fmt: skip
 
 
 def _bitsandbytes() -> Any:

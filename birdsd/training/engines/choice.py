@@ -11,7 +11,6 @@ from birdsd.errors import UserError, unknown_name
 from birdsd.training.devices.precision import Precision
 from birdsd.training.devices.world import World
 from birdsd.training.engines.base import Engine
-from birdsd.training.engines.muon import check_optimizer
 from birdsd.training.engines.torch_engine import TorchEngine, compile_in_place
 
 if TYPE_CHECKING:
@@ -78,7 +77,6 @@ def make_engine(
 ) -> Engine:
     """Wrap `learner`, which holds the weights to start from, for training here."""
     name = engine_name(machine)[0]
-    check_optimizer(optim, machine)
     if machine.compile:
         compile_in_place(learner, device)
     if name == "torch":

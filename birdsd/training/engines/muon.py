@@ -17,47 +17,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from birdsd.errors import UserError, unknown_name
 from birdsd.training.devices.cores import multiplies_bf16
-from birdsd.training.engines.adam8 import MOMENTS
+from birdsd.training.engines.adam8 import MOMENTS, adamw_step
 
 if TYPE_CHECKING:
-    from birdsd.schema import MachineConfig, OptimConfig
+    from birdsd.schema import OptimConfig
     from birdsd.training.engines.flat import FlatParameters
 
-OPTIMIZERS = ("adamw", "muon")
 MOMENTUM = 0.95
 _LIKE_ADAMW = 0.2  # root mean square of AdamW's usual updates
-_NOT_HIDDEN = ("conv_in", "conv_out", "embedding", "embeddings")
+_NOT_HIDDEN = ("conv_in", "conv_out", "embedding", "embeddings")  # how their modules' names end
 # A quintic whose iteration takes singular values to around 1; five steps are enough for bf16.
 _QUINTIC, _ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 
 
-def check_optimizer(optim: OptimConfig, machine: MachineConfig) -> None:
-    """Refuse an optimizer that there is not, or that the machine's settings cannot carry out."""
-    if optim.optimizer not in (None, *OPTIMIZERS):
-        raise unknown_name("optim.optimizer", str(optim.optimizer), OPTIMIZERS)
-    if optim.optimizer != "muon":
-        return
-    if machine.engine == "deepspeed" and machine.zero_stage:
-        raise UserError(
-            f"optim.optimizer=muon with DeepSpeed ZeRO-{machine.zero_stage}",
-            "Muon needs whole matrices, but ZeRO shards parameters as flat pieces",
-            "set machine.engine=torch, or optim.optimizer=adamw",
-        )
-    if machine.optimizer_bits == 8:
-        raise UserError(
-            "optim.optimizer=muon with machine.optimizer_bits=8",
-            "8-bit optimizer states are available for AdamW only",
-            "set machine.optimizer_bits=32, or optim.optimizer=adamw",
-        )
-
-
 def is_hidden(name: str, parameter: Tensor) -> bool:
     """Whether Muon changes a parameter: a matrix or filter between the first layer and the last."""
-    parts = [part.removeprefix("time_").removeprefix("add_") for part in name.split(".")]
-    first_or_last = any(part in _NOT_HIDDEN or part.endswith("_embedding") for part in parts)
-    return parameter.ndim >= 2 and not first_or_last
+    return parameter.ndim >= 2 and not any(part.endswith(_NOT_HIDDEN) for part in name.split("."))
 
 
 def muon_groups(learning: Sequence[tuple[str, nn.Parameter]]) -> list[list[tuple[str, nn.Parameter]]]:
@@ -118,16 +94,8 @@ class Muon(torch.optim.Optimizer):
             weight.add_(orthogonal(matrix).view_as(weight), alpha=-group["lr"] * size)
 
     def _adamw(self, group: dict[str, Any], chunk: nn.Parameter) -> None:
-        from torch.optim.adamw import adamw
-
         state = self.state[chunk]
-        assert chunk.grad is not None
-        moments = [state[kind] for kind in MOMENTS]
-        adamw(
-            [chunk], [chunk.grad], [moments[0]], [moments[1]], [], [state["step"]],
-            fused=True, amsgrad=False, maximize=False, lr=group["lr"], eps=group["eps"],
-            beta1=group["betas"][0], beta2=group["betas"][1], weight_decay=group["weight_decay"],
-        )  # fmt: skip
+        adamw_step(group, chunk, [state[kind] for kind in MOMENTS], state["step"])
 
 
 @cache

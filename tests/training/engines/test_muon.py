@@ -10,10 +10,10 @@ from torch import nn
 
 from birdsd.config import compose, signature
 from birdsd.errors import UserError
-from birdsd.schema import MachineConfig, OptimConfig
+from birdsd.schema import OptimConfig
 from birdsd.training.engines import muon
 from birdsd.training.engines.flat import FlatParameters
-from birdsd.training.engines.muon import Muon, check_optimizer, muon_groups, orthogonal
+from birdsd.training.engines.muon import Muon, muon_groups, orthogonal
 from tests.support.toy import OPTIM, OddMethod, losses
 
 MUON = {"optim__optimizer": "muon"}
@@ -141,24 +141,24 @@ def test_learnt_alike_however_the_work_is_cut(children, tmp_path, world, changes
     assert commit["world_size"] == world
 
 
+@pytest.mark.parametrize("job", ["train", "cache"])
 @pytest.mark.parametrize(
-    ("optimizer", "machine", "says"),
+    ("words", "says"),
     [
-        ("moun", {}, "Did you mean 'muon'"),
-        ("muon", {"engine": "deepspeed", "zero_stage": 2}, "needs whole matrices"),
-        ("muon", {"optimizer_bits": 8}, "8-bit optimizer states are available for AdamW only"),
+        (["optim.optimizer=moun"], "Did you mean 'muon'"),
+        (["machine=cluster", "optim.optimizer=muon"], "needs whole matrices"),
+        (["optim.optimizer=muon", "machine.optimizer_bits=8"], "only AdamW has 8-bit"),
     ],
 )
-def test_what_cannot_be_is_refused(optimizer, machine, says):
+def test_what_cannot_be_is_refused_where_it_is_typed_and_not_after_the_queue(job, words, says):
     with pytest.raises(UserError, match=says):
-        check_optimizer(OptimConfig(optimizer=optimizer), MachineConfig(name="here", **machine))
+        compose(job, ["model=tiny", "data.shards=shards", *words])
 
 
 def test_stage_0_is_plain_torch_and_a_usual_optimizer_is_no_other_run():
-    check_optimizer(
-        OptimConfig(optimizer="muon"), MachineConfig(name="here", engine="deepspeed", zero_stage=0)
-    )
     words = ["model=tiny", "data.shards=shards"]
+    muon_here = [*words, "optim.optimizer=muon", "machine=cluster", "machine.zero_stage=0"]
+    assert compose("train", muon_here).optim.optimizer == "muon"
     plain, said, other = (
         signature(compose("train", [*words, *more]))
         for more in ([], ["optim.optimizer=adamw"], ["optim.optimizer=muon"])
