@@ -46,10 +46,11 @@ class Background:
 class Event:
     """One bird, or several of a species, that sing once or several times.
 
-    When: exactly one of `onset_s` (of the sound itself, not of its clip), `after` (an event's id: `gap_s`
-    behind its end) and `together` (an event's id: `gap_s` behind its onset, and before its end).
+    When: exactly one of `onset_s` (of the sound itself, not of its clip), `after` (ids of events: `gap_s`
+    behind the last end of theirs) and `together` (an event's id: `gap_s` behind its onset, and before its end).
     How often: `count` individuals at once, each `repeat` times, `every_s` apart from onset to onset, or with
-    `repeat_gap_s` between two songs; `until_s`, or `until` (an event's id, or "end"): as often as fits.
+    `repeat_gap_s` between two songs; as often as fits: until `until_s`, until `until` ends (an event's id, or
+    "end" for the scene), or for `lasting_s` from its onset.
     How loud: exactly one of `snr_db` (against the background, in the event's own band) and `level_db`
     (active level in dBFS). `pitch_semitones` and `rate` are ranges that every song draws from.
     `bearing_deg` is 0 ahead and positive to the left; a movement ends at `bearing_end_deg`.
@@ -59,7 +60,7 @@ class Event:
     species: str
     sound_type: str = ""
     onset_s: float | None = None
-    after: str = ""
+    after: tuple[str, ...] = ()
     together: str = ""
     gap_s: Span | None = None  # None: GAP_S or TOGETHER_S
     duration_s: float | None = None  # a wish; None: as long as the clip's sound is
@@ -69,6 +70,7 @@ class Event:
     repeat_gap_s: Span = REPEAT_GAP_S
     until_s: float | None = None
     until: str = ""
+    lasting_s: float | None = None
     individual: int = 0  # same species, type and individual: same voice
     snr_db: float | None = None
     level_db: float | None = None
