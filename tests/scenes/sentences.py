@@ -190,7 +190,7 @@ UNDERSTOOD: dict[str, Scene] = {
 
 # What each error must hold.
 REFUSED: dict[str, tuple[str, ...]] = {
-    "a Dodo singing": ("Dodo", "Great Tit"),
+    "a Dodo singing": ("Dodo", "Rock Pigeon"),
     "an American Robbin": ("Robbin", "American Robin"),
     "a Great Tit in a jungle": ("jungle", "forest"),
     "a Great Tit warbling loudly": ("warbling", "singing"),
