@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
 from birdsd.errors import UserError, clipped, unknown_name
 from birdsd.scenes.scene import FIRST_ONSET_S, SOURCES, TO_THE_END, Background, Event, Scene, Span
 from birdsd.scenes.vocabulary import Vocabulary
+from birdsd.sound.species.names import clean_name
 
 LONGEST_S = 6 * 3600.0
 SHORTEST_S = 0.1
@@ -34,6 +36,7 @@ RANGES = {
     "repeat": (1, 10_000, ""),
     "individual": (0, 1_000_000, ""),
 }
+_ID = re.compile(r"[\w.-]{1,60}")
 RATES_HZ = (8000, 192_000)
 
 
@@ -96,6 +99,12 @@ def _check_frame(scene: Scene) -> None:
         raise UserError(f"the scene has {len(scene.events)} events", f"at most {MOST_EVENTS} are possible")
     if scene.max_overlap is not None and scene.max_overlap < 1:
         raise UserError(f"max_overlap is {scene.max_overlap}", "at least one event must be able to sound")
+    if scene.name != clean_name(scene.name):
+        raise UserError(
+            f"the scene's name is '{clipped(scene.name)}'", "one line of at most 120 characters is expected"
+        )
+    if not 0 <= scene.seed < 2**63:
+        raise UserError(f"seed is {scene.seed}", "a whole number from 0 to 2^63 - 1 is expected")
     if scene.loop and scene.duration_s is None:
         raise UserError("a loop has no duration", "where it begins anew must be said", "set duration_s")
     names = [event.id for event in scene.events]
@@ -121,9 +130,10 @@ def _with_a_time(event: Event, before: list[Event]) -> Event:
 
 def _check_event(event: Event) -> None:
     place = f"event {_named(event)}"
-    if not event.id or event.id == TO_THE_END or event.id != " ".join(event.id.split()) or len(event.id) > 60:
+    if event.id == TO_THE_END or not _ID.fullmatch(event.id):
         raise UserError(
-            f"'{clipped(event.id)}' is no id for an event", "a short word on one line, other than 'end'"
+            f"'{clipped(event.id)}' is no id for an event",
+            "one word of at most 60 letters, digits, '-', '_' and '.', other than 'end'",
         )
     if not event.species.strip():
         raise UserError(f"{place} names no species", "every event is a bird's", "give it a species")

@@ -52,6 +52,8 @@ def _more(reader: Reader, found: Clause) -> bool:
         while modifier(reader, trial) or (found.species and _action(reader, trial)):
             pass
         if reader.at > inside and not at_a_name(reader) and trial.gap_s is None:
+            if reader.low() == "," and trial.said:
+                reader.say(f"'{reader.typed(inside)}' is said of the {found.species or 'background'} before it")
             reader.at = inside
             return modifier(reader, found) or _action(reader, found)
     reader.at = start
@@ -74,6 +76,8 @@ def _bird(reader: Reader, found: Clause, before: Clause | None) -> None:
     if token.kind == SPECIES:
         reader.take()
         found.species = token.name
+        if token.plural and found.count == 1:
+            reader.fail(start, "say how many", f"as in 'three {token.text}'", reader.at)
     elif before is not None and before.species and (found.individual or reader.at == start) and _ends(reader, found):
         found.species = before.species
         found.sound_type = found.sound_type or before.sound_type
@@ -157,11 +161,14 @@ def _unknown_bird(reader: Reader, start: int, article: bool) -> None:
         ):
             stop += 1
         name = reader.sentence.text[token.start : reader.tokens[stop - 1].end]
-        kind = "species" if article or token.text[:1].isupper() else f"word, or species, at word {token.number}:"
-        raise unknown_name(kind, name, reader.vocabulary.species, "name one of these birds")
+        vocabulary = reader.vocabulary
+        if article or token.text[:1].isupper():
+            raise unknown_name("species", name, vocabulary.species, "name one of these birds")
+        known = [*vocabulary.species, *vocabulary.environments, *vocabulary.pool]
+        raise unknown_name("bird or environment", name, known, f"it is word {token.number} of the sentence")
     reader.fail(
         reader.at, "a bird or an environment is expected",
-        f"the model knows {listed_names(reader.vocabulary.species)}; begin with 'a {(reader.vocabulary.species or ('bird',))[0]}'",
+        f"the model knows {listed_names(reader.vocabulary.species)}",
     )  # fmt: skip
 
 

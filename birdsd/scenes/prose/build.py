@@ -51,6 +51,12 @@ def build(
     _choose(builder, groups)
     whole = _of_the_whole(builder, groups)
     sung = [group for group in groups if group.birds]
+    if not sung and builder.backgrounds and length_s is None:
+        raise UserError(
+            f"how long the {builder.backgrounds[0].environment} is to be heard is not said",
+            "without a bird there is nothing else to go by",
+            f"begin with a length, as in '30 s of {builder.backgrounds[0].environment}'",
+        )
     if not sung and not builder.backgrounds:
         raise UserError("the sentence names neither a bird nor an environment", "something must be heard")
     where = _places(builder, sung)
@@ -76,6 +82,8 @@ def _choose(builder: _Builder, groups: Sequence[Group]) -> None:
             several = [one, *one.alternatives]
             at = int(generator(builder.seed, "scene", "or", number, place).integers(len(several)))
             chosen = several[at]
+            if chosen.bare:  # "a Great Tit or a Little Owl in rain": the rain is for both
+                chosen.share(several[-1])
             chosen.alternatives = []
             group.clauses[place] = chosen
             names = " or ".join(each.species or "background" for each in several)
@@ -91,6 +99,12 @@ def _of_the_whole(builder: _Builder, groups: Sequence[Group]) -> list[float]:
             if one.species:
                 continue
             _only_a_background(one)
+            if one.silent and birds:
+                raise UserError(
+                    f"at word {one.word} no bird is asked for, and elsewhere there are birds",
+                    "silence is what is left where no bird is named",
+                    "leave it out, or say how long until the next bird: 'then after 5 s a Great Tit'",
+                )
             timed = one.onset_s is not None or one.until_s is not None or one.lasting_s is not None
             if not timed and one.until is None and birds and len(group.clauses) == 1 and len(groups) > 1:
                 names = " and ".join(each.environment for each in one.backgrounds) or "silence"
@@ -189,6 +203,12 @@ def _events(
         fields |= {"level_db": one.level_db} if one.level_db is not None else {}
         fields |= _when(builder, groups, number, at)
         fields |= _how_often(builder, group, at, one)
+        if one.pauses_s is not None and not shared and not {"repeat", "until_s", "lasting_s", "until"} & set(one.said):
+            raise UserError(
+                f"'{one.said['pauses_s']}' needs several songs, and the {one.species} sings once",
+                "a pause lies between two songs",
+                "say how often, as in 'three times' or 'for 20 s'",
+            )
         if shared:
             fields |= _slot(builder, groups, number, at, one)
         builder.events.append(Event(group.ids[at], one.species, one.sound_type, **fields))

@@ -193,12 +193,17 @@ def _add(course: _Course, join: Join, found: Clause) -> None:
     last = course.groups[-1]
     gap_s = found.gap_s or join.gap_s
     if join.kind == "AND" and found.gap_s is None:
+        found.listed = join.words.strip() == ","
         last.clauses.append(found)
         _share(last, course)
     elif join.kind == "WHILE":
         last.clauses.append(found)
         last.framed = len(last.clauses) - 1
     elif join.kind == "OR":
+        # "A, B or C": one of three.
+        while last.clauses[-1].listed and last.clauses[-1].bare and last.clauses[-2].bare:
+            one = last.clauses.pop()
+            last.clauses[-1].alternatives = [one, *one.alternatives]
         last.clauses[-1].alternatives.append(found)
     elif join.kind == "ALT":
         times = found.repeat or 2

@@ -41,7 +41,7 @@ def sentence(scene: Scene) -> str:
         for at, event in enumerate(group):
             place = _place(change) if change is not None and at == 0 else ""
             under = [one.level_db for one in where[number]]
-            clause = " ".join(filter(None, (_bird(event, group[:at], voices, under), _times(event, number, at), _space(event), place)))
+            clause = " ".join(filter(None, (_bird(event, group[:at], voices, under), _times(event, scene.duration_s is None and not number and not at), _space(event), place)))
             pieces.append(_join(groups, number, at) + clause)
     text = "".join(pieces)
     alone = [one for one in scene.backgrounds if not _is_a_place(one) or not scene.events]
@@ -154,14 +154,13 @@ def _loudness(event: Event, under_db: Sequence[float]) -> tuple[str, str]:
     return "", f"at {number_words(event.level_db or 0.0)} dBFS"
 
 
-def _times(event: Event, number: int, at: int) -> str:
-    """When and how often."""
-    first = not number and not at
+def _times(event: Event, usual: bool) -> str:
+    """When and how often; `usual`: an onset at 1 s goes without saying."""
     found = []
     if event.onset_s is not None and event.until_s is not None:
         found.append(f"from {number_words(event.onset_s)} s to {number_words(event.until_s)} s")
     else:
-        if event.onset_s is not None and not (first and event.onset_s == FIRST_ONSET_S):
+        if event.onset_s is not None and not (usual and event.onset_s == FIRST_ONSET_S):
             found.append(f"at {number_words(event.onset_s)} s")
         if event.until_s is not None:
             found.append(f"until {number_words(event.until_s)} s")
