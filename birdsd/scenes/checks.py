@@ -71,7 +71,9 @@ def in_range(field: str, value: object, place: str) -> None:
                 f"a number from {least:g} to {most:g}{f' {unit}' if unit else ''} is expected",
             )
     if len(ends) > 1 and ends[0] > ends[1]:
-        raise UserError(f"{place}: {field} is {ends[0]:g} to {ends[1]:g}", "a range begins with its lower end")
+        raise UserError(
+            f"{place}: {field} is {ends[0]:g} to {ends[1]:g}", "a range begins with its lower end"
+        )
 
 
 def check_duration(duration_s: float, place: str = "duration_s") -> None:
@@ -108,7 +110,11 @@ def _check_frame(scene: Scene) -> None:
     if scene.loop and scene.duration_s is None:
         raise UserError("a loop has no duration", "where it begins anew must be said", "set duration_s")
     names = [event.id for event in scene.events]
-    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    twice = (
+        next((name for name in names if names.count(name) > 1), None)
+        if len(set(names)) < len(names)
+        else None
+    )
     if twice is not None:
         raise UserError(f"two events are called '{clipped(twice)}'", "links need ids that occur once")
 
@@ -154,11 +160,14 @@ def _check_event(event: Event) -> None:
         )
     if event.until_s is not None and event.onset_s is not None and event.until_s <= event.onset_s:
         raise UserError(
-            f"{place} would sing from {event.onset_s:g} s to {event.until_s:g} s", "an end lies behind its onset"
+            f"{place} would sing from {event.onset_s:g} s to {event.until_s:g} s",
+            "an end lies behind its onset",
         )
     if event.every_s is not None and event.repeat == 1 and not any(ends):
         raise UserError(
-            f"{place} sings every {event.every_s:g} s", "how often is not said", "give repeat, until_s or until: end"
+            f"{place} sings every {event.every_s:g} s",
+            "how often is not said",
+            "give repeat, until_s or until: end",
         )
     if event.bearing_end_deg is not None and event.bearing_deg is None:
         raise UserError(f"{place} moves to {event.bearing_end_deg:g} degrees", "where from is not said")
@@ -176,12 +185,16 @@ def _check_links(scene: Scene, events: list[Event]) -> None:
                 raise UserError(f"event {_named(event)} is linked to itself", "a link needs another event")
         if event.until == TO_THE_END and scene.duration_s is None and len(events) == 1:
             raise UserError(
-                f"event {_named(event)} sings to the scene's end", "how long that is nobody says", "set duration_s"
+                f"event {_named(event)} sings to the scene's end",
+                "how long that is nobody says",
+                "set duration_s",
             )
     for background in scene.backgrounds:
         for link in filter(None, (background.from_event, background.to_event)):
             if link not in known:
-                raise unknown_name(f"event that the background {background.environment} is linked to", link, names)
+                raise unknown_name(
+                    f"event that the background {background.environment} is linked to", link, names
+                )
 
 
 def _check_background(background: Background, scene: Scene) -> None:

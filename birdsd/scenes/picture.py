@@ -28,12 +28,20 @@ def draw_timeline(scene: PlacedScene, path: Path) -> Path:
     axis = figure.subplots()
     lanes = _species(scene)
     for event in scene.events:
-        _bar(axis, event, len(scene.backgrounds) + len(lanes) - 1 - lanes.index(event.species), COLOURS[lanes.index(event.species) % len(COLOURS)])
+        _bar(
+            axis,
+            event,
+            len(scene.backgrounds) + len(lanes) - 1 - lanes.index(event.species),
+            COLOURS[lanes.index(event.species) % len(COLOURS)],
+        )
     for number, one in enumerate(scene.backgrounds):
         lane = len(scene.backgrounds) - 1 - number
         times = [one.from_s, one.from_s + one.fade_in_s, one.to_s - one.fade_out_s, one.to_s]
         height = 0.15 + 0.65 * _share(one.level_db, -60.0, -24.0)
-        tops = [lane - 0.4 + (height if flat else 0.0) for flat in (not one.fade_in_s, True, True, not one.fade_out_s)]
+        tops = [
+            lane - 0.4 + (height if flat else 0.0)
+            for flat in (not one.fade_in_s, True, True, not one.fade_out_s)
+        ]
         axis.fill_between(times, lane - 0.4, tops, color="#8c8c8c", linewidth=0)
     names = [f"{_short(one.environment)} {one.level_db:g} dBFS" for one in scene.backgrounds]
     axis.set_yticks(range(len(lanes) + len(names)))
@@ -48,7 +56,12 @@ def draw_timeline(scene: PlacedScene, path: Path) -> Path:
 
 
 def draw_boxes(
-    levels_db: np.ndarray, duration_s: float, top_hz: float, labels: Sequence[Label], path: Path, title: str = ""
+    levels_db: np.ndarray,
+    duration_s: float,
+    top_hz: float,
+    labels: Sequence[Label],
+    path: Path,
+    title: str = "",
 ) -> Path:
     """A spectrogram [frequencies, frames] in dB, lowest frequency first, linear to `top_hz`, with a box for each
     label, as a PNG. Labels without times or frequencies reach over all of it."""
@@ -66,8 +79,12 @@ def draw_boxes(
         start, end = label.start_s or 0.0, duration_s if label.end_s is None else label.end_s
         low = (label.low_hz or 0.0) / 1000
         high = (top_hz if label.high_hz is None else label.high_hz) / 1000
-        colour = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#ffffff")[names.index(label.label) % 6]
-        axis.add_patch(Rectangle((start, low), end - start, high - low, fill=False, edgecolor=colour, linewidth=1.2))
+        colour = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#ffffff")[
+            names.index(label.label) % 6
+        ]
+        axis.add_patch(
+            Rectangle((start, low), end - start, high - low, fill=False, edgecolor=colour, linewidth=1.2)
+        )
         text = _short(f"{label.label} {label.sound_type}".strip())
         axis.text(start, high, text, color=colour, fontsize=7, va="bottom", clip_on=True, parse_math=False)
     axis.set_ylabel("kHz")
@@ -89,11 +106,32 @@ def _species(scene: PlacedScene) -> list[str]:
 
 
 def _bar(axis: Axes, event: PlacedEvent, lane: int, colour: str) -> None:
-    loud = _share(event.snr_db, -6.0, 24.0) if event.snr_db is not None else _share(event.level_db or 0.0, -45.0, -15.0)
+    loud = (
+        _share(event.snr_db, -6.0, 24.0)
+        if event.snr_db is not None
+        else _share(event.level_db or 0.0, -45.0, -15.0)
+    )
     height = 0.3 + 0.5 * loud
     style = {} if event.measured else {"hatch": "//", "edgecolor": "white"}
-    axis.bar(event.onset_s, height, event.duration_s, lane - height / 2, align="edge", color=colour, linewidth=0, **style)
-    axis.text(event.onset_s, lane + height / 2, _short(event.sound_type), fontsize=6, va="bottom", clip_on=True, parse_math=False)
+    axis.bar(
+        event.onset_s,
+        height,
+        event.duration_s,
+        lane - height / 2,
+        align="edge",
+        color=colour,
+        linewidth=0,
+        **style,
+    )
+    axis.text(
+        event.onset_s,
+        lane + height / 2,
+        _short(event.sound_type),
+        fontsize=6,
+        va="bottom",
+        clip_on=True,
+        parse_math=False,
+    )
 
 
 def _share(value: float, low: float, high: float) -> float:

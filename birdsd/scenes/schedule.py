@@ -77,7 +77,11 @@ class _Solver:
             if voice:
                 first = self.song(event, 0, 0, 0.0).duration_s
                 onset += self.draw((0.0, _VOICES_APART * first), event.id, voice, "offset")
-            songs += self._repeated(event, voice, onset) if until is None else self._filled(event, voice, onset, until)
+            songs += (
+                self._repeated(event, voice, onset)
+                if until is None
+                else self._filled(event, voice, onset, until)
+            )
         heard = [song for song in songs if song.duration_s > 0]
         self.songs[event.id] = songs
         self.ends[event.id] = max((song.end_s for song in heard), default=self.starts[event.id])
@@ -88,8 +92,13 @@ class _Solver:
         if event.until_s is not None:
             return event.until_s
         if event.until == TO_THE_END:
-            return self.scene.duration_s if self.scene.duration_s is not None else max(
-                (end for name, end in self.ends.items() if name != event.id), default=self.starts[event.id]
+            return (
+                self.scene.duration_s
+                if self.scene.duration_s is not None
+                else max(
+                    (end for name, end in self.ends.items() if name != event.id),
+                    default=self.starts[event.id],
+                )
             )
         return self.ends[event.until] if event.until else None
 

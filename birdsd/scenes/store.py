@@ -59,7 +59,9 @@ def write_scene(path: Path, scene: Scene) -> Path:
 def to_yaml(scene: Scene) -> str:
     """A scene as YAML: only what differs from the defaults, and always its seed."""
     lines = [f"format: {FORMAT}", f"seed: {scene.seed}"]
-    lines += [f"{name}: {yamltext.flow(value)}" for name, value in _told(scene, _OF_SCENE).items() if name != "seed"]
+    lines += [
+        f"{name}: {yamltext.flow(value)}" for name, value in _told(scene, _OF_SCENE).items() if name != "seed"
+    ]
     for title, items, known in (
         ("backgrounds", scene.backgrounds, _OF_BACKGROUND), ("events", scene.events, _OF_EVENT),
     ):  # fmt: skip
@@ -111,7 +113,10 @@ def _text(path: Path) -> str:
 def _items(value: Any, title: str, place: str) -> list[Mapping[str, Any]]:
     items = [] if value is None else value
     if not isinstance(items, list) or not all(isinstance(one, dict) for one in items):
-        raise UserError(f"{title} of {place} is no list of fields", f"write each of them as '- species: ...' below '{title}:'")
+        raise UserError(
+            f"{title} of {place} is no list of fields",
+            f"write each of them as '- species: ...' below '{title}:'",
+        )
     return items
 
 
@@ -196,7 +201,10 @@ def _scene(
     place: str,
 ) -> Scene:
     scene = Scene(**_fields(told, _OF_SCENE, place))
-    made = [Background(**_fields(one, _OF_BACKGROUND, f"background {n}", ("environment",))) for n, one in enumerate(backgrounds)]
+    made = [
+        Background(**_fields(one, _OF_BACKGROUND, f"background {n}", ("environment",)))
+        for n, one in enumerate(backgrounds)
+    ]
     sung = []
     for number, one in enumerate(events):
         named = f"event {clipped(one.get('id', f'e{number}'))}"

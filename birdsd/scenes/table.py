@@ -31,7 +31,10 @@ def table(scene: PlacedScene, most: int = _MOST_ROWS) -> str:
     if len(scene.events) > most:
         lines.append(f"... and {len(scene.events) - most} more events")
     if scene.backgrounds:
-        lines += ["", *aligned([("from", "to", "background", "level", "fades"), *map(_background, scene.backgrounds)])]
+        lines += [
+            "",
+            *aligned([("from", "to", "background", "level", "fades"), *map(_background, scene.backgrounds)]),
+        ]
     lines += ["", *(f"- {printable(note)}" for note in scene.notes)] if scene.notes else []
     return "\n".join(lines)
 
@@ -39,7 +42,9 @@ def table(scene: PlacedScene, most: int = _MOST_ROWS) -> str:
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as lines, each column as wide as its widest cell."""
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
 
 
 def _event(one: PlacedEvent) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ def clause(reader: Reader, before: Clause | None) -> Clause:
         found.backgrounds = places(reader)
     elif not _silent(reader, found):
         _bird(reader, found, before)
+    found.front = frozenset(found.said)
     while _more(reader, found):
         pass
     return found
@@ -53,7 +54,9 @@ def _more(reader: Reader, found: Clause) -> bool:
             pass
         if reader.at > inside and not at_a_name(reader) and trial.gap_s is None:
             if reader.low() == "," and trial.said:
-                reader.say(f"'{reader.typed(inside)}' is said of the {found.species or 'background'} before it")
+                reader.say(
+                    f"'{reader.typed(inside)}' is said of the {found.species or 'background'} before it"
+                )
             reader.at = inside
             return modifier(reader, found) or _action(reader, found)
     reader.at = start
@@ -78,7 +81,12 @@ def _bird(reader: Reader, found: Clause, before: Clause | None) -> None:
         found.species = token.name
         if token.plural and found.count == 1:
             reader.fail(start, "say how many", f"as in 'three {token.text}'", reader.at)
-    elif before is not None and before.species and (found.individual or reader.at == start) and _ends(reader, found):
+    elif (
+        before is not None
+        and before.species
+        and (found.individual or reader.at == start)
+        and _ends(reader, found)
+    ):
         found.species = before.species
         found.sound_type = found.sound_type or before.sound_type
     else:
@@ -180,7 +188,9 @@ def _noun(reader: Reader, found: Clause, start: int, needed: bool) -> None:
     kind = reader.sound_type()
     if kind is None:
         if needed:
-            reader.fail(start, "a sound is expected behind it", "as in \"an American Robin's song\"", reader.at)
+            reader.fail(
+                start, "a sound is expected behind it", 'as in "an American Robin\'s song"', reader.at
+            )
         return
     _set_type(reader, found, kind, here)
     found.once = not kind.endswith("ing")
@@ -189,6 +199,9 @@ def _noun(reader: Reader, found: Clause, start: int, needed: bool) -> None:
 def _action(reader: Reader, found: Clause) -> bool:
     start = reader.at
     reader.phrase(("is", "are"))
+    if reader.phrase("heard"):
+        found.say("heard", heard=True)
+        return True
     if reader.low() in words.GIVING:
         here = reader.at
         reader.take()

@@ -47,7 +47,10 @@ class Clause:
     bearing_deg: float | None = None
     bearing_end_deg: float | None = None
     elevation_deg: float | None = None
-    listed: bool = False  # joined to what comes before it by a comma alone
+    heard: bool | None = None  # "heard": with no sound of its own, also at the end of a list
+    link: str = ""  # what joins it to the clause before it: AND, WHILE
+    listed: bool = False  # joined by a comma alone
+    front: frozenset[str] = frozenset()  # what was said before its name
     alternatives: list[Clause] = field(default_factory=list)
     said: dict[str, str] = field(default_factory=dict)  # field -> the words that said it
 
@@ -75,9 +78,9 @@ class Clause:
         return bool(self.species) and not set(self.said) - {"loudness", "distance_m"} and not self.sound_type
 
     def share(self, other: Clause) -> None:
-        """Take over what was said of another clause, and not of this one."""
+        """Take over what was said behind the name of another clause, and not of this one."""
         for item in fields(other):
-            if item.name in other.said and item.name not in self.said:
+            if item.name in other.said and item.name not in {*self.said, *other.front, "gap_s"}:
                 self.say(other.said[item.name], **{item.name: getattr(other, item.name)})
         self.sound_type = self.sound_type or other.sound_type
 

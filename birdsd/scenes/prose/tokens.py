@@ -12,7 +12,15 @@ from birdsd.errors import UserError, clipped
 from birdsd.scenes.vocabulary import Vocabulary
 
 LONGEST_TEXT = 20_000
-SPECIES, ENVIRONMENT, NUMBER, CLOCK, WORD, SIGN, END = "species", "environment", "number", "clock", "word", "sign", "end"
+SPECIES, ENVIRONMENT, NUMBER, CLOCK, WORD, SIGN, END = (
+    "species",
+    "environment",
+    "number",
+    "clock",
+    "word",
+    "sign",
+    "end",
+)
 _PIECES = re.compile(
     r"(?P<clock>(?<![\w.:])\d{1,3}:\d{2}(?::\d{2})?(?:\.\d+)?(?!\w|:\d))"
     r"|(?P<number>(?<![\w.])(?:(?<!\S)[-+])?(?:\d+\.\d+|\d+)(?![\d]))"
@@ -50,7 +58,9 @@ def tokenise(text: str, vocabulary: Vocabulary) -> Sentence:
     """The tokens of a text; `UserError` where it is empty, or longer than any scene's."""
     text = unicodedata.normalize("NFC", text)
     if not text.strip():
-        raise UserError("the sentence is empty", "it says what is to be heard", "e.g. 'an American Robin in rain'")
+        raise UserError(
+            "the sentence is empty", "it says what is to be heard", "e.g. 'an American Robin in rain'"
+        )
     if len(text) > LONGEST_TEXT:
         raise UserError(f"the sentence has {len(text)} characters", f"at most {LONGEST_TEXT} are read")
     plain = folded("".join(c if c.isprintable() else " " for c in text))
@@ -93,7 +103,10 @@ def _names(plain: str, vocabulary: Vocabulary) -> list[tuple[int, int, str, str,
         for other, name in vocabulary.other_names().items()
         if _may_stand(other)
     ]
-    whole += [(name.replace("_", " "), ENVIRONMENT, name, "") for name in (*vocabulary.environments, *vocabulary.pool)]
+    whole += [
+        (name.replace("_", " "), ENVIRONMENT, name, "")
+        for name in (*vocabulary.environments, *vocabulary.pool)
+    ]
     take(whole)
     take(_short(vocabulary))
     return found
@@ -106,7 +119,9 @@ def _may_stand(other: str) -> bool:
 
 def _short(vocabulary: Vocabulary) -> Iterable[tuple[str, str, str, str]]:
     for short, names in vocabulary.short_names().items():
-        several = f", the first of {_listed(names)}" if len(names) > 1 else ", the only one that the model knows"
+        several = (
+            f", the first of {_listed(names)}" if len(names) > 1 else ", the only one that the model knows"
+        )
         yield short, SPECIES, names[0], f"'{short}' is read as {names[0]}{several}"
 
 
@@ -127,7 +142,17 @@ def _words(text: str, plain: str, start: int, end: int) -> list[Token]:
             if any(part >= 60 for part in parts[1:]):
                 raise UserError(f"'{typed}' is no time", "minutes and seconds go to 59", "as in '1:05'")
             value = sum(part * 60**power for power, part in enumerate(reversed(parts)))
-        tokens.append(Token(kind, typed, match.group(), match.start(), match.end(), _number(text, match.start()), value=value))
+        tokens.append(
+            Token(
+                kind,
+                typed,
+                match.group(),
+                match.start(),
+                match.end(),
+                _number(text, match.start()),
+                value=value,
+            )
+        )
     return tokens
 
 
