@@ -34,6 +34,8 @@ def test_a_model_says_what_it_was_taught(tmp_path: Path) -> None:
     (tmp_path / "run" / "export" / "training.json").write_text("{}")
     with pytest.raises(UserError, match="names no species"):
         vocabulary_of_run(tmp_path / "run")
+    with pytest.raises(UserError, match="holds no model"):
+        vocabulary_of_run(tmp_path)
 
 
 def test_training_notes_which_sounds_of_a_species_its_captions_named(tmp_path: Path) -> None:
@@ -84,7 +86,10 @@ def test_a_code_of_two_species_is_none() -> None:
 
 def test_data_of_scenes_need_no_torch() -> None:
     rooms = "import birdsd.scenes.prose.sentence, birdsd.scenes.drawn.draw, birdsd.scenes.labels, "
-    rooms += "birdsd.scenes.store, birdsd.scenes.picture, birdsd.scenes.table, sys; "
+    rooms += "birdsd.scenes.store, birdsd.scenes.picture, birdsd.scenes.table, sys\n"
+    # Reading a model's vocabulary loads none of its networks either.
+    rooms += "try: birdsd.scenes.vocabulary.vocabulary_of_run('nowhere')\n"
+    rooms += "except birdsd.errors.UserError: pass\n"
     script = (
         rooms + "print([m for m in ('torch', 'diffusers', 'matplotlib', 'transformers') if m in sys.modules])"
     )
