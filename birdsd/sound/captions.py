@@ -45,8 +45,8 @@ def captions(
             pool += [f"the sound of {environment}", f"{environment}, and no bird", f"{environment} alone"]
         return _drawn(pool, count, key, pool[:1])
     birds, bare = _listed([with_article(name) for name in names]), _listed(names)
-    nouns = _sound_nouns(sound_type)
-    action = " and ".join(_action(noun, many=len(names) > 1) for noun in nouns)
+    nouns = sound_nouns(sound_type)
+    action = " and ".join(action_words(noun, many=len(names) > 1) for noun in nouns)
     first = f"{birds} {action}".strip()
     what = " and ".join(nouns) or "sound"
     word = _loudness_word(loudness_db)
@@ -107,7 +107,7 @@ def with_article(name: str) -> str:
     return f"{'an' if lower and vowel else 'a'} {name}"
 
 
-def _sound_nouns(sound_type: str) -> list[str]:
+def sound_nouns(sound_type: str) -> list[str]:
     """'adult, male, dawn song' -> ['dawn song']: xeno-canto's types hold sex and age too."""
     parts = dict.fromkeys(sound_type.lower().replace("_", " ").split(","))
     return [
@@ -115,7 +115,7 @@ def _sound_nouns(sound_type: str) -> list[str]:
     ]
 
 
-def _action(noun: str, many: bool) -> str:
+def action_words(noun: str, many: bool = False) -> str:
     """What the bird does: 'song' -> 'singing', 'alarm call' -> 'giving an alarm call'."""
     plain = {"song": "singing", "call": "calling", "calls": "calling", "songs": "singing"}
     if noun in plain:

@@ -1,0 +1,1 @@
+"""Scenes by the thousand, each a pure function of a distribution, a seed and its number."""

@@ -1,0 +1,1 @@
+"""Scenes from sentences and back, by a small grammar without a language model."""
