@@ -24,7 +24,7 @@ from birdsd.evaluation.real_clips import decoded
 from birdsd.evaluation.staircase import CODEC, GENERATED
 from birdsd.evaluation.weak_check import GeneratedClip, LearningCheck, learning_check
 from birdsd.files import fingerprint, read_json, sha256_file, write_json
-from birdsd.pages.demo import Clip, DemoData, Interruption, Losses, Pair, Training, demo_page
+from birdsd.pages.demo import AudioClip, DemoData, Interruption, Losses, Pair, Training, demo_page
 from birdsd.runs.auto import AUTO
 from birdsd.runs.run import Run
 from birdsd.schema import DemoConfig
@@ -210,23 +210,23 @@ def _pairs(
         with Image.open(clip["picture"]) as picture:
             image = codec.from_rgb(np.asarray(picture.convert("RGB")))
         words = f"distance to the nearest training clip {near[number]:.2f} (0 = a copy)" if near else ""
-        made = Clip(image, sound.waveform, codec.rate_hz, words, said[number] if said else None)
+        made = AudioClip(image, sound.waveform, codec.rate_hz, words, said[number] if said else None)
         own = real.get(species, [])
         pairs.append(Pair(species, clip["prompt"], made, own[shown[species] % len(own)] if own else None))
         shown[species] += 1
     return pairs
 
 
-def _held_out_clips(codec: SpectrogramCodec, judged: JudgedRun) -> dict[str, list[Clip]]:
+def _held_out_clips(codec: SpectrogramCodec, judged: JudgedRun) -> dict[str, list[AudioClip]]:
     """The held-out clips of every species through the codec, one of each recording before a second of any."""
     said = judged.verdicts(CODEC)
     turn: Counter[tuple[str, str]] = Counter()
-    placed: dict[str, list[tuple[int, int, Clip]]] = defaultdict(list)
+    placed: dict[str, list[tuple[int, int, AudioClip]]] = defaultdict(list)
     for number, one in enumerate(judged.real):
         place = turn[one.species, one.recording]
         turn[one.species, one.recording] += 1
         words = ", ".join(t for t in (one.recording, one.credit) if t)
-        clip = Clip(one.image, decoded(codec, one), codec.rate_hz, words, said[number] if said else None)
+        clip = AudioClip(one.image, decoded(codec, one), codec.rate_hz, words, said[number] if said else None)
         placed[one.species].append((place, number, clip))
     return {
         species: [clip for _, _, clip in sorted(own, key=lambda x: x[:2])] for species, own in placed.items()

@@ -19,8 +19,7 @@ from birdsd.evaluation.staircase import CODEC, GENERATED
 from birdsd.evaluation.weak_check import WeakCheck, learning_check, score
 from birdsd.pages.comparison.page import comparison_page
 from birdsd.pages.comparison.text import text as comparison_text
-from birdsd.pages.demo import demo_page
-from birdsd.pages.demo_listen import Clip, Pair
+from birdsd.pages.demo import AudioClip, Pair, demo_page
 from birdsd.pages.grid import Cell, GridData, Shown, write_grid_page
 from birdsd.pages.media import level_db, picture_levels
 from birdsd.sound.audit.audit import audit_text, run_audit
@@ -40,7 +39,7 @@ def sounds(codec, asked=SPECIES):
 
 
 def page_text(path):
-    return "".join(_Checker(path.read_text("utf-8")).text)
+    return " ".join("".join(_Checker(path.read_text("utf-8")).text).split())
 
 
 def demo(codec, index, tmp_path, judge, pairs=None):
@@ -83,8 +82,8 @@ def test_each_generated_clip_stands_beside_a_held_out_one_with_both_verdicts(cod
         for number, sound in enumerate(sounds(codec)):
             image = codec.encode(sound.waveform, codec.rate_hz)
             at = next(n for n, clip in enumerate(run.real) if clip.species == sound.species)
-            held = Clip(run.real[at].image, run.real[at].heard, codec.rate_hz, HOSTILE, real[at])
-            generated = Clip(image, sound.waveform, codec.rate_hz, "", made[number])
+            held = AudioClip(run.real[at].image, run.real[at].heard, codec.rate_hz, HOSTILE, real[at])
+            generated = AudioClip(image, sound.waveform, codec.rate_hz, "", made[number])
             found += 2 * [Pair(sound.species, f"a {sound.species}", generated, held)]
         return [*found, Pair("Nobody", "a Nobody", generated, None)]
 
@@ -92,7 +91,7 @@ def test_each_generated_clip_stands_beside_a_held_out_one_with_both_verdicts(cod
     text = path.read_text("utf-8")
     page = _Checker(text)
     assert sum(tag == "audio" for tag, _ in page.tags) == 2 * 2 * 3 + 1
-    words = "".join(page.text)
+    words = " ".join("".join(page.text).split())
     assert words.count("\u2713 Synthetic Low, confidence") == 4  # twice, on both sides
     assert words.count("heard as Synthetic High, confidence") == 3 and "rank" in words
     assert "Generated 2" in words and "No clip of this species was held out." in words

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from birdsd.evaluation.comparison import p_text
-from birdsd.pages import page as html
+from birdsd.format import size, span, table
 
 if TYPE_CHECKING:
     from birdsd.evaluation.comparison import ArmResult, Comparison
@@ -18,19 +18,10 @@ _HEADS = (
 
 def text(comparison: Comparison) -> str:
     """The table, what was missing, and what the figures are worth."""
-    rows = [list(_HEADS), *(_row(comparison, arm) for arm in comparison.arms)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADS))]
-    lines = [
-        "  ".join(_placed(row[column], width, column) for column, width in enumerate(widths)) for row in rows
-    ]
+    lines = table([_HEADS, *(_row(comparison, arm) for arm in comparison.arms)])
     lines += ["", *remarks(comparison)]
-    for arm in comparison.missing:
-        lines.append(f"missing: {arm.title}: {arm.missing}")
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _placed(cell: str, width: int, column: int) -> str:
-    return f"{cell:<{width}}" if column == 0 else f"{cell:>{width}}"
+    lines += [f"missing: {arm.title}: {arm.missing}" for arm in comparison.missing]
+    return "\n".join(lines)
 
 
 def _row(comparison: Comparison, arm: ArmResult) -> list[str]:
@@ -49,7 +40,7 @@ def _row(comparison: Comparison, arm: ArmResult) -> list[str]:
         copies(arm),
         loss(arm),
         duration(arm),
-        memory(arm).replace("\u00a0", " "),
+        memory(arm),
         to_share(arm),
         f"{figures.parameters:,}" if figures.parameters else "-",
     ]
@@ -86,7 +77,7 @@ def duration(arm: ArmResult) -> str:
     if not arm.figures.train_s:
         return "-"
     least = ">" if arm.figures.partly else ""
-    return least + html.seconds(arm.figures.train_s).replace("\u00a0", " ")
+    return least + span(arm.figures.train_s, exact=True)
 
 
 def memory(arm: ArmResult) -> str:
@@ -94,20 +85,13 @@ def memory(arm: ArmResult) -> str:
     figures = arm.figures
     if not figures.peak_mib:
         return "-"
-    gpu = f" + GPU {html.gibibytes(figures.gpu_mib * 2**20)}" if figures.gpu_mib else ""
-    return html.gibibytes(figures.peak_mib * 2**20) + gpu
+    gpu = f" + GPU {size(figures.gpu_mib * 2**20)}" if figures.gpu_mib else ""
+    return size(figures.peak_mib * 2**20) + gpu
 
 
 def to_share(arm: ArmResult) -> str:
     """The size of what one would hand on."""
     return "-" if arm.figures.share_bytes is None else size(arm.figures.share_bytes)
-
-
-def size(value: int) -> str:
-    """Bytes as kB or MB, in thousands."""
-    if value < 1000:
-        return f"{value} B"
-    return f"{value / 1000:.3g} kB" if value < 1e6 else f"{value / 1e6:.3g} MB"
 
 
 def remarks(comparison: Comparison) -> list[str]:
