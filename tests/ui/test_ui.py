@@ -18,7 +18,7 @@ import pytest
 import soundfile
 
 from birdsd.cli.main import main
-from birdsd.cli.ui import add_ui
+from birdsd.cli.models import VERBS
 from birdsd.diffusion.generation.generate import Recipe
 from birdsd.errors import UserError
 from birdsd.sound.audio.recordings import write_wav
@@ -265,7 +265,7 @@ def _upload(page, recording):
 
 def test_the_parser_stands_alone():
     parser = argparse.ArgumentParser()
-    add_ui(parser.add_subparsers())
+    next(verb for verb in VERBS if verb.name == "ui").add_to(parser.add_subparsers())
     options = parser.parse_args(["ui", "RUN", "steps=5"])
     assert (options.run, options.settings, options.port, options.no_browser) == (
         "RUN",
