@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from birdsd import config, schema
-from birdsd.cli.verb import Verb, emit
+from birdsd.cli.verb import Verb, emit, job_of
 from birdsd.errors import clipped
 from birdsd.quiet import libraries_on_stderr
 
@@ -29,18 +29,19 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    settings = config.compose(options.job, options.settings)
+    job = job_of(options)
+    settings = config.compose(job, options.settings)
     if options.keys:
-        return emit(options, config.as_dict(settings), _keys_text(options.job, settings))
+        return emit(options, config.as_dict(settings), _keys_text(job, settings))
     from birdsd.cluster.rank.ranks import join
     from birdsd.jobs_api import load_job
     from birdsd.runs.effects import without_effect
 
-    launch = join(options.job, options.settings)
-    for line in () if options.json else without_effect(options.job, options.settings, settings):
+    launch = join(job, options.settings)
+    for line in () if options.json else without_effect(job, options.settings, settings):
         print(f"birdsd: {clipped(line, 300)}", file=sys.stderr)
     with libraries_on_stderr() if options.json else nullcontext():
-        outcome = load_job(options.job)(settings)
+        outcome = load_job(job)(settings)
     if launch is None or launch.rank == 0:  # one message for all ranks
         emit(options, outcome.facts, outcome.text)
     return outcome.exit_status

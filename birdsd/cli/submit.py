@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from birdsd.cli.verb import RUN_HELP, Verb, emit, find_run
+from birdsd.cli.verb import RUN_HELP, Verb, emit, find_run, job_of
 
 if TYPE_CHECKING:
     from birdsd.cluster.submit import Submitted
@@ -28,7 +28,7 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
 def _submit(options: argparse.Namespace) -> int:
     from birdsd.cluster.submit import submit
 
-    submitted = submit(options.job, options.settings, options.dry_run)
+    submitted = submit(job_of(options), options.settings, options.dry_run)
     _print_notes(submitted)
     if options.dry_run:  # of a run that is finished there is no script, but a reason
         return emit(options, submitted.to_json(), submitted.script or submitted.line)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from birdsd.config import job_name
 
 RUN_HELP = "name, signature or folder of the run; a unique prefix will do"
 
@@ -47,6 +50,18 @@ def emit(options: argparse.Namespace, facts: Any, text: str) -> int:
     """Print the facts where --json was given, else the text; the exit status 0."""
     print(json.dumps(facts, indent=2, ensure_ascii=False, default=str) if options.json else text)
     return 0
+
+
+def job_of(options: argparse.Namespace) -> str:
+    """The job that was named; its old name works for one more release, with a line that says so."""
+    current = job_name(options.job)
+    if current != options.job:
+        print(
+            f"birdsd: the job {options.job} is now called {current}; "
+            "the old name will be removed in the next release",
+            file=sys.stderr,
+        )
+    return current
 
 
 def find_run(options: argparse.Namespace) -> Any:

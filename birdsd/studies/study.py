@@ -1,7 +1,7 @@
-"""Experiments: several ways of teaching the same birds, one after the other or shared out between tasks.
+"""Studies: several ways of teaching the same birds, one after the other or shared out between tasks.
 
-An experiment is data: sets of shards, trainings, and arms that say which training is asked for clips and
-how. Every step is a `birdsd run` of its own (see stages.py), so that an interrupted experiment goes on, and
+A study is data: sets of shards, trainings, and arms that say which training is asked for clips and
+how. Every step is a `birdsd run` of its own (see stages.py), so that an interrupted study goes on, and
 tasks of an array do each step once: whoever takes it first does it, and the others wait.
 """
 
@@ -37,7 +37,7 @@ _WATCH_S = 2.0
 @dataclass(frozen=True)
 class ShardSet:
     """Which recordings a set of shards is made of. `species`: new, known or all of them; `environment`:
-    environmental sound is mixed in, where the experiment has some."""
+    environmental sound is mixed in, where the study has some."""
 
     species: str = "all"
     environment: bool = True
@@ -84,7 +84,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Design:
-    """What an experiment is made of. `asked_in`: environments that clips are asked for in."""
+    """What a study is made of. `asked_in`: environments that clips are asked for in."""
 
     name: str
     sets: Mapping[str, ShardSet]
@@ -108,8 +108,8 @@ class Ask:
         return prompt_for([self.species], self.environment)
 
 
-class Experiment:
-    """One task's part of an experiment, in a folder that all its tasks share.
+class Study:
+    """One task's part of a study, in a folder that all its tasks share.
 
     Its methods do a step where it is not done yet. They raise `UserError` where a step fails, and
     `birdsd.studies.stages.Stopped` where they were asked to stop.

@@ -8,7 +8,9 @@ import pytest
 
 from birdsd.cli import main
 from birdsd.cluster.submit import open_run
+from birdsd.config import compose, split_settings
 from birdsd.files import write_json
+from birdsd.jobs_api import load_job
 from tests.support.songs import codec as codec
 from tests.support.songs import write_shards
 
@@ -44,3 +46,20 @@ def test_a_dry_run_of_a_finished_run_says_that_it_is_finished(
     assert main.main([*words, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["job_ids"] == [] and facts["run"].endswith(run.folder.name) and "script" not in facts
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("methods", "compare_methods"), ("four_ways", "finetune_vs_scratch")]
+)
+def test_the_old_name_of_a_job_still_works_and_says_what_it_is_called_now(
+    old: str, new: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = {}
+    for name in (old, new):
+        assert main.main(["run", name, "--keys", "--json", "seed=3"]) == 0
+        captured = capsys.readouterr()
+        keys[name] = json.loads(captured.out)
+        assert (new in captured.err) == (name == old)
+    assert keys[old] == keys[new] and keys[new]["seed"] == 3
+    assert load_job(old) is load_job(new) and compose(old) == compose(new)
+    assert split_settings(old, ["site=local", "seed=1"]) == (["site=local"], ["seed=1"])

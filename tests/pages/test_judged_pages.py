@@ -127,7 +127,7 @@ def comparison(codec, index, tmp_path, judge):
     weak = WeakCheck.of(index)
     reference = Reference.of(index, judge=judge, progress=False)
     return Comparison(
-        "methods", SPECIES[:2], SPECIES[2:], judge_arms(weak, arms, None, reference),
+        "compare_methods", SPECIES[:2], SPECIES[2:], judge_arms(weak, arms, None, reference),
         score(weak.classifier, weak.held_out, "recordings"), 48, 24, [], {},
         {"samples": 8, "clips_per_species": 1, "steps": 2, "guidance": 1.0, "seed": 0, "model": "tiny",
          "codec": "test"},

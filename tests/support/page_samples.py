@@ -25,7 +25,7 @@ from birdsd.evaluation.grid_heard import hear_cells
 from birdsd.evaluation.judged_run import Reference, staircase_of
 from birdsd.evaluation.judges import Sound
 from birdsd.evaluation.staircase import CODEC, GENERATED
-from birdsd.evaluation.weak_check import GeneratedClip, Nearness, Score, WeakCheck, learning_check
+from birdsd.evaluation.weak_check import GeneratedClip, Nearness, Score, learning_check
 from birdsd.files import append_bytes, write_json
 from birdsd.pages.comparison.page import comparison_page
 from birdsd.pages.demo import AudioClip, Pair, demo_page
@@ -125,8 +125,8 @@ def _comparison(folder: Path, codec: SpectrogramCodec, index: ShardIndex) -> Pat
                 "base": "runs/base"}  # fmt: skip
     held = {"without_db": -40.0, "with_db": -30.0, "accuracy": 0.9, "clips": 20.0, "chance": 0.25}
     told = Comparison(
-        "methods", SPECIES[:2], SPECIES[2:], arms, WeakCheck.of(index) and _score(0.9), 48, 24, ["rain"],
-        held, settings, [("the base", 60.0)], reference.real_stages,
+        "compare_methods", SPECIES[:2], SPECIES[2:], arms, _score(0.9), 48, 24, ["rain"], held, settings,
+        [("the base", 60.0)], reference.real_stages,
     )  # fmt: skip
     return comparison_page(folder / "comparison.html", told, index)
 

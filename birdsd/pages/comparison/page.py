@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 # By the name of the comparison: its title, and what its arms are.
 _TITLES = {
-    "methods": ("Comparison of fine-tuning methods", "fine-tuning methods"),
-    "four_ways": ("Fine-tuned or from scratch, on song or on song with environment", "models"),
+    "compare_methods": ("Comparison of fine-tuning methods", "fine-tuning methods"),
+    "finetune_vs_scratch": ("Fine-tuned or from scratch, on song or on song with environment", "models"),
 }
 
 
