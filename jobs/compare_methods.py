@@ -1,4 +1,4 @@
-"""compare_methods: every method teaches the same birds to the same model; a table and a page compare them."""
+"""compare_methods: trains the same model on the same birds with every method; a table and a page."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from birdsd.studies.study import Study
 
 
 def run(config: MethodsConfig) -> Outcome:
-    """Shards -> a base model of some species -> every method teaches it the others -> clips -> a page."""
-    with attendant() as who:
-        return carry_out(Study(config, compare_methods(config), who))
+    """Shards -> a base model of some species -> every method on the others -> clips -> a page."""
+    with attendant() as attending:
+        return carry_out(Study(config, compare_methods(config), attending))

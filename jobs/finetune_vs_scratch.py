@@ -12,5 +12,5 @@ from birdsd.studies.study import Study
 
 def run(config: FourWaysConfig) -> Outcome:
     """Shards with and without environment -> a base model -> four models -> clips -> judges -> page."""
-    with attendant() as who:
-        return carry_out(Study(config, finetune_vs_scratch(config), who))
+    with attendant() as attending:
+        return carry_out(Study(config, finetune_vs_scratch(config), attending))

@@ -1,11 +1,10 @@
-"""What the arms of a study left behind, put together: the judge's word, the costs, table and page."""
+"""The results of a study's arms, put together: verdicts, costs, table and page."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from birdsd.errors import UserError
 from birdsd.evaluation.arms import judge_arms
@@ -19,20 +18,20 @@ from birdsd.pages.comparison.page import comparison_page
 from birdsd.pages.comparison.text import text
 from birdsd.runs.run import Run, RunStore
 from birdsd.sharing import waiting_for
+from birdsd.studies.records import metrics_by_kind, trainable_parameters
 from birdsd.studies.stages import Record, Stopped
 from birdsd.studies.study import AUTOENCODER, BASE, CLIP, Arm, Study
-from birdsd.training.records import read_metrics
 
 PAGE, FACTS = "report.html", "comparison.json"
-# What lies beside the weights for people and for the sound; it is handed on too, but it is no model.
+# Files beside the weights, for people and for the sound: they are shared too, but are not the model.
 _BESIDE = ("codec.json", "training.json", "recordings.csv", "README.md")
 
 
 def carry_out(study: Study) -> Outcome:
-    """All steps of this task's part, and the page of what is there by then.
+    """All steps of this task's part, and the page of what exists by then.
 
-    Asked to stop, it leaves the page as it is; the same command goes on. Raises `UserError` where an arm
-    failed, after the others were done.
+    When told to stop, it leaves the page as it is; the same command resumes it. Raises `UserError` where an
+    arm failed, after the others are done.
     """
     try:
         for name in study.design.sets:
@@ -53,7 +52,7 @@ def carry_out(study: Study) -> Outcome:
             "run the same command again to retry them",
         )
     absent = [arm.name for arm in comparison.missing]
-    note = f"\nnot there yet: {', '.join(absent)} (other tasks have them)" if absent else ""
+    note = f"\nnot available yet: {', '.join(absent)} (assigned to other tasks)" if absent else ""
     facts = {"report": str(page), "missing": absent, **comparison.to_json()}
     return Outcome(f"\n{text(comparison)}{note}\n\nreport: {page}", facts)
 
@@ -101,7 +100,7 @@ def compare(study: Study) -> Comparison:
 
 
 def _foundations(study: Study) -> Iterable[tuple[str, float]]:
-    """What was done once for all arms, with its seconds."""
+    """What all arms share, with its seconds."""
     for name in study.design.sets:
         if record := study.shards_record(name):
             yield f"shards {name}", record.cost.wall_s
@@ -135,7 +134,7 @@ def _why(study: Study, arm: Arm) -> str:
     lacking = [name for name in arm.trainings if study.training_record(name) is None]
     if lacking:
         return f"{' and '.join(lacking)} is not trained yet"
-    return "its clips are not made yet"
+    return "its clips are not generated yet"
 
 
 def _run(study: Study, name: str) -> Run | None:
@@ -145,7 +144,7 @@ def _run(study: Study, name: str) -> Run | None:
 
 
 def _clips(study: Study, record: Record) -> list[MadeClip]:
-    asked = {ask.prompt: ask for ask in study.asks}
+    by_prompt = {ask.prompt: ask for ask in study.asks}
     assert record.facts is not None
     return [
         MadeClip(
@@ -153,12 +152,12 @@ def _clips(study: Study, record: Record) -> list[MadeClip]:
             Path(clip["picture"]), Path(clip["sound"]),
         )
         for clip in record.facts["clips"]
-        if (ask := asked.get(clip["prompt"])) is not None
+        if (ask := by_prompt.get(clip["prompt"])) is not None
     ]  # fmt: skip
 
 
 def _validation(run: Run) -> Validation:
-    lines = [line for line in read_metrics(run.folder) if line["kind"] == "validation"]
+    lines = metrics_by_kind(run)["validation"]
     return Validation(
         [int(line["position"]) for line in lines],
         [float(line["loss"]) for line in lines],
@@ -168,15 +167,15 @@ def _validation(run: Run) -> Validation:
 
 def _figures(study: Study, arm: Arm, runs: list[Run], clips: Record | None) -> Figures:
     costs = [record.cost for name in arm.trainings if (record := study.training_record(name)) is not None]
-    made = clips.cost if clips is not None else None
+    generating = clips.cost if clips is not None else None
     return Figures(
         train_s=sum(cost.wall_s for cost in costs),
         train_cpu_s=sum(cost.cpu_s for cost in costs),
-        generate_s=made.wall_s if made is not None else 0.0,
+        generate_s=generating.wall_s if generating is not None else 0.0,
         peak_mib=max((cost.peak_mib for cost in costs), default=0.0),
         gpu_mib=max((cost.gpu_mib for cost in costs), default=0.0),
-        generate_mib=made.peak_mib if made is not None else 0.0,
-        parameters=sum(_parameters(run) for run in runs),
+        generate_mib=generating.peak_mib if generating is not None else 0.0,
+        parameters=sum(trainable_parameters(run) for run in runs),
         samples=sum(int((run.result or {}).get("position", 0)) for run in runs[:1]),
         share_bytes=sum(share_bytes(run.export_folder) for run in runs) if runs else None,
         pieces=max((cost.pieces for cost in costs), default=1),
@@ -184,12 +183,7 @@ def _figures(study: Study, arm: Arm, runs: list[Run], clips: Record | None) -> F
     )
 
 
-def _parameters(run: Run) -> int:
-    """How many parameters learnt, from the run's own events."""
-    return max((int(event["parameters"]) for event in run.events() if "parameters" in event), default=0)
-
-
 def share_bytes(export: Path) -> int:
-    """The bytes of an exported model or addition, without the codec and what is there for people."""
-    held: Iterable[Any] = (path for path in export.rglob("*") if path.is_file())
-    return sum(path.stat().st_size for path in held if path.name not in _BESIDE)
+    """The bytes of an exported model or adapter, without the codec and the files for people."""
+    files = (path for path in export.rglob("*") if path.is_file())
+    return sum(path.stat().st_size for path in files if path.name not in _BESIDE)
