@@ -17,7 +17,7 @@ from markupsafe import Markup
 from birdsd.pages.environment import amount, duration, macro
 
 WIDTH, HEIGHT = 1000.0, 400.0  # the drawing's own units; what shows is stretched to the page
-MOST_POINTS = 600  # of a curve that are drawn; what lies between keeps its least and its greatest value
+MOST_POINTS = 600  # drawn of a curve; every stretch keeps its minimum and maximum
 STRIPS = 80  # places along a chart that show their values when pointed at
 meter = macro("charts.html", "meter")
 confusion_table = macro("charts.html", "confusion_table")
@@ -74,11 +74,11 @@ def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
 def _log_ticks(low: float, high: float, most: int) -> list[float]:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for multiples in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
-        found = [m * 10.0**d for d in decades for m in multiples if low <= m * 10.0**d <= high]
-        if len(found) <= most + 1:
+        ticks = [m * 10.0**d for d in decades for m in multiples if low <= m * 10.0**d <= high]
+        if len(ticks) <= most + 1:
             # A range within one decade may hold no such value at all: then a linear axis's will do.
-            return found if len(found) >= 2 else nice_ticks(low, high, most)
-    return found[:: math.ceil(len(found) / most)]
+            return ticks if len(ticks) >= 2 else nice_ticks(low, high, most)
+    return ticks[:: math.ceil(len(ticks) / most)]
 
 
 def smoothed(values: Sequence[float] | np.ndarray, window: int) -> np.ndarray:
@@ -104,7 +104,7 @@ def _finite(curve: Curve, log_y: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most `MOST_POINTS` points, with the least and the greatest y of every stretch kept."""
+    """At most `MOST_POINTS` points that keep the minimum and maximum of every stretch."""
     if len(x) <= MOST_POINTS:
         return x, y
     chosen: list[int] = []
@@ -207,12 +207,12 @@ def loss_chart(
     `validation` holds (samples seen, loss); `title` and `stops` are for those who cannot see the chart.
     """
     curves = smoothed_curves("training loss", positions, loss)
-    said = [f"training loss from {loss[0]:.3g} to {loss[-1]:.3g}"] if len(loss) else []
+    ranges = [f"training loss from {loss[0]:.3g} to {loss[-1]:.3g}"] if len(loss) else []
     if validation:
         at, value = zip(*validation, strict=True)
         curves.append(Curve("validation loss", at, value, "dots", 2))
-        said.append(f"validation loss from {value[0]:.3g} to {value[-1]:.3g}")
-    alt = "; ".join([", ".join(said), *stops])
+        ranges.append(f"validation loss from {value[0]:.3g} to {value[-1]:.3g}")
+    alt = "; ".join([", ".join(ranges), *stops])
     return line_chart(
         curves, x_label="samples seen", y_label=label, log_y=spread_over(loss, 8), markers=markers,
         alt=f"{title}: {alt}" if title else alt, caption=caption,

@@ -1,4 +1,4 @@
-"""The page that ends the demo: what was done, how it sounds, how it learnt, and what it cost."""
+"""The demo's page: what was done, how it sounds, how the training went, and what it cost."""
 
 from __future__ import annotations
 
@@ -150,9 +150,9 @@ def _species(data: DemoData, species: str) -> tuple[Pair, list[tuple[Markup, Mar
     rows = []
     for number, pair in enumerate(pairs, start=1):
         label = f"Generated {number}" if len(pairs) > 1 else "Generated"
-        made = figure(pair.generated, label, f"Spectrogram generated for the prompt: {pair.prompt}")
+        generated = figure(pair.generated, label, f"Spectrogram generated for the prompt: {pair.prompt}")
         alt = f"Spectrogram of a held-out recording of {species}"
-        rows.append((made, figure(pair.real, real, alt) if pair.real is not None else None))
+        rows.append((generated, figure(pair.real, real, alt) if pair.real is not None else None))
     return pairs[0], rows
 
 

@@ -55,11 +55,11 @@ def sentence(text: str) -> str:
 @cache
 def environment() -> Environment:
     """The environment that reads the templates."""
-    made = Environment(
+    jinja = Environment(
         loader=FileSystemLoader(_FOLDER / "templates"), autoescape=True, undefined=StrictUndefined,
         finalize=printed, trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.do"],
     )  # fmt: skip
-    made.filters |= {
+    jinja.filters |= {
         "amount": amount,
         "duration": duration,
         "num": lambda value, form: format(value, form),
@@ -69,7 +69,7 @@ def environment() -> Environment:
         "size": lambda count: unbroken(size(count)),
         "unbroken": unbroken,
     }
-    return made
+    return jinja
 
 
 def blocks(template: str) -> Any:

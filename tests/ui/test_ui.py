@@ -20,12 +20,12 @@ import soundfile
 from birdsd.cli.main import main
 from birdsd.cli.models import VERBS
 from birdsd.diffusion.generation.generate import Recipe
-from birdsd.errors import UserError
 from birdsd.sound.audio.recordings import write_wav
 from birdsd.sound.labels.load import read_raven
 from birdsd.ui import server
 from birdsd.ui.session import FormValues, UiSession
 from tests.support.browser import CHROMIUM, browser
+from tests.support.errors import refuses
 from tests.support.tiny import CODEC
 from tests.support.untrained import make_model
 
@@ -60,7 +60,7 @@ def test_the_newest_finished_model_is_taken(runs, tmp_path):
             (folder / "model_index.json").write_text("{}")
         os.utime(folder, (1000 - number, 1000 - number))
     assert server.newest_model(tmp_path) == tmp_path / "a" / "export"
-    with pytest.raises(UserError, match="there is no finished model in"):
+    with refuses(str(tmp_path / "nowhere"), "birdsd run train"):
         server.newest_model(tmp_path / "nowhere")
 
 
@@ -68,7 +68,7 @@ def test_settings_are_those_of_generate(runs):
     asked = server.settled(None, ["guidance=4", "add=[a, b:0.5]"], runs)
     assert (asked.guidance, asked.add, asked.run) == (4.0, ["a", "b:0.5"], str(runs / "base-1" / "export"))
     assert server.settled("some-run", [], runs).run == "some-run"
-    with pytest.raises(UserError, match="Did you mean 'guidance'"):
+    with refuses("guidence", "'guidance'"):
         server.settled("some-run", ["guidence=4"], runs)
 
 
@@ -90,7 +90,7 @@ def test_without_gradio_it_says_how_to_get_it(monkeypatch, runs, capsys):
         'gradio is not installed. `birdsd ui` needs it. pip install "birdsd[ui]"' in capsys.readouterr().err
     )
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "5.49.1")
-    with pytest.raises(UserError, match=r"gradio 5\.49\.1 is too old"):
+    with refuses("5.49.1", "6"):
         server.check_gradio()
 
 
@@ -99,9 +99,9 @@ def test_a_port_that_is_taken_is_a_sentence():
         taken.bind((server.HOST, 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"port {port} cannot be used"):
+        with refuses(str(port), "--port"):
             server.free_port(port)
-    with pytest.raises(UserError, match="from 1 to 65535"):
+    with refuses("--port", "65535"):
         server.free_port(70000)
     assert server.FIRST_PORT <= server.free_port(None) < server.FIRST_PORT + server.PORTS
 

@@ -1,4 +1,4 @@
-"""The page of a comparison: what each arm learnt, how it sounds, what it cost, and what that is worth."""
+"""The page of a comparison: what each arm learnt, how it sounds, what it cost, and how far to trust it."""
 
 from __future__ import annotations
 

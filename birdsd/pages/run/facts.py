@@ -65,19 +65,17 @@ def environment(files: Files, events: Sequence[Mapping[str, Any]]) -> dict[str, 
 def _code(submission: Submission | None) -> object:
     if submission is None:
         return "started with `birdsd run` from the installed package: no snapshot was taken"
-    said = f"commit {submission.code_version}" if submission.code_version else "version not known"
+    version = f"commit {submission.code_version}" if submission.code_version else "version not known"
     if not submission.snapshot:
-        return f"{said}; no snapshot"
+        return f"{version}; no snapshot"
     snapshot = Path(submission.snapshot)
     diff = snapshot.with_suffix(".diff")
     try:
         size = diff.stat().st_size
     except OSError:
-        changes = "with uncommitted changes" if "+changes" in said else "no uncommitted changes"
-        return f"{said}, {changes}; a copy is in code/{snapshot.name}"
-    return (
-        f"{said}, with uncommitted changes: {size:,} bytes in code/{diff.name}, beside the copy of the code"
-    )
+        changes = "with uncommitted changes" if "+changes" in version else "no uncommitted changes"
+        return f"{version}, {changes}; a copy is in code/{snapshot.name}"
+    return f"{version}, with uncommitted changes: {size:,} bytes in code/{diff.name}, beside the copy"
 
 
 def log_of_events(

@@ -1,6 +1,6 @@
 """`birdsd report RUN`: one self-contained page about a run, to be copied off the cluster and opened.
 
-It needs no torch: what it shows was written by the run (metrics, previews, events, allocations).
+It needs no torch: it shows what the run wrote (metrics, previews, events, allocations).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BAD = (FAILED, KILLED, CHAIN_STOPPED)
 
 @dataclass(frozen=True)
 class Written:
-    """A page that was written, and what it says in figures."""
+    """A page that was written, and its figures."""
 
     path: Path
     facts: dict[str, Any]
@@ -64,14 +64,14 @@ def write(
         config = run.config
     except UserError:
         config = {}
-    made = f"Made by birdsd {birdsd.__version__} on {time.strftime('%Y-%m-%d %H:%M', time.localtime(now))}."
+    origin = f"Made by birdsd {birdsd.__version__} on {time.strftime('%Y-%m-%d %H:%M', time.localtime(now))}."
     bad = status.state in _BAD
     page = Page(
         title=status.name,
         lead=_lead(status, config),
         badges=("birdsd report", status.state),
         warns=bad,
-        footer=f"{made} This page needs no network: sounds, images and figures are embedded in the file.",
+        footer=f"{origin} This page needs no network: sounds, images and figures are embedded in the file.",
         css=("run.css",),
     )
     log_title, log = facts.end_of_log(run) if bad else ("", [])

@@ -1,4 +1,4 @@
-"""The previews of a run, for its page: the newest to hear, the earlier ones as pictures."""
+"""The previews of a run, for its page: the newest with sound, the earlier ones as pictures."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Piece:
 
 def previews(run_folder: Path) -> list[tuple[int, Path]]:
     """(samples seen, folder) of every preview, oldest first."""
-    found = [path for path in (Path(run_folder) / "previews").glob("*") if path.name.isdigit()]
-    return sorted((int(path.name), path) for path in found if path.is_dir())
+    folders = [path for path in (Path(run_folder) / "previews").glob("*") if path.name.isdigit()]
+    return sorted((int(path.name), path) for path in folders if path.is_dir())
 
 
 def pieces(folder: Path) -> list[Piece]:
@@ -115,12 +115,12 @@ class Budget:
 
 
 def listen(run_folder: Path, config: Mapping[str, Any], budget: Budget) -> Markup:
-    """The newest preview to hear, and how each of its sounds developed; empty without previews."""
-    found = previews(run_folder)
-    if not found:
+    """The newest preview with sound, and how each clip developed; empty without previews."""
+    every = previews(run_folder)
+    if not every:
         return Markup("")
     codec = codec_of(run_folder)
-    newest, folder = found[-1]
+    newest, folder = every[-1]
     items = pieces(folder)
     shown, prompts = items[:_MOST_ITEMS], _prompts(config)
     grid = _whole_grid(folder, budget) if not items else None
@@ -129,7 +129,7 @@ def listen(run_folder: Path, config: Mapping[str, Any], budget: Budget) -> Marku
     for item in shown:
         figure = _figure(item, codec, prompts, budget)
         cards.setdefault(item.key.partition("-")[0], []).append(figure)
-    films = _films(found, shown, codec, prompts, budget) if len(found) > 1 else []
+    films = _films(every, shown, codec, prompts, budget) if len(every) > 1 else []
     left_out = []
     if len(items) > _MOST_ITEMS:
         left_out.append(f"{len(items) - _MOST_ITEMS} more sounds of this preview are in {folder.name}/")
@@ -199,7 +199,7 @@ def _levels(picture: np.ndarray | None, codec: SpectrogramCodec | None) -> np.nd
 
 
 def _films(
-    found: Sequence[tuple[int, Path]],
+    every: Sequence[tuple[int, Path]],
     items: Sequence[Piece],
     codec: SpectrogramCodec | None,
     prompts: Sequence[str],
@@ -207,10 +207,10 @@ def _films(
 ) -> list[tuple[str, list[tuple[int, Markup]]]]:
     """For each sound its title and the pictures (samples seen, address) of earlier previews, evenly over the
     run, and the newest at the end."""
-    earlier = found[:-1]
+    earlier = every[:-1]
     places = np.linspace(0, len(earlier) - 1, min(_EARLIER, len(earlier))).round().astype(int)
     columns = [(at, {p.key: p for p in pieces(folder)}) for at, folder in (earlier[i] for i in places)]
-    columns.append((found[-1][0], {item.key: item for item in items}))
+    columns.append((every[-1][0], {item.key: item for item in items}))
     films = []
     for item in items:
         if item.key.endswith(_RECORDED):
