@@ -79,7 +79,7 @@ def _guarded(work: Callable[[], int]) -> int:
 
 
 def _refuse(parser: argparse.ArgumentParser, typed: Sequence[str], rest: Sequence[str]) -> NoReturn:
-    """End on words that no verb takes: an unknown option gets the nearest of those that there are."""
+    """Exit for words that no verb takes; an unknown option comes with the nearest valid one."""
     unknown = next((word.partition("=")[0] for word in rest if word.startswith("-")), None)
     if unknown is None or typed[0].startswith("-"):
         parser.error(f"unrecognised: {clipped(' '.join(rest), 200)}")

@@ -90,24 +90,24 @@ def export_run(
         "kind": exported.kind,
         "dtype": dtype,
         "formats": {
-            one.format: {
-                "file": str(one.files[0]),
-                "files": [str(path) for path in one.files],
-                "bytes": one.bytes,
-                "notes": one.notes,
+            export.format: {
+                "file": str(export.files[0]),
+                "files": [str(path) for path in export.files],
+                "bytes": export.bytes,
+                "notes": export.notes,
             }
-            for one in written
+            for export in written
         },
     }
     lines = []
-    for one in written:
-        lines.append(f"{one.format:16} {one.files[0]}  ({size(one.bytes)} with its companion files)")
-        lines += [f"{'':16} {note}" for note in one.notes]
+    for export in written:
+        lines.append(f"{export.format:16} {export.files[0]}  ({size(export.bytes)} with its companion files)")
+        lines += [f"{'':16} {note}" for note in export.notes]
     return facts, "\n".join(lines)
 
 
 def _name(folder: Path) -> str:
-    """What the files are called: after the run, not after its export/."""
+    """The files' name: the run's, not that of its export/."""
     from birdsd.files import safe_name
 
     whole = folder.resolve()
@@ -202,15 +202,22 @@ def import_path(
         codec = str(model_folder(codec, runs))
     asked = Asked(path, resolved(base, runs, "--base"), codec, resolved(clip, runs, "--clip"), token)
     name = path.name if path.is_dir() else path.stem
-    made = import_file(asked, out if out is not None else Path("imported") / safe_name(name))
-    facts = {"folder": str(made.folder), "kind": made.kind, "form": made.form, "made": made.made}
-    first = f"{made.folder}: {made.kind}, from {path.name} ({made.form})"
-    if not made.made:
-        first = f"{made.folder} already contains this file"
-    facts["also"] = [{"folder": str(one.folder), "kind": one.kind, "form": one.form} for one in made.also]
-    lines = [first, *(f"{one.folder}: {one.kind}, from the same file" for one in made.also)]
-    add = f" add=[{','.join(str(one.folder) for one in made.also)}]" if made.also else ""
-    return facts, "\n".join([*lines, f'  birdsd run generate run={made.folder}{add} prompt="..."'])
+    imported = import_file(asked, out if out is not None else Path("imported") / safe_name(name))
+    facts = {
+        "folder": str(imported.folder),
+        "kind": imported.kind,
+        "form": imported.form,
+        "made": imported.made,
+    }
+    first = f"{imported.folder}: {imported.kind}, from {path.name} ({imported.form})"
+    if not imported.made:
+        first = f"{imported.folder} already contains this file"
+    facts["also"] = [
+        {"folder": str(other.folder), "kind": other.kind, "form": other.form} for other in imported.also
+    ]
+    lines = [first, *(f"{other.folder}: {other.kind}, from the same file" for other in imported.also)]
+    add = f" add=[{','.join(str(other.folder) for other in imported.also)}]" if imported.also else ""
+    return facts, "\n".join([*lines, f'  birdsd run generate run={imported.folder}{add} prompt="..."'])
 
 
 # -- ui ---------------------------------------------------------------------------------------------------
