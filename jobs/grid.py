@@ -14,6 +14,7 @@ from birdsd.evaluation.grid_heard import GridHeard, hear_cells
 from birdsd.evaluation.judges import Sound
 from birdsd.jobs_api import Outcome
 from birdsd.pages import grid as grid_page
+from birdsd.pages.media import AudioClip
 from birdsd.runs.models.loading import load_model
 from birdsd.schema import GridConfig
 from birdsd.sound.audio.levels import fitted_line
@@ -26,7 +27,7 @@ def run(config: GridConfig) -> Outcome:
     grid = Grid.of(config)
     commands = [axes.command(cell.settings) for cell in grid.cells]
     out = Path(config.out)
-    made: dict[tuple[int, int], tuple[list[grid_page.Shown], list[Clip]]] = {}
+    made: dict[tuple[int, int], tuple[list[AudioClip], list[Clip]]] = {}
     with tqdm(total=sum(map(_steps, grid.cells)), unit="step", disable=None) as bar:
         for key in dict.fromkeys(cell.model_key for cell in grid.cells):
             cells = [cell for cell in grid.cells if cell.model_key == key]
@@ -38,7 +39,7 @@ def run(config: GridConfig) -> Outcome:
                 )
                 bar.update(before + _steps(cell) - bar.n)  # for clips that existed already
                 made[cell.place] = (
-                    [grid_page.Shown.read(model.codec, x.picture, x.sound, x.prompt) for x in clips],
+                    [AudioClip.read(model.codec, x.picture, x.sound, x.prompt) for x in clips],
                     clips,
                 )
     heard = hear_cells([_sounds(*made[cell.place]) for cell in grid.cells])
@@ -58,7 +59,7 @@ def run(config: GridConfig) -> Outcome:
     return _outcome(grid, [made[cell.place][1] for cell in grid.cells], commands, page, heard)
 
 
-def _sounds(shown: list[grid_page.Shown], clips: list[Clip]) -> list[Sound]:
+def _sounds(shown: list[AudioClip], clips: list[Clip]) -> list[Sound]:
     """The clips as a judge takes them; without a species where the prompt names none or several."""
     return [
         Sound(clip.sound.stem, one.waveform, one.rate_hz, clip.species[0] if len(clip.species) == 1 else None)

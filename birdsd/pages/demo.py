@@ -7,30 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 
 from birdsd.evaluation.judged_run import JudgedRun
-from birdsd.evaluation.judges import Verdict
 from birdsd.evaluation.weak_check import LearningCheck
 from birdsd.pages.charts import Marker, loss_chart, time_bar
 from birdsd.pages.environment import amount, duration
 from birdsd.pages.judge import clip_caption, judged
-from birdsd.pages.media import SHOWN_DB, level_db, picture_levels, spectrogram
+from birdsd.pages.media import SHOWN_DB, AudioClip, spectrogram
 from birdsd.pages.page import Page
 from birdsd.sound.codec.codec import SpectrogramCodec
-
-
-@dataclass(frozen=True)
-class AudioClip:
-    """A sound to see and hear: the codec's image [C, H, W], its waveform [C, N], a caption, and what the
-    judge heard where it was asked."""
-
-    image: np.ndarray
-    waveform: np.ndarray
-    rate_hz: int
-    caption: str = ""  # e.g. "seed 3", or the recording, its recordist and licence
-    verdict: Verdict | None = None
 
 
 @dataclass(frozen=True)
@@ -137,14 +123,13 @@ def _species(data: DemoData, species: str) -> tuple[Pair, list[tuple[Markup, Mar
     """The first pair of a species, and the figures of all its pairs (generated, real) on one colour scale."""
     pairs = [pair for pair in data.pairs if pair.species == species]
     clips = [clip for pair in pairs for clip in (pair.generated, pair.real) if clip is not None]
-    loudest_db = max(float(level_db(data.codec, _image(clip)).max()) for clip in clips)
+    loudest_db = max(clip.loudest_db for clip in clips)
     real = "Held-out synthetic recording" if data.synthetic else "Held-out recording"
 
     def figure(clip: AudioClip, title: str, alt: str) -> Markup:
-        levels = picture_levels(data.codec, _image(clip), loudest_db)
         return spectrogram(
-            levels, data.codec, alt=alt, title=title, waveform=clip.waveform, rate_hz=clip.rate_hz,
-            caption=clip_caption(clip.verdict, clip.caption),
+            clip.levels(loudest_db), clip.codec, alt=alt, title=title, waveform=clip.waveform,
+            rate_hz=clip.rate_hz, caption=clip_caption(clip.verdict, clip.caption),
         )  # fmt: skip
 
     rows = []
@@ -154,10 +139,6 @@ def _species(data: DemoData, species: str) -> tuple[Pair, list[tuple[Markup, Mar
         alt = f"Spectrogram of a held-out recording of {species}"
         rows.append((generated, figure(pair.real, real, alt) if pair.real is not None else None))
     return pairs[0], rows
-
-
-def _image(clip: AudioClip) -> np.ndarray:
-    return clip.image if clip.image.ndim == 3 else clip.image[None]
 
 
 def _curve(training: Training) -> Markup:

@@ -7,36 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from birdsd.evaluation.judges import Verdict
 from birdsd.pages.judge import clip_caption
-from birdsd.pages.media import SHOWN_DB, level_db, picture_levels, thumbnail
+from birdsd.pages.media import SHOWN_DB, AudioClip, thumbnail
 from birdsd.pages.page import Page
-from birdsd.sound.codec.codec import SpectrogramCodec
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A clip to see and hear: the codec's image [C, H, W] and its waveform [channels, samples]."""
-
-    codec: SpectrogramCodec
-    image: np.ndarray
-    waveform: np.ndarray
-    rate_hz: int
-    caption: str = ""
-    verdict: Verdict | None = None  # the judge's, where there is one that knows the species
-
-    @classmethod
-    def read(cls, codec: SpectrogramCodec, picture: Path, sound: Path, caption: str = "") -> Shown:
-        """A clip from its files, as `generate` writes them."""
-        import soundfile
-        from PIL import Image
-
-        with Image.open(picture) as image:
-            pixels = np.asarray(image.convert("RGB"))
-        waveform, rate_hz = soundfile.read(sound, dtype="float32", always_2d=True)
-        return cls(codec, codec.from_rgb(pixels), waveform.T, rate_hz, caption)
 
 
 @dataclass(frozen=True)
@@ -46,7 +19,7 @@ class Cell:
     column: int
     row: int
     command: str
-    clips: Sequence[Shown]
+    clips: Sequence[AudioClip]
     heard: str = ""  # e.g. "3 of 4 named right"
 
 
@@ -79,7 +52,7 @@ def write_grid_page(out: Path, data: GridData) -> Path:
         css=("grid.css",),
         scripts=("grid.js",),
     )
-    loudest_db = max(_loudest_db(clip) for clip in clips)
+    loudest_db = max(clip.loudest_db for clip in clips)
     page.fill(
         "grid.html", data=data, shown_db=SHOWN_DB, codec=clips[0].codec,
         cells={(cell.row, cell.column): _cell(data, cell, loudest_db) for cell in data.cells},
@@ -94,18 +67,7 @@ def _cell(data: GridData, cell: Cell, loudest_db: float) -> dict[str, Any]:
         label += f", {data.y_name} {data.y_values[cell.row]}"
     several = len(cell.clips) > 1
     figures = [
-        thumbnail(
-            _levels(clip, loudest_db), clip.waveform, clip.rate_hz, label,
-            clip_caption(clip.verdict, clip.caption if several else ""),
-        )
+        thumbnail(clip, label, clip_caption(clip.verdict, clip.caption if several else ""), loudest_db)
         for clip in cell.clips
-    ]  # fmt: skip
+    ]
     return {"label": label, "figures": figures, "heard": cell.heard if several else "", "run": cell.command}
-
-
-def _loudest_db(clip: Shown) -> float:
-    return float(level_db(clip.codec, clip.image).max())
-
-
-def _levels(clip: Shown, loudest_db: float) -> np.ndarray:
-    return picture_levels(clip.codec, clip.image, loudest_db)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +16,7 @@ from birdsd.pages.environment import data_uri, macro
 from birdsd.sound.audio.levels import fit, fitted_words
 
 if TYPE_CHECKING:
+    from birdsd.evaluation.judges import Verdict
     from birdsd.sound.codec.codec import SpectrogramCodec
 
 # matplotlib's magma (CC0, van der Walt and Smith) at 17 equal steps: perceptually even, safe for the
@@ -25,6 +28,43 @@ _MAGMA = (
 SHOWN_DB = 65.0  # below a picture's loudest point: what the eye is shown, and about what the ear hears
 _MP3_RATES = frozenset({8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000})
 _KHZ_BY_PREFERENCE = (8, 4, 2, 12, 16, 1, 6, 10, 0.5, 20, 3, 5, 14, 24, 32, 48, 0.25, 64, 96)
+
+
+@dataclass(frozen=True)
+class AudioClip:
+    """A sound to see and hear: a codec's image [C, H, W], its waveform [channels, samples], a caption, and
+    what the judge heard where there is one that knows the species."""
+
+    codec: SpectrogramCodec
+    image: np.ndarray
+    waveform: np.ndarray
+    rate_hz: int
+    caption: str = ""  # e.g. "seed 3", or the recording, its recordist and licence
+    verdict: Verdict | None = None
+
+    @classmethod
+    def read(cls, codec: SpectrogramCodec, picture: Path, sound: Path, caption: str = "") -> AudioClip:
+        """A clip from its files, as `generate` writes them."""
+        import soundfile
+        from PIL import Image
+
+        with Image.open(picture) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        waveform, rate_hz = soundfile.read(sound, dtype="float32", always_2d=True)
+        return cls(codec, codec.from_rgb(pixels), waveform.T, rate_hz, caption)
+
+    @property
+    def _channels_first(self) -> np.ndarray:
+        return self.image if self.image.ndim == 3 else self.image[None]
+
+    @property
+    def loudest_db(self) -> float:
+        """The level of the image's loudest point."""
+        return float(level_db(self.codec, self._channels_first).max())
+
+    def levels(self, loudest_db: float | None = None) -> np.ndarray:
+        """What to show, as `picture_levels`."""
+        return picture_levels(self.codec, self._channels_first, loudest_db)
 
 
 def magma() -> np.ndarray:
@@ -86,11 +126,13 @@ def audio(waveform: np.ndarray, rate_hz: int, label: str) -> Markup:
 
 
 def thumbnail(
-    levels: np.ndarray, waveform: np.ndarray, rate_hz: int, label: str, caption: Markup | str = ""
+    clip: AudioClip, label: str, caption: Markup | str = "", loudest_db: float | None = None
 ) -> Markup:
-    """A small spectrogram without axes, uint8 [H, W], with its player."""
-    player = audio(waveform, rate_hz, label)
-    return _thumbnail(data_uri(png(levels), "image/png"), f"Spectrogram: {label}", player, caption)
+    """A small spectrogram without axes, with its player."""
+    player = audio(clip.waveform, clip.rate_hz, label)
+    return _thumbnail(
+        data_uri(png(clip.levels(loudest_db)), "image/png"), f"Spectrogram: {label}", player, caption
+    )
 
 
 _audio = macro("charts.html", "audio")

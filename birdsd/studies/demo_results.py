@@ -24,7 +24,8 @@ from birdsd.evaluation.real_clips import decoded
 from birdsd.evaluation.staircase import CODEC, GENERATED
 from birdsd.evaluation.weak_check import GeneratedClip, LearningCheck, learning_check
 from birdsd.files import fingerprint, read_json, sha256_file, write_json
-from birdsd.pages.demo import AudioClip, DemoData, Interruption, Losses, Pair, Training, demo_page
+from birdsd.pages.demo import DemoData, Interruption, Losses, Pair, Training, demo_page
+from birdsd.pages.media import AudioClip
 from birdsd.runs.auto import AUTO
 from birdsd.runs.run import Run
 from birdsd.schema import DemoConfig
@@ -211,7 +212,7 @@ def _pairs(
             image = codec.from_rgb(np.asarray(picture.convert("RGB")))
         caption = f"distance to the nearest training clip {near[number]:.2f} (0 = a copy)" if near else ""
         verdict = verdicts[number] if verdicts else None
-        generated = AudioClip(image, sound.waveform, codec.rate_hz, caption, verdict)
+        generated = AudioClip(codec, image, sound.waveform, codec.rate_hz, caption, verdict)
         own = real.get(species, [])
         held_out = own[shown[species] % len(own)] if own else None
         pairs.append(Pair(species, clip["prompt"], generated, held_out))
@@ -221,14 +222,15 @@ def _pairs(
 
 def _held_out_clips(codec: SpectrogramCodec, judged: JudgedRun) -> dict[str, list[AudioClip]]:
     """The held-out clips of every species through the codec, one of each recording before a second of any."""
-    said = judged.verdicts(CODEC)
+    verdicts = judged.verdicts(CODEC)
     turn: Counter[tuple[str, str]] = Counter()
     placed: dict[str, list[tuple[int, int, AudioClip]]] = defaultdict(list)
     for number, one in enumerate(judged.real):
         place = turn[one.species, one.recording]
         turn[one.species, one.recording] += 1
-        words = ", ".join(t for t in (one.recording, one.credit) if t)
-        clip = AudioClip(one.image, decoded(codec, one), codec.rate_hz, words, said[number] if said else None)
+        caption = ", ".join(t for t in (one.recording, one.credit) if t)
+        verdict = verdicts[number] if verdicts else None
+        clip = AudioClip(codec, one.image, decoded(codec, one), codec.rate_hz, caption, verdict)
         placed[one.species].append((place, number, clip))
     return {
         species: [clip for _, _, clip in sorted(own, key=lambda x: x[:2])] for species, own in placed.items()

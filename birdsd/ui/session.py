@@ -19,8 +19,7 @@ from birdsd.diffusion.generation.request import Request
 from birdsd.diffusion.generation.words import species_in
 from birdsd.files import atomic_write, safe_name, sha256_file
 from birdsd.pages.environment import blocks
-from birdsd.pages.grid import Shown
-from birdsd.pages.media import picture_levels, spectrogram
+from birdsd.pages.media import AudioClip, spectrogram
 from birdsd.pages.page import name
 from birdsd.schema import GenerateConfig
 from birdsd.sound.audio.levels import fitted_words
@@ -160,10 +159,9 @@ class UiSession:
 
     def figure(self, clip: Clip, values: FormValues) -> Markup:
         """The spectrogram with its axes, the player below it, and a caption."""
-        codec = self.model.codec
-        shown = Shown.read(codec, clip.picture, clip.sound)
+        shown = AudioClip.read(self.model.codec, clip.picture, clip.sound)
         return spectrogram(
-            picture_levels(codec, shown.image), codec, alt=f"Spectrogram of: {clip.prompt}",
+            shown.levels(), shown.codec, alt=f"Spectrogram of: {clip.prompt}",
             waveform=shown.waveform, rate_hz=shown.rate_hz, caption=self._caption(clip, values),
         )  # fmt: skip
 

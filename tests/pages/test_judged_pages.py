@@ -19,9 +19,9 @@ from birdsd.evaluation.staircase import CODEC, GENERATED
 from birdsd.evaluation.weak_check import WeakCheck, learning_check, score
 from birdsd.pages.comparison.page import comparison_page
 from birdsd.pages.comparison.text import text as comparison_text
-from birdsd.pages.demo import AudioClip, Pair, demo_page
-from birdsd.pages.grid import Cell, GridData, Shown, write_grid_page
-from birdsd.pages.media import level_db, picture_levels
+from birdsd.pages.demo import Pair, demo_page
+from birdsd.pages.grid import Cell, GridData, write_grid_page
+from birdsd.pages.media import AudioClip, level_db, picture_levels
 from birdsd.sound.audit.audit import audit_text, run_audit
 from tests.support.codecs import preset
 from tests.support.fake_judge import FakeJudge
@@ -82,8 +82,8 @@ def test_each_generated_clip_stands_beside_a_held_out_one_with_both_verdicts(cod
         for number, sound in enumerate(sounds(codec)):
             image = codec.encode(sound.waveform, codec.rate_hz)
             at = next(n for n, clip in enumerate(run.real) if clip.species == sound.species)
-            held = AudioClip(run.real[at].image, run.real[at].heard, codec.rate_hz, HOSTILE, real[at])
-            generated = AudioClip(image, sound.waveform, codec.rate_hz, "", made[number])
+            held = AudioClip(codec, run.real[at].image, run.real[at].heard, codec.rate_hz, HOSTILE, real[at])
+            generated = AudioClip(codec, image, sound.waveform, codec.rate_hz, "", made[number])
             found += 2 * [Pair(sound.species, f"a {sound.species}", generated, held)]
         return [*found, Pair("Nobody", "a Nobody", generated, None)]
 
@@ -179,7 +179,7 @@ def test_a_grid_says_what_is_heard_in_its_cells(codec, tmp_path):
     assert heard.cells[1] == [None, None] and "no class for Synthetic Trill" in heard.remark
     assert heard.to_json(0)[0]["right"] is True
     image = codec.encode(wave, codec.rate_hz)
-    shown = [Shown(codec, image, wave, codec.rate_hz, "", verdict) for verdict in heard.cells[0]]
+    shown = [AudioClip(codec, image, wave, codec.rate_hz, "", verdict) for verdict in heard.cells[0]]
     data = GridData("steps", ["1"], "", [""], [Cell(0, 0, "c", shown, heard.of(0))], {}, heard.judge,
                     heard.remark)  # fmt: skip
     words = page_text(write_grid_page(tmp_path / "grid.html", data))

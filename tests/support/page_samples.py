@@ -28,8 +28,9 @@ from birdsd.evaluation.staircase import CODEC, GENERATED
 from birdsd.evaluation.weak_check import GeneratedClip, Nearness, Score, learning_check
 from birdsd.files import append_bytes, write_json
 from birdsd.pages.comparison.page import comparison_page
-from birdsd.pages.demo import AudioClip, Pair, demo_page
-from birdsd.pages.grid import Cell, GridData, Shown, write_grid_page
+from birdsd.pages.demo import Pair, demo_page
+from birdsd.pages.grid import Cell, GridData, write_grid_page
+from birdsd.pages.media import AudioClip
 from birdsd.pages.run.page import write
 from birdsd.shards.index import ShardIndex
 from birdsd.sound.audio.recordings import write_wav
@@ -67,10 +68,10 @@ def _demo(folder: Path, codec: SpectrogramCodec, index: ShardIndex) -> Path:
         held = None
         if at is not None:
             clip = judged.real[at]
-            held = AudioClip(clip.image, clip.heard, codec.rate_hz, "one <recordist>", real[at])
+            held = AudioClip(codec, clip.image, clip.heard, codec.rate_hz, "one <recordist>", real[at])
         pair = Pair(
             sound.species, f"a {sound.species}",
-            AudioClip(image, sound.waveform, codec.rate_hz, "seed 3", made[number]), held,
+            AudioClip(codec, image, sound.waveform, codec.rate_hz, "seed 3", made[number]), held,
         )  # fmt: skip
         pairs += [pair, pair] if number == 0 else [pair]
     generated = [GeneratedClip(s, image=codec.encode(song(s, 20 + i, 0, codec), codec.rate_hz))
@@ -138,7 +139,7 @@ def _grid(folder: Path, codec: SpectrogramCodec) -> Path:
     cells = []
     for number in range(4):
         shown = [
-            Shown(codec, codec.encode(sung[x], codec.rate_hz), sung[x], codec.rate_hz, f"seed <{x}>",
+            AudioClip(codec, codec.encode(sung[x], codec.rate_hz), sung[x], codec.rate_hz, f"seed <{x}>",
                   heard.cells[number][x]) for x in (0, 1)
         ]  # fmt: skip
         command = f"birdsd run generate n={number}"

@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 import numpy as np
 
 from birdsd.evaluation.weak_check import LearningCheck
-from birdsd.pages.demo import AudioClip, DemoData, Interruption, Losses, Pair, Training
+from birdsd.pages.demo import DemoData, Interruption, Losses, Pair, Training
+from birdsd.pages.media import AudioClip
 from birdsd.sound.codec.codec import SpectrogramCodec
 from tests.support.songs import SPECIES, song
 
@@ -48,7 +49,7 @@ def _addresses(checker: _Checker) -> list[str]:
 
 def _data(codec: SpectrogramCodec, check: LearningCheck | None, synthetic: bool, species: str) -> DemoData:
     sound = song(SPECIES[0], 1, 0, codec)
-    clip = AudioClip(codec.encode(sound, codec.rate_hz), sound, codec.rate_hz, f"caption {species}")
+    clip = AudioClip(codec, codec.encode(sound, codec.rate_hz), sound, codec.rate_hz, f"caption {species}")
     samples = list(range(0, 4000, 4))
     losses = Losses(samples, [float("nan"), *np.linspace(1, 0.01, len(samples) - 1)])
     training = Training(

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from birdsd.evaluation.comparison import IN_ENVIRONMENT, KNOWN, NEW, ArmResult, Comparison, MadeClip
 from birdsd.pages.environment import macro
-from birdsd.pages.media import picture_levels, thumbnail
+from birdsd.pages.media import AudioClip, thumbnail
 
 if TYPE_CHECKING:
     from birdsd.shards.index import ShardIndex
@@ -37,7 +37,9 @@ def sounds(comparison: Comparison, index: ShardIndex) -> Markup:
 
     codec = SpectrogramCodec.from_json(index.codec or {})
     real = {
-        species: _thumbnail(codec, image, codec.decode(image), f"Training clip of {species}")
+        species: thumbnail(
+            AudioClip(codec, image, codec.decode(image), codec.rate_hz), f"Training clip of {species}"
+        )
         for species, image in _training_clips(index).items()
     }
     new, known = comparison.new[:_MOST_NEW], comparison.known[:_MOST_KNOWN]
@@ -84,14 +86,9 @@ def _made(codec: SpectrogramCodec, clip: MadeClip, title: str) -> Markup:
         image = codec.from_rgb(np.asarray(picture.convert("RGB")))
     waveform = read(clip.sound, codec.rate_hz, channels=codec.channels)
     caption = macro("sounds.html", "named")(clip)
-    return _thumbnail(codec, image, waveform, f"{title}, prompt: {clip.prompt}", caption)
-
-
-def _thumbnail(
-    codec: SpectrogramCodec, image: np.ndarray, waveform: np.ndarray, label: str, caption: Markup | str = ""
-) -> Markup:
-    levels = picture_levels(codec, image if image.ndim == 3 else image[None])
-    return thumbnail(levels, waveform, codec.rate_hz, label, caption)
+    return thumbnail(
+        AudioClip(codec, image, waveform, codec.rate_hz), f"{title}, prompt: {clip.prompt}", caption
+    )
 
 
 def _training_clips(index: ShardIndex) -> dict[str, np.ndarray]:
