@@ -90,9 +90,15 @@ def job_type(job: str) -> type:
     """The configuration class of a job; an unknown job names the valid ones."""
     if job == schema.SUBMIT:
         return schema.SubmitConfig
+    job = job_name(job)
     if job not in schema.JOBS:
         raise unknown_name("job", job, schema.JOBS)
     return schema.JOBS[job]
+
+
+def job_name(job: str) -> str:
+    """What a job is called today; stored submissions and scripts may hold its old name."""
+    return schema.OLD_JOBS.get(job, job)
 
 
 def job_line(job: str) -> str:
@@ -120,7 +126,7 @@ def compose(job: str, overrides: Sequence[str] = ()) -> Any:
     a value of the wrong type.
     """
     kind = job_type(job)
-    groups = dict(schema.GROUP_DEFAULTS[job])
+    groups = dict(schema.GROUP_DEFAULTS[job_name(job)])
     values: list[tuple[str, str]] = []
     for override in overrides:
         key, value = _split(override)
@@ -256,7 +262,7 @@ def split_settings(job: str, settings: Sequence[str]) -> tuple[list[str], list[s
         first = key.split(".")[0]
         if first not in of_submit | of_job:
             names = [name for kind in (job_type(job), schema.SubmitConfig) for name, _ in keys(kind)]
-            raise _unknown_key(job, key, [*names, *schema.GROUP_DEFAULTS[job], "site"])
+            raise _unknown_key(job, key, [*names, *schema.GROUP_DEFAULTS[job_name(job)], "site"])
         (where if first in of_submit - of_job else what).append(setting)
     return where, what
 
@@ -267,7 +273,7 @@ def _set(resolved: DictConfig, job: str, key: str, value: str, valid: dict[str, 
 
     below_open = [k for k, default in valid.items() if isinstance(default, dict) and key.startswith(k + ".")]
     if key not in valid and not below_open:
-        raise _unknown_key(job, key, [*valid, *schema.GROUP_DEFAULTS[job]])
+        raise _unknown_key(job, key, [*valid, *schema.GROUP_DEFAULTS[job_name(job)]])
     try:
         told = value_of(key, value, valid.get(key), below_open[0] if below_open else "")
         OmegaConf.update(resolved, key, told, force_add=bool(below_open))

@@ -1,11 +1,13 @@
-"""Numbers, times and words as one line of text for people."""
+"""Numbers, sizes, durations, events and tables as text for a terminal."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+ELLIPSIS = "\u2026"
+_LEAST_FIRST = 20  # columns that the first column of a table keeps
 _HIDDEN = (
     "time",
     "event",
@@ -47,12 +49,26 @@ def _value(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def span(seconds: float) -> str:
-    """40 s, 12 min, 3 h 05 min, 2 d 4 h."""
+def size(count: float) -> str:
+    """Bytes in binary units, three digits: 812 B, 3.4 KiB, 12 MiB, 1.5 GiB."""
+    scaled, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if scaled < 999.5:
+            break
+        scaled, unit = scaled / 1024, larger
+    return f"{scaled:.0f} {unit}" if scaled >= 99.5 or unit == "B" else f"{scaled:.3g} {unit}"
+
+
+def span(seconds: float, exact: bool = False) -> str:
+    """A duration: 40 s, 12 min, 3 h 05 min, 2 d 4 h; `exact`: also 0.4 s and 3 min 20 s."""
     whole = max(0, round(seconds))
+    if exact and seconds < 9.95:
+        return f"{max(0.0, seconds):.1f} s"
+    if exact and 60 <= whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
     if whole < 100:
         return f"{whole} s"
-    if whole < 5970:
+    if whole < (3600 if exact else 5970):
         return f"{round(whole / 60)} min"
     if whole < 2 * 86400:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
@@ -68,4 +84,43 @@ def moment(when: float, now: float) -> str:
 def first_line(text: str, limit: int = 300) -> str:
     """The first line that says something, shortened."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    return line if len(line) <= limit else f"{line[: limit - 1]}\u2026"
+    return line if len(line) <= limit else f"{line[: limit - 1]}{ELLIPSIS}"
+
+
+def table(
+    rows: Sequence[Sequence[str]],
+    left: Collection[int] = (0,),
+    indent: int = 0,
+    width: int | None = None,
+) -> list[str]:
+    """The lines of a table whose first row is its header.
+
+    Columns in `left` are aligned left, the others right. A column that is empty below its header is left
+    out. With `width`, the first column is shortened in the middle until a line fits into so many columns.
+    """
+    cells = [["".join(map(_visible, cell)) for cell in row] for row in rows]
+    used = [c for c in range(len(cells[0])) if c == 0 or len(cells) == 1 or any(row[c] for row in cells[1:])]
+    widths = {c: max(len(row[c]) for row in cells) for c in used}
+    if width is not None:
+        room = width - indent - sum(widths[c] + 2 for c in used[1:])
+        widths[0] = min(widths[0], max(_LEAST_FIRST, room))
+    lines = []
+    for row in cells:
+        parts = [
+            shortened(row[c], widths[c]).ljust(widths[c]) if c in left else row[c].rjust(widths[c])
+            for c in used
+        ]
+        lines.append((" " * indent + "  ".join(parts)).rstrip())
+    return lines
+
+
+def _visible(character: str) -> str:
+    return character if character.isprintable() else " " if character.isspace() else "?"
+
+
+def shortened(text: str, width: int) -> str:
+    """At most `width` characters, cut in the middle: the end of a run's name is its signature."""
+    if len(text) <= width:
+        return text
+    tail = min(9, width // 3)
+    return f"{text[: width - tail - 1]}{ELLIPSIS}{text[-tail:]}"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from birdsd.config import job_type
+from birdsd.config import job_name, job_type
 from birdsd.quiet import hush
 
 # EX_TEMPFAIL of sysexits.h: what comes after in a script must not take the run for finished.
@@ -27,5 +27,5 @@ def load_job(name: str) -> Callable[[Any], Outcome]:
     """The `run` function of a job; an unknown job is a `UserError` that names the valid ones."""
     job_type(name)
     hush()
-    run: Callable[[Any], Outcome] = importlib.import_module(f"birdsd.jobs.{name}").run
+    run: Callable[[Any], Outcome] = importlib.import_module(f"birdsd.jobs.{job_name(name)}").run
     return run

@@ -448,10 +448,13 @@ JOBS: dict[str, type] = {
     "train": TrainConfig,
     "generate": GenerateConfig,
     "grid": GridConfig,
-    "methods": MethodsConfig,
-    "four_ways": FourWaysConfig,
+    "compare_methods": MethodsConfig,
+    "finetune_vs_scratch": FourWaysConfig,
     "demo": DemoConfig,
 }
+
+# What jobs were called before; the old names still work for one release.
+OLD_JOBS = {"methods": "compare_methods", "four_ways": "finetune_vs_scratch"}
 
 # What goes with a job without being one: its settings are told apart from the job's by their names.
 SUBMIT = "submit"
@@ -463,8 +466,8 @@ GROUP_DEFAULTS: dict[str, dict[str, str]] = {
     "train": {"data": "song", "model": "tiny", "method": "full", "machine": "auto"},
     "generate": {"machine": "auto"},
     "grid": {"machine": "auto"},
-    "methods": {"data": "song", "machine": "auto"},
-    "four_ways": {"data": "song", "machine": "auto"},
+    "compare_methods": {"data": "song", "machine": "auto"},
+    "finetune_vs_scratch": {"data": "song", "machine": "auto"},
     "demo": {},
     SUBMIT: {"site": "local"},
 }

@@ -1,4 +1,4 @@
-"""cache: what the frozen networks make of shards, ahead of training; takes the settings of that training."""
+"""cache: latents and text embeddings of the frozen networks, ahead of training, whose settings it takes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any, cast
 
 from birdsd.errors import UserError
+from birdsd.format import size
 from birdsd.jobs_api import Outcome
 from birdsd.method_facts import facts_of
 from birdsd.runs.auto import chosen_device
@@ -17,7 +18,7 @@ _MADE = ("latents", "texts", "class_pictures")
 
 
 def run(config: CacheConfig) -> Outcome:
-    """Make this part's share of what is missing: latents, text embeddings, DreamBooth's class pictures."""
+    """Compute this part's share of what is missing: latents, text embeddings, DreamBooth's class pictures."""
     part = Part.parse(config.part)
     _, index = open_training(config, write=False)
     from birdsd.diffusion.learning.base import CachingMethod
@@ -53,16 +54,16 @@ def run(config: CacheConfig) -> Outcome:
 
 def _lines(facts: dict[str, Any]) -> list[str]:
     done = "nothing to do: everything is cached" if facts["nothing_to_do"] and facts["finished"] else "cached"
-    lines = [f"{facts['folder']}: {done} ({facts['bytes'] / 2**20:.1f} MiB)"]
-    lines.append(f"  latents  {facts['latents']} clips, {facts['latents_made']} of them made now")
+    lines = [f"{facts['folder']}: {done} ({size(facts['bytes'])})"]
+    lines.append(f"  latents  {facts['latents']} clips, {facts['latents_made']} of them new")
     if facts["text_learns"]:
         lines.append("  text     not cached: the text encoder is being trained")
     else:
-        lines.append(f"  text     {facts['texts']} captions, {facts['texts_made']} of them made now")
+        lines.append(f"  text     {facts['texts']} captions, {facts['texts_made']} of them new")
     lines += [f"  {note}" for note in facts["notes"]]
     if not facts["finished"]:
-        gone = ", ".join(f"{count} {name}" for name in _MADE if (count := facts[f"{name}_missing"]))
-        gone = gone.replace("_", " ")
-        return [*lines, f"part {facts['part']} is done; other parts still have to make {gone}"]
+        missing = ", ".join(f"{count} {name}" for name in _MADE if (count := facts[f"{name}_missing"]))
+        missing = missing.replace("_", " ")
+        return [*lines, f"part {facts['part']} is done; other parts still have to compute {missing}"]
     spared = "no autoencoder" if facts["text_learns"] else "neither autoencoder nor text encoder"
     return [*lines, f"training steps with these settings need {spared}"]

@@ -1,4 +1,4 @@
-"""demo: the whole way once, with a kill in the middle, and a page that shows what came of it."""
+"""demo: the complete pipeline once, with a kill in the middle, and a page with the results."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def run(config: DemoConfig) -> Outcome:
     clips = demo.generate(diffusion, shards)
     report = write_report(demo, shards, [autoencoder, diffusion], clips, recordings)
     return Outcome(
-        f"\n{report.words}\n\nreport: {report.page}",
-        {"report": str(report.page), "shards": str(shards.folder), "check": report.told},
+        f"\n{report.text}\n\nreport: {report.page}",
+        {"report": str(report.page), "shards": str(shards.folder), "check": report.facts},
     )

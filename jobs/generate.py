@@ -1,4 +1,4 @@
-"""generate: prompts -> pictures, sounds, Raven tables, recipes; recipe=FILE makes a clip again."""
+"""generate: prompts -> pictures, sounds, Raven tables, recipes; recipe=FILE reproduces a clip."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from birdsd.diffusion.adapters import Addition
-from birdsd.diffusion.generation import generate as room
+from birdsd.diffusion.generation import generate as generation
 from birdsd.diffusion.generation.generate import Clip, Recipe
 from birdsd.diffusion.generation.generator import Generator
 from birdsd.diffusion.generation.request import Request
@@ -19,24 +19,24 @@ from birdsd.sound.audio.levels import fitted_line
 
 
 def run(config: GenerateConfig) -> Outcome:
-    """Load the model once, make every clip that is not there, and say where they are."""
+    """Load the model once, generate the clips that do not exist yet, and list them."""
     out = Path(config.out)
     if config.recipe:
         recipe = Recipe.read(Path(config.recipe))
-        return _outcome(room.regenerate(_load_for(config, recipe), recipe, out), out)
+        return _outcome(generation.regenerate(_load_for(config, recipe), recipe, out), out)
     request = Request.of(config, recommended_sampling(config))
-    mine = room.share_out(request, Part.parse(config.part).share)
+    share = generation.share_out(request, Part.parse(config.part).share)
     model_place(config)  # a wrong name is an error for every part, also for one that has nothing to do
     return _outcome(
-        room.generate(load_model(config), request, out, only=mine, keep=True) if mine else [], out
+        generation.generate(load_model(config), request, out, only=share, keep=True) if share else [], out
     )
 
 
 def _load_for(config: GenerateConfig, recipe: Recipe) -> Generator:
-    """The recipe's own model and additions, or those that the configuration names instead."""
-    added = None if config.add else [Addition.open(folder, weight) for folder, weight in recipe.additions]
+    """The recipe's own model and adapters, or those that the configuration names instead."""
+    adapters = None if config.add else [Addition.open(folder, weight) for folder, weight in recipe.additions]
     config = replace(config, base=config.base or recipe.base, guide=config.guide or recipe.guide)
-    return load_model(config, None if config.run else recipe.model, added)
+    return load_model(config, None if config.run else recipe.model, adapters)
 
 
 def _outcome(clips: list[Clip], out: Path) -> Outcome:

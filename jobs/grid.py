@@ -1,4 +1,4 @@
-"""grid: clips over any two settings of generate, side by side on one page; run again, it goes on."""
+"""grid: clips over any two settings of generate, side by side on one page; run again, it resumes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from birdsd.diffusion.generation import generate as room
+from birdsd.diffusion.generation import generate as generation
 from birdsd.diffusion.generation.generate import Clip
 from birdsd.diffusion.generation.sampling import network_steps
 from birdsd.evaluation.grid_heard import GridHeard, hear_cells
 from birdsd.evaluation.judges import Sound
 from birdsd.jobs_api import Outcome
 from birdsd.pages import grid as grid_page
+from birdsd.pages.media import AudioClip
 from birdsd.runs.models.loading import load_model
 from birdsd.schema import GridConfig
 from birdsd.sound.audio.levels import fitted_line
@@ -22,21 +23,23 @@ from birdsd.studies.grid import Cell, Grid
 
 
 def run(config: GridConfig) -> Outcome:
-    """Make the cells that are not there, model by model, and the page that holds them all."""
+    """Generate the missing cells, model by model, and the page with all of them."""
     grid = Grid.of(config)
     commands = [axes.command(cell.settings) for cell in grid.cells]
     out = Path(config.out)
-    made: dict[tuple[int, int], tuple[list[grid_page.Shown], list[Clip]]] = {}
+    made: dict[tuple[int, int], tuple[list[AudioClip], list[Clip]]] = {}
     with tqdm(total=sum(map(_steps, grid.cells)), unit="step", disable=None) as bar:
         for key in dict.fromkeys(cell.model_key for cell in grid.cells):
             cells = [cell for cell in grid.cells if cell.model_key == key]
             model = load_model(cells[0].settings)
             for cell in cells:
                 before = bar.n
-                clips = room.generate(model, cell.request, out / "clips", keep=True, progress=bar.update)
-                bar.update(before + _steps(cell) - bar.n)  # what was there already
+                clips = generation.generate(
+                    model, cell.request, out / "clips", keep=True, progress=bar.update
+                )
+                bar.update(before + _steps(cell) - bar.n)  # for clips that existed already
                 made[cell.place] = (
-                    [grid_page.Shown.read(model.codec, x.picture, x.sound, x.prompt) for x in clips],
+                    [AudioClip.read(model.codec, x.picture, x.sound, x.prompt) for x in clips],
                     clips,
                 )
     heard = hear_cells([_sounds(*made[cell.place]) for cell in grid.cells])
@@ -56,8 +59,8 @@ def run(config: GridConfig) -> Outcome:
     return _outcome(grid, [made[cell.place][1] for cell in grid.cells], commands, page, heard)
 
 
-def _sounds(shown: list[grid_page.Shown], clips: list[Clip]) -> list[Sound]:
-    """The clips as a judge takes them; of a prompt with no species or several, none is said."""
+def _sounds(shown: list[AudioClip], clips: list[Clip]) -> list[Sound]:
+    """The clips as a judge takes them; without a species where the prompt names none or several."""
     return [
         Sound(clip.sound.stem, one.waveform, one.rate_hz, clip.species[0] if len(clip.species) == 1 else None)
         for one, clip in zip(shown, clips, strict=True)
@@ -94,11 +97,11 @@ def _outcome(
 
 
 def _judged(grid: Grid, heard: GridHeard) -> list[str]:
-    """A line for each cell of which the judge says something."""
+    """A line for each cell with clips that the judge could name."""
     lines = [heard.remark]
     for number, cell in enumerate(grid.cells):
-        if said := heard.of(number):
+        if verdict := heard.of(number):
             x = f"{grid.x.key}={grid.x.values[cell.column]}"
             y = f" {grid.y.key}={grid.y.values[cell.row]}" if grid.y else ""
-            lines.append(f"  {x}{y}: {said}")
+            lines.append(f"  {x}{y}: {verdict}")
     return [f"{heard.judge}:", *lines[1:], lines[0]] if heard.judge else lines

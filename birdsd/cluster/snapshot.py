@@ -22,7 +22,7 @@ from birdsd.files import explained_write, write_json, write_text
 FOLDER = "code"
 _ROOMS = ("birdsd", "jobs", "configs", "slurm")
 _FILES = ("pyproject.toml", "README.md", "LICENSE")
-_KINDS = (".py", ".yaml", ".yml", ".typed", ".toml", ".json", ".sh", ".md")
+_KINDS = (".py", ".yaml", ".yml", ".typed", ".toml", ".json", ".sh", ".md", ".html", ".css", ".js")
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Self-contained HTML pages, and the blocks to build them from."""
+"""Self-contained HTML pages from templates (templates/), styles and scripts (static/)."""

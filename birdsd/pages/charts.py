@@ -1,4 +1,4 @@
-"""Charts for a page: curves, a bar of shares, a table of confusions. Inline SVG and HTML, no library.
+"""Charts for a page: where everything lies; templates/charts.html draws it. Inline SVG and HTML, no library.
 
 The drawing is stretched to the width there is while the words around it stay HTML, so that a chart is
 as legible on a phone as on a wide screen and follows the reader's light or dark setting.
@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from markupsafe import Markup
 
-from birdsd.pages.markup import Html, element, escape, join
-from birdsd.pages.page import amount, name, seconds
+from birdsd.pages.environment import amount, duration, macro
 
 WIDTH, HEIGHT = 1000.0, 400.0  # the drawing's own units; what shows is stretched to the page
-MOST_POINTS = 600  # of a curve that are drawn; what lies between keeps its least and its greatest value
-STRIPS = 80  # places along a chart that tell their values when pointed at
+MOST_POINTS = 600  # drawn of a curve; every stretch keeps its minimum and maximum
+STRIPS = 80  # places along a chart that show their values when pointed at
+meter = macro("charts.html", "meter")
+confusion_table = macro("charts.html", "confusion_table")
+column_chart = macro("charts.html", "column_chart")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Marker:
-    """A place on the x axis to point out; `x_until` makes it a stretch (work that was done twice)."""
+    """A place on the x axis to point out; `x_until` makes it a stretch (work that was recomputed)."""
 
     x: float
     label: str
@@ -71,11 +74,11 @@ def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
 def _log_ticks(low: float, high: float, most: int) -> list[float]:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for multiples in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
-        found = [m * 10.0**d for d in decades for m in multiples if low <= m * 10.0**d <= high]
-        if len(found) <= most + 1:
+        ticks = [m * 10.0**d for d in decades for m in multiples if low <= m * 10.0**d <= high]
+        if len(ticks) <= most + 1:
             # A range within one decade may hold no such value at all: then a linear axis's will do.
-            return found if len(found) >= 2 else nice_ticks(low, high, most)
-    return found[:: math.ceil(len(found) / most)]
+            return ticks if len(ticks) >= 2 else nice_ticks(low, high, most)
+    return ticks[:: math.ceil(len(ticks) / most)]
 
 
 def smoothed(values: Sequence[float] | np.ndarray, window: int) -> np.ndarray:
@@ -101,7 +104,7 @@ def _finite(curve: Curve, log_y: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most `MOST_POINTS` points, with the least and the greatest y of every stretch kept."""
+    """At most `MOST_POINTS` points that keep the minimum and maximum of every stretch."""
     if len(x) <= MOST_POINTS:
         return x, y
     chosen: list[int] = []
@@ -118,71 +121,33 @@ def _path(x: np.ndarray, y: np.ndarray, across: _Axis, up: _Axis, dots: bool) ->
     return "".join(f"M{p}h.01" for p in points) if dots else "M" + "L".join(points)
 
 
-def _series(curve: Curve, x: np.ndarray, y: np.ndarray, across: _Axis, up: _Axis) -> Html:
-    dots = curve.look == "dots"
-    width = {"line": 2.2, "pale": 1.2, "dots": 7}[curve.look]
-    drawn = _path(*((x, y) if dots else _thinned(x, y)), across, up, dots)
-    return element(
-        "path", class_=f"series s{curve.colour}", d=drawn, stroke_width=width, stroke_linecap="round",
-        stroke_linejoin="round", stroke_opacity=0.35 if curve.look == "pale" else None,
-    )  # fmt: skip
+_Series = tuple[Curve, np.ndarray, np.ndarray]
 
 
-def _strips(series: list[tuple[Curve, np.ndarray, np.ndarray]], across: _Axis, x_label: str) -> Html:
-    """Transparent strips whose titles tell the values there."""
+def _strips(series: Sequence[_Series], across: _Axis, x_label: str) -> list[tuple[float, str]]:
+    """(x, tip) of transparent strips whose tips show the values there."""
     strips = []
     half = (across.high - across.low) / STRIPS / 2
     for i in range(STRIPS):
         middle = across.low + (2 * i + 1) * half
-        said = []
+        lines = []
         for curve, x, y in series:
             nearest = int(np.abs(x - middle).argmin())
             if abs(x[nearest] - middle) <= half:
-                said.append(f"{curve.name}: {y[nearest]:.4g}")
-        if said:
-            words = "\n".join([f"{x_label}: {amount(round(middle))}", *said])
-            strips.append(
-                element("rect", element("title", words), class_="strip", x=f"{i * WIDTH / STRIPS:.1f}", y=0,
-                        width=f"{WIDTH / STRIPS:.1f}", height=HEIGHT)
-            )  # fmt: skip
-    return join(strips)
+                lines.append(f"{curve.name}: {y[nearest]:.4g}")
+        if lines:
+            strips.append((i * WIDTH / STRIPS, "\n".join([f"{x_label}: {amount(round(middle))}", *lines])))
+    return strips
 
 
-def _legend(curves: Sequence[Curve]) -> Html:
-    shape = {"line": "", "pale": " pale", "dots": " dot"}
-    items = [
-        element("li", element("i", class_=f"s{c.colour}{shape[c.look]}", aria_hidden="true"), c.name)
-        for c in curves
-    ]
-    return element("ul", *items, class_="legend")
-
-
-def ticks_html(positions: Sequence[tuple[float, str]], side: Literal["x", "y"]) -> Html:
-    """The labels of an axis: (share of the axis, text) each; those at the ends of x stay inside."""
-    spans = []
-    for share, text in positions:
-        kind = None
-        if side == "x":
-            kind = "last" if share > 0.97 else "first" if share < 0.03 else None
-        place = f"left:{100 * share:.2f}%" if side == "x" else f"bottom:{100 * share:.2f}%"
-        spans.append(element("span", text, style=place, class_=kind))
-    return element("div", *spans, class_=side, aria_hidden="true")
-
-
-def _markers(markers: Sequence[Marker], across: _Axis) -> tuple[Html, Html]:
-    """The lines and bands of the drawing, and the flags that name them."""
-    drawn, flags = [], []
-    for marker in markers:
-        share = min(1.0, max(0.0, across.share(marker.x)))
-        if marker.x_until is not None:
-            until = min(1.0, max(0.0, across.share(marker.x_until)))
-            left, right = sorted((share, until))
-            x, width = left * WIDTH, (right - left) * WIDTH
-            drawn.append(element("rect", class_="band", x=x, y=0, width=width, height=HEIGHT))
-        drawn.append(element("line", class_="marker", x1=share * WIDTH, x2=share * WIDTH, y1=0, y2=HEIGHT))
-        side = "left" if share > 0.5 else "right"
-        flags.append(element("span", marker.label, class_=f"flag {side}", style=f"left:{100 * share:.2f}%"))
-    return join(drawn), join(flags)
+def _placed(marker: Marker, across: _Axis) -> dict[str, object]:
+    """A marker on the drawing; `left` and `width` are those of its band, where it is a stretch."""
+    share = min(1.0, max(0.0, across.share(marker.x)))
+    until = share if marker.x_until is None else min(1.0, max(0.0, across.share(marker.x_until)))
+    return {
+        "share": share, "at": share * WIDTH, "label": marker.label, "left": min(share, until) * WIDTH,
+        "width": None if marker.x_until is None else abs(until - share) * WIDTH,
+    }  # fmt: skip
 
 
 def line_chart(
@@ -193,38 +158,82 @@ def line_chart(
     alt: str,
     log_y: bool = False,
     markers: Sequence[Marker] = (),
-    caption: object = None,
-) -> Html:
+    caption: str = "",
+) -> Markup:
     """Curves over a common x axis; values that cannot be drawn are left out and counted below the chart."""
     series = [(curve, *_finite(curve, log_y)) for curve in curves]
     left_out = sum(len(curve.x) - len(x) for curve, x, _ in series)
     series = [item for item in series if len(item[1])]
     if not series:
-        return element("p", f"{y_label}: nothing to draw yet.", class_="quiet")
+        return Markup('<p class="quiet">{}: nothing to draw yet.</p>').format(y_label)
     xs, ys = np.concatenate([x for _, x, _ in series]), np.concatenate([y for _, _, y in series])
     across, up = _limits(xs, ys, log_y)
-    grid_lines = [
-        element("line", class_="gridline", x1=0, x2=WIDTH, y1=f"{y:.1f}", y2=f"{y:.1f}")
-        for y in ((1 - up.share(tick)) * HEIGHT for tick in up.ticks())
-    ]
-    lines, flags = _markers(markers, across)
-    drawing = element(
-        "svg", element("title", alt), *grid_lines, lines, *(_series(*item, across, up) for item in series),
-        _strips(series, across, x_label),
-        viewBox=f"0 0 {WIDTH:.0f} {HEIGHT:.0f}", preserveAspectRatio="none", role="img", aria_label=alt,
-    )  # fmt: skip
-    frame = element(
-        "div",
-        ticks_html([(up.share(t), f"{t:.4g}") for t in up.ticks()], "y"),
-        element("div", drawing, flags, class_="field", style="height:clamp(12rem,32vw,19rem)"),
-        ticks_html([(across.share(t), amount(t)) for t in across.ticks(5)], "x"),
-        class_="plot chart",
-    )
-    scale = ", logarithmic" if log_y else ""
-    units = element("div", element("span", f"{y_label}{scale}"), element("span", x_label), class_="units")
+    looks = {"line": ("", 2.2), "pale": (" pale", 1.2), "dots": (" dot", 7)}
+    drawn = []
+    for curve, x, y in series:
+        dots = curve.look == "dots"
+        path = _path(*((x, y) if dots else _thinned(x, y)), across, up, dots)
+        drawn.append({"colour": curve.colour, "path": path, "width": looks[curve.look][1],
+                      "pale": curve.look == "pale"})  # fmt: skip
     remark = f" Values that cannot be drawn (not finite): {left_out}." if left_out else ""
-    below = element("figcaption", escape(caption or "") + escape(remark)) if caption or remark else ""
-    return element("figure", _legend([c for c, _, _ in series]), units, frame, below)
+    return _line_chart({
+        "legend": [(f"s{c.colour}{looks[c.look][0]}", c.name) for c, _, _ in series],
+        "x_label": x_label, "y_label": f"{y_label}{', logarithmic' if log_y else ''}", "alt": alt,
+        "width": WIDTH, "height": HEIGHT, "strip": WIDTH / STRIPS, "caption": caption + remark,
+        "x_ticks": [(across.share(tick), amount(tick)) for tick in across.ticks(5)],
+        "y_ticks": [(up.share(tick), f"{tick:.4g}") for tick in up.ticks()],
+        "gridlines": [(1 - up.share(tick)) * HEIGHT for tick in up.ticks()],
+        "markers": [_placed(marker, across) for marker in markers],
+        "series": drawn, "strips": _strips(series, across, x_label),
+    })  # fmt: skip
+
+
+_line_chart = macro("charts.html", "line_chart")
+
+
+def loss_chart(
+    positions: Sequence[int],
+    loss: Sequence[float],
+    validation: Sequence[tuple[int, float]],
+    *,
+    label: str = "loss",
+    title: str = "",
+    stops: Sequence[str] = (),
+    markers: Sequence[Marker] = (),
+    caption: str = "",
+) -> Markup:
+    """The losses of a run by samples seen, the running mean of a long one before its own pale curve.
+
+    `validation` holds (samples seen, loss); `title` and `stops` are for those who cannot see the chart.
+    """
+    curves = smoothed_curves("training loss", positions, loss)
+    ranges = [f"training loss from {loss[0]:.3g} to {loss[-1]:.3g}"] if len(loss) else []
+    if validation:
+        at, value = zip(*validation, strict=True)
+        curves.append(Curve("validation loss", at, value, "dots", 2))
+        ranges.append(f"validation loss from {value[0]:.3g} to {value[-1]:.3g}")
+    alt = "; ".join([", ".join(ranges), *stops])
+    return line_chart(
+        curves, x_label="samples seen", y_label=label, log_y=spread_over(loss, 8), markers=markers,
+        alt=f"{title}: {alt}" if title else alt, caption=caption,
+    )  # fmt: skip
+
+
+def smoothed_curves(name: str, x: Sequence[float], y: Sequence[float], colour: int = 1) -> list[Curve]:
+    """One curve; of a long one the running mean before the pale curve itself."""
+    window = max(1, len(y) // 40)
+    if window == 1:
+        return [Curve(name, x, y, "line", colour)]
+    return [
+        Curve(name, x, y, "pale", colour),
+        Curve(f"mean over {window} steps", x, smoothed(y, window), "line", colour),
+    ]
+
+
+def spread_over(values: Sequence[float], times: float) -> bool:
+    """Whether the largest positive value is more than so many times the smallest: a logarithmic axis then."""
+    positive = [value for value in values if np.isfinite(value) and value > 0]
+    return bool(positive) and max(positive) > times * min(positive)
 
 
 def _limits(xs: np.ndarray, ys: np.ndarray, log_y: bool) -> tuple[_Axis, _Axis]:
@@ -238,100 +247,10 @@ def _limits(xs: np.ndarray, ys: np.ndarray, log_y: bool) -> tuple[_Axis, _Axis]:
     return across, _Axis(0.0 if ys.min() >= 0 and bottom < 0.3 * spread else bottom, top)
 
 
-def share_bar(parts: Sequence[tuple[str, float]], *, alt: str) -> Html:
+def time_bar(parts: Sequence[tuple[str, float]]) -> Markup:
     """A bar divided as the seconds of `parts` are, with a legend that gives each its time and share."""
+    alt = "Time breakdown: " + ", ".join(f"{title} {duration(seconds)}" for title, seconds in parts)
     whole = sum(max(0.0, value) for _, value in parts) or 1.0
-    pieces, items = [], []
-    for i, (title, value) in enumerate(parts):
-        share = max(0.0, value) / whole
-        colour, said = f"s{i % 6 + 1}", f"{seconds(value)}, {share:.0%}"
-        pieces.append(
-            element("span", class_=colour, style=f"flex-grow:{share:.5f}", title=f"{title}: {said}")
-        )
-        dot = element("i", class_=f"{colour} dot", aria_hidden="true")
-        items.append(element("li", dot, name(title), f" {said}"))
-    bar = element("div", *pieces, class_="bar", role="img", aria_label=alt)
-    return join([bar, element("ul", *items, class_="legend")])
-
-
-def meter(
-    share: float, *, mark: float | None = None, interval: tuple[float, float] | None = None, colour: int = 1
-) -> Html:
-    """A share as a small bar with its percentage.
-
-    `mark` draws a line to compare it with (chance), `interval` a whisker from its low to its high end.
-    """
-    parts = [element("i", style=f"width:{100 * share:.1f}%")]
-    if interval is not None:
-        low, high = interval
-        parts.append(element("s", style=f"left:{100 * low:.1f}%;width:{100 * (high - low):.1f}%"))
-    if mark is not None:
-        parts.append(element("u", style=f"left:{100 * mark:.1f}%"))
-    bar = element("span", *parts, aria_hidden="true")
-    return element("div", bar, element("b", f"{share:.0%}"), class_=f"meter s{colour}")
-
-
-@dataclass(frozen=True)
-class Column:
-    """A share as a column, with the interval that it lies in."""
-
-    value: float
-    interval: tuple[float, float]
-
-
-def column_chart(groups: Sequence[tuple[str, Sequence[Column]]], names: Sequence[str], *, alt: str) -> Html:
-    """Shares as columns with whiskers, group by group from left to right; `names` are those of a group's
-    columns, in their order."""
-    if not groups:
-        return element("p", "Nothing to draw yet.", class_="quiet")
-    drawn, labels = [], []
-    slot = 100 / len(groups)
-    width = 0.78 * slot / max(1, len(names))
-    for at, (title, columns) in enumerate(groups):
-        labels.append(element("span", title, style=f"left:{(at + 0.5) * slot:.2f}%;width:{slot:.2f}%"))
-        for number, column in enumerate(columns):
-            left = at * slot + 0.11 * slot + number * width
-            low, high = column.interval
-            tip = f"{title}, {names[number]}: {column.value:.0%} ({low:.0%} to {high:.0%})"
-            place = f"left:{left:.2f}%;width:{0.88 * width:.2f}%"
-            drawn += [
-                element("i", class_=f"s{number + 1}", title=tip,
-                        style=f"{place};height:{100 * column.value:.1f}%"),
-                element("s", style=f"left:{left + 0.44 * width:.2f}%;bottom:{100 * low:.1f}%;"
-                        f"height:{100 * (high - low):.1f}%"),
-                element("b", f"{column.value:.0%}", style=f"{place};bottom:{100 * high:.1f}%"),
-            ]  # fmt: skip
-    lines = [element("u", style=f"bottom:{v}%") for v in (25, 50, 75, 100)]
-    levels = [(v / 100, f"{v}%") for v in (0, 25, 50, 75, 100)]
-    legend = element(
-        "ul",
-        *(
-            element("li", element("i", class_=f"s{n} dot", aria_hidden="true"), one)
-            for n, one in enumerate(names, 1)
-        ),
-        class_="legend",
-    )
-    frame = element(
-        "div", ticks_html(levels, "y"),
-        element("div", *lines, *drawn, class_="field", role="img", aria_label=alt),
-        element("div", *labels, class_="x", aria_hidden="true"), class_="plot chart columns",
-    )  # fmt: skip
-    return element("figure", legend, frame)
-
-
-def confusion_table(names: Sequence[str], counts: np.ndarray, *, title: str, rows: str, columns: str) -> Html:
-    """Counts [K, K] as a shaded table: a row for what was meant, a column for what was recognised."""
-    head = [element("th", f"{rows} \u2193 \u00b7 {columns} \u2192", class_="corner", scope="col")]
-    head += [element("th", name(n), scope="col") for n in names]
-    body = []
-    for row_name, row in zip(names, counts, strict=True):
-        whole = max(1, int(row.sum()))
-        cells = []
-        for value in row:
-            share = value / whole
-            kind, depth = "strong" if share > 0.55 else None, f"--h:{0.04 + 0.9 * share:.2f}"
-            cells.append(element("td", int(value) if value else "", class_=kind, style=depth))
-        body.append(element("tr", element("th", name(row_name), scope="row", title=row_name), *cells))
-    head_row, rest = element("thead", element("tr", *head)), element("tbody", *body)
-    content = element("table", head_row, rest, class_="heat", aria_label=title)
-    return join([element("h4", title), element("div", content, class_="scroll")])
+    shares = [(title, max(0.0, value) / whole, duration(value)) for title, value in parts]
+    template = macro("charts.html", "share_bar")
+    return template([(f"s{i % 6 + 1}", *share) for i, share in enumerate(shares)], alt)

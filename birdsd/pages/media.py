@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from markupsafe import Markup
 
 from birdsd.evaluation.features import mean_power
-from birdsd.pages.charts import nice_ticks, ticks_html
-from birdsd.pages.markup import Html, element
-from birdsd.pages.page import data_uri
+from birdsd.pages.charts import nice_ticks
+from birdsd.pages.environment import data_uri, macro
 from birdsd.sound.audio.levels import fit, fitted_words
 
 if TYPE_CHECKING:
+    from birdsd.evaluation.judges import Verdict
     from birdsd.sound.codec.codec import SpectrogramCodec
 
 # matplotlib's magma (CC0, van der Walt and Smith) at 17 equal steps: perceptually even, safe for the
@@ -26,6 +28,43 @@ _MAGMA = (
 SHOWN_DB = 65.0  # below a picture's loudest point: what the eye is shown, and about what the ear hears
 _MP3_RATES = frozenset({8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000})
 _KHZ_BY_PREFERENCE = (8, 4, 2, 12, 16, 1, 6, 10, 0.5, 20, 3, 5, 14, 24, 32, 48, 0.25, 64, 96)
+
+
+@dataclass(frozen=True)
+class AudioClip:
+    """A sound to see and hear: a codec's image [C, H, W], its waveform [channels, samples], a caption, and
+    what the judge heard where there is one that knows the species."""
+
+    codec: SpectrogramCodec
+    image: np.ndarray
+    waveform: np.ndarray
+    rate_hz: int
+    caption: str = ""  # e.g. "seed 3", or the recording, its recordist and licence
+    verdict: Verdict | None = None
+
+    @classmethod
+    def read(cls, codec: SpectrogramCodec, picture: Path, sound: Path, caption: str = "") -> AudioClip:
+        """A clip from its files, as `generate` writes them."""
+        import soundfile
+        from PIL import Image
+
+        with Image.open(picture) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        waveform, rate_hz = soundfile.read(sound, dtype="float32", always_2d=True)
+        return cls(codec, codec.from_rgb(pixels), waveform.T, rate_hz, caption)
+
+    @property
+    def _channels_first(self) -> np.ndarray:
+        return self.image if self.image.ndim == 3 else self.image[None]
+
+    @property
+    def loudest_db(self) -> float:
+        """The level of the image's loudest point."""
+        return float(level_db(self.codec, self._channels_first).max())
+
+    def levels(self, loudest_db: float | None = None) -> np.ndarray:
+        """What to show, as `picture_levels`."""
+        return picture_levels(self.codec, self._channels_first, loudest_db)
 
 
 def magma() -> np.ndarray:
@@ -53,8 +92,7 @@ def picture_levels(codec: SpectrogramCodec, image: np.ndarray, loudest_db: float
 
 
 def png(levels: np.ndarray) -> bytes:
-    """Levels, uint8 [H, W], as a PNG in the colour map; a palette keeps it at a byte a pixel before "
-    "compression."""
+    """Levels, uint8 [H, W], as a PNG in the colour map; its palette takes one byte a pixel."""
     from PIL import Image
 
     picture = Image.fromarray(levels).convert("P")
@@ -64,7 +102,7 @@ def png(levels: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def sound_uri(waveform: np.ndarray, rate_hz: int) -> str:
+def sound_uri(waveform: np.ndarray, rate_hz: int) -> Markup:
     """A waveform, float [C, N] or [N], as a data URI that every browser plays.
 
     MP3 at its best variable rate where the format knows the rate: an eighth of the size of a WAV.
@@ -82,11 +120,24 @@ def sound_uri(waveform: np.ndarray, rate_hz: int) -> str:
     return data_uri(stream.getvalue(), "audio/wav")
 
 
-def audio(waveform: np.ndarray, rate_hz: int, label: str) -> Html:
+def audio(waveform: np.ndarray, rate_hz: int, label: str) -> Markup:
     """A player for the waveform; its tip says if the sound is played softer than it is."""
-    source = sound_uri(waveform, rate_hz)
-    said = fitted_words(fit(_finite(waveform)).gain_db) or None
-    return element("audio", controls=True, preload="metadata", src=source, aria_label=label, title=said)
+    return _audio(sound_uri(waveform, rate_hz), label, fitted_words(fit(_finite(waveform)).gain_db))
+
+
+def thumbnail(
+    clip: AudioClip, label: str, caption: Markup | str = "", loudest_db: float | None = None
+) -> Markup:
+    """A small spectrogram without axes, with its player."""
+    player = audio(clip.waveform, clip.rate_hz, label)
+    return _thumbnail(
+        data_uri(png(clip.levels(loudest_db)), "image/png"), f"Spectrogram: {label}", player, caption
+    )
+
+
+_audio = macro("charts.html", "audio")
+_thumbnail = macro("charts.html", "thumbnail")
+_spectrogram = macro("charts.html", "spectrogram")
 
 
 def _finite(waveform: np.ndarray) -> np.ndarray:
@@ -108,32 +159,20 @@ def _khz_ticks(row_hz: np.ndarray) -> list[tuple[float, str]]:
 
 def spectrogram(
     levels: np.ndarray,
-    row_hz: Sequence[float] | np.ndarray,
-    duration_s: float,
+    codec: SpectrogramCodec,
     *,
     alt: str,
-    title: object = "",
+    title: str = "",
     waveform: np.ndarray | None = None,
     rate_hz: int = 0,
-    caption: object = None,
-) -> Html:
+    caption: Markup | str = "",
+) -> Markup:
     """A spectrogram with its axes and a title, and its player where there is a waveform.
 
-    `levels` is uint8 [H, W] with row 0 the highest frequency, `row_hz` the centre of every row.
+    `levels` is uint8 [H, W] with row 0 the highest frequency, as the codec's images have it.
     """
+    duration_s = codec.clip_s * levels.shape[-1] / codec.frames
     times = [(t / duration_s, f"{t:g}") for t in nice_ticks(0, duration_s, 5)]
-    head = element("span", class_="head") if waveform is not None else ""
-    picture = element("img", src=data_uri(png(levels), "image/png"), alt=alt)
-    frame = element(
-        "div",
-        ticks_html(_khz_ticks(np.asarray(row_hz)), "y"),
-        element("div", picture, head, class_="field", style="height:clamp(9rem,24vw,12.5rem)"),
-        ticks_html(times, "x"),
-        class_="plot",
-    )
-    above = element("h4", title) if title else ""
-    words = [element("span", text) for text in ("kHz", "seconds")]
-    units = element("div", *words, class_="units", aria_hidden="true")
     player = audio(waveform, rate_hz, alt) if waveform is not None else ""
-    below = element("figcaption", caption) if caption is not None else ""
-    return element("figure", above, units, frame, player, below, class_="sound")
+    khz = _khz_ticks(np.asarray(codec.row_hz()))
+    return _spectrogram(data_uri(png(levels), "image/png"), alt, khz, times, title, player, caption)

@@ -6,14 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from birdsd.config import own_config_folder, presets
+from birdsd.config import job_name, own_config_folder, presets
 from birdsd.errors import UserError, listed_names, unknown_name
 from birdsd.schema import SiteConfig, SubmitConfig
 
 HAND_OVERS = ("requeue", "chain", "resubmit", "manual")
 GPU_SYNTAXES = ("gpus", "gres")
 # Jobs of one process each, whose work an array of them shares out.
-SHARED_JOBS = ("prepare", "cache", "generate", "methods", "four_ways")
+SHARED_JOBS = ("prepare", "cache", "generate", "compare_methods", "finetune_vs_scratch")
 _SECRET = re.compile(r"token|secret|passw|api_?key|credential", re.IGNORECASE)
 
 
@@ -97,7 +97,7 @@ def _check_shape(asked: SubmitConfig, job: str) -> None:
                 "use nodes=N for more GPUs",
             )  # fmt: skip
         return
-    if job not in SHARED_JOBS:
+    if job_name(job) not in SHARED_JOBS:
         raise UserError(
             f"{job} cannot be submitted", f"train, {', '.join(SHARED_JOBS)} can", f"birdsd run {job} ..."
         )

@@ -1,4 +1,4 @@
-"""What is compared with what: the arms of `methods` and of `four_ways`, as data."""
+"""The arms of `compare_methods` and of `finetune_vs_scratch`, as data."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ FOUR_WAYS = (
 )  # fmt: skip
 
 
-def methods(config: MethodsConfig) -> Design:
+def compare_methods(config: MethodsConfig) -> Design:
     """Every method on the new species' shards, from the same base."""
     count = config.samples
     given = _given(config)
@@ -101,15 +101,15 @@ def methods(config: MethodsConfig) -> Design:
     }  # fmt: skip
     trainings = {**_foundations(config), CLIP: Training("clip", KNOWN, BASE, samples=config.clip_samples)}
     sets = {KNOWN: ShardSet(KNOWN), NEW: ShardSet(NEW), "all": ShardSet()}
-    return Design("methods", sets, {**trainings, **ways}, _chosen(config.methods), given=given)
+    return Design("compare_methods", sets, {**trainings, **ways}, _chosen(config.methods), given=given)
 
 
-def four_ways(config: FourWaysConfig) -> Design:
+def finetune_vs_scratch(config: FourWaysConfig) -> Design:
     """Fine-tuned or from scratch, on song or on song and environment."""
     if not (config.environment or (config.data.environment and config.data.mixtures_per_clip)):
         raise UserError(
             "environment is not set",
-            "four_ways needs environmental sound to mix in",
+            "finetune_vs_scratch needs environmental sound to mix in",
             "environment=FOLDER with a sub-folder for each environment (rain/, wind/, ...)",
         )
     count = config.samples
@@ -129,7 +129,12 @@ def four_ways(config: FourWaysConfig) -> Design:
         "all": ShardSet(),
     }
     return Design(
-        "four_ways", sets, {**_foundations(config), **ways}, FOUR_WAYS, in_environments=True, given=given
+        "finetune_vs_scratch",
+        sets,
+        {**_foundations(config), **ways},
+        FOUR_WAYS,
+        in_environments=True,
+        given=given,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from birdsd.config import compose
 from birdsd.diffusion.generation.recommended import SETTINGS
 from birdsd.errors import UserError
-from birdsd.files import fingerprint, read_json, safe_name, write_json
+from birdsd.files import read_json, write_json
 from birdsd.runs.allocations import allocations
 from birdsd.runs.auto import AUTO
 from birdsd.runs.run import Run, RunStore
@@ -23,9 +23,9 @@ from birdsd.shards.index import ShardIndex
 from birdsd.site.machine import gpu_devices
 from birdsd.sound.audio.levels import fitted_line
 from birdsd.sound.captions import prompt_for
+from birdsd.studies.records import metrics_by_kind, source_name
 from birdsd.studies.stages import Stages
 from birdsd.training.devices.cores import multiplies_bf16
-from birdsd.training.records import read_metrics
 from birdsd.values import as_setting
 
 KILLED_FILE = "killed.json"
@@ -36,26 +36,26 @@ OWN_CUTS, AVIARY_CUTS = 16, 5
 
 
 class Demo:
-    """Runs the stages below the folder `config.out`; what is done already is not done again."""
+    """Runs the stages below the folder `config.out`; finished stages are not repeated."""
 
     def __init__(self, config: DemoConfig) -> None:
         self.config = config
         self.out = Path(config.out)
         self.synthetic = config.recordings is None
         # Each source has a folder of its own, so that a demo on other recordings disturbs none.
-        self.work = self.out / _folder_name(config.recordings)
+        self.work = self.out / (source_name(Path(config.recordings)) if config.recordings else "aviary")
         self.stages = Stages(self.work)
         self.store = RunStore(self.work / "runs")
         self._totals: dict[str, int] = {}
         self._common = [f"machine={config.machine}"]
-        self._standing_on: list[str] = []
+        self._foundation: list[str] = []
 
     @property
     def cuts_per_song(self) -> int:
-        """As asked for. Else as many as make some hundred training clips of a source: own recordings are few,
-        those of the aviary are not."""
-        asked = self.config.cuts_per_song
-        return asked if asked is not None else AVIARY_CUTS if self.synthetic else OWN_CUTS
+        """As configured; by default enough for some hundred training clips of a source: your own recordings
+        are few, those of the aviary are not."""
+        configured = self.config.cuts_per_song
+        return configured if configured is not None else AVIARY_CUTS if self.synthetic else OWN_CUTS
 
     def recordings(self) -> Path:
         """The user's folder, or the synthetic aviary."""
@@ -91,7 +91,7 @@ class Demo:
 
     def train(self, method: str, shards: ShardIndex, samples: int | None, kill: bool = False) -> Run:
         """One training run, to its end: a job of its own with a process for each core, which is killed
-        half-way (SIGKILL of rank 0) if `kill` says so, and goes on by itself."""
+        half-way (SIGKILL of rank 0) with `kill`, and resumes by itself."""
         settings = self._training(method, shards, samples)
         if kill:
             stage, disturb = f"{method}, killed half-way", lambda: self._killed(method)
@@ -108,8 +108,8 @@ class Demo:
         return (gpu_devices() if device != "cpu" else 0) or os.cpu_count() or 1
 
     def train_on(self, autoencoder: Run) -> None:
-        """The trainings that follow stand on this autoencoder."""
-        self._standing_on = [f"model.autoencoder={autoencoder.folder}"]
+        """Use this autoencoder for the trainings that follow."""
+        self._foundation = [f"model.autoencoder={autoencoder.folder}"]
 
     def _killed(self, method: str) -> bool:
         """Kill the run once it is half-way; True as soon as that is done, now or by an earlier demo."""
@@ -136,7 +136,7 @@ class Demo:
             f"runs={self.store.root}",
             f"seed={self.config.seed}",
             *self._common,
-            *self._standing_on,
+            *self._foundation,
             *([f"optim.total_samples={samples}"] if samples else []),
             *self._faster(method),
         ]
@@ -151,8 +151,8 @@ class Demo:
         ]
 
     def _faster(self, method: str) -> list[str]:
-        """The demo's minutes are few: for the UNet Muon where the machine's settings allow it, and bf16 where
-        the CPU multiplies it. The autoencoder's narrow layers gain nothing by the latter."""
+        """What saves time: Muon for the UNet where the machine's settings allow it, and bf16 where the CPU
+        has fast bf16 arithmetic. The autoencoder's narrow layers would not gain from either."""
         if method == "autoencoder":
             return []
         try:
@@ -180,51 +180,38 @@ class Demo:
     def _curve(self, method: str) -> list[tuple[int, float]]:
         """(samples seen, training loss) of every step so far."""
         run = self._run_of(method)
-        lines = read_metrics(run.folder) if run else []
-        return [(line["position"], line["loss"]) for line in lines if line["kind"] == "train"]
+        lines = metrics_by_kind(run)["train"] if run else []
+        return [(line["position"], line["loss"]) for line in lines]
 
     def _run_of(self, method: str) -> Run | None:
-        """The run that the settings of this demo began; the folder may hold others, from other settings."""
+        """The run that this demo's settings started; the folder may hold runs of other settings."""
         wanted = (method, self.config.model, self.config.seed, self._totals.get(method))
         for run in self.store.runs("train"):
-            told = run.config
-            is_one = (
-                told["method"]["name"],
-                told["model"]["name"],
-                told["seed"],
-                told["optim"]["total_samples"],
-            )
-            if is_one == wanted:
+            stored = run.config
+            names = stored["method"]["name"], stored["model"]["name"]
+            if (*names, stored["seed"], stored["optim"]["total_samples"]) == wanted:
                 return run
         return None
 
     def generate(self, run: Run, shards: ShardIndex) -> Mapping[str, Any]:
-        """Clips of every species, asked for in the canonical wording."""
+        """Clips of every species, from the canonical prompts."""
         prompts = [prompt_for([species]) for species in shards.species]
-
         settings = [
             f"run={run.folder}",
             as_setting("prompt", prompts),
             f"out={self.work / 'generated'}",
             f"count={self.config.clips_per_species}",
-            *as_asked(self.config),
+            *sampling_settings(self.config),
             f"seed={self.config.seed}",
             *self._common,
         ]
-        made = self.stages.run("generate", "generate", settings)
-        if louder := fitted_line([clip.get("gain_db", 0.0) for clip in made["clips"]]):
+        facts = self.stages.run("generate", "generate", settings)
+        if louder := fitted_line([clip.get("gain_db", 0.0) for clip in facts["clips"]]):
             print(louder, flush=True)
-        return made
+        return facts
 
 
-def as_asked(config: DemoConfig) -> list[str]:
-    """The settings of the sampling that the user set; the others are as the model recommends."""
-    said = {name: getattr(config, name) for name in (*SETTINGS, "guide", "guide_weight")}
-    return [as_setting(name, value) for name, value in said.items() if value is not None]
-
-
-def _folder_name(recordings: str | None) -> str:
-    if recordings is None:
-        return "aviary"
-    place = Path(recordings).resolve()
-    return f"{safe_name(place.name)}-{fingerprint(str(place), 6)}"
+def sampling_settings(config: DemoConfig) -> list[str]:
+    """The sampling settings that the user set; the others are as the model recommends."""
+    given = {name: getattr(config, name) for name in (*SETTINGS, "guide", "guide_weight")}
+    return [as_setting(name, value) for name, value in given.items() if value is not None]

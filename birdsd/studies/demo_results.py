@@ -1,4 +1,4 @@
-"""What the demo's stages left behind, put together: the weak check, the judge, and the page."""
+"""The results of the demo's stages, put together: the weak check, the judge, and the page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from birdsd.evaluation.real_clips import decoded
 from birdsd.evaluation.staircase import CODEC, GENERATED
 from birdsd.evaluation.weak_check import GeneratedClip, LearningCheck, learning_check
 from birdsd.files import fingerprint, read_json, sha256_file, write_json
-from birdsd.pages.demo import Clip, DemoData, Interruption, Losses, Pair, Training, demo_page
+from birdsd.pages.demo import DemoData, Interruption, Losses, Pair, Training, demo_page
+from birdsd.pages.media import AudioClip
 from birdsd.runs.auto import AUTO
 from birdsd.runs.run import Run
 from birdsd.schema import DemoConfig
@@ -34,7 +35,7 @@ from birdsd.site.machine import gpu_devices
 from birdsd.sound.audio.recordings import read
 from birdsd.sound.codec.codec import SpectrogramCodec
 from birdsd.studies.demo import KILLED_FILE, Demo
-from birdsd.training.records import read_metrics
+from birdsd.studies.records import metrics_by_kind, trainable_parameters
 
 REPORTED_FILE = "reported.json"
 TITLES = {"autoencoder": "Autoencoder", "full": "Diffusion model"}
@@ -42,30 +43,30 @@ TITLES = {"autoencoder": "Autoencoder", "full": "Diffusion model"}
 
 @dataclass(frozen=True)
 class Report:
-    """The demo's page, and what it says in words and in figures."""
+    """The demo's page, and its contents as text and as figures."""
 
     page: Path
     check: LearningCheck | None  # the weak check; None with fewer than two species
     judged: JudgedRun
 
     def text(self) -> str:
-        """For a terminal: the weak check, and below it what the judge says."""
+        """For a terminal: the weak check, and below it the judge's verdicts."""
         weak = f"{self.check.text()}\n\n" if self.check else ""
         return f"{weak}{self.judged.text()}"
 
     def to_json(self) -> dict[str, Any]:
-        """What check.json holds; the weak check's figures stand at the top level too, where they were."""
+        """The contents of check.json; the weak check's figures are at the top level too, as before."""
         weak = self.check.to_json() if self.check else None
         return {**(weak or {}), "weak_check": weak, **self.judged.to_json()}
 
 
 @dataclass(frozen=True)
 class Written:
-    """A page that lies there, with what was said of it: `words` for a terminal, `told` for a file."""
+    """A page that exists, with its contents: `text` for a terminal, `facts` for a file."""
 
     page: Path
-    words: str
-    told: dict[str, Any]
+    text: str
+    facts: dict[str, Any]
 
 
 def write_report(
@@ -74,7 +75,7 @@ def write_report(
     """Judge the generated sounds of `runs` (autoencoder, then diffusion) and write `report.html` and
     `check.json`; `recordings` is the folder that the shards were prepared from.
 
-    What was judged is not judged again, as long as nothing has changed that the page rests on.
+    Nothing is judged again unless something has changed that the page depends on.
     """
     page, kept = demo.out / "report.html", demo.work / REPORTED_FILE
     rests_on = what_it_rests_on(demo.config, index, runs, generated)
@@ -82,17 +83,17 @@ def write_report(
     if written is None:
         report = _judge(demo, index, runs, generated, recordings, page)
         written = Written(page, report.text(), report.to_json())
-        told = {"words": written.words, "told": written.told}
-        write_json(kept, {"rests_on": rests_on, "page": sha256_file(page), **told})
-    write_json(demo.work / "check.json", written.told)
+        stored = {"words": written.text, "told": written.facts}  # names that stored files have
+        write_json(kept, {"rests_on": rests_on, "page": sha256_file(page), **stored})
+    write_json(demo.work / "check.json", written.facts)
     return written
 
 
 def what_it_rests_on(
     config: DemoConfig, index: ShardIndex, runs: Sequence[Run], generated: Mapping[str, Any]
 ) -> str:
-    """A hash of all that a report is made from: settings, shards, runs, sounds and pictures, the judge, and
-    the code that makes it."""
+    """A hash of everything that a report depends on: settings, shards, runs, sounds and pictures, the judge,
+    and the code that makes it."""
     judge, absent = judge_at_hand()
     clips = [
         [clip["prompt"], clip["species"], *(sha256_file(Path(clip[kind])) for kind in ("sound", "picture"))]
@@ -107,14 +108,14 @@ def what_it_rests_on(
 
 
 def written_before(kept: Path, rests_on: str, page: Path) -> Written | None:
-    """The report that lies there; None where there is none, it rests on something else, or the page is not
-    the one that was written (a demo on other recordings writes another one there)."""
+    """The existing report; None where there is none, it depends on something else, or the page is not the
+    one that was written (a demo on other recordings writes another one there)."""
     if not (kept.is_file() and page.is_file()):
         return None
     try:
-        told = read_json(kept)
-        same = told["rests_on"] == rests_on and told["page"] == sha256_file(page)
-        return Written(page, told["words"], told["told"]) if same else None
+        stored = read_json(kept)
+        same = stored["rests_on"] == rests_on and stored["page"] == sha256_file(page)
+        return Written(page, stored["words"], stored["told"]) if same else None
     except (UserError, KeyError, TypeError):
         return None
 
@@ -201,7 +202,7 @@ def _pairs(
     from PIL import Image
 
     near = check.nearness.distance if check and check.nearness else None
-    said = judged.verdicts(GENERATED)
+    verdicts = judged.verdicts(GENERATED)
     real = _held_out_clips(codec, judged)
     shown: Counter[str] = Counter()
     pairs: list[Pair] = []
@@ -209,24 +210,27 @@ def _pairs(
         species = clip["species"][0]
         with Image.open(clip["picture"]) as picture:
             image = codec.from_rgb(np.asarray(picture.convert("RGB")))
-        words = f"distance to the nearest training clip {near[number]:.2f} (0 = a copy)" if near else ""
-        made = Clip(image, sound.waveform, codec.rate_hz, words, said[number] if said else None)
+        caption = f"distance to the nearest training clip {near[number]:.2f} (0 = a copy)" if near else ""
+        verdict = verdicts[number] if verdicts else None
+        generated = AudioClip(codec, image, sound.waveform, codec.rate_hz, caption, verdict)
         own = real.get(species, [])
-        pairs.append(Pair(species, clip["prompt"], made, own[shown[species] % len(own)] if own else None))
+        held_out = own[shown[species] % len(own)] if own else None
+        pairs.append(Pair(species, clip["prompt"], generated, held_out))
         shown[species] += 1
     return pairs
 
 
-def _held_out_clips(codec: SpectrogramCodec, judged: JudgedRun) -> dict[str, list[Clip]]:
+def _held_out_clips(codec: SpectrogramCodec, judged: JudgedRun) -> dict[str, list[AudioClip]]:
     """The held-out clips of every species through the codec, one of each recording before a second of any."""
-    said = judged.verdicts(CODEC)
+    verdicts = judged.verdicts(CODEC)
     turn: Counter[tuple[str, str]] = Counter()
-    placed: dict[str, list[tuple[int, int, Clip]]] = defaultdict(list)
+    placed: dict[str, list[tuple[int, int, AudioClip]]] = defaultdict(list)
     for number, one in enumerate(judged.real):
         place = turn[one.species, one.recording]
         turn[one.species, one.recording] += 1
-        words = ", ".join(t for t in (one.recording, one.credit) if t)
-        clip = Clip(one.image, decoded(codec, one), codec.rate_hz, words, said[number] if said else None)
+        caption = ", ".join(t for t in (one.recording, one.credit) if t)
+        verdict = verdicts[number] if verdicts else None
+        clip = AudioClip(codec, one.image, decoded(codec, one), codec.rate_hz, caption, verdict)
         placed[one.species].append((place, number, clip))
     return {
         species: [clip for _, _, clip in sorted(own, key=lambda x: x[:2])] for species, own in placed.items()
@@ -234,46 +238,40 @@ def _held_out_clips(codec: SpectrogramCodec, judged: JudgedRun) -> dict[str, lis
 
 
 def _training(demo: Demo, run: Run) -> Training:
-    by_kind: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for line in read_metrics(run.folder):
-        by_kind[line["kind"]].append(line)
+    by_kind = metrics_by_kind(run)
     trained = by_kind["train"]
     method = run.config["method"]["name"]
     batch = run.config["optim"]["global_batch"]
     killed = demo.work / KILLED_FILE
-    told = read_json(killed) if killed.is_file() else {}
-    before = [(at, loss) for at, loss in told["curve"]] if told.get("signature") == run.signature else []
+    stored = read_json(killed) if killed.is_file() else {}
+    same = stored.get("signature") == run.signature
+    before = [(at, loss) for at, loss in stored["curve"]] if same else []
     resumed = [line["position"] for line in by_kind["resume"]]
     return Training(
         title=TITLES.get(method, method),
         training=_losses(trained),
         validation=_losses(by_kind["validation"]),
-        parameters=_parameters(run),
+        parameters=trainable_parameters(run),
         samples=trained[-1]["position"] if trained else 0,
         seconds=sum(batch / max(0.01, line["samples_per_s"]) for line in trained),
         interruptions=[Interruption(before[-1][0] if before else at, at) for at in resumed],
-        remark=_twice(before, trained, resumed[0]) if resumed and before else "",
+        remark=_recomputed(before, trained, resumed[0]) if resumed and before else "",
     )
 
 
-def _twice(before: list[tuple[int, float]], trained: list[dict[str, Any]], resumed: int) -> str:
-    """Whether the steps that the kill made it do again gave the same losses, to the last bit."""
+def _recomputed(before: list[tuple[int, float]], trained: list[dict[str, Any]], resumed: int) -> str:
+    """Whether the steps that were recomputed after the kill gave bitwise identical losses."""
     now = {line["position"]: line["loss"] for line in trained}
     redone = [(loss, now.get(at)) for at, loss in before if at > resumed]
     same = sum(one == other for one, other in redone)
     return (
         f"It was killed without warning and resumed from the latest checkpoint. Of the {len(redone)} steps "
-        f"that had to be done again, {same} gave a loss that is equal to the last bit."
+        f"that had to be recomputed, {same} gave a bitwise identical loss."
     )
 
 
 def _losses(lines: list[dict[str, Any]]) -> Losses:
     return Losses([line["position"] for line in lines], [line["loss"] for line in lines])
-
-
-def _parameters(run: Run) -> int:
-    """How many parameters learnt, from the run's own events."""
-    return max((int(event["parameters"]) for event in run.events() if "parameters" in event), default=0)
 
 
 def _credits(recordings: Iterable[dict[str, Any]]) -> list[tuple[str, str, int]]:

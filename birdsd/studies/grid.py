@@ -1,4 +1,4 @@
-"""An X/Y grid over two settings of generate: its axes, its cells, and the command that makes each cell."""
+"""An X/Y grid over two settings of generate: axes, cells, and the command that generates each cell."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _values(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of the grid: its values, and the settings that make its clips."""
+    """One place of the grid, and the settings that generate its clips."""
 
     column: int
     row: int
@@ -76,7 +76,7 @@ class Cell:
 
     @property
     def model_key(self) -> tuple[object, ...]:
-        """Cells with the same key are made by one loaded model."""
+        """Cells with the same key share one loaded model."""
         return self.settings.run, self.settings.base, self.settings.guide, tuple(self.settings.add)
 
 
@@ -89,19 +89,21 @@ class Grid:
     cells: tuple[Cell, ...]
 
     @classmethod
-    def of(cls, asked: GridConfig) -> Grid:
+    def of(cls, config: GridConfig) -> Grid:
         """The grid of a configuration. Every cell is checked, so that none fails after hours of others."""
-        if not asked.x:
-            raise UserError("x is not set", "a grid goes over a setting", 'e.g. x="guidance=1,3,5"')
-        x = Axis.parse(asked.x, "x")
-        y = Axis.parse(asked.y, "y") if asked.y else None
+        if not config.x:
+            raise UserError("x is not set", "a grid varies a setting", 'e.g. x="guidance=1,3,5"')
+        x = Axis.parse(config.x, "x")
+        y = Axis.parse(config.y, "y") if config.y else None
         if y is not None and y.key == x.key:
-            raise UserError(f"x and y are both {x.key}", "a grid goes over two settings", "leave y out")
-        shared = {field.name: getattr(asked, field.name) for field in fields(ClipsConfig)}
+            raise UserError(
+                f"x and y are both {x.key}", "a grid varies two different settings", "leave y out"
+            )
+        shared = {field.name: getattr(config, field.name) for field in fields(ClipsConfig)}
         cells = []
         for row, below in enumerate(y.values if y else ("",)):
             for column, right in enumerate(x.values):
-                settings = GenerateConfig(**{**shared, "out": asked.out})
+                settings = GenerateConfig(**{**shared, "out": config.out})
                 for axis, value in ((x, right), (y, below)):
                     settings = _with(settings, axis.key, value) if axis else settings
                 request = Request.of(settings, recommended_sampling(settings))
@@ -132,7 +134,7 @@ def _with(settings: GenerateConfig, key: str, value: str) -> GenerateConfig:
 def command(settings: GenerateConfig) -> str:
     """The `birdsd run generate` that makes the same clips, to be pasted into a shell anywhere here.
 
-    Settings that are as usual are left out; models and recordings are named by their full paths.
+    Default settings are left out; models and recordings are named by their full paths.
     """
     usual: GenerateConfig = config.compose("generate")
     words = [f"machine={settings.machine.name}"] if settings.machine.name != usual.machine.name else []
@@ -156,9 +158,9 @@ def command(settings: GenerateConfig) -> str:
         out=usual.out,
         machine=usual.machine,
     )
-    told = _differing(named, usual, "")
-    first = [word for name in ("run=", "prompt=") for word in told if word.startswith(name)]
-    return shlex.join(["birdsd", "run", "generate", *first, *(w for w in told if w not in first), *words])
+    changed = _differing(named, usual, "")
+    first = [word for name in ("run=", "prompt=") for word in changed if word.startswith(name)]
+    return shlex.join(["birdsd", "run", "generate", *first, *(w for w in changed if w not in first), *words])
 
 
 def _placed(settings: GenerateConfig, text: str) -> str:
@@ -175,13 +177,13 @@ def _absolute(text: str) -> str:
 
 def _differing(given: Any, usual: Any, prefix: str) -> list[str]:
     return [
-        f"{prefix}{field.name}={in_words(getattr(given, field.name))}"
+        f"{prefix}{field.name}={as_text(getattr(given, field.name))}"
         for field in fields(given)
         if getattr(given, field.name) != getattr(usual, field.name)
     ]
 
 
-def in_words(value: object) -> str:
+def as_text(value: object) -> str:
     """A value as a setting's text."""
     if value is None:
         return "null"
@@ -214,23 +216,22 @@ def _short(text: str) -> str:
     return f"{short or name} at {weight:g}" if weight != 1 else short or name
 
 
-def fixed_settings(asked: GridConfig, grid: Grid) -> dict[str, str]:
-    """What all cells share and differs from the usual, by name, for the page."""
+def fixed_settings(config: GridConfig, grid: Grid) -> dict[str, str]:
+    """What all cells share that differs from the defaults, by name, for the page."""
     skipped = {grid.x.key, grid.y.key if grid.y else "", "machine", "runs", "batch_size", "out", "x", "y"}
     usual = GenerateConfig()
     shown = ("prompt", "run", "seed", "steps", "guidance", "scheduler")
-    told: dict[str, str] = {}
+    shared: dict[str, str] = {}
     for field in fields(ClipsConfig):
-        value = getattr(asked, field.name)
+        value = getattr(config, field.name)
         if field.name in skipped or not (field.name in shown or value != getattr(usual, field.name)):
             continue
         if value is None and field.name in shown[3:]:  # as the models recommend
-            found = dict.fromkeys(getattr(cell.request, field.name) for cell in grid.cells)
-            value = list(found)
-        told[axis_name(field.name)] = _told(field.name, value)
-    return told
+            value = list(dict.fromkeys(getattr(cell.request, field.name) for cell in grid.cells))
+        shared[axis_name(field.name)] = _shown_value(field.name, value)
+    return shared
 
 
-def _told(key: str, value: object) -> str:
+def _shown_value(key: str, value: object) -> str:
     values: Sequence[object] = value if isinstance(value, list) else [value]
-    return ", ".join(value_name(key, in_words(one)) for one in values)
+    return ", ".join(value_name(key, as_text(one)) for one in values)

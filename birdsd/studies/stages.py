@@ -1,7 +1,7 @@
-"""Running jobs one after the other as processes of their own, with what each cost and what it said.
+"""Running jobs one after the other as child processes; each one's cost and facts are kept.
 
 Each stage leaves a file of its own, FOLDER/stages/NAME-SETTINGS.json, so that several tasks may work in
-one folder: a stage is done by whoever takes its lock first, and the others wait and find it done.
+one folder: the first to take a stage's lock does it, the others wait and find it done.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ except ImportError:  # not a Unix
 FOLDER = "stages"
 PROGRAM = (sys.executable, "-m", "birdsd.cli")
 _POLL_S = 0.1
-# A child that ends in one of these ways was asked to; so were we, or soon will be.
-_ASKED = (STOPPED_STATUS, 130, *(-int(s) for s in SIGNALS))
+# A child that ends with one of these was told to stop; so were we, or soon will be.
+_STOPPED_BY_REQUEST = (STOPPED_STATUS, 130, *(-int(s) for s in SIGNALS))
 
 
 class Stopped(Exception):
-    """A stage was asked to stop before it had finished; the same command goes on with it."""
+    """A stage was stopped before it had finished; the same command resumes it."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one stage took: wall and processor seconds of all its processes, and the peak resident memory
-    of the largest in MiB, with that of a GPU where there was one. `disturbed`: something was done to it on
-    purpose. `pieces`: processes that it took, one more for each interruption; `partly`: what some of them
-    took was never written down, so that it cost more than is said here."""
+    """The cost of a stage: wall and CPU seconds of all its processes, and the peak resident memory of the
+    largest in MiB, with that of a GPU where there was one. `disturbed`: it was interrupted on purpose.
+    `pieces`: the processes it took, one more for each interruption; `partly`: the cost of some of them was
+    never recorded, so that these figures are lower bounds."""
 
     stage: str
     wall_s: float = 0.0
@@ -58,7 +58,7 @@ class Cost:
 
 @dataclass
 class Piece:
-    """What one process of a stage took; `ended` is false while it runs, and for ever if it was killed
+    """The cost of one process of a stage; `ended` is false while it runs, and stays so if it was killed
     together with us."""
 
     began: float
@@ -72,7 +72,7 @@ class Piece:
 
 @dataclass
 class Record:
-    """A stage's file. `facts` are what the job said when it had finished; None before."""
+    """A stage's file. `facts` are what the job printed when it had finished; None before."""
 
     stage: str
     job: str
@@ -100,17 +100,17 @@ class Record:
         """The record in a file; None where there is none."""
         if not path.is_file():
             return None
-        told = read_json(path, "record of a stage")
+        stored = read_json(path, "record of a stage")
         known = {item.name for item in fields(Piece)}
-        pieces = [Piece(**{k: v for k, v in piece.items() if k in known}) for piece in told.pop("pieces")]
-        return cls(**told, pieces=pieces)
+        pieces = [Piece(**{k: v for k, v in piece.items() if k in known}) for piece in stored.pop("pieces")]
+        return cls(**stored, pieces=pieces)
 
 
 class Stages:
-    """Runs `birdsd VERB JOB SETTINGS --json` as a child, and keeps what it cost and said.
+    """Runs `birdsd VERB JOB SETTINGS --json` as a child process, and keeps its cost and facts.
 
-    A stage that finds its work done already keeps the costs of the time when it did the work. `watch` is
-    called several times a second while a stage runs or waits for another task; True asks it to stop.
+    A stage that is finished already keeps the costs of the time when it did the work. `watch` is called
+    several times a second while a stage runs or waits for another task; True stops it.
     """
 
     def __init__(
@@ -141,8 +141,8 @@ class Stages:
     ) -> dict[str, Any]:
         """Run one job here, or `submitted` as a job of its own and waited for; returns its facts.
 
-        `disturb` is called now and then while it runs, until it says that it has done what it wanted to.
-        Raises `UserError` if the job fails, and `Stopped` where it, or we, were asked to stop.
+        `disturb` is called now and then while it runs, until it returns True.
+        Raises `UserError` if the job fails, and `Stopped` where it, or we, were told to stop.
         """
         path = self._path(stage, settings)
         with self._hold(path.with_suffix(".lock")) as lock:
@@ -151,15 +151,15 @@ class Stages:
             piece = Piece(time.time())
             record.pieces.append(piece)
             write_json(path, asdict(record))
-            how = ["submit", job, *settings, "--wait"] if submitted else ["run", job, *settings]
-            status, output = self._child([*self.program, *how, "--json"], piece, disturb, lock)
+            verb = ["submit", job, *settings, "--wait"] if submitted else ["run", job, *settings]
+            status, output = self._child([*self.program, *verb, "--json"], piece, disturb, lock)
             if status == 0:
                 record.facts = json.loads(output)
                 piece.gpu_mib = float(record.facts.get("gpu_peak_mib") or 0.0)
                 if record.facts.get("nothing_to_do"):
                     record.pieces.remove(piece)
             write_json(path, asdict(record))
-        if status in _ASKED:
+        if status in _STOPPED_BY_REQUEST:
             raise Stopped(stage)
         if status != 0:
             raise UserError(f"the stage '{stage}' ended with status {status}", "its own message is above")
@@ -167,20 +167,20 @@ class Stages:
         return record.facts
 
     def _path(self, stage: str, settings: Sequence[str]) -> Path:
-        """The machine's settings decide nothing that a stage makes."""
+        """Machine settings do not change the result of a stage."""
         mark = fingerprint([text for text in settings if not text.startswith("machine")], 8)
         return self.folder / FOLDER / f"{safe_name(stage, 60)}-{mark}.json"
 
     def _child(
         self, command: list[str], piece: Piece, disturb: Callable[[], bool], lock: IO[str] | None
     ) -> tuple[int, str]:
-        """Run it to its end: (exit status, negative for a signal; what it printed)."""
+        """Run it to its end: (exit status, negative for a signal; its output)."""
         start = time.monotonic()
-        # A file, not a pipe: nobody reads while it runs, and a full pipe would hold it up.
+        # A file, not a pipe: nobody reads while it runs, and a full pipe would block it.
         with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
             # The child holds the lock too: should we be killed, nobody else begins before it has ended.
-            held = (lock.fileno(),) if lock is not None else ()
-            child = subprocess.Popen(command, stdout=output, text=True, pass_fds=held)
+            inherited = (lock.fileno(),) if lock is not None else ()
+            child = subprocess.Popen(command, stdout=output, text=True, pass_fds=inherited)
             try:
                 piece.disturbed = self._wait(child, disturb)
                 _, status, usage = os.wait4(child.pid, 0)
@@ -191,45 +191,45 @@ class Stages:
                 raise
             child.returncode = os.waitstatus_to_exitcode(status)
             output.seek(0)
-            said = output.read()
+            printed = output.read()
         piece.wall_s = round(time.monotonic() - start, 2)
         piece.cpu_s = round(usage.ru_utime + usage.ru_stime, 2)
         piece.peak_mib = round(usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 1024), 1)
         piece.ended = True
-        return child.returncode, said
+        return child.returncode, printed
 
     def _wait(self, child: subprocess.Popen[str], disturb: Callable[[], bool]) -> bool:
-        """Wait for the child's end; whether something was done to it before it ended by itself.
+        """Wait for the child's end; whether it was disturbed before it ended by itself.
 
         Its exit is only looked at, not reaped, so that the later wait4 still finds its usage."""
         waiting = not disturb()  # otherwise there was nothing to do
-        disturbed = asked = False
+        disturbed = terminated = False
         while os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             if waiting and disturb():
                 waiting, disturbed = False, True
-            if self.watch() and not asked:
-                asked = True
+            if self.watch() and not terminated:
+                terminated = True
                 child.terminate()
             time.sleep(_POLL_S)
         return disturbed
 
     @contextmanager
     def _hold(self, path: Path) -> Iterator[IO[str] | None]:
-        """The lock of a stage; waits while another task holds it. It goes with the last process that has
-        it. Where the file system has no locks there is none, and a run's own refusal is what remains."""
+        """The lock of a stage; waits while another task holds it. It is released with the last process that
+        holds it. Without locks in the file system, a run's own lock is what remains."""
         with explained_write(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             stream = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - held to the end
         with stream:
-            said = False
+            announced = False
             while fcntl is not None:
                 try:
                     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    if not said:
+                    if not announced:
                         print(f"waiting for another task that is working on {path.stem}", file=sys.stderr)
-                    said = True
+                    announced = True
                 except OSError:
                     break
                 if self.watch():

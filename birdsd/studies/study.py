@@ -1,8 +1,8 @@
-"""Experiments: several ways of teaching the same birds, one after the other or shared out between tasks.
+"""Studies: several ways of training on the same birds, in order or shared out between tasks.
 
-An experiment is data: sets of shards, trainings, and arms that say which training is asked for clips and
-how. Every step is a `birdsd run` of its own (see stages.py), so that an interrupted experiment goes on, and
-tasks of an array do each step once: whoever takes it first does it, and the others wait.
+A study is data: sets of shards, trainings, and arms that name the training to generate clips with, and
+how. Every step is a `birdsd run` of its own (see stages.py), so that an interrupted study resumes, and
+tasks of an array do each step once: the first to take it does it, and the others wait.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from birdsd.runs.share import Part
 from birdsd.schema import ComparisonConfig, MachineConfig
 from birdsd.shards.index import CODEC_FILE, ShardIndex
 from birdsd.sound.captions import prompt_for
+from birdsd.studies.records import source_name
 from birdsd.studies.stages import PROGRAM, Record, Stages
 from birdsd.values import as_setting
 
@@ -36,8 +37,8 @@ _WATCH_S = 2.0
 
 @dataclass(frozen=True)
 class ShardSet:
-    """Which recordings a set of shards is made of. `species`: new, known or all of them; `environment`:
-    environmental sound is mixed in, where the experiment has some."""
+    """The recordings that a set of shards is made from. `species`: new, known or all of them; `environment`:
+    environmental sound is mixed in, where the study has some."""
 
     species: str = "all"
     environment: bool = True
@@ -62,7 +63,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of teaching. `model`: the training that is asked for clips; `add`: one that is added to it at
+    """One arm of a study. `model`: the training that generates its clips; `add`: one that is added to it at
     generation; `ask`: further settings of generate. `loss` names what its validation loss measures, "" where
     nothing is validated."""
 
@@ -84,7 +85,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Design:
-    """What an experiment is made of. `asked_in`: environments that clips are asked for in."""
+    """What a study is made of. `in_environments`: clips are also generated in environments."""
 
     name: str
     sets: Mapping[str, ShardSet]
@@ -97,7 +98,7 @@ class Design:
 
 @dataclass(frozen=True)
 class Ask:
-    """One prompt: what for, and its words."""
+    """One prompt and its purpose (`kind`)."""
 
     kind: str
     species: str
@@ -108,11 +109,11 @@ class Ask:
         return prompt_for([self.species], self.environment)
 
 
-class Experiment:
-    """One task's part of an experiment, in a folder that all its tasks share.
+class Study:
+    """One task's part of a study, in a folder that all its tasks share.
 
-    Its methods do a step where it is not done yet. They raise `UserError` where a step fails, and
-    `birdsd.studies.stages.Stopped` where they were asked to stop.
+    Its methods do a step unless it is done already. They raise `UserError` where a step fails, and
+    `birdsd.studies.stages.Stopped` where they were told to stop.
     """
 
     def __init__(
@@ -143,18 +144,18 @@ class Experiment:
         from birdsd.sound.labels.load import load_recordings
 
         labels = self.config.data.labels
-        found = load_recordings(self.recordings, Path(labels) if labels else None).species
-        if len(found) < 2:
+        species = load_recordings(self.recordings, Path(labels) if labels else None).species
+        if len(species) < 2:
             raise UserError(
-                f"{self.recordings} has recordings of {len(found)} species",
+                f"{self.recordings} has recordings of {len(species)} species",
                 "a comparison trains on some species and keeps the others to measure retention",
                 "add recordings of another species",
             )
-        return list(found)
+        return list(species)
 
     @cached_property
     def new(self) -> list[str]:
-        """The species to be taught: those asked for, else the last three tenths by name."""
+        """The new species: those configured, else the last three tenths by name."""
         if not self.config.new_species:
             count = max(1, min(len(self.species) // 2, round(0.3 * len(self.species))))
             return self.species[-count:]
@@ -178,7 +179,7 @@ class Experiment:
 
     @cached_property
     def environments(self) -> list[str]:
-        """What clips are also asked for in: those named, else the two that were mixed in most often."""
+        """Environments to generate clips in: those configured, else the two mixed in most often."""
         if not self.design.in_environments:
             return []
         mixed = self.index(self.design.check_set).dataset.get("environments") or {}
@@ -191,7 +192,7 @@ class Experiment:
 
     @cached_property
     def asks(self) -> list[Ask]:
-        """Everything that each arm is asked for, the same for all of them."""
+        """All prompts, the same for every arm."""
         plain = [Ask(NEW, name) for name in self.new] + [Ask(KNOWN, name) for name in self.known]
         return plain + [Ask(IN_ENVIRONMENT, name, place) for name in self.new for place in self.environments]
 
@@ -207,7 +208,7 @@ class Experiment:
         return ShardIndex.open(self._shards(name))
 
     def train(self, name: str) -> str:
-        """Where a training's run lies, trained to its end; or the model that is given in its place."""
+        """The run folder of a finished training; or the model that is given in its place."""
         if name in self.design.given:
             return self.design.given[name]
         if name not in self._runs:
@@ -220,7 +221,7 @@ class Experiment:
         return self.stages.run(f"clips of {arm.name}", "generate", self.asking(arm, self.train))
 
     def teach(self, arm: Arm) -> None:
-        """Everything of one arm. What fails is noted, and the others go on."""
+        """All steps of one arm. A failure is noted, and the others continue."""
         try:
             for name in arm.trainings:
                 self.train(name)
@@ -230,14 +231,14 @@ class Experiment:
             print(f"birdsd: {arm.title}: {error}", flush=True)
 
     def mine(self) -> list[Arm]:
-        """The arms of this part; those that stand on the same training stay together."""
+        """The arms of this part; those that share a training stay together."""
         groups: dict[str, list[Arm]] = {}
         for arm in self.design.arms:
             groups.setdefault(arm.name if arm.model == BASE else arm.model, []).append(arm)
         return [arm for group in self.part.share(list(groups.values())) for arm in group]
 
     def finished(self, name: str) -> str:
-        """Where a training lies that some task has finished; a `UserError` where none has."""
+        """The folder of a training that some task has finished; a `UserError` where none has."""
         if name in self.design.given:
             return self.design.given[name]
         record = self.training_record(name)
@@ -246,7 +247,7 @@ class Experiment:
         return str(record.facts["run"])
 
     def training_record(self, name: str) -> Record | None:
-        """What is written down of a training, where some task has finished it."""
+        """The record of a training, where some task has finished it."""
         if name in self.design.given:
             return None
         try:
@@ -256,11 +257,11 @@ class Experiment:
         return record if record is not None and record.facts is not None else None
 
     def shards_record(self, name: str) -> Record | None:
-        """What is written down of a set of shards."""
+        """The record of a set of shards."""
         return self.stages.record(f"shards {name}", self._preparing(name))
 
     def clips(self, arm: Arm) -> Record | None:
-        """The record of an arm's clips, where some task has made them all and they are there."""
+        """The record of an arm's clips, where some task has made them all and they still exist."""
         try:
             record = self.stages.record(f"clips of {arm.name}", self.asking(arm, self.finished))
         except UserError:
@@ -286,48 +287,48 @@ class Experiment:
         return [*as_settings("data", data), f"codec={self.config.codec}", *self._machine]
 
     def _shards(self, name: str) -> Path:
-        """Shards of other birds, or made otherwise, lie in a folder of their own."""
+        """Shards of other birds, or with other settings, have a folder of their own."""
         data = replace(self.config.data, shards=None, name="")
         chosen = self.design.sets[name]
-        made_of = [as_settings("data", data), self.config.codec, self.config.environment, self.new]
-        mark = fingerprint([made_of, chosen.species, chosen.environment], 6)
+        recipe = [as_settings("data", data), self.config.codec, self.config.environment, self.new]
+        mark = fingerprint([recipe, chosen.species, chosen.environment], 6)
         return self.work / "shards" / f"{safe_name(name)}-{mark}"
 
     def training(self, name: str, place: Callable[[str], str]) -> list[str]:
-        """The settings of a training. `place` says where those lie that it stands on: `train`, which does
-        them first, or `finished`."""
-        asked = self.design.trainings[name]
+        """The settings of a training. `place` gives the folders of the trainings that it builds on: `train`,
+        which does them first, or `finished`."""
+        training = self.design.trainings[name]
         settings = [
-            f"method={asked.method}",
+            f"method={training.method}",
             f"model={self.config.model}",
-            f"data.shards={self._shards(asked.shards)}",
+            f"data.shards={self._shards(training.shards)}",
             f"runs={self.store.root}",
             f"seed={self.config.seed}",
             *self._machine,
         ]
-        if asked.scratch:
+        if training.scratch:
             settings.append("model.init=scratch")
-            if asked.on:
-                settings.append(f"model.autoencoder={place(asked.on)}")
+            if training.on:
+                settings.append(f"model.autoencoder={place(training.on)}")
         else:
-            settings += ["model.init=pretrained", f"model.source={place(asked.on)}"]
-        if asked.clip:
-            settings.append(f"model.clip={place(asked.clip)}")
-        if asked.samples:
-            settings.append(f"optim.total_samples={asked.samples}")
-        settings += [*asked.settings, *self._own_settings(name)]
-        return settings if asked.samples == 0 else [*settings, *self._saving(name, settings)]
+            settings += ["model.init=pretrained", f"model.source={place(training.on)}"]
+        if training.clip:
+            settings.append(f"model.clip={place(training.clip)}")
+        if training.samples:
+            settings.append(f"optim.total_samples={training.samples}")
+        settings += [*training.settings, *self._own_settings(name)]
+        return settings if training.samples == 0 else [*settings, *self._saving(name, settings)]
 
     def _own_settings(self, name: str) -> list[str]:
-        """What the user says of one training: settings.NAME=[KEY=VALUE, ...]."""
+        """The user's settings for one training: settings.NAME=[KEY=VALUE, ...]."""
         for key in self.config.settings:
             if key not in self.design.trainings:
                 raise unknown_name("training in settings", key, self.design.trainings)
-        told = self.config.settings.get(name) or []
-        return [str(text) for text in (told if isinstance(told, list) else [told])]
+        given = self.config.settings.get(name) or []
+        return [str(text) for text in (given if isinstance(given, list) else [given])]
 
     def _saving(self, name: str, settings: Sequence[str]) -> list[str]:
-        """Saves now and then; validations that come out even, so that the last is at the end."""
+        """When to save and validate: validations are evenly spaced, the last one at the end."""
         steps, batch = _length(tuple(settings))
         total = self._totals[name] = steps * batch
         times = next(n for n in range(_VALIDATIONS, 0, -1) if steps % n == 0)
@@ -370,7 +371,7 @@ class Experiment:
     # -- where it is --------------------------------------------------------------------------------
 
     def _watch(self) -> bool:
-        """Whether this task is asked to stop; now and then it says where it is."""
+        """Whether this task is told to stop; now and then it reports its progress."""
         from birdsd.training.progress import Pulse
 
         self._stop = self._stop or self.attendant.should_stop()
@@ -384,7 +385,7 @@ class Experiment:
 
 @cache
 def _length(settings: tuple[str, ...]) -> tuple[int, int]:
-    """Steps of a training, and samples a step. It is asked for often, and composing takes a while."""
+    """Steps of a training, and samples per step; cached, since composing takes a while."""
     optim = compose("train", settings).optim
     return -(-optim.total_samples // optim.global_batch), optim.global_batch
 
@@ -402,28 +403,22 @@ def _recordings(config: ComparisonConfig) -> Path:
     return folder
 
 
-def source_name(recordings: Path) -> str:
-    """A folder name for what is made of some recordings, so that others disturb nothing."""
-    place = Path(recordings).resolve()
-    return f"{safe_name(place.name)}-{fingerprint(str(place), 6)}"
-
-
 def machine_settings(machine: MachineConfig) -> list[str]:
-    """A machine as the settings of each step: its preset, and what the user set besides. (A step of
-    machine=auto chooses the rest for itself.) A preset that has no name here is spelt out."""
+    """A machine as the settings of each step: its preset, and what the user set in addition. (With
+    machine=auto each step chooses the rest for itself.) A preset without a name here is spelt out."""
     try:
         usual = compose("prepare", [f"machine={machine.name}"]).machine
     except UserError:
         return as_settings("machine", machine)
     own = [item.name for item in fields(machine)]
     kept = [key for key in own if key in machine.said or getattr(machine, key) != getattr(usual, key)]
-    told = as_settings("machine", {key: getattr(machine, key) for key in kept})
-    return [f"machine={machine.name}", *told]
+    own_settings = as_settings("machine", {key: getattr(machine, key) for key in kept})
+    return [f"machine={machine.name}", *own_settings]
 
 
 def as_settings(section: str, values: Any) -> list[str]:
-    """A section of a configuration as the settings that would make it."""
+    """A section of a configuration as the settings that produce it."""
     from birdsd.config import settings_as_typed
 
-    held = values if isinstance(values, dict) else asdict(values)
-    return list(settings_as_typed(held, f"{section}."))
+    plain = values if isinstance(values, dict) else asdict(values)
+    return list(settings_as_typed(plain, f"{section}."))

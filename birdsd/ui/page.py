@@ -6,12 +6,13 @@ import random
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from birdsd.diffusion.generation.request import USUAL_STRENGTH
 from birdsd.diffusion.generation.sampling import SCHEDULERS
 from birdsd.errors import UserError
-from birdsd.pages.markup import Html, element, join
-from birdsd.ui.session import Asked, Studio
+from birdsd.pages.environment import blocks
+from birdsd.ui.session import FormValues, UiSession
 
 MOST_EARLIER = 6  # clips that stay in sight below the newest
 MOST_SEED = 10**6  # of those that the page draws by itself
@@ -19,41 +20,41 @@ SAVED = (("wav", "Sound"), ("png", "Picture"), ("table", "Raven table"), ("recip
 _PROGRESS = gr.Progress()  # gradio looks for one among a function's defaults
 
 
-def build(studio: Studio) -> gr.Blocks:
-    """The page for a studio, not yet served."""
+def build(session: UiSession) -> gr.Blocks:
+    """The page of a session, not yet served."""
     with gr.Blocks(title="birdsd", analytics_enabled=False, fill_width=True) as page:
-        gr.HTML(_framed(element("h1", "Generate a song"), studio.facts()))
+        gr.HTML(str(session.facts()))
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
-                fields, button, again = _fields(studio)
+                fields, button, again = _fields(session)
             with gr.Column(scale=3, min_width=420):
                 shown, labels, downloads, earlier = _results()
         kept = gr.State([])
 
         def make(kept: list[str], *values: Any, progress: gr.Progress = _PROGRESS) -> list[Any]:
-            return _made(studio, kept, values, progress)
+            return _made(session, kept, values, progress)
 
-        asked = [kept, *fields]
+        inputs = [kept, *fields]
         outputs = [shown, labels, *downloads, earlier, kept]
         event = {"show_progress": "full", "show_progress_on": [shown], "concurrency_limit": 1}
-        button.click(make, asked, outputs, **event)
-        fields[0].submit(make, asked, outputs, **event)
+        button.click(make, inputs, outputs, **event)
+        fields[0].submit(make, inputs, outputs, **event)
         seed = fields[3]
         another = again.click(lambda: random.randrange(MOST_SEED), None, seed, show_progress="hidden")
-        another.then(make, asked, outputs, **event)
+        another.then(make, inputs, outputs, **event)
     return page
 
 
-def _fields(studio: Studio) -> tuple[list[Any], Any, Any]:
-    """The fields in the order of `Asked`, and the two buttons that ask."""
-    config, model = studio.config, studio.model
+def _fields(session: UiSession) -> tuple[list[Any], Any, Any]:
+    """The fields in the order of `FormValues`, and the two buttons that start."""
+    config, model = session.config, session.model
     prompt = gr.Textbox(
-        studio.first_prompt(), label="Prompt", lines=2, max_lines=4, elem_id="prompt",
+        session.first_prompt(), label="Prompt", lines=2, max_lines=4, elem_id="prompt",
         info="(word:1.3) makes a word count more, [word] less" if config.emphasis else None,
     )  # fmt: skip
     with gr.Row():
         species = gr.Dropdown(
-            ["", *model.species], value=next(iter(studio.named_in(prompt.value)), ""), label="Species",
+            ["", *model.species], value=next(iter(session.named_in(prompt.value)), ""), label="Species",
             min_width=140, allow_custom_value=True, elem_id="species",
         )  # fmt: skip
         environment = gr.Dropdown(
@@ -61,31 +62,31 @@ def _fields(studio: Studio) -> tuple[list[Any], Any, Any]:
             elem_id="environment",
         )  # fmt: skip
     for chosen in (species, environment):
-        chosen.input(studio.prompt, [species, environment], prompt, show_progress="hidden")
-    prompt.blur(lambda text: next(iter(studio.named_in(text)), ""), prompt, species, show_progress="hidden")
+        chosen.input(session.prompt, [species, environment], prompt, show_progress="hidden")
+    prompt.blur(lambda text: next(iter(session.named_in(text)), ""), prompt, species, show_progress="hidden")
     with gr.Row():
         guidance = gr.Slider(
-            0, 12, studio.usual("guidance"), step=0.5, label="Guidance", min_width=140, buttons=[],
+            0, 12, session.usual("guidance"), step=0.5, label="Guidance", min_width=140, buttons=[],
             elem_id="guidance",
         )  # fmt: skip
         steps = gr.Slider(
-            1, 100, studio.usual("steps"), step=1, label="Steps", min_width=140, buttons=[], elem_id="steps"
+            1, 100, session.usual("steps"), step=1, label="Steps", min_width=140, buttons=[], elem_id="steps"
         )
     seed = gr.Number(config.seed, label="Seed", precision=0, minimum=0, elem_id="seed")
     with gr.Row():
         button = gr.Button("Generate", variant="primary", elem_id="generate", scale=3, min_width=140)
         again = gr.Button("Another take", elem_id="again", scale=2, min_width=120)
     with gr.Accordion("Start from a recording", open=bool(config.init)):
-        init, start_s, strength, low, high = _start(studio)
+        init, start_s, strength, low, high = _start(session)
     with gr.Accordion("More", open=False):
         negative = gr.Textbox(config.negative_prompt, label="Negative prompt")
-        scheduler = gr.Dropdown(sorted(SCHEDULERS), value=studio.usual("scheduler"), label="Scheduler")
+        scheduler = gr.Dropdown(sorted(SCHEDULERS), value=session.usual("scheduler"), label="Scheduler")
     fields = [prompt, guidance, steps, seed, negative, scheduler, init, start_s, strength, low, high]
     return fields, button, again
 
 
-def _start(studio: Studio) -> tuple[Any, ...]:
-    config = studio.config
+def _start(session: UiSession) -> tuple[Any, ...]:
+    config = session.config
     init = gr.Audio(
         config.init, type="filepath", sources=["upload", "microphone"], label="Recording", elem_id="init"
     )
@@ -102,7 +103,7 @@ def _start(studio: Studio) -> tuple[Any, ...]:
             min_width=140,
             buttons=[],
         )
-    whole = studio.whole_s
+    whole = session.whole_s
     with gr.Row():
         low, high = (
             gr.Slider(0, whole, value, step=0.01, label=label, info=info, min_width=140, buttons=[])
@@ -115,8 +116,7 @@ def _start(studio: Studio) -> tuple[Any, ...]:
 
 
 def _results() -> tuple[Any, Any, list[Any], Any]:
-    first = "Your clip appears here: its spectrogram, its sound and its labels."
-    shown = gr.HTML(_framed(element("div", first, class_="empty")), elem_id="shown")
+    shown = gr.HTML(str(blocks("ui.html").newest()), elem_id="shown")
     labels = gr.HTML(elem_id="labels")
     with gr.Row():
         downloads = [
@@ -129,29 +129,24 @@ def _results() -> tuple[Any, Any, list[Any], Any]:
     return shown, labels, downloads, earlier
 
 
-def _made(studio: Studio, kept: list[str], values: tuple[Any, ...], progress: gr.Progress) -> list[Any]:
-    """Make a clip, and say it in all outputs; what a user can mend is shown on the page."""
-    asked = Asked.of(values)
-    if not asked.prompt.strip():
+def _made(session: UiSession, kept: list[str], values: tuple[Any, ...], progress: gr.Progress) -> list[Any]:
+    """Generate a clip and fill all outputs; an error that the user can correct is shown on the page."""
+    form = FormValues.of(values)
+    if not form.prompt.strip():
         raise gr.Error("Enter a prompt that says what should sing.", duration=None, print_exception=False)
     try:
-        clip = studio.make(asked, lambda share: progress(share, desc="denoising"))
+        clip = session.make(form, lambda share: progress(share, desc="denoising"))
     except UserError as error:
-        said = str(error)
-        raise gr.Error(said[:1].upper() + said[1:], duration=None, print_exception=False) from error
-    figure = str(studio.figure(clip, asked))
+        message = str(error)
+        raise gr.Error(message[:1].upper() + message[1:], duration=None, print_exception=False) from error
+    template = blocks("ui.html")
+    figure = str(session.figure(clip, form))
     before = [one for one in kept if one != figure]
-    strip = join(Html(one) for one in before[:MOST_EARLIER])
     files = (clip.sound, clip.picture, clip.table, clip.recipe)
-    where = element("p", "All four files are in ", element("code", studio.out), ".", class_="quiet")
     return [
-        _framed(element("div", Html(figure), class_="newest")),
-        _framed(studio.labels(clip), where),
+        str(template.newest(Markup(figure))),
+        str(session.labels(clip)),
         *(gr.DownloadButton(value=str(path), visible=True) for path in files),
-        _framed(element("h2", "Earlier"), element("div", strip, class_="earlier")) if before else "",
+        str(template.earlier([Markup(one) for one in before[:MOST_EARLIER]])) if before else "",
         [figure, *before][: MOST_EARLIER + 1],
     ]
-
-
-def _framed(*blocks: Html) -> str:
-    return str(element("div", *blocks, class_="birdsd"))

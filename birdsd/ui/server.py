@@ -1,4 +1,4 @@
-"""`birdsd ui`: a page in the browser of this machine to ask a model for sounds, hear them and keep them."""
+"""`birdsd ui`: a page in this machine's browser to generate, play and save sounds."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 from birdsd.errors import UserError
 from birdsd.schema import GenerateConfig
 
-HOST = "127.0.0.1"  # never anything else: what is on the page is nobody's but the user's
+HOST = "127.0.0.1"  # never anything else: the page is private to the user
 FIRST_PORT, PORTS = 7860, 100
 # Gradio would count its launches and ask for newer versions of itself.
 _SILENCE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 def settled(run: str | None, settings: Sequence[str], runs: Path) -> GenerateConfig:
-    """The configuration that the page begins with; the newest finished model where none is named."""
+    """The initial configuration of the page; the newest finished model where none is named."""
     from birdsd import config
 
-    asked: GenerateConfig = config.compose("generate", [f"runs={runs}", *settings])
-    return replace(asked, run=run or asked.run or str(newest_model(runs)))
+    composed: GenerateConfig = config.compose("generate", [f"runs={runs}", *settings])
+    return replace(composed, run=run or composed.run or str(newest_model(runs)))
 
 
 def newest_model(runs: Path) -> Path:
@@ -38,7 +38,7 @@ def newest_model(runs: Path) -> Path:
     return max(found, key=lambda folder: (folder.stat().st_mtime, folder.as_posix()))
 
 
-def serve(asked: GenerateConfig, port: int | None = None, browser: bool = True, wait: bool = True) -> Any:
+def serve(config: GenerateConfig, port: int | None = None, browser: bool = True, wait: bool = True) -> Any:
     """Load the model and serve the page on this machine until it is interrupted.
 
     Without `wait` it returns the running page; its `close()` ends it. Raises `UserError` where gradio is not
@@ -53,14 +53,14 @@ def serve(asked: GenerateConfig, port: int | None = None, browser: bool = True, 
         os.environ.setdefault(name, value)
     for name in ("NO_PROXY", "no_proxy"):  # gradio looks for its own server, and a proxy would not find it
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), HOST)))
-    from birdsd.ui.session import Studio
+    from birdsd.ui.session import UiSession
 
-    print(f"loading {asked.run}", flush=True)
-    studio = Studio.open(asked)
+    print(f"loading {config.run}", flush=True)
+    session = UiSession.open(config)
     from birdsd.ui import page as ui_page
     from birdsd.ui import theme
 
-    page = ui_page.build(studio)
+    page = ui_page.build(session)
     page.launch(
         server_name=HOST,
         server_port=chosen,
@@ -68,7 +68,7 @@ def serve(asked: GenerateConfig, port: int | None = None, browser: bool = True, 
         inbrowser=browser,
         quiet=True,
         prevent_thread_lock=True,
-        allowed_paths=[str(studio.out.resolve())],
+        allowed_paths=[str(session.out.resolve())],
         ssr_mode=False,
         pwa=False,
         mcp_server=False,
@@ -97,11 +97,11 @@ def check_gradio() -> None:
         raise UserError(f"gradio {found} is too old", "`birdsd ui` needs version 6 or newer", way_out)
 
 
-def free_port(asked: int | None) -> int:
-    """The port asked for if it is free, else the first free one; `UserError` if there is none."""
-    if asked is not None and not 1 <= asked <= 65535:
-        raise UserError(f"--port {asked}", "a port is a number from 1 to 65535", f"--port {FIRST_PORT}")
-    candidates = [asked] if asked is not None else range(FIRST_PORT, FIRST_PORT + PORTS)
+def free_port(wanted: int | None) -> int:
+    """The requested port if it is free, else the first free one; `UserError` if there is none."""
+    if wanted is not None and not 1 <= wanted <= 65535:
+        raise UserError(f"--port {wanted}", "a port is a number from 1 to 65535", f"--port {FIRST_PORT}")
+    candidates = [wanted] if wanted is not None else range(FIRST_PORT, FIRST_PORT + PORTS)
     for port in candidates:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -112,6 +112,8 @@ def free_port(asked: int | None) -> int:
                 continue
             return port
     tried = (
-        f"port {asked}" if asked is not None else f"every port from {FIRST_PORT} to {FIRST_PORT + PORTS - 1}"
+        f"port {wanted}"
+        if wanted is not None
+        else f"every port from {FIRST_PORT} to {FIRST_PORT + PORTS - 1}"
     )
     raise UserError(f"{tried} cannot be used: {reason}", "", "--port ANOTHER, or leave --port out")

@@ -1,4 +1,4 @@
-"""What the page of `birdsd ui` does, without the page: a loaded model, a request, a clip to show and keep."""
+"""The session behind the page of `birdsd ui`: a loaded model, requests, clips to show and keep."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from birdsd.diffusion.generation import generate as room
+from markupsafe import Markup
+
+from birdsd.diffusion.generation import generate as generation
 from birdsd.diffusion.generation.generate import Clip
 from birdsd.diffusion.generation.recommended import USUAL
 from birdsd.diffusion.generation.request import Request
 from birdsd.diffusion.generation.words import species_in
 from birdsd.files import atomic_write, safe_name, sha256_file
-from birdsd.pages import page as html
-from birdsd.pages.grid import Shown
-from birdsd.pages.markup import Html, element
-from birdsd.pages.media import picture_levels, spectrogram
+from birdsd.pages.environment import blocks
+from birdsd.pages.media import AudioClip, spectrogram
+from birdsd.pages.page import name
 from birdsd.schema import GenerateConfig
 from birdsd.sound.audio.levels import fitted_words
 from birdsd.sound.captions import prompt_for
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the page's fields say. `init` is an uploaded recording, `mask_*` the stretch to make anew."""
+class FormValues:
+    """The values of the page's fields: `init` an uploaded recording, `mask_*` the part to regenerate."""
 
     prompt: str
     guidance: float
@@ -45,15 +46,15 @@ class Asked:
     mask_end_s: float = math.inf
 
     @classmethod
-    def of(cls, values: Sequence[Any]) -> Asked:
-        """From the values of the fields in their order; an empty field is as usual."""
+    def of(cls, given: Sequence[Any]) -> FormValues:
+        """From the values of the fields in their order; an empty field has its default."""
         names = (field.name for field in fields(cls))
-        given = {name: value for name, value in zip(names, values, strict=True) if value not in (None, "")}
-        return cls(**{"prompt": "", **given})
+        filled = {name: value for name, value in zip(names, given, strict=True) if value not in (None, "")}
+        return cls(**{"prompt": "", **filled})
 
 
 @dataclass
-class Studio:
+class UiSession:
     """A model and where its clips go. One clip at a time: there is one model in memory."""
 
     config: GenerateConfig
@@ -64,7 +65,7 @@ class Studio:
         self._busy = Lock()
 
     @classmethod
-    def open(cls, config: GenerateConfig) -> Studio:
+    def open(cls, config: GenerateConfig) -> UiSession:
         """Load the model of a configuration."""
         from birdsd.runs.models.loading import load_model
 
@@ -73,9 +74,9 @@ class Studio:
         return cls(config, load_model(config), out)
 
     def usual(self, name: str) -> Any:
-        """What a setting of the sampling is at first: as the page was asked, else as the model recommends."""
-        asked = getattr(self.config, name)
-        return {**USUAL, **self.model.sampling}[name] if asked is None else asked
+        """A sampling setting's initial value: from the command line, else as the model recommends."""
+        given = getattr(self.config, name)
+        return {**USUAL, **self.model.sampling}[name] if given is None else given
 
     @property
     def clip_s(self) -> float:
@@ -87,7 +88,7 @@ class Studio:
         return math.floor(100 * self.clip_s) / 100
 
     def prompt(self, species: str | None, environment: str | None) -> str:
-        """The sentence that the model has read most often for a species in an environment."""
+        """The prompt that the model has seen most often for a species in an environment."""
         names = [species] if species else []
         return prompt_for(names, (environment or "").strip()) if names or environment else ""
 
@@ -96,28 +97,28 @@ class Studio:
         return species_in(prompt, self.model.species)
 
     def first_prompt(self) -> str:
-        """What stands on the page at first."""
+        """The prompt that the page opens with."""
         if self.config.prompt:
             return str(self.config.prompt[0])
         return self.prompt(next(iter(self.model.species), None), None) or "a bird singing"
 
-    def request(self, asked: Asked) -> Request:
-        """The request of the fields; `UserError` for what cannot be made."""
-        start = f"{asked.init}@{asked.start_s:g}" if asked.init and asked.start_s else asked.init
-        low, high = asked.mask_start_s, asked.mask_end_s
-        masked = bool(asked.init) and (low > 0 or high < self.whole_s)
+    def request(self, values: FormValues) -> Request:
+        """The request of the fields; `UserError` for what cannot be generated."""
+        start = f"{values.init}@{values.start_s:g}" if values.init and values.start_s else values.init
+        low, high = values.mask_start_s, values.mask_end_s
+        masked = bool(values.init) and (low > 0 or high < self.whole_s)
         settings = replace(
             self.config,
-            prompt=[asked.prompt.strip()],
-            guidance=float(asked.guidance),
-            steps=int(asked.steps),
-            seed=int(asked.seed),
+            prompt=[values.prompt.strip()],
+            guidance=float(values.guidance),
+            steps=int(values.steps),
+            seed=int(values.seed),
             seeds=[],
             count=1,
-            negative_prompt=asked.negative_prompt.strip(),
-            scheduler=asked.scheduler or self.config.scheduler,
+            negative_prompt=values.negative_prompt.strip(),
+            scheduler=values.scheduler or self.config.scheduler,
             init=start or None,
-            strength=None if masked or not asked.init else asked.strength,
+            strength=None if masked or not values.init else values.strength,
             mask_start_s=low if masked else None,
             mask_end_s=high if masked and high < self.whole_s else None,
         )
@@ -135,91 +136,73 @@ class Studio:
                 shutil.copyfileobj(sound, stream)
         return str(kept)
 
-    def make(self, asked: Asked, told: Callable[[float], object] = lambda share: None) -> Clip:
-        """Make the clip, or find it where it was made before; `told` hears the share that is done, 0..1."""
-        if asked.init:
-            asked = replace(asked, init=self.keep_recording(asked.init))
-        request = self.request(asked)
+    def make(self, values: FormValues, progress: Callable[[float], object] = lambda share: None) -> Clip:
+        """Generate the clip, or find it where it was generated before.
+
+        `progress` is called with the share that is done, 0 to 1.
+        """
+        if values.init:
+            values = replace(values, init=self.keep_recording(values.init))
+        request = self.request(values)
         with self._busy:
-            whole = room.steps_of(self.model, request) or 1
+            whole = generation.steps_of(self.model, request) or 1
             done = [0]
 
             def tick() -> None:
                 done[0] += 1
-                told(done[0] / whole)
+                progress(done[0] / whole)
 
-            (clip,) = room.generate(self.model, request, self.out, keep=True, progress=tick)
+            (clip,) = generation.generate(self.model, request, self.out, keep=True, progress=tick)
             return clip
 
-    # -- what there is to see --------------------------------------------------------------------
+    # -- for the page --------------------------------------------------------------------
 
-    def figure(self, clip: Clip, asked: Asked) -> Html:
-        """The spectrogram with its axes, the player below it, and what it is."""
-        codec = self.model.codec
-        shown = Shown.read(codec, clip.picture, clip.sound)
+    def figure(self, clip: Clip, values: FormValues) -> Markup:
+        """The spectrogram with its axes, the player below it, and a caption."""
+        shown = AudioClip.read(self.model.codec, clip.picture, clip.sound)
         return spectrogram(
-            picture_levels(codec, shown.image),
-            codec.row_hz(),
-            codec.clip_s,
-            alt=f"Spectrogram of: {clip.prompt}",
-            waveform=shown.waveform,
-            rate_hz=shown.rate_hz,
-            caption=self._caption(clip, asked),
-        )
+            shown.levels(), shown.codec, alt=f"Spectrogram of: {clip.prompt}",
+            waveform=shown.waveform, rate_hz=shown.rate_hz, caption=self._caption(clip, values),
+        )  # fmt: skip
 
-    def _caption(self, clip: Clip, asked: Asked) -> str:
-        said = f"\u201c{clip.prompt}\u201d, seed {asked.seed:g}, guidance {asked.guidance:g}"
+    def _caption(self, clip: Clip, values: FormValues) -> str:
+        caption = f"\u201c{clip.prompt}\u201d, seed {values.seed:g}, guidance {values.guidance:g}"
         if clip.gain_db:
-            said += f", {fitted_words(clip.gain_db)}"
-        if asked.init:
-            request = self.request(asked)
+            caption += f", {fitted_words(clip.gain_db)}"
+        if values.init:
+            request = self.request(values)
             span = request.span(self.clip_s)
-            name = Path(asked.init).name
+            source = Path(values.init).name
             if span is not None:
-                return f"{said}; {span.start_s:g} to {span.end_s:g} s regenerated in {name}"
+                return f"{caption}; {span.start_s:g} to {span.end_s:g} s regenerated in {source}"
             strength = 1 - request.skipped_steps() / request.steps
-            return f"{said}; from {name} with strength {strength:.2g}"
-        return said
+            return f"{caption}; from {source} with strength {strength:.2g}"
+        return caption
 
-    def labels(self, clip: Clip) -> Html:
-        """The clip's Raven table, as a table."""
+    def labels(self, clip: Clip) -> Markup:
+        """The clip's Raven table, as a table, and where its files are."""
         from birdsd.sound.labels.load import read_raven
 
         rows = [
-            [
-                html.name(x.label),
-                f"{x.start_s:.2f}",
-                f"{x.end_s:.2f}",
-                f"{_khz(x.low_hz)}\u2013{_khz(x.high_hz)}",
-            ]
+            [name(x.label), f"{x.start_s:.2f}", f"{x.end_s:.2f}", f"{_khz(x.low_hz)}\u2013{_khz(x.high_hz)}"]
             for x in read_raven(clip.table)
         ]
-        if not rows:
-            return element("p", "No label: the prompt names no species known to this model.", class_="quiet")
-        return html.table(["Label", "from, s", "to, s", "kHz"], rows, numeric=(1, 2, 3))
+        return blocks("ui.html").labels(rows, self.out)
 
-    def facts(self) -> Html:
-        """What the model is, in two lines."""
+    def facts(self) -> Markup:
+        """The head of the page: what the model is, and the licences that bind its sounds."""
         model = self.model
         kinds = [f"{one.kind} {one.folder.parent.name}" for one in model.additions]
         folder = model.folder.resolve()
         title = folder.parent.name if folder.name == "export" else folder.name
-        heard = f"{len(model.species)} species" if model.species else "unknown species"
-        made = "synthetic birds, " if model.training.get("synthetic") else ""
+        birds = f"{len(model.species)} species" if model.species else "unknown species"
+        synthetic = "synthetic birds, " if model.training.get("synthetic") else ""
         line = (
-            f": {made}{heard}, clips of {self.clip_s:.3g} s at {model.codec.rate_hz / 1000:g} kHz, on "
-            f"{model.device}" + (f", with {', '.join(kinds)}" if kinds else "") + "."
+            f"{synthetic}{birds}, clips of {self.clip_s:.3g} s at {model.codec.rate_hz / 1000:g} kHz, on "
+            f"{model.device}" + (f", with {', '.join(kinds)}" if kinds else "")
         )
         licences = sorted(name for name in model.training.get("licences", {}) if "NC" in name or "SA" in name)
-        rights = (
-            f"Trained on recordings under {', '.join(licences)}: this may restrict the use of its sounds."
-        )
-        return element(
-            "div",
-            element("div", element("b", html.name(title)), line),
-            element("div", rights) if licences else "",
-            class_="model",
-        )
+        return blocks("ui.html").facts(title, line, ", ".join(licences))
 
 
 def _khz(hz: Any) -> str:

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,9 @@ from birdsd import config, schema
 from birdsd.cli import main
 from birdsd.sound.codec.codec import SpectrogramCodec
 from tests.golden.runs import made_runs, shapes
+from tests.support.page_samples import samples
+from tests.support.pages import seen
+from tests.support.songs import write_shards
 
 # Each method in every form that it has, with what it cannot do without.
 PRETRAINED = ("model.init=pretrained", "model.source=someone/base")
@@ -151,10 +155,27 @@ def losses(folder: Path) -> dict[str, Any]:
     }
 
 
+def pages(folder: Path) -> dict[str, Any]:
+    """What the pages say: every line of theirs once, with its numbers left open."""
+    codec = SpectrogramCodec(name="test", rate_hz=16000, bands=64, fmin_hz=200, fmax_hz=8000, frames=128)
+    place = folder / "pages"
+    (place / "shards").mkdir(parents=True)
+    splits = {"train": range(8), "validation": range(8, 11), "test": range(11, 14)}
+    written = samples(place, codec, write_shards(place / "shards", codec, splits))
+    lines = {
+        f"{name}: {line.replace(str(folder.resolve()), '')}"
+        for name, path in written.items()
+        for line in seen(path.read_text(encoding="utf-8"))
+        if "optim.total_samples=" not in line  # all keys with their values: `keys` pins them
+    }
+    return {re.sub(r"[0-9]+([.,:][0-9]+)*", "#", line): True for line in lines}
+
+
 KINDS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "signatures": signatures,
     "typed": typed,
     "keys": keys,
     "shapes": json_shapes,
     "losses": losses,
+    "pages": pages,
 }

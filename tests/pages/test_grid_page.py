@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from birdsd.pages.grid import Cell, GridData, Shown, _levels, _loudest_db, write_grid_page
+from birdsd.pages.grid import Cell, GridData, write_grid_page
+from birdsd.pages.media import AudioClip
 from birdsd.sound.codec.codec import SpectrogramCodec
 from tests.support.pages import HOSTILE, _Checker
 
@@ -21,9 +22,9 @@ def of(page: _Checker, tag: str) -> list[dict[str, str | None]]:
     return [attributes for name, attributes in page.tags if name == tag]
 
 
-def shown(level: int, caption: str = "") -> Shown:
+def shown(level: int, caption: str = "") -> AudioClip:
     image = np.full((1, 32, 64), level, np.uint8)
-    return Shown(CODEC, image, np.zeros((1, 8192), np.float32), 16000, caption)
+    return AudioClip(CODEC, image, np.zeros((1, 8192), np.float32), 16000, caption)
 
 
 @pytest.fixture
@@ -52,7 +53,8 @@ def test_every_cell_has_its_place_picture_player_and_command(data, tmp_path):
 def test_the_page_needs_no_network(data, tmp_path):
     text = write_grid_page(tmp_path / "grid.html", data).read_text()
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", text)
-    assert "default-src &#x27;none&#x27;" in text
+    policy = [a["content"] for a in of(_Checker(text), "meta") if a.get("http-equiv")]
+    assert len(policy) == 1 and "default-src 'none'" in (policy[0] or "")
 
 
 def test_one_row_needs_no_second_axis(tmp_path):
@@ -65,10 +67,10 @@ def test_one_row_needs_no_second_axis(tmp_path):
 
 def test_colours_compare_across_cells():
     quiet, loud = shown(100), shown(200)
-    loudest = _loudest_db(loud)
-    assert _levels(loud, loudest).max() == 255
+    loudest = loud.loudest_db
+    assert loud.levels(loudest).max() == 255
     # 100 of 255 steps of a 100 dB range below: 39.2 dB of the 65 that are shown.
-    assert _levels(quiet, loudest).max() == pytest.approx(255 * (1 - 39.2 / 65), abs=2)
+    assert quiet.levels(loudest).max() == pytest.approx(255 * (1 - 39.2 / 65), abs=2)
 
 
 def test_hostile_names_stay_text(tmp_path):

@@ -19,10 +19,9 @@ from birdsd.evaluation.staircase import CODEC, GENERATED
 from birdsd.evaluation.weak_check import WeakCheck, learning_check, score
 from birdsd.pages.comparison.page import comparison_page
 from birdsd.pages.comparison.text import text as comparison_text
-from birdsd.pages.demo import demo_page
-from birdsd.pages.demo_listen import Clip, Pair
-from birdsd.pages.grid import Cell, GridData, Shown, write_grid_page
-from birdsd.pages.media import level_db, picture_levels
+from birdsd.pages.demo import Pair, demo_page
+from birdsd.pages.grid import Cell, GridData, write_grid_page
+from birdsd.pages.media import AudioClip, level_db, picture_levels
 from birdsd.sound.audit.audit import audit_text, run_audit
 from tests.support.codecs import preset
 from tests.support.fake_judge import FakeJudge
@@ -40,7 +39,7 @@ def sounds(codec, asked=SPECIES):
 
 
 def page_text(path):
-    return "".join(_Checker(path.read_text("utf-8")).text)
+    return " ".join("".join(_Checker(path.read_text("utf-8")).text).split())
 
 
 def demo(codec, index, tmp_path, judge, pairs=None):
@@ -83,8 +82,8 @@ def test_each_generated_clip_stands_beside_a_held_out_one_with_both_verdicts(cod
         for number, sound in enumerate(sounds(codec)):
             image = codec.encode(sound.waveform, codec.rate_hz)
             at = next(n for n, clip in enumerate(run.real) if clip.species == sound.species)
-            held = Clip(run.real[at].image, run.real[at].heard, codec.rate_hz, HOSTILE, real[at])
-            generated = Clip(image, sound.waveform, codec.rate_hz, "", made[number])
+            held = AudioClip(codec, run.real[at].image, run.real[at].heard, codec.rate_hz, HOSTILE, real[at])
+            generated = AudioClip(codec, image, sound.waveform, codec.rate_hz, "", made[number])
             found += 2 * [Pair(sound.species, f"a {sound.species}", generated, held)]
         return [*found, Pair("Nobody", "a Nobody", generated, None)]
 
@@ -92,7 +91,7 @@ def test_each_generated_clip_stands_beside_a_held_out_one_with_both_verdicts(cod
     text = path.read_text("utf-8")
     page = _Checker(text)
     assert sum(tag == "audio" for tag, _ in page.tags) == 2 * 2 * 3 + 1
-    words = "".join(page.text)
+    words = " ".join("".join(page.text).split())
     assert words.count("\u2713 Synthetic Low, confidence") == 4  # twice, on both sides
     assert words.count("heard as Synthetic High, confidence") == 3 and "rank" in words
     assert "Generated 2" in words and "No clip of this species was held out." in words
@@ -128,7 +127,7 @@ def comparison(codec, index, tmp_path, judge):
     weak = WeakCheck.of(index)
     reference = Reference.of(index, judge=judge, progress=False)
     return Comparison(
-        "methods", SPECIES[:2], SPECIES[2:], judge_arms(weak, arms, None, reference),
+        "compare_methods", SPECIES[:2], SPECIES[2:], judge_arms(weak, arms, None, reference),
         score(weak.classifier, weak.held_out, "recordings"), 48, 24, [], {},
         {"samples": 8, "clips_per_species": 1, "steps": 2, "guidance": 1.0, "seed": 0, "model": "tiny",
          "codec": "test"},
@@ -180,7 +179,7 @@ def test_a_grid_says_what_is_heard_in_its_cells(codec, tmp_path):
     assert heard.cells[1] == [None, None] and "no class for Synthetic Trill" in heard.remark
     assert heard.to_json(0)[0]["right"] is True
     image = codec.encode(wave, codec.rate_hz)
-    shown = [Shown(codec, image, wave, codec.rate_hz, "", verdict) for verdict in heard.cells[0]]
+    shown = [AudioClip(codec, image, wave, codec.rate_hz, "", verdict) for verdict in heard.cells[0]]
     data = GridData("steps", ["1"], "", [""], [Cell(0, 0, "c", shown, heard.of(0))], {}, heard.judge,
                     heard.remark)  # fmt: skip
     words = page_text(write_grid_page(tmp_path / "grid.html", data))

@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from jinja2 import UndefinedError
+from markupsafe import Markup
 from PIL import Image
 
+from birdsd.cluster.snapshot import _files, code_root
 from birdsd.evaluation.weak_check import GeneratedClip, LearningCheck, learning_check
-from birdsd.pages import page as html
-from birdsd.pages.charts import Curve, Marker, confusion_table, line_chart, nice_ticks, share_bar, smoothed
+from birdsd.pages.charts import Curve, Marker, confusion_table, line_chart, nice_ticks, smoothed, time_bar
 from birdsd.pages.demo import demo_page
-from birdsd.pages.markup import Html, element, escape
+from birdsd.pages.environment import amount, environment, palette
 from birdsd.pages.media import magma, picture_levels, png, sound_uri, spectrogram
-from birdsd.pages.page import Page
+from birdsd.pages.page import Page, card, name, note, table
 from birdsd.shards.index import ShardIndex
 from birdsd.sound.codec.codec import SpectrogramCodec
 from tests.support.pages import HOSTILE, _addresses, _Checker, _data
@@ -82,11 +84,20 @@ def test_hostile_names_stay_text(codec: SpectrogramCodec, tmp_path: Path) -> Non
     assert "é鳥" in "".join(page.text)
 
 
-def test_escape_leaves_ready_markup_alone_and_attributes_always_escape() -> None:
-    assert escape(Html("<b>")) == "<b>" and escape("<b>") == "&lt;b&gt;"
-    assert element("p", "a", Html("<i>b</i>")) == "<p>a<i>b</i></p>"
-    assert element("a", title=Html('"><script>')) == '<a title="&quot;&gt;&lt;script&gt;"></a>'
-    assert element("img", alt="", hidden=True, width=None, class_="x") == '<img alt="" hidden class="x">'
+def test_what_a_template_prints_is_escaped_unless_it_is_markup() -> None:
+    template = environment().from_string('<a title="{{ x }}">{{ x }}</a>')
+    for hostile in ("\"><script>alert('x')</script>", "a\u202eb\x00c", "\udcff"):
+        text = template.render(x=hostile)
+        assert "<script>" not in text and text.count('"') == 2
+        assert not set(text) & {"\u202e", "\x00", "\udcff"}
+        text.encode("utf-8")
+    assert environment().from_string("{{ x }}{{ y }}").render(x=Markup("<b>"), y=None) == "<b>"
+    assert name("<b>") == "<bdi>&lt;b&gt;</bdi>"
+
+
+def test_a_name_that_is_missing_in_a_template_is_an_error() -> None:
+    with pytest.raises(UndefinedError):
+        environment().from_string("{{ nobody }}").render()
 
 
 def test_sound_in_a_page_is_the_sound() -> None:
@@ -122,7 +133,7 @@ def test_a_picture_shows_the_loud_bright_whatever_the_codec_stores(codec: Spectr
 
 def test_the_frequency_axis_marks_where_a_frequency_lies(codec: SpectrogramCodec) -> None:
     levels = np.zeros((codec.bands, codec.frames), np.uint8)
-    text = spectrogram(levels, codec.row_hz(), codec.clip_s, alt="x")
+    text = spectrogram(levels, codec, alt="x")
     places = {float(khz): float(share) for share, khz in re.findall(r"bottom:([\d.]+)%\">([\d.]+)<", text)}
     assert 4.0 in places
     for khz, share in places.items():
@@ -160,7 +171,7 @@ def test_ticks_are_round_and_smoothing_keeps_a_constant() -> None:
 
 
 def test_shares_and_confusions_say_their_numbers() -> None:
-    bar = share_bar([("prepare", 30.0), ("train", 90.0), ("nothing", 0.0)], alt="time")
+    bar = time_bar([("prepare", 30.0), ("train", 90.0), ("nothing", 0.0)])
     _Checker(bar)
     assert "1\u00a0min\u00a030\u00a0s, 75%" in bar and "30\u00a0s, 25%" in bar
     table = confusion_table(["a", "b"], np.array([[3, 1], [0, 0]]), title="c", rows="true", columns="named")
@@ -168,21 +179,28 @@ def test_shares_and_confusions_say_their_numbers() -> None:
     assert table.count("<td") == 4 and ">3<" in table
 
 
-def test_durations_and_sizes_read_well() -> None:
-    assert [html.seconds(v).replace("\u00a0", " ") for v in (0.04, 9.96, 59.6, 125, 3600, 7500)] == [
-        "0.0 s", "10 s", "1 min 00 s", "2 min 05 s", "1 h 00 min", "2 h 05 min",
-    ]  # fmt: skip
-    assert [html.amount(v) for v in (12345, 3, 3.14, 0.0421)] == ["12,345", "3", "3.1", "0.042"]
-    assert html.gibibytes(3 << 29) == "1.50 GiB" and html.gibibytes(5 << 20) == "5 MiB"
+def test_counts_read_well() -> None:
+    assert [amount(v) for v in (12345, 3, 3.14, 0.0421)] == ["12,345", "3", "3.1", "0.042"]
+
+
+def test_the_page_of_the_ui_has_the_same_colours() -> None:
+    assert palette()["accent"] == ("#17606b", "#76c7cd") and len(palette()["c6"]) == 2
 
 
 def test_a_page_lists_its_sections(tmp_path: Path) -> None:
     page = Page("T & T", lead="l")
-    page.section(
-        "One <1>", html.image(png(np.zeros((4, 4), np.uint8)), "black"), html.note("careful", warn=True)
-    )
-    page.section("Two", html.card(html.table(["a", "b"], [["x", 1]], numeric=(1,), total=True)))
+    page.section("One <1>", note("careful", warn=True))
+    page.section("Two", card(table(["a", "b"], [["x", 1]], numeric=(1,), total=True)))
     seen = _Checker(page.write(tmp_path / "p.html").read_text("utf-8"))
     links = [attrs["href"] for tag, attrs in seen.tags if tag == "a"]
     assert links == ["#part-1", "#part-2"]
     assert "One <1>" in seen.text and "T & T" in seen.text
+
+
+def test_templates_and_styles_travel_with_the_code() -> None:
+    """Into the snapshot that queued jobs run, and (by pyproject's package data) into the wheel."""
+    root = code_root()
+    ours = {path.relative_to(root).as_posix() for kind in ("templates", "static")
+            for path in (root / "birdsd" / "pages" / kind).iterdir()}  # fmt: skip
+    assert len(ours) > 10 and ours <= set(_files(root))
+    assert '"birdsd.pages" = ["static/*", "templates/*"]' in (root / "pyproject.toml").read_text()

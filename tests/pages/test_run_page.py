@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from birdsd.config import settings_as_typed
-from birdsd.errors import UserError
 from birdsd.files import append_bytes, write_json
 from birdsd.pages.run.page import report, write
 from birdsd.pages.run.previews import Budget, caption, listen, pieces
@@ -21,6 +20,7 @@ from birdsd.runs.allocations import Submission
 from birdsd.runs.status.timing import hours, traces
 from birdsd.sound.audio.recordings import write_wav
 from birdsd.sound.codec.codec import SpectrogramCodec
+from tests.support.errors import refuses
 from tests.support.histories import HOUR, T0, History
 from tests.support.imports import imported_by
 from tests.support.pages import HOSTILE, _addresses, _Checker
@@ -118,7 +118,7 @@ def test_a_preview_that_was_turned_down_says_so(history: History, tmp_path: Path
 def test_where_the_page_goes(history: History, tmp_path: Path) -> None:
     assert report(history.run) == history.folder / "report.html"
     assert report(history.run, tmp_path) == tmp_path / f"{history.folder.name}.html"
-    with pytest.raises(UserError, match="--price -1"):
+    with refuses("--price -1"):
         report(history.run, price=-1.0)
 
 

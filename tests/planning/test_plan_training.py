@@ -124,7 +124,7 @@ def test_one_says_where_the_bytes_go(large: None) -> None:
     text = text_of(choose(on("4GB", host_gib=12)))
     assert "NOTHING FITS" in text and "offloaded states" in text and "method=lora" in text
     text = text_of(choose(on("8GB", host_gib=64)))
-    assert "machine.offload_optimizer=true" in text and "of 7.50 GiB" in text
+    assert "machine.offload_optimizer=true" in text and "of 7.5 GiB" in text
 
 
 def test_a_global_batch_is_cut_for_the_ranks(large: None) -> None:

@@ -51,7 +51,7 @@ def test_a_report_is_made_again_where_anything_changed_that_it_rests_on(
     told = {"rests_on": first, "page": sha256_file(page), "words": "w", "told": {"a": 1}}
     write_json(kept, told)
     found = written_before(kept, first, page)
-    assert found is not None and (found.page, found.words, found.told) == (page, "w", {"a": 1})
+    assert found is not None and (found.page, found.text, found.facts) == (page, "w", {"a": 1})
     others = [
         rests_on(config=compose("demo", ["guidance=2"])),
         rests_on(index=SimpleNamespace(fingerprint="t")),

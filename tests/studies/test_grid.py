@@ -8,8 +8,8 @@ import shlex
 import pytest
 
 from birdsd import config
-from birdsd.errors import UserError
 from birdsd.studies.grid import Axis, Grid, command, value_name
+from tests.support.errors import refuses
 from tests.support.untrained import make_model
 
 
@@ -32,14 +32,14 @@ def test_axes_are_settings_with_values():
     assert Axis.parse("guidance=1, 3,5,3", "x") == Axis("guidance", ("1", "3", "5"))
     assert Axis.parse('prompt=["a robin, singing", "a wren"]', "x").values == ("a robin, singing", "a wren")
     assert Axis.parse("negative_prompt=[null, rain]", "y").values == ("", "rain")
-    for text, match in (
-        ("guidence=1,2", r"unknown setting on the x axis 'guidence'.*Did you mean 'guidance'"),
-        ("guidance", "an axis is a setting with its values"),
-        ("guidance=", "has no values"),
-        ("machine=smoke", "unknown setting"),
-        ("out=a,b", "unknown setting"),
+    for text, value, offer in (
+        ("guidence=1,2", "guidence", "'guidance'"),
+        ("guidance", "x='guidance'", "guidance=1,3,5"),
+        ("guidance=", "x='guidance='", "guidance=1,3,5"),
+        ("machine=smoke", "machine", "birdsd run generate --keys"),
+        ("out=a,b", "out", "birdsd run generate --keys"),
     ):
-        with pytest.raises(UserError, match=match):
+        with refuses(value, offer):
             Axis.parse(text, "x")
 
 
@@ -66,16 +66,16 @@ def test_prompts_additions_and_nothing_can_be_values():
 
 
 def test_what_cannot_be_a_grid_is_refused_before_anything_is_made(tmp_path):
-    for settings, match in (
-        ((), "x is not set"),
-        (("x=steps=1,2", "y=steps=3"), "x and y are both steps"),
-        (("x=steps=1,zwei",), "steps=zwei does not fit"),
-        (("x=steps=1,0",), "steps=0"),
-        (("x=scheduler=ddim,eulr",), "Did you mean 'euler'"),
-        (("x=strength=0.1,0.5",), "without init"),
-        (("x=seed=" + ",".join(map(str, range(60))), "count=2"), r"60 x 1 cells with 120 clips.*at most 100"),
+    for settings, value, offer in (
+        ((), "x", "x="),
+        (("x=steps=1,2", "y=steps=3"), "steps", ""),
+        (("x=steps=1,zwei",), "steps=zwei", ""),
+        (("x=steps=1,0",), "steps=0", ""),
+        (("x=scheduler=ddim,eulr",), "eulr", "'euler'"),
+        (("x=strength=0.1,0.5",), "init", ""),
+        (("x=seed=" + ",".join(map(str, range(60))), "count=2"), "120 clips", "100"),
     ):
-        with pytest.raises(UserError, match=match):
+        with refuses(value, offer):
             Grid.of(asked("run=r", *settings))
 
 

@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 import numpy as np
 
 from birdsd.evaluation.weak_check import LearningCheck
-from birdsd.pages.demo import Clip, DemoData, Interruption, Losses, Pair, Training
+from birdsd.pages.demo import DemoData, Interruption, Losses, Pair, Training
+from birdsd.pages.media import AudioClip
 from birdsd.sound.codec.codec import SpectrogramCodec
 from tests.support.songs import SPECIES, song
 
@@ -48,7 +49,7 @@ def _addresses(checker: _Checker) -> list[str]:
 
 def _data(codec: SpectrogramCodec, check: LearningCheck | None, synthetic: bool, species: str) -> DemoData:
     sound = song(SPECIES[0], 1, 0, codec)
-    clip = Clip(codec.encode(sound, codec.rate_hz), sound, codec.rate_hz, f"caption {species}")
+    clip = AudioClip(codec, codec.encode(sound, codec.rate_hz), sound, codec.rate_hz, f"caption {species}")
     samples = list(range(0, 4000, 4))
     losses = Losses(samples, [float("nan"), *np.linspace(1, 0.01, len(samples) - 1)])
     training = Training(
@@ -67,3 +68,33 @@ def _data(codec: SpectrogramCodec, check: LearningCheck | None, synthetic: bool,
         peak_memory_bytes=1 << 30, machine="2 CPU cores", commands=[("Another clip", f"birdsd {species}")],
         credits=[("CC0", species, 16)], facts={"Seed": species},
     )  # fmt: skip
+
+
+class _Reader(HTMLParser):
+    def __init__(self, markup: bool) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self._markup, self._skipped = markup, ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._skipped = tag if tag in {"style", "script"} else ""
+        if self._markup:
+            self.lines.append(f"<{tag} {sorted(attrs, key=lambda pair: pair[0])}>")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._skipped = ""
+        if self._markup:
+            self.lines.append(f"</{tag}>")
+
+    def handle_data(self, data: str) -> None:
+        words = " ".join(data.split())
+        if words and not self._skipped:
+            self.lines.append(words)
+
+
+def seen(text: str, markup: bool = False) -> list[str]:
+    """What a page shows, piece by piece, without its styles and scripts; with `markup` also its tags."""
+    reader = _Reader(markup)
+    reader.feed(text)
+    reader.close()
+    return reader.lines

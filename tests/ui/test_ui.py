@@ -18,14 +18,14 @@ import pytest
 import soundfile
 
 from birdsd.cli.main import main
-from birdsd.cli.ui import add_ui
+from birdsd.cli.models import VERBS
 from birdsd.diffusion.generation.generate import Recipe
-from birdsd.errors import UserError
 from birdsd.sound.audio.recordings import write_wav
 from birdsd.sound.labels.load import read_raven
 from birdsd.ui import server
-from birdsd.ui.session import Asked, Studio
+from birdsd.ui.session import FormValues, UiSession
 from tests.support.browser import CHROMIUM, browser
+from tests.support.errors import refuses
 from tests.support.tiny import CODEC
 from tests.support.untrained import make_model
 
@@ -38,9 +38,9 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def studio(runs, tmp_path_factory):
+def session(runs, tmp_path_factory):
     out = tmp_path_factory.mktemp("made")
-    return Studio.open(server.settled(None, ["steps=2", f"out={out}"], runs))
+    return UiSession.open(server.settled(None, ["steps=2", f"out={out}"], runs))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_the_newest_finished_model_is_taken(runs, tmp_path):
             (folder / "model_index.json").write_text("{}")
         os.utime(folder, (1000 - number, 1000 - number))
     assert server.newest_model(tmp_path) == tmp_path / "a" / "export"
-    with pytest.raises(UserError, match="there is no finished model in"):
+    with refuses(str(tmp_path / "nowhere"), "birdsd run train"):
         server.newest_model(tmp_path / "nowhere")
 
 
@@ -68,7 +68,7 @@ def test_settings_are_those_of_generate(runs):
     asked = server.settled(None, ["guidance=4", "add=[a, b:0.5]"], runs)
     assert (asked.guidance, asked.add, asked.run) == (4.0, ["a", "b:0.5"], str(runs / "base-1" / "export"))
     assert server.settled("some-run", [], runs).run == "some-run"
-    with pytest.raises(UserError, match="Did you mean 'guidance'"):
+    with refuses("guidence", "'guidance'"):
         server.settled("some-run", ["guidence=4"], runs)
 
 
@@ -90,7 +90,7 @@ def test_without_gradio_it_says_how_to_get_it(monkeypatch, runs, capsys):
         'gradio is not installed. `birdsd ui` needs it. pip install "birdsd[ui]"' in capsys.readouterr().err
     )
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "5.49.1")
-    with pytest.raises(UserError, match=r"gradio 5\.49\.1 is too old"):
+    with refuses("5.49.1", "6"):
         server.check_gradio()
 
 
@@ -99,62 +99,64 @@ def test_a_port_that_is_taken_is_a_sentence():
         taken.bind((server.HOST, 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"port {port} cannot be used"):
+        with refuses(str(port), "--port"):
             server.free_port(port)
-    with pytest.raises(UserError, match="from 1 to 65535"):
+    with refuses("--port", "65535"):
         server.free_port(70000)
     assert server.FIRST_PORT <= server.free_port(None) < server.FIRST_PORT + server.PORTS
 
 
-def test_prompts_are_worded_as_the_model_has_read_them(studio):
-    assert studio.prompt("American Robin", "rain") == "an American Robin in rain"
-    assert studio.prompt("American Robin", "") == "an American Robin"
-    assert studio.prompt(None, "rain") == "no bird in rain" and studio.prompt("", "") == ""
-    assert studio.first_prompt() == "an American Robin"
-    assert studio.model.environments == ("rain", "wind")
+def test_prompts_are_worded_as_the_model_has_read_them(session):
+    assert session.prompt("American Robin", "rain") == "an American Robin in rain"
+    assert session.prompt("American Robin", "") == "an American Robin"
+    assert session.prompt(None, "rain") == "no bird in rain" and session.prompt("", "") == ""
+    assert session.first_prompt() == "an American Robin"
+    assert session.model.environments == ("rain", "wind")
 
 
-def test_a_clip_is_made_once_and_told_step_by_step(studio):
+def test_a_clip_is_made_once_and_told_step_by_step(session):
     shares: list[float] = []
-    asked = Asked.of(["a (Eurasian Wren:1.2)", 3, 4, 7, None, "ddim", None, 0, 0.6, 0, 0.51])
-    clip = studio.make(asked, shares.append)
+    asked = FormValues.of(["a (Eurasian Wren:1.2)", 3, 4, 7, None, "ddim", None, 0, 0.6, 0, 0.51])
+    clip = session.make(asked, shares.append)
     assert shares == [0.25, 0.5, 0.75, 1.0] and clip.made and clip.species == ("Eurasian Wren",)
-    assert not studio.make(asked).made
-    figure, table = studio.figure(clip, asked), studio.labels(clip)
+    assert not session.make(asked).made
+    figure, table = session.figure(clip, asked), session.labels(clip)
     assert "<audio" in figure and "data:image/png" in figure and "seed 7, guidance 3" in figure
     assert "Eurasian Wren" in table and "0.0625\u20138" in table
-    nothing = studio.make(Asked("a bird", 1, 1, 0))
-    assert "names no species" in studio.labels(nothing)
+    nothing = session.make(FormValues("a bird", 1, 1, 0))
+    assert "names no species" in session.labels(nothing)
 
 
-def test_an_uploaded_recording_is_kept_beside_the_clips(studio, recording, tmp_path):
+def test_an_uploaded_recording_is_kept_beside_the_clips(session, recording, tmp_path):
     upload = tmp_path / "upload.wav"
     upload.write_bytes(recording.read_bytes())
-    asked = Asked("a Eurasian Wren", 3, 4, 1, init=str(upload), start_s=0.25, strength=0.5)
-    clip = studio.make(asked)
-    assert "from upload.wav with strength 0.5" in studio.figure(clip, asked)
+    asked = FormValues("a Eurasian Wren", 3, 4, 1, init=str(upload), start_s=0.25, strength=0.5)
+    clip = session.make(asked)
+    assert "from upload.wav with strength 0.5" in session.figure(clip, asked)
     upload.unlink()
     recipe = Recipe.read(clip.recipe)
     kept = Path(recipe.request.init.rpartition("@")[0])
-    assert kept.parent == studio.out.resolve() / "recordings" and kept.read_bytes() == recording.read_bytes()
+    assert kept.parent == session.out.resolve() / "recordings" and kept.read_bytes() == recording.read_bytes()
     assert recipe.request.strength == 0.5 and recipe.request.init.endswith("@0.25")
     (label,) = read_raven(clip.table)
     assert (label.start_s, label.end_s) == (0.0, pytest.approx(CODEC.clip_s))
 
 
-def test_a_stretch_is_a_part_of_the_clip(studio, recording):
-    whole = Asked("a wren", 3, 2, 1, init=str(recording), mask_end_s=studio.whole_s)
-    assert not studio.request(whole).is_masked
-    part = Asked("a Eurasian Wren", 3, 2, 1, init=str(recording), mask_start_s=0.2, mask_end_s=studio.whole_s)
-    request = studio.request(part)
+def test_a_stretch_is_a_part_of_the_clip(session, recording):
+    whole = FormValues("a wren", 3, 2, 1, init=str(recording), mask_end_s=session.whole_s)
+    assert not session.request(whole).is_masked
+    part = FormValues(
+        "a Eurasian Wren", 3, 2, 1, init=str(recording), mask_start_s=0.2, mask_end_s=session.whole_s
+    )
+    request = session.request(part)
     assert (request.mask_start_s, request.mask_end_s, request.strength) == (0.2, None, None)
-    clip = studio.make(part)
+    clip = session.make(part)
     assert read_raven(clip.table)[0].start_s == 0.2
-    assert "0.2 to 0.512 s regenerated in my tone.wav" in studio.figure(clip, part)
+    assert "0.2 to 0.512 s regenerated in my tone.wav" in session.figure(clip, part)
 
 
-def test_the_facts_name_the_model_and_the_rights(studio):
-    facts = studio.facts()
+def test_the_facts_name_the_model_and_the_rights(session):
+    facts = session.facts()
     assert "base-1" in facts and "2 species" in facts and "0.512 s at 16 kHz" in facts
     assert "CC BY-NC 4.0" in facts
 
@@ -166,10 +168,10 @@ needs_gradio = pytest.mark.skipif(
 
 
 @pytest.fixture
-def served(studio, monkeypatch):
+def served(session, monkeypatch):
     """The page, served as `birdsd ui` does, but for the loading of the model."""
-    monkeypatch.setattr(Studio, "open", classmethod(lambda cls, asked: studio))
-    page = server.serve(studio.config, browser=False, wait=False)
+    monkeypatch.setattr(UiSession, "open", classmethod(lambda cls, asked: session))
+    page = server.serve(session.config, browser=False, wait=False)
     yield page
     page.close()
 
@@ -188,7 +190,7 @@ def test_it_listens_on_this_machine_alone(served):
 @pytest.mark.slow
 @needs_gradio
 @needs_browser
-def test_the_page_in_a_browser(served, studio, recording, tmp_path):
+def test_the_page_in_a_browser(served, session, recording, tmp_path):
     with browser(tmp_path / "profile") as page:
         page.open(served.local_url)
         page.wait_for("!!document.querySelector('#generate')")
@@ -207,7 +209,7 @@ def test_the_page_in_a_browser(served, studio, recording, tmp_path):
         assert rate_hz == CODEC.rate_hz and len(samples) == CODEC.samples_per_clip and np.ptp(samples) > 0
         assert Recipe.read(clip[".json"]).request.prompts == ("a Eurasian Wren <b>in rain</b>",)
         assert read_raven(clip[".txt"])[0].label == "Eurasian Wren"
-        assert clip[".png"].read_bytes() == next(studio.out.glob("a_Eurasian_Wren_b*.png")).read_bytes()
+        assert clip[".png"].read_bytes() == next(session.out.glob("a_Eurasian_Wren_b*.png")).read_bytes()
 
         # The picture plays from where it is clicked.
         page.click("#shown .field")
@@ -229,7 +231,7 @@ def test_the_page_in_a_browser(served, studio, recording, tmp_path):
         asked = [url for url in page.requests() if not url.startswith(("data:", "blob:", "about:"))]
         assert asked and all(url.startswith(served.local_url) for url in asked), asked
         assert page.errors() == []
-    recipes = [json.loads(path.read_text()) for path in studio.out.glob("*.json")]
+    recipes = [json.loads(path.read_text()) for path in session.out.glob("*.json")]
     assert any(told.get("start") for told in recipes)
 
 
@@ -263,7 +265,7 @@ def _upload(page, recording):
 
 def test_the_parser_stands_alone():
     parser = argparse.ArgumentParser()
-    add_ui(parser.add_subparsers())
+    next(verb for verb in VERBS if verb.name == "ui").add_to(parser.add_subparsers())
     options = parser.parse_args(["ui", "RUN", "steps=5"])
     assert (options.run, options.settings, options.port, options.no_browser) == (
         "RUN",

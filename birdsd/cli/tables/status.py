@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from birdsd.format import event_words, moment, printable, short, span
+from birdsd.format import ELLIPSIS, event_words, moment, printable, short, span, table
 from birdsd.runs.status.overview import RECENT, RunStatus, counts
 from birdsd.runs.status.state import CANCELLED, FINISHED
 from birdsd.runs.status.timing import START_PARTS, Account, Hours, title
@@ -16,39 +16,38 @@ if TYPE_CHECKING:
     from birdsd.runs.status.detail import RunDetail
 
 WIDTH = 100
-_LEAST_NAME = 20
 _QUIET = (FINISHED, CANCELLED)
 _BAR = 30
-ELLIPSIS = "\u2026"
 
 
-def text(found: Sequence[RunStatus], everything: bool = False, now: float | None = None) -> str:
-    """The table of runs, at most `WIDTH` columns wide; without `everything` few of those that are over."""
+def text(runs: Sequence[RunStatus], everything: bool = False, now: float | None = None) -> str:
+    """The table of runs, at most `WIDTH` columns wide; without `everything` only the latest that ended."""
     now = time.time() if now is None else now
-    if not found:
+    if not runs:
         return "no runs here yet; start one with `birdsd run JOB ...` or `birdsd submit JOB ...`"
-    over = [s for s in found if s.state in _QUIET]
-    dropped = {id(s) for s in ([] if everything else over[RECENT:])}
-    shown = [s for s in found if id(s) not in dropped]
+    ended = [s for s in runs if s.state in _QUIET]
+    dropped = {id(s) for s in ([] if everything else ended[RECENT:])}
+    shown = [s for s in runs if id(s) not in dropped]
     rows = [_cells(s) for s in shown]
-    lines = _table(("RUN", "STATE", "DONE", "RATE", "ETA", "ALLOC", "HOURS", "EFF"), rows, right=range(2, 8))
+    head = ("RUN", "STATE", "DONE", "RATE", "ETA", "ALLOC", "HOURS", "EFF")
+    lines = table([head, *rows], left=(0, 1), width=WIDTH)
     out = [lines[0]]
     for status, line in zip(shown, lines[1:], strict=True):
         out.append(line)
         if status.state != FINISHED:
             out += _remarks(status)
-    tally = ", ".join(f"{n} {state}" for state, n in counts(found).items())
-    out += ["", f"{len(found)} {'run' if len(found) == 1 else 'runs'}: {tally}"]
+    tally = ", ".join(f"{n} {state}" for state, n in counts(runs).items())
+    out += ["", f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}: {tally}"]
     if dropped:
         out.append(f"{len(dropped)} finished or cancelled runs are not shown; use --all to list them")
     return "\n".join(out)
 
 
 def _remarks(status: RunStatus) -> list[str]:
-    said = [status.note] if status.note else []
+    remarks = [status.note] if status.note else []
     if status.way_out:
-        said.append(f"-> {status.way_out}")
-    return [line for remark in said for line in _wrapped(remark, "    ", "    ")]
+        remarks.append(f"-> {status.way_out}")
+    return [line for remark in remarks for line in _wrapped(remark, "    ", "    ")]
 
 
 def _wrapped(remark: str, first: str, rest: str) -> list[str]:
@@ -70,12 +69,12 @@ def _cells(status: RunStatus) -> tuple[str, ...]:
     ratio = spent.ratio if spent is not None and spent.wall_s >= 1 else None
     count = str(status.allocations) if status.hours is not None else ""
     return (
-        status.name, status.state, done, rate, to_go, count, held(spent),
+        status.name, status.state, done, rate, to_go, count, used_hours(spent),
         f"{ratio:.0%}" if ratio is not None else "",
     )  # fmt: skip
 
 
-def held(spent: Hours | None) -> str:
+def used_hours(spent: Hours | None) -> str:
     """GPU hours; hours of processes where there was no GPU."""
     if spent is None or spent.wall_s <= 0:
         return ""
@@ -89,64 +88,34 @@ def held(spent: Hours | None) -> str:
     )
 
 
-def _table(
-    head: Sequence[str], rows: Sequence[Sequence[str]], right: Iterable[int] = (), indent: int = 0
-) -> list[str]:
-    """Lines of at most WIDTH columns; the first column gives way where they do not fit."""
-    flush = set(right)
-    cells = [[printable(cell) for cell in row] for row in [head, *rows]]
-    used = [c for c in range(len(head)) if c == 0 or any(row[c] for row in cells[1:])]
-    widths = {c: max(len(row[c]) for row in cells) for c in used}
-    room = WIDTH - indent - sum(widths[c] + 2 for c in used[1:])
-    widths[0] = min(widths[0], max(_LEAST_NAME, room))
-    lines = []
-    for row in cells:
-        parts = [
-            _cut(row[c], widths[c]).rjust(widths[c])
-            if c in flush
-            else _cut(row[c], widths[c]).ljust(widths[c])
-            for c in used
-        ]
-        lines.append(" " * indent + "  ".join(parts).rstrip())
-    return lines
-
-
-def _cut(name: str, width: int) -> str:
-    """Shortened in the middle: the end of a run's name is its signature."""
-    if len(name) <= width:
-        return name
-    tail = min(9, width // 3)
-    return f"{name[: width - tail - 1]}{ELLIPSIS}{name[-tail:]}"
-
-
 # -- one run ------------------------------------------------------------------------------------------
 
 
-def detail_text(told: RunDetail, now: float | None = None) -> str:
+def detail_text(detail: RunDetail, now: float | None = None) -> str:
     """One run in detail."""
     now = time.time() if now is None else now
-    status = told.status
+    status = detail.status
     out = [f"{printable(status.name)}  {status.state}"]
     if status.note:
         out += _wrapped(status.note, "  ", "  ")
-    out += _facts(told, now)
-    if told.hours.accounts:
-        out += ["", "ALLOCATIONS", *allocation_lines(told.hours.accounts, now)]
-    if told.hours.wall_s > 0:
-        out += ["", "TIME BREAKDOWN", *hour_lines(told.hours, status.job)]
-    if told.validation:
-        out += ["", "VALIDATION LOSS", _losses(told.validation)]
-    if told.events:
-        out += ["", "LAST EVENTS", *(_event_line(event, now) for event in told.events)]
-    if told.next_steps:
+    out += _facts(detail, now)
+    if detail.hours.accounts:
+        out += ["", "ALLOCATIONS", *allocation_lines(detail.hours.accounts, now)]
+    if detail.hours.wall_s > 0:
+        out += ["", "TIME BREAKDOWN", *hour_lines(detail.hours, status.job)]
+    if detail.validation:
+        out += ["", "VALIDATION LOSS", _losses(detail.validation)]
+    if detail.events:
+        out += ["", "LAST EVENTS", *(_event_line(event, now) for event in detail.events)]
+    if detail.next_steps:
         out += ["", "NEXT STEPS"]
-        width = max((len(run) for says, run in told.next_steps if says), default=0)
-        out += [f"  {run:<{width}}  {says}".rstrip() for says, run in told.next_steps]
+        width = max((len(run) for says, run in detail.next_steps if says), default=0)
+        out += [f"  {run:<{width}}  {says}".rstrip() for says, run in detail.next_steps]
     return "\n".join(out)
 
 
-def _facts(told: RunDetail, now: float) -> list[str]:
-    status, rows = told.status, list[tuple[str, str]]()
+def _facts(detail: RunDetail, now: float) -> list[str]:
+    status, rows = detail.status, list[tuple[str, str]]()
     if status.parts:
         rows.append(("parts", ", ".join(f"{n} {state}" for state, n in status.parts.items())))
     elif status.total:
@@ -162,8 +131,8 @@ def _facts(told: RunDetail, now: float) -> list[str]:
         where = f"{status.world_size} rank{'s' * (status.world_size > 1)} on {status.nodes} node"
         loss = f", loss {status.loss:.4g}" if status.loss is not None else ""
         rows.append(("now", f"{status.phase}, {where}{'s' * (status.nodes > 1)}{loss}"))
-    rows += [("settings", line) if not i else ("", line) for i, line in enumerate(told.settings)]
-    for number, submission in enumerate(told.submissions):
+    rows += [("settings", line) if not i else ("", line) for i, line in enumerate(detail.settings)]
+    for number, submission in enumerate(detail.submissions):
         line = f"{moment(submission.time, now)}  {submission.words}"
         rows.append(("submitted" if not number else "", line))
     rows.append(("folder", status.folder))
@@ -188,7 +157,7 @@ def allocation_lines(accounts: Sequence[Account], now: float) -> list[str]:
              size, span(account.wall_s), moved, account.how, lost)
         )  # fmt: skip
     head = ("NAME", "STARTED", "QUEUED", "SIZE", "WALL TIME", "SAMPLES", "END", "LOST")
-    return _table(head, rows, right=(2, 3, 4, 5, 7), indent=2)
+    return table([head, *rows], left=(0, 1, 6), indent=2, width=WIDTH)
 
 
 def hour_lines(spent: Hours, job: str = "train") -> list[str]:
@@ -203,14 +172,16 @@ def hour_lines(spent: Hours, job: str = "train") -> list[str]:
             parts = spent.start_parts()
             named = [f"{name} {span(parts[name])}" for name in START_PARTS if parts[name] >= 0.5]
             lines += [f"    {', '.join(named)}"] if named else []
-    said = [f"allocated {span(spent.wall_s)}"]
-    said += [f"{hours} GPU hours" for hours in [f"{spent.gpu_hours:,.2f}"] if spent.gpu_hours]
-    said += [f"{hours} CPU process hours" for hours in [f"{spent.process_hours:,.2f}"] if spent.process_hours]
+    totals = [f"allocated {span(spent.wall_s)}"]
+    totals += [f"{hours} GPU hours" for hours in [f"{spent.gpu_hours:,.2f}"] if spent.gpu_hours]
+    totals += [
+        f"{hours} CPU process hours" for hours in [f"{spent.process_hours:,.2f}"] if spent.process_hours
+    ]
     if spent.ratio is not None:
         with_queue = f", {spent.ratio_with_queue:.1%} including queue time" if spent.queue_s else ""
         what = "effective training time" if job == "train" else "at work"
-        said.append(f"{what} {spent.ratio:.1%}{with_queue}")
-    return [*lines, *_wrapped("; ".join(said), "  ", "  ")]
+        totals.append(f"{what} {spent.ratio:.1%}{with_queue}")
+    return [*lines, *_wrapped("; ".join(totals), "  ", "  ")]
 
 
 def _losses(points: Sequence[tuple[int, float]]) -> str:
@@ -218,7 +189,7 @@ def _losses(points: Sequence[tuple[int, float]]) -> str:
 
 
 def _event_line(event: dict[str, Any], now: float) -> str:
-    said = event_words(event)
+    details = event_words(event)
     name = str(event.get("event", "?"))
-    line = printable(f"{moment(float(event['time']), now)}  {name}{f': {said}' if said else ''}")
+    line = printable(f"{moment(float(event['time']), now)}  {name}{f': {details}' if details else ''}")
     return f"  {line if len(line) <= WIDTH - 2 else line[: WIDTH - 3] + ELLIPSIS}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from birdsd.format import table
+
 if TYPE_CHECKING:
     from birdsd.checks.verify.segments import LegResult
     from birdsd.checks.verify.verify import VerifyResult
@@ -24,16 +26,12 @@ _HEADER = (
 
 def result_text(result: VerifyResult) -> str:
     """The table of the legs, the checks, and the verdict."""
-    rows = [_HEADER, *(_row(leg) for leg in result.legs)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER) - 1)]
     lines = [
         f"{result.steps} steps of {result.global_batch} samples, {result.precision} on {result.device}; "
         f"uninterrupted in {result.straight_s:.0f} s, then in {len(result.legs)} segments (in samples):",
         "",
+        *table([_HEADER, *(_row(leg) for leg in result.legs)], left=[len(_HEADER) - 1]),
     ]
-    for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=False)]
-        lines.append("  ".join([*cells, row[-1]]).rstrip())
     lines.append("")
     lines += [
         f"{'ok   ' if check.passed else 'WRONG'} {check.name:8} {check.found}" for check in result.checks

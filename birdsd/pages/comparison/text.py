@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from birdsd.evaluation.comparison import p_text
-from birdsd.pages import page as html
+from birdsd.format import size, span, table
 
 if TYPE_CHECKING:
     from birdsd.evaluation.comparison import ArmResult, Comparison
@@ -17,20 +17,11 @@ _HEADS = (
 
 
 def text(comparison: Comparison) -> str:
-    """The table, what was missing, and what the figures are worth."""
-    rows = [list(_HEADS), *(_row(comparison, arm) for arm in comparison.arms)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADS))]
-    lines = [
-        "  ".join(_placed(row[column], width, column) for column, width in enumerate(widths)) for row in rows
-    ]
+    """The table, missing arms, and what the figures are worth."""
+    lines = table([_HEADS, *(_row(comparison, arm) for arm in comparison.arms)])
     lines += ["", *remarks(comparison)]
-    for arm in comparison.missing:
-        lines.append(f"missing: {arm.title}: {arm.missing}")
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _placed(cell: str, width: int, column: int) -> str:
-    return f"{cell:<{width}}" if column == 0 else f"{cell:>{width}}"
+    lines += [f"missing: {arm.title}: {arm.missing}" for arm in comparison.missing]
+    return "\n".join(lines)
 
 
 def _row(comparison: Comparison, arm: ArmResult) -> list[str]:
@@ -49,16 +40,16 @@ def _row(comparison: Comparison, arm: ArmResult) -> list[str]:
         copies(arm),
         loss(arm),
         duration(arm),
-        memory(arm).replace("\u00a0", " "),
+        memory(arm),
         to_share(arm),
         f"{figures.parameters:,}" if figures.parameters else "-",
     ]
 
 
 def heard(arm: ArmResult) -> str:
-    """How many clips of new species the judge names right, of all that it knows."""
-    told = arm.heard.get("new")
-    return f"{told.right.share:.0%} of {told.clips}" if told else "-"
+    """The share of clips of new species that the judge names right, of all species it knows."""
+    named = arm.heard.get("new")
+    return f"{named.right.share:.0%} of {named.clips}" if named else "-"
 
 
 def against(arm: ArmResult) -> str:
@@ -70,7 +61,7 @@ def against(arm: ArmResult) -> str:
 
 
 def copies(arm: ArmResult) -> str:
-    """The share of clips nearer to training than 95% of the held-out are; a mark where it is too much."""
+    """The share of clips nearer to training than 95% of the held-out are; marked where it is too much."""
     if arm.nearness is None:
         return "-"
     return f"{arm.nearness.closer_than_held_out:.0%}{' (!)' if arm.nearness.copies else ''}"
@@ -82,11 +73,11 @@ def loss(arm: ArmResult) -> str:
 
 
 def duration(arm: ArmResult) -> str:
-    """The wall time of its training; 'at least' where some of it was never written down."""
+    """The wall time of its training; at least that where some of it was never recorded."""
     if not arm.figures.train_s:
         return "-"
     least = ">" if arm.figures.partly else ""
-    return least + html.seconds(arm.figures.train_s).replace("\u00a0", " ")
+    return least + span(arm.figures.train_s, exact=True)
 
 
 def memory(arm: ArmResult) -> str:
@@ -94,79 +85,75 @@ def memory(arm: ArmResult) -> str:
     figures = arm.figures
     if not figures.peak_mib:
         return "-"
-    gpu = f" + GPU {html.gibibytes(figures.gpu_mib * 2**20)}" if figures.gpu_mib else ""
-    return html.gibibytes(figures.peak_mib * 2**20) + gpu
+    gpu = f" + GPU {size(figures.gpu_mib * 2**20)}" if figures.gpu_mib else ""
+    return size(figures.peak_mib * 2**20) + gpu
 
 
 def to_share(arm: ArmResult) -> str:
-    """The size of what one would hand on."""
+    """The size of what one would share."""
     return "-" if arm.figures.share_bytes is None else size(arm.figures.share_bytes)
 
 
-def size(value: int) -> str:
-    """Bytes as kB or MB, in thousands."""
-    if value < 1000:
-        return f"{value} B"
-    return f"{value / 1000:.3g} kB" if value < 1e6 else f"{value / 1e6:.3g} MB"
-
-
 def remarks(comparison: Comparison) -> list[str]:
-    """What the figures mean and what they are worth, in sentences."""
+    """How to read the figures and what they are worth, in sentences."""
     settings = comparison.settings
-    held = comparison.held_out
+    held_out = comparison.held_out
     count = settings["clips_per_species"]
-    said = [
+    lines = [
+        *judge_remarks(comparison),
         f"One seed ({settings['seed']}); {count} clips of each species from each arm, from the same noise "
-        "and the same words.",
+        "and the same prompts.",
         f"Chance: {comparison.chance:.0%} for a classifier that guesses, {comparison.always:.0%} for a model "
-        "that sings one of the new species whatever it is asked for.",
-        "vs base: points on the new species against the base model asked in the same words; p by McNemar's "
+        "that sings one of the new species whatever the prompt.",
+        "vs base: points on the new species against the base model with the same prompts; p by McNemar's "
         "exact test clip by clip, adjusted for all arms (Holm).",
         "known: retention of the species that the base model knew; agreed: all species together.",
         "copies: share of clips nearer to a training clip than 95% of the held-out ones are; 5% is expected.",
         "loss: on held-out recordings of the new species; only the denoising losses compare, and a loss says "
         "less about the sound than a classifier does.",
     ]
-    said = [*judge_words(comparison), *said]
-    if held:
-        said.append(
+    if held_out:
+        lines.append(
             f"The weak check (logistic regression, {comparison.training_clips} clips of "
-            f"{comparison.training_recordings} recordings) names {held.accuracy:.0%} of {held.clips} "
-            f"held-out clips right ({held.low:.0%} to {held.high:.0%}): it is not ground truth."
+            f"{comparison.training_recordings} recordings) names {held_out.accuracy:.0%} of "
+            f"{held_out.clips} held-out clips right ({held_out.low:.0%} to {held_out.high:.0%}): it is not "
+            "ground truth."
         )
-    for arm in comparison.shown:
-        if arm.background:
-            said.append(f"{arm.title}, asked for an environment: {background(arm)}")
-    return said
+    lines += [
+        f"{arm.title}, with an environment in the prompt: {background(arm)}"
+        for arm in comparison.shown
+        if arm.background
+    ]
+    return lines
 
 
-def judge_words(comparison: Comparison) -> list[str]:
-    """Who the judge is and what it says of real clips, or why there is none."""
+def judge_remarks(comparison: Comparison) -> list[str]:
+    """Which judge it is and how it does on real clips, or why there is none."""
     stages = comparison.stages
     if stages is None:
-        return [f"judge: {comparison.no_judge}" if comparison.no_judge else "judge: none"]
+        return [f"judge: {comparison.no_judge or 'none'}"]
     if not stages.known:
         return [f"judge: {stages.text()}"]
     real = "; ".join(
         f"{step.title} {step.named.right.text()}" for step in stages.steps if step.named is not None
     )
-    said = [
+    return [
         f"judge: {stages.credit}, clips of new species named right of all the species it knows; the other "
         "columns are the weak check's",
         *([f"the judge on real clips, percent: {real}"] if real else []),
+        *stages.remarks(),
     ]
-    return [*said, *stages.remarks()]
 
 
 def background(arm: ArmResult) -> str:
-    """What an environment in the prompt changed."""
-    told = arm.background
-    if told is None:
+    """The effect of an environment in the prompt."""
+    effect = arm.background
+    if effect is None:
         return "-"
     named = ""
-    if told.named_asked is not None and told.named_none is not None:
+    if effect.named_asked is not None and effect.named_none is not None:
         named = (
-            f"; it is heard in {told.named_asked:.0%} of {told.asked_clips} clips asked for with one, and "
-            f"none in {told.named_none:.0%} of {told.plain_clips} asked for without"
+            f"; it is heard in {effect.named_asked:.0%} of {effect.asked_clips} clips with it in the prompt, "
+            f"and none in {effect.named_none:.0%} of {effect.plain_clips} without"
         )
-    return f"between the songs {told.in_words()}, {p_text(told.p_value)}{named}"
+    return f"between the songs {effect.in_words()}, {p_text(effect.p_value)}{named}"

@@ -1,6 +1,6 @@
 """`birdsd report RUN`: one self-contained page about a run, to be copied off the cluster and opened.
 
-It needs no torch: what it shows was written by the run (metrics, previews, events, allocations).
+It needs no torch: it shows what the run wrote (metrics, previews, events, allocations).
 """
 
 from __future__ import annotations
@@ -11,35 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import birdsd
+from birdsd.config import settings_as_typed
 from birdsd.errors import UserError
 from birdsd.format import span
-from birdsd.pages import page as html
-from birdsd.pages.markup import Html, element
-from birdsd.pages.page import Page, amount
-from birdsd.pages.run import curves, previews, timeline
-from birdsd.pages.run import facts as report_facts
-from birdsd.pages.run.curves import Metrics, learning
+from birdsd.pages.environment import amount, unbroken
+from birdsd.pages.page import Page
+from birdsd.pages.run import facts, timeline
+from birdsd.pages.run.curves import Metrics, loss_curves, small_curves
 from birdsd.pages.run.previews import Budget, listen
 from birdsd.runs.run import Run
-from birdsd.runs.status.overview import Files, RunStatus, look, status_of
+from birdsd.runs.status.detail import as_typed, in_words
+from birdsd.runs.status.overview import RunStatus, look, status_of
 from birdsd.runs.status.state import CHAIN_STOPPED, FAILED, FINISHED, KILLED, RUNNING
 from birdsd.runs.status.timing import Hours
 
 REPORT = "report.html"
 _BAD = (FAILED, KILLED, CHAIN_STOPPED)
-_CSS = curves.CSS + timeline.CSS + previews.CSS + report_facts.CSS
-
-
-class _StyledPage(Page):
-    """A page with the looks of this report's own blocks."""
-
-    def render(self) -> str:
-        return super().render().replace("</style>", f"{_CSS}</style>", 1)
 
 
 @dataclass(frozen=True)
 class Written:
-    """A page that was written, and what it says in figures."""
+    """A page that was written, and its figures."""
 
     path: Path
     facts: dict[str, Any]
@@ -72,31 +64,37 @@ def write(
         config = run.config
     except UserError:
         config = {}
-    made = f"Made by birdsd {birdsd.__version__} on {time.strftime('%Y-%m-%d %H:%M', time.localtime(now))}."
-    page = _StyledPage(
+    origin = f"Made by birdsd {birdsd.__version__} on {time.strftime('%Y-%m-%d %H:%M', time.localtime(now))}."
+    bad = status.state in _BAD
+    page = Page(
         title=status.name,
         lead=_lead(status, config),
-        badges=(html.badge("birdsd report"), html.badge(status.state, warn=status.state in _BAD)),
-        footer=f"{made} This page needs no network: sounds, images and figures are embedded in the file.",
+        badges=("birdsd report", status.state),
+        warns=bad,
+        footer=f"{origin} This page needs no network: sounds, images and figures are embedded in the file.",
+        css=("run.css",),
     )
-    page.section("Status", *_state(status, spent, metrics, price, currency))
-    if metrics.position:
-        page.section("Training curves", *learning(metrics, spent.accounts))
-    sounds = listen(run.folder, config, Budget())
-    if sounds:
-        page.section("Listen", *sounds)
-    if spent.accounts or spent.waiting_s:
-        page.section("Time breakdown", *_time(status, spent, events, price, currency, now))
-    page.section("Settings, machines and code", *report_facts.settings(config, files.submission),
-                 report_facts.environment(files, events))  # fmt: skip
-    happened = _happened(status, files, events, now)
-    if happened:
-        page.section("Event log", *happened)
+    log_title, log = facts.end_of_log(run) if bad else ("", [])
+    rows, count = facts.log_of_events(events, now)
+    submission = files.submission
+    page.fill(
+        "run.html", status=status, spent=spent, bad=bad, metrics=metrics,
+        figures=_figures(status, spent, metrics, price, currency),
+        loss=loss_curves(metrics, spent.accounts) if metrics.position else None,
+        small=small_curves(metrics), sounds=listen(run.folder, config, Budget()),
+        time_line=timeline.time_line(spent, events, status.total, now, status.job),
+        hours=timeline.hours_table(spent, status.job, price, currency) if spent.wall_s > 0 else "",
+        allocations=timeline.allocation_table(spent, now) if spent.accounts else "",
+        submitted=in_words(submission) if submission else "",
+        typed=as_typed(submission) if submission else "",
+        settings=list(settings_as_typed(config)), environment=facts.environment(files, events),
+        log_title=log_title, log=log, events=rows, event_count=count,
+    )  # fmt: skip
     path = page.write(_place(run, out))
-    facts = {"page": str(path), "bytes": path.stat().st_size, **status.to_json()}
+    written = {"page": str(path), "bytes": path.stat().st_size, **status.to_json()}
     if price is not None:
-        facts |= {"cost": round(spent.gpu_hours * price, 2), "currency": currency}
-    return Written(path, facts)
+        written |= {"cost": round(spent.gpu_hours * price, 2), "currency": currency}
+    return Written(path, written)
 
 
 def _place(run: Run, out: Path | None) -> Path:
@@ -112,27 +110,22 @@ def _lead(status: RunStatus, config: dict[str, Any]) -> str:
         return f"The job {status.job}{parts}."
     model, method = ((config.get(key) or {}).get("name") for key in ("model", "method"))
     batch = (config.get("optim") or {}).get("global_batch")
-    said = f"Training {model} with method {method}" if model else "A training"
-    said += f", {amount(status.total)} samples" if status.total else ""
-    return f"{said} in steps of {batch}." if batch else f"{said}."
+    lead = f"Training {model} with method {method}" if model else "A training"
+    lead += f", {amount(status.total)} samples" if status.total else ""
+    return f"{lead} in steps of {batch}." if batch else f"{lead}."
 
 
-def _state(
+def _figures(
     status: RunStatus, spent: Hours, metrics: Metrics, price: float | None, currency: str
-) -> list[Html]:
-    blocks = []
-    if status.note or status.way_out:
-        said: list[object] = [status.note] if status.note else []
-        if status.way_out:
-            said.append(element("p", element("code", status.way_out)))
-        blocks.append(html.note(*said, warn=status.state in _BAD))
-    figures: dict[str, object] = {}
+) -> dict[str, str]:
+    """The large figures, by what they mean."""
+    figures = {}
     if status.parts:
         figures["parts finished"] = f"{status.parts.get(FINISHED, 0)} of {sum(status.parts.values())}"
     elif status.share is not None:
         figures[f"of {amount(status.total)} samples"] = f"{status.share:.0%}"
     if status.state == RUNNING and status.eta_s is not None:
-        figures["left"] = span(status.eta_s).replace(" ", "\u00a0")
+        figures["left"] = unbroken(span(status.eta_s))
     if spent.ratio is not None and status.job == "train":
         figures["effective training time"] = f"{spent.ratio:.0%}"
     if spent.gpu_hours:
@@ -148,36 +141,4 @@ def _state(
     if metrics.validation:
         at, loss = metrics.validation[-1]
         figures[f"validation loss at {amount(at)}"] = f"{loss:.3g}"
-    return [*blocks, html.tiles(figures)] if figures else blocks
-
-
-def _time(
-    status: RunStatus,
-    spent: Hours,
-    events: list[dict[str, Any]],
-    price: float | None,
-    currency: str,
-    now: float,
-) -> list[Html]:
-    said = ""
-    if spent.ratio is not None and status.job == "train":
-        said = f"{spent.ratio:.1%} of the allocated time was effective training time"
-        said += f" ({spent.ratio_with_queue:.1%} including queue time)." if spent.queue_s else "."
-    if spent.lost_samples:
-        said += f" {spent.lost_samples:,} samples had to be recomputed."
-    blocks = [element("p", said.strip())] if said else []
-    line = timeline.time_line(spent, events, status.total, now, status.job)
-    blocks.append(html.card(line))
-    if spent.wall_s > 0:
-        blocks.append(timeline.hours_table(spent, status.job, price, currency))
-    if spent.accounts:
-        blocks += [element("h3", "Allocations"), timeline.allocation_table(spent, now)]
-    return blocks
-
-
-def _happened(status: RunStatus, files: Files, events: list[dict[str, Any]], now: float) -> list[Html]:
-    blocks = []
-    if status.state in _BAD:
-        blocks += report_facts.last_words(files.run)
-    table = report_facts.happenings(events, now)
-    return [*blocks, table] if table else blocks
+    return figures

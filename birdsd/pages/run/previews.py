@@ -1,4 +1,4 @@
-"""The previews of a run, for its page: the newest to hear, the earlier ones as pictures."""
+"""The previews of a run, for its page: the newest with sound, the earlier ones as pictures."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from birdsd.errors import UserError
 from birdsd.files import read_json
-from birdsd.pages import page as html
-from birdsd.pages.markup import Html, element, join
+from birdsd.pages.environment import data_uri, macro
 from birdsd.pages.media import audio, picture_levels, png, spectrogram
-from birdsd.pages.page import amount, name
 from birdsd.sound.codec.codec import SpectrogramCodec
 
-# Bytes of sound and of pictures in a page, as base64; what does not fit is left out, and that is said.
+# Bytes of sound and of pictures in a page, as base64; what does not fit is left out, and the page says so.
 SOUND_BYTES, PICTURE_BYTES = 7_000_000, 2_500_000
 _MOST_ITEMS = 12  # of the newest preview
 _EARLIER = 6  # previews before the newest, evenly over the run
 _STRIP_WIDTH = 220  # pixels of an earlier picture
 _GAP = 4  # white rows between the pictures of a grid.png
-_RECORDED = "recorded"  # what a name ends with that is no work of the model
+_RECORDED = "recorded"  # the end of a name that is not the model's work
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ class Piece:
 
 def previews(run_folder: Path) -> list[tuple[int, Path]]:
     """(samples seen, folder) of every preview, oldest first."""
-    found = [path for path in (Path(run_folder) / "previews").glob("*") if path.name.isdigit()]
-    return sorted((int(path.name), path) for path in found if path.is_dir())
+    folders = [path for path in (Path(run_folder) / "previews").glob("*") if path.name.isdigit()]
+    return sorted((int(path.name), path) for path in folders if path.is_dir())
 
 
 def pieces(folder: Path) -> list[Piece]:
@@ -90,10 +89,10 @@ def codec_of(run_folder: Path) -> SpectrogramCodec | None:
     places.append(Path(run_folder) / "shards")  # of a run that was unpacked without its shards
     for place in places:
         try:
-            held = dict(read_json(place / "codec.json"))
+            stored = dict(read_json(place / "codec.json"))
             # The size of the FFT does not change the axes, and to choose one would need scipy.
-            held["n_fft"] = held.get("n_fft") or 1 << 15
-            return SpectrogramCodec.from_json(held)
+            stored["n_fft"] = stored.get("n_fft") or 1 << 15
+            return SpectrogramCodec.from_json(stored)
         except (UserError, TypeError, ValueError):
             continue
     return None
@@ -115,51 +114,36 @@ class Budget:
         return True
 
 
-def listen(run_folder: Path, config: Mapping[str, Any], budget: Budget) -> list[Html]:
-    """The newest preview to hear, and how each of its sounds came to be; empty without previews."""
-    found = previews(run_folder)
-    if not found:
-        return []
+def listen(run_folder: Path, config: Mapping[str, Any], budget: Budget) -> Markup:
+    """The newest preview with sound, and how each clip developed; empty without previews."""
+    every = previews(run_folder)
+    if not every:
+        return Markup("")
     codec = codec_of(run_folder)
-    newest, folder = found[-1]
+    newest, folder = every[-1]
     items = pieces(folder)
-    intro = element(
-        "p",
-        f"What it made after {amount(newest)} samples. Click a picture to play from there; one player stops "
-        "the others.",
-    )
-    prompts = _prompts(config)
-    blocks: list[Html] = [intro]
-    if not items:
-        blocks.append(_whole_grid(folder, newest, budget))
-    cards = _cards(items[:_MOST_ITEMS], codec, prompts, budget)
-    blocks += cards if any(item.key.endswith(_RECORDED) for item in items) else [html.grid(*cards)]
-    if len(found) > 1:
-        blocks += _how_it_came(found, items[:_MOST_ITEMS], codec, prompts, budget)
-    said = []
+    shown, prompts = items[:_MOST_ITEMS], _prompts(config)
+    grid = _whole_grid(folder, budget) if not items else None
+    # What was recorded and what is left of it share a card.
+    cards: dict[str, list[Markup]] = {}
+    for item in shown:
+        figure = _figure(item, codec, prompts, budget)
+        cards.setdefault(item.key.partition("-")[0], []).append(figure)
+    films = _films(every, shown, codec, prompts, budget) if len(every) > 1 else []
+    left_out = []
     if len(items) > _MOST_ITEMS:
-        said.append(f"{len(items) - _MOST_ITEMS} more sounds of this preview are in {folder.name}/")
+        left_out.append(f"{len(items) - _MOST_ITEMS} more sounds of this preview are in {folder.name}/")
     for kind, count in budget.left_out.items():
         if count:
-            said.append(f"{count} {kind}{'s' * (count > 1)} left out to keep this page small")
-    if said:
-        blocks.append(
-            element("p", f"{'; '.join(said)}: see {Path(run_folder).name}/previews/.", class_="quiet")
-        )
-    return blocks
+            left_out.append(f"{count} {kind}{'s' * (count > 1)} left out to keep this page small")
+    return _listen(
+        newest=newest, grid=grid, cards=list(cards.values()), films=films, left_out="; ".join(left_out),
+        recorded=any(item.key.endswith(_RECORDED) for item in shown), run=Path(run_folder).name,
+    )  # fmt: skip
 
 
-def _cards(
-    items: Sequence[Piece], codec: SpectrogramCodec | None, prompts: Sequence[str], budget: Budget
-) -> list[Html]:
-    """A card for each sound; what was recorded and what is left of it share one."""
-    together: dict[str, list[Html]] = {}
-    for item in items:
-        figure = _hear(item, codec, prompts, budget)
-        together.setdefault(item.key.partition("-")[0], []).append(figure)
-    return [
-        html.card(html.grid(*figures) if len(figures) > 1 else figures[0]) for figures in together.values()
-    ]
+_listen = macro("previews.html", "listen")
+_sound_only = macro("previews.html", "sound_only")
 
 
 def _prompts(config: Mapping[str, Any]) -> list[str]:
@@ -178,28 +162,17 @@ def caption(key: str, prompts: Sequence[str]) -> str:
     return prompts[int(number)] if int(number) < len(prompts) else rest.replace("_", " ")
 
 
-def _hear(item: Piece, codec: SpectrogramCodec | None, prompts: Sequence[str], budget: Budget) -> Html:
+def _figure(item: Piece, codec: SpectrogramCodec | None, prompts: Sequence[str], budget: Budget) -> Markup:
     from birdsd.sound.audio.recordings import written_note
 
-    words = caption(item.key, prompts)
+    title = caption(item.key, prompts)
     waveform, rate = _sound(item.sound, budget)
     note = written_note(item.sound)
     levels = _levels(item.picture, codec)
     if levels is None or codec is None or not budget.takes("picture", levels.size):
-        player = ""
-        if waveform is not None:
-            player = audio(waveform, rate, words)
-        below = element("figcaption", note) if note else ""
-        return element("figure", element("h4", name(words)), player, below, class_="sound")
+        return _sound_only(title, audio(waveform, rate, title) if waveform is not None else "", note)
     return spectrogram(
-        levels,
-        codec.row_hz(),
-        codec.clip_s * levels.shape[1] / codec.frames,
-        alt=f"Spectrogram: {words}",
-        title=name(words),
-        waveform=waveform,
-        rate_hz=rate,
-        caption=note or None,
+        levels, codec, alt=f"Spectrogram: {title}", title=title, waveform=waveform, rate_hz=rate, caption=note
     )
 
 
@@ -225,37 +198,31 @@ def _levels(picture: np.ndarray | None, codec: SpectrogramCodec | None) -> np.nd
     return picture_levels(codec, codec.from_rgb(picture))
 
 
-def _how_it_came(
-    found: Sequence[tuple[int, Path]],
+def _films(
+    every: Sequence[tuple[int, Path]],
     items: Sequence[Piece],
     codec: SpectrogramCodec | None,
     prompts: Sequence[str],
     budget: Budget,
-) -> list[Html]:
-    """For each sound the pictures of earlier previews, evenly over the run, and the newest at the end."""
-    earlier = found[:-1]
+) -> list[tuple[str, list[tuple[int, Markup]]]]:
+    """For each sound its title and the pictures (samples seen, address) of earlier previews, evenly over the
+    run, and the newest at the end."""
+    earlier = every[:-1]
     places = np.linspace(0, len(earlier) - 1, min(_EARLIER, len(earlier))).round().astype(int)
     columns = [(at, {p.key: p for p in pieces(folder)}) for at, folder in (earlier[i] for i in places)]
-    columns.append((found[-1][0], {item.key: item for item in items}))
-    rows = []
+    columns.append((every[-1][0], {item.key: item for item in items}))
+    films = []
     for item in items:
         if item.key.endswith(_RECORDED):
             continue
         cells = []
-        for at, held in columns:
-            content = _small_picture(held.get(item.key), codec)
-            if content is None or not budget.takes("picture", 4 * len(content) // 3):
-                continue
-            words = f"{caption(item.key, prompts)}, after {at:,} samples"
-            picture = element("img", src=html.data_uri(content, "image/png"), alt=words, loading="lazy")
-            cells.append(element("figure", picture, element("figcaption", amount(at))))
+        for at, by_key in columns:
+            content = _small_picture(by_key.get(item.key), codec)
+            if content is not None and budget.takes("picture", 4 * len(content) // 3):
+                cells.append((at, data_uri(content, "image/png")))
         if len(cells) > 1:
-            rows.append(
-                join([element("h4", name(caption(item.key, prompts))), element("div", *cells, class_="film")])
-            )
-    if not rows:
-        return []
-    return [element("h3", "How they came to be, by samples seen"), *rows]
+            films.append((caption(item.key, prompts), cells))
+    return films
 
 
 def _small_picture(item: Piece | None, codec: SpectrogramCodec | None) -> bytes | None:
@@ -275,16 +242,9 @@ def _small_picture(item: Piece | None, codec: SpectrogramCodec | None) -> bytes 
     return stream.getvalue()
 
 
-def _whole_grid(folder: Path, at: int, budget: Budget) -> Html:
+def _whole_grid(folder: Path, budget: Budget) -> Markup | None:
     """The grid as it is, where its pictures cannot be told apart."""
     path = folder / "grid.png"
     if not path.is_file() or not budget.takes("picture", 4 * path.stat().st_size // 3):
-        return Html("")
-    return html.image(path.read_bytes(), f"Preview after {at:,} samples")
-
-
-CSS = """
-.film{display:flex;gap:.5rem;overflow-x:auto;margin:.3rem 0 1.1rem;padding-bottom:.2rem}
-.film figure{margin:0;flex:1 0 6.5rem;max-width:11rem}
-.film img{width:100%;height:auto;aspect-ratio:2/1;object-fit:fill;image-rendering:auto}
-"""
+        return None
+    return data_uri(path.read_bytes(), "image/png")

@@ -1,20 +1,22 @@
-"""The time line of a run's allocations, for its page: progress above, what each allocation did below.
+"""The timeline of a run's allocations, for its page: progress above, what each allocation did below.
 
-Inline SVG, stretched to the width there is, with its words in HTML around it (as `evaluation.charts` does).
+Where everything lies; templates/timeline.html draws it, as inline SVG that is stretched to the width there
+is, with its text in HTML around it.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from birdsd.format import moment, span
-from birdsd.pages import page as html
-from birdsd.pages.charts import HEIGHT, WIDTH, nice_ticks, ticks_html
-from birdsd.pages.markup import Html, element, join
-from birdsd.pages.page import amount, name
+from markupsafe import Markup
+
+from birdsd.format import moment, short, span
+from birdsd.pages.charts import HEIGHT, WIDTH, nice_ticks
+from birdsd.pages.environment import amount, macro, unbroken
 from birdsd.runs.status.timing import KINDS, START_PARTS, Account, Hours, title
 
 # Stretches in which nothing ran and nothing waited are shown shortened where they would take the page.
@@ -26,6 +28,10 @@ _TICKS_S = (
     *(5, 10, 20, 60, 300, 900, 1800, 3600, 7200, 3 * 3600, 6 * 3600, 12 * 3600),
     *(days * 86400 for days in (1, 2, 7, 14, 30, 90, 365)),
 )
+# The columns of the table of allocations, and those with figures.
+_ORDER = ("Allocation", "Part", "Started", "Queued", "Nodes \u00d7 ranks", "Wall time", "Samples", "End",
+          "Recomputed")  # fmt: skip
+_FIGURES = ("Queued", "Nodes \u00d7 ranks", "Wall time", "Samples", "Recomputed")
 # How an allocation ended: a sign, and how it looks.
 _SIGNS = {
     "finished": ("\u2713", "good"),
@@ -35,34 +41,6 @@ _SIGNS = {
     "killed": ("\u00d7", "bad"),
     "error": ("!", "bad"),
 }
-
-CSS = """
-.k-queue{--k:var(--rule)}.k-start{--k:var(--c2)}.k-train{--k:var(--c1)}.k-lost{--k:var(--c5)}
-.k-wait{--k:var(--c6)}.k-validate{--k:var(--c4)}.k-save{--k:var(--c3)}
-.k-show{--k:rgb(var(--heat)/.45)}.k-unknown{--k:var(--soft)}
-.line rect{fill:var(--k)}.line rect.k-queue{fill:var(--soft);fill-opacity:.22}
-.legend i.k,.bar span.k,td i.k,th i.k{background:var(--k)}
-.legend i.k-queue,th i.k-queue,.bar span.k-queue{background:var(--soft);opacity:.35}
-th i.k{display:inline-block;width:.7em;height:.7em;border-radius:50%;margin-right:.55em}
-.line .field{background:none}.line svg{overflow:visible}
-.line .gap{fill:var(--paper)}.line .cut{stroke:var(--soft);stroke-width:1;stroke-dasharray:2 3;
-vector-effect:non-scaling-stroke}
-.line .edge{stroke:var(--card);stroke-width:1.5;vector-effect:non-scaling-stroke}
-.line .name{position:absolute;font-size:.72rem;line-height:1;white-space:nowrap;overflow:hidden;
-text-overflow:ellipsis;color:var(--paper);padding-left:.4rem;pointer-events:none}
-.chart path.flat{stroke:var(--soft);stroke-width:1.5;stroke-dasharray:2 4}
-.chart path.drop{stroke:var(--c5);stroke-width:1.8;stroke-dasharray:4 3}
-.sign{position:absolute;width:1.05rem;height:1.05rem;border-radius:50%;transform:translate(-50%,50%);
-font:700 .8rem/1.02rem var(--sans);text-align:center;background:var(--card);border:1.5px solid var(--c1);
-color:var(--c1);cursor:default}
-.sign.bad{border-color:var(--c5);color:var(--c5)}.sign.good{border-color:var(--c4);color:var(--c4)}
-.sign.small{width:.5rem;height:.5rem;border-width:0;background:var(--c1)}
-.sign.small.bad{background:var(--c5)}.sign.small.good{background:var(--c4)}
-.legend .sign{position:static;display:inline-block;transform:none;margin-right:.45em}
-.plot.tight{grid-template:"y f" auto/2.9rem 1fr}
-@media (max-width:34rem){.plot.tight{grid-template-columns:2.4rem 1fr}.line .name{display:none}
-.line .x>span:nth-child(even){display:none}}
-"""
 
 
 def kind_class(kind: str) -> str:
@@ -141,37 +119,23 @@ class _Axis:
 
 def time_line(
     spent: Hours, events: Sequence[dict[str, Any]], total: int, now: float, job: str = "train"
-) -> Html:
+) -> Markup:
     """Progress and allocations over one axis of time."""
     lanes, left_out = _lanes(spent.accounts)
     shown = [account for lane in lanes for account in lane]
     if not shown:
-        return element("p", "No allocation has started yet.", class_="quiet")
+        return Markup('<p class="quiet">No allocation has started yet.</p>')
     waited = _waited(lanes)
     spans = [(waited[account.name], account.end) for account in shown]
     waiting_s = max(spent.waiting.values(), default=0.0)
     if waiting_s > 0:
         spans.append((now - waiting_s, now))
     axis = _Axis.over(spans)
-    strip = element(
-        "div",
-        element("div", class_="y"),
-        _strip(lanes, waited, axis, (waiting_s, now), job),
-        ticks_html(axis.ticks(), "x"),
-        class_="plot line",
-    )
-    progress = _progress(shown, events, total, axis, now) if any(a.position for a in shown) else ""
-    remarks = ["Times are those of the machine that made this page."]
-    if axis.gaps:
-        remarks.append("Periods in which nothing ran or waited are shortened.")
-    if left_out:
-        remarks.append(f"{left_out} further allocations are listed only in the table.")
-    remarks.append(
-        "Within an allocation the colours show how much time went where, not when: hover for figures."
-    )
-    return element(
-        "figure", _signs(shown), progress, strip, _kinds(spent, job), element("figcaption", " ".join(remarks))
-    )
+    return macro("timeline.html", "time_line")(
+        signs=_signs(shown), ticks=axis.ticks(), left_out=left_out, shortened=bool(axis.gaps), width=WIDTH,
+        progress=_progress(shown, events, total, axis, now) if any(a.position for a in shown) else None,
+        strip=_strip(lanes, waited, axis, (waiting_s, now), job), kinds=_kinds(spent, job),
+    )  # fmt: skip
 
 
 def _lanes(accounts: Sequence[Account]) -> tuple[list[list[Account]], int]:
@@ -200,54 +164,55 @@ def _waited(lanes: Sequence[Sequence[Account]]) -> dict[str, float]:
     return since
 
 
+@dataclass(frozen=True)
+class _Box:
+    """A stretch of time in a lane: its colour, place and size in the drawing, and its tip."""
+
+    look: str
+    x: float
+    y: float
+    width: float
+    tip: str
+    height: float = _LANE - 4
+
+
 def _strip(
     lanes: Sequence[Sequence[Account]],
     waited: dict[str, float],
     axis: _Axis,
     waiting: tuple[float, float],
     job: str,
-) -> Html:
-    drawn, names = [], []
+) -> dict[str, Any]:
+    """The lanes: boxes, the edges between allocations, their names, and where the axis is cut."""
+    boxes, edges, names = [], [], []
     high = _LANE * len(lanes)
     for row, lane in enumerate(lanes):
         y = row * _LANE + 2
         for account in lane:
-            words = f"{title('queue')}: {span(account.queue_s)}"
-            drawn.append(_box(axis, waited[account.name], account.begin, y, "queue", words))
-            drawn += _phases(account, axis, y, job)
+            tip = f"{title('queue')}: {span(account.queue_s)}"
+            boxes.append(_box(axis, waited[account.name], account.begin, y, "queue", tip))
+            boxes += _phases(account, axis, y, job)
             left, right = axis.share(account.begin), axis.share(account.end)
+            edges.append((WIDTH * left, y, y + _LANE - 4))
             if right - left > 0.07:
-                style = f"left:{100 * left:.2f}%;width:{100 * (right - left):.2f}%"
-                style += f";top:{100 * (y + 6.5) / high:.2f}%"
-                names.append(element("span", account.name, class_="name", style=style))
+                names.append((account.name, left, right - left, (y + 6.5) / high))
     waiting_s, now = waiting
     if waiting_s > 0:
         since = max(now - waiting_s, lanes[0][-1].end)
-        drawn.append(_box(axis, since, now, 2, "queue", f"{title('queue')}: {span(waiting_s)}"))
-    drawn += [
-        element("line", class_="cut", x1=f"{x:.1f}", x2=f"{x:.1f}", y1=0, y2=high)
-        for x in (WIDTH * (axis.share(a) + axis.share(b)) / 2 for a, b in axis.gaps)
-    ]
-    count = sum(len(lane) for lane in lanes)
-    alt = f"{count} allocations on a line of time, coloured by what they did"
-    drawing = element(
-        "svg", element("title", alt), *drawn, viewBox=f"0 0 {WIDTH:.0f} {high:.0f}",
-        preserveAspectRatio="none", role="img", aria_label=alt,
-    )  # fmt: skip
-    return element("div", drawing, *names, class_="field", style=f"height:{high * 0.075:.2f}rem")
+        boxes.append(_box(axis, since, now, 2, "queue", f"{title('queue')}: {span(waiting_s)}"))
+    return {
+        "boxes": [box for box in boxes if box.width >= 0.05], "edges": edges, "names": names, "height": high,
+        "cuts": [WIDTH * (axis.share(a) + axis.share(b)) / 2 for a, b in axis.gaps],
+        "count": sum(len(lane) for lane in lanes),
+    }  # fmt: skip
 
 
-def _box(axis: _Axis, begin: float, end: float, y: float, kind: str, words: str) -> Html:
-    x, until = WIDTH * axis.share(begin), WIDTH * axis.share(end)
-    if until - x < 0.05:
-        return Html("")
-    return element(
-        "rect", element("title", words), class_=kind_class(kind),
-        x=f"{x:.2f}", y=y, width=f"{until - x:.2f}", height=_LANE - 4,
-    )  # fmt: skip
+def _box(axis: _Axis, begin: float, end: float, y: float, kind: str, tip: str) -> _Box:
+    x = WIDTH * axis.share(begin)
+    return _Box(kind_class(kind), x, y, WIDTH * axis.share(end) - x, tip)
 
 
-def _phases(account: Account, axis: _Axis, y: float, job: str) -> list[Html]:
+def _phases(account: Account, axis: _Axis, y: float, job: str) -> list[_Box]:
     """The boxes of one allocation, each as wide as its share of the allocation."""
     parts = {**account.seconds, "train": account.seconds["train"] - account.lost_s}
     order = ["start", "train", "lost", *KINDS[2:]]
@@ -257,72 +222,46 @@ def _phases(account: Account, axis: _Axis, y: float, job: str) -> list[Html]:
     length = account.end - account.begin
     for kind in order:
         until = at + length * parts[kind] / whole
-        words = f"{account.name}, {title(kind, job)}: {span(parts[kind])}"
-        boxes.append(_box(axis, at, until, y, kind, words))
+        tip = f"{account.name}, {title(kind, job)}: {span(parts[kind])}"
+        boxes.append(_box(axis, at, until, y, kind, tip))
         at = until
-    x = f"{WIDTH * axis.share(account.begin):.2f}"
-    boxes.append(element("line", class_="edge", x1=x, x2=x, y1=y, y2=y + _LANE - 4))
     return boxes
 
 
 def _progress(
     shown: Sequence[Account], events: Sequence[dict[str, Any]], total: int, axis: _Axis, now: float
-) -> Html:
-    """Samples by time: where they rise, wait, and fall back."""
+) -> dict[str, Any]:
+    """Samples by time: the paths where they rise, wait (`flat`) and fall back (`drop`), and the signs."""
     top = max(total, max(account.position for account in shown)) or 1
-    parts: list[Html] = []
-    signs: list[Html] = []
+    paths, signs = [], []
     ordered = sorted(shown, key=lambda a: a.begin)
 
-    def point(when: float, position: float) -> str:
-        return f"{WIDTH * axis.share(when):.1f} {HEIGHT * (1 - position / top):.1f}"
+    def path(*points: tuple[float, float]) -> str:
+        return "M" + "L".join(f"{WIDTH * axis.share(when):.1f} {HEIGHT * (1 - position / top):.1f}"
+                              for when, position in points)  # fmt: skip
 
     for place, account in enumerate(ordered):
         points = _points(account, events)
-        drawn = "M" + "L".join(point(*p) for p in points)
-        parts.append(element("path", class_="series s1", d=drawn, stroke_width=2.2, stroke_linejoin="round"))
+        paths.append(("series s1", path(*points)))
         after = ordered[place + 1] if place + 1 < len(ordered) else None
         end, reached = points[-1]
-        back = reached - account.lost_samples if account.lost_samples else reached
-        if after is not None:
-            back = after.start_position
+        back = reached - account.lost_samples if after is None else after.start_position
         if back < reached:
-            parts.append(element("path", class_="drop", d=f"M{point(end, reached)}L{point(end, back)}"))
-        until = (
-            after.begin
-            if after is not None
-            else now
-            if not account.alive and account.how != "finished"
-            else end
-        )
-        if until > end and after is not None:
-            parts.append(element("path", class_="flat", d=f"M{point(end, back)}L{point(until, back)}"))
+            paths.append(("drop", path((end, reached), (end, back))))
+        if after is not None and after.begin > end:
+            paths.append(("flat", path((end, back), (after.begin, back))))
         signs.append(_sign(account, axis.share(end), reached / top, small=len(ordered) > MOST_SIGNS))
-    lines = [
-        element("line", class_="gridline", x1=0, x2=WIDTH, y1=f"{y:.1f}", y2=f"{y:.1f}")
-        for y in (HEIGHT * (1 - tick / top) for tick in nice_ticks(0, top, 4))
-    ]
-    alt = f"Progress in samples, up to {amount(max(a.position for a in shown))} of {amount(top)}"
-    drawing = element(
-        "svg", element("title", alt), *lines, *parts, viewBox=f"0 0 {WIDTH:.0f} {HEIGHT:.0f}",
-        preserveAspectRatio="none", role="img", aria_label=alt,
-    )  # fmt: skip
-    ticks = [(tick / top, _brief(tick)) for tick in nice_ticks(0, top, 4)]
-    field = element("div", drawing, *signs, class_="field", style="height:clamp(9rem,20vw,12rem)")
-    units = element("div", element("span", "samples"), element("span", "time"), class_="units")
-    return join([units, element("div", ticks_html(ticks, "y"), field, class_="plot chart tight")])
-
-
-def _brief(value: float) -> str:
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:g}{unit}"
-    return f"{value:g}"
+    ticks = [(tick / top, short(tick)) for tick in nice_ticks(0, top, 4)]
+    return {
+        "paths": paths, "signs": [sign for sign in signs if sign], "ticks": ticks, "height": HEIGHT,
+        "gridlines": [HEIGHT * (1 - share) for share, _ in ticks],
+        "alt": f"Progress in samples, up to {amount(max(a.position for a in shown))} of {amount(top)}",
+    }  # fmt: skip
 
 
 def _points(account: Account, events: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
-    """(time, samples) of an allocation: flat while it starts, then as its own events tell."""
-    told = [
+    """(time, samples) of an allocation: flat while it starts, then by its own events."""
+    marks = [
         (float(event["time"]), float(event["position"]))
         for event in events
         if event.get("allocation") == account.name and event.get("event") in ("saved", "validated", "preview")
@@ -331,7 +270,7 @@ def _points(account: Account, events: Sequence[dict[str, Any]]) -> list[tuple[fl
     begin = min(account.begin + account.seconds["start"], account.end)
     points = [(account.begin, float(account.start_position)), (begin, float(account.start_position))]
     last = account.end - account.seconds["unknown"]
-    for when, position in sorted(told):
+    for when, position in sorted(marks):
         if points[-1][0] < when < last and position >= points[-1][1]:
             points.append((when, position))
     points.append((max(last, points[-1][0]), float(account.position)))
@@ -340,113 +279,81 @@ def _points(account: Account, events: Sequence[dict[str, Any]]) -> list[tuple[fl
     return points
 
 
-def _sign(account: Account, x: float, y: float, small: bool) -> Html:
+def _sign(account: Account, x: float, y: float, small: bool) -> dict[str, Any] | None:
+    """How an allocation ended; None where there is no sign for it."""
     sign, look = _SIGNS.get(account.how.split(" (")[0], ("", ""))
     if not sign:
-        return Html("")
-    words = f"{account.name}: {account.how} at sample {account.position:,}"
+        return None
+    tip = f"{account.name}: {account.how} at sample {account.position:,}"
     if account.lost_samples:
-        words += f"; {account.lost_samples:,} samples were recomputed"
-    style = f"left:{100 * x:.2f}%;bottom:{100 * y:.2f}%"
-    kind = f"sign {look}{' small' if small else ''}"
-    return element("span", "" if small else sign, class_=kind, style=style, title=words)
+        tip += f"; {account.lost_samples:,} samples were recomputed"
+    return {"text": "" if small else sign, "look": f"sign {look}{' small' if small else ''}", "x": x, "y": y,
+            "tip": tip}  # fmt: skip
 
 
-def _signs(shown: Sequence[Account]) -> Html:
-    """What the signs mean, of those that there are."""
-    counts: dict[str, int] = {}
-    for account in shown:
-        how = account.how.split(" (")[0]
-        if how in _SIGNS:
-            counts[how] = counts.get(how, 0) + 1
-    small = " small" if len(shown) > MOST_SIGNS else ""
-    items = []
-    for how, n in counts.items():
-        sign, look = _SIGNS[how]
-        dot = element("span", "" if small else sign, class_=f"sign {look}{small}", aria_hidden="true")
-        items.append(element("li", dot, f"{how}, {n} times" if n > 1 else how))
-    return element("ul", *items, class_="legend") if items else Html("")
+def _signs(shown: Sequence[Account]) -> list[tuple[str, str, str]]:
+    """What the signs mean, of those that there are: (class, sign, meaning)."""
+    counts = Counter(how for account in shown if (how := account.how.split(" (")[0]) in _SIGNS)
+    small = len(shown) > MOST_SIGNS
+    return [
+        (
+            f"sign {_SIGNS[how][1]}{' small' if small else ''}",
+            "" if small else _SIGNS[how][0],
+            f"{how}, {n} times" if n > 1 else how,
+        )
+        for how, n in counts.items()
+    ]
 
 
-def _kinds(spent: Hours, job: str) -> Html:
+def _kinds(spent: Hours, job: str) -> list[tuple[str, str]]:
     """What the colours mean, of those that there are; two kinds of one colour share a name."""
     named: dict[str, list[str]] = {}
     for kind, _ in spent.table():
-        named.setdefault(kind_class(kind), []).append(title(kind, job))
-    items = [
-        element("li", element("i", class_=f"dot {look}", aria_hidden="true"), " and ".join(words))
-        for look, words in named.items()
-    ]
-    return element("ul", *items, class_="legend")
+        named.setdefault(f"dot {kind_class(kind)}", []).append(title(kind, job))
+    return [(look, " and ".join(titles)) for look, titles in named.items()]
 
 
 # -- figures ------------------------------------------------------------------------------------------
 
 
-def hours_table(spent: Hours, job: str, price: float | None, currency: str) -> Html:
+def hours_table(spent: Hours, job: str, price: float | None, currency: str) -> Markup:
     """Where the hours went, as a bar and a table; with a price also what each cost."""
-    rows: list[list[object]] = []
-    pieces = []
     whole, allocated = spent.wall_s + spent.queue_s, spent.wall_s
-    gpu_s = spent.gpu_hours * 3600 / allocated if allocated else 0.0
+    rate = spent.gpu_hours / allocated * (price or 0.0) if allocated else 0.0  # per second
+    rows = []
     for kind, value in spent.table():
-        words = title(kind, job)
-        head = join([element("i", class_=kind_class(kind)), words[0].upper() + words[1:]])
-        row: list[object] = [head, span(value), f"{value / whole:.1%}"]
-        row.append(f"{value / allocated:.1%}" if kind != "queue" and allocated else "")
-        if price is not None:
-            row.append(f"{value * gpu_s * price / 3600:,.2f}" if kind != "queue" else "")
-        rows.append(row)
-        pieces.append(
-            element("span", class_=kind_class(kind), style=f"flex-grow:{value / whole:.5f}",
-                    title=f"{words}: {span(value)}, {value / whole:.0%}")
-        )  # fmt: skip
-    headers = ["", "Time", "Of total", "Of allocated"]
-    last: list[object] = ["Allocated", span(allocated), f"{allocated / whole:.1%}" if whole else "", "100%"]
-    if price is not None:
-        headers.append(currency)
-        last.append(f"{spent.gpu_hours * price:,.2f}")
-    words = ", ".join(f"{title(kind, job)} {value / whole:.0%}" for kind, value in spent.table())
-    bar = element("div", *pieces, class_="bar", role="img", aria_label=f"Where the time went: {words}")
-    table = html.table(headers, [*rows, last], numeric=tuple(range(1, len(headers))), total=True)
+        in_allocation = kind != "queue"
+        rows.append((
+            kind_class(kind), title(kind, job), span(value), value / whole,
+            f"{value / allocated:.1%}" if in_allocation and allocated else "",
+            f"{value * rate:,.2f}" if in_allocation else "",
+        ))  # fmt: skip
     parts = spent.start_parts()
-    named = [f"{name} {span(parts[name])}" for name in START_PARTS if parts[name] >= 0.5]
-    below = element("p", f"Start-up consisted of: {', '.join(named)}.", class_="quiet") if named else ""
-    return join([bar, table, below])
+    return macro("timeline.html", "hours_table")(
+        rows=rows, allocated=span(allocated), share=f"{allocated / whole:.1%}" if whole else "",
+        cost=f"{spent.gpu_hours * price:,.2f}" if price is not None else None, currency=currency,
+        start=", ".join(f"{name} {span(parts[name])}" for name in START_PARTS if parts[name] >= 0.5),
+    )  # fmt: skip
 
 
-def allocation_table(spent: Hours, now: float) -> Html:
-    """One row for each allocation."""
-    parts = any(account.part not in ("", "0/1") for account in spent.accounts)
-    rows: list[list[object]] = []
+def allocation_table(spent: Hours, now: float) -> Markup:
+    """One row for each allocation; columns that are empty throughout are left out."""
+    has_parts = any(account.part not in ("", "0/1") for account in spent.accounts)
+    columns: dict[str, list[object]] = {head: [] for head in _ORDER}
     for a in spent.accounts:
-        lost = f"{a.lost_samples:,} ({span(a.lost_s)})" if a.lost_samples else ""
-        moved = f"{a.start_position:,} \u2192 {a.position:,}" if a.position else ""
-        size = f"{a.nodes} \u00d7 {max(1, a.world_size // max(1, a.nodes))}"
-        how = (
-            join([a.how, element("div", a.message[:160], class_="quiet")])
-            if a.message and a.how == "error"
-            else a.how
+        columns["Allocation"].append(macro("blocks.html", "name")(a.name))
+        columns["Part"].append(a.part if has_parts else "")
+        columns["Started"].append(unbroken(moment(a.begin, now)))
+        columns["End"].append(
+            macro("timeline.html", "ended")(a.how, a.message[:160] if a.how == "error" else "")
         )
-        began = moment(a.begin, now).replace(" ", "\u00a0")
-        row: list[object] = [name(a.name), began, span(a.queue_s) if a.queue_s >= 1 else ""]
-        row += [size, span(a.wall_s), moved, how, lost]
-        rows.append([*row[:1], a.part, *row[1:]] if parts else row)
-    headers = [
-        "Allocation",
-        *(["Part"] if parts else []),
-        "Began",
-        "Waited",
-        "Nodes \u00d7 ranks",
-        "Held",
-        "Samples",
-    ]
-    headers += ["End", "Recomputed"]
-    used = [c for c in range(len(headers)) if c == 0 or any(row[c] for row in rows)]
-    figures = ("Queued", "Nodes \u00d7 ranks", "Wall time", "Samples", "Recomputed")
-    return html.table(
-        [headers[c] for c in used],
-        [[row[c] for c in used] for row in rows],
-        numeric=[place for place, c in enumerate(used) if headers[c] in figures],
-        wide=True,
-    )
+        columns["Queued"].append(span(a.queue_s) if a.queue_s >= 1 else "")
+        columns["Nodes \u00d7 ranks"].append(f"{a.nodes} \u00d7 {max(1, a.world_size // max(1, a.nodes))}")
+        columns["Wall time"].append(span(a.wall_s))
+        columns["Samples"].append(f"{a.start_position:,} \u2192 {a.position:,}" if a.position else "")
+        columns["Recomputed"].append(f"{a.lost_samples:,} ({span(a.lost_s)})" if a.lost_samples else "")
+    heads = [head for head in _ORDER if head == "Allocation" or any(columns[head])]
+    return macro("blocks.html", "table")(
+        heads, list(zip(*(columns[head] for head in heads), strict=True)), wide=True,
+        numeric=[place for place, head in enumerate(heads) if head in _FIGURES],
+    )  # fmt: skip

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from birdsd.config import job_name
 from birdsd.errors import UserError
 from birdsd.method_facts import stored
 from birdsd.runs.allocations import Submission
@@ -60,7 +61,7 @@ def _after_job(run: Run, job: str, config: Mapping[str, Any]) -> list[tuple[str,
         return (
             [("starts the training that it was made for", _birdsd("run", "train", *typed))] if typed else []
         )
-    if job in ("methods", "four_ways"):
+    if job_name(job) in ("compare_methods", "finetune_vs_scratch"):
         return [("the report", shlex.join(["ls", f"{_place(config['out'])}/report.html"]))]
     if job == "generate":
         return [("the clips", shlex.join(["ls", _place(config["out"])]))]

@@ -346,7 +346,7 @@ def test_export_and_import_on_the_command_line(grand_folder, lora_folder, tmp_pa
 
 
 def test_a_run_is_named_after_itself_and_gets_its_exports(lora_folder, tmp_path, monkeypatch):
-    from birdsd.cli.export import export_run
+    from birdsd.cli.models import export_run
     from birdsd.files import write_json
 
     shutil.copytree(lora_folder, tmp_path / "runs" / "tiny-lora-0123456789ab" / "export")

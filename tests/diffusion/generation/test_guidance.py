@@ -395,13 +395,13 @@ def test_advice_in_a_folder_from_elsewhere_is_checked_with_its_name(advised, tmp
 
 def test_the_page_and_the_plan_begin_with_what_the_model_recommends(advised, tmp_path):
     from birdsd.cli.plan import plan
-    from birdsd.ui.session import Asked, Studio
+    from birdsd.ui.session import FormValues, UiSession
 
     for settings, expected in (([], (7, 2.0, "euler_ancestral")), (["steps=9"], (9, 2.0, "euler_ancestral"))):
         config = asked(advised, *settings, f"out={tmp_path}")
-        studio = Studio(config, Generator(advised), tmp_path)
-        assert tuple(studio.usual(name) for name in ("steps", "guidance", "scheduler")) == expected
-        request = studio.request(Asked("a wren", studio.usual("guidance"), studio.usual("steps"), 1))
+        session = UiSession(config, Generator(advised), tmp_path)
+        assert tuple(session.usual(name) for name in ("steps", "guidance", "scheduler")) == expected
+        request = session.request(FormValues("a wren", session.usual("guidance"), session.usual("steps"), 1))
         assert (request.steps, request.guidance, request.scheduler) == expected
     facts, text = plan("generate", [f"run={advised}", "machine=smoke"])
     assert (facts["sampling"]["scheduler"], facts["sampling"]["network_passes"]) == ("euler_ancestral", 14)
