@@ -13,7 +13,7 @@ from birdsd.diffusion.generation.request import Request
 from birdsd.jobs_api import Outcome
 from birdsd.runs.models.loading import load_model, recommended_sampling
 from birdsd.runs.models.places import model_place
-from birdsd.runs.share import Part
+from birdsd.runs.share import ArrayShare
 from birdsd.schema import GenerateConfig
 from birdsd.sound.audio.levels import fitted_line
 
@@ -25,7 +25,7 @@ def run(config: GenerateConfig) -> Outcome:
         recipe = Recipe.read(Path(config.recipe))
         return _outcome(room.regenerate(_load_for(config, recipe), recipe, out), out)
     request = Request.of(config, recommended_sampling(config))
-    mine = room.share_out(request, Part.parse(config.part).share)
+    mine = room.share_out(request, ArrayShare.parse(config.part).share)
     model_place(config)  # a wrong name is an error for every part, also for one that has nothing to do
     return _outcome(
         room.generate(load_model(config), request, out, only=mine, keep=True) if mine else [], out

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from birdsd.checks.case import Case
+from birdsd.checks.context import DoctorContext
 from birdsd.checks.resources import check_cpu_jobs, check_environment, check_gpu_type, check_limits
 from birdsd.cli import main
 from birdsd.cluster.rank.session import Session
@@ -172,8 +172,8 @@ def test_the_script_of_a_student_asks_for_what_the_qos_gives(at: Any, tmp_path: 
 # -- the doctor ---------------------------------------------------------------------------------------------
 
 
-def case(site: SiteConfig, **given: Any) -> Case:
-    return Case(site, **given)
+def case(site: SiteConfig, **given: Any) -> DoctorContext:
+    return DoctorContext(site, **given)
 
 
 PRESET = SiteConfig(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from birdsd.checks.case import Case, Finding
+from birdsd.checks.context import DoctorContext, Finding
 from birdsd.schema import SiteConfig
 
 TESTBED = SiteConfig(name="testbed", partition="normal", gpus_per_node=2, gpu_syntax="gres", cpus_per_task=1)
@@ -14,9 +14,9 @@ ALMA = SiteConfig(
 )  # fmt: skip
 
 
-def case(site: SiteConfig, facts: Any, **given: Any) -> Case:
+def case(site: SiteConfig, facts: Any, **given: Any) -> DoctorContext:
     """A case whose Slurm has said these facts."""
-    one = Case(site, **given)
+    one = DoctorContext(site, **given)
     one.__dict__["answer"] = facts
     return one
 

@@ -12,7 +12,7 @@ from birdsd.pages import page as html
 from birdsd.pages.charts import Curve, Marker, line_chart, smoothed
 from birdsd.pages.markup import Html, element
 from birdsd.pages.page import amount
-from birdsd.runs.status.timing import Account
+from birdsd.runs.status.timing import AllocationTimes
 from birdsd.training.records import read_metrics
 
 # More shaded places than these would hide the curve, and more than one flag another flag.
@@ -61,7 +61,7 @@ def _number(value: object) -> float:
     return float(value) if isinstance(value, (int, float)) else float("nan")
 
 
-def learning(metrics: Metrics, accounts: Sequence[Account], loss_label: str = "loss") -> list[Html]:
+def learning(metrics: Metrics, accounts: Sequence[AllocationTimes], loss_label: str = "loss") -> list[Html]:
     """The curves, largest first."""
     if not metrics.position:
         return [element("p", "No step has been logged yet.", class_="quiet")]
@@ -74,7 +74,7 @@ def learning(metrics: Metrics, accounts: Sequence[Account], loss_label: str = "l
     return [intro, html.card(_loss(metrics, accounts, loss_label)), html.grid(*_small(metrics))]
 
 
-def _loss(metrics: Metrics, accounts: Sequence[Account], loss_label: str) -> Html:
+def _loss(metrics: Metrics, accounts: Sequence[AllocationTimes], loss_label: str) -> Html:
     loss = metrics.train["loss"]
     window = max(1, len(loss) // 40)
     curves = [Curve("training loss", metrics.position, loss, "line" if window == 1 else "pale")]
@@ -100,7 +100,7 @@ def _loss(metrics: Metrics, accounts: Sequence[Account], loss_label: str) -> Htm
     )
 
 
-def _markers(metrics: Metrics, accounts: Sequence[Account]) -> tuple[list[Marker], str | None]:
+def _markers(metrics: Metrics, accounts: Sequence[AllocationTimes]) -> tuple[list[Marker], str | None]:
     """Where work was done again; a sentence instead where there are too many such places."""
     lost = [account for account in accounts if account.lost_samples]
     if len(lost) > _MOST_MARKERS:

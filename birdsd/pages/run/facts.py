@@ -16,7 +16,7 @@ from birdsd.runs.allocations import Submission
 from birdsd.runs.run import Run
 from birdsd.runs.status.detail import as_typed, in_words
 from birdsd.runs.status.logs import newest_source, tail, text_of
-from birdsd.runs.status.overview import Files
+from birdsd.runs.status.records import RunRecords
 
 LOG_LINES, LOG_BYTES = 60, 24_000
 _EVENTS = 60
@@ -55,7 +55,7 @@ def settings(config: Mapping[str, Any], submission: Submission | None) -> list[H
     return blocks
 
 
-def environment(files: Files, events: Sequence[Mapping[str, Any]]) -> Html:
+def environment(files: RunRecords, events: Sequence[Mapping[str, Any]]) -> Html:
     """What it ran on, and with which code."""
     rows: dict[str, object] = {}
     none: dict[str, Any] = {}

@@ -21,9 +21,10 @@ from birdsd.pages.run import facts as report_facts
 from birdsd.pages.run.curves import Metrics, learning
 from birdsd.pages.run.previews import Budget, listen
 from birdsd.runs.run import Run
-from birdsd.runs.status.overview import Files, RunStatus, look, status_of
+from birdsd.runs.status.overview import look, status_of
+from birdsd.runs.status.records import RunRecords, RunStatus
 from birdsd.runs.status.state import CHAIN_STOPPED, FAILED, FINISHED, KILLED, RUNNING
-from birdsd.runs.status.timing import Hours
+from birdsd.runs.status.timing import TimeBreakdown
 
 REPORT = "report.html"
 _BAD = (FAILED, KILLED, CHAIN_STOPPED)
@@ -66,7 +67,7 @@ def write(
     now = time.time() if now is None else now
     files, jobs = look(run)
     status = status_of(files, jobs, now)
-    spent = status.hours or Hours([])
+    spent = status.hours or TimeBreakdown([])
     metrics, events = Metrics.read(run.folder), run.events()
     try:
         config = run.config
@@ -118,7 +119,7 @@ def _lead(status: RunStatus, config: dict[str, Any]) -> str:
 
 
 def _state(
-    status: RunStatus, spent: Hours, metrics: Metrics, price: float | None, currency: str
+    status: RunStatus, spent: TimeBreakdown, metrics: Metrics, price: float | None, currency: str
 ) -> list[Html]:
     blocks = []
     if status.note or status.way_out:
@@ -153,7 +154,7 @@ def _state(
 
 def _time(
     status: RunStatus,
-    spent: Hours,
+    spent: TimeBreakdown,
     events: list[dict[str, Any]],
     price: float | None,
     currency: str,
@@ -175,7 +176,7 @@ def _time(
     return blocks
 
 
-def _happened(status: RunStatus, files: Files, events: list[dict[str, Any]], now: float) -> list[Html]:
+def _happened(status: RunStatus, files: RunRecords, events: list[dict[str, Any]], now: float) -> list[Html]:
     blocks = []
     if status.state in _BAD:
         blocks += report_facts.last_words(files.run)

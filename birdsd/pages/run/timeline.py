@@ -15,7 +15,7 @@ from birdsd.pages import page as html
 from birdsd.pages.charts import HEIGHT, WIDTH, nice_ticks, ticks_html
 from birdsd.pages.markup import Html, element, join
 from birdsd.pages.page import amount, name
-from birdsd.runs.status.timing import KINDS, START_PARTS, Account, Hours, title
+from birdsd.runs.status.timing import KINDS, START_PARTS, AllocationTimes, TimeBreakdown, title
 
 # Stretches in which nothing ran and nothing waited are shown shortened where they would take the page.
 _LONG_GAP, _SHOWN_GAP = 0.10, 0.035
@@ -140,7 +140,7 @@ class _Axis:
 
 
 def time_line(
-    spent: Hours, events: Sequence[dict[str, Any]], total: int, now: float, job: str = "train"
+    spent: TimeBreakdown, events: Sequence[dict[str, Any]], total: int, now: float, job: str = "train"
 ) -> Html:
     """Progress and allocations over one axis of time."""
     lanes, left_out = _lanes(spent.accounts)
@@ -174,9 +174,9 @@ def time_line(
     )
 
 
-def _lanes(accounts: Sequence[Account]) -> tuple[list[list[Account]], int]:
+def _lanes(accounts: Sequence[AllocationTimes]) -> tuple[list[list[AllocationTimes]], int]:
     """Allocations that do not overlap share a lane; what finds none is counted."""
-    lanes: list[list[Account]] = []
+    lanes: list[list[AllocationTimes]] = []
     left_out = 0
     for account in sorted(accounts, key=lambda a: a.begin):
         free = next((lane for lane in lanes if lane[-1].end <= account.begin + 1), None)
@@ -189,7 +189,7 @@ def _lanes(accounts: Sequence[Account]) -> tuple[list[list[Account]], int]:
     return lanes, left_out
 
 
-def _waited(lanes: Sequence[Sequence[Account]]) -> dict[str, float]:
+def _waited(lanes: Sequence[Sequence[AllocationTimes]]) -> dict[str, float]:
     """When each began to wait, by name; in the drawing not before the one before it in its lane had ended."""
     since: dict[str, float] = {}
     for lane in lanes:
@@ -201,7 +201,7 @@ def _waited(lanes: Sequence[Sequence[Account]]) -> dict[str, float]:
 
 
 def _strip(
-    lanes: Sequence[Sequence[Account]],
+    lanes: Sequence[Sequence[AllocationTimes]],
     waited: dict[str, float],
     axis: _Axis,
     waiting: tuple[float, float],
@@ -247,7 +247,7 @@ def _box(axis: _Axis, begin: float, end: float, y: float, kind: str, words: str)
     )  # fmt: skip
 
 
-def _phases(account: Account, axis: _Axis, y: float, job: str) -> list[Html]:
+def _phases(account: AllocationTimes, axis: _Axis, y: float, job: str) -> list[Html]:
     """The boxes of one allocation, each as wide as its share of the allocation."""
     parts = {**account.seconds, "train": account.seconds["train"] - account.lost_s}
     order = ["start", "train", "lost", *KINDS[2:]]
@@ -266,7 +266,7 @@ def _phases(account: Account, axis: _Axis, y: float, job: str) -> list[Html]:
 
 
 def _progress(
-    shown: Sequence[Account], events: Sequence[dict[str, Any]], total: int, axis: _Axis, now: float
+    shown: Sequence[AllocationTimes], events: Sequence[dict[str, Any]], total: int, axis: _Axis, now: float
 ) -> Html:
     """Samples by time: where they rise, wait, and fall back."""
     top = max(total, max(account.position for account in shown)) or 1
@@ -320,7 +320,7 @@ def _brief(value: float) -> str:
     return f"{value:g}"
 
 
-def _points(account: Account, events: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
+def _points(account: AllocationTimes, events: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
     """(time, samples) of an allocation: flat while it starts, then as its own events tell."""
     told = [
         (float(event["time"]), float(event["position"]))
@@ -340,7 +340,7 @@ def _points(account: Account, events: Sequence[dict[str, Any]]) -> list[tuple[fl
     return points
 
 
-def _sign(account: Account, x: float, y: float, small: bool) -> Html:
+def _sign(account: AllocationTimes, x: float, y: float, small: bool) -> Html:
     sign, look = _SIGNS.get(account.how.split(" (")[0], ("", ""))
     if not sign:
         return Html("")
@@ -352,7 +352,7 @@ def _sign(account: Account, x: float, y: float, small: bool) -> Html:
     return element("span", "" if small else sign, class_=kind, style=style, title=words)
 
 
-def _signs(shown: Sequence[Account]) -> Html:
+def _signs(shown: Sequence[AllocationTimes]) -> Html:
     """What the signs mean, of those that there are."""
     counts: dict[str, int] = {}
     for account in shown:
@@ -368,7 +368,7 @@ def _signs(shown: Sequence[Account]) -> Html:
     return element("ul", *items, class_="legend") if items else Html("")
 
 
-def _kinds(spent: Hours, job: str) -> Html:
+def _kinds(spent: TimeBreakdown, job: str) -> Html:
     """What the colours mean, of those that there are; two kinds of one colour share a name."""
     named: dict[str, list[str]] = {}
     for kind, _ in spent.table():
@@ -383,7 +383,7 @@ def _kinds(spent: Hours, job: str) -> Html:
 # -- figures ------------------------------------------------------------------------------------------
 
 
-def hours_table(spent: Hours, job: str, price: float | None, currency: str) -> Html:
+def hours_table(spent: TimeBreakdown, job: str, price: float | None, currency: str) -> Html:
     """Where the hours went, as a bar and a table; with a price also what each cost."""
     rows: list[list[object]] = []
     pieces = []
@@ -415,7 +415,7 @@ def hours_table(spent: Hours, job: str, price: float | None, currency: str) -> H
     return join([bar, table, below])
 
 
-def allocation_table(spent: Hours, now: float) -> Html:
+def allocation_table(spent: TimeBreakdown, now: float) -> Html:
     """One row for each allocation."""
     parts = any(account.part not in ("", "0/1") for account in spent.accounts)
     rows: list[list[object]] = []
