@@ -68,6 +68,7 @@ class DoctorContext:
     nodes: int = 1
     tasks_per_node: int = 0
     leaving: tuple[float | None, str] | None = None  # the result of `saving.leave_time`
+    known_facts: Facts | UserError | None = None  # Slurm's answer, if it was asked already
 
     def __post_init__(self) -> None:
         """Take the site of a run from its submission."""
@@ -110,6 +111,8 @@ class DoctorContext:
     @cached_property
     def answer(self) -> Facts | UserError:
         """The facts of Slurm, or the error where it does not answer."""
+        if self.known_facts is not None:
+            return self.known_facts
         try:
             slurm.ping()
             return ask()

@@ -36,7 +36,7 @@ birdsd_starts=$birdsd_run/submitit/$birdsd_submission$birdsd_part.starts
 birdsd_name=${SLURM_ARRAY_TASK_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 birdsd_name=${birdsd_name:-$SLURM_JOB_ID}.${SLURM_RESTART_COUNT:-0}
 
-birdsd_reached() {  # how far the work is that outlives an allocation
+birdsd_reached() {  # progress that outlives an allocation
     local path best=0
     if [ "$birdsd_job" = train ]; then
         for path in "$birdsd_run"/checkpoints/*/COMMIT.json; do
@@ -50,7 +50,7 @@ birdsd_reached() {  # how far the work is that outlives an allocation
     echo "${best:-0}"
 }
 
-birdsd_stop() {  # REASON STATUS: nothing brings this submission back, and whoever looks is told
+birdsd_stop() {  # REASON STATUS: end this submission, and record why
     echo "birdsd: this submission will not continue: $1"
     printf '{"time": %s, "event": "chain stopped", "reason": "%s", "job_id": "%s"}\n' \
         "$(date +%s.%N)" "$1" "${birdsd_name%.*}" >>"$birdsd_run/events/batch-$birdsd_name.jsonl"
@@ -61,7 +61,7 @@ birdsd_stop() {  # REASON STATUS: nothing brings this submission back, and whoev
     exit "$2"
 }
 
-birdsd_begin() {  # counts the starts that came to nothing, and makes no further one where they are too many
+birdsd_begin() {  # count the starts that came to nothing; too many end the submission
     local word name reached now idle=0
     now=$(birdsd_reached)
     birdsd_silent=0
@@ -75,7 +75,7 @@ birdsd_begin() {  # counts the starts that came to nothing, and makes no further
             birdsd_silent=$((birdsd_silent + 1))
         fi
     done < <(cat "$birdsd_starts" 2>/dev/null)
-    # Where nothing can be written down, Slurm's own count must do.
+    # Where nothing can be recorded, Slurm's own count must do.
     echo "begin $birdsd_name $now" >>"$birdsd_starts" || idle=${SLURM_RESTART_COUNT:-0}
     [ "$birdsd_silent" -lt "$birdsd_silent_limit" ] ||
         birdsd_stop "birdsd did not start in $birdsd_silent allocations in a row" 1
@@ -83,19 +83,19 @@ birdsd_begin() {  # counts the starts that came to nothing, and makes no further
         birdsd_stop "$idle allocations in a row brought nothing new beyond $now" 1
 }
 
-birdsd_end() {  # STATUS: what comes next; decided in Python, and without it where that cannot be
+birdsd_end() {  # STATUS: decide what comes next, in Python if it can be started
     trap - EXIT
     set +eu
     echo "end $birdsd_name $1" >>"$birdsd_starts"
     (cd "$birdsd_code" && PYTHONPATH=$birdsd_code${PYTHONPATH:+:$PYTHONPATH} \
         exec "$birdsd_python" -m birdsd.cluster.next_allocation "$birdsd_run" "$1")
-    local said=$?
-    case $said in 0 | 130 | 137 | 143) exit "$1" ;; esac  # done, or ended by Slurm after the handover
+    local status=$?
+    case $status in 0 | 130 | 137 | 143) exit "$1" ;; esac  # done, or ended by Slurm after the handover
     if [ "$birdsd_hand_over" = chain ] && [ $((birdsd_silent + 1)) -lt "$birdsd_silent_limit" ]; then
-        echo "birdsd: cannot be started on ${SLURMD_NODENAME:-this node} (status $said); the next job tries"
+        echo "birdsd: cannot be started on ${SLURMD_NODENAME:-this node} (status $status); the next job tries"
         exit "$1"
     fi
-    birdsd_stop "birdsd cannot be started on ${SLURMD_NODENAME:-this node} (status $said)" "$1"
+    birdsd_stop "birdsd cannot be started on ${SLURMD_NODENAME:-this node} (status $status)" "$1"
 }
 
 mkdir -p "$birdsd_run/events"

@@ -123,8 +123,8 @@ class Moved:
         """From where a run was at its last submission to where it is."""
         after = run.folder.resolve()
         # Older submissions do not record it, but the code snapshot, RUN/code/HASH, tells.
-        told = last.run_folder or (str(Path(last.snapshot).parent.parent) if last.snapshot else "")
-        return cls(Path(told) if told else after, after, last.cwd)
+        before = last.run_folder or (str(Path(last.snapshot).parent.parent) if last.snapshot else "")
+        return cls(Path(before) if before else after, after, last.cwd)
 
     def path(self, text: str) -> str:
         """The present form of an absolute path, if it was inside the moved folder and exists there."""

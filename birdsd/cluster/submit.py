@@ -33,7 +33,7 @@ from birdsd.runs.extension import could_be_extended
 from birdsd.runs.resources import resources, settings_of, site_for
 from birdsd.runs.run import Run, RunStore, open_training
 from birdsd.runs.starts import SUBMITIT_FOLDER, is_supervised
-from birdsd.schema import SiteConfig, SubmitConfig
+from birdsd.schema import SubmitConfig
 from birdsd.site import slurm
 from birdsd.site.caller import left_out, submitting, take_from_environment
 from birdsd.site.choose import check_site, choose_site, tasks_per_node
@@ -326,8 +326,3 @@ def reap_supervisors(process_ids: Sequence[str]) -> None:
     for number in process_ids:
         if (process := _supervisors.pop(number, None)) is not None:
             process.wait()
-
-
-def site_of(submit_config: Mapping[str, Any]) -> SiteConfig:
-    """The SiteConfig of a stored submission."""
-    return SiteConfig(**submit_config["site"])

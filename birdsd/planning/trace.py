@@ -326,8 +326,8 @@ class HollowNetworks:
 
         from birdsd.diffusion.networks.clip import Clip, clip_place
 
-        told, _ = CLIPConfig.get_config_dict(clip_place(str(self.config.model.clip)))
-        return Clip(CLIPModel(CLIPConfig(**told)))
+        settings, _ = CLIPConfig.get_config_dict(clip_place(str(self.config.model.clip)))
+        return Clip(CLIPModel(CLIPConfig(**settings)))
 
 
 def _batch(

@@ -1,14 +1,14 @@
 """What each allocation of a run leaves behind: RUN/allocations/NAME/, and the submission that it belongs to.
 
-    RUN/submission.json            the newest submission: what was asked for, job ids, code snapshot
-    RUN/claim.json                 a requeued job asks what is left of its last allocation to let go
+    RUN/submission.json            the newest submission: the request, job ids, code snapshot
+    RUN/claim.json                 a requeued job asks the remains of its last allocation to exit
     RUN/stop.json                  somebody asked the run to stop (birdsd cancel); gone with the next submit
-    RUN/allocations/NAME/          one for each time that processes took the run up
+    RUN/allocations/NAME/          one for each time that processes resumed the run
         allocation.json            who and where; written once, when it begins
         heartbeat.json             where it is; written anew every few seconds by rank 0
         end.json                   how it ended; absent where it was killed
         rank-00000.log             what a rank printed
-        libraries-00000.log        what other libraries remarked in it, errors apart
+        libraries-00000.log        what other libraries logged, except errors
         rank-00000.stacks          where a rank hung, if it did
 
 Every file has one writer and is replaced whole, so that a network file system needs no locks for them.

@@ -28,7 +28,7 @@ def lines(job: str, *settings: str) -> list[str]:
         ("train", ["method.train_text_encoder=false"], "method.train_text_encoder", "always learns"),
         ("train", ["model.source=somebody/model"], "model.source", "init=pretrained starts from it"),
         ("train", ["model.clip=x"], "model.clip", "aesthetic_gradients"),
-        ("generate", ["guidance=1", "guidance_end=0.5"], "guidance_end=0.5", "guidance=1 is none"),
+        ("generate", ["guidance=1", "guidance_end=0.5"], "guidance_end=0.5", "guidance=1 turns guidance off"),
         ("train", ["method=autoencoder", "model.clip=x"], "model.clip", "feature_weight=0"),
         (
             "train",

@@ -1,4 +1,4 @@
-"""Sites, and cases whose Slurm has said what a test wants."""
+"""Sites, and contexts of the doctor with given facts of Slurm."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ ALMA = SiteConfig(
 
 
 def case(site: SiteConfig, facts: Any, **given: Any) -> DoctorContext:
-    """A case whose Slurm has said these facts."""
-    one = DoctorContext(site, **given)
-    one.__dict__["answer"] = facts
-    return one
+    """A context with these facts of Slurm."""
+    return DoctorContext(site, known_facts=facts, **given)
 
 
 def levels(findings: Any) -> dict[str, str]:

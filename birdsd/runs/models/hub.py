@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -275,14 +274,9 @@ def _lacking(place: Path, part: str) -> list[str]:
     return problems + [f"no {name}" for name in names if not (place / name).is_file()]
 
 
-def weights_count(folder: Path) -> dict[str, int]:
-    """Parameters by part, read from the headers of a model's safetensors files (not their weights)."""
-    return {part: sum(map(prod, shapes.values())) for part, shapes in weights_shapes(folder).items()}
-
-
 def weights_shapes(folder: Path) -> dict[str, dict[str, list[int]]]:
-    """The shapes of a model's tensors, by part and name, from the same headers; parts without any are left
-    out."""
+    """The shapes of a model's tensors, by part and name, from the headers of its safetensors files; parts
+    without any are left out."""
     folder, by_network = _pipeline(folder), {}
     for part in (*WEIGHTS, CLIP):
         place = folder / part if (folder / part).is_dir() else folder

@@ -256,7 +256,7 @@ class Reader:
 
     def _follow(self, source: Source | None, chosen: Allocation | None) -> None:
         """Follow until the run is over; a new allocation is followed as soon as it has a log."""
-        looked = asked = heard = time.monotonic()
+        looked = queried = heard = time.monotonic()
         message, over = "", False
         while True:
             now = time.monotonic()
@@ -270,8 +270,8 @@ class Reader:
             if added:
                 heard = now
             ended = self._ended(source)
-            if not added and ((ended and not over) or now - max(asked, heard) > _ASK_S):
-                asked, over = now, ended
+            if not added and ((ended and not over) or now - max(queried, heard) > _ASK_S):
+                queried, over = now, ended
                 word = self._over() if chosen is None or not ended else "it has ended"
                 if word is not None:
                     if source is not None:
