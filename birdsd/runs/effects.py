@@ -66,9 +66,7 @@ def _of_training(settled: TrainConfig, keys: set[str]) -> Iterator[tuple[str, st
             "model.init=scratch starts from random weights; model.init=pretrained starts from it",
         )
     if "clip" not in facts.models:
-        *others, last = (
-            clip_method.name for clip_method in method_facts.built_in() if "clip" in clip_method.models
-        )
+        *others, last = (m.name for m in method_facts.built_in() if "clip" in m.models)
         those = f"{', '.join(others)} and {last}"
         yield "model.clip", f"method={method.name} does not use it ({those} do)"
     if "autoencoder" not in facts.models:

@@ -131,14 +131,10 @@ def _choose(facts: Facts, gpu_type: str | None = None) -> Mapping[str, str]:
     if gpu_type:
         named = gpu_type.casefold()
         kinds = {p["PartitionName"]: kinds_of(nodes[p["PartitionName"]]) for p in with_gpus}
-        matching = [
-            p for p in with_gpus if any(k.type.casefold() == named for k in kinds[p["PartitionName"]])
-        ]
-        if not matching:
-            raise unknown_name(
-                "type of GPU", gpu_type, (k.type for of_partition in kinds.values() for k in of_partition)
-            )
-        with_gpus = matching
+        fits = [p for p in with_gpus if any(k.type.casefold() == named for k in kinds[p["PartitionName"]])]
+        if not fits:
+            raise unknown_name("type of GPU", gpu_type, (k.type for row in kinds.values() for k in row))
+        with_gpus = fits
     whole = [p for p in with_gpus if has_whole(nodes[p["PartitionName"]])]
     wanted = with_gpus if gpu_type else whole or with_gpus  # slices only if there is nothing else
     if default is not None and (default in wanted or not wanted):
@@ -152,14 +148,8 @@ def _choose(facts: Facts, gpu_type: str | None = None) -> Mapping[str, str]:
     return max(wanted, key=worth) if wanted else open_ones[0]
 
 
-def _why(facts: Facts, chosen: Mapping[str, str], requested: str | None) -> str:
-    why = (
-        "requested"
-        if requested
-        else "the default"
-        if chosen.get("Default") == "YES"
-        else "the best with GPUs"
-    )
+def _why(facts: Facts, chosen: Mapping[str, str], named: str | None) -> str:
+    why = "requested" if named else "the default" if chosen.get("Default") == "YES" else "the best with GPUs"
     problem = closed(facts, chosen)
     return f"scontrol show partition: {why}" + (f"; BUT {problem}" if problem else "")
 
