@@ -11,7 +11,7 @@ from birdsd.jobs_api import Outcome
 from birdsd.method_facts import facts_of
 from birdsd.runs.auto import chosen_device
 from birdsd.runs.run import open_training
-from birdsd.runs.share import Part
+from birdsd.runs.share import ArrayShare
 from birdsd.schema import CacheConfig
 
 _MADE = ("latents", "texts", "class_pictures")
@@ -19,7 +19,7 @@ _MADE = ("latents", "texts", "class_pictures")
 
 def run(config: CacheConfig) -> Outcome:
     """Compute this part's share of what is missing: latents, text embeddings, DreamBooth's class pictures."""
-    part = Part.parse(config.part)
+    part = ArrayShare.parse(config.part)
     _, index = open_training(config, write=False)
     from birdsd.diffusion.learning.base import CachingMethod
     from birdsd.diffusion.methods import make_method

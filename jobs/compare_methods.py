@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from birdsd.cluster.rank.signals import attendant
+from birdsd.cluster.rank.signals import run_control
 from birdsd.jobs_api import Outcome
 from birdsd.schema import MethodsConfig
 from birdsd.studies.arms import compare_methods
@@ -12,5 +12,5 @@ from birdsd.studies.study import Study
 
 def run(config: MethodsConfig) -> Outcome:
     """Shards -> a base model of some species -> every method on the others -> clips -> a page."""
-    with attendant() as attending:
-        return carry_out(Study(config, compare_methods(config), attending))
+    with run_control() as control:
+        return carry_out(Study(config, compare_methods(config), control))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from birdsd.cluster.rank.signals import attendant
+from birdsd.cluster.rank.signals import run_control
 from birdsd.jobs_api import Outcome
 from birdsd.schema import FourWaysConfig
 from birdsd.studies.arms import finetune_vs_scratch
@@ -12,5 +12,5 @@ from birdsd.studies.study import Study
 
 def run(config: FourWaysConfig) -> Outcome:
     """Shards with and without environment -> a base model -> four models -> clips -> judges -> page."""
-    with attendant() as attending:
-        return carry_out(Study(config, finetune_vs_scratch(config), attending))
+    with run_control() as control:
+        return carry_out(Study(config, finetune_vs_scratch(config), control))

@@ -13,7 +13,7 @@ from birdsd.diffusion.generation.request import Request
 from birdsd.jobs_api import Outcome
 from birdsd.runs.models.loading import load_model, recommended_sampling
 from birdsd.runs.models.places import model_place
-from birdsd.runs.share import Part
+from birdsd.runs.share import ArrayShare
 from birdsd.schema import GenerateConfig
 from birdsd.sound.audio.levels import fitted_line
 
@@ -25,7 +25,7 @@ def run(config: GenerateConfig) -> Outcome:
         recipe = Recipe.read(Path(config.recipe))
         return _outcome(generation.regenerate(_load_for(config, recipe), recipe, out), out)
     request = Request.of(config, recommended_sampling(config))
-    share = generation.share_out(request, Part.parse(config.part).share)
+    share = generation.share_out(request, ArrayShare.parse(config.part).share)
     model_place(config)  # a wrong name is an error for every part, also for one that has nothing to do
     return _outcome(
         generation.generate(load_model(config), request, out, only=share, keep=True) if share else [], out

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from birdsd.jobs_api import Outcome
-from birdsd.runs.share import Part
+from birdsd.runs.share import ArrayShare
 from birdsd.schema import PrepareConfig
 from birdsd.shards.inspect import species_table
 from birdsd.shards.prepare.account import account_lines, limit_lines
@@ -16,7 +16,7 @@ from birdsd.sound.codec.codec import SpectrogramCodec
 def run(config: PrepareConfig) -> Outcome:
     """Cut, encode and write the shards in parallel; list what they contain and what was left out."""
     codec = SpectrogramCodec.from_config(config.codec)
-    part = Part.parse(config.part)
+    part = ArrayShare.parse(config.part)
     report = prepare(config.data, codec, config.machine.processes, part=part)
     facts = {
         **report.facts,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from birdsd.checks.case import Case
+from birdsd.checks.context import DoctorContext
 from birdsd.checks.software import check_deepspeed
 from birdsd.config import compose
 from birdsd.errors import UserError
@@ -65,7 +65,7 @@ def test_its_absence_is_told_where_it_matters(monkeypatch) -> None:
     with pytest.raises(UserError, match="optional dependency"):
         choice.engine_name(asked.machine)
     assert choice.engine_name(compose("train", ["machine.zero_stage=0"]).machine)[0] == "torch"
-    (note,) = check_deepspeed(Case(settings=compose("train", [])))
+    (note,) = check_deepspeed(DoctorContext(settings=compose("train", [])))
     assert note.level == "ok"
     assert "not needed" in note.what
 
@@ -74,10 +74,10 @@ def test_moments_in_eight_bits_need_an_extra(monkeypatch) -> None:
     from birdsd.checks import software
 
     monkeypatch.setattr(software, "find_spec", lambda name: None)
-    packed = Case(settings=compose("train", ["machine.optimizer_bits=8"]))
+    packed = DoctorContext(settings=compose("train", ["machine.optimizer_bits=8"]))
     (note,) = software.check_eightbit(packed)
     assert note.level == "error" and "birdsd[eightbit]" in note.what_to_do
-    assert not list(software.check_eightbit(Case(settings=compose("train", []))))
+    assert not list(software.check_eightbit(DoctorContext(settings=compose("train", []))))
 
 
 def test_the_gpus_of_wsl_are_counted(tmp_path: Path, monkeypatch) -> None:

@@ -1,1 +1,1 @@
-"""`birdsd doctor`: what could go wrong, looked at before a job waits in the queue."""
+"""`birdsd doctor` and `birdsd verify`: checks before a job waits in the queue."""

@@ -1,20 +1,20 @@
-"""The doctor's look at the shell that it is called from: variables that sbatch would read as options."""
+"""The doctor's check of the calling shell: variables that sbatch would read as options."""
 
 from __future__ import annotations
 
 import os
 
-from birdsd.checks.case import Case, Findings, ok, warning
-from birdsd.site.caller import passed_over_in
+from birdsd.checks.context import DoctorContext, Findings, ok, warning
+from birdsd.site.caller import ignored_in
 
 
-def check_caller(case: Case) -> Findings:
-    """What of the environment a submission leaves aside: SBATCH_EXPORT=NONE and its like."""
-    if not case.is_slurm:
+def check_caller(context: DoctorContext) -> Findings:
+    """Variables of the environment that a submission ignores: SBATCH_EXPORT=NONE and the like."""
+    if not context.is_slurm:
         return
-    found = passed_over_in(case.site, os.environ)
-    others = [one for one in found if not one.startswith("SBATCH_EXPORT=")]
-    if len(others) < len(found):
+    variables = ignored_in(context.site, os.environ)
+    others = [variable for variable in variables if not variable.startswith("SBATCH_EXPORT=")]
+    if len(others) < len(variables):
         yield ok("environment", "SBATCH_EXPORT is set here; birdsd's jobs get their environment anyway")
     if others:
         yield warning(

@@ -1,7 +1,7 @@
 """`birdsd doctor`: what could go wrong, before it costs a night in the queue.
 
-Each check is a small function that looks at a `Case` and yields findings; it is given whatever was named
-(site, settings, run) and says nothing about what was not.
+Each check is a small function from a `DoctorContext` to findings. The context holds what was named (site,
+settings, run); a check says nothing about what was not.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 
 from birdsd.checks import caller, resources, saving, slurm, software
 from birdsd.checks import run as doctor_run
-from birdsd.checks.case import ERROR, OK, WARNING, Case, Finding, Findings, explained, warning
+from birdsd.checks.context import ERROR, OK, WARNING, DoctorContext, Finding, Findings, explained, warning
 from birdsd.errors import UserError
 from birdsd.runs.run import Run
 from birdsd.schema import SiteConfig
 
-# In the order in which they are told: the machine, the cluster, the folders, the run.
-CHECKS: tuple[Callable[[Case], Findings], ...] = (
+# In the order in which they are printed: the machine, the cluster, the folders, the run.
+CHECKS: tuple[Callable[[DoctorContext], Findings], ...] = (
     software.check_python,
     software.check_snapshot,
     software.check_torch,
@@ -64,33 +64,33 @@ def diagnose(
     nodes: int = 1,
     tasks_per_node: int = 0,
 ) -> list[Finding]:
-    """Look at what is given and say what is well and what is not; never raises `UserError`.
+    """Run all checks on what is given; never raises `UserError`.
 
-    `deep` also reads every shard and the newest checkpoint, and asks PyTorch (in a process of its own).
+    `deep` also reads every shard and the newest checkpoint, and asks PyTorch (in a separate process).
     """
-    case = Case(site, settings, run, Path(runs_root), deep, nodes, tasks_per_node)
-    found: list[Finding] = []
+    context = DoctorContext(site, settings, run, Path(runs_root), deep, nodes, tasks_per_node)
+    findings: list[Finding] = []
     for check in CHECKS:
         topic = check.__name__.removeprefix("check_").replace("_", " ")
         try:
-            found.extend(check(case))
+            findings.extend(check(context))
         except UserError as problem:
-            found.append(explained(WARNING, topic, problem))
+            findings.append(explained(WARNING, topic, problem))
         except OSError as problem:
             what = f"could not be checked: {problem.filename or ''} {problem.strerror or problem}"
-            found.append(warning(topic, " ".join(what.split()), "check that the file system is healthy"))
-    return found
+            findings.append(warning(topic, " ".join(what.split()), "check that the file system is healthy"))
+    return findings
 
 
 def text(findings: Iterable[Finding]) -> str:
-    """One line a finding, in columns, and one that counts them."""
+    """The findings as a table of one line each, and a line with their counts."""
     findings = list(findings)
     width = max((len(finding.topic) for finding in findings), default=0)
     lines = []
-    for one in findings:
-        advice = f" -> {_line(one.what_to_do)}" if one.what_to_do and one.level != OK else ""
-        lines.append(f"{_MARKS[one.level]:<7}  {one.topic:<{width}}  {_line(one.what)}{advice}")
-    count = Counter(one.level for one in findings)
+    for entry in findings:
+        advice = f" -> {_line(entry.what_to_do)}" if entry.what_to_do and entry.level != OK else ""
+        lines.append(f"{_MARKS[entry.level]:<7}  {entry.topic:<{width}}  {_line(entry.what)}{advice}")
+    count = Counter(entry.level for entry in findings)
     parts = [f"{count[OK]} ok"]
     for level, name in ((WARNING, "warning"), (ERROR, "error")):
         parts.append(f"{count[level]} {name}{'s' * (count[level] != 1)}")
@@ -99,8 +99,8 @@ def text(findings: Iterable[Finding]) -> str:
 
 def exit_status(findings: Iterable[Finding]) -> int:
     """1 where anything is an error, else 0."""
-    return int(any(one.level == ERROR for one in findings))
+    return int(any(finding.level == ERROR for finding in findings))
 
 
-def _line(said: str) -> str:
-    return " ".join(said.split())
+def _line(message: str) -> str:
+    return " ".join(message.split())

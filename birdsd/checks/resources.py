@@ -1,4 +1,4 @@
-"""The doctor's checks of what jobs ask for: within every limit, of whole GPUs, and none that lies idle."""
+"""The doctor's checks of what jobs request: within all limits, whole GPUs, and no idle ones."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import os
 import sys
 from pathlib import Path
 
-from birdsd.checks.case import Case, Finding, Findings, error, ok, warning
+from birdsd.checks.context import DoctorContext, Finding, Findings, error, ok, warning
 from birdsd.checks.slurm import AGAIN, job_and_tasks, on_one_machine
 from birdsd.errors import UserError, listed_names
-from birdsd.runs.resources import asked_in_all, needs_gpu, resources
+from birdsd.runs.resources import needs_gpu, resources, total_request
 from birdsd.schema import PrepareConfig
 from birdsd.site.facts import closed, time_limits
 from birdsd.site.filesystem import IN_MEMORY, SHARED, mount_of
@@ -21,39 +21,42 @@ from birdsd.site.partitions import gib
 _KEYS = {"cpu": "site.cpus_per_task", "mem": "site.memory_gb_per_node", GPU: "site.gpus_per_node"}
 
 
-def check_limits(case: Case) -> Findings:
-    """No limit of partition, qos, user, account or group is below what a job asks for."""
-    if case.facts is None or case.site is None or case.partition is None:
+def check_limits(context: DoctorContext) -> Findings:
+    """A job's request is within the limits of partition, qos, user, account and group."""
+    if (on_slurm := context.on_slurm) is None:
         return
-    job, tasks = job_and_tasks(case, case.site)
+    facts, usual, partition = on_slurm
+    nodes = context.nodes
+    job, tasks = job_and_tasks(context, usual)
     try:  # several slices of GPUs among them
-        made = resources(case.site, case.nodes, tasks, job, case.settings)
+        site = resources(usual, nodes, tasks, job, context.settings).site
     except UserError as problem:
         yield error("limits", f"{problem.what}: {problem.rule}", problem.way_out)
         return
-    site = made.site
-    where = {p["PartitionName"]: p for p in case.facts.partitions}
-    partition = where.get(site.partition or "") if site.partition != case.site.partition else case.partition
-    if partition is None:
-        return  # `check_cpu_jobs` says so
-    found = limits(case.facts, partition, case.account, site.qos, site.gpu_type or "")
-    wanted = asked_in_all(site, case.nodes, tasks)
+    if site.partition != usual.partition:
+        others = [p for p in facts.partitions if p["PartitionName"] == site.partition]
+        if not others:
+            return  # `check_cpu_jobs` reports that
+        partition = dict(others[0])
+    bounds = limits(facts, partition, context.account, site.qos, site.gpu_type or "")
+    wanted = total_request(site, nodes, tasks)
     exceeded = 0
     for what, count in wanted.items():
-        limit = _tightest(found, what, case.nodes)
-        if limit is not None and count > limit.most * (case.nodes if limit.per_node else 1):
+        limit = _tightest(bounds, what, nodes)
+        share = nodes if limit is not None and limit.per_node else 1
+        if limit is not None and count > limit.most * share:
             exceeded += 1
-            yield _exceeds(limit, what, count // (case.nodes if limit.per_node else 1), case.nodes, tasks)
+            yield _exceeds(limit, what, count // share, nodes, tasks)
     if not exceeded:
-        tight = sorted({limit.told for what in wanted if (limit := _tightest(found, what, case.nodes))})
-        said = f"within every one of them ({listed_names(tight)})" if tight else "none is set"
-        yield ok("limits", said)
+        tight = sorted({limit.described for what in wanted if (limit := _tightest(bounds, what, nodes))})
+        message = f"within every one of them ({listed_names(tight)})" if tight else "none is set"
+        yield ok("limits", message)
 
 
-def _tightest(found: list[Limit], what: str, nodes: int) -> Limit | None:
+def _tightest(bounds: list[Limit], what: str, nodes: int) -> Limit | None:
     """The limit that is reached first by a job on so many nodes."""
-    held = [one for per_node in (True, False) if (one := least(found, what, per_node)) is not None]
-    return min(held, key=lambda one: one.most * (nodes if one.per_node else 1), default=None)
+    tightest = [limit for per_node in (True, False) if (limit := least(bounds, what, per_node)) is not None]
+    return min(tightest, key=lambda limit: limit.most * (nodes if limit.per_node else 1), default=None)
 
 
 def _exceeds(limit: Limit, what: str, count: int, nodes: int, tasks: int) -> Finding:
@@ -77,20 +80,21 @@ def _exceeds(limit: Limit, what: str, count: int, nodes: int, tasks: int) -> Fin
         )
     return error(
         "limits",
-        f"{amount:g} {unit} are requested{where}, and {limit.who} is {most:g} ({limit.text})",
+        f"{amount:g} {unit} are requested{where}, and {limit.source} is {most:g} ({limit.text})",
         advice,
     )
 
 
-def check_gpu_type(case: Case) -> Findings:
-    """Whole GPUs are asked for where there are any; slices of them (MIG) one at a time."""
-    if case.facts is None or case.site is None or case.partition is None or not case.site.gpus_per_node:
+def check_gpu_type(context: DoctorContext) -> Findings:
+    """Whole GPUs are requested where there are any; slices (MIG) one at a time."""
+    if (on_slurm := context.on_slurm) is None or not on_slurm[1].gpus_per_node:
         return
-    title, wanted = case.partition["PartitionName"], case.site.gpu_type or ""
-    kinds = kinds_of(case.facts.nodes_of(title))
+    facts, site, partition = on_slurm
+    title, wanted = partition["PartitionName"], site.gpu_type or ""
+    kinds, whole_here = kinds_of(facts.nodes_of(title)), has_whole(facts.nodes_of(title))
     sliced = any(kind.is_slice for kind in kinds if kind.type.casefold() == wanted.casefold())
     if wanted and (sliced or is_slice(wanted)):
-        if has_whole(case.facts.nodes_of(title)):
+        if whole_here:
             whole = listed_names(kind.type or "(no type)" for kind in kinds if not kind.is_slice)
             yield warning(
                 "gpus", f"{wanted} is a GPU slice (MIG), but {title} has whole GPUs: {whole}",
@@ -98,7 +102,7 @@ def check_gpu_type(case: Case) -> Findings:
             )  # fmt: skip
         else:
             yield ok("gpus", f"{wanted} is a slice of a GPU (MIG): {title} has nothing else")
-    elif not wanted and any(kind.is_slice for kind in kinds) and has_whole(case.facts.nodes_of(title)):
+    elif not wanted and any(kind.is_slice for kind in kinds) and whole_here:
         yield warning(
             "gpus",
             f"{title} has whole GPUs and slices (MIG), but the site names no type: a job may get either",
@@ -109,32 +113,33 @@ def check_gpu_type(case: Case) -> Findings:
         yield ok("gpus", f"{title} has several types ({types}), but the site names none: a job may get any")
 
 
-def check_cpu_jobs(case: Case) -> Findings:
-    """Jobs that need no GPU have a partition that takes them."""
-    if case.facts is None or case.site is None or not case.site.gpus_per_node:
+def check_cpu_jobs(context: DoctorContext) -> Findings:
+    """Jobs without GPUs have a partition that accepts them."""
+    facts, site = context.facts, context.site
+    if facts is None or site is None or not site.gpus_per_node:
         return
-    name = case.site.cpu_partition
+    name = site.cpu_partition
     if name is None:
-        title = case.partition["PartitionName"] if case.partition else "(the default)"
+        title = context.partition["PartitionName"] if context.partition else "(the default)"
         yield ok(
             "cpu jobs", f"prepare requests no GPU and runs in {title}; site.cpu_partition= names another"
         )
         return
-    others = [p["PartitionName"] for p in case.facts.partitions]
-    found = next((p for p in case.facts.partitions if p["PartitionName"] == name), None)
-    if found is None:
+    others = [p["PartitionName"] for p in facts.partitions]
+    record = next((p for p in facts.partitions if p["PartitionName"] == name), None)
+    if record is None:
         yield error(
             "cpu jobs",
             f"there is no partition {name}",
             f"site.cpu_partition= one of {listed_names(others, name)}",
         )
-    elif problem := closed(case.facts, found):
+    elif problem := closed(facts, record):
         yield error(
             "cpu jobs", f"{name}: {problem}", "site.cpu_partition=null keeps them in the site's partition"
         )
     else:
-        minutes = min(case.site.time_limit_min, case.site.cpu_time_limit_min or case.site.time_limit_min)
-        limit = next(iter(time_limits(case.facts, found, case.account, case.site.qos)), None)
+        minutes = min(site.time_limit_min, site.cpu_time_limit_min or site.time_limit_min)
+        limit = next(iter(time_limits(facts, record, context.account, site.qos)), None)
         if limit is not None and minutes > limit[0]:
             yield error(
                 "cpu jobs", f"{minutes} min are requested in {name}, and {limit[1]} is {limit[0]} min",
@@ -144,32 +149,32 @@ def check_cpu_jobs(case: Case) -> Findings:
         yield ok("cpu jobs", f"prepare requests no GPU and runs in {name}")
 
 
-def check_gpus_in_use(case: Case) -> Findings:
+def check_gpus_in_use(context: DoctorContext) -> Findings:
     """The settings use the GPUs that the site has."""
-    if case.site is None or not case.site.gpus_per_node or case.settings is None:
+    if context.site is None or not context.site.gpus_per_node or context.settings is None:
         return
-    if getattr(case.settings, "machine", None) is None or isinstance(case.settings, PrepareConfig):
+    if getattr(context.settings, "machine", None) is None or isinstance(context.settings, PrepareConfig):
         return
-    if not needs_gpu("train", case.settings):
+    if not needs_gpu("train", context.settings):
         yield warning(
-            "gpus", f"machine.device=cpu: the GPUs of site {case.site.name} are not requested",
+            "gpus", f"machine.device=cpu: the GPUs of site {context.site.name} are not requested",
             "machine=auto uses them; fine for a trial without GPUs",
         )  # fmt: skip
 
 
-def check_environment(case: Case) -> Findings:
-    """The Python of a job, and the environment that reaches it, are there on compute nodes."""
-    if not case.is_slurm:
+def check_environment(context: DoctorContext) -> Findings:
+    """A job's Python and environment are available on compute nodes."""
+    if not context.is_slurm:
         return
     exported = os.environ.get("SBATCH_EXPORT") or os.environ.get("SLURM_EXPORT_ENV")
     if exported and exported.upper() != "ALL":
         yield ok("environment", f"SBATCH_EXPORT={exported}: ranks get that of the job script anyway")
-    if case.facts is not None and on_one_machine(case.facts):
+    if context.facts is not None and on_one_machine(context.facts):
         return
     if os.environ.get("SLURM_JOB_ID"):
         yield ok("environment", f"this is a job, and {sys.prefix} is seen in it")
         return
-    named = case.site.python if case.site else None
+    named = context.site.python if context.site else None
     place = Path(named) if named and "/" in named else Path(sys.prefix)
     mount = mount_of(place)
     kind = "conda environment" if (Path(sys.prefix) / "conda-meta").is_dir() else "Python"

@@ -1,4 +1,4 @@
-"""The doctor's checks of the folders a run lives in: the runs folder, scratch, shards, models, leftovers."""
+"""The doctor's checks of a run's folders: the runs folder, scratch, shards, models, leftovers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from birdsd.checks.case import ERROR, Case, Findings, error, explained, ok, warning
+from birdsd.checks.context import ERROR, DoctorContext, Findings, error, explained, ok, warning
 from birdsd.checks.slurm import on_one_machine
 from birdsd.checks.software import ask
 from birdsd.errors import UserError
@@ -46,20 +46,20 @@ _SHOWN = 3
 # -- folders ------------------------------------------------------------------------------------------
 
 
-def check_runs_folder(case: Case) -> Findings:
+def check_runs_folder(context: DoctorContext) -> Findings:
     """Compute nodes see the folder of runs, and checkpoints can be put in place there."""
-    mount, place = mount_of(case.place), case.place
-    elsewhere = case.is_slurm and not (case.facts is not None and on_one_machine(case.facts))
-    said = f"{place} is on {mount.kind} ({mount.point})"
+    mount, place = mount_of(context.place), context.place
+    elsewhere = context.is_slurm and not (context.facts is not None and on_one_machine(context.facts))
+    what = f"{place} is on {mount.kind} ({mount.point})"
     if elsewhere and mount.kind not in SHARED and mount.kind != "unknown":
         local = "lives in this machine's memory" if mount.kind in IN_MEMORY else "looks local to this machine"
         yield warning(
-            "runs folder", f"{said}, which {local}", "runs= a folder that compute nodes can see too"
+            "runs folder", f"{what}, which {local}", "runs= a folder that compute nodes can see too"
         )
     elif mount.kind in IN_MEMORY:
-        yield warning("runs folder", f"{said}: it is lost at the next reboot", "runs= a folder on a disk")
+        yield warning("runs folder", f"{what}: it is lost at the next reboot", "runs= a folder on a disk")
     else:
-        yield ok("runs folder", said)
+        yield ok("runs folder", what)
     try:
         with trial_folder(place) as folder:
             if problem := trouble_with_renames(folder):
@@ -94,11 +94,11 @@ def _clock(ahead_s: float) -> Findings:
     )
 
 
-def check_scratch(case: Case) -> Findings:
+def check_scratch(context: DoctorContext) -> Findings:
     """The node-local scratch exists and can be written."""
-    if case.site is None or not case.site.scratch:
+    if context.site is None or not context.site.scratch:
         return
-    named = case.site.scratch
+    named = context.site.scratch
     folder = os.path.expandvars(named)
     if "$" in folder:
         if os.environ.get("SLURM_JOB_ID"):
@@ -108,7 +108,7 @@ def check_scratch(case: Case) -> Findings:
         return
     place = Path(folder)
     if not place.is_dir():
-        say = warning if case.is_slurm and not os.environ.get("SLURM_JOB_ID") else error
+        say = warning if context.is_slurm and not os.environ.get("SLURM_JOB_ID") else error
         yield say(
             "scratch", f"{place} does not exist on this machine", "run this in a job, or site.scratch=null"
         )
@@ -127,13 +127,13 @@ def check_scratch(case: Case) -> Findings:
 # -- what a run reads ---------------------------------------------------------------------------------
 
 
-def check_shards(case: Case) -> Findings:
-    """The shards can be read, and are those that the run began with."""
-    settings, recorded = case.training, None
+def check_shards(context: DoctorContext) -> Findings:
+    """The shards can be read, and are those that the run started with."""
+    settings, recorded = context.training, None
     folder = settings.data.shards if settings is not None else None
-    if case.run is not None:
+    if context.run is not None:
         with suppress(OSError, ValueError, KeyError):
-            known = json.loads((case.run.folder / "shards.json").read_text(encoding="utf-8"))
+            known = json.loads((context.run.folder / "shards.json").read_text(encoding="utf-8"))
             folder, recorded = folder or known["folder"], known["inventory"]
     if not folder:
         if settings is not None:
@@ -153,7 +153,7 @@ def check_shards(case: Case) -> Findings:
             )  # fmt: skip
             return
         shards = [shard for split in index.splits for shard in index.shards(split)]
-        for shard in shards if case.deep else shards[:_SHOWN]:
+        for shard in shards if context.deep else shards[:_SHOWN]:
             index.table(shard)  # an index that does not fit its shard is refused here
         remarks = [*map(str, lacking(index)), *check_pictures(index)]
     except UserError as problem:
@@ -161,60 +161,62 @@ def check_shards(case: Case) -> Findings:
         return
     for remark in remarks:
         yield warning("samples", remark, f"birdsd inspect {folder} --verify")
-    said = f"{len(shards)} in {folder}: " + ", ".join(f"{index.count(s)} {s}" for s in index.splits)
+    what = f"{len(shards)} in {folder}: " + ", ".join(f"{index.count(s)} {s}" for s in index.splits)
     if "train" not in index.splits:
         yield error(
-            "shards", f"{said}; none of them are for training", "prepare some, or name shards train-*.tar"
+            "shards", f"{what}; none of them are for training", "prepare some, or name shards train-*.tar"
         )
         return
     besides = "" if index.is_own else "every sample can be read, and "
-    if not case.deep:
-        yield ok("shards", f"{said}; --deep verifies every checksum")
+    if not context.deep:
+        yield ok("shards", f"{what}; --deep verifies every checksum")
         return
     problems = list(index.verify())
     if problems:
-        yield error("shards", f"{said}; {listed(problems)}", "restore these shards, or prepare them again")
+        yield error("shards", f"{what}; {listed(problems)}", "restore these shards, or prepare them again")
     else:
-        yield ok("shards", f"{said}; {besides}all checksums match")
+        yield ok("shards", f"{what}; {besides}all checksums match")
 
 
-def check_models(case: Case) -> Findings:
-    """What the run starts from is here, also for compute nodes without internet."""
-    if case.training is None:
+def check_models(context: DoctorContext) -> Findings:
+    """The base models are here, also for compute nodes without internet."""
+    if context.training is None:
         return
     try:
-        wanted = hub.needed(case.training, case.root)
+        wanted = hub.needed(context.training, context.root)
     except UserError as problem:
         yield explained(ERROR, "models", problem)
         return
-    offline = case.site.offline if case.site is not None else bool(os.environ.get("HF_HUB_OFFLINE"))
-    for one in wanted:
-        said = f"{one.setting}={one.name}"
-        is_folder = Path(one.name).expanduser().is_dir()
-        folder = Path(one.name) if is_folder else hub.snapshot(one.name)
-        problems = hub.missing(folder, one.parts) if folder is not None else []
+    offline = context.site.offline if context.site is not None else bool(os.environ.get("HF_HUB_OFFLINE"))
+    for model in wanted:
+        what = f"{model.setting}={model.name}"
+        is_folder = Path(model.name).expanduser().is_dir()
+        folder = Path(model.name) if is_folder else hub.snapshot(model.name)
+        problems = hub.missing(folder, model.parts) if folder is not None else []
         if is_folder and problems:
             yield error(
-                "models", f"{said}: {'; '.join(problems)}", "finish that run first, or name another folder"
+                "models", f"{what}: {'; '.join(problems)}", "finish that run first, or name another folder"
             )
         elif folder is None or problems:
             why = "; ".join(problems) or f"not in {hub.cache_folder()}"
             say = error if offline else warning
-            yield say("models", f"{said}: {why}", f"`birdsd cache-models {one.name}` on a node with internet")
+            yield say(
+                "models", f"{what}: {why}", f"`birdsd cache-models {model.name}` on a node with internet"
+            )
         else:
-            yield ok("models", said + ("" if is_folder else f" is complete in {hub.cache_folder()}"))
-    if case.site is not None and case.site.offline:
+            yield ok("models", what + ("" if is_folder else f" is complete in {hub.cache_folder()}"))
+    if context.site is not None and context.site.offline:
         yield ok("offline", "jobs are told that there is no internet (HF_HUB_OFFLINE=1, trackers offline)")
 
 
 # -- what a run has left ------------------------------------------------------------------------------
 
 
-def check_checkpoints(case: Case) -> Findings:
-    """The newest checkpoint is whole; what was set aside or left half-written is named."""
-    if case.run is None:
+def check_checkpoints(context: DoctorContext) -> Findings:
+    """The newest checkpoint is complete; damaged or partial ones are reported."""
+    if context.run is None:
         return
-    folder = case.run.folder / "checkpoints"
+    folder = context.run.folder / "checkpoints"
     bad = sorted(path.name for path in folder.glob("*.bad*"))
     if bad:
         yield warning(
@@ -226,13 +228,13 @@ def check_checkpoints(case: Case) -> Findings:
         yield ok("checkpoints", "none yet: the run starts from the beginning")
         return
     newest = max(names, key=lambda path: int(path.name))
-    if problem := _damage(newest, case.deep):
+    if problem := _damage(newest, context.deep):
         yield error(
             "checkpoints", f"{newest.name}: {problem}",
             "no action needed: the run sets it aside and resumes from the previous one, if there is one",
         )  # fmt: skip
     else:
-        how = "its checksums hold" if case.deep else "all its files exist; --deep reads them"
+        how = "its checksums hold" if context.deep else "all its files exist; --deep reads them"
         yield ok("checkpoints", f"the latest is at {newest.name} samples; {how}")
 
 
@@ -250,16 +252,16 @@ def _damage(folder: Path, deep: bool) -> str:
         return f"COMMIT.json is damaged ({problem})"
     if not deep:
         return ""
-    # What restores a checkpoint also judges it, in a process of its own as it imports torch.
+    # The code that restores a checkpoint also validates it, in a separate process as it imports torch.
     return ask([sys.executable, "-c", _READ_CHECKPOINT, str(folder)], _READING_S)[1]
 
 
-def check_leftovers(case: Case) -> Findings:
-    """What a kill or a request has left in the run's folder."""
-    if case.run is None:
+def check_leftovers(context: DoctorContext) -> Findings:
+    """Leftovers of kills and requests in the run's folder."""
+    if context.run is None:
         return
-    folder = case.run.folder
-    alive = [one.name for one in allocations.allocations(folder) if one.seems_alive]
+    folder = context.run.folder
+    alive = [allocation.name for allocation in allocations.allocations(folder) if allocation.seems_alive]
     if alive:
         yield ok("at work", f"{', '.join(alive)} sent a heartbeat in the last minute")
     if stuck := sorted(folder.rglob("*.save_tmp")):
@@ -273,9 +275,9 @@ def check_leftovers(case: Case) -> Findings:
     if (stop := folder / allocations.STOP).is_file():
         who, since = "somebody", ""
         with suppress(OSError, ValueError, AttributeError):
-            told = json.loads(stop.read_text(encoding="utf-8"))
-            who = str(told.get("by") or who)
-            since = time.strftime(" on %Y-%m-%d at %H:%M", time.localtime(float(told["time"])))
+            request = json.loads(stop.read_text(encoding="utf-8"))
+            who = str(request.get("by") or who)
+            since = time.strftime(" on %Y-%m-%d at %H:%M", time.localtime(float(request["time"])))
         yield warning("stop", f"{who} asked this run to stop{since}", "`birdsd resume RUN` revokes that")
     for lock in [folder / ".lock", *folder.glob("*/.lock")]:
         if is_locked(lock) and not alive:

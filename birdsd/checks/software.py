@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import birdsd
-from birdsd.checks.case import Case, Findings, error, ok, warning
+from birdsd.checks.context import DoctorContext, Findings, error, ok, warning
 from birdsd.schema import PrepareConfig
 from birdsd.site import notebooks
 
@@ -30,16 +30,16 @@ print(json.dumps(facts))
 """
 
 
-def check_python(case: Case) -> Findings:
+def check_python(context: DoctorContext) -> Findings:
     """Versions of Python and birdsd; the site's own interpreter, if it names one, has birdsd too."""
-    said = f"{platform.python_version()}, birdsd {birdsd.__version__}"
+    what = f"{platform.python_version()}, birdsd {birdsd.__version__}"
     if sys.version_info < (3, 10):  # noqa: UP036 - a site's python may be older than ours
-        yield error("python", said, "birdsd needs Python 3.10 or newer")
+        yield error("python", what, "birdsd needs Python 3.10 or newer")
     else:
-        yield ok("python", said)
-    if case.site is None or not case.site.python:
+        yield ok("python", what)
+    if context.site is None or not context.site.python:
         return
-    named = case.site.python
+    named = context.site.python
     status, text = ask([named, "-c", "import birdsd, sys; print(birdsd.__version__)"], 60)
     if status:
         yield error("python", f"site.python={named}: {text}", "site.python=null uses the one that submits")
@@ -49,7 +49,7 @@ def check_python(case: Case) -> Findings:
         yield ok("python", f"site.python={named} has the same birdsd")
 
 
-def check_snapshot(case: Case) -> Findings:
+def check_snapshot(context: DoctorContext) -> Findings:
     """The code can be copied when a job is submitted."""
     from birdsd.cluster.snapshot import code_root
 
@@ -78,45 +78,45 @@ def check_snapshot(case: Case) -> Findings:
     yield ok("code", f"a checkout at {commit}{dirty}; a copy of it goes with every job")
 
 
-def check_torch(case: Case) -> Findings:
-    """PyTorch and its CUDA fit the GPUs that the site or this machine has. --deep asks PyTorch itself."""
+def check_torch(context: DoctorContext) -> Findings:
+    """PyTorch and its CUDA match the GPUs of the site or this machine. --deep asks PyTorch itself."""
     try:
         version = metadata.version("torch")
     except metadata.PackageNotFoundError:
         yield error("torch", "PyTorch is not installed", "pip install torch")
         return
     cuda, nccl = _of_wheels("nvidia-cuda-runtime"), _of_wheels("nvidia-nccl")
-    wants_gpu = _wants_gpu(case)
-    said = version + (f", CUDA {cuda}" if cuda else "") + (f", NCCL {nccl}" if nccl else "")
+    wants_gpu = _wants_gpu(context)
+    what = version + (f", CUDA {cuda}" if cuda else "") + (f", NCCL {nccl}" if nccl else "")
     if "+cpu" in version and wants_gpu:
-        # With device=auto a run goes on without the GPUs; whoever asked for them must have them.
+        # With device=auto a run continues without GPUs; an explicit request must be met.
         say = error if "machine.device" in wants_gpu else warning
-        yield say("torch", f"{said} has no CUDA, and {wants_gpu}", "install a PyTorch with CUDA")
+        yield say("torch", f"{what} has no CUDA, and {wants_gpu}", "install a PyTorch with CUDA")
     else:
-        yield ok("torch", said)
+        yield ok("torch", what)
     yield from _check_driver(cuda, wants_gpu)
-    if case.deep:
+    if context.deep:
         yield from _check_deep(wants_gpu)
 
 
-def _wants_gpu(case: Case) -> str:
-    """Why a GPU is needed; "" if none is."""
-    device = getattr(getattr(case.settings, "machine", None), "device", "")
-    if isinstance(case.settings, PrepareConfig):
+def _wants_gpu(context: DoctorContext) -> str:
+    """Why a GPU is needed; "" if it is not."""
+    device = getattr(getattr(context.settings, "machine", None), "device", "")
+    if isinstance(context.settings, PrepareConfig):
         return ""  # whatever the machine
     if device == "cuda":
         return "machine.device=cuda"
-    if case.site is not None and case.site.gpus_per_node and device != "cpu":
-        return f"site {case.site.name} has GPUs"
+    if context.site is not None and context.site.gpus_per_node and device != "cpu":
+        return f"site {context.site.name} has GPUs"
     return ""
 
 
 def _of_wheels(name: str) -> str:
     """The version of NVIDIA's wheel NAME or NAME-cu12, as PyTorch's own wheels bring it; "" without."""
-    for one in metadata.distributions():
-        title = str(one.metadata["Name"] or "").lower()
+    for distribution in metadata.distributions():
+        title = str(distribution.metadata["Name"] or "").lower()
         if title == name or re.fullmatch(re.escape(name) + r"-cu\d+", title):
-            return one.version
+            return distribution.version
     return ""
 
 
@@ -127,22 +127,22 @@ def _check_driver(cuda: str, wants_gpu: str) -> Findings:
                 "gpu", "no nvidia-smi on this machine: run this in a job to see the GPUs of a compute node"
             )
         return
-    asked = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-    status, text = ask(asked, 20)
+    command = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    status, text = ask(command, 20)
     rows = [line.split(", ") for line in text.splitlines() if line.count(", ") == 2]
     if status or not rows:
         if wants_gpu:
             yield warning("gpu", f"nvidia-smi says: {text}", "run this in a job on a GPU node")
         return
     name, driver, memory = rows[0]
-    said = f"{len(rows)} x {name}, {memory}, driver {driver}"
+    what = f"{len(rows)} x {name}, {memory}, driver {driver}"
     major, least = driver.split(".")[0], _DRIVERS.get(int(cuda.split(".")[0]) if cuda else 0, 0)
     if major.isdigit() and int(major) < least:
         yield error(
-            "gpu", f"{said}; CUDA {cuda} needs driver {least} or newer", "a PyTorch build for an older CUDA"
+            "gpu", f"{what}; CUDA {cuda} needs driver {least} or newer", "a PyTorch build for an older CUDA"
         )
     else:
-        yield ok("gpu", said)
+        yield ok("gpu", what)
 
 
 def _check_deep(wants_gpu: str) -> Findings:
@@ -160,20 +160,20 @@ def _check_deep(wants_gpu: str) -> Findings:
         yield ok("torch", "it can be imported; there is no GPU here")
 
 
-def check_notebook(case: Case) -> Findings:
+def check_notebook(context: DoctorContext) -> Findings:
     """On a notebook service: the runs outlive the session, and a training stops before its end."""
     service = notebooks.here()
     if service is None:
         return
     place = service.work_folder
-    if service.keeps_path(case.root):
-        yield ok("notebook", f"{service.name}: {case.root} outlives the session ({service.how})")
+    if service.keeps_path(context.root):
+        yield ok("notebook", f"{service.name}: {context.root} outlives the session ({service.how})")
     else:
         yield warning(
-            "notebook", f"{service.name}: {case.root} is deleted when the session ends",
+            "notebook", f"{service.name}: {context.root} is deleted when the session ends",
             f"runs={place / 'runs'}" if place else service.how,
         )  # fmt: skip
-    training = case.training
+    training = context.training
     if training is not None and not training.machine.session_hours:
         yield warning(
             "notebook", f"a session of {service.name} usually ends after {service.session_hours:g} h",
@@ -181,9 +181,9 @@ def check_notebook(case: Case) -> Findings:
         )  # fmt: skip
 
 
-def check_deepspeed(case: Case) -> Findings:
-    """DeepSpeed is installed where the engine is DeepSpeed; elsewhere it is an extra, and only noted."""
-    machine = getattr(case.settings, "machine", None)
+def check_deepspeed(context: DoctorContext) -> Findings:
+    """DeepSpeed is installed where the engine is DeepSpeed; elsewhere it is optional, and only noted."""
+    machine = getattr(context.settings, "machine", None)
     if machine is None or machine.engine != "deepspeed":
         if machine is not None and find_spec("deepspeed") is None:
             yield ok("deepspeed", "not installed, and not needed with machine.engine=torch")
@@ -196,17 +196,17 @@ def check_deepspeed(case: Case) -> Findings:
             'pip install "birdsd[deepspeed]", or machine.engine=torch',
         )  # fmt: skip
         return
-    if case.deep:
+    if context.deep:
         status, text = ask([sys.executable, "-c", "import deepspeed; print(deepspeed.__version__)"], 300)
         if status:
             yield error("deepspeed", f"{version} cannot be imported: {text}", "install it again")
             return
     yield ok(
-        "deepspeed", f"{version}, ZeRO stage {machine.zero_stage}" + ("; it imports" if case.deep else "")
+        "deepspeed", f"{version}, ZeRO stage {machine.zero_stage}" + ("; it imports" if context.deep else "")
     )
-    lacking = [name for name, found in (("ninja", _ninja()), ("a C++ compiler", _compiler())) if not found]
+    lacking = [name for name, path in (("ninja", _ninja()), ("a C++ compiler", _compiler())) if not path]
     if lacking:
-        # birdsd's own engine asks for none of what DeepSpeed compiles; a changed configuration might.
+        # birdsd's configuration needs nothing that DeepSpeed compiles; a changed one might.
         yield ok(
             "compilers", f"no {' and no '.join(lacking)}: not needed, as birdsd has DeepSpeed compile nothing"
         )
@@ -216,9 +216,9 @@ def check_deepspeed(case: Case) -> Findings:
         )
 
 
-def check_eightbit(case: Case) -> Findings:
-    """bitsandbytes is installed where moments in 8 bits are asked for."""
-    machine = getattr(case.settings, "machine", None)
+def check_eightbit(context: DoctorContext) -> Findings:
+    """bitsandbytes is installed where 8-bit moments are requested."""
+    machine = getattr(context.settings, "machine", None)
     if machine is not None and machine.optimizer_bits == 8 and find_spec("bitsandbytes") is None:
         yield error(
             "bitsandbytes", "machine.optimizer_bits=8, but it is not installed",
@@ -226,7 +226,7 @@ def check_eightbit(case: Case) -> Findings:
         )  # fmt: skip
 
 
-def check_judge(case: Case) -> Findings:
+def check_judge(context: DoctorContext) -> Findings:
     """Whether BirdNET, which judges the clips of demo and studies, is installed."""
     from birdsd.evaluation.judges import birdnet
 
@@ -248,7 +248,7 @@ def _compiler() -> bool:
 
 
 def ask(arguments: list[str], timeout_s: float) -> tuple[int, str]:
-    """(exit status, what a program printed; the last line of its complaint where it failed)."""
+    """(exit status, output of a program; the last line of its error output where it failed)."""
     try:
         done = subprocess.run(
             arguments, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False

@@ -1,8 +1,8 @@
-"""The shell lines of a batch script around srun: what happens on the node before Python begins and after it.
+"""The shell lines of a batch script around srun: what runs on the node before and after Python.
 
-A guard of plain shell counts the starts of a submission, so that one that comes to nothing stops by itself,
-also where Slurm brings the job back on its own or no Python can be started. Values become shell words in
-one place, `shell_value`: variables mean what a shell means by them, and nothing else in a value runs.
+A guard in plain shell counts the starts of a submission and ends one that gets nowhere, even where Slurm
+requeues the job on its own or Python cannot be started. Values are quoted in one place, `shell_value`:
+variables are expanded by the shell, and nothing else in a value is executed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from birdsd.errors import UserError
 from birdsd.runs.allocations import SUBMISSION_VARIABLE, Submission
 from birdsd.runs.starts import SUBMITIT_FOLDER, silent_limit
 
-# What tells libraries that there is no internet: they then fail at once, not after minutes.
+# Tells libraries that there is no internet, so that they fail at once and not after minutes.
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
@@ -36,7 +36,7 @@ birdsd_starts=$birdsd_run/submitit/$birdsd_submission$birdsd_part.starts
 birdsd_name=${SLURM_ARRAY_TASK_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 birdsd_name=${birdsd_name:-$SLURM_JOB_ID}.${SLURM_RESTART_COUNT:-0}
 
-birdsd_reached() {  # how far the work is that outlives an allocation
+birdsd_reached() {  # progress that outlives an allocation
     local path best=0
     if [ "$birdsd_job" = train ]; then
         for path in "$birdsd_run"/checkpoints/*/COMMIT.json; do
@@ -50,7 +50,7 @@ birdsd_reached() {  # how far the work is that outlives an allocation
     echo "${best:-0}"
 }
 
-birdsd_stop() {  # REASON STATUS: nothing brings this submission back, and whoever looks is told
+birdsd_stop() {  # REASON STATUS: end this submission, and record why
     echo "birdsd: this submission will not continue: $1"
     printf '{"time": %s, "event": "chain stopped", "reason": "%s", "job_id": "%s"}\n' \
         "$(date +%s.%N)" "$1" "${birdsd_name%.*}" >>"$birdsd_run/events/batch-$birdsd_name.jsonl"
@@ -61,7 +61,7 @@ birdsd_stop() {  # REASON STATUS: nothing brings this submission back, and whoev
     exit "$2"
 }
 
-birdsd_begin() {  # counts the starts that came to nothing, and makes no further one where they are too many
+birdsd_begin() {  # count the starts that came to nothing; too many end the submission
     local word name reached now idle=0
     now=$(birdsd_reached)
     birdsd_silent=0
@@ -75,7 +75,7 @@ birdsd_begin() {  # counts the starts that came to nothing, and makes no further
             birdsd_silent=$((birdsd_silent + 1))
         fi
     done < <(cat "$birdsd_starts" 2>/dev/null)
-    # Where nothing can be written down, Slurm's own count must do.
+    # Where nothing can be recorded, Slurm's own count must do.
     echo "begin $birdsd_name $now" >>"$birdsd_starts" || idle=${SLURM_RESTART_COUNT:-0}
     [ "$birdsd_silent" -lt "$birdsd_silent_limit" ] ||
         birdsd_stop "birdsd did not start in $birdsd_silent allocations in a row" 1
@@ -83,19 +83,19 @@ birdsd_begin() {  # counts the starts that came to nothing, and makes no further
         birdsd_stop "$idle allocations in a row brought nothing new beyond $now" 1
 }
 
-birdsd_end() {  # STATUS: what comes next; decided in Python, and without it where that cannot be
+birdsd_end() {  # STATUS: decide what comes next, in Python if it can be started
     trap - EXIT
     set +eu
     echo "end $birdsd_name $1" >>"$birdsd_starts"
     (cd "$birdsd_code" && PYTHONPATH=$birdsd_code${PYTHONPATH:+:$PYTHONPATH} \
         exec "$birdsd_python" -m birdsd.cluster.next_allocation "$birdsd_run" "$1")
-    local said=$?
-    case $said in 0 | 130 | 137 | 143) exit "$1" ;; esac  # done, or ended by Slurm after the handover
+    local status=$?
+    case $status in 0 | 130 | 137 | 143) exit "$1" ;; esac  # done, or ended by Slurm after the handover
     if [ "$birdsd_hand_over" = chain ] && [ $((birdsd_silent + 1)) -lt "$birdsd_silent_limit" ]; then
-        echo "birdsd: cannot be started on ${SLURMD_NODENAME:-this node} (status $said); the next job tries"
+        echo "birdsd: cannot be started on ${SLURMD_NODENAME:-this node} (status $status); the next job tries"
         exit "$1"
     fi
-    birdsd_stop "birdsd cannot be started on ${SLURMD_NODENAME:-this node} (status $said)" "$1"
+    birdsd_stop "birdsd cannot be started on ${SLURMD_NODENAME:-this node} (status $status)" "$1"
 }
 
 mkdir -p "$birdsd_run/events"
@@ -105,26 +105,27 @@ trap 'birdsd_end $?' EXIT
 
 
 def setup_lines(submission: Submission, run_folder: Path) -> list[str]:
-    """Shell lines before Python starts: the guard, modules, the site's own, variables, the code snapshot."""
+    """Shell lines before Python starts: the guard, modules, the site's setup, variables, the code
+    snapshot."""
     site = submission.site
     lines = _guard(submission, run_folder)
-    # A site, or whoever submits, may have set NONE, which leaves ranks without any environment.
+    # A site, or the user's shell, may have set NONE, which leaves ranks without any environment.
     lines.append("export SLURM_EXPORT_ENV=ALL")
     lines += [f"module load {shell_value(str(name))}" for name in site["modules"]]
     lines += [str(line) for line in site["setup"]]
     lines += [f"export {name}={shell_value(value)}" for name, value in environment(submission).items()]
     if site["scratch"]:
-        # The site's own variable is the shell's to resolve, on the node where the job runs.
+        # The site's variable is expanded by the shell, on the node where the job runs.
         lines.append(f'export BIRDSD_SCRATCH="{_shell_path(str(site["scratch"]))}"')
     lines.append(f"export PYTHONPATH={shlex.quote(submission.snapshot)}${{PYTHONPATH:+:$PYTHONPATH}}")
-    # `python -m` looks in the working folder first, which may be a checkout that has been edited since.
+    # `python -m` searches the working directory first, which may be a checkout that was edited since.
     lines.append(f"cd {shlex.quote(submission.snapshot)}")
-    # The script itself outlives the warning: it still has to bring the job back.
+    # The script itself must survive the warning: it still has to start the next allocation.
     return [*lines, "trap : TERM USR2"]
 
 
 def teardown_lines() -> list[str]:
-    """Shell lines after Python has ended. A setup that ends early comes here too, by the trap on EXIT."""
+    """Shell lines after Python has ended. A setup that exits early gets here too, by the trap on EXIT."""
     return ["birdsd_end $?"]
 
 
@@ -137,7 +138,7 @@ def _guard(submission: Submission, run_folder: Path) -> list[str]:
         "birdsd_submission": shlex.quote(submission.id),
         "birdsd_job": shlex.quote(submission.job),
         "birdsd_hand_over": shlex.quote(str(site["hand_over"])),
-        # Of other jobs the script cannot tell how far they are: only one that comes back for ever ends here.
+        # The script cannot tell the progress of other jobs: only one that is restarted for ever ends here.
         "birdsd_idle_limit": str(int(site["max_idle_allocations"]) * (1 if submission.job == "train" else 4)),
         "birdsd_silent_limit": str(silent_limit(site)),
     }
@@ -145,7 +146,7 @@ def _guard(submission: Submission, run_folder: Path) -> list[str]:
 
 
 def environment(submission: Submission) -> dict[str, str]:
-    """The variables that a site wants set, as its file writes them: `$NAME` is not resolved yet."""
+    """The environment variables of a site, as its file has them: `$NAME` is not expanded yet."""
     site = submission.site
     values = dict(OFFLINE) if site["offline"] else {}
     if site["proxy"]:
@@ -156,10 +157,10 @@ def environment(submission: Submission) -> dict[str, str]:
 
 
 def shell_value(text: str) -> str:
-    r"""A value of a site's file as a word of a shell.
+    r"""A value of a site's file as a shell word.
 
-    $NAME, ${NAME}, ${NAME:-word} and ${NAME:+word} are the shell's to resolve, where the job runs; all else
-    is text as it is written, commands in $() or backticks too. \$ is a dollar sign.
+    $NAME, ${NAME}, ${NAME:-word} and ${NAME:+word} are expanded by the shell where the job runs; everything
+    else is literal, commands in $() or backticks too. \$ is a dollar sign.
     """
     if not _VARIABLE.search(text):
         return shlex.quote(text)
@@ -175,15 +176,15 @@ def _in_double_quotes(text: str) -> str:
 
 
 def resolved(text: str, variables: Mapping[str, str]) -> str:
-    """What a shell with these variables makes of `shell_value(text)`: for processes that no shell starts."""
+    """The expansion of `shell_value(text)` with these variables, for processes that no shell starts."""
 
     def value(match: re.Match[str]) -> str:
         if match.group() == "\\$":
             return "$"
-        held, rest = variables.get(match["plain"] or match["name"], ""), match["rest"] or ""
+        content, rest = variables.get(match["plain"] or match["name"], ""), match["rest"] or ""
         if rest.startswith(":-"):
-            return held or rest[2:]
-        return rest[2:] if rest and held else "" if rest else held
+            return content or rest[2:]
+        return rest[2:] if rest and content else "" if rest else content
 
     return _VARIABLE.sub(value, text)
 
@@ -201,7 +202,7 @@ def jobs_file(run_folder: Path, submission_id: str) -> Path:
     return Path(run_folder) / SUBMITIT_FOLDER / f"{submission_id}.jobs"
 
 
-# Options of sbatch that a submission stands on, and how one asks birdsd for the same.
+# Options of sbatch that birdsd sets itself, and the way to get the same from birdsd.
 _OURS = {
     "array": "use array=N",
     "nodes": "use nodes=N",
@@ -217,7 +218,7 @@ _OURS = {
 
 
 def check_words(site: Mapping[str, Any], *paths: str) -> None:
-    """Refuse what would break out of its line of the script."""
+    """Refuse values that would break out of their line of the script."""
     named = {f"site.{key}": site[key] for key in ("partition", "account", "qos", "constraint", "gpu_type")}
     named.update({f"site.sbatch.{key}": value for key, value in site["sbatch"].items()})
     for name, value in [*named.items(), *(("the folder", path) for path in paths)]:

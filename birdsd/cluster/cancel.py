@@ -1,4 +1,4 @@
-"""`birdsd cancel`: a run saves and stops, and what waits in the queue for it is taken out."""
+"""`birdsd cancel`: a run saves and stops, and its jobs in the queue are cancelled."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from birdsd.site import slurm
 
 
 def cancel(run: Run, now: bool = False) -> tuple[dict[str, Any], str]:
-    """Ask for a stop; jobs that have not begun are cancelled, those at work save first (unless `now`).
+    """Request a stop: queued jobs are cancelled, running ones save first (unless `now`).
 
-    Returns the facts and a text. A run with nothing at work is told to stay where it is, too.
+    Returns the facts and a text. The request is recorded even where nothing runs.
     """
     if run.result is not None:
         raise UserError(f"{run.folder.name} is finished", "there is nothing to cancel")

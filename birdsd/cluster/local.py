@@ -1,6 +1,6 @@
-"""site=local: what a batch script is to a Slurm job, this process is to ranks on this machine.
+"""site=local: this process does for ranks on this machine what a batch script does for a Slurm job.
 
-It starts them through submitit's local executor, waits, and starts them again where the run is to go on.
+It starts them through submitit's local executor, waits, and starts them again if the run should continue.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from birdsd.site.choose import tasks_per_node
 from birdsd.site.machine import gpu_devices
 
 _POLL_S = 0.25
-# Ranks leave together; what stays so much longer than the first that left waits for it in vain.
+# Ranks leave together; one that stays this much longer than the first to leave waits for it in vain.
 _LINGER_S = 15.0
 
 
@@ -47,23 +47,23 @@ def supervise(run: Run, submission: Submission) -> Decision:
         status = _run_once(run, submission, allocation.name)
         note(run.folder, submission.id, "end", allocation.name, status)
         decision = decide(run, submission, allocation, status)
-        told = {"reason": decision.reason, "allocation": allocation.name, "status": status}
+        facts = {"reason": decision.reason, "allocation": allocation.name, "status": status}
         if decision.what == "again":
-            run.event({"event": "handed over", "how": "local", **told})
+            run.event({"event": "handed over", "how": "local", **facts})
             number += 1
             continue
         if decision.what == "stop":
-            run.event({"event": "chain stopped", **told})
+            run.event({"event": "chain stopped", **facts})
         print(f"birdsd: {decision.what}: {decision.reason}", flush=True)
         return decision
 
 
 def _run_once(run: Run, submission: Submission, name: str) -> int:
-    """The allocation `name`: all ranks to their end; the status of the first that failed."""
+    """Run all ranks of the allocation `name` to their end; returns the status of the first that failed."""
     import submitit
 
-    asked, site = submission.submit, submission.site
-    tasks = tasks_per_node(asked)
+    requested, site = submission.submit, submission.site
+    tasks = tasks_per_node(requested)
     executor = submitit.AutoExecutor(folder=str(run.folder.resolve() / SUBMITIT_FOLDER), cluster="local")
     executor.update_parameters(
         tasks_per_node=tasks,
@@ -106,7 +106,8 @@ def _gpus_here() -> int:
 
 
 def _forward_signals(run: Run) -> None:
-    """Asked to end, it asks the run to end: rank 0 sees that, saves, and all leave together."""
+    """On SIGTERM or SIGINT, request a stop of the run: rank 0 sees it, saves, and all ranks leave
+    together."""
 
     def ask(number: int, frame: object) -> None:
         if stop_requested(run.folder):

@@ -1,7 +1,7 @@
-"""After the ranks of an allocation have ended: is there more to do, and how does the next one come?
+"""After the ranks of an allocation have ended: decide whether another one follows, and start it.
 
-`python -m birdsd.cluster.next_allocation RUN STATUS` is the last line of a batch script; the local supervisor
-calls the same functions. Nothing here trusts the ranks: they may all have been killed.
+`python -m birdsd.cluster.next_allocation RUN STATUS` is the last line of a batch script; the local
+supervisor calls the same functions. Nothing here relies on the ranks: they may all have been killed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from birdsd.runs.run import Run, RunStore
 from birdsd.runs.starts import Start, last_words, silent_limit, silent_row, starts
 from birdsd.site import slurm
 
-# A requeued job's script is ended by Slurm; should that fail, it ends by itself.
+# Slurm ends the script of a requeued job; should that fail, it exits by itself.
 _ENDED_BY_SLURM_S = 60.0
 
 
@@ -44,7 +44,7 @@ class Decision:
 
 
 def decide(run: Run, submission: Submission, allocation: Allocation, status: int) -> Decision:
-    """What follows from how an allocation ended. `status`: of srun, or of the worst rank."""
+    """Decide what follows an allocation. `status`: of srun, or of the worst rank."""
     ended, began = allocation.ended, allocation.began
     if submission.job == "train" and run.result is not None:
         return Decision("done", "finished")
@@ -56,12 +56,12 @@ def decide(run: Run, submission: Submission, allocation: Allocation, status: int
         return Decision("stop", ended.message)
     if ended is not None and ended.reason == "error" and ended.status == UserError.exit_status:
         return Decision("stop", ended.message)
-    if not submission.is_local and (said := _from_slurm()) is not None:
-        return said
-    made = starts(run.folder, submission.id, _array_task(allocation))
-    if unheard := _silent(run, submission, made):
+    if not submission.is_local and (decision := _from_slurm()) is not None:
+        return decision
+    begun = starts(run.folder, submission.id, _array_task(allocation))
+    if unheard := _silent(run, submission, begun):
         return Decision("stop", unheard)
-    if idle := _no_progress(run, submission, began.part if began else "", made):
+    if idle := _no_progress(run, submission, began.part if began else "", begun):
         return Decision("stop", idle)
     if ended is not None and ended.reason == "stopped":
         return Decision("again", f"saved at {ended.position} and exited ({ended.message or 'as requested'})")
@@ -71,7 +71,7 @@ def decide(run: Run, submission: Submission, allocation: Allocation, status: int
 
 
 def _from_slurm() -> Decision | None:
-    """What Slurm has decided already: it requeues a preempted job, and ends a cancelled one, by itself."""
+    """What Slurm has already decided: it requeues preempted jobs and ends cancelled ones by itself."""
     with suppress(UserError):
         state = slurm.show_job(slurm_job_id()).get("JobState", "")
         if state.startswith("CANCELLED"):
@@ -88,27 +88,27 @@ def _array_task(allocation: Allocation) -> str:
     return task if task.isdigit() and job.replace("_", "").isdigit() else ""
 
 
-def _silent(run: Run, submission: Submission, made: Sequence[Start]) -> str:
-    """Why going on makes no sense: several starts in a row in which no rank came as far as birdsd."""
-    row = silent_row(made)
+def _silent(run: Run, submission: Submission, begun: Sequence[Start]) -> str:
+    """Why to give up: in several starts in a row no rank got as far as birdsd; "" for no reason."""
+    row = silent_row(begun)
     if len(row) < silent_limit(submission.site):
         return ""
-    said = last_words(run.folder, dict.fromkeys(start.job_id for start in row))
+    line = last_words(run.folder, dict.fromkeys(start.job_id for start in row))
     return f"birdsd did not start in {len(row)} allocations in a row" + (
-        f"; the launcher said: {said}" if said else ""
+        f"; the launcher said: {line}" if line else ""
     )
 
 
-def _no_progress(run: Run, submission: Submission, part: str, made: Sequence[Start]) -> str:
-    """Why going on makes no sense: several allocations in a row, and no newer checkpoint."""
+def _no_progress(run: Run, submission: Submission, part: str, begun: Sequence[Start]) -> str:
+    """Why to give up: several allocations in a row without a newer checkpoint; "" for no reason."""
     limit = int(submission.site["max_idle_allocations"])
     of_this = [
         (a, began.position)
         for a in allocations(run.folder)
         if (began := a.began) is not None and began.submission == submission.id and began.part == part
     ]
-    if len(made) > len(of_this):  # those count too in which nobody said a word
-        of_this = [(Allocation(run.folder / FOLDER / start.name), start.reached) for start in made]
+    if len(begun) > len(of_this):  # count starts without any record too
+        of_this = [(Allocation(run.folder / FOLDER / start.name), start.reached) for start in begun]
     of_this = of_this[-limit:]
     if len(of_this) < limit:
         return ""
@@ -124,13 +124,13 @@ def _no_progress(run: Run, submission: Submission, part: str, made: Sequence[Sta
 
 
 def _reached(allocation: Allocation) -> int:
-    """Where a job that is made of other jobs had got to when one of its allocations ended."""
-    told = [one.position for one in (allocation.ended, allocation.heartbeat) if one is not None]
-    return max(told, default=0)
+    """The progress of a job other than train when one of its allocations ended."""
+    positions = [record.position for record in (allocation.ended, allocation.heartbeat) if record is not None]
+    return max(positions, default=0)
 
 
 def carry_out(run: Run, submission: Submission, decision: Decision) -> None:
-    """Bring the next Slurm allocation in the way that the site allows, or clear up behind the last."""
+    """Start the next Slurm allocation in the way that the site allows, or clean up after the last."""
     job = slurm_job_id()
     how = str(submission.site["hand_over"])
     if decision.what != "again":
@@ -139,9 +139,9 @@ def carry_out(run: Run, submission: Submission, decision: Decision) -> None:
             run.event({"event": "chain stopped", "reason": decision.reason, "job_id": job})
             print(f"birdsd: {run.folder.name} will not continue: {decision.reason}", flush=True)
         return
-    told = {"event": "handed over", "how": how, "job_id": job, "reason": decision.reason}
+    event = {"event": "handed over", "how": how, "job_id": job, "reason": decision.reason}
     if how == "requeue":
-        run.event(told)  # before: Slurm ends this very script
+        run.event(event)  # first, since Slurm ends this very script
         sys.stdout.flush()
         try:
             slurm.requeue(job)
@@ -151,18 +151,18 @@ def carry_out(run: Run, submission: Submission, decision: Decision) -> None:
         time.sleep(_ENDED_BY_SLURM_S)
     elif how == "resubmit":
         if int(submission.submit.get("array") or 0) > 1:
-            # Each task that is not done would send the whole array again.
+            # Each unfinished task would submit the whole array again.
             _say_how_to_go_on(run, f"{decision.reason}; array jobs are not resubmitted automatically")
             return
         from birdsd.cluster.submit import send
 
         submission.job_ids = []
         sent = send(run, submission)
-        run.event({**told, "next": sent.job_ids})
+        run.event({**event, "next": sent.job_ids})
     elif how == "chain":
         waiting = _later_jobs(run, submission, job)
         if waiting:
-            run.event({**told, "next": waiting[:1]})
+            run.event({**event, "next": waiting[:1]})
         else:
             _say_how_to_go_on(run, "the chain of queued jobs has ended")
     else:
@@ -175,7 +175,7 @@ def _say_how_to_go_on(run: Run, reason: str) -> None:
 
 
 def _later_jobs(run: Run, submission: Submission, job: str) -> list[str]:
-    """The jobs of a chain behind this one, also those sent while the submission was not yet written down."""
+    """The later jobs of a chain, also those submitted before the submission was recorded."""
     mine = int(job.split("_")[0] or 0)
     with suppress(OSError):
         noted = jobs_file(run.folder, submission.id).read_text(encoding="utf-8").split()
@@ -184,8 +184,8 @@ def _later_jobs(run: Run, submission: Submission, job: str) -> list[str]:
 
 
 def _clear_chain(run: Run, submission: Submission, job: str) -> None:
-    """The jobs of a chain that wait behind this one have nothing to do any more. Behind an array they
-    have, as long as other tasks of it are not done: those find theirs finished."""
+    """Cancel the later jobs of a chain, which have nothing to do any more. Behind an array they stay while
+    other tasks are unfinished; tasks that are done exit at once."""
     if submission.site["hand_over"] == "chain" and int(submission.submit.get("array") or 0) < 2:
         for number in _later_jobs(run, submission, job):
             with suppress(UserError):
@@ -205,7 +205,7 @@ def main(run_folder: str, status: int) -> int:
 
 
 if __name__ == "__main__":
-    # The environment of the batch script is that of its job; nothing of it is a rank's.
+    # The batch script has the environment of its job, but is not a rank.
     os.environ.pop("RANK", None)
     try:
         sys.exit(main(sys.argv[1], int(sys.argv[2])))

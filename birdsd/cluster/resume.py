@@ -1,4 +1,4 @@
-"""`birdsd resume`: a run goes on from where it lies now, as it was asked for or somewhere else."""
+"""`birdsd resume`: continue a run where it is now, on the same site or another one."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from birdsd.schema import MODEL_KEYS, SubmitConfig
 from birdsd.site.caller import take_from_environment
 from birdsd.site.choose import check_site
 
-# Where things lie is not what is learnt: the run's signature says whether they are the same.
+# Locations do not affect what is learnt: the run's signature tells whether the contents are the same.
 PLACES = ("data.shards", *(f"model.{key}" for key in MODEL_KEYS))
 
 
 def resume(run: Run, settings: Sequence[str] = ()) -> Submitted:
-    """Send a run's newest submission once more, with other settings of where it runs where some are given.
+    """Submit a run's newest submission again, with other site settings where some are given.
 
-    The code is copied anew: whoever resumes by hand wants the code as it is now. A run that was moved, with
-    or without the folder that it was submitted from, is found where it is. A larger optim.total_samples
-    makes the run longer (see `birdsd.runs.extension`). Raises `UserError` for any other change.
+    The code is copied anew: resuming by hand uses the present code. A run that was moved, with or without
+    the folder that it was submitted from, is found where it is. A larger optim.total_samples extends the
+    run (see `birdsd.runs.extension`). Raises `UserError` for any other change.
     """
     last = Submission.read(run.folder)
     job = last.job if last is not None else run.job
@@ -67,9 +67,9 @@ def resume(run: Run, settings: Sequence[str] = ()) -> Submitted:
 
 
 def _check_keys(run: Run, job: str, what: Sequence[str]) -> None:
-    """Only settings that there are, and that may change within a run."""
+    """Refuse settings that do not exist or must not change within a run."""
     for setting in what:
-        config.compose(job, [setting])  # an unknown key is named, with the nearest
+        config.compose(job, [setting])  # refuses an unknown key
     wrong = [s for s in what if not s.startswith(("machine.", "machine=", *(f"{k}=" for k in PLACES)))]
     if job == "train":
         wrong = [setting for setting in wrong if not setting.startswith(f"{KEY}=")]
@@ -87,24 +87,24 @@ def _length(setting: str) -> int:
 
 
 def _where_to(last: Submission, where: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """The resolved SubmitConfig of the next submission; what is not named stays as it was stored."""
+    """The resolved SubmitConfig of the next submission; settings that are not named stay as stored."""
     if not where:
         return last.submit, []
     if any(setting.split("=", 1)[0] == "site" for setting in where):
-        kept = [f"{key}={int(last.submit[key])}" for key in ("nodes", "tasks_per_node", "array")]
-        asked: SubmitConfig = config.compose(config.schema.SUBMIT, [*kept, *where])
-        notes = take_from_environment(asked.site) if asked.site.executor == "slurm" else []
+        same = [f"{key}={int(last.submit[key])}" for key in ("nodes", "tasks_per_node", "array")]
+        requested: SubmitConfig = config.compose(config.schema.SUBMIT, [*same, *where])
+        notes = take_from_environment(requested.site) if requested.site.executor == "slurm" else []
     else:
-        asked = config.changed(config.schema.SUBMIT, last.submit, where)
+        requested = config.changed(config.schema.SUBMIT, last.submit, where)
         notes = []
-    check_site(asked, last.job)
-    return asdict(asked), notes
+    check_site(requested, last.job)
+    return asdict(requested), notes
 
 
 class Moved:
-    """From where to where a run was moved since its newest submission, and what that means for paths.
+    """How a run was moved since its newest submission, and what that means for paths.
 
-    What the old and the new path of the run have in common at their ends moved along with it:
+    The part that the ends of the old and the new path have in common moved along with it:
     /a/project/runs/RUN is now /b/birds/runs/RUN, so /a/project/shards is looked for in /b/birds/shards.
     """
 
@@ -120,14 +120,14 @@ class Moved:
 
     @classmethod
     def of(cls, run: Run, last: Submission) -> Moved:
-        """Where a run was when it was last submitted, and where it is."""
+        """From where a run was at its last submission to where it is."""
         after = run.folder.resolve()
-        # Before this was written down, the copy of the code, RUN/code/HASH, told it.
-        told = last.run_folder or (str(Path(last.snapshot).parent.parent) if last.snapshot else "")
-        return cls(Path(told) if told else after, after, last.cwd)
+        # Older submissions do not record it, but the code snapshot, RUN/code/HASH, tells.
+        before = last.run_folder or (str(Path(last.snapshot).parent.parent) if last.snapshot else "")
+        return cls(Path(before) if before else after, after, last.cwd)
 
     def path(self, text: str) -> str:
-        """An absolute path as it is now, where it lay in what was moved and is there."""
+        """The present form of an absolute path, if it was inside the moved folder and exists there."""
         for before, after in ((self.run_before, self.run_after), (self.before, self.after)):
             place = Path(text)
             if before != after and place.is_relative_to(before):
@@ -137,7 +137,7 @@ class Moved:
         return text
 
     def settings(self, settings: Sequence[str]) -> list[str]:
-        """Settings whose paths, also those relative to the folder of the submission, are those of now."""
+        """Settings with present paths, also for those relative to the folder of the submission."""
         return [self._setting(setting) for setting in settings]
 
     def _setting(self, setting: str) -> str:
@@ -146,25 +146,25 @@ class Moved:
             return setting
         absolute = os.path.normpath(os.path.join(self.cwd, value))
         now = self.path(absolute)
-        # One that is relative to a folder that moved along stays as it was typed.
+        # A path relative to a folder that moved along stays as typed.
         relative_still = not os.path.isabs(value) and self.path(self.cwd) != self.cwd
         return setting if now == absolute or relative_still else f"{key}{equals}{now}"
 
     def interpreter(self, python: str) -> str:
-        """The Python of the submission; that of this process where it is not there any more."""
+        """The Python of the submission; this process's where that does not exist any more."""
         now = self.path(python)
         return now if os.sep not in now or "$" in now or os.access(now, os.X_OK) else sys.executable
 
 
 def _check_same(run: Run, settings: Sequence[str], cwd: str) -> None:
-    """What the settings lead to from `cwd` is this very run: its shards and models are there, unchanged."""
+    """Refuse settings that, from `cwd`, do not lead to this very run with its shards and models unchanged."""
     settled = config.compose("train", _absolute(settings, cwd))
     places = {key: getattr(getattr(settled, key.split(".")[0]), key.split(".")[1]) for key in PLACES}
-    for key, held in places.items():
+    for key, value in places.items():
         # Anything else may be the name of a run, or of a model on a hub.
-        if held and (os.path.isabs(held) or key == "data.shards") and not Path(held).exists():
+        if value and (os.path.isabs(value) or key == "data.shards") and not Path(value).exists():
             raise UserError(
-                f"{key} of {run.folder.name} is {Path(cwd, held)}, which does not exist",
+                f"{key} of {run.folder.name} is {Path(cwd, value)}, which does not exist",
                 "a run continues with the shards and models that it started with",
                 f"birdsd resume {run.folder.name} {key}=NEW_LOCATION",
             )
@@ -173,21 +173,21 @@ def _check_same(run: Run, settings: Sequence[str], cwd: str) -> None:
         raise UserError(
             f"with these settings and files, {run.folder.name} would become {same.folder.name}",
             "a run continues only with the shards and models that it started with",
-            f"point to identical ones, with {' or '.join(f'{key}=' for key, held in places.items() if held)}",
+            f"point to identical ones, with {' or '.join(f'{key}=' for key in places if places[key])}",
         )
 
 
 def _absolute(settings: Sequence[str], cwd: str) -> list[str]:
-    """Settings whose paths mean the same wherever they are read; run names and hub ids stay as they are."""
-    told = [f"runs={Path(cwd, 'runs')}"]
+    """Settings with absolute paths; run names and hub ids stay as they are."""
+    paths = [f"runs={Path(cwd, 'runs')}"]
     for setting in settings:
         key, _, value = setting.partition("=")
         place = Path(cwd, value)
         is_path = key == "runs" or (key in PLACES and bool(value) and place.exists())
-        told.append(f"{key}={place}" if is_path else setting)
-    return told
+        paths.append(f"{key}={place}" if is_path else setting)
+    return paths
 
 
 def resubmit(run: Run, settings: Sequence[str] = ()) -> Submitted:
-    """Send a run's newest submission once more; see `resume`."""
+    """Submit a run's newest submission again; see `resume`."""
     return resume(run, settings)

@@ -27,14 +27,15 @@ _KINDS = (".py", ".yaml", ".yml", ".typed", ".toml", ".json", ".sh", ".md", ".ht
 
 @dataclass(frozen=True)
 class Snapshot:
-    """`folder` goes first on PYTHONPATH; `version` is the commit, with '+changes' where there were any."""
+    """A code snapshot. `folder` goes first on PYTHONPATH; `version` is the commit, with '+changes' for
+    any."""
 
     folder: Path
     version: str
 
 
 def code_root() -> Path:
-    """The checkout that is running, or the folder that holds the installed package."""
+    """The checkout of the running code, or the folder of the installed package."""
     return Path(birdsd.__file__).resolve().parent.parent
 
 

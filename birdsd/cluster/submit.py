@@ -1,4 +1,5 @@
-"""`birdsd submit`: a job's settings and a site's facts become a Slurm job, or processes here, by submitit."""
+"""`birdsd submit`: turns a job's settings and a site's facts into a Slurm job or local processes, by
+submitit."""
 
 from __future__ import annotations
 
@@ -32,10 +33,11 @@ from birdsd.runs.extension import could_be_extended
 from birdsd.runs.resources import resources, settings_of, site_for
 from birdsd.runs.run import Run, RunStore, open_training
 from birdsd.runs.starts import SUBMITIT_FOLDER, is_supervised
-from birdsd.schema import SiteConfig, SubmitConfig
+from birdsd.schema import SubmitConfig
 from birdsd.site import slurm
 from birdsd.site.caller import left_out, submitting, take_from_environment
 from birdsd.site.choose import check_site, choose_site, tasks_per_node
+from birdsd.site.request import LEAD_FACTOR, extra_options, gpu_options, recommended_lead_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,13 +45,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Submitted:
-    """What came of a submission: the run, its new job ids (none where nothing was to be done), and a line."""
+    """The result of a submission: the run, its new job ids (none where there was nothing to do), and a
+    line."""
 
     run: Run
     job_ids: list[str]
     line: str
     script: str = ""
-    notes: tuple[str, ...] = ()  # what whoever submits should know besides
+    notes: tuple[str, ...] = ()  # remarks for the user
 
     def to_json(self) -> dict[str, Any]:
         facts: dict[str, Any] = {"run": str(self.run.folder), "job_ids": self.job_ids, "text": self.line}
@@ -59,14 +62,14 @@ class Submitted:
 
 
 def submit(job: str, settings: Sequence[str], dry_run: bool = False) -> Submitted:
-    """Send a job to its site. A run that is finished, queued or running already is left alone."""
+    """Submit a job to its site. A run that is already finished, queued or running is left alone."""
     where, what = config.split_settings(job, settings)
-    asked: SubmitConfig = config.compose(config.schema.SUBMIT, choose_site(where))
-    notes = tuple(take_from_environment(asked.site)) if asked.site.executor == "slurm" else ()
-    check_site(asked, job)
+    requested: SubmitConfig = config.compose(config.schema.SUBMIT, choose_site(where))
+    notes = tuple(take_from_environment(requested.site)) if requested.site.executor == "slurm" else ()
+    check_site(requested, job)
     settled = settings_of(job, tuple(what))
-    asks = resources(asked.site, asked.nodes, asked.tasks_per_node, job, settled)
-    for line in (*without_effect(job, what, settled), *asks.remarks):
+    request = resources(requested.site, requested.nodes, requested.tasks_per_node, job, settled)
+    for line in (*without_effect(job, what, settled), *request.remarks):
         print(f"birdsd: {clipped(line, 300)}", file=sys.stderr)
     run = open_run(job, what, write=not dry_run)
     if run.result is not None and job == "train":
@@ -79,7 +82,7 @@ def submit(job: str, settings: Sequence[str], dry_run: bool = False) -> Submitte
         )
     if job == "train" and not dry_run and (note := could_be_extended(run)):
         notes = (*notes, note)
-    submission = new_submission(run, job, what, asdict(asked), os.getcwd())
+    submission = new_submission(run, job, what, asdict(requested), os.getcwd())
     if dry_run:
         submission.snapshot = str(run.folder.resolve() / "code" / "(made when it is submitted)")
         return Submitted(run, [], "", batch_script(run, submission), notes)
@@ -89,7 +92,7 @@ def submit(job: str, settings: Sequence[str], dry_run: bool = False) -> Submitte
 def new_submission(
     run: Run, job: str, settings: Sequence[str], submit_config: dict[str, Any], cwd: str, python: str = ""
 ) -> Submission:
-    """A submission of `run` that was not sent yet."""
+    """A submission of `run` that is yet to be sent."""
     named = submit_config["site"].get("python") or python or sys.executable
     return Submission(
         id=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
@@ -104,7 +107,7 @@ def new_submission(
 
 
 def send(run: Run, submission: Submission) -> Submitted:
-    """Copy the code, write the submission down, and start its jobs."""
+    """Copy the code, record the submission, and start its jobs."""
     if not submission.snapshot:
         snapshot = take_snapshot(run.folder)
         submission.snapshot, submission.code_version = str(snapshot.folder), snapshot.version
@@ -134,7 +137,7 @@ def send(run: Run, submission: Submission) -> Submitted:
 
 
 def open_run(job: str, settings: Sequence[str], write: bool = True) -> Run:
-    """The run folder of a job's settings, made or found again. Nothing of it needs a GPU or torch."""
+    """The run of a job's settings, created or found. Needs neither a GPU nor torch."""
     settled = config.compose(job, settings)
     if job == "train":
         return open_training(settled, write)[0]
@@ -142,15 +145,14 @@ def open_run(job: str, settings: Sequence[str], write: bool = True) -> Run:
 
 
 def active_jobs(run: Run) -> list[str]:
-    """The job ids of a run's newest submission that wait, run, or come back."""
+    """The jobs of a run's newest submission that wait, run, or will be requeued."""
     last = Submission.read(run.folder)
     if last is None or not last.job_ids:
         return []
     if last.is_local:
         return [f"process {last.job_ids[-1]}"] if is_supervised(run.folder, last.job_ids) else []
     states = slurm.jobs(last.job_ids)
-    waiting = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD")
-    return [f"job {number}" for number, state in states.items() if state.state in waiting]
+    return [f"job {number}" for number, state in states.items() if not state.is_over]
 
 
 # -- Slurm ---------------------------------------------------------------------------------------------
@@ -177,7 +179,7 @@ def _sbatch(run: Run, submission: Submission) -> list[str]:
     site = submission.site
     ids: list[str] = []
     array = max(1, int(submission.submit["array"]))
-    # A chain is queued at once: each job begins when the one before it has ended, however it ended.
+    # A chain is queued at once: each job starts when the previous one has ended, however it ended.
     links = int(site["chain_length"]) if site["hand_over"] == "chain" else 1
     for _ in range(links):
         executor = _executor(run, submission)
@@ -193,26 +195,26 @@ def _sbatch(run: Run, submission: Submission) -> list[str]:
                     ids.append(executor.submit(task).job_id)
         except Exception as error:
             if ids:
-                break  # the chain is shorter than asked for: the site limits how many may wait
+                break  # the chain is shorter than requested: the site limits the number of queued jobs
             raise _refused(error, site) from error
         append_bytes(jobs_file(run.folder, submission.id), f"{ids[-1]}\n".encode())
     return ids
 
 
 def _executor(run: Run, submission: Submission) -> Any:
-    """submitit's AutoExecutor with everything that the site and the submission say."""
+    """submitit's AutoExecutor, set up for the site and the submission."""
     import submitit
 
-    site, asked = site_for(submission), submission.submit
+    site, requested = site_for(submission), submission.submit
     folder = run.folder.resolve() / SUBMITIT_FOLDER
     check_words(site, submission.cwd, str(folder))
     executor = submitit.AutoExecutor(
         folder=str(folder), cluster="slurm", slurm_python=shell_value(submission.python)
     )
-    tasks = tasks_per_node(asked)
+    tasks = tasks_per_node(requested)
     options: dict[str, Any] = {
         "name": safe_name(run.folder.name, 60),
-        "nodes": int(asked["nodes"]),
+        "nodes": int(requested["nodes"]),
         "tasks_per_node": tasks,
         "timeout_min": int(site["time_limit_min"]),
         "slurm_signal_delay_s": int(site["signal_lead_s"]),
@@ -233,29 +235,10 @@ def _executor(run: Run, submission: Submission) -> Any:
 
 
 def _additional(submission: Submission, site: Mapping[str, Any], tasks: int) -> dict[str, Any]:
-    options: dict[str, Any] = {"chdir": submission.cwd}
-    gpus = min(int(site["gpus_per_node"]), tasks)
-    if gpus:
-        count = f"{site['gpu_type']}:{gpus}" if site["gpu_type"] else str(gpus)
-        if site["gpu_syntax"] == "gres":
-            options["gres"] = f"gpu:{count}"
-        else:
-            options["gpus-per-node"] = count
-    # A node that fails must bring the job back wherever the site lets jobs come back.
-    options["requeue" if site["hand_over"] == "requeue" else "no-requeue"] = True
-    options.update({"export": "ALL", **sbatch_options(site)})
-    return options
-
-
-def sbatch_options(site: Mapping[str, Any]) -> dict[str, Any]:
-    """A site's further options of sbatch: True stands alone, False and nothing are left out, and a list is
-    joined by commas."""
-    told = {str(key): value for key, value in site["sbatch"].items()}
-    return {
-        key: ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-        for key, value in told.items()
-        if value is not None and value is not False
-    }
+    # After a node failure the job must be requeued wherever the site allows it.
+    requeue = "requeue" if site["hand_over"] == "requeue" else "no-requeue"
+    options = {"chdir": submission.cwd, **gpu_options(site, tasks), requeue: True, "export": "ALL"}
+    return {**options, **extra_options(site)}
 
 
 def _srun_arguments(site: Mapping[str, Any]) -> list[str]:
@@ -268,21 +251,21 @@ def _srun_arguments(site: Mapping[str, Any]) -> list[str]:
 
 
 def _check_lead(run: Run, site: Mapping[str, Any]) -> None:
-    """The warning must come early enough for the save that the run has been seen to need."""
+    """Refuse a warning that comes too late for the slowest save measured in this run."""
     seen = [float(e["seconds"]) for e in run.events() if e.get("event") == "saved" and "seconds" in e]
     lead_s = float(site["signal_lead_s"])
-    if seen and 1.5 * max(seen) > lead_s:
+    if seen and LEAD_FACTOR * max(seen) > lead_s:
         raise UserError(
             f"a checkpoint of {run.folder.name} took {max(seen):.0f} s to write, "
             f"and the site's warning comes {lead_s:.0f} s before the time limit",
-            "the warning should come at least 1.5 times as early",
-            f"site.signal_lead_s={int(2 * max(seen)) + 30}",
+            f"the warning should come at least {LEAD_FACTOR:g} times as early",
+            f"site.signal_lead_s={recommended_lead_s(max(seen))}",
         )
 
 
 def _refused(error: Exception, site: Mapping[str, Any]) -> UserError:
-    said = str(error).strip().split("\n")
-    reason = next((line for line in said if "error" in line.lower()), said[-1] if said else "")
+    lines = str(error).strip().split("\n")
+    reason = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "")
     return UserError(
         f"Slurm refused the job: {reason.replace('sbatch: error: ', '')}",
         f"requested: partition {site['partition']}, account {site['account']}, qos {site['qos']}, "
@@ -293,7 +276,7 @@ def _refused(error: Exception, site: Mapping[str, Any]) -> UserError:
 
 @contextmanager
 def _srun_or_not() -> Iterator[None]:
-    """submitit makes no executor where there is no srun; to print a script none is needed."""
+    """Let submitit print a script where there is no srun, which it otherwise refuses."""
     from submitit.slurm.slurm import SlurmExecutor
 
     kept = SlurmExecutor.__dict__["affinity"]
@@ -308,7 +291,7 @@ def _srun_or_not() -> Iterator[None]:
 
 
 def _start_supervisor(run: Run, submission: Submission) -> str:
-    """A process of its own that outlives this one; it starts the ranks, and again where they must go on."""
+    """Start a separate process that outlives this one; it starts the ranks, and restarts them to continue."""
     folder = run.folder.resolve() / SUBMITIT_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     inherited = {name: text for name, text in os.environ.items() if name not in left_out(os.environ)}
@@ -316,7 +299,7 @@ def _start_supervisor(run: Run, submission: Submission) -> str:
     surroundings = {**inherited, **site_says, "PYTHONPATH": submission.snapshot}
     if rest := os.environ.get("PYTHONPATH"):
         surroundings["PYTHONPATH"] += os.pathsep + rest
-    # A library would choose this for each rank without regard to the others, and say so.
+    # Otherwise a library chooses this for each rank without regard to the others, and prints a warning.
     share = max(1, (os.cpu_count() or 1) // tasks_per_node(submission.submit))
     surroundings.setdefault("OMP_NUM_THREADS", str(share))
     python = resolved(submission.python, inherited)
@@ -334,17 +317,12 @@ def _start_supervisor(run: Run, submission: Submission) -> str:
     return str(process.pid)
 
 
-# Those that this process started: whoever waits for one also reaps it, with what it cost.
+# The supervisors that this process started, to be reaped.
 _supervisors: dict[str, subprocess.Popen[bytes]] = {}
 
 
 def reap_supervisors(process_ids: Sequence[str]) -> None:
-    """Wait for supervisors that this process started and that are about to end."""
+    """Wait for supervisors that this process started and that are about to exit."""
     for number in process_ids:
         if (process := _supervisors.pop(number, None)) is not None:
             process.wait()
-
-
-def site_of(asked: Mapping[str, Any]) -> SiteConfig:
-    """The SiteConfig of a stored submission."""
-    return SiteConfig(**asked["site"])

@@ -1,4 +1,4 @@
-"""What each rank of a submitted job runs. submitit pickles it: words and paths only, by module name."""
+"""What each rank of a submitted job runs. submitit pickles it by module name, with strings alone."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from birdsd.cluster.rank.session import Session
 
-# A process whose work is done leaves within this time, whatever threads its libraries left behind.
+# A process whose work is done exits within this time, whatever threads its libraries left behind.
 _LEAVE_S = 30.0
-# Below the ports that systems give out to connections of their own.
+# Below the ephemeral ports of common systems.
 _PORTS = (20000, 32000)
 
 
 @dataclass
 class RankTask:
-    """Runs `birdsd run JOB SETTINGS` as one rank of `run_folder`'s allocation.
+    """Runs `birdsd run JOB SETTINGS` as one rank of an allocation of `run_folder`.
 
-    It holds nothing that could grow old: a requeued job runs the same pickle, and finds the newest
+    It holds nothing that could become outdated: a requeued job runs the same pickle, and finds the newest
     checkpoint itself. Its exit status is the job's, but 0 where it stopped on request, since Slurm would
     kill the other ranks otherwise.
     """
@@ -40,7 +40,7 @@ class RankTask:
     def __call__(self) -> int:
         from birdsd.cluster.rank.signals import listen_early
 
-        listen_early()  # in place of submitit's own handler, which asks rank 0 alone to save
+        listen_early()  # replaces submitit's handler, which asks rank 0 alone to save
         settings = list(self.settings)
         self._join()
         try:
@@ -61,7 +61,7 @@ class RankTask:
         return status
 
     def _refuse(self, message: str) -> int:
-        """Nothing that another allocation would mend: said, and not tried again."""
+        """Report an error that another allocation would not fix, and exit."""
         from birdsd.errors import UserError
 
         print(f"birdsd: {message}", file=sys.stderr, flush=True)
@@ -70,7 +70,7 @@ class RankTask:
         os._exit(UserError.exit_status)
 
     def _join(self) -> None:
-        """Find out who we are, tell torch, and write this rank's output into the run's folder."""
+        """Set up rank and rendezvous, and redirect this rank's output into the run's folder."""
         import submitit
 
         from birdsd.quiet import libraries_in
@@ -79,7 +79,7 @@ class RankTask:
 
         environment = submitit.JobEnvironment()
         if environment.num_tasks > 1:
-            # Another port after a requeue: the allocation before may not have let go of the first.
+            # Another port after a requeue: the previous allocation may still hold the first.
             port = random.Random(allocation_name()).randint(*_PORTS)
             os.environ["MASTER_PORT"] = str(port)
             # Every rank sees every GPU of its node and takes its own by LOCAL_RANK.
@@ -120,7 +120,7 @@ class RankTask:
             return 1
 
     def _session(self, settled: Any) -> AbstractContextManager[Session | None]:
-        """A training keeps its own session; every other job gets one here, for its record and heartbeat."""
+        """A training has its own session; every other job gets one here, for its record and heartbeat."""
         from birdsd.cluster.rank.session import Session
         from birdsd.runs.run import RunStore
 
@@ -130,7 +130,7 @@ class RankTask:
         return Session(run, part=getattr(settled, "part", ""), lock=False)
 
     def _note_error(self, message: str) -> None:
-        """A job without a session of its own, or one that failed before it, ends with a word too."""
+        """Record the end of a job that failed before it had a session."""
         from birdsd.errors import UserError
         from birdsd.runs.allocations import END, Ended, allocation_of_environment, write_record
 

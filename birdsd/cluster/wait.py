@@ -1,4 +1,4 @@
-"""`birdsd submit --wait`: show what rank 0 prints until the run has come to an end."""
+"""`birdsd submit --wait`: show the log of rank 0 until the run is over."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from birdsd.runs.allocations import Allocation, Submission, allocations, request
 from birdsd.runs.run import Run
 
 _POLL_S = 0.5
-# Slurm is asked this seldom: a controller serves a whole university.
+# Seconds between two queries of Slurm: its controller serves a whole university.
 _ASK_S = {True: 1.0, False: 15.0}
 
 
 def wait_for(run: Run) -> Outcome:
-    """Follow rank 0's log to stderr until no job of the run is left; Ctrl-C asks the run to stop."""
+    """Follow the log of rank 0 on stderr until no job of the run is left; Ctrl-C asks the run to stop."""
     last = Submission.read(run.folder)
     asked_at = 0.0
     shown: dict[str, int] = {}

@@ -1,10 +1,10 @@
-"""Where the bytes of training are, on each GPU and in host memory: by engine, ZeRO stage, offload, precision.
+"""The memory budget of training, per GPU and in host memory: by engine, ZeRO stage, offload, precision.
 
-P parameters learn. Plain torch holds them in float32 with their gradients, two moments and the average: 20
-bytes each, 14 with moments in 8 bits. With its optimizer in host memory all that is there, and on the GPU are
-weights in the precision of the work and a layer's gradient. DeepSpeed holds weights and gradients in the
-precision of the work, and float32 masters, moments and average, which stages 1 to 3 deal out over the ranks,
-2 deals out gradients too, and 3 weights. The sums were checked against real engines on one rank
+For each trainable parameter, plain torch holds the float32 weight, its gradient, two moments and the EMA:
+20 bytes, 14 with 8-bit moments. With the optimizer in host memory all of that is there, and the GPU has the
+weights in compute precision and one layer's gradient. DeepSpeed holds weights and gradients in compute
+precision, and float32 master weights, moments and EMA; stages 1 to 3 partition the latter over the ranks, 2
+also the gradients, 3 also the weights. The sums were checked against real engines on one rank
 (docs/memory.md).
 """
 
@@ -21,9 +21,9 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 # What DeepSpeed keeps in host memory for each offloaded parameter, besides masters, moments and average:
 # gradients in float32, and buffers. Measured on the CPU.
 _OFFLOAD_EXTRA_BYTES = 6.6
-# Gradients that are summed, and weights that are on the GPU, at once: see `deepspeed_engine`.
+# Gradients that are reduced, and weights that are on the GPU, at once: see `deepspeed_engine`.
 _BUCKET, _LIVE = 50_000_000, 100_000_000
-_CHUNK = 1 << 25  # parameters whose moments are not packed just now
+_CHUNK = 1 << 25  # parameters whose moments are unpacked at a time
 # A scale for each 256 codes of 8 bits.
 _PACKED_BYTES = 2 * (1 + 4 / 256)
 _SAVED_AT_ONCE_BYTES = 64 * 2**20
@@ -49,7 +49,7 @@ class Layout:
 
     @classmethod
     def of(cls, machine: MachineConfig, precision: str, micro_batch: int, gpus: int, per_node: int) -> Layout:
-        """What a machine's settings say; ZeRO stage 0 is plain torch."""
+        """The layout of a machine's settings; ZeRO stage 0 is plain torch."""
         sharded = machine.engine == "deepspeed" and machine.zero_stage > 0
         offloaded = machine.offload_optimizer and (sharded or machine.engine == "torch")
         return cls(
@@ -72,11 +72,11 @@ class Layout:
 
     @property
     def low_precision(self) -> bool:
-        """Whether what learns is in the precision of the work on the GPU."""
+        """Whether trainable weights are in compute precision on the GPU."""
         return self.sharded or self.offload_optimizer
 
     def described(self) -> str:
-        """In the words of the settings."""
+        """The layout in terms of the settings."""
         words = [self.precision, f"micro-batch {self.micro_batch}"]
         words.insert(0, f"DeepSpeed ZeRO-{self.zero_stage}" if self.sharded else "plain torch")
         words += ["optimizer in host memory"] * self.offload_optimizer
@@ -102,7 +102,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Budget:
-    """Bytes by what they are for: on the fullest GPU, and on a node's host."""
+    """Bytes by purpose: on the fullest GPU, and in a node's host memory."""
 
     layout: Layout
     gpu: dict[str, int]
@@ -118,7 +118,7 @@ class Budget:
         return sum(self.host.values())
 
     def largest(self) -> str:
-        """What takes the most on the GPU."""
+        """The largest item on the GPU."""
         return max(self.gpu, key=lambda name: self.gpu[name])
 
 
@@ -127,22 +127,22 @@ Tracer = Callable[[int, str, bool, bool], Step]
 
 
 def step_of(trace: Tracer, layout: Layout) -> Step:
-    """The step of any micro-batch, from traces of one sample and of two: both grow in proportion."""
-    one = trace(1, layout.precision, layout.checkpointing, layout.low_precision)
+    """The step of any micro-batch, extrapolated linearly from traces of one and two samples."""
+    single = trace(1, layout.precision, layout.checkpointing, layout.low_precision)
     if layout.micro_batch == 1:
-        return one
+        return single
     two = trace(2, layout.precision, layout.checkpointing, layout.low_precision)
     more = layout.micro_batch - 1
     return replace(
-        one,
+        single,
         micro_batch=layout.micro_batch,
-        activations=one.activations + more * (two.activations - one.activations),
-        flops=layout.micro_batch * one.flops,
+        activations=single.activations + more * (two.activations - single.activations),
+        flops=layout.micro_batch * single.flops,
     )
 
 
 def budget(trace: Tracer, layout: Layout, *, average: bool, on_cpu: bool = False) -> Budget:
-    """Bytes of a training in this layout; `average`: an EMA is followed. On a CPU all is host memory."""
+    """Bytes of a training in this layout; `average`: with an EMA. On a CPU all of it is host memory."""
     step = step_of(trace, layout)
     share = _sharded if layout.sharded else _offloaded if layout.offload_optimizer else _whole
     gpu, host = share(step, layout, average)
@@ -160,7 +160,7 @@ def budget(trace: Tracer, layout: Layout, *, average: bool, on_cpu: bool = False
     host = {
         "processes": ranks * HOST_PROCESS_BYTES,
         "offloaded states": ranks * host.get("offloaded", 0),
-        # What a save is copied into, so that training goes on while it is written: once over all nodes.
+        # The copy of a checkpoint that is written while training continues: once over all nodes.
         "copy for saves": _saved(step.learning, layout, average) // nodes,
     }
     if on_cpu:
@@ -178,16 +178,20 @@ def _moments(learning: int, layout: Layout) -> int:
     return 8 * learning if layout.optimizer_bits == 32 else int(_PACKED_BYTES * learning)
 
 
-def tensor_bytes(made: Budget) -> int:
-    """Of all tensors at the most, where the device's memory is the host's too: what a CPU can measure."""
-    layout, step = made.layout, made.step
-    # The optimizer works when the activations are gone.
-    apart = min(_unpacked(step.learning, layout), made.gpu["gradients"] + made.gpu["activations"])
-    return made.gpu_bytes + made.host.get("offloaded states", 0) - (apart if layout.offload_optimizer else 0)
+def tensor_bytes(planned: Budget) -> int:
+    """The peak of all tensors where the device's memory is the host's too, as measured on a CPU."""
+    layout, step = planned.layout, planned.step
+    # The activations are freed before the optimizer step.
+    apart = min(_unpacked(step.learning, layout), planned.gpu["gradients"] + planned.gpu["activations"])
+    return (
+        planned.gpu_bytes
+        + planned.host.get("offloaded states", 0)
+        - (apart if layout.offload_optimizer else 0)
+    )
 
 
 def _unpacked(learning: int, layout: Layout) -> int:
-    """Bytes of the moments that are in float32 just now, while the optimizer works."""
+    """Bytes of the moments that are unpacked to float32 during the optimizer step."""
     return 0 if layout.optimizer_bits == 32 else 8 * min(learning, _CHUNK)
 
 
@@ -195,15 +199,15 @@ def _whole(step: Step, layout: Layout, average: bool) -> tuple[dict[str, int], d
     learning = step.learning
     ema = 4 * learning if average else 0
     gpu = {"weights": 4 * learning, "gradients": 4 * learning, "optimizer": _moments(learning, layout)}
-    # There are no activations any more when the optimizer works.
+    # The activations are freed before the optimizer step.
     return {**gpu, "average": ema, "buffers": max(0, _unpacked(learning, layout) - step.activations)}, {}
 
 
 def _offloaded(step: Step, layout: Layout, average: bool) -> tuple[dict[str, int], dict[str, int]]:
     size, learning = BYTES[layout.precision], step.learning
     gpu = {"weights": size * learning, "gradients": size * step.largest, "optimizer": 0, "average": 0}
-    held = (4 + 4 + (4 if average else 0)) * learning + _moments(learning, layout)
-    return {**gpu, "buffers": 0}, {"offloaded": held + _unpacked(learning, layout)}
+    host_bytes = (4 + 4 + (4 if average else 0)) * learning + _moments(learning, layout)
+    return {**gpu, "buffers": 0}, {"offloaded": host_bytes + _unpacked(learning, layout)}
 
 
 def _sharded(step: Step, layout: Layout, average: bool) -> tuple[dict[str, int], dict[str, int]]:
@@ -219,7 +223,7 @@ def _sharded(step: Step, layout: Layout, average: bool) -> tuple[dict[str, int],
     }
     host = {}
     if stage == 3:
-        # Its own share, and the weights of the layers that work just now.
+        # Its own share, and the weights of the layers in use.
         live = min(learning, _LIVE) * size
         gpu["weights"] = (0 if layout.offload_parameters else size * learning // ranks) + live
     if layout.offload_optimizer:

@@ -1,4 +1,4 @@
-"""What a machine has, for plans: this one, a GPU by name or size, a site, or what a preset is meant for."""
+"""The hardware to plan for: this machine, a GPU by name or size, a site, or the target of a preset."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CARDS = (
     Card("H100", 80, 989, True),
     Card("H200", 141, 989, True),
 )
-# What a preset is meant for, where this machine has no GPU: card, GPUs a node, GiB of host memory.
+# The target of a preset, where this machine has no GPU: card, GPUs per node, GiB of host memory.
 MEANT_FOR = {
     "laptop-4gb": ("RTX 3050 Ti", 1, 16.0),
     "notebook": ("T4", 1, 30.0),
@@ -53,7 +53,7 @@ MEANT_FOR = {
 
 @dataclass(frozen=True)
 class Hardware:
-    """Nodes that are alike. `card` is None on a CPU; `assumed` says what is not known but supposed."""
+    """Identical nodes. `card` is None on a CPU; `assumed` names what is assumed rather than known."""
 
     card: Card | None
     gpus_per_node: int
@@ -103,9 +103,9 @@ def card_called(text: str) -> Card:
 def hardware(
     preset: str, gpu: str | None = None, site: SiteConfig | None = None, nodes: int = 1, per_node: int = 0
 ) -> Hardware:
-    """What there is to plan for: `gpu` if it is named, else the site's, else this machine's GPU, else what
-    the machine preset is meant for, else a small GPU where the site has some of a kind that it does not name,
-    else this CPU."""
+    """The hardware to plan for: `gpu` if given, else the site's, else this machine's GPU, else the target
+    of the machine preset, else a small GPU where the site does not name the type of its GPUs, else this
+    CPU."""
     host, limit = host_memory(), 0
     if site is not None:
         limit = site.time_limit_min
@@ -136,7 +136,7 @@ def hardware(
 
 
 def _part_of_card(kind: str) -> Card | None:
-    """The card that a slice of a GPU (MIG) is, by a name such as a100_1g.10gb; None for a whole one."""
+    """A slice of a GPU (MIG) as a card, by a name such as a100_1g.10gb; None for a whole GPU."""
     gb, sevenths = slice_gb(kind), slice_sevenths(kind)
     if not gb:
         return None
@@ -153,17 +153,17 @@ def own_card() -> tuple[Card, int] | None:
 
     if not torch.cuda.is_available():
         return None
-    found = torch.cuda.get_device_properties(0)
-    gib = found.total_memory / GIB
+    properties = torch.cuda.get_device_properties(0)
+    gib = properties.total_memory / GIB
     try:
-        like = card_called(found.name)
+        like = card_called(properties.name)
     except UserError:
         like = min(CARDS, key=lambda card: abs(card.gib - gib))
-    return Card(found.name, gib, like.tflops, found.major >= 8), torch.cuda.device_count()
+    return Card(properties.name, gib, like.tflops, properties.major >= 8), torch.cuda.device_count()
 
 
 def host_memory() -> int:
-    """Bytes of host memory of this machine, or of the group of processes that it is limited to."""
+    """Bytes of host memory of this machine, or of the cgroup that limits this process."""
     import psutil
 
     total = int(psutil.virtual_memory().total)

@@ -1,9 +1,9 @@
-"""How many bytes of tensors are alive, and how many at the most: one ruler for every device.
+"""The bytes of live tensors, and their peak: one measure for every device.
 
-On a GPU torch counts its own allocations. On a CPU nobody does, and the resident memory of a process holds
-much that is no tensor. Here every operation is looked at as it runs (`TorchDispatchMode`): a storage counts
-from its first appearance until it is freed. What an operation needs only while it runs (the workspace of a
-convolution) is not seen. It works on fake tensors too, where nothing is allocated at all.
+On a GPU torch counts its allocations. On a CPU it does not, and the resident memory of a process includes
+much else. Here every operation is observed as it runs (`TorchDispatchMode`): a storage counts from its
+first appearance until it is freed. Temporary memory inside an operation (the workspace of a convolution) is
+not seen. It also works on fake tensors, where nothing is allocated at all.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveTensors(TorchDispatchMode):
-    """Use as a context. `bytes` is what is alive of what it has seen, `peak_bytes` the most at once.
+    """A context manager. `bytes` counts the live tensors that it has seen, `peak_bytes` their maximum.
 
-    Tensors are seen when an operation makes or takes them; `hold` shows it others, and `hold_all` every one
-    that there is.
+    Tensors are seen when an operation creates or takes them; `hold` adds others, and `hold_all` all
+    existing ones.
     """
 
     def __init__(self) -> None:
@@ -31,11 +31,11 @@ class LiveTensors(TorchDispatchMode):
         self._sizes: dict[int, tuple[int, Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for value in tree_leaves((args, kwargs, made)):
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves((args, kwargs, result)):
             if isinstance(value, torch.Tensor):
                 self.hold(value)
-        return made
+        return result
 
     def hold(self, tensor: torch.Tensor) -> None:
         """Count this tensor's storage from now on, once; nothing where it has none (sparse, functional)."""
@@ -45,17 +45,17 @@ class LiveTensors(TorchDispatchMode):
             return
         key = storage._cdata
         size = storage.nbytes()
-        held, _ = self._sizes.get(key, (0, None))
-        if held == size:
+        users, _ = self._sizes.get(key, (0, None))
+        if users == size:
             return
         # A storage that was resized in place counts with its new size; the callback belongs to the storage.
         watch = weakref.ref(storage, partial(self._gone, key))
         self._sizes[key] = (size, watch)
-        self.bytes += size - held
+        self.bytes += size - users
         self.peak_bytes = max(self.peak_bytes, self.bytes)
 
     def hold_all(self) -> None:
-        """Count every tensor that Python knows of: weights and states made before."""
+        """Count every existing tensor: weights and states created before."""
         gc.collect()
         for value in gc.get_objects():
             # By its type: asking some lazy objects for their class makes them act.
@@ -63,7 +63,7 @@ class LiveTensors(TorchDispatchMode):
                 self.hold(value)
 
     def restart_peak(self) -> None:
-        """The peak is that of what comes."""
+        """Start a new peak from here on."""
         self.peak_bytes = self.bytes
 
     def _gone(self, key: int, _: object) -> None:

@@ -1,4 +1,4 @@
-"""`birdsd plan generate`: what making clips takes, for each way of placing the networks."""
+"""`birdsd plan generate`: the memory that generation takes, for each way of placing the networks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from birdsd.planning.trace_clips import Generation
     from birdsd.schema import TrainConfig
 
-# From fast to frugal.
+# From fast to memory-saving.
 _WAYS = ("none", "model", "sequential")
 _LAYER_SHARE = 0.1  # about so much of the UNet is on the device at once, layer by layer
 
@@ -23,7 +23,7 @@ _LAYER_SHARE = 0.1  # about so much of the UNet is on the device at once, layer 
 def plan_clips(
     settings: Sequence[str], gpu: str | None = None, site: str | None = None
 ) -> tuple[dict[str, Any], str]:
-    """The facts and the text: bytes on the device while the UNet samples and while the decoder works."""
+    """The facts and the text: bytes on the device during sampling and during decoding."""
     from birdsd.diffusion.adapters import chain
     from birdsd.diffusion.generation.request import Request
     from birdsd.diffusion.networks.placement import Placement
@@ -33,60 +33,66 @@ def plan_clips(
 
     model = [text for text in settings if text.split("=", 1)[0].split(".")[0] == "model"]
     own = [text for text in settings if text not in model]
-    asked = configuration.compose("generate", own)
-    run = model_place(asked) if asked.run else None
-    on_top = [open_addition(asked, text) for text in asked.add]
+    request_config = configuration.compose("generate", own)
+    run = model_place(request_config) if request_config.run else None
+    on_top = [open_addition(request_config, text) for text in request_config.add]
     if run is not None:  # of a LoRA or token the model underneath
-        underneath, held = chain(run)
-        model, on_top = [*model, f"model.source={underneath}"], [*held, *on_top]
+        underneath, lower = chain(run)
+        model, on_top = [*model, f"model.source={underneath}"], [*lower, *on_top]
     config = configuration.compose("train", [*(model or ["model=sd15"]), "method=full"])
     config.model.init = "pretrained"
     codec, notes = codec_for(config, run)
     preset = preset_in(own)
     known = configuration.compose("submit", [f"site={site}"]).site if site else None
-    there = hardware(preset, gpu, known)
-    if there.assumed:
-        notes.append(there.assumed)
-    if asked.machine.vae_tiling:
+    target = hardware(preset, gpu, known)
+    if target.assumed:
+        notes.append(target.assumed)
+    if request_config.machine.vae_tiling:
         notes.append("the decoder is counted without machine.vae_tiling, which makes it smaller")
-    precision = precision_on(there, asked.machine)
-    clips = min(int(asked.batch_size), max(1, int(asked.count)))
+    precision = precision_on(target, request_config.machine)
+    clips = min(int(request_config.batch_size), max(1, int(request_config.count)))
     sampled = Request.of(
-        replace(asked, prompt=asked.prompt or ["a bird"]),
-        recommended_sampling(asked) if run is not None else advised(config),
+        replace(request_config, prompt=request_config.prompt or ["a bird"]),
+        recommended_sampling(request_config) if run is not None else advised(config),
     )
-    made = trace_generation(config, codec, clips, precision)
+    generation = trace_generation(config, codec, clips, precision)
     if sampled.guide_weight is not None:
         notes.append("the weaker model (guide) is counted as large as the model itself")
-        made = replace(made, unet_bytes=2 * made.unet_bytes, text_bytes=2 * made.text_bytes)
+        generation = replace(
+            generation, unet_bytes=2 * generation.unet_bytes, text_bytes=2 * generation.text_bytes
+        )
     tuning = trace_personalisation(config, codec)
-    tunes = any(one.kind == "aesthetic" for one in on_top) and asked.aesthetic_steps != 0
-    takes = _device_bytes(made, tuning if tunes else 0)
-    room = there.gpu_bytes if there.card else there.host_bytes
+    tunes = any(addition.kind == "aesthetic" for addition in on_top) and request_config.aesthetic_steps != 0
+    takes = _device_bytes(generation, tuning if tunes else 0)
+    room = target.gpu_bytes if target.card else target.host_bytes
     fitting = [way for way in _WAYS if takes[way] <= room]
-    told = Placement.of(asked.machine).offload
+    offload = Placement.of(request_config.machine).offload
     facts = {
         "job": "generate",
         "model": config.model.name,
-        "hardware": {"described": there.described(), "gpu_bytes": there.gpu_bytes},
+        "hardware": {"described": target.described(), "gpu_bytes": target.gpu_bytes},
         "clips_at_once": clips,
         "precision": precision,
         "sampling": _sampling(sampled),
-        "networks": {"unet": made.unet_bytes, "vae": made.vae_bytes, "text_encoder": made.text_bytes},
-        "activations": {"unet": made.unet_activations, "decoder": made.decoder_activations},
+        "networks": {
+            "unet": generation.unet_bytes,
+            "vae": generation.vae_bytes,
+            "text_encoder": generation.text_bytes,
+        },
+        "activations": {"unet": generation.unet_activations, "decoder": generation.decoder_activations},
         "personalisation": tuning,
         "personalises": tunes,
         "device_bytes": takes,
-        "asked": told,
-        "fits": takes[told] <= room,
+        "asked": offload,
+        "fits": takes[offload] <= room,
         "fitting": fitting,
         "chosen": fitting[0] if fitting else None,
         "notes": notes,
     }
-    return facts, "\n".join(_lines(facts, codec, made))
+    return facts, "\n".join(_lines(facts, codec, generation))
 
 
-def _lines(facts: dict[str, Any], codec: dict[str, Any], made: Generation) -> list[str]:
+def _lines(facts: dict[str, Any], codec: dict[str, Any], generation: Generation) -> list[str]:
     """The plan as text."""
     sampling = facts["sampling"]
     lines = [
@@ -97,16 +103,16 @@ def _lines(facts: dict[str, Any], codec: dict[str, Any], made: Generation) -> li
         f"on    {facts['hardware']['described']}",
         *(f"note  {note}" for note in facts["notes"]),
         "",
-        f"UNet {_gib(made.unet_bytes)} and {_gib(made.unet_activations)} while it samples; "
-        f"text encoder {_gib(made.text_bytes)}; "
-        f"autoencoder {_gib(made.vae_bytes)} and {_gib(made.decoder_activations)} while it decodes",
+        f"UNet {_gib(generation.unet_bytes)} and {_gib(generation.unet_activations)} while it samples; "
+        f"text encoder {_gib(generation.text_bytes)}; "
+        f"autoencoder {_gib(generation.vae_bytes)} and {_gib(generation.decoder_activations)} while decoding",
         f"aesthetic gradients: {_gib(facts['personalisation'])} beside the text encoder "
         "while a prompt is personalised" + ("" if facts["personalises"] else " (none is requested)"),
         "",
     ]
     for way, takes in facts["device_bytes"].items():
         sign = "fits" if way in facts["fitting"] else "does not fit"
-        mark = "   <- as asked" if way == facts["asked"] else ""
+        mark = "   <- as requested" if way == facts["asked"] else ""
         lines.append(f"machine.offload_generation={way:11} {_gib(takes):>10}  {sign}{mark}")
     if facts["fitting"]:
         lines += ["", f"the fastest that fits: machine.offload_generation={facts['chosen']}"]
@@ -119,7 +125,7 @@ def _lines(facts: dict[str, Any], codec: dict[str, Any], made: Generation) -> li
 
 
 def advised(config: TrainConfig) -> dict[str, Any]:
-    """What the preset of a model that is not trained yet recommends for its sampling."""
+    """The recommended sampling of a model that is not trained yet, from its preset."""
     from birdsd.diffusion.generation.recommended import checked_sampling
 
     advice = config.model.recommended.get("sampling")
@@ -127,8 +133,8 @@ def advised(config: TrainConfig) -> dict[str, Any]:
 
 
 def _sampling(request: Request) -> dict[str, Any]:
-    """How the clips are sampled, and how often a clip passes through a UNet: with guidance once more at each
-    step of its interval, with a weaker model once more again."""
+    """The sampling settings, and the number of UNet passes per clip: with guidance one more at each step
+    of its interval, with autoguidance yet another."""
     from birdsd.diffusion.generation.sampling import make_scheduler
     from birdsd.diffusion.learning.denoiser import Denoising
 
@@ -138,19 +144,20 @@ def _sampling(request: Request) -> dict[str, Any]:
     led = sum(request.led().active(timesteps))
     more = (request.guidance > 1) + (request.guide_weight not in (None, 1))
     names = ("scheduler", "steps", "guidance", "guidance_start", "guidance_end", "guidance_rescale")
-    told = {name: getattr(request, name) for name in (*names, "guide_weight")}
-    return {**told, "network_passes": len(timesteps) + more * led}
+    values = {name: getattr(request, name) for name in (*names, "guide_weight")}
+    return {**values, "network_passes": len(timesteps) + more * led}
 
 
-def _device_bytes(made: Generation, tuning: int) -> dict[str, int]:
-    """The most on the device by each way of placing the networks; `tuning`: bytes of aesthetic gradients."""
-    text, decoding = made.text_bytes + tuning, made.vae_bytes + made.decoder_activations
-    others = made.vae_bytes + made.text_bytes
-    busiest = max(tuning, made.unet_activations, made.decoder_activations)
-    layers = int(_LAYER_SHARE * made.unet_bytes) + made.unet_activations
+def _device_bytes(generation: Generation, tuning: int) -> dict[str, int]:
+    """Peak bytes on the device for each way of placing the networks; `tuning`: bytes of aesthetic
+    gradients."""
+    text, decoding = generation.text_bytes + tuning, generation.vae_bytes + generation.decoder_activations
+    others = generation.vae_bytes + generation.text_bytes
+    busiest = max(tuning, generation.unet_activations, generation.decoder_activations)
+    layers = int(_LAYER_SHARE * generation.unet_bytes) + generation.unet_activations
     return {
-        "none": made.unet_bytes + others + busiest,
-        "model": max(text, made.unet_bytes + made.unet_activations, decoding),
+        "none": generation.unet_bytes + others + busiest,
+        "model": max(text, generation.unet_bytes + generation.unet_activations, decoding),
         "sequential": max(text, layers, decoding),
     }
 

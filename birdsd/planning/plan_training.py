@@ -1,7 +1,7 @@
-"""`birdsd plan`: before anything runs, what takes how much memory, what fits, and which way is the fastest.
+"""`birdsd plan`: estimates memory and time before anything runs, and chooses the fastest layout that fits.
 
-What a step takes is traced (`trace`), what engines hold is summed (`budget`), what there is comes from
-`hardware`. Times are estimates, and say so.
+A step is traced (`trace`), the states of engines are added up (`budget`), and the machine comes from
+`hardware`. Times are estimates, and are labelled so.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _FP32_SLOWER = 8
 CPU_FLOPS_PER_S = 1.1e11
 _COST = {1: 1.03, 2: 1.05, 3: 1.2}
 _BUS_BYTES_PER_S, _HOST_BYTES_PER_S = 12e9, 20e9
-# Memory that is free but in pieces too small.
+# For fragmentation: memory that is free but in pieces that are too small.
 _FRAGMENTED = 1.05
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A layout, what it takes, whether that is there, and seconds a sample of all GPUs together."""
+    """A layout, its memory, whether it fits, and seconds per sample of all GPUs together."""
 
     budget: Budget
     fits: bool
@@ -57,7 +57,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Plan:
-    """`asked`: as the machine preset has it; `chosen`: the fastest that fits, or None."""
+    """A plan. `asked`: the layout of the machine preset; `chosen`: the fastest that fits, or None."""
 
     config: TrainConfig
     codec: dict[str, Any]
@@ -73,22 +73,21 @@ class Plan:
         return int(self.config.optim.total_samples or 1)
 
     def hours(self, choice: Choice) -> float:
-        """Until the last sample, by the estimate."""
+        """The estimated hours until the last sample."""
         return self.samples * choice.sample_s / 3600
 
 
 def plan_training(
     config: TrainConfig,
     codec: dict[str, Any],
-    there: Hardware,
+    target: Hardware,
     notes: Sequence[str],
     eight_bits: bool = True,
     deepspeed: bool = True,
 ) -> Plan:
-    """Try the layouts from fast to frugal; the first kind in which one fits decides. `eight_bits`: moments
-    may be packed, for which bitsandbytes must be there; `deepspeed`: it is there. With machine=auto what the
-    user set by name stays.
-    """
+    """Try the layouts from fast to memory-saving; the first kind of which one fits is chosen.
+    `eight_bits`: 8-bit moments are allowed, which need bitsandbytes; `deepspeed`: it is installed. With
+    machine=auto, settings that the user typed are kept."""
     from birdsd.planning.budget import Layout
     from birdsd.training.batches.plan import BatchPlan
     from birdsd.training.engines.choice import check_engine
@@ -99,46 +98,46 @@ def plan_training(
     check_engine(machine)
     if config.optim.optimizer == "muon":  # which needs whole matrices, with moments of 32 bits
         eight_bits = deepspeed = False
-    precision = precision_on(there, machine)
-    ways = BatchPlan(batch, there.ranks, 0, machine.micro_batch)
+    precision = precision_on(target, machine)
+    ways = BatchPlan(batch, target.ranks, 0, machine.micro_batch)
     share = ways.largest_slice
-    asked = Layout.of(machine, precision, ways.size, there.ranks, max(1, there.gpus_per_node))
+    requested = Layout.of(machine, precision, ways.size, target.ranks, max(1, target.gpus_per_node))
 
     def tried(layout: Layout) -> Choice:
-        return _choice(trace, layout, there, average, batch)
+        return _choice(trace, layout, target, average, batch)
 
-    said = machine.said if machine.name == AUTO else ()
-    sizes = [asked.micro_batch] if "micro_batch" in said else _sizes(share)
-    seen, chosen = [], None
-    for kind in _as_said(_kinds(asked, there, eight_bits), asked, said):
+    typed = machine.said if machine.name == AUTO else ()
+    sizes = [requested.micro_batch] if "micro_batch" in typed else _sizes(share)
+    tried_layouts, chosen = [], None
+    for kind in _with_typed(_kinds(requested, target, eight_bits), requested, typed):
         for layout in kind:
-            if layout.sharded and not deepspeed and layout.engine != asked.engine:
+            if layout.sharded and not deepspeed and layout.engine != requested.engine:
                 continue
-            found = [tried(replace(layout, micro_batch=size)) for size in sizes]
-            seen += found
-        if fitting := [choice for choice in seen if choice.fits]:
+            choices = [tried(replace(layout, micro_batch=size)) for size in sizes]
+            tried_layouts += choices
+        if fitting := [choice for choice in tried_layouts if choice.fits]:
             chosen = min(fitting, key=lambda choice: (round(choice.sample_s, 6), choice.budget.gpu_bytes))
             break
-    return Plan(config, codec, there, tried(asked), chosen, seen, list(notes))
+    return Plan(config, codec, target, tried(requested), chosen, tried_layouts, list(notes))
 
 
-def _kinds(asked: Layout, there: Hardware, eight_bits: bool) -> list[list[Layout]]:
-    """Ways to carry it out, from fast to frugal."""
+def _kinds(requested: Layout, target: Hardware, eight_bits: bool) -> list[list[Layout]]:
+    """The kinds of layouts, from fast to memory-saving."""
     plain = replace(
-        asked, engine="torch", zero_stage=0, offload_optimizer=False, offload_parameters=False,
+        requested, engine="torch", zero_stage=0, offload_optimizer=False, offload_parameters=False,
         optimizer_bits=32, save_in_background=True,
     )  # fmt: skip
     kinds = [[replace(plain, checkpointing=value) for value in (False, True)]]
-    if there.card is None:
+    if target.card is None:
         return kinds
     offloaded = replace(plain, offload_optimizer=True, checkpointing=True)
-    if there.ranks > 1:
+    if target.ranks > 1:
         sharded = [replace(plain, engine="deepspeed", zero_stage=stage) for stage in (1, 2, 3)]
-        kinds.append([replace(one, checkpointing=value) for one in sharded for value in (False, True)])
+        kinds.append([replace(base, checkpointing=value) for base in sharded for value in (False, True)])
         dealt = replace(offloaded, engine="deepspeed", zero_stage=2)
         return [*kinds, [dealt], [replace(dealt, zero_stage=3, offload_parameters=True)]]
     if eight_bits:
-        kinds.append([replace(one, optimizer_bits=8) for one in kinds[0]])
+        kinds.append([replace(base, optimizer_bits=8) for base in kinds[0]])
     kinds += [[offloaded], [replace(offloaded, save_in_background=False)]]
     if eight_bits:
         kinds.append([replace(offloaded, save_in_background=False, optimizer_bits=8)])
@@ -146,24 +145,24 @@ def _kinds(asked: Layout, there: Hardware, eight_bits: bool) -> list[list[Layout
     return [*kinds, [zero]]
 
 
-def _as_said(kinds: list[list[Layout]], asked: Layout, said: Sequence[str]) -> list[list[Layout]]:
-    """The layouts that keep the settings in `said` (fields of MachineConfig) as they are in `asked`; where
-    there are none that one alone."""
-    wanted = {name: value for name, value in asked.settings().items() if name in said}
+def _with_typed(kinds: list[list[Layout]], requested: Layout, typed: Sequence[str]) -> list[list[Layout]]:
+    """The layouts that keep the settings in `typed` (fields of MachineConfig) as they are in `requested`; if
+    there are none, that one alone."""
+    wanted = {name: value for name, value in requested.settings().items() if name in typed}
     wanted.pop("micro_batch", None)
-    if asked.engine == "torch":
+    if requested.engine == "torch":
         wanted.pop("zero_stage", None)  # without effect there
-    kept = [[one for one in kind if wanted.items() <= one.settings().items()] for kind in kinds]
-    return [kind for kind in kept if kind] or [[asked]]
+    matching = [[layout for layout in kind if wanted.items() <= layout.settings().items()] for kind in kinds]
+    return [kind for kind in matching if kind] or [[requested]]
 
 
-def precision_on(there: Hardware, machine: MachineConfig) -> str:
-    """The number format that `machine.precision` comes to there; `UserError` for one that there is not."""
+def precision_on(target: Hardware, machine: MachineConfig) -> str:
+    """The number format of `machine.precision` on this hardware; `UserError` for an unknown one."""
     from birdsd.training.devices.precision import DTYPES
 
     if machine.precision not in ("auto", *DTYPES):
         raise unknown_name("machine.precision", machine.precision, ("auto", *DTYPES))
-    fast = "fp32" if there.card is None else "bf16" if there.card.bf16 else "fp16"
+    fast = "fp32" if target.card is None else "bf16" if target.card.bf16 else "fp16"
     return fast if machine.precision == "auto" else machine.precision
 
 
@@ -171,28 +170,30 @@ def _sizes(most: int) -> list[int]:
     return [2**k for k in range(most.bit_length()) if 2**k <= most]
 
 
-def _choice(trace: Tracer, layout: Layout, there: Hardware, average: bool, global_batch: int) -> Choice:
+def _choice(trace: Tracer, layout: Layout, target: Hardware, average: bool, global_batch: int) -> Choice:
     from birdsd.planning.budget import budget
 
-    made = budget(trace, layout, average=average, on_cpu=there.card is None)
+    planned = budget(trace, layout, average=average, on_cpu=target.card is None)
     lacks = ""
     if layout.offload_optimizer and not layout.sharded and layout.gpus > 1:
         lacks = "plain torch offloads for one process; machine.engine=deepspeed does for several"
-    elif there.card is not None and made.gpu_bytes * _FRAGMENTED > there.gpu_bytes:
-        lacks = f"{_gib(made.gpu_bytes)} of the GPU's {_gib(there.gpu_bytes)}, most of it {made.largest()}"
-    elif made.host_bytes > there.host_bytes:
-        most = max(made.host, key=lambda name: made.host[name])
-        lacks = f"{_gib(made.host_bytes)} of the host's {_gib(there.host_bytes)}, most of it {most}"
-    return Choice(made, not lacks, lacks, _sample_s(made, there, global_batch))
+    elif target.card is not None and planned.gpu_bytes * _FRAGMENTED > target.gpu_bytes:
+        lacks = (
+            f"{_gib(planned.gpu_bytes)} of the GPU's {_gib(target.gpu_bytes)}, most of it {planned.largest()}"
+        )
+    elif planned.host_bytes > target.host_bytes:
+        most = max(planned.host, key=lambda name: planned.host[name])
+        lacks = f"{_gib(planned.host_bytes)} of the host's {_gib(target.host_bytes)}, most of it {most}"
+    return Choice(planned, not lacks, lacks, _sample_s(planned, target, global_batch))
 
 
-def _sample_s(made: Budget, there: Hardware, global_batch: int) -> float:
-    layout, step = made.layout, made.step
-    if there.card is None:
+def _sample_s(planned: Budget, target: Hardware, global_batch: int) -> float:
+    layout, step = planned.layout, planned.step
+    if target.card is None:
         reached = CPU_FLOPS_PER_S
     else:
-        # A GPU is busier the more samples it has at once.
-        reached = there.card.tflops * 1e12 * MFU * layout.micro_batch / (layout.micro_batch + 1)
+        # The more samples at once, the better a GPU is used.
+        reached = target.card.tflops * 1e12 * MFU * layout.micro_batch / (layout.micro_batch + 1)
         if layout.precision == "fp32":
             reached /= _FP32_SLOWER
     each = step.flops / layout.micro_batch / reached * _COST.get(layout.zero_stage, 1.0)
@@ -200,7 +201,7 @@ def _sample_s(made: Budget, there: Hardware, global_batch: int) -> float:
         own = step.learning / layout.gpus
         bus = own * 4 / _BUS_BYTES_PER_S + own * 32 / _HOST_BYTES_PER_S
         each += bus / (global_batch / layout.gpus)
-        if not layout.sharded:  # every micro-batch's gradients are added up in host memory
+        if not layout.sharded:  # gradients of all micro-batches are accumulated in host memory
             each += own * (2 / _BUS_BYTES_PER_S + 10 / _HOST_BYTES_PER_S) / layout.micro_batch
     if layout.optimizer_bits == 8:
         where = _HOST_BYTES_PER_S / 4 if layout.offload_optimizer else 2 * _HOST_BYTES_PER_S
@@ -211,10 +212,10 @@ def _sample_s(made: Budget, there: Hardware, global_batch: int) -> float:
 
 
 def _tracer(config: TrainConfig, codec: dict[str, Any]) -> Tracer:
-    """Traces, each made once and kept in the user's cache folder, as one of a large model takes seconds."""
+    """A tracer whose results are cached in the user's cache folder: tracing a large model takes seconds."""
     from birdsd.planning import trace as accounting
 
-    own = _told(config, codec)
+    own = _fingerprint(config, codec)
 
     def trace(micro_batch: int, precision: str, checkpointing: bool, low: bool) -> Step:
         changed = replace(config, machine=replace(config.machine, gradient_checkpointing=checkpointing))
@@ -230,7 +231,7 @@ def _tracer(config: TrainConfig, codec: dict[str, Any]) -> Tracer:
 
 
 def _encoding(config: TrainConfig, codec: dict[str, Any]) -> Encoding | None:
-    """What making latents and text states takes, once; None where nothing is kept."""
+    """What computing the cached latents and text states takes; None where nothing is cached."""
     from birdsd.diffusion.learning.embedding_cache import pictures_together
     from birdsd.planning import trace as accounting
 
@@ -238,46 +239,48 @@ def _encoding(config: TrainConfig, codec: dict[str, Any]) -> Encoding | None:
         return None
     together = pictures_together(codec)
     return _kept(
-        f"{_told(config, codec)}-encoding-{together}.json",
+        f"{_fingerprint(config, codec)}-encoding-{together}.json",
         accounting.Encoding,
         lambda: accounting.trace_encoding(config, codec, together),
     )
 
 
-def _told(config: TrainConfig, codec: dict[str, Any]) -> str:
-    """Changes with everything that a trace depends on."""
+def _fingerprint(config: TrainConfig, codec: dict[str, Any]) -> str:
+    """A fingerprint of everything that a trace depends on."""
     from birdsd.planning import trace as accounting
 
     cached = config.machine.cache_latents
-    told = [asdict(config.model), asdict(config.method), codec, cached, _architecture(config)]
-    return fingerprint([*told, accounting.VERSION])
+    parts = [asdict(config.model), asdict(config.method), codec, cached, _architecture(config)]
+    return fingerprint([*parts, accounting.VERSION])
 
 
 def _kept(name: str, kind: type[T], make: Callable[[], T]) -> T:
-    """A trace from the user's cache folder; made and put there where it is not."""
+    """A trace from the user's cache folder; computed and cached where it is missing."""
     path = _cache_folder() / name
     with suppress(TypeError, UserError):
         if path.is_file():
             return kind(**read_json(path))
-    made = make()
-    with suppress(OSError, UserError):  # only slower the next time
+    value = make()
+    with suppress(OSError, UserError):  # the next time is slower, nothing else
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, asdict(made))  # type: ignore[call-overload]
-    return made
+        write_json(path, asdict(value))  # type: ignore[call-overload]
+    return value
 
 
 def _architecture(config: TrainConfig) -> list[Any]:
-    """What the folders of local models say of their shapes, so that another model is traced anew."""
+    """The configurations of local models, so that another model is traced anew."""
     from birdsd.diffusion.networks.clip import clip_place
-    from birdsd.planning.trace import told_of
+    from birdsd.planning.trace import config_of
 
     sources = (config.model.source, config.model.autoencoder)
-    found: list[Any] = [told_of(one, part) for one in sources for part in ("unet", "vae", "text_encoder")]
-    with suppress(UserError):  # whoever builds it says what is wrong with it
+    parts: list[Any] = [
+        config_of(source, part) for source in sources for part in ("unet", "vae", "text_encoder")
+    ]
+    with suppress(UserError):  # building the model reports the problem
         place = Path(clip_place(config.model.clip or "")).expanduser() / "config.json"
         if config.model.clip and place.is_file():
-            found.append(read_json(place))
-    return found
+            parts.append(read_json(place))
+    return parts
 
 
 def _cache_folder() -> Path:
@@ -286,7 +289,7 @@ def _cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "birdsd" / "plan"
 
 
-# -- what is asked ----------------------------------------------------------------------------------------
+# -- the request ------------------------------------------------------------------------------------------
 
 
 def make_plan(settings: Sequence[str], gpu: str | None = None, site: str | None = None) -> Plan:
@@ -294,19 +297,21 @@ def make_plan(settings: Sequence[str], gpu: str | None = None, site: str | None 
     where, what = configuration.split_settings("train", settings)
     preset = preset_in(what)
     config: TrainConfig = configuration.compose("train", what)
-    asked: SubmitConfig | None = None
+    requested: SubmitConfig | None = None
     if site:
         where = [*where, f"site={site}"]
     if where:
         named = any(text.startswith("site=") for text in where)
-        asked = configuration.compose("submit", where if named else [*where, "site=local"])
-    known = asked.site if asked is not None and any(text.startswith("site=") for text in where) else None
-    nodes, per_node = (asked.nodes, asked.tasks_per_node) if asked is not None else (1, 0)
-    if asked is not None and known is not None:
-        check_site(asked, "train")
+        requested = configuration.compose("submit", where if named else [*where, "site=local"])
+    known = (
+        requested.site if requested is not None and any(text.startswith("site=") for text in where) else None
+    )
+    nodes, per_node = (requested.nodes, requested.tasks_per_node) if requested is not None else (1, 0)
+    if requested is not None and known is not None:
+        check_site(requested, "train")
     if nodes < 1 or per_node < 0:
         raise UserError(f"nodes={nodes} tasks_per_node={per_node}", "a job has at least one node and process")
-    there = hardware(preset, gpu, known, nodes, per_node)
+    target = hardware(preset, gpu, known, nodes, per_node)
     store = RunStore(Path(config.runs))
     for name in MODEL_KEYS:
         setattr(config.model, name, _found(store, getattr(config.model, name), f"model.{name}"))
@@ -315,17 +320,17 @@ def make_plan(settings: Sequence[str], gpu: str | None = None, site: str | None 
         notes.append(
             f"{config.model.source} is not here: assumed to have the shape of model={config.model.name}"
         )
-    if there.assumed:
-        notes.append(there.assumed)
-    made = replace(plan_training(config, codec, there, notes), encoding=_encoding(config, codec))
+    if target.assumed:
+        notes.append(target.assumed)
+    plan = replace(plan_training(config, codec, target, notes), encoding=_encoding(config, codec))
     # machine=auto asks for no layout of its own where there is a GPU: it is what the plan chooses.
-    if preset == AUTO and there.card is not None and made.chosen is not None:
-        return replace(made, asked=made.chosen)
-    return made
+    if preset == AUTO and target.card is not None and plan.chosen is not None:
+        return replace(plan, asked=plan.chosen)
+    return plan
 
 
 def _found(store: RunStore, name: str | None, key: str) -> str | None:
-    """Where a named run lies, as training finds it; a name that is neither stays what it is, a hub id."""
+    """The folder of a named run, as training finds it; any other name is a hub id and stays."""
     try:
         return store.model_source(name, key)
     except UserError:
@@ -333,13 +338,13 @@ def _found(store: RunStore, name: str | None, key: str) -> str | None:
 
 
 def preset_in(settings: Sequence[str]) -> str:
-    """The machine preset of the settings, or the one that is taken where none is named."""
+    """The machine preset of the settings, or the default one."""
     named = [text.split("=", 1)[1] for text in settings if text.startswith("machine=")]
     return named[-1] if named else AUTO
 
 
 def codec_for(config: TrainConfig, run: Path | None = None) -> tuple[dict[str, Any], list[str]]:
-    """The codec of the run or of the shards, else a usual one with a note that says so."""
+    """The codec of the run or of the shards, else a common one with a note."""
     from birdsd.diffusion.export import read_codec
     from birdsd.shards.index import ShardIndex
     from birdsd.sound.codec.codec import SpectrogramCodec
@@ -350,14 +355,14 @@ def codec_for(config: TrainConfig, run: Path | None = None) -> tuple[dict[str, A
                 return read_codec(folder), []
     place = config.data.shards
     if place and Path(place).exists():
-        found = ShardIndex.open(Path(place)).codec
-        if found:
-            return dict(found), []
+        recorded = ShardIndex.open(Path(place)).codec
+        if recorded:
+            return dict(recorded), []
     name = "birdsong-small" if config.model.name == "tiny" else "riffusion"
-    made = SpectrogramCodec.from_config(configuration.compose("prepare", [f"codec={name}"]).codec)
-    told = f"no shards in {place} yet" if place else "no shards are named"
-    note = f"{told}: planned for images of {made.bands} x {made.frames} (codec {name})"
-    return made.to_json(), [note]
+    codec = SpectrogramCodec.from_config(configuration.compose("prepare", [f"codec={name}"]).codec)
+    why = f"no shards in {place} yet" if place else "no shards are named"
+    note = f"{why}: planned for images of {codec.bands} x {codec.frames} (codec {name})"
+    return codec.to_json(), [note]
 
 
 def with_chosen_machine(config: TrainConfig, ranks: int = 1, ranks_here: int = 1) -> TrainConfig:
@@ -365,19 +370,19 @@ def with_chosen_machine(config: TrainConfig, ranks: int = 1, ranks_here: int = 1
     On a CPU there is nothing to choose. Raises `UserError` where nothing fits."""
     if config.machine.name != AUTO or config.machine.device == "cpu" or not facts_of(config.method).trains:
         return config
-    there = hardware(AUTO, nodes=max(1, ranks // ranks_here), per_node=ranks_here)
-    if there.card is None:
+    target = hardware(AUTO, nodes=max(1, ranks // ranks_here), per_node=ranks_here)
+    if target.card is None:
         return config
     codec, notes = codec_for(config)
     extras = [find_spec(name) is not None for name in ("bitsandbytes", "deepspeed")]
-    found = plan_training(config, codec, there, notes, *extras)
-    if found.chosen is None:
+    plan = plan_training(config, codec, target, notes, *extras)
+    if plan.chosen is None:
         raise UserError(
-            f"machine=auto: nothing fits on {found.there.described()}",
-            found.asked.lacks or "the machine has too little memory",
+            f"machine=auto: nothing fits on {plan.there.described()}",
+            plan.asked.lacks or "the machine has too little memory",
             "a smaller method (lora, textual_inversion), or see where the memory goes: birdsd plan train ...",
         )
-    chosen: dict[str, Any] = found.chosen.layout.settings()
+    chosen: dict[str, Any] = plan.chosen.layout.settings()
     return replace(config, machine=replace(config.machine, **chosen))
 
 

@@ -1,8 +1,8 @@
-"""What a step of a method takes, traced before anything is there: neither weights nor pictures nor memory.
+"""Traces what a step of a method takes, without weights, images or memory.
 
-The method's own code builds its networks and runs its own forward and backward on fake tensors, which have a
-shape and a type but no storage, while `LiveTensors` follows what would be alive and torch's flop counter what
-would be computed. Where the model is not on this machine yet, its preset says how it is shaped.
+The method's own code builds its networks and runs forward and backward on fake tensors, which have a shape
+and a dtype but no storage, while `LiveTensors` counts live bytes and torch's flop counter operations. Where
+the model is not on this machine yet, its preset gives the shapes.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ VERSION = 5  # of the traces, for those who keep them
 class Step:
     """What one micro-batch of training takes on one device, in bytes and floating-point operations.
 
-    `activations` is the most that forward and backward hold at once besides weights and gradients: saved for
-    backward, low-precision copies of weights, the batch. `learning` counts parameters, `frozen_bytes` what
-    stays as it is: the parts of the learner, the text encoder and the autoencoder.
+    `activations` is the peak of forward and backward besides weights and gradients: saved tensors,
+    low-precision copies of weights, the batch. `learning` counts trainable parameters, `frozen_bytes` the
+    frozen parts of the learner, the text encoder and the autoencoder.
     """
 
     micro_batch: int
@@ -56,7 +56,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Encoding:
-    """What the networks beside a learner take while they work: autoencoder and text encoder, in bytes."""
+    """What autoencoder and text encoder take while they encode, in bytes."""
 
     vae_bytes: int
     text_bytes: int
@@ -74,27 +74,27 @@ class Encoding:
 
 
 def hollow_networks(config: TrainConfig, codec: dict[str, Any]) -> Any:
-    """The four networks that `config` asks for, shaped as its source's folder says, else as its preset."""
+    """The four networks of `config`, with the shapes of its source's folder, else of its preset."""
     model = config.model
     vae = _vae(config)
     size = models.latent_size(vae.config, int(codec["bands"]), int(codec["frames"]))
     captions = ["a bird singing", "no bird", "an American Robin singing in a quiet forest"]
     tokenizer = train_tokenizer(captions, model.vocabulary_size, model.max_tokens)
-    told = told_of(model.source, "text_encoder")
-    if told is not None:
+    settings = config_of(model.source, "text_encoder")
+    if settings is not None:
         from transformers import CLIPTextConfig, CLIPTextModel
 
-        text: Any = CLIPTextModel(CLIPTextConfig(**told))
+        text: Any = CLIPTextModel(CLIPTextConfig(**settings))
         tokenizer.model_max_length = min(tokenizer.model_max_length, int(text.config.max_position_embeddings))
     else:
         text = models.build_text_encoder(
             model.text, vocabulary=model.vocabulary_size, max_tokens=model.max_tokens, seed=0
         )
-    told = told_of(model.source, "unet")
-    if told is not None:
+    settings = config_of(model.source, "unet")
+    if settings is not None:
         from diffusers import UNet2DConditionModel
 
-        unet: Any = UNet2DConditionModel.from_config(told)
+        unet: Any = UNet2DConditionModel.from_config(settings)
     else:
         unet = models.build_unet(
             model.unet,
@@ -107,15 +107,15 @@ def hollow_networks(config: TrainConfig, codec: dict[str, Any]) -> Any:
 
 def _vae(config: TrainConfig) -> Any:
     for source in (config.model.autoencoder, config.model.source):
-        if (told := told_of(source, "vae")) is not None:
+        if (settings := config_of(source, "vae")) is not None:
             from diffusers import AutoencoderKL
 
-            return AutoencoderKL.from_config(told)
+            return AutoencoderKL.from_config(settings)
     return models.build_vae(config.model.vae)
 
 
-def told_of(source: str | None, part: str) -> dict[str, Any] | None:
-    """config.json of a part that lies on this machine."""
+def config_of(source: str | None, part: str) -> dict[str, Any] | None:
+    """The config.json of a part that is on this machine; None otherwise."""
     if not source or not Path(source).expanduser().exists():
         return None
     try:
@@ -127,8 +127,9 @@ def told_of(source: str | None, part: str) -> dict[str, Any] | None:
 
 @contextmanager
 def stand_ins(config: TrainConfig, codec: dict[str, Any]) -> Iterator[tuple[TrainConfig, ShardIndex]]:
-    """`config` and shards that its method can be built on, for what is not on this machine yet: a picture of
-    each species (of two where none is known), and a folder in place of a model that would be fetched."""
+    """`config` and shards that its method can be built on, with stand-ins for what is missing on this
+    machine: an image of each species (of two where none are known), and a folder for a model that would
+    be downloaded."""
     from birdsd.shards.index import ShardIndex
     from birdsd.shards.storage.writer import ShardWriter
 
@@ -151,17 +152,17 @@ def stand_ins(config: TrainConfig, codec: dict[str, Any]) -> Iterator[tuple[Trai
 
 
 def _species(config: TrainConfig) -> tuple[str, ...]:
-    """Those of the shards, where they are here: textual inversion has words for each."""
+    """The species of the shards, if they are here: textual inversion has tokens for each."""
     from birdsd.shards.index import ShardIndex
 
     place = config.data.shards
-    found = ShardIndex.open(Path(place)).species if place and Path(place).exists() else ()
-    return tuple(found) if len(found) > 1 else ("American Robin", "Eurasian Wren")
+    names = ShardIndex.open(Path(place)).species if place and Path(place).exists() else ()
+    return tuple(names) if len(names) > 1 else ("American Robin", "Eurasian Wren")
 
 
 @contextmanager
 def fake_tensors() -> Iterator[Any]:
-    """Inside, tensors have shapes and types but no storage; gives the mode."""
+    """A context in which tensors have shapes and dtypes but no storage; yields the mode."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     apply = nn.Module._apply
@@ -175,15 +176,15 @@ def fake_tensors() -> Iterator[Any]:
 
 
 def _converted(module: nn.Module, convert: Any, recurse: bool = True) -> nn.Module:
-    """`Module._apply` that replaces what it converts: torch's own swaps fake tensors in place, which fails
-    where something refers to them."""
+    """A `Module._apply` that replaces converted tensors: torch's own swaps fake tensors in place, which
+    fails where something refers to them."""
     if recurse:
         for child in module.children():
             _converted(child, convert)
     with torch.no_grad():
         for name, value in module._parameters.items():
-            if value is not None and (made := convert(value)) is not value:
-                module._parameters[name] = nn.Parameter(made, value.requires_grad)
+            if value is not None and (converted := convert(value)) is not value:
+                module._parameters[name] = nn.Parameter(converted, value.requires_grad)
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = convert(buffer)
@@ -202,12 +203,12 @@ def trace_step(
     low_precision_weights: bool = False,
     flops: bool = True,
 ) -> Step:
-    """Trace one micro-batch of `config`'s method. With `low_precision_weights` what learns is held in
-    `precision`, as DeepSpeed does; else in float32 under autocast, as plain torch does. Without `flops` none
-    are counted, which takes half the time.
+    """Trace one micro-batch of `config`'s method. With `low_precision_weights` trainable weights are held
+    in `precision`, as in DeepSpeed; else in float32 under autocast, as in plain torch. Without `flops`
+    none are counted, which takes half the time.
 
-    `config.machine` says whether activations are recomputed and whether latents are cached. Raises
-    `UserError` for a method that trains nothing.
+    `config.machine` decides on activation checkpointing and cached latents. Raises `UserError` for a method
+    that trains nothing.
     """
     from torch._subclasses.fake_tensor import unset_fake_temporarily
 
@@ -223,14 +224,14 @@ def trace_step(
         for parameter in learning:
             parameter.grad = torch.zeros_like(parameter)
         live = LiveTensors()
-        held = [*tensors_of(learner), *(p.grad for p in learning if p.grad is not None)]
-        # What frozen networks make is on disk, or they are all there.
+        tensors = [*tensors_of(learner), *(p.grad for p in learning if p.grad is not None)]
+        # The outputs of frozen networks are cached on disk, or the networks are loaded.
         for module in () if config.machine.cache_latents else parts.frozen.values():
-            held += tensors_of(module)
-        for tensor in held:
+            tensors += tensors_of(module)
+        for tensor in tensors:
             live.hold(tensor)
         before = live.bytes
-        with unset_fake_temporarily():  # numbers of tokens and pictures are looked at
+        with unset_fake_temporarily():  # values of tokens and images are inspected
             batch = _batch(method, parts, index, micro_batch, config.machine.cache_latents)
 
         def work() -> None:
@@ -245,7 +246,7 @@ def trace_step(
         own = sum(p.numel() for p in learning)
         frozen = before - sum(p.nbytes + p.nbytes for p in learning)
         total = 0
-        if flops:  # apart, as the counter's hooks keep activations alive
+        if flops:  # separately, since the counter's hooks keep activations alive
             with fake, counting() as counter:
                 work()
             total = counter.get_total_flops()
@@ -255,7 +256,7 @@ def trace_step(
 
 
 def trace_encoding(config: TrainConfig, codec: dict[str, Any], together: int) -> Encoding:
-    """Trace what turns `together` pictures into latents, and what a text becomes."""
+    """Trace the encoding of `together` images into latents, and of a text."""
     from birdsd.planning.live_tensors import LiveTensors
 
     with fake_tensors():
@@ -320,13 +321,13 @@ class HollowNetworks:
         return made.text_encoder, made.tokenizer
 
     def image_tower(self) -> Any:
-        """A CLIP shaped as its folder says."""
+        """A CLIP with the shapes of its folder."""
         from transformers import CLIPConfig, CLIPModel
 
         from birdsd.diffusion.networks.clip import Clip, clip_place
 
-        told, _ = CLIPConfig.get_config_dict(clip_place(str(self.config.model.clip)))
-        return Clip(CLIPModel(CLIPConfig(**told)))
+        settings, _ = CLIPConfig.get_config_dict(clip_place(str(self.config.model.clip)))
+        return Clip(CLIPModel(CLIPConfig(**settings)))
 
 
 def _batch(

@@ -1,4 +1,4 @@
-"""What making clips takes, traced on networks without weights as `trace` does it for training."""
+"""What generation takes, traced on networks without weights as `trace` does for training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Generation:
-    """What making clips takes, in bytes: each network, and what UNet and decoder hold while they work."""
+    """What generation takes, in bytes: each network, and the activations of UNet and decoder."""
 
     unet_bytes: int
     vae_bytes: int
@@ -30,7 +30,7 @@ class Generation:
 
 
 def trace_generation(config: TrainConfig, codec: dict[str, Any], clips: int, precision: str) -> Generation:
-    """Trace one step of the sampler with guidance for `clips` at once, and the decoding of one of them."""
+    """Trace one guided sampling step of `clips` at once, and the decoding of one of them."""
     dtype = DTYPES[precision]
     with fake_tensors(), torch.no_grad():
         networks = hollow_networks(config, codec)

@@ -1,14 +1,14 @@
 """What each allocation of a run leaves behind: RUN/allocations/NAME/, and the submission that it belongs to.
 
-    RUN/submission.json            the newest submission: what was asked for, job ids, code snapshot
-    RUN/claim.json                 a requeued job asks what is left of its last allocation to let go
+    RUN/submission.json            the newest submission: the request, job ids, code snapshot
+    RUN/claim.json                 a requeued job asks the remains of its last allocation to exit
     RUN/stop.json                  somebody asked the run to stop (birdsd cancel); gone with the next submit
-    RUN/allocations/NAME/          one for each time that processes took the run up
+    RUN/allocations/NAME/          one for each time that processes resumed the run
         allocation.json            who and where; written once, when it begins
         heartbeat.json             where it is; written anew every few seconds by rank 0
         end.json                   how it ended; absent where it was killed
         rank-00000.log             what a rank printed
-        libraries-00000.log        what other libraries remarked in it, errors apart
+        libraries-00000.log        what other libraries logged, except errors
         rank-00000.stacks          where a rank hung, if it did
 
 Every file has one writer and is replaced whole, so that a network file system needs no locks for them.
@@ -30,11 +30,11 @@ from birdsd.errors import UserError
 from birdsd.files import safe_name, write_json
 
 FOLDER, SUBMISSION, STOP, CLAIM = "allocations", "submission.json", "stop.json", "claim.json"
-# Tells a process the id of the submission that it belongs to; unset where a run is run by hand.
+# Holds the id of the submission that a process belongs to; unset where a run is run by hand.
 SUBMISSION_VARIABLE = "BIRDSD_SUBMISSION"
 BEGAN, HEARTBEAT, END = "allocation.json", "heartbeat.json", "end.json"
 HEARTBEAT_S = 5.0
-# A heartbeat this old is no sign of life any more; file servers may show it half a minute late.
+# A heartbeat older than this does not count; file servers may show it half a minute late.
 SILENT_S = 60.0
 
 T = TypeVar("T")
@@ -42,9 +42,9 @@ T = TypeVar("T")
 
 @dataclass
 class Submission:
-    """What `birdsd submit` was asked for: enough to submit the same again, from any node.
+    """A submission by `birdsd submit`: enough to submit the same again, from any node.
 
-    `settings` are the job's own; `submit` the resolved SubmitConfig. `job_ids`: of Slurm, or the process
+    `settings` are the job's own; `submit` is the resolved SubmitConfig. `job_ids`: Slurm's, or the process
     ids of local supervisors, oldest first. Times are seconds since 1970.
     """
 
@@ -73,16 +73,14 @@ class Submission:
 
     @classmethod
     def read(cls, run_folder: Path) -> Submission | None:
-        """The newest submission of a run; None where it was only ever run by hand."""
+        """The newest submission of a run; None where it was only run by hand."""
         return _read(cls, Path(run_folder) / SUBMISSION)
 
 
 @dataclass
 class Began:
-    """The beginning of an allocation. `position`: samples of the newest checkpoint before it.
-
-    `waited_s`: in the queue before it, where the cluster says so.
-    """
+    """How an allocation began. `position`: samples of the newest checkpoint before it. `waited_s`: time in
+    the queue, where the cluster reports it."""
 
     time: float
     job_id: str = ""
@@ -102,7 +100,7 @@ class Began:
 
 @dataclass
 class Heartbeat:
-    """Where an allocation is. `seconds`: where its time went so far, by phase."""
+    """The progress of an allocation. `seconds`: its time so far, by phase."""
 
     time: float
     count: int
@@ -117,7 +115,8 @@ class Heartbeat:
 
 @dataclass
 class Ended:
-    """How it ended: `reason` is finished, stopped, error or refused; `status` the exit status of the job."""
+    """How an allocation ended: `reason` is finished, stopped, error or refused; `status` is the job's exit
+    status."""
 
     time: float
     reason: str
@@ -151,7 +150,7 @@ class Allocation:
 
     @property
     def seems_alive(self) -> bool:
-        """Whether its heartbeat is recent by this machine's clock; only a hint where clocks differ."""
+        """Whether its heartbeat is recent by this machine's clock; unreliable where clocks differ."""
         if (self.folder / END).is_file():
             return False
         with suppress(OSError):
@@ -174,8 +173,8 @@ class Allocation:
 
 def allocations(run_folder: Path) -> list[Allocation]:
     """The allocations of a run, in the order in which they began."""
-    found = [Allocation(path) for path in (Path(run_folder) / FOLDER).glob("*") if path.is_dir()]
-    return sorted(found, key=lambda allocation: (_begin_time(allocation), allocation.name))
+    existing = [Allocation(path) for path in (Path(run_folder) / FOLDER).glob("*") if path.is_dir()]
+    return sorted(existing, key=lambda allocation: (_begin_time(allocation), allocation.name))
 
 
 def _begin_time(allocation: Allocation) -> float:
@@ -184,7 +183,7 @@ def _begin_time(allocation: Allocation) -> float:
 
 
 def allocation_of_environment(run_folder: Path) -> Allocation:
-    """The allocation that this process is part of, the same on all its ranks."""
+    """The allocation that this process belongs to, the same on all its ranks."""
     return Allocation(Path(run_folder) / FOLDER / allocation_name())
 
 
@@ -204,16 +203,22 @@ def slurm_job_id() -> str:
 
 
 def boot_id() -> str:
-    """Tells one boot of one machine from every other; "" where the system has no such thing."""
+    """An id of this boot of this machine; "" where the system has none."""
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return ""
 
 
-def newest_position(run_folder: Path) -> int:
-    """Samples of the newest committed checkpoint; 0 without one. Its checksums are not looked at."""
+def committed_checkpoints(run_folder: Path) -> list[Path]:
+    """The folders of a run's committed checkpoints, newest first. Their checksums are not verified."""
     commits = (Path(run_folder) / "checkpoints").glob("*/COMMIT.json")
-    return max((int(path.parent.name) for path in commits if path.parent.name.isdigit()), default=0)
+    folders = [path.parent for path in commits if path.parent.name.isdigit()]
+    return sorted(folders, key=lambda path: int(path.name), reverse=True)
+
+
+def newest_position(run_folder: Path) -> int:
+    """Samples of the newest committed checkpoint; 0 without one."""
+    return next((int(path.name) for path in committed_checkpoints(run_folder)), 0)
 
 
 def stop_requested(run_folder: Path) -> bool:
@@ -227,13 +232,13 @@ def request_stop(run_folder: Path, who: str) -> None:
 
 
 def withdraw_stop(run_folder: Path) -> None:
-    """Take a request to stop back: the run is wanted again."""
+    """Withdraw a request to stop."""
     (Path(run_folder) / STOP).unlink(missing_ok=True)
 
 
 def claim(run_folder: Path) -> None:
-    """Say that this job's newer allocation wants the run. A node that Slurm lost sight of may still
-    train for a job that Slurm has long started elsewhere: it sees this, and ends."""
+    """Claim the run for this job's newer allocation. A node that Slurm lost contact with may still be
+    training for a job that was restarted elsewhere: it sees the claim, and exits."""
     restart = os.environ.get("SLURM_RESTART_COUNT", "0")
     write_json(
         Path(run_folder) / CLAIM, {"job_id": slurm_job_id(), "restart": int(restart), "time": time.time()}
@@ -243,9 +248,11 @@ def claim(run_folder: Path) -> None:
 def is_superseded(run_folder: Path) -> bool:
     """Whether a newer allocation of this very job has claimed the run."""
     try:
-        told = json.loads((Path(run_folder) / CLAIM).read_text(encoding="utf-8"))
-        mine = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        return bool(told["job_id"]) and told["job_id"] == slurm_job_id() and int(told["restart"]) > mine
+        newest = json.loads((Path(run_folder) / CLAIM).read_text(encoding="utf-8"))
+        restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        return (
+            bool(newest["job_id"]) and newest["job_id"] == slurm_job_id() and int(newest["restart"]) > restart
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -260,7 +267,7 @@ def _read(kind: type[T], path: Path) -> T | None:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
-        return kind(**{key: held for key, held in value.items() if key in known})
+        return kind(**{key: entry for key, entry in value.items() if key in known})
     except (OSError, ValueError, TypeError, AttributeError):
         return None
 

@@ -1,7 +1,7 @@
-"""machine=auto: the GPU where there is one, else the CPU as machine=smoke has it; and one line that says so.
+"""machine=auto: the GPU where there is one, else the CPU as in machine=smoke, announced in one line.
 
-The preset leaves device and precision open and is otherwise machine=smoke, so that on a CPU nothing has to be
-decided, traced or looked for. A training on a GPU goes by the plan (`plan_training.with_chosen_machine`).
+The preset leaves device and precision open and is otherwise machine=smoke, so that on a CPU nothing has to
+be decided or traced. A training on a GPU follows the plan (`plan_training.with_chosen_machine`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ AUTO = "auto"
 
 
 def chosen_device(machine: MachineConfig) -> torch.device:
-    """The device of a job of one process, made its own; with machine=auto a line says which and why.
+    """Choose and reserve the device of a single-process job; with machine=auto, announce it and the
+    reason.
 
     Raises `UserError` for a device that this machine does not have.
     """
@@ -37,21 +38,21 @@ def chosen_device(machine: MachineConfig) -> torch.device:
 
 
 def described(machine: MachineConfig, device: torch.device) -> str:
-    """What was taken, and why: one line."""
+    """The choice and its reason, as one line."""
     import torch
 
     from birdsd.training.devices.precision import choose_precision
 
     precision = choose_precision(machine.precision, device).name
     if device.type == "cuda":
-        found = torch.cuda.get_device_properties(device)
-        return f"machine=auto: {found.name} ({found.total_memory / 2**30:.0f} GiB), {precision}"
+        properties = torch.cuda.get_device_properties(device)
+        return f"machine=auto: {properties.name} ({properties.total_memory / 2**30:.0f} GiB), {precision}"
     return f"machine=auto: the CPU ({_cores()} cores, {precision}), as {_why_no_gpu(machine)}"
 
 
 @cache
 def say(line: str) -> None:
-    """Tell the user on stderr, once in a process, and by one of a run's ranks."""
+    """Print it to stderr, once per process, and on one of a run's ranks only."""
     if os.environ.get("RANK", "0") == "0":
         print(f"birdsd: {clipped(line, 300)}", file=sys.stderr, flush=True)
 
@@ -61,20 +62,20 @@ def _why_no_gpu(machine: MachineConfig) -> str:
 
     if machine.device == "cpu":
         return "machine.device=cpu"
-    given = next((os.environ[name] for name in _GIVEN if os.environ.get(name)), "")
-    if torch.version.cuda is None and (gpu_devices() or given):
+    value = next((os.environ[name] for name in _GIVEN if os.environ.get(name)), "")
+    if torch.version.cuda is None and (gpu_devices() or value):
         return "this PyTorch has no CUDA, though there is a GPU: `birdsd doctor` shows more"
-    if given:
+    if value:
         return "PyTorch sees none of the GPUs that Slurm gave this job: see `birdsd doctor --deep` in a job"
     if gpu_devices():
         return "PyTorch sees no GPU, though there is one: `birdsd doctor --deep` shows more"
     return "there is no GPU here"
 
 
-# How Slurm tells a job which GPUs are its own.
+# The variables in which Slurm lists a job's GPUs.
 _GIVEN = ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "SLURM_GPUS_ON_NODE")
 
 
 def _cores() -> int:
-    """Those that this process may use: a container or a job has fewer than the machine."""
+    """The CPUs that this process may use: a container or a job has fewer than the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Settings that a job reads but that change nothing in the mode it is in: the user is told of each."""
+"""Settings that have no effect in the mode that a job runs in: the user gets a line for each."""
 
 from __future__ import annotations
 
@@ -15,55 +15,58 @@ _OF_TRAINING = (
     "save_in_background", "collective_timeout_s",
 )  # fmt: skip
 _OF_CLIPS = ("attention", "offload_generation", "vae_tiling")
-# Fields of `machine` by the jobs that have no use for them.
+# Fields of `machine` that a job ignores, by job.
 _MACHINE: dict[str, tuple[str, ...]] = {
     "prepare": (*_OF_TRAINING, *_OF_CLIPS, "precision", "max_gpu_memory_gib"),
     "generate": (*_OF_TRAINING, "processes"),
     "grid": (*_OF_TRAINING, "processes"),
     "train": ("processes", *_OF_CLIPS),
 }
-# With recipe=FILE these still count; whatever else decides a clip is the recipe's.
+# With recipe=FILE these still take effect; everything else comes from the recipe.
 _BESIDE_RECIPE = ("recipe", "run", "runs", "add", "base", "guide", "out", "part")
 
 
 def without_effect(job: str, settings: Sequence[str], settled: Any) -> list[str]:
-    """A line for each of `settings` (as they were typed) that changes nothing in `settled`, with the reason.
+    """A line for each of `settings` (as typed) that has no effect in `settled`, with the reason.
 
-    What is set to its usual value is no news, and left out.
+    Settings that equal the default are left out.
     """
-    said = {key for text in settings if (key := text.partition("=")[0]) and "=" in text}
+    keys = {key for text in settings if (key := text.partition("=")[0]) and "=" in text}
     kind = config.job_type(job)
     usual = dict(config.keys(kind))
     lines: dict[str, str] = {}
-    for key, why in _unused(job, settled, said):
-        if key in said and key in usual and _value(settled, key) != usual[key]:
+    for key, why in _unused(job, settled, keys):
+        if key in keys and key in usual and _value(settled, key) != usual[key]:
             lines.setdefault(key, f"{key}={_text(_value(settled, key))} has no effect: {why}")
     return list(lines.values())
 
 
-def _unused(job: str, settled: Any, said: set[str]) -> Iterator[tuple[str, str]]:
-    """(key, why it changes nothing) for all keys of this job in this mode."""
+def _unused(job: str, settled: Any, keys: set[str]) -> Iterator[tuple[str, str]]:
+    """(key, why it has no effect) for all keys of this job in this mode."""
     for name in _MACHINE.get(job, ()):
         yield f"machine.{name}", f"{job} does not use it"
     if isinstance(settled, TrainConfig):
-        yield from _of_training(settled, said)
+        yield from _of_training(settled, keys)
         if job == "train":
             yield from _of_machine(settled)
     elif job in ("generate", "grid"):
-        yield from _of_clips(settled, said)
+        yield from _of_clips(settled, keys)
 
 
-def _of_training(settled: TrainConfig, said: set[str]) -> Iterator[tuple[str, str]]:
+def _of_training(settled: TrainConfig, keys: set[str]) -> Iterator[tuple[str, str]]:
     method, model, optim, save = settled.method, settled.model, settled.optim, settled.save
     facts = method_facts.find(method.name, method.base_method)
     if facts is None:
-        return  # whoever makes the method says so
+        return  # building the method reports it
     yield from facts.without_effect(settled)
     if model.init == "scratch":
         yield "method.train_text_encoder", "with model.init=scratch the text encoder always learns"
-        yield "model.source", "model.init=scratch starts from nothing; model.init=pretrained starts from it"
+        yield (
+            "model.source",
+            "model.init=scratch starts from random weights; model.init=pretrained starts from it",
+        )
     if "clip" not in facts.models:
-        *others, last = (one.name for one in method_facts.built_in() if "clip" in one.models)
+        *others, last = (m.name for m in method_facts.built_in() if "clip" in m.models)
         those = f"{', '.join(others)} and {last}"
         yield "model.clip", f"method={method.name} does not use it ({those} do)"
     if "autoencoder" not in facts.models:
@@ -88,23 +91,26 @@ def _of_machine(settled: TrainConfig) -> Iterator[tuple[str, str]]:
         if machine.engine == "torch":
             yield "machine.offload_optimizer", "machine.device=cpu holds everything in host memory already"
     if not machine.cache_latents:
-        yield "machine.cache_folder", "machine.cache_latents=false keeps nothing"
+        yield "machine.cache_folder", "machine.cache_latents=false caches nothing"
     if not machine.session_hours:
         for field in ("session_lead_min", "session_began"):
             yield f"machine.{field}", "machine.session_hours=0: no session ends"
 
 
-def _of_clips(settled: Any, said: set[str]) -> Iterator[tuple[str, str]]:
+def _of_clips(settled: Any, keys: set[str]) -> Iterator[tuple[str, str]]:
     if getattr(settled, "recipe", None):
         for key, _ in config.keys(type(settled)):
             if not key.startswith("machine.") and key not in _BESIDE_RECIPE:
                 yield key, "the recipe determines it"
         return
     if settled.guidance is not None and settled.guidance <= 1:
-        yield "negative_prompt", f"guidance={settled.guidance:g} leads away from nothing (above 1 does)"
+        yield (
+            "negative_prompt",
+            f"guidance={settled.guidance:g} turns guidance off (values above 1 turn it on)",
+        )
         if not settled.guide:
             for key in ("guidance_start", "guidance_end", "guidance_rescale"):
-                yield key, f"guidance={settled.guidance:g} is none (above 1 is), and there is no guide"
+                yield key, f"guidance={settled.guidance:g} turns guidance off, and there is no guide"
     if settled.seeds:
         yield "seed", "seeds overrides it"
     if settled.aesthetic_steps == 0:
@@ -113,7 +119,7 @@ def _of_clips(settled: Any, said: set[str]) -> Iterator[tuple[str, str]]:
                 yield key, "aesthetic_steps=0 turns personalisation off"
     for axis in ("x", "y"):
         key = str(getattr(settled, axis, None) or "").partition("=")[0].strip()
-        if key and key in said:
+        if key and key in keys:
             yield key, f"the {axis} axis sets it"
 
 

@@ -1,8 +1,8 @@
-"""A run is trained for longer: `birdsd resume RUN optim.total_samples=MORE`, or the same before its end.
+"""Extending a run: `birdsd resume RUN optim.total_samples=MORE`, before or after its end.
 
-The run stays the same run, in the same folder, under the signature that it began with: its samples, its
-curve and its order go on where they were, from its newest checkpoint. What is added is one more stretch of
-the schedule, said in the run's events; its export is made anew at the end.
+The run keeps its folder and its signature: its samples, its curve and its order continue from its newest
+checkpoint. One more stretch is added to the schedule and noted in the run's events; the export is written
+again at the end.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ KEY = "optim.total_samples"
 
 
 def extend(run: Run, total: int) -> str:
-    """Let a run end at `total` samples; returns a line that says so.
+    """Let a run end at `total` samples; returns a line about it.
 
-    Raises `UserError` for a run that cannot go on, that somebody is at work on, or that is as long already.
+    Raises `UserError` for a run that cannot continue, that is in use, or that is that long already.
     """
     config = run.config
     optim = config.get("optim") or {}
@@ -37,7 +37,7 @@ def extend(run: Run, total: int) -> str:
     totals = read_totals(run.folder) or [int(optim["total_samples"])]
     before, result = totals[-1], run.result
     reached = int(result["position"]) if result is not None else newest_position(run.folder)
-    # A kill between the two writes below is mended by the same command.
+    # After a kill between the two writes below, the same command completes them.
     half_done = total == before and result is not None and reached < whole_batches(total, batch)
     if not half_done:
         if whole_batches(total, batch) <= whole_batches(before, batch):
@@ -66,17 +66,17 @@ def extend(run: Run, total: int) -> str:
 
 
 def in_words(decay: str, begin: int, end: int) -> str:
-    """What the learning rate does in the stretch that was added."""
+    """The learning rate in the added stretch, in words."""
     if decay == "constant":
         return "the learning rate stays constant, as if the run had been that long from the start"
     return (
-        f"from sample {begin} to {end} the {decay} schedule runs once more: up again over the warm-up, and "
+        f"from sample {begin} to {end} the {decay} schedule runs again: up over the warm-up, and "
         "down to its end"
     )
 
 
 def could_be_extended(run: Run) -> str:
-    """A line about a run that differs from this one, which begins, only in its length; "" without such."""
+    """A hint at an existing run that differs from this new one in its length only; "" if there is none."""
     mark = read_json(run.folder / SIGNATURE_FILE)
     if (run.folder / LEDGER_FILE).is_file() or mark.get("job", "train") != "train":
         return ""

@@ -1,4 +1,4 @@
-"""What one job asks a site for: GPUs only where it uses them, CPUs and memory in proportion to them."""
+"""What one job requests from a site: GPUs only where it uses them, CPUs and memory in proportion to them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from birdsd.runs.allocations import Submission
     from birdsd.runs.run import Run
 
-# Their code needs no GPU, whatever the machine. (What reads recordings is signal processing.)
+# These jobs need no GPU, whatever the machine: reading recordings is signal processing.
 CPU_JOBS = ("prepare",)
-# Options of sbatch that ask for GPUs, or by GPU.
+# Options of sbatch that request GPUs, or something per GPU.
 _OF_GPUS = {
     "gres", "gpus", "gpus_per_node", "gpus_per_task", "gpus_per_socket", "cpus_per_gpu", "mem_per_gpu",
     "gpu_bind", "gpu_freq", "tres_per_task",
@@ -29,14 +29,14 @@ _OF_GPUS = {
 
 @dataclass(frozen=True)
 class Resources:
-    """The site as this job asks of it, and what the user should know about that, a line each."""
+    """The site with this job's requests, and remarks for the user, a line each."""
 
     site: SiteConfig
     remarks: tuple[str, ...]
 
 
 def needs_gpu(job: str, settled: Any) -> bool:
-    """Whether a job with these settings uses a GPU where there is one."""
+    """Whether a job with these settings uses a GPU if there is one."""
     machine = getattr(settled, "machine", None)
     return job not in CPU_JOBS and getattr(machine, "device", "auto") != "cpu"
 
@@ -49,69 +49,69 @@ def uses_gpus(run: Run) -> bool:
 
 
 def resources(site: SiteConfig, nodes: int, tasks_per_node: int, job: str, settled: Any) -> Resources:
-    """What a job on so many nodes and tasks (0: one a GPU of the site) asks for.
+    """The resources that a job requests on so many nodes and tasks per node (0: one per GPU of the site).
 
-    Raises `UserError` where the site's limits leave less than a CPU for each task, and for several slices
-    of GPUs.
+    Raises `UserError` where the site's limits leave less than one CPU per task, and for several GPU slices.
     """
     if site.executor != "slurm":
         return Resources(site, ())
     tasks = tasks_per_node or site.gpus_per_node or 1
     share = min(1.0, tasks / site.gpus_per_node) if site.gpus_per_node else 1.0
-    asked = replace(site, memory_gb_per_node=site.memory_gb_per_node * share)
+    requested = replace(site, memory_gb_per_node=site.memory_gb_per_node * share)
     # The CPUs of a task are those of a GPU: more tasks than GPUs share what a node has.
     node_cpus = site.cpus_per_task * max(1, site.gpus_per_node)
-    asked.cpus_per_task = max(1, min(site.cpus_per_task, node_cpus // tasks))
+    requested.cpus_per_task = max(1, min(site.cpus_per_task, node_cpus // tasks))
     remarks = []
     if needs_gpu(job, settled):
-        asked.gpus_per_node = min(site.gpus_per_node, tasks)
-        if is_slice(site.gpu_type or "") and nodes * asked.gpus_per_node > 1:
+        requested.gpus_per_node = min(site.gpus_per_node, tasks)
+        if is_slice(site.gpu_type or "") and nodes * requested.gpus_per_node > 1:
             raise UserError(
-                f"{nodes * asked.gpus_per_node} GPUs of type {site.gpu_type} in one job",
+                f"{nodes * requested.gpus_per_node} GPUs of type {site.gpu_type} in one job",
                 "these are slices of GPUs (MIG), which cannot train together",
                 "nodes=1 tasks_per_node=1, or site.gpu_type= whole GPUs",
             )
-        remarks += _of_auto(site, asked, settled)
+        remarks += _of_auto(site, requested, settled)
     else:
-        asked = _without_gpus(asked, tasks)
+        requested = _without_gpus(requested, tasks)
         if site.gpus_per_node or site.gpu_type:
             why = f"{job} uses none" if job in CPU_JOBS else "machine.device=cpu"
-            remarks.append(f"no GPU is requested ({why}): partition {asked.partition or '(the default)'}")
-    _within_limits(asked, nodes, tasks, remarks)
-    if asked.memory_gb_per_node > 1:
-        asked.memory_gb_per_node = float(int(asked.memory_gb_per_node))
-    return Resources(asked, tuple(remarks))
+            remarks.append(f"no GPU is requested ({why}): partition {requested.partition or '(the default)'}")
+    _within_limits(requested, nodes, tasks, remarks)
+    if requested.memory_gb_per_node > 1:
+        requested.memory_gb_per_node = float(int(requested.memory_gb_per_node))
+    return Resources(requested, tuple(remarks))
 
 
 @lru_cache(maxsize=8)
 def settings_of(job: str, settings: tuple[str, ...]) -> Any:
-    """The settled configuration of a job, only to be looked at: composing takes a tenth of a second, and a
-    submission looks several times."""
+    """The resolved configuration of a job, read-only and cached: composing takes a tenth of a second, and
+    a submission needs it several times."""
     return config.compose(job, settings)
 
 
 def site_for(submission: Submission) -> dict[str, Any]:
-    """A submission's site as its job asks of it, in plain values."""
+    """A submission's site with its job's requests, as plain values."""
     site = SiteConfig(**submission.site)
     settled = settings_of(submission.job, tuple(submission.settings))
     nodes, tasks = int(submission.submit["nodes"]), int(submission.submit["tasks_per_node"])
     return asdict(resources(site, nodes, tasks, submission.job, settled).site)
 
 
-def _of_auto(site: SiteConfig, asked: SiteConfig, settled: Any) -> list[str]:
-    """With machine=auto: what it will be there, whatever this machine, perhaps a login node, has."""
+def _of_auto(site: SiteConfig, requested: SiteConfig, settled: Any) -> list[str]:
+    """With machine=auto: the choice for the site's nodes, whatever this machine (perhaps a login node)
+    has."""
     machine = getattr(settled, "machine", None)
     if getattr(machine, "name", "") != AUTO or getattr(machine, "device", "") != AUTO:
         return []
-    if not asked.gpus_per_node:
+    if not requested.gpus_per_node:
         return [f"machine=auto: CPUs, as site {site.name} has no GPUs"]
     kind = f"{site.gpu_type} " if site.gpu_type else ""
-    count = f"{asked.gpus_per_node} {kind}GPU{'s' * (asked.gpus_per_node > 1)} per node"
+    count = f"{requested.gpus_per_node} {kind}GPU{'s' * (requested.gpus_per_node > 1)} per node"
     return [f"machine=auto: the GPUs of site {site.name}, {count}"]
 
 
 def _without_gpus(site: SiteConfig, tasks: int) -> SiteConfig:
-    """The site for a job that needs no GPU: none asked for, in the partition that it has for such jobs."""
+    """The site for a job without GPUs: none requested, in the partition for such jobs."""
     kept = {key: value for key, value in site.sbatch.items() if str(key).replace("-", "_") not in _OF_GPUS}
     site = replace(site, gpus_per_node=0, gpu_type=None, sbatch=kept)
     if not site.cpu_partition or site.cpu_partition == site.partition:
@@ -129,7 +129,7 @@ def _without_gpus(site: SiteConfig, tasks: int) -> SiteConfig:
 
 
 def _within_limits(site: SiteConfig, nodes: int, tasks: int, remarks: list[str]) -> None:
-    """Share out what the site gives one job over its nodes and tasks."""
+    """Divide what the site allows one job among its nodes and tasks."""
     ranks = nodes * tasks
     if site.max_cpus and site.max_cpus < ranks:
         raise UserError(
@@ -152,8 +152,8 @@ def _within_limits(site: SiteConfig, nodes: int, tasks: int, remarks: list[str])
         site.memory_gb_per_node = less
 
 
-def asked_in_all(site: SiteConfig, nodes: int, tasks_per_node: int) -> Mapping[str, int]:
-    """What a job of this site asks for over all its nodes: node, cpu, mem (MiB) and gres/gpu."""
+def total_request(site: SiteConfig, nodes: int, tasks_per_node: int) -> Mapping[str, int]:
+    """The total that a job of this site requests over all nodes: node, cpu, mem (MiB) and gres/gpu."""
     tasks = tasks_per_node or site.gpus_per_node or 1
     return {
         "node": nodes,

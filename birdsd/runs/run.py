@@ -40,7 +40,7 @@ from birdsd.training.stretches import read_totals
 SHARDS_FOLDER = "shards"
 
 SIGNATURE_FILE, EVENTS = "signature.json", "events"
-# Tells the ranks of a submitted training which folder it is for: a run may have been renamed or copied.
+# The run folder of a submitted training, for its ranks: a run may have been renamed or copied.
 RUN_FOLDER_VARIABLE = "BIRDSD_RUN_FOLDER"
 # Two machines may give out the same process id, and one machine may after a restart.
 _WRITER = safe_name(f"{platform.node()}-{time.time():.0f}")
@@ -64,29 +64,29 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What the finished run wrote as its last act; None while there is something left to do."""
+        """The result that a finished run wrote last; None while it is unfinished."""
         path = self.folder / "finished.json"
         return read_json(path) if path.is_file() else None
 
     @property
     def job(self) -> str:
-        """Which job it is the folder of."""
+        """The job that the folder belongs to."""
         return read_json(self.folder / SIGNATURE_FILE).get("job", "train")
 
     def events(self) -> list[dict[str, Any]]:
-        """What happened so far, as all its processes told it; a line torn by a kill is left out.
+        """The events so far, of all its processes; a line torn by a kill is left out.
 
-        The order within a process is the order of writing, whatever the clocks said.
+        Events of one process stay in the order of writing, whatever the clocks said.
         """
         streams = []
         for path in sorted((self.folder / EVENTS).glob("*.jsonl")):
-            told, latest = [], 0.0
+            events, latest = [], 0.0
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 with suppress(ValueError, TypeError, KeyError):
                     event = json.loads(line)
                     latest = max(latest, float(event["time"]))
-                    told.append((latest, event))
-            streams.append(told)
+                    events.append((latest, event))
+            streams.append(events)
         return [event for _, event in heapq.merge(*streams, key=lambda pair: pair[0])]
 
     def event(self, event: dict[str, Any]) -> None:
@@ -103,11 +103,11 @@ class RunStore:
         self.root = Path(root)
 
     def open(self, config: TrainConfig, index: ShardIndex, write: bool = True) -> Run:
-        """The run of this configuration on these shards, made or found again by its signature.
-        Without `write` it is only named.
+        """The run of this configuration on these shards, created or found by its signature. Without
+        `write` nothing is created.
 
-        Raises `UserError` where the same run exists on the same folder of shards but the shards
-        have changed since: going on would teach something else than what was begun.
+        Raises `UserError` where the run exists but its shards have changed since: it would continue on
+        different data.
         """
         models = identities(config)
         # The recipe is everything but the data, so that a run whose shards changed can be found.
@@ -123,7 +123,7 @@ class RunStore:
         with explained_write(run.folder):
             run.folder.mkdir(parents=True, exist_ok=True)
         if totals := read_totals(run.folder):
-            config.optim.total_samples = totals[-1]  # it was made longer since its signature was drawn
+            config.optim.total_samples = totals[-1]  # it was extended since its signature was computed
         write_json(run.folder / "config.json", as_dict(config))
         write_json(run.folder / "shards.json", {"folder": folder, "inventory": index.inventory()})
         # Last, since a folder counts as a run once this file is there.
@@ -134,17 +134,17 @@ class RunStore:
         return run
 
     def _place(self, title: str, mark: str) -> Run:
-        """Where the run of a signature lies: under its own name, and for a submitted job in the folder that
-        the job is for, whatever that is called by now.
+        """The folder of the run with a signature: under its own name, and for a submitted job in the
+        folder that the job belongs to, whatever its name is by now.
 
-        Raises `UserError` for a submitted job whose settings have come to mean another run.
+        Raises `UserError` for a submitted job whose settings now mean another run.
         """
         named = os.environ.get(RUN_FOLDER_VARIABLE)
         if named and (Path(named) / SIGNATURE_FILE).is_file():
-            asked = str(read_json(Path(named) / SIGNATURE_FILE)["signature"])
-            if asked != mark:
+            signature = str(read_json(Path(named) / SIGNATURE_FILE)["signature"])
+            if signature != mark:
                 raise UserError(
-                    f"the settings of {Path(named).name} now lead to run {mark} instead of {asked}",
+                    f"the settings of {Path(named).name} now lead to run {mark} instead of {signature}",
                     "a run continues only with the settings, shards and models that it started with",
                     "restore what changed (a preset, a base model), or start a new run",
                 )
@@ -152,7 +152,7 @@ class RunStore:
         return Run(self.root / f"{title}-{mark}", mark)
 
     def open_job(self, job: str, config: Any, write: bool = True) -> Run:
-        """The folder of a job that is not a training, made or found again by its settings."""
+        """The folder of a job other than train, created or found by its settings."""
         plain = as_dict(config)
         plain.pop("machine", None), plain.pop("part", None)
         mark = fingerprint(plain, length=12)
@@ -171,9 +171,9 @@ class RunStore:
                 continue
             if read_json(run.folder / SIGNATURE_FILE).get("recipe") != recipe:
                 continue
-            known = read_json(run.folder / "shards.json")
-            if known.get("unpacked"):
-                changes = index.changes_since(known["inventory"]) or ["codec.json"]
+            recorded = read_json(run.folder / "shards.json")
+            if recorded.get("unpacked"):
+                changes = index.changes_since(recorded["inventory"]) or ["codec.json"]
                 raise UserError(
                     f"the shards in {folder} are not those of {run.folder.name}, which was unpacked here: "
                     f"{listed(changes)}",
@@ -181,8 +181,8 @@ class RunStore:
                     "name identical ones (`birdsd pack RUN --with-shards` includes them), or start a "
                     "new run beside it with name=ANOTHER_NAME",
                 )
-            if known["folder"] == folder:
-                changes = index.changes_since(known["inventory"]) or ["codec.json changed"]
+            if recorded["folder"] == folder:
+                changes = index.changes_since(recorded["inventory"]) or ["codec.json changed"]
                 raise UserError(
                     f"the shards in {folder} have changed since {run.folder.name} started: {listed(changes)}",
                     "a run continues only with the samples that it started with",
@@ -190,12 +190,12 @@ class RunStore:
                 )
 
     def runs(self, job: str | None = None) -> list[Run]:
-        """Every run below the root, by folder name; those of one job where it is named."""
+        """All runs below the root, sorted by folder name; with `job` those of one job."""
         marks = [(path, read_json(path)) for path in sorted(self.root.glob(f"*/{SIGNATURE_FILE}"))]
         return [
-            Run(path.parent, told["signature"])
-            for path, told in marks
-            if job in (None, told.get("job", "train"))
+            Run(path.parent, mark["signature"])
+            for path, mark in marks
+            if job in (None, mark.get("job", "train"))
         ]
 
     def find(self, text: str) -> Run:
@@ -212,16 +212,15 @@ class RunStore:
         if matches:
             names = listed_names(run.folder.name for run in matches)
             raise UserError(f"'{text}' matches several runs: {names}", "", "use a longer prefix")
-        known = (run.folder.name for run in runs)
+        existing = (run.folder.name for run in runs)
         raise unknown_name(
-            "run", text, known, f"Runs are looked for in {self.root}.", "`birdsd status --all`"
+            "run", text, existing, f"Runs are looked for in {self.root}.", "`birdsd status --all`"
         )
 
     def model_source(self, text: str | None, key: str) -> str | None:
         """What `model.autoencoder` or `model.source` names: a folder, a run (by name or signature), or a
-        hub id (`someone/model`, whose first part is no folder here). A name that is none of these is a
-        `UserError`, before anything is made or asked of a hub.
-        """
+        hub id (`someone/model`, whose first part is no folder here). Any other name is a `UserError`,
+        before anything is created or downloaded."""
         if not text:
             return None
         place = Path(text).expanduser()
@@ -241,7 +240,7 @@ class RunStore:
 
 
 def open_training(config: TrainConfig, write: bool = True) -> tuple[Run, ShardIndex]:
-    """The run of a training configuration and its shards; `model.*` then hold folders or hub ids."""
+    """The run of a training configuration, and its shards; `model.*` are resolved to folders or hub ids."""
     if not config.data.shards:
         raise UserError(
             "data.shards is not set", "training reads prepared shards", "data.shards=FOLDER of `prepare`"
@@ -258,7 +257,7 @@ def open_training(config: TrainConfig, write: bool = True) -> tuple[Run, ShardIn
 
 
 def identities(config: TrainConfig) -> dict[str, str]:
-    """What the models of a training's settings hold, by key, as its signature counts them."""
+    """Fingerprints of the models of a training's settings, by key, as they enter the signature."""
     named = {key: getattr(config.model, key) for key in MODEL_KEYS}
     # The first two count also where they are not named: so they did before there was a third.
     return {
@@ -269,7 +268,7 @@ def identities(config: TrainConfig) -> dict[str, str]:
 
 
 def content_identity(source: str | None) -> str:
-    """What a model folder holds, as a fingerprint that is the same wherever the folder lies.
+    """A fingerprint of a model folder's contents, independent of its location.
 
     A hub id stands for itself; of a run's folder the export counts, not its checkpoints.
     """
@@ -288,8 +287,8 @@ def content_identity(source: str | None) -> str:
 
 
 def adopt_class_pictures(run_folder: Path, shards_folder: Path) -> int:
-    """Put class pictures that came with an unpacked run beside the shards, where they are looked for;
-    returns how many were missing there. Several ranks may do it at once."""
+    """Copy the class images of an unpacked run to where they are looked for, beside the shards; returns
+    how many were missing there. Several ranks may do so at once."""
     brought = 0
     for folder in sorted((Path(run_folder) / SHARDS_FOLDER).glob("class-*")):
         for path in sorted(folder.iterdir()):

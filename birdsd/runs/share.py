@@ -1,4 +1,4 @@
-"""Sharing a job out between the tasks of a job array: `part=i/n` is the i-th of n, counted from 0."""
+"""The share of one task of a job array: `part=i/n` is the i-th of n, counted from 0."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Part:
-    """One of `count` tasks that do a job together, each knowing nothing of the others."""
+class ArrayShare:
+    """One of `count` tasks that split a job without communicating."""
 
     index: int = 0
     count: int = 1
@@ -28,7 +28,7 @@ class Part:
             )
 
     @classmethod
-    def parse(cls, text: str) -> Part:
+    def parse(cls, text: str) -> ArrayShare:
         """Read "2/8", the third of eight; anything else is a `UserError`."""
         match = re.fullmatch(r"\s*([0-9]{1,9})\s*/\s*([0-9]{1,9})\s*", text)
         if match is None:
@@ -40,10 +40,10 @@ class Part:
 
     @property
     def is_whole(self) -> bool:
-        """Whether there are no other parts."""
+        """Whether this is the only share."""
         return self.count == 1
 
     def share(self, items: Sequence[T]) -> list[T]:
-        """This part's items: every n-th. The shares are disjoint, leave nothing out, and differ by at
-        most one in length. They hold only if every part is given the same list."""
+        """This share's items: every n-th. The shares are disjoint, complete, and differ by at most one in
+        length, provided that every task passes the same list."""
         return list(items[self.index :: self.count])

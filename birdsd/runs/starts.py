@@ -1,4 +1,4 @@
-"""How often the jobs of a submission were started, whatever became of them, and what the launcher said.
+"""The starts of a submission's jobs, whatever became of them, and the launcher's log.
 
 RUN/submitit/SUBMISSION.starts (of an array SUBMISSION-TASK.starts) is written by the batch script itself,
 in plain shell, or by the local supervisor: a rank that ends before birdsd has begun leaves nothing else.
@@ -21,11 +21,11 @@ from birdsd.runs.allocations import BEGAN, END, FOLDER, Submission
 from birdsd.site.machine import command_line
 
 SUBMITIT_FOLDER = "submitit"
-LOCK_FOLDER = "supervisor"  # held by the process that site=local runs in
-# So many allocations in a row in which birdsd did not even begin end a submission: one may be a bad node.
+LOCK_FOLDER = "supervisor"  # locked by the supervisor process of site=local
+# As many allocations in a row in which birdsd did not even begin end a submission: one may be a bad node.
 _SILENT_ALLOCATIONS = 3
 _TAIL_BYTES = 64_000
-# Words of srun and slurmstepd that only repeat that something ended, and our own.
+# Lines of srun and slurmstepd that only repeat that something ended, and birdsd's own.
 _BESIDE = re.compile(
     r"^birdsd: |^srun: error: .*: (tasks? [\d,-]+: )?(Exited|Terminated|Killed)|"
     r"^srun: (Terminating|Force|Job step)|\*\*\* (STEP|JOB)|^submitit (INFO|WARNING)|^\s*$"
@@ -38,28 +38,28 @@ _TELLING = re.compile(
 
 @dataclass(frozen=True)
 class Start:
-    """One start. `reached`: samples of the run's newest checkpoint, or of heartbeats, when it began;
-    `spoke`: whether birdsd itself left a word."""
+    """One start of an allocation. `reached`: samples of the run's newest checkpoint, or of heartbeats, at
+    that time; `recorded`: whether birdsd itself left a record."""
 
     name: str
     reached: int
     job_id: str
     ended: bool
-    spoke: bool
+    recorded: bool
 
 
 def silent_limit(site: Mapping[str, Any]) -> int:
-    """So many starts in a row without a word of birdsd end a submission of this site."""
+    """How many starts in a row without a record by birdsd end a submission of this site."""
     return min(_SILENT_ALLOCATIONS, int(site["max_idle_allocations"]))
 
 
 def starts_file(run_folder: Path, submission_id: str, task: str = "") -> Path:
-    """The record of starts of a submission; `task`: of an array."""
+    """The file that records a submission's starts; `task`: of an array."""
     return Path(run_folder) / SUBMITIT_FOLDER / f"{submission_id}{f'-{task}' if task else ''}.starts"
 
 
 def over(run_folder: Path, submission: Submission | None) -> set[str]:
-    """The names of the allocations of a submission whose script has ended, or was followed by another."""
+    """The names of a submission's allocations whose script has ended, or was followed by another start."""
     if submission is None:
         return set()
     array = int(submission.submit.get("array") or 0)
@@ -76,15 +76,15 @@ def starts(run_folder: Path, submission_id: str, task: str = "") -> list[Start]:
     rows = [line.split() for line in text.splitlines()]
     ended = {row[1] for row in rows if row[:1] == ["end"] and len(row) > 1}
     begun = [row for row in rows if row[:1] == ["begin"] and len(row) > 2]
-    found = []
+    records = []
     for number, row in enumerate(begun):
-        # A later start means that this one is over, also where its script was killed.
+        # A later start means that this one is over, even if its script was killed.
         over = row[1] in ended or number + 1 < len(begun)
         folder = Path(run_folder) / FOLDER / safe_name(row[1])
-        spoke = (folder / BEGAN).is_file() or (folder / END).is_file()
+        recorded = (folder / BEGAN).is_file() or (folder / END).is_file()
         job = row[3] if len(row) > 3 else row[1].rpartition(".")[0]
-        found.append(Start(row[1], int(row[2]) if row[2].isdigit() else 0, job, over, spoke))
-    return found
+        records.append(Start(row[1], int(row[2]) if row[2].isdigit() else 0, job, over, recorded))
+    return records
 
 
 def note(run_folder: Path, submission_id: str, *words: object) -> None:
@@ -94,9 +94,9 @@ def note(run_folder: Path, submission_id: str, *words: object) -> None:
 
 
 def silent_starts(run_folder: Path, submission: Submission | None) -> list[Start]:
-    """The newest starts of a submission, in a row, that are over and in which birdsd did not begin.
+    """The newest consecutive starts of a submission that are over and in which birdsd did not begin.
 
-    Of an array those of the task with the most of them.
+    For an array, those of the task that has the most.
     """
     if submission is None:
         return []
@@ -105,41 +105,41 @@ def silent_starts(run_folder: Path, submission: Submission | None) -> list[Start
     return max((silent_row(row) for row in rows or [starts(run_folder, submission.id)]), key=len)
 
 
-def silent_row(found: Sequence[Start]) -> list[Start]:
-    """The last of these starts that are over without a word; [] where the newest that is over spoke."""
+def silent_row(records: Sequence[Start]) -> list[Start]:
+    """The last consecutive starts that ended without a record; [] where the newest that ended left one."""
     row: list[Start] = []
-    for start in reversed(found):
-        if start.spoke:
+    for start in reversed(records):
+        if start.recorded:
             break
         if start.ended:
             row.insert(0, start)
     return row
 
 
-# -- the launcher's words ---------------------------------------------------------------------------------
+# -- the launcher's logs ----------------------------------------------------------------------------------
 
 
 def launcher_logs(run_folder: Path, job_ids: Iterable[str], rank: int) -> tuple[Path, ...]:
-    """The launcher's logs of a rank: of the newest of these jobs that has any, output before errors.
+    """The launcher's logs of a rank, output before errors, of the newest of these jobs that has any.
 
-    That of rank 0 also holds what the batch script and srun printed.
+    The log of rank 0 also has the output of the batch script and srun.
     """
     folder = Path(run_folder) / SUBMITIT_FOLDER
     for job in reversed([job for job in job_ids if job]):
-        found = [folder / f"{job}_{rank}_log.{kind}" for kind in ("out", "err")]
-        if paths := tuple(path for path in found if path.is_file() and path.stat().st_size):
+        candidates = [folder / f"{job}_{rank}_log.{kind}" for kind in ("out", "err")]
+        if paths := tuple(path for path in candidates if path.is_file() and path.stat().st_size):
             return paths
     return ()
 
 
 def supervisor_log(run_folder: Path) -> tuple[Path, ...]:
-    """The log of the process that starts ranks on this machine, where it has said anything."""
+    """The log of the process that starts ranks on this machine, unless it is empty."""
     path = Path(run_folder) / SUBMITIT_FOLDER / "supervisor.log"
     return (path,) if path.is_file() and path.stat().st_size else ()
 
 
 def last_words(run_folder: Path, job_ids: Iterable[str], limit: int = 300) -> str:
-    """The line of the launcher's logs that tells most: the last exception of a rank, else the last error."""
+    """The most informative line of the launcher's logs: the last exception of a rank, else the last error."""
     folder, lines = Path(run_folder) / SUBMITIT_FOLDER, list[str]()
     for job in job_ids:
         for path in sorted(folder.glob(f"{job}_*_log.out")) + sorted(folder.glob(f"{job}_*_log.err")):
@@ -148,8 +148,8 @@ def last_words(run_folder: Path, job_ids: Iterable[str], limit: int = 300) -> st
         lines += _tail(path)
     lines = [line.strip() for line in lines if not _BESIDE.search(line)]
     telling = [line for line in lines if _EXCEPTION.match(line)] or [x for x in lines if _TELLING.search(x)]
-    said = (telling or lines or [""])[-1]
-    return said if len(said) <= limit else f"{said[: limit - 1]}\u2026"
+    last = (telling or lines or [""])[-1]
+    return last if len(last) <= limit else f"{last[: limit - 1]}\u2026"
 
 
 def _tail(path: Path) -> list[str]:
@@ -161,14 +161,19 @@ def _tail(path: Path) -> list[str]:
         return []
 
 
+def has_supervisor(run_folder: Path, process_ids: Sequence[str]) -> bool:
+    """Whether one of these processes is the supervisor of a run on this machine."""
+    folder = str(Path(run_folder).resolve())
+    # An older birdsd calls the same process birdsd.cluster.supervisor.
+    modules = ("birdsd.cluster.local", "birdsd.cluster.supervisor")
+    commands = [command_line(number) for number in process_ids]
+    return any(folder in command and any(name in command for name in modules) for command in commands)
+
+
 def is_supervised(run_folder: Path, process_ids: Sequence[str]) -> bool:
-    """Whether a supervisor is at work on a run, or about to begin, on this machine."""
-    for number in process_ids:
-        words = command_line(number)
-        # An older birdsd calls the same process birdsd.cluster.supervisor.
-        ours = "birdsd.cluster.local" in words or "birdsd.cluster.supervisor" in words
-        if ours and str(Path(run_folder).resolve()) in words:
-            return True
+    """Whether a supervisor works on a run, or is about to, on this machine."""
+    if has_supervisor(run_folder, process_ids):
+        return True
     try:
         with exclusive(Path(run_folder) / LOCK_FOLDER):
             return False

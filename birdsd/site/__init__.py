@@ -1,1 +1,1 @@
-"""What a place to compute offers: this machine, a notebook service, or a Slurm cluster. Imports no torch."""
+"""The resources of a site: this machine, a notebook service, or a Slurm cluster. Imports no torch."""

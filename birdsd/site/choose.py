@@ -1,4 +1,4 @@
-"""Which site a job goes to, and whether what it is asked for can work there."""
+"""The site of a job, and whether it can provide what is requested."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from birdsd.schema import SiteConfig, SubmitConfig
 
 HAND_OVERS = ("requeue", "chain", "resubmit", "manual")
 GPU_SYNTAXES = ("gpus", "gres")
-# Jobs of one process each, whose work an array of them shares out.
+# Single-process jobs, whose work a job array can split.
 SHARED_JOBS = ("prepare", "cache", "generate", "compare_methods", "finetune_vs_scratch")
 _SECRET = re.compile(r"token|secret|passw|api_?key|credential", re.IGNORECASE)
 
 
 def choose_site(settings: Sequence[str]) -> list[str]:
-    """The settings with a site among them: the one named, else the only one of the user's own.
+    """The settings with a site: the one named, else the user's own if there is only one.
 
-    Without any, a machine with Slurm asks for one, and any other takes `local`.
+    Without any, a machine with Slurm requires one, and any other uses `local`.
     """
     from birdsd.site import slurm
 
@@ -38,26 +38,26 @@ def choose_site(settings: Sequence[str]) -> list[str]:
     return ["site=local", *settings]
 
 
-def check_site(asked: SubmitConfig, job: str) -> None:
-    """Refuse what cannot work before anything is queued."""
-    site = asked.site
+def check_site(requested: SubmitConfig, job: str) -> None:
+    """Refuse requests that cannot work, before anything is queued."""
+    site = requested.site
     if site.executor not in ("slurm", "local"):
         raise unknown_name("site.executor", site.executor, ("slurm", "local"))
     if site.hand_over not in HAND_OVERS:
         raise unknown_name("site.hand_over", site.hand_over, HAND_OVERS)
     if site.gpu_syntax not in GPU_SYNTAXES:
         raise unknown_name("site.gpu_syntax", site.gpu_syntax, GPU_SYNTAXES)
-    _check_numbers(asked)
-    _check_shape(asked, job)
+    _check_numbers(requested)
+    _check_shape(requested, job)
     _check_secrets(site)
 
 
-def _check_numbers(asked: SubmitConfig) -> None:
-    site = asked.site
+def _check_numbers(requested: SubmitConfig) -> None:
+    site = requested.site
     for name, value, lowest in (
-        ("nodes", asked.nodes, 1),
-        ("tasks_per_node", asked.tasks_per_node, 0),
-        ("array", asked.array, 0),
+        ("nodes", requested.nodes, 1),
+        ("tasks_per_node", requested.tasks_per_node, 0),
+        ("array", requested.array, 0),
         ("site.gpus_per_node", site.gpus_per_node, 0),
         ("site.max_cpus", site.max_cpus, 0),
         ("site.cpu_time_limit_min", site.cpu_time_limit_min, 0),
@@ -70,9 +70,11 @@ def _check_numbers(asked: SubmitConfig) -> None:
     ):
         if value < lowest:
             raise UserError(f"{name} is {value}", f"it must be at least {lowest}")
-    if site.max_nodes and asked.nodes > site.max_nodes:
+    if site.max_nodes and requested.nodes > site.max_nodes:
         raise UserError(
-            f"nodes is {asked.nodes}", f"{site.name} gives at most {site.max_nodes} to a job", "ask for fewer"
+            f"nodes is {requested.nodes}",
+            f"{site.name} gives at most {site.max_nodes} to a job",
+            "ask for fewer",
         )
     if site.signal_lead_s >= 60 * site.time_limit_min:
         raise UserError(
@@ -82,16 +84,16 @@ def _check_numbers(asked: SubmitConfig) -> None:
         )
 
 
-def _check_shape(asked: SubmitConfig, job: str) -> None:
-    site = asked.site
-    if site.executor == "local" and asked.nodes > 1:
+def _check_shape(requested: SubmitConfig, job: str) -> None:
+    site = requested.site
+    if site.executor == "local" and requested.nodes > 1:
         raise UserError(
-            f"nodes is {asked.nodes} and the site {site.name} is this machine",
+            f"nodes is {requested.nodes} and the site {site.name} is this machine",
             "it is one node",
             "use tasks_per_node=N for several processes",
         )
     if job == "train":
-        if asked.array:
+        if requested.array:
             raise UserError(
                 "array is set for train", "one run is one job; an array splits shards or clips",
                 "use nodes=N for more GPUs",
@@ -101,23 +103,24 @@ def _check_shape(asked: SubmitConfig, job: str) -> None:
         raise UserError(
             f"{job} cannot be submitted", f"train, {', '.join(SHARED_JOBS)} can", f"birdsd run {job} ..."
         )
-    if asked.nodes > 1 or asked.tasks_per_node > 1:
+    if requested.nodes > 1 or requested.tasks_per_node > 1:
         raise UserError(
-            f"{job} runs as one process, not on {asked.nodes} nodes x {max(1, asked.tasks_per_node)} tasks",
+            f"{job} runs as one process, not on {requested.nodes} nodes x "
+            f"{max(1, requested.tasks_per_node)} tasks",
             "to split the work, use a job array",
             "use array=N",
         )
-    if site.executor == "local" and asked.array:
+    if site.executor == "local" and requested.array:
         raise UserError(
             "array is set and the site is this machine",
             "a job array is Slurm's",
             "leave it out: machine.processes=N uses N cores here",
         )
-    asked.tasks_per_node = 1
+    requested.tasks_per_node = 1
 
 
 def _check_secrets(site: SiteConfig) -> None:
-    """What goes into a job's script can be read by others."""
+    """Refuse secrets: a job's script can be read by others."""
     if wrong := [str(n) for n in site.environment if not re.fullmatch(r"[A-Za-z_]\w*", str(n))]:
         raise UserError(f"site.environment sets {wrong[0]!r}", "this is not a valid variable name")
     named = [str(name) for name in site.environment if _SECRET.search(str(name))]
@@ -135,6 +138,6 @@ def _check_secrets(site: SiteConfig) -> None:
         )
 
 
-def tasks_per_node(asked: Mapping[str, Any]) -> int:
-    """Processes a node: as asked, else one a GPU, else one."""
-    return int(asked["tasks_per_node"]) or int(asked["site"]["gpus_per_node"]) or 1
+def tasks_per_node(requested: Mapping[str, Any]) -> int:
+    """Processes per node: as requested, else one per GPU, else one."""
+    return int(requested["tasks_per_node"]) or int(requested["site"]["gpus_per_node"]) or 1

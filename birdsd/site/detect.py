@@ -1,4 +1,4 @@
-"""`birdsd site detect`: a site preset made of what Slurm itself says, each line with where it comes from."""
+"""`birdsd site detect`: a site preset from what Slurm reports, each line with its source."""
 
 from __future__ import annotations
 
@@ -14,11 +14,20 @@ from birdsd.config import own_config_folder
 from birdsd.errors import UserError, unknown_name
 from birdsd.files import safe_name, write_text
 from birdsd.site import slurm
-from birdsd.site.facts import Facts, ask, closed, may_requeue, preemption, time_limits, usable_associations
+from birdsd.site.facts import (
+    Facts,
+    accepts,
+    ask,
+    closed,
+    may_requeue,
+    preemption,
+    time_limits,
+    usable_associations,
+)
 from birdsd.site.gpus import gpus_of_node, has_whole, kinds_of
 from birdsd.site.partitions import for_cpu_jobs, hardware
 
-INFINITE_MIN = 2880  # what is asked for where nothing limits a job: two days
+INFINITE_MIN = 2880  # requested where nothing limits a job: two days
 LEAD_S, SHORT_KILL_WAIT_S = 120, 30
 _PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
 _NOT_PLAIN = {"null", "true", "false", "yes", "no", "on", "off", "y", "n", "none"}
@@ -27,7 +36,7 @@ _NOT_PLAIN = {"null", "true", "false", "yes", "no", "on", "off", "y", "n", "none
 def detect(
     partition: str | None = None, name: str | None = None, gpu_type: str | None = None
 ) -> dict[str, Any]:
-    """The facts of the site that this is a login node of; see `describe`."""
+    """The facts of the site of this login node; see `describe`."""
     return describe(ask(), partition, name, os.environ, gpu_type)
 
 
@@ -40,8 +49,8 @@ def describe(
 ) -> dict[str, Any]:
     """A site preset: its "line", "values" and "sources" by field, and a line for each of the "others".
 
-    Without a `partition` it is the default one, or the best one with GPUs where the default has none; whole
-    GPUs go before slices of them, and `gpu_type` before others.
+    Without a `partition` the default one is taken, or the best one with GPUs where the default has none;
+    whole GPUs are preferred to slices, and `gpu_type` to others.
     """
     chosen = facts.partition(partition) if partition else _choose(facts, gpu_type)
     title = chosen["PartitionName"]
@@ -54,8 +63,8 @@ def describe(
     )
     values["partition"], sources["partition"] = title, _why(facts, chosen, partition)
 
-    def put(found: Mapping[str, tuple[Any, str]]) -> None:
-        for key, (value, source) in found.items():
+    def put(preset: Mapping[str, tuple[Any, str]]) -> None:
+        for key, (value, source) in preset.items():
             values[key], sources[key] = value, source
 
     put(_account_and_qos(facts, chosen))
@@ -72,33 +81,33 @@ def describe(
     return {"line": line, "values": values, "sources": sources, "others": others}
 
 
-def to_json(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts for programs: the preset's values, and beside them where each comes from."""
-    return dict(found)
+def to_json(preset: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts for scripts: the preset's values, and the source of each."""
+    return dict(preset)
 
 
-def to_yaml(found: Mapping[str, Any]) -> str:
-    """The preset as a file: the first line describes it, and each value says where it comes from."""
-    lines = [f"# {found['line']}"]
-    for key, value in found["values"].items():
-        source = " ".join(found["sources"][key].split())
+def to_yaml(preset: Mapping[str, Any]) -> str:
+    """The preset as a YAML file: the first line describes it, and each value has its source."""
+    lines = [f"# {preset['line']}"]
+    for key, value in preset["values"].items():
+        source = " ".join(preset["sources"][key].split())
         lines.append(f"{key}: {_scalar(value)}" + (f" # {source}" if source else ""))
-    if found["others"]:
+    if preset["others"]:
         lines.append("# The other partitions:")
-        lines += [f"#   {other}" for other in found["others"]]
+        lines += [f"#   {other}" for other in preset["others"]]
     return "\n".join(lines) + "\n"
 
 
-def write(found: Mapping[str, Any], path: Path | None = None, force: bool = False) -> Path:
+def write(preset: Mapping[str, Any], path: Path | None = None, force: bool = False) -> Path:
     """Write the preset to `path`, or among the user's own presets; refuses to overwrite without `force`."""
-    target = Path(path) if path else own_config_folder() / "site" / f"{found['values']['name']}.yaml"
+    target = Path(path) if path else own_config_folder() / "site" / f"{preset['values']['name']}.yaml"
     if target.exists() and not force:
         raise UserError(
             f"{target} exists already",
             "a preset may have been edited by hand",
             "--force overwrites it; --name NAME or --out FILE writes another",
         )
-    write_text(target, to_yaml(found))
+    write_text(target, to_yaml(preset))
     return target
 
 
@@ -122,12 +131,12 @@ def _choose(facts: Facts, gpu_type: str | None = None) -> Mapping[str, str]:
     if gpu_type:
         named = gpu_type.casefold()
         kinds = {p["PartitionName"]: kinds_of(nodes[p["PartitionName"]]) for p in with_gpus}
-        held = [p for p in with_gpus if any(k.type.casefold() == named for k in kinds[p["PartitionName"]])]
-        if not held:
-            raise unknown_name("type of GPU", gpu_type, (k.type for found in kinds.values() for k in found))
-        with_gpus = held
+        fits = [p for p in with_gpus if any(k.type.casefold() == named for k in kinds[p["PartitionName"]])]
+        if not fits:
+            raise unknown_name("type of GPU", gpu_type, (k.type for row in kinds.values() for k in row))
+        with_gpus = fits
     whole = [p for p in with_gpus if has_whole(nodes[p["PartitionName"]])]
-    wanted = with_gpus if gpu_type else whole or with_gpus  # slices only where there is nothing else
+    wanted = with_gpus if gpu_type else whole or with_gpus  # slices only if there is nothing else
     if default is not None and (default in wanted or not wanted):
         return default
 
@@ -139,8 +148,8 @@ def _choose(facts: Facts, gpu_type: str | None = None) -> Mapping[str, str]:
     return max(wanted, key=worth) if wanted else open_ones[0]
 
 
-def _why(facts: Facts, chosen: Mapping[str, str], asked: str | None) -> str:
-    why = "asked for" if asked else "the default" if chosen.get("Default") == "YES" else "the best with GPUs"
+def _why(facts: Facts, chosen: Mapping[str, str], named: str | None) -> str:
+    why = "requested" if named else "the default" if chosen.get("Default") == "YES" else "the best with GPUs"
     problem = closed(facts, chosen)
     return f"scontrol show partition: {why}" + (f"; BUT {problem}" if problem else "")
 
@@ -167,23 +176,22 @@ def _account_and_qos(facts: Facts, partition: Mapping[str, str]) -> dict[str, tu
     if not usable:
         why = facts.no_accounting or f"sacctmgr knows no association of {facts.user} for this partition"
         return {"account": (None, why), "qos": (None, why)}
-    accounts = list(dict.fromkeys(one["Account"] for one in usable))
+    accounts = list(dict.fromkeys(row["Account"] for row in usable))
     account = facts.default_account if facts.default_account in accounts else accounts[0]
     others = [name for name in accounts if name != account]
     source = "sacctmgr: " + ("your default" if account == facts.default_account else "one of yours")
     source += f"; also {', '.join(others)}" if others else ""
-    qos, why = _qos(facts, partition, next(one for one in usable if one["Account"] == account))
+    qos, why = _qos(facts, partition, next(row for row in usable if row["Account"] == account))
     return {"account": (account, source), "qos": (qos, why)}
 
 
-def _qos(facts: Facts, partition: Mapping[str, str], one: Mapping[str, str]) -> tuple[str | None, str]:
-    held = [name for name in one.get("QOS", "").split(",") if name]
+def _qos(facts: Facts, partition: Mapping[str, str], row: Mapping[str, str]) -> tuple[str | None, str]:
+    names = [name for name in row.get("QOS", "").split(",") if name]
     allowed = partition.get("AllowQos", "ALL")
-    denied = partition.get("DenyQos", "").split(",")
-    fitting = [n for n in held if (allowed == "ALL" or n in allowed.split(",")) and n not in denied]
+    fitting = [name for name in names if accepts(partition, "Qos", name)]
     rest = ", ".join(fitting) or "none"
-    if one.get("DefaultQOS") in fitting:
-        return one["DefaultQOS"], f"sacctmgr: the default of your association; it has {rest}"
+    if row.get("DefaultQOS") in fitting:
+        return row["DefaultQOS"], f"sacctmgr: the default of your association; it has {rest}"
     if "normal" in fitting:
         return "normal", f"sacctmgr: Slurm's default; your association has {rest}"
     if fitting:
@@ -200,7 +208,7 @@ def _time(
     facts: Facts, partition: Mapping[str, str], values: Mapping[str, Any]
 ) -> dict[str, tuple[Any, str]]:
     limits = time_limits(facts, partition, values["account"], values["qos"])
-    minutes, who = (
+    minutes, source = (
         limits[0] if limits else (INFINITE_MIN, "no limit is set: two days, so that jobs get a turn")
     )
     kill_wait = slurm.seconds(facts.config.get("KillWait", "")) or 0.0
@@ -210,7 +218,7 @@ def _time(
         lead, why = lead + 30, f"more than usual, as KillWait is only {kill_wait:.0f} s"
     if lead > 15 * minutes:
         lead, why = max(10, 15 * minutes), f"a quarter of the time limit; {why}"
-    return {"time_limit_min": (minutes, who), "signal_lead_s": (lead, why)}
+    return {"time_limit_min": (minutes, source), "signal_lead_s": (lead, why)}
 
 
 def _hours(minutes: int) -> str:

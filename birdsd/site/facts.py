@@ -1,4 +1,4 @@
-"""What Slurm says of a cluster and of the user, and what follows: limits, GPUs, preemption, requeue."""
+"""What Slurm reports of a cluster and the user, and what follows: limits, GPUs, preemption, requeue."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from birdsd.errors import unknown_name
 from birdsd.site import slurm
 
-_MOST_ACCOUNTS = 50  # a tree of accounts is a few levels deep; no site has us ask for ever
+_MOST_ACCOUNTS = 50  # a tree of accounts is a few levels deep; this bounds the queries
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What Slurm says of the cluster and of the user. `no_accounting` says why it knows no accounts."""
+    """What Slurm reports of the cluster and the user. `no_accounting`: why there are no accounts, if so."""
 
     config: Mapping[str, str]
     partitions: Sequence[Mapping[str, str]]
@@ -26,7 +26,7 @@ class Facts:
     qos: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     default_account: str = ""
     no_accounting: str = ""
-    accounts: Sequence[Mapping[str, str]] = ()  # the accounts' own associations, with those above them
+    accounts: Sequence[Mapping[str, str]] = ()  # the accounts' own associations, and their parents'
 
     def partition(self, name: str) -> Mapping[str, str]:
         """A partition by its name; an unknown one is a `UserError` that lists them."""
@@ -40,7 +40,8 @@ class Facts:
 
 
 def ask(timeout_s: float = slurm.TIMEOUT_S) -> Facts:
-    """Ask Slurm. Raises `SlurmError` without a controller; accounts are left out where they do not answer."""
+    """Ask Slurm. Raises `SlurmError` without a controller; accounts are left out where accounting does not
+    answer."""
     user = pwd.getpwuid(os.getuid()).pw_name
     config = slurm.config(timeout_s)
     partitions, nodes = slurm.partitions(timeout_s), slurm.nodes(timeout_s)
@@ -48,8 +49,8 @@ def ask(timeout_s: float = slurm.TIMEOUT_S) -> Facts:
         return Facts(config, partitions, nodes, user, no_accounting="this cluster keeps no accounts")
     try:
         cluster = config.get("ClusterName", "")
-        held = [one for one in slurm.associations(user, timeout_s) if one["Cluster"] in ("", cluster)]
-        mine = [one for one in held if one["User"]]
+        associations = [row for row in slurm.associations(user, timeout_s) if row["Cluster"] in ("", cluster)]
+        mine = [row for row in associations if row["User"]]
         return Facts(
             config,
             partitions,
@@ -58,7 +59,7 @@ def ask(timeout_s: float = slurm.TIMEOUT_S) -> Facts:
             mine,
             slurm.qos(timeout_s),
             slurm.default_account(user, timeout_s),
-            accounts=_accounts({one["Account"] for one in mine}, cluster, timeout_s),
+            accounts=_accounts({row["Account"] for row in mine}, cluster, timeout_s),
         )
     except slurm.SlurmError as error:
         return Facts(
@@ -67,36 +68,36 @@ def ask(timeout_s: float = slurm.TIMEOUT_S) -> Facts:
 
 
 def _accounts(names: set[str], cluster: str, timeout_s: float) -> list[Mapping[str, str]]:
-    """The associations of accounts themselves, from these upwards; those that the site hides are left out."""
-    found: dict[str, Mapping[str, str]] = {}
-    asked: set[str] = set()
-    while names and len(asked) < _MOST_ACCOUNTS:
-        asked |= names
-        held: list[dict[str, str]] = []
+    """The associations of these accounts and their parents; those that the site hides are left out."""
+    accounts: dict[str, Mapping[str, str]] = {}
+    requested: set[str] = set()
+    while names and len(requested) < _MOST_ACCOUNTS:
+        requested |= names
+        hidden: list[dict[str, str]] = []
         with suppress(slurm.SlurmError):
-            held = slurm.account_associations(sorted(names), timeout_s)
-        for one in held:
-            if not one["User"] and one["Cluster"] in ("", cluster):
-                found.setdefault(one["Account"], one)
-        names = {one["ParentName"] for one in found.values() if one.get("ParentName")} - asked
-    return list(found.values())
+            hidden = slurm.account_associations(sorted(names), timeout_s)
+        for record in hidden:
+            if not record["User"] and record["Cluster"] in ("", cluster):
+                accounts.setdefault(record["Account"], record)
+        names = {record["ParentName"] for record in accounts.values() if record.get("ParentName")} - requested
+    return list(accounts.values())
 
 
-# -- who may run where --------------------------------------------------------------------------------
+# -- access -------------------------------------------------------------------------------------------
 
 
 def closed(facts: Facts, partition: Mapping[str, str]) -> str:
-    """Why the user's jobs cannot run in this partition; "" if nothing speaks against it."""
+    """Why the user's jobs cannot run in this partition; "" if they can."""
     if partition.get("State", "UP") != "UP":
         return f"its state is {partition['State']}"
     if partition.get("RootOnly") == "YES" and os.getuid() != 0:
         return "only root may use it"
     allowed = partition.get("AllowAccounts", "ALL")
-    mine = {one["Account"] for one in facts.associations}
-    if allowed != "ALL" and mine and not mine & set(allowed.split(",")):
+    accounts = {row["Account"] for row in facts.associations}
+    if allowed != "ALL" and accounts and not accounts & set(allowed.split(",")):
         return f"only the accounts {allowed} may use it"
-    if mine and mine <= set(partition.get("DenyAccounts", "").split(",")):
-        return f"it is closed to the accounts {', '.join(sorted(mine))}"
+    if accounts and accounts <= set(partition.get("DenyAccounts", "").split(",")):
+        return f"it is closed to the accounts {', '.join(sorted(accounts))}"
     groups = partition.get("AllowGroups", "ALL")
     if groups != "ALL" and os.getuid() != 0 and not _groups() & set(groups.split(",")):
         return f"only the groups {groups} may use it"
@@ -113,19 +114,22 @@ def _groups() -> set[str]:
     return names
 
 
+def accepts(partition: Mapping[str, str], what: str, name: str) -> bool:
+    """Whether a partition accepts an account (`what` "Accounts") or a quality of service ("Qos")."""
+    allowed = partition.get(f"Allow{what}", "ALL")
+    denied = partition.get(f"Deny{what}", "").split(",")
+    return (allowed == "ALL" or name in allowed.split(",")) and name not in denied
+
+
 def usable_associations(facts: Facts, partition: Mapping[str, str]) -> list[Mapping[str, str]]:
     """The user's associations that this partition accepts; those made for it come first."""
-    allowed = partition.get("AllowAccounts", "ALL")
-    denied = partition.get("DenyAccounts", "").split(",")
     title = partition["PartitionName"]
     usable = [
-        one
-        for one in facts.associations
-        if one.get("Partition", "") in ("", title)
-        and (allowed == "ALL" or one["Account"] in allowed.split(","))
-        and one["Account"] not in denied
+        row
+        for row in facts.associations
+        if row.get("Partition", "") in ("", title) and accepts(partition, "Accounts", row["Account"])
     ]
-    return sorted(usable, key=lambda one: one.get("Partition", "") != title)
+    return sorted(usable, key=lambda row: row.get("Partition", "") != title)
 
 
 # -- time ---------------------------------------------------------------------------------------------
@@ -134,27 +138,29 @@ def usable_associations(facts: Facts, partition: Mapping[str, str]) -> list[Mapp
 def time_limits(
     facts: Facts, partition: Mapping[str, str], account: str | None, qos: str | None
 ) -> list[tuple[int, str]]:
-    """(minutes, who says so) for each limit on the length of a job; infinite ones are left out."""
-    said = [(partition.get("MaxTime", ""), "partition MaxTime")]
+    """(minutes, source) for each limit on the length of a job; infinite ones are left out."""
+    sources = [(partition.get("MaxTime", ""), "partition MaxTime")]
     for name in dict.fromkeys((qos, partition.get("QoS"))):
-        said.append((facts.qos.get(name or "", {}).get("MaxWall", ""), f"qos {name} MaxWall"))
-    mine = [one for one in usable_associations(facts, partition) if one["Account"] == account]
-    for one in [one for one in mine if one.get("Partition", "")] or mine:
-        said.append((one.get("MaxWall", ""), f"association {account} MaxWall"))
-    said += [(one.get("MaxWall", ""), f"account {one['Account']} MaxWall") for one in parents(facts, account)]
-    found = []
-    for text, who in said:
+        sources.append((facts.qos.get(name or "", {}).get("MaxWall", ""), f"qos {name} MaxWall"))
+    own = [row for row in usable_associations(facts, partition) if row["Account"] == account]
+    for row in [row for row in own if row.get("Partition", "")] or own:
+        sources.append((row.get("MaxWall", ""), f"association {account} MaxWall"))
+    sources += [
+        (row.get("MaxWall", ""), f"account {row['Account']} MaxWall") for row in parents(facts, account)
+    ]
+    bounds = []
+    for text, source in sources:
         limit = slurm.seconds(text) if text else None
         if limit:
-            found.append((int(limit // 60), f"{who}={text}"))
-    return sorted(found)
+            bounds.append((int(limit // 60), f"{source}={text}"))
+    return sorted(bounds)
 
 
-# -- being preempted, coming back ---------------------------------------------------------------------
+# -- preemption and requeue ---------------------------------------------------------------------------
 
 
 def preemption(facts: Facts, partition: Mapping[str, str], qos: str | None) -> tuple[bool, str, float]:
-    """(whether others may take a job's nodes, what happens to it, its grace time in seconds)."""
+    """(whether jobs may be preempted, what happens to them, their grace time in seconds)."""
     kind = facts.config.get("PreemptType", "preempt/none")
     whole = facts.config.get("PreemptMode", "OFF")
     if kind.endswith("partition_prio"):
@@ -168,21 +174,21 @@ def preemption(facts: Facts, partition: Mapping[str, str], qos: str | None) -> t
         )
         return above and mode != "OFF", mode, _seconds(partition.get("GraceTime", ""))
     if kind.endswith("qos") and qos:
-        mine = facts.qos.get(qos, {})
-        mode = mine.get("PreemptMode", "cluster") or "cluster"
+        own = facts.qos.get(qos, {})
+        mode = own.get("PreemptMode", "cluster") or "cluster"
         mode = partition.get("PreemptMode", whole) if mode == "cluster" else mode
         above = any(qos in other.get("Preempt", "").split(",") for other in facts.qos.values())
-        return above and mode.upper() != "OFF", mode.upper(), _seconds(mine.get("GraceTime", ""))
+        return above and mode.upper() != "OFF", mode.upper(), _seconds(own.get("GraceTime", ""))
     return False, "OFF", 0.0
 
 
 def _seconds(text: str) -> float:
-    """A grace time: partitions tell plain seconds, a qos hours:minutes:seconds."""
+    """A grace time: plain seconds for partitions, hours:minutes:seconds for a qos."""
     return float(text) if text.isdigit() else slurm.seconds(text) or 0.0
 
 
 def may_requeue(facts: Facts, partition: Mapping[str, str], qos: str | None) -> tuple[bool, str]:
-    """Whether a job may come back under the same id, and what says so."""
+    """Whether a job may be requeued under the same id, and the reason."""
     if facts.config.get("JobRequeue") == "0":
         return False, "JobRequeue=0: jobs do not come back unless sbatch --requeue is honoured (try requeue)"
     preempted, mode, _ = preemption(facts, partition, qos)
@@ -192,12 +198,12 @@ def may_requeue(facts: Facts, partition: Mapping[str, str], qos: str | None) -> 
 
 
 def parents(facts: Facts, account: str | None) -> list[Mapping[str, str]]:
-    """The associations of the account itself and of those above it: their limits hold for all below."""
+    """The associations of the account itself and of its parents: their limits apply to all below."""
     chain, name = [], account
-    held = {one["Account"]: one for one in facts.accounts}
-    while name and name in held and held[name] not in chain:
-        chain.append(held[name])
-        name = held[name].get("ParentName") or ("root" if name != "root" else None)
+    accounts = {record["Account"]: record for record in facts.accounts}
+    while name and name in accounts and accounts[name] not in chain:
+        chain.append(accounts[name])
+        name = accounts[name].get("ParentName") or ("root" if name != "root" else None)
     return chain
 
 

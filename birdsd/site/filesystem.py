@@ -1,4 +1,4 @@
-"""What file systems are and can do, found by trying: sharing, renaming, locking, speed, clock, space."""
+"""File systems, tested by use: sharing, renaming, locking, speed, clock, space."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IN_MEMORY = {"tmpfs", "ramfs", "devtmpfs"}
 
 @dataclass(frozen=True)
 class Mount:
-    """The file system that a path lies on: where it begins, of which type, and from where it comes."""
+    """The file system of a path: its mount point, type and source."""
 
     point: str
     kind: str
@@ -31,7 +31,7 @@ class Mount:
 
 
 def mount_of(path: Path) -> Mount:
-    """The mount that holds `path` or its nearest parent that exists; type "unknown" if none can be told."""
+    """The mount of `path` or its nearest existing parent; type "unknown" if it cannot be determined."""
     place = str(existing(path).resolve())
     best = Mount("/", "unknown", "")
     with suppress(OSError):
@@ -132,7 +132,7 @@ def clock_ahead_s(folder: Path) -> float:
 
 def write_speed(folder: Path, size: int = 32 << 20) -> float:
     """Bytes per second of one file of `size` bytes, written and fsynced."""
-    block = os.urandom(1 << 20)  # a file system that compresses must not flatter itself
+    block = os.urandom(1 << 20)  # random, so that a compressing file system gains nothing
     start = time.perf_counter()
     with open(folder / "speed", "wb", buffering=0) as stream:
         for _ in range(max(1, size >> 20)):
@@ -150,14 +150,14 @@ class Space:
 
 
 def free_space(path: Path) -> Space:
-    """What an ordinary user may still write there."""
-    told = os.statvfs(existing(path))
-    return Space(told.f_bavail * told.f_frsize, told.f_favail if told.f_files else None)
+    """What an ordinary user can still write there."""
+    status = os.statvfs(existing(path))
+    return Space(status.f_bavail * status.f_frsize, status.f_favail if status.f_files else None)
 
 
 @dataclass(frozen=True)
 class Quota:
-    """A user's own limits on a file system; 0 where there is none."""
+    """A user's quota on a file system; 0 where there is none."""
 
     used_bytes: int
     limit_bytes: int
@@ -166,7 +166,7 @@ class Quota:
 
 
 def quota_of(path: Path, timeout_s: float = 5.0) -> Quota | None:
-    """The quota of the user where `path` lies, if a command tells one; None otherwise."""
+    """The user's quota on the file system of `path`, if a command reports one; None otherwise."""
     mount = mount_of(path)
     user = str(os.getuid())
     if mount.kind == "lustre" and shutil.which("lfs"):
@@ -214,7 +214,7 @@ def is_locked(path: Path) -> bool:
 
 
 def amount(size: float) -> str:
-    """Bytes in words: 1.5 GB."""
+    """A size in bytes, as text: 1.5 GB."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""What a cluster lets one job have: limits of partition, qos, user and account, each with who set it."""
+"""The limits on one job: of partition, qos, user and account, each with its source."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _OF_ASSOCIATION = (("MaxTRESPerNode", True), ("MaxTRES", False), ("GrpTRES", Fal
 
 @dataclass(frozen=True)
 class Limit:
-    """The most of `what` (cpu, node, mem in MiB, gres/gpu) that a job may have, or one node of it; `who` set
-    it, e.g. "qos student MaxTRESPerUser"; `text` as it is written there."""
+    """The most of `what` (cpu, node, mem in MiB, gres/gpu) that a job may have, or one node of it; `source`
+    set it, e.g. "qos student MaxTRESPerUser"; `text` is its value as written there."""
 
     what: str
     most: int
-    who: str
+    source: str
     text: str
     per_node: bool = False
 
     @property
-    def told(self) -> str:
+    def described(self) -> str:
         """One line."""
-        return f"{self.who}: {self.text}"
+        return f"{self.source}: {self.text}"
 
 
 def tres(text: str) -> dict[str, int]:
@@ -45,33 +45,33 @@ def tres(text: str) -> dict[str, int]:
 
     What is unset (-1) or no number is left out.
     """
-    found = {}
+    counts = {}
     for item in text.split(","):
         key, _, value = item.strip().partition("=")
         match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGTP]?)B?", value.strip(), re.IGNORECASE)
         if match and key == "mem":
-            found[key] = int(float(match[1]) * _UNITS_MIB[match[2].upper()])
+            counts[key] = int(float(match[1]) * _UNITS_MIB[match[2].upper()])
         elif match and match[1].isdigit() and not match[2]:
-            found[key] = int(match[1])
-    return found
+            counts[key] = int(match[1])
+    return counts
 
 
 def limits(
     facts: Facts, partition: Mapping[str, str], account: str | None, qos: str | None, gpu_type: str = ""
 ) -> list[Limit]:
-    """Every limit on one job of the user there. GPUs of another type than `gpu_type` are left out."""
-    found = list(_of_partition(facts, partition))
+    """All limits on one job of the user. GPUs of another type than `gpu_type` are left out."""
+    bounds = list(_of_partition(facts, partition))
     for name in dict.fromkeys((qos, partition.get("QoS"))):
-        found += _written(facts.qos.get(name or "", {}), f"qos {name}", _OF_QOS)
-    mine = [one for one in facts.associations if one["Account"] == account]
-    # Where there is an association for this partition, Slurm uses it in place of the general one.
-    here = [one for one in mine if one.get("Partition", "") == partition["PartitionName"]]
-    for one in here or [one for one in mine if not one.get("Partition", "")]:
-        found += _written(one, f"association {account}", _OF_ASSOCIATION)
-    for one in parents(facts, account):
-        found += _written(one, f"account {one['Account']}", _OF_ASSOCIATION)
+        bounds += _written(facts.qos.get(name or "", {}), f"qos {name}", _OF_QOS)
+    associations = [row for row in facts.associations if row["Account"] == account]
+    # An association for this partition takes the place of the general one.
+    here = [row for row in associations if row.get("Partition", "") == partition["PartitionName"]]
+    for row in here or [row for row in associations if not row.get("Partition", "")]:
+        bounds += _written(row, f"association {account}", _OF_ASSOCIATION)
+    for row in parents(facts, account):
+        bounds += _written(row, f"account {row['Account']}", _OF_ASSOCIATION)
     kept = []
-    for limit in found:
+    for limit in bounds:
         kind, _, typed = limit.what.partition(":")
         if kind != GPU or not typed:
             kept.append(limit)
@@ -80,10 +80,10 @@ def limits(
     return kept
 
 
-def least(found: Sequence[Limit], what: str, per_node: bool | None = None) -> Limit | None:
+def least(bounds: Sequence[Limit], what: str, per_node: bool | None = None) -> Limit | None:
     """The tightest limit on `what`: of a node, of a job, or (None) of either."""
-    fitting = [one for one in found if one.what == what and per_node in (None, one.per_node)]
-    return min(fitting, key=lambda one: one.most, default=None)
+    fitting = [limit for limit in bounds if limit.what == what and per_node in (None, limit.per_node)]
+    return min(fitting, key=lambda limit: limit.most, default=None)
 
 
 def partition_number(facts: Facts, partition: Mapping[str, str], key: str) -> tuple[int, str]:
@@ -100,15 +100,15 @@ def _of_partition(facts: Facts, partition: Mapping[str, str]) -> Iterator[Limit]
     if per_socket := number(partition, "MaxCPUsPerSocket"):
         nodes = facts.nodes_of(partition["PartitionName"])
         sockets = min((number(node, "Sockets") or 1 for node in nodes), default=1)
-        who = "partition MaxCPUsPerSocket"
-        yield Limit("cpu", per_socket * sockets, who, f"{per_socket} on each of {sockets} sockets", True)
-    memory, who = partition_number(facts, partition, "MaxMemPerNode")
+        source = "partition MaxCPUsPerSocket"
+        yield Limit("cpu", per_socket * sockets, source, f"{per_socket} on each of {sockets} sockets", True)
+    memory, source = partition_number(facts, partition, "MaxMemPerNode")
     if memory:
-        yield Limit("mem", memory, who, f"mem={memory}M", True)
+        yield Limit("mem", memory, source, f"mem={memory}M", True)
 
 
-def _written(record: Mapping[str, str], who: str, keys: Sequence[tuple[str, bool]]) -> Iterator[Limit]:
+def _written(record: Mapping[str, str], source: str, keys: Sequence[tuple[str, bool]]) -> Iterator[Limit]:
     for key, per_node in keys:
         for item in record.get(key, "").split(","):
             for what, most in tres(item).items():
-                yield Limit(what, most, f"{who} {key}", item.strip(), per_node)
+                yield Limit(what, most, f"{source} {key}", item.strip(), per_node)

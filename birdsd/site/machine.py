@@ -1,4 +1,4 @@
-"""What this machine has, told without PyTorch, and on systems that are not Linux too."""
+"""The hardware and processes of this machine, without PyTorch, and not only on Linux."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ASK_TIMEOUT_S = 20.0
 
 @lru_cache(maxsize=1)
 def gpu_devices() -> int:
-    """NVIDIA GPUs of this machine. WSL2 has one device for them all, so there the driver is asked."""
+    """The number of NVIDIA GPUs. WSL2 has one device for all of them, so there the driver is asked."""
     count = len(list(Path("/dev").glob("nvidia[0-9]*")))
     if count or not os.path.exists("/dev/dxg"):
         return count
@@ -22,15 +22,15 @@ def gpu_devices() -> int:
     if program is None:
         return 0
     with suppress(OSError, subprocess.SubprocessError):
-        told = subprocess.run(
+        done = subprocess.run(
             [program, "-L"], capture_output=True, text=True, timeout=_ASK_TIMEOUT_S, check=True
         )
-        return sum(line.startswith("GPU ") for line in told.stdout.splitlines())
+        return sum(line.startswith("GPU ") for line in done.stdout.splitlines())
     return 0
 
 
 def command_line(process_id: str) -> str:
-    """The words that a process of this machine was started with; "" where there is none."""
+    """The command line of a process of this machine; "" where there is none."""
     import psutil
 
     with suppress(psutil.Error, OSError, ValueError):

@@ -34,7 +34,7 @@ class Service:
 
     @property
     def work_folder(self) -> Path | None:
-        """Where shards and runs should lie; None where nothing here outlives the session."""
+        """The best folder for shards and runs; None where nothing here outlives the session."""
         return self.keeps[0] / WORK if self.keeps else None
 
     def keeps_path(self, path: Path) -> bool:
@@ -45,7 +45,7 @@ class Service:
 
 @dataclass(frozen=True)
 class _Known:
-    """How to tell a service: one of the variables, or all of the folders."""
+    """How to recognise a service: one of the variables, or all of the folders."""
 
     name: str
     variables: tuple[str, ...]
@@ -86,35 +86,35 @@ _KNOWN = (
 def here(environ: Mapping[str, str] | None = None, root: Path = Path("/")) -> Service | None:
     """The service that this machine belongs to; None on any other machine."""
     variables = os.environ if environ is None else environ
-    for one in _KNOWN:
-        named = any(name in variables for name in one.variables)
-        if named or all((root / folder).is_dir() for folder in one.folders):
-            keeps = tuple(root / folder for folder in one.keeps if (root / folder).is_dir())
-            return Service(one.name, keeps, one.session_hours, one.how)
+    for service in _KNOWN:
+        named = any(name in variables for name in service.variables)
+        if named or all((root / folder).is_dir() for folder in service.folders):
+            keeps = tuple(root / folder for folder in service.keeps if (root / folder).is_dir())
+            return Service(service.name, keeps, service.session_hours, service.how)
     return None
 
 
 def work_folder(service: Service | None = None) -> Path:
-    """Where a notebook should put its files: what the service keeps, else the folder that it runs in."""
-    found = service or here()
-    return (found.work_folder if found else None) or Path.cwd() / WORK
+    """Where a notebook should put its files: a folder that the service keeps, else the working directory."""
+    place = service or here()
+    return (place.work_folder if place else None) or Path.cwd() / WORK
 
 
 def advice(service: Service | None, runs: Path, limit: SessionLimit | None) -> list[str]:
-    """What a user should know before a long training: when it will stop, and on a service what is lost."""
-    said = [limit.in_words()] if limit else []
+    """Advice before a long training: when it will stop, and on a notebook service what is lost."""
+    lines = [limit.in_words()] if limit else []
     if service is None:
-        return said
+        return lines
     if not service.keeps_path(runs):
         place = service.work_folder
         then = f"runs={place / 'runs'} would survive it" if place else service.how
-        said.append(f"{service.name}: {runs} is deleted when the session ends; {then}")
+        lines.append(f"{service.name}: {runs} is deleted when the session ends; {then}")
     if limit is None:
-        said.append(
+        lines.append(
             f"{service.name}: a session usually ends after {service.session_hours:g} h; "
             f"machine.session_hours={service.session_hours:g} saves and stops in time"
         )
-    return said
+    return lines
 
 
 # -- the session's end ------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def advice(service: Service | None, runs: Path, limit: SessionLimit | None) -> l
 
 @dataclass(frozen=True)
 class SessionLimit:
-    """When the session of this machine ends, and how long before that a run stops. Seconds since 1970."""
+    """The end of this machine's session, and how long before it a run stops. Times are seconds since 1970."""
 
     began: float
     hours: float
@@ -139,7 +139,7 @@ class SessionLimit:
         return self.ends - 60 * self.lead_min
 
     def is_near(self) -> bool:
-        """Whether it is time to save and leave."""
+        """Whether it is time to save and stop."""
         return self.clock() >= self.stops
 
     def in_words(self) -> str:
@@ -158,9 +158,9 @@ def session_limit(
     command_began: float | None = None,
 ) -> SessionLimit | None:
     """The limit that machine.session_hours sets; None for 0. It counts from machine.session_began, else on
-    a notebook service from when its machine was started, else from when this command began.
+    a notebook service from the start of its machine, else from the start of this command.
 
-    Raises `UserError` for hours, a lead or a beginning that cannot be.
+    Raises `UserError` for impossible hours, lead or beginning.
     """
     hours, lead_min = machine.session_hours, machine.session_lead_min
     if hours == 0:
@@ -194,7 +194,7 @@ def machine_started() -> float | None:
 
 
 def _moment(text: str, now: float) -> float:
-    """'14:05' (the last time that it was so late) or '2026-01-31 14:05', in local time."""
+    """'14:05' (the most recent) or '2026-01-31 14:05', in local time, as seconds since 1970."""
     today = time.strftime("%Y-%m-%d ", time.localtime(now))
     clock_only = re.fullmatch(r"\d{1,2}:\d\d", text.strip()) is not None
     whole = today + text.strip() if clock_only else text.strip().replace("T", " ")

@@ -1,8 +1,8 @@
-"""What birdsd asks of Slurm: the only place that calls its programs.
+"""The interface to Slurm: the only module that calls its programs.
 
-Output is read in the forms meant for programs (`squeue -O`, `sacct -P`, `scontrol -o`), with times in
-seconds since 1970 and fields parted by a character that no job can hold in its name. Slurm 22.05 is
-enough: JSON output is younger than some clusters, and differs between versions.
+Output is read in the formats meant for programs (`squeue -O`, `sacct -P`, `scontrol -o`), with times in
+seconds since 1970 and fields separated by a character that no job name can contain. Slurm 22.05 is enough:
+JSON output is newer than some clusters, and differs between versions.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from datetime import datetime
 
 from birdsd.errors import UserError
 
-# Between fields: ASCII's own separator, which Slurm refuses in names and which nobody types.
+# Between fields: ASCII's unit separator, which Slurm refuses in names.
 SEPARATOR = "\x1f"
 TIMEOUT_S = 20.0
 # Exit status of a program that did not answer in time, as of timeout(1).
 TIMED_OUT = 124
 
-# Slurm's words for a job that is still to run or running; every other state is an end.
+# Slurm's states of jobs that are queued or active; every other state is final.
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 ACTIVE = (
     "RUNNING",
@@ -38,7 +38,7 @@ ACTIVE = (
 )
 
 _ID = re.compile(r"[0-9]+(?:[_+][0-9]+)?")
-# A user's defaults for these programs would filter and reshape what is read here.
+# A user's defaults for these programs would filter and reformat what is read here.
 _DEFAULTS_OF_USERS = ("SQUEUE_", "SINFO_", "SACCT_", "SCONTROL_", "SCANCEL_", "SBATCH_", "SRUN_", "SALLOC_")
 _SQUEUE = (
     "ArrayJobID,ArrayTaskID,State,Reason,NodeList,StartTime,EndTime,TimeUsed,RestartCnt,SubmitTime,"
@@ -61,9 +61,9 @@ class SlurmError(UserError):
 
 @dataclass(frozen=True)
 class JobState:
-    """What Slurm says of one job. Times are seconds since 1970, None where Slurm knows none.
+    """The state of one job as Slurm reports it. Times are seconds since 1970, None where unknown.
 
-    `state` is Slurm's word (PENDING, RUNNING, TIMEOUT, ...); `start` of a waiting job is an estimate;
+    `state` is Slurm's name (PENDING, RUNNING, TIMEOUT, ...); `start` of a waiting job is an estimate;
     `exit_code` is status:signal; `source` is squeue or sacct.
     """
 
@@ -92,14 +92,14 @@ class JobState:
 
 
 def available() -> bool:
-    """Whether Slurm's programs are on the PATH; whether a controller answers is for `ping` to say."""
+    """Whether Slurm's programs are on the PATH; `ping` tells whether a controller answers."""
     return shutil.which("sinfo") is not None
 
 
 def command(arguments: Sequence[str], timeout_s: float = TIMEOUT_S) -> str:
     """The standard output of one of Slurm's programs.
 
-    Raises `SlurmError` with the command, its exit status and what it said where it fails, is missing, or
+    Raises `SlurmError` with the command, its exit status and its message where it fails, is missing, or
     takes longer than `timeout_s`.
     """
     return _run(arguments, timeout_s)[0]
@@ -126,11 +126,11 @@ def _run(arguments: Sequence[str], timeout_s: float) -> tuple[str, str]:
         raise _failure(arguments, TIMED_OUT, f"no answer in {timeout_s:g} s") from error
     except OSError as error:
         raise _failure(arguments, 126, error.strerror or str(error)) from error
-    said = done.stderr.decode("utf-8", "replace")
-    told = done.stdout.decode("utf-8", "replace")
+    errors = done.stderr.decode("utf-8", "replace")
+    output = done.stdout.decode("utf-8", "replace")
     if done.returncode:
-        raise _failure(arguments, done.returncode, said.strip() or told)
-    return told, said
+        raise _failure(arguments, done.returncode, errors.strip() or output)
+    return output, errors
 
 
 def _environment() -> dict[str, str]:
@@ -138,21 +138,22 @@ def _environment() -> dict[str, str]:
     return {**kept, "SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0", "LC_ALL": "C"}
 
 
-def _failure(arguments: Sequence[str], status: int, said: str) -> SlurmError:
-    lines = [line.strip() for line in said.strip().splitlines() if line.strip()]
-    told = "; ".join(lines[-4:]) or "it said nothing"
-    return SlurmError(f"`{' '.join(arguments)}` failed with status {status}", told)
+def _failure(arguments: Sequence[str], status: int, errors: str) -> SlurmError:
+    lines = [line.strip() for line in errors.strip().splitlines() if line.strip()]
+    message = "; ".join(lines[-4:]) or "it printed nothing"
+    return SlurmError(f"`{' '.join(arguments)}` failed with status {status}", message)
 
 
 # -- jobs -------------------------------------------------------------------------------------------
 
 
 def jobs(ids: Sequence[str], timeout_s: float = TIMEOUT_S) -> dict[str, JobState]:
-    """The states of these jobs, by id: one call of squeue, and one of sacct for what squeue has forgotten.
+    """The states of these jobs, by id: one call of squeue, and one of sacct for jobs that squeue has
+    forgotten.
 
-    An id is "12", or "12_3" for a task of an array. The id of a whole array stands for its liveliest task,
-    and its tasks are among the answers under their own ids. A job that neither knows is absent; without
-    a Slurm to ask the answer is empty. Never raises.
+    An id is "12", or "12_3" for a task of an array. The id of a whole array stands for its most active
+    task, and its tasks are included under their own ids. Jobs unknown to both are absent; without Slurm the
+    result is empty. Never raises.
     """
     wanted = list(dict.fromkeys(text for text in map(str, ids) if _ID.fullmatch(text)))
     if not wanted or not available():
@@ -181,7 +182,7 @@ def _squeue(ids: Sequence[str], timeout_s: float) -> dict[str, JobState]:
     try:
         text = command(arguments, timeout_s)
     except SlurmError as error:
-        # One id out of all bounds spoils the whole question; one that is merely unknown only if asked alone.
+        # One malformed id makes the whole query fail; an unknown one only if it is queried alone.
         named = re.search(r"Invalid job id: (\d+)", str(error))
         rest = [name for name in ids if named and re.split("[_+]", name)[0] != named[1]]
         if rest and len(rest) < len(ids):
@@ -193,12 +194,12 @@ def _squeue(ids: Sequence[str], timeout_s: float) -> dict[str, JobState]:
 
 
 def read_squeue(text: str) -> list[JobState]:
-    """The jobs in the output of squeue in the form that `jobs` asks for."""
-    found = []
+    """The jobs in squeue's output, in the format that `jobs` requests."""
+    states = []
     for row in _rows(text, _SQUEUE):
         array, task, state, reason, nodes, start, end, used, restarts, submit, eligible, status = row
         name = f"{array}_{task}" if task.isdigit() else array
-        found.append(
+        states.append(
             JobState(
                 id=name,
                 state=_state(state),
@@ -214,28 +215,28 @@ def read_squeue(text: str) -> list[JobState]:
                 source="squeue",
             )
         )
-    return found
+    return states
 
 
 def _sacct(ids: Sequence[str], timeout_s: float) -> dict[str, JobState]:
-    # Duplicates are the earlier lives of a job that was requeued: they tell how often that was.
+    # Duplicates are earlier lives of a requeued job: they count its restarts.
     arguments = ["sacct", "--noheader", "--parsable2", f"--delimiter={SEPARATOR}", "--allocations"]
     arguments += ["--duplicates", f"--jobs={','.join(ids)}", f"--format={_SACCT}"]
     return _by_id(ids, read_sacct(command(arguments, timeout_s)))
 
 
 def read_sacct(text: str) -> list[JobState]:
-    """The newest life of each job in the output of sacct in the form that `jobs` asks for."""
+    """The newest life of each job in sacct's output, in the format that `jobs` requests."""
     newest: dict[str, JobState] = {}
     for row in _rows(text, _SACCT):
         name, state, reason, nodes, start, end, elapsed, submit, eligible, status = row
         if not _ID.fullmatch(name):
             continue  # a range of tasks that wait together; squeue knows those one by one
         before = newest.get(name)
-        found = JobState(
+        job = JobState(
             id=name,
             state=_state(state),
-            # Of a job that has run, accounting keeps why it once waited.
+            # For a job that has run, accounting keeps the reason why it waited.
             reason=_text(reason) if _state(state) in WAITING else "",
             nodes=_text(nodes),
             start=when(start),
@@ -247,15 +248,15 @@ def read_sacct(text: str) -> list[JobState]:
             exit_code=_exit_code(status),
             source="sacct",
         )
-        if before and (before.submit or 0.0) > (found.submit or 0.0):
-            found = replace(before, restarts=found.restarts)  # not always told oldest first
-        newest[name] = found
+        if before and (before.submit or 0.0) > (job.submit or 0.0):
+            job = replace(before, restarts=job.restarts)  # not always in order
+        newest[name] = job
     return list(newest.values())
 
 
-def _by_id(ids: Sequence[str], found: Iterable[JobState]) -> dict[str, JobState]:
-    """The found jobs by id, and the id of a whole array for its liveliest task."""
-    known = {job.id: job for job in found}
+def _by_id(ids: Sequence[str], states: Iterable[JobState]) -> dict[str, JobState]:
+    """The jobs by id, and the id of a whole array for its most active task."""
+    known = {job.id: job for job in states}
     for name in ids:
         tasks = [job for key, job in known.items() if re.split("[_+]", key)[0] == name]
         if name not in known and tasks:
@@ -264,28 +265,28 @@ def _by_id(ids: Sequence[str], found: Iterable[JobState]) -> dict[str, JobState]
 
 
 def _rest(job: JobState) -> tuple[int, float]:
-    """Small for a lively job: running before waiting before failed before done."""
+    """A sort key, small for active jobs: running before waiting before failed before done."""
     if job.is_over:
         return (3 if job.state == "COMPLETED" else 2), -(job.end or 0.0)
     return (1 if job.is_waiting else 0), job.start or 0.0
 
 
 def show_job(name: str) -> dict[str, str]:
-    """What `scontrol show job` says of a job that is not long over; of an array, its first task."""
-    found = records(command(["scontrol", "--oneliner", "show", "job", _checked(name)]))
-    return found[0] if found else {}
+    """The output of `scontrol show job` for a job that is not long over; for an array, of its first task."""
+    rows = records(command(["scontrol", "--oneliner", "show", "job", _checked(name)]))
+    return rows[0] if rows else {}
 
 
 def would_start(options: Sequence[str], timeout_s: float = TIMEOUT_S) -> str:
-    """What sbatch says of a job with these options without submitting it: when it could start, and where.
+    """The answer of `sbatch --test-only` to a job with these options: when and where it could start.
 
     Raises `SlurmError`, whose rule is the reason, where Slurm would refuse it.
     """
-    said = " ".join(_run(["sbatch", "--test-only", *options, "--wrap=true"], timeout_s)[1].split())
-    match = re.search(r"to start at (\S+) (using .*)", said)
+    output = " ".join(_run(["sbatch", "--test-only", *options, "--wrap=true"], timeout_s)[1].split())
+    match = re.search(r"to start at (\S+) (using .*)", output)
     moment = when(match[1]) if match else None
     if match is None or moment is None:
-        return said
+        return output
     return f"at {datetime.fromtimestamp(moment):%Y-%m-%d %H:%M}, {match[2]}"
 
 
@@ -328,12 +329,12 @@ def ping(timeout_s: float = TIMEOUT_S) -> list[str]:
 
 def version() -> str:
     """The version of Slurm's programs here, e.g. 22.05.8."""
-    found = re.search(r"\d+\.\d+(?:\.\d+)?\S*", command(["sinfo", "--version"]))
-    return found.group() if found else ""
+    match = re.search(r"\d+\.\d+(?:\.\d+)?\S*", command(["sinfo", "--version"]))
+    return match.group() if match else ""
 
 
 def config(timeout_s: float = TIMEOUT_S) -> dict[str, str]:
-    """What `scontrol show config` says."""
+    """The output of `scontrol show config`, by name."""
     return read_config(command(["scontrol", "show", "config"], timeout_s))
 
 
@@ -405,13 +406,13 @@ def read_qos(text: str) -> dict[str, dict[str, str]]:
 
 def records(text: str) -> list[dict[str, str]]:
     """The lines of `scontrol -o` as dictionaries. A value may hold spaces, but not a word like Name=."""
-    found = []
+    rows = []
     for line in text.splitlines():
         pairs = [part.partition("=") for part in re.split(r"\s+(?=[A-Z][\w/:.]*=)", line.strip())]
         record = {key: value.strip() for key, equals, value in pairs if equals}
         if record:
-            found.append(record)
-    return found
+            rows.append(record)
+    return rows
 
 
 def _rows(text: str, form: str, separator: str = SEPARATOR) -> list[list[str]]:
@@ -429,14 +430,14 @@ def _rows(text: str, form: str, separator: str = SEPARATOR) -> list[list[str]]:
 def _padded(text: str, form: str) -> list[list[str]]:
     """The fields of each line of sacctmgr; the last columns may be missing."""
     width = form.count(",") + 1
-    found = []
+    rows = []
     for line in text.split("\n"):
         fields = [field.strip() for field in line.split("|")]
         if _FEWEST <= len(fields) <= width:
-            found.append(fields + [""] * (width - len(fields)))
+            rows.append(fields + [""] * (width - len(fields)))
         elif len(fields) == width + 1 and not fields[-1]:
-            found.append(fields[:width])
-    return found
+            rows.append(fields[:width])
+    return rows
 
 
 def _text(value: str) -> str:
@@ -457,7 +458,7 @@ def when(text: str) -> float | None:
     """A time of Slurm's in seconds since 1970; None for N/A and Unknown."""
     if re.fullmatch(r"\d+(\.\d+)?", text):
         return float(text) or None
-    with suppress(ValueError):  # a version that does not know our time format
+    with suppress(ValueError):  # a version without this time format
         return datetime.fromisoformat(text).timestamp()
     return None
 

@@ -15,13 +15,13 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from birdsd.cluster.rank.signals import Attendant
+from birdsd.cluster.rank.signals import RunControl
 from birdsd.config import compose
 from birdsd.errors import UserError, unknown_name
 from birdsd.files import fingerprint, safe_name, write_json
 from birdsd.runs.allocations import newest_position
 from birdsd.runs.run import RunStore
-from birdsd.runs.share import Part
+from birdsd.runs.share import ArrayShare
 from birdsd.schema import ComparisonConfig, MachineConfig
 from birdsd.shards.index import CODEC_FILE, ShardIndex
 from birdsd.sound.captions import prompt_for
@@ -120,11 +120,11 @@ class Study:
         self,
         config: ComparisonConfig,
         design: Design,
-        attendant: Attendant,
+        control: RunControl,
         program: Sequence[str] = PROGRAM,
     ) -> None:
-        self.config, self.design, self.part = config, design, Part.parse(config.part)
-        self.attendant = attendant
+        self.config, self.design, self.part = config, design, ArrayShare.parse(config.part)
+        self.control = control
         self.recordings = _recordings(config)
         self.out = Path(config.out)
         self.work = self.out / source_name(self.recordings)
@@ -374,12 +374,12 @@ class Study:
         """Whether this task is told to stop; now and then it reports its progress."""
         from birdsd.training.progress import Pulse
 
-        self._stop = self._stop or self.attendant.should_stop()
+        self._stop = self._stop or self.control.should_stop()
         if time.monotonic() - self._looked > _WATCH_S:
             self._looked = time.monotonic()
             seen = sum(newest_position(run.folder) for run in self.store.runs("train"))
             clips = sum(1 for _ in (self.work / "clips").glob("*/*.json"))
-            self.attendant.beat(Pulse("compare", seen + clips, max(sum(self._totals.values()), seen + clips)))
+            self.control.beat(Pulse("compare", seen + clips, max(sum(self._totals.values()), seen + clips)))
         return self._stop
 
 

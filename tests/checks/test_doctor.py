@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import pytest
 
 from birdsd.checks import doctor, run, saving
 from birdsd.checks import slurm as doctor_slurm
-from birdsd.checks.case import Case, Finding
+from birdsd.checks.context import DoctorContext, Finding
 from birdsd.config import compose
+from birdsd.diffusion.parameters import implied_shapes
 from birdsd.errors import UserError
 from birdsd.files import write_json
 from tests.support.captured import facts_of_testbed, facts_of_university
@@ -28,7 +30,7 @@ from tests.support.shard_makers import foreign_set
 from tests.support.tiny import SPECIES, make_shards
 
 
-def at_alma(**changes: Any) -> Case:
+def at_alma(**changes: Any) -> DoctorContext:
     nodes = changes.pop("nodes", 1)
     return case(replace(ALMA, **changes), facts_of_university(), nodes=nodes)
 
@@ -77,6 +79,14 @@ def test_what_does_not_fit_is_named(
     check: str, changes: dict[str, Any], level: str, words: list[str]
 ) -> None:
     only(getattr(doctor_slurm, f"check_{check}")(at_alma(**changes)), level, *words)
+
+
+def test_a_qos_that_the_partition_denies_is_named() -> None:
+    facts = facts_of_university()
+    denying = [{**p, "DenyQos": "normal"} if p["PartitionName"] == "gpu" else p for p in facts.partitions]
+    found = list(doctor_slurm.check_account(case(ALMA, replace(facts, partitions=denying))))
+    (qos,) = [finding for finding in found if finding.topic == "qos"]
+    assert qos.level != "ok" and "site.qos= one of long, scavenge" in qos.what_to_do
 
 
 def test_gpus_syntax_needs_cons_tres() -> None:
@@ -171,14 +181,14 @@ def test_a_save_in_every_allocation(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("model", "millions"), [("sd15", 859.5), ("tiny", 8.715), ("small", 65.07)])
 def test_the_size_of_a_model_is_estimated(model: str, millions: float) -> None:
-    counts = saving.estimated_parameters(compose("train", [f"model={model}"]).model)
-    assert counts["unet"] == pytest.approx(millions * 1e6, rel=0.02)
+    shapes = implied_shapes(compose("train", [f"model={model}"]).model)
+    assert sum(map(prod, shapes["unet"].values())) == pytest.approx(millions * 1e6, rel=0.02)
 
 
 def test_the_size_of_a_checkpoint_and_how_it_is_known(tmp_path: Path) -> None:
     """Estimated, then counted in an export, then of a run of the same kind, then the run's own."""
     settings = compose("train", ["model=tiny", f"runs={tmp_path}"])
-    one = Case(None, settings, None, tmp_path)
+    one = DoctorContext(None, settings, None, tmp_path)
     size, how = saving.checkpoint_size(one)
     assert how.startswith("estimated") and size == pytest.approx(16 * (8_714_548 + 396_288), rel=0.02)
     history = History(tmp_path)
@@ -190,12 +200,12 @@ def test_the_size_of_a_checkpoint_and_how_it_is_known(tmp_path: Path) -> None:
     (checkpoint / "tensors").write_bytes(bytes(5000))
     size, how = saving.checkpoint_size(one)
     assert size > 5000 and how == f"a checkpoint of {history.folder.name}"
-    assert saving.checkpoint_size(Case(None, None, history.run)) == (
+    assert saving.checkpoint_size(DoctorContext(None, None, history.run)) == (
         size,
         "the run's newest checkpoint",
     )
     # Another model's checkpoints say nothing.
-    other = Case(None, compose("train", ["model=small"]), None, tmp_path)
+    other = DoctorContext(None, compose("train", ["model=small"]), None, tmp_path)
     assert saving.checkpoint_size(other)[1].startswith("estimated")
 
 
@@ -214,13 +224,13 @@ def test_the_size_of_a_checkpoint_and_how_it_is_known(tmp_path: Path) -> None:
 )
 def test_what_learns_is_what_is_saved(tmp_path: Path, method: str, low_mb: int, high_mb: int) -> None:
     settings = compose("train", ["model=sd15", f"runs={tmp_path}", *f"method={method}".split(" ")])
-    size, how = saving.checkpoint_size(Case(None, settings, None, tmp_path))
+    size, how = saving.checkpoint_size(DoctorContext(None, settings, None, tmp_path))
     assert low_mb < size / 1e6 < high_mb and how.startswith("estimated")
 
 
 def test_a_method_of_one_pass_saves_nothing_on_its_way(tmp_path: Path) -> None:
     settings = compose("train", ["model=sd15", "method=aesthetic_gradients", f"runs={tmp_path}"])
-    one = Case(None, settings, None, tmp_path)
+    one = DoctorContext(None, settings, None, tmp_path)
     assert saving.checkpoint_size(one)[0] == 0
     (said,) = [found for found in saving.check_space(one) if found.topic == "space"]
     assert said.level == "ok" and "saves no checkpoints" in said.what
@@ -234,22 +244,22 @@ def test_a_run_with_another_rank_says_nothing_of_this_ones_checkpoints(tmp_path:
     write_json(checkpoint / "COMMIT.json", {})
     for rank, how in ((64, f"a checkpoint of {history.folder.name}"), (4, "estimated from")):
         settings = compose("train", [*words, f"method.rank={rank}"])
-        assert saving.checkpoint_size(Case(None, settings, None, tmp_path))[1].startswith(how)
+        assert saving.checkpoint_size(DoctorContext(None, settings, None, tmp_path))[1].startswith(how)
 
 
 def test_words_are_counted_by_the_species_of_the_shards(tmp_path: Path) -> None:
     shards = make_shards(tmp_path / "shards")
     words = ["model=sd15", "method=textual_inversion", "method.vectors=4", f"data.shards={shards}"]
     settings = compose("train", [*words, f"runs={tmp_path / 'runs'}"])
-    size, _ = saving.checkpoint_size(Case(None, settings, None, tmp_path / "runs"))
+    size, _ = saving.checkpoint_size(DoctorContext(None, settings, None, tmp_path / "runs"))
     assert size == 16 * 4 * 768 * len(SPECIES)
 
 
 def test_room_on_the_disk(tmp_path: Path) -> None:
     settings = compose("train", ["model=tiny"])
-    assert levels(saving.check_space(Case(None, settings, None, tmp_path)))["space"] == "ok"
+    assert levels(saving.check_space(DoctorContext(None, settings, None, tmp_path)))["space"] == "ok"
     settings.save.keep = 10**9
-    found = saving.check_space(Case(None, settings, None, tmp_path))
+    found = saving.check_space(DoctorContext(None, settings, None, tmp_path))
     only([one for one in found if one.topic == "space"], "error", "x (1000000000 + 1)", "save.keep")
 
 
@@ -259,11 +269,11 @@ def test_room_on_the_disk(tmp_path: Path) -> None:
 def test_a_submitted_run_brings_its_site_and_settings(tmp_path: Path) -> None:
     history = History(tmp_path)
     history.submitted(1, ["12"], nodes=3)
-    one = Case(run=history.run)
+    one = DoctorContext(run=history.run)
     assert one.site is not None and (one.site.name, one.nodes) == ("uni", 3)
     assert one.training is not None and one.training.optim.total_samples == 12000
     assert one.root == tmp_path and one.place == history.folder
-    by_hand = Case(run=History(tmp_path, "other-0123456789ab", job="prepare").run)
+    by_hand = DoctorContext(run=History(tmp_path, "other-0123456789ab", job="prepare").run)
     assert by_hand.site is None and by_hand.training is None
 
 
@@ -291,11 +301,11 @@ def test_the_text_has_columns_and_one_line_each() -> None:
 
 
 def test_a_check_that_fails_does_not_end_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(one: Case) -> Any:
+    def broken(one: DoctorContext) -> Any:
         raise UserError("this broke", "it should not", "mend it")
         yield
 
-    def unreadable(one: Case) -> Any:
+    def unreadable(one: DoctorContext) -> Any:
         yield Finding("early", "ok", "seen")
         raise PermissionError(13, "Permission denied", "/secret")
 
@@ -309,9 +319,9 @@ def test_a_check_that_fails_does_not_end_the_others(tmp_path: Path, monkeypatch:
 def test_python_of_the_site(tmp_path: Path) -> None:
     from birdsd.checks.software import check_python
 
-    mine = Case(replace(TESTBED, python=sys.executable))
+    mine = DoctorContext(replace(TESTBED, python=sys.executable))
     assert [one.level for one in check_python(mine)] == ["ok", "ok"]
-    only(check_python(Case(replace(TESTBED, python="/nowhere/python"))), "error", "/nowhere/python")
+    only(check_python(DoctorContext(replace(TESTBED, python="/nowhere/python"))), "error", "/nowhere/python")
 
 
 def test_gpus_that_pytorch_cannot_use() -> None:
@@ -322,14 +332,14 @@ def test_gpus_that_pytorch_cannot_use() -> None:
 
     if "+cpu" not in version("torch"):
         pytest.skip("PyTorch has CUDA here")
-    assert levels(check_torch(Case(TESTBED)))["torch"] == "warning"
+    assert levels(check_torch(DoctorContext(TESTBED)))["torch"] == "warning"
     asked = compose("train", ["machine.device=cuda"])
     only(
-        [one for one in check_torch(Case(None, asked)) if one.topic == "torch"],
+        [one for one in check_torch(DoctorContext(None, asked)) if one.topic == "torch"],
         "error",
         "machine.device=cuda",
     )
-    assert levels(check_torch(Case(TESTBED, compose("train", ["machine=smoke"]))))["torch"] == "ok"
+    assert levels(check_torch(DoctorContext(TESTBED, compose("train", ["machine=smoke"]))))["torch"] == "ok"
 
 
 def test_it_imports_nothing_heavy() -> None:
@@ -409,4 +419,4 @@ def test_the_judge_is_named_with_its_licence_or_with_how_to_install_it(there: bo
 
     monkeypatch.setattr(birdnet, "find_spec", lambda name: object() if there else None)
     words = ["CC BY-NC-SA 4.0"] if there else ["birdsd[birdnet]", "weak check"]
-    only(software.check_judge(Case()), "ok", *words)
+    only(software.check_judge(DoctorContext()), "ok", *words)

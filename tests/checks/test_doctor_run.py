@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from birdsd.checks import run
-from birdsd.checks.case import Case, Finding
+from birdsd.checks.context import DoctorContext, Finding
 from birdsd.config import compose
 from birdsd.files import exclusive, write_json
 from birdsd.runs import allocations
@@ -86,7 +86,9 @@ def test_a_folder_of_runs_on_the_wrong_file_system() -> None:
     memory = Path("/dev/shm")
     if filesystem.mount_of(memory).kind != "tmpfs":
         pytest.skip("no /dev/shm in memory here")
-    here = list(run.check_runs_folder(Case(SiteConfig(name="l", executor="local"), None, None, memory)))
+    here = list(
+        run.check_runs_folder(DoctorContext(SiteConfig(name="l", executor="local"), None, None, memory))
+    )
     only(here, "warning", "lost at the next reboot")
     there = list(run.check_runs_folder(case(ALMA, facts_of_university(), runs_root=memory)))
     only(there, "warning", "this machine's memory", "compute nodes can see")
@@ -95,7 +97,7 @@ def test_a_folder_of_runs_on_the_wrong_file_system() -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
-    found = run.check_runs_folder(Case(None, None, None, tmp_path / "file" / "runs"))
+    found = run.check_runs_folder(DoctorContext(None, None, None, tmp_path / "file" / "runs"))
     only(found, "error", "cannot write")
 
 
@@ -122,13 +124,13 @@ def test_shards(tmp_path: Path) -> None:
 
     def look(deep: bool = False) -> list[Finding]:
         settings = compose("train", [f"data.shards={folder}"])
-        return list(run.check_shards(Case(None, settings, deep=deep)))
+        return list(run.check_shards(DoctorContext(None, settings, deep=deep)))
 
     (found,) = look()
     assert found.level == "ok" and "3 in " in found.what and "15 train" in found.what
     (found,) = look(deep=True)
     assert found.level == "ok" and "all checksums match" in found.what
-    (found,) = run.check_shards(Case(None, compose("train")))
+    (found,) = run.check_shards(DoctorContext(None, compose("train")))
     assert found.level == "error" and "data.shards is not set" in found.what
     # The run began with these; then one of them changed.
     from birdsd.shards.index import ShardIndex
@@ -136,10 +138,10 @@ def test_shards(tmp_path: Path) -> None:
     history = History(tmp_path / "runs")
     inventory = ShardIndex.open(folder).inventory()
     write_json(history.folder / "shards.json", {"folder": str(folder), "inventory": inventory})
-    (found,) = run.check_shards(Case(run=history.run))
+    (found,) = run.check_shards(DoctorContext(run=history.run))
     assert found.level == "ok"
     (folder / "train-000001.tar").unlink()
-    (found,) = run.check_shards(Case(run=history.run))
+    (found,) = run.check_shards(DoctorContext(run=history.run))
     assert found.level == "error" and "train-000001.tar is missing" in found.what
     shutil.rmtree(folder)
     (found,) = look()
@@ -151,7 +153,7 @@ def test_shards_of_others_that_lack_something_or_cannot_be_read(tmp_path: Path, 
     def look(*members: tuple[str, bytes]) -> list[Finding]:
         tar_of(tmp_path / "shards" / "train-0.tar", list(members))
         settings = compose("train", [f"data.shards={tmp_path / 'shards'}"])
-        return list(run.check_shards(Case(None, settings, deep=deep)))
+        return list(run.check_shards(DoctorContext(None, settings, deep=deep)))
 
     whole = [*sample_members("a", 1), *sample_members("b", 2)]
     found = look(*whole, ("c.npy", npy(np.ones((1, 4, 4), np.uint8))), ("d.json", b"{}"))
@@ -188,17 +190,17 @@ def test_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_leftovers(tmp_path: Path) -> None:
     history = History(tmp_path)
     folder = history.folder
-    assert list(run.check_leftovers(Case(run=history.run))) == []
+    assert list(run.check_leftovers(DoctorContext(run=history.run))) == []
     (folder / "submitit").mkdir()
     (folder / "submitit" / "12_submitted.pkl.save_tmp").touch()
     (folder / "checkpoints" / "000000000016.partial").mkdir(parents=True)
     (folder / "checkpoints" / "000000000008.bad").mkdir()
     allocations.request_stop(folder, "robin on login1")
-    said = "\n".join(f"{one.level} {one.what}" for one in run.check_leftovers(Case(run=history.run)))
+    said = "\n".join(f"{one.level} {one.what}" for one in run.check_leftovers(DoctorContext(run=history.run)))
     assert "warning submitit/12_submitted.pkl.save_tmp" in said
     assert "ok checkpoints/000000000016.partial" in said
     assert "warning robin on login1 asked this run to stop on 20" in said
-    only(run.check_checkpoints(Case(run=history.run)), "warning", "000000000008.bad")
+    only(run.check_checkpoints(DoctorContext(run=history.run)), "warning", "000000000008.bad")
 
 
 def test_a_lock_that_is_held(tmp_path: Path) -> None:
@@ -212,10 +214,14 @@ def test_a_lock_that_is_held(tmp_path: Path) -> None:
     )
     try:
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
-        only(run.check_leftovers(Case(run=history.run)), "warning", f"process {holder.pid} holds .lock")
+        only(
+            run.check_leftovers(DoctorContext(run=history.run)),
+            "warning",
+            f"process {holder.pid} holds .lock",
+        )
     finally:
         holder.communicate()
-    assert list(run.check_leftovers(Case(run=history.run))) == []
+    assert list(run.check_leftovers(DoctorContext(run=history.run))) == []
     with exclusive(history.folder):
         pass  # looking at the lock has not taken it
 
@@ -225,7 +231,7 @@ def test_a_damaged_checkpoint(tmp_path: Path) -> None:
     from birdsd.training.checkpoints.tensorfile import TensorFile
 
     history = History(tmp_path)
-    (found,) = run.check_checkpoints(Case(run=history.run))
+    (found,) = run.check_checkpoints(DoctorContext(run=history.run))
     assert found.level == "ok" and "none yet" in found.what
     folder = history.folder / "checkpoints" / "000000000008"
     folder.mkdir(parents=True)
@@ -234,7 +240,7 @@ def test_a_damaged_checkpoint(tmp_path: Path) -> None:
     write_json(folder / "COMMIT.json", {"files": {weights.name: TensorFile(weights).sum().to_json()}})
 
     def look(deep: bool) -> Finding:
-        (found,) = run.check_checkpoints(Case(run=history.run, deep=deep))
+        (found,) = run.check_checkpoints(DoctorContext(run=history.run, deep=deep))
         return found
 
     assert look(deep=False).level == look(deep=True).level == "ok"

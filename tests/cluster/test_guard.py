@@ -140,7 +140,7 @@ def test_a_setup_that_ends_early_is_followed_by_the_same_decision(tmp_path: Path
     done = batch.start(command="echo srun runs")
     assert done.returncode == 1 and "srun runs" not in done.stdout and "never" not in done.stdout
     assert "continue with: birdsd resume" in done.stdout, done
-    assert [(s.name, s.ended, s.spoke) for s in starts(batch.run.folder, batch.submission.id)] == [
+    assert [(s.name, s.ended, s.recorded) for s in starts(batch.run.folder, batch.submission.id)] == [
         (f"{JOB}.0", True, False)
     ]
 

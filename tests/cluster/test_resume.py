@@ -147,7 +147,7 @@ def test_other_shards_are_refused(tmp_path, shards, sent) -> None:
     shutil.copytree(shards, other)
     for path in [*other.glob("*train-000001*"), *other.glob("dataset.json")]:
         path.unlink()
-    with pytest.raises(UserError, match="that it started with"):
+    with pytest.raises(UserError, match="to identical ones"):
         resume.resume(run, [f"data.shards={other}"])
     assert not sent
 
@@ -201,9 +201,9 @@ def test_launch_still_answers_to_resubmit(tmp_path, shards, sent) -> None:
 
 def test_the_doctor_says_what_is_left_aside(monkeypatch) -> None:
     from birdsd.checks.caller import check_caller
-    from birdsd.checks.case import Case
+    from birdsd.checks.context import DoctorContext
 
-    case = Case(site=compose("submit", ["site=testbed"]).site)
+    case = DoctorContext(site=compose("submit", ["site=testbed"]).site)
     for name in [name for name in os.environ if name.startswith("SBATCH_")]:
         monkeypatch.delenv(name)
     assert list(check_caller(case)) == []
@@ -213,4 +213,4 @@ def test_the_doctor_says_what_is_left_aside(monkeypatch) -> None:
     monkeypatch.setenv("SBATCH_TIMELIMIT", "1")
     _, told = check_caller(case)
     assert told.level == "warning" and "SBATCH_TIMELIMIT=1" in told.what
-    assert list(check_caller(Case(site=compose("submit", ["site=local"]).site))) == []
+    assert list(check_caller(DoctorContext(site=compose("submit", ["site=local"]).site))) == []

@@ -46,7 +46,7 @@ def given_up(drill: Drill, words: str, most: int = 3) -> None:
     drill.wait("the end", lambda: any(e["event"] == "chain stopped" for e in told.events()), _TIME_S)
     drill.wait("an empty queue", lambda: not active_jobs(told), 60)
     made = starts(told.folder, drill.submission().id)
-    silent = [start for start in made if not start.spoke]
+    silent = [start for start in made if not start.recorded]
     assert len(silent) <= most, f"{len(silent)} starts"
     judged = status(told)
     assert judged.state in ("chain stopped", "failed"), judged

@@ -145,8 +145,8 @@ def _history(folder: Path) -> Run:
 
 
 def _verified(folder: Path) -> dict[str, Any]:
-    straight, changed, results = write_run(folder / "straight"), write_run(folder / "runs"), course()
-    checks = check_all(straight, changed, [one.leg for one in results], results, USUAL, Limits())
+    reference, changed, results = write_run(folder / "reference"), write_run(folder / "runs"), course()
+    checks = check_all(reference, changed, [one.segment for one in results], results, USUAL, Limits())
     assert all(check.passed for check in checks)
     result = VerifyResult([], 6, BATCH, "cpu", "fp32", 1.0, results, checks, [], 2.0)
     return dict(_json(result.to_json()))

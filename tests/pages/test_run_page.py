@@ -17,7 +17,7 @@ from birdsd.pages.run.page import report, write
 from birdsd.pages.run.previews import Budget, caption, listen, pieces
 from birdsd.pages.run.timeline import _Axis, time_line
 from birdsd.runs.allocations import Submission
-from birdsd.runs.status.timing import hours, traces
+from birdsd.runs.status.timing import time_breakdown, traces
 from birdsd.sound.audio.recordings import write_wav
 from birdsd.sound.codec.codec import SpectrogramCodec
 from tests.support.errors import refuses
@@ -100,7 +100,9 @@ def test_the_page_stands_alone_and_says_what_happened(history: History, tmp_path
                  "bf16 (the GPU has it)", "birdsd submit train model=tiny", "model.name=tiny",
                  f"birdsd resume {history.folder.name}"):  # fmt: skip
         assert said in words, said
-    spent = hours(traces(history.folder), NOW, saved=8000, submission=Submission.read(history.folder))
+    spent = time_breakdown(
+        traces(history.folder), NOW, saved=8000, submission=Submission.read(history.folder)
+    )
     assert written.facts["cost"] == round(2.0 * spent.gpu_hours, 2)
     assert f"{2.0 * spent.gpu_hours:,.2f}" in words
     assert json.loads(json.dumps(written.facts))["bytes"] == written.path.stat().st_size
@@ -239,7 +241,9 @@ def test_allocations_that_overlap_lie_below_each_other_and_many_are_counted(tmp_
         history.ran(
             f"20_{part}.0", 1 + part / 100, took={}, last=2, end="finished", part=f"{part}/30", gpus=0
         )
-    spent = hours(traces(history.folder), NOW, job="prepare", submission=Submission.read(history.folder))
+    spent = time_breakdown(
+        traces(history.folder), NOW, job="prepare", submission=Submission.read(history.folder)
+    )
     drawn = str(time_line(spent, [], 0, NOW, "prepare"))
     tops = {float(y) for y in re.findall(r'class="k k-train" x="[\d.]+" y="([\d.]+)"', drawn)}
     assert len(tops) == 24 and "6 further allocations are listed only in the table" in drawn

@@ -28,7 +28,7 @@ def lines(job: str, *settings: str) -> list[str]:
         ("train", ["method.train_text_encoder=false"], "method.train_text_encoder", "always learns"),
         ("train", ["model.source=somebody/model"], "model.source", "init=pretrained starts from it"),
         ("train", ["model.clip=x"], "model.clip", "aesthetic_gradients"),
-        ("generate", ["guidance=1", "guidance_end=0.5"], "guidance_end=0.5", "guidance=1 is none"),
+        ("generate", ["guidance=1", "guidance_end=0.5"], "guidance_end=0.5", "guidance=1 turns guidance off"),
         ("train", ["method=autoencoder", "model.clip=x"], "model.clip", "feature_weight=0"),
         (
             "train",
@@ -57,7 +57,7 @@ def lines(job: str, *settings: str) -> list[str]:
         ("cache", ["optim.decay=constant", "optim.min_learning_rate_ratio=0.1"], "optim.min", "constant"),
         ("prepare", ["machine.micro_batch=2"], "machine.micro_batch=2", "prepare does not use"),
         ("generate", ["machine.zero_stage=3"], "machine.zero_stage=3", "generate does not use"),
-        ("generate", ["guidance=1", "negative_prompt=rain"], "negative_prompt=rain", "above 1 does"),
+        ("generate", ["guidance=1", "negative_prompt=rain"], "negative_prompt=rain", "values above 1"),
         ("generate", ["seeds=[1, 2]", "seed=7"], "seed=7", "seeds overrides it"),
         ("generate", ["recipe=x.json", "guidance=5"], "guidance=5", "the recipe determines it"),
         (

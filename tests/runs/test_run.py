@@ -63,7 +63,7 @@ def test_an_ambiguous_or_unknown_run_lists_the_names(tmp_path: Path, shards: Sha
     store = RunStore(tmp_path / "runs")
     run = store.open(compose("train", ["seed=1"]), shards)
     store.open(compose("train", ["seed=2"]), shards)
-    with pytest.raises(UserError, match="matches several runs"):
+    with pytest.raises(UserError, match=f"'tiny' .*{run.folder.name}"):
         store.find("tiny")
     with pytest.raises(UserError, match=f"Did you mean '{run.folder.name}'"):
         store.find(run.folder.name[:-1] + "_")

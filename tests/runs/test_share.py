@@ -7,22 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from birdsd.errors import UserError
-from birdsd.runs.share import Part
+from birdsd.runs.share import ArrayShare
 
 
 @given(st.integers(1, 40), st.integers(0, 200))
 def test_shares_are_disjoint_complete_and_balanced(count: int, length: int) -> None:
     items = list(range(length))
-    shares = [Part(index, count).share(items) for index in range(count)]
+    shares = [ArrayShare(index, count).share(items) for index in range(count)]
     assert sorted(item for share in shares for item in share) == items
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
     assert all(share == sorted(share) for share in shares)
 
 
 def test_parts_are_read_and_written() -> None:
-    assert Part.parse("2/8") == Part(2, 8) and str(Part(2, 8)) == "2/8"
-    assert Part.parse(" 0 / 1 ").is_whole and not Part(0, 2).is_whole
-    assert Part().share("abc") == ["a", "b", "c"]
+    assert ArrayShare.parse("2/8") == ArrayShare(2, 8) and str(ArrayShare(2, 8)) == "2/8"
+    assert ArrayShare.parse(" 0 / 1 ").is_whole and not ArrayShare(0, 2).is_whole
+    assert ArrayShare().share("abc") == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
@@ -30,4 +30,4 @@ def test_parts_are_read_and_written() -> None:
 )
 def test_what_is_no_part_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"part=.*i/n"):
-        Part.parse(text)
+        ArrayShare.parse(text)

@@ -138,7 +138,7 @@ def test_names_and_files(own_presets: Path, tmp_path: Path) -> None:
     path = detect.write(found)
     assert path.name == "birdsd-testbed-urgent.yaml"
     path.write_text("# mine\nname: mine\n", encoding="utf-8")
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="--force"):
         detect.write(found)
     assert path.read_text(encoding="utf-8").startswith("# mine")
     assert detect.write(found, force=True) == path

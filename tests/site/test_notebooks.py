@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from birdsd.checks.case import Case
+from birdsd.checks.context import DoctorContext
 from birdsd.checks.software import check_notebook
 from birdsd.cli import main
 from birdsd.config import compose
@@ -73,16 +73,16 @@ def test_what_would_be_lost_is_told(tmp_path: Path) -> None:
 
 
 def test_the_doctor_knows_notebooks(tmp_path: Path, monkeypatch) -> None:
-    assert list(check_notebook(Case())) == []
+    assert list(check_notebook(DoctorContext())) == []
     (tmp_path / "storage").mkdir()
     service = notebooks.here({"PAPERSPACE_FQDN": "x"}, tmp_path)
     monkeypatch.setattr(notebooks, "here", lambda: service)
     settings = compose("train", [f"runs={tmp_path}/elsewhere"])
-    lost, hours = check_notebook(Case(settings=settings))
+    lost, hours = check_notebook(DoctorContext(settings=settings))
     assert (lost.level, hours.level) == ("warning", "warning")
     assert "storage/birdsd/runs" in lost.what_to_do
     settings = compose("train", [f"runs={tmp_path}/storage/runs", "machine.session_hours=6"])
-    assert [found.level for found in check_notebook(Case(settings=settings))] == ["ok"]
+    assert [found.level for found in check_notebook(DoctorContext(settings=settings))] == ["ok"]
 
 
 # -- the session's end ------------------------------------------------------------------------------------

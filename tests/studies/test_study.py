@@ -38,7 +38,7 @@ FAKE = (sys.executable, "-m", "tests.support.fake_birdsd")
 LINES = {"compare_methods": compare_methods, "finetune_vs_scratch": finetune_vs_scratch}
 
 
-class Attendant:
+class RunControl:
     """Asks to stop when `when` says so, and keeps what it is told."""
 
     def __init__(self, when: Callable[[], bool] = lambda: False) -> None:
@@ -80,10 +80,10 @@ def settings(birds: Path, place: Path, *more: str) -> list[str]:
 
 
 def study(
-    birds: Path, place: Path, *more: str, job: str = "compare_methods", attendant: Attendant | None = None
+    birds: Path, place: Path, *more: str, job: str = "compare_methods", control: RunControl | None = None
 ) -> Study:
     config = compose(job, settings(birds, place, *more))
-    return Study(config, LINES[job](config), attendant or Attendant(), FAKE)
+    return Study(config, LINES[job](config), control or RunControl(), FAKE)
 
 
 def run(birds: Path, place: Path, *more: str, **how: Any) -> Outcome:
@@ -206,7 +206,7 @@ def test_what_cannot_be_compared_is_refused(birds: Path, place: Path, tmp_path: 
         study(birds, place, f"base={tmp_path}/nothing")
     with refuses("data", "data=FOLDER"):
         config = compose("compare_methods", [])
-        Study(config, compare_methods(config), Attendant(), FAKE)
+        Study(config, compare_methods(config), RunControl(), FAKE)
     with refuses("environment", "environment=FOLDER"):
         study(birds, place, job="finetune_vs_scratch")
 
@@ -316,9 +316,9 @@ def task(birds: Path, place: Path, *more: str) -> subprocess.Popen[str]:
     script = (
         "import sys\n"
         "from tests.studies.test_study import Study, carry_out, compare_methods, compose, FAKE\n"
-        "from birdsd.cluster.rank.signals import attendant\n"
+        "from birdsd.cluster.rank.signals import run_control\n"
         f"config = compose('compare_methods', {words!r})\n"
-        "with attendant() as who:\n"
+        "with run_control() as who:\n"
         "    outcome = carry_out(Study(config, compare_methods(config), who, FAKE))\n"
         "print(outcome.text, flush=True); sys.exit(outcome.exit_status)"
     )
@@ -350,8 +350,8 @@ def test_two_tasks_at_once_do_every_step_once(birds: Path, place: Path) -> None:
 
 def test_asked_to_stop_it_stops_its_child_and_goes_on_later(birds: Path, place: Path) -> None:
     (place / "hold-lora").touch()
-    attendant = Attendant((place / "begun-lora").exists)
-    stopped = run(birds, place, "methods=[lora]", attendant=attendant)
+    control = RunControl((place / "begun-lora").exists)
+    stopped = run(birds, place, "methods=[lora]", control=control)
     assert stopped.exit_status == 75 and "stopped in 'lora'" in stopped.text
     assert not (place / "out" / "report.html").exists()
     before = len(calls(place, "generate"))
@@ -414,11 +414,11 @@ def test_an_arm_that_fails_does_not_take_the_others_along(birds: Path, place: Pa
 
 def test_it_says_where_it_is(birds: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("birdsd.studies.study._WATCH_S", 0.0)
-    attendant = Attendant()
-    run(birds, place, "methods=[full]", attendant=attendant)
-    positions = [pulse.position for pulse in attendant.pulses]
+    control = RunControl()
+    run(birds, place, "methods=[full]", control=control)
+    positions = [pulse.position for pulse in control.pulses]
     assert positions == sorted(positions) and positions[0] == 0 and positions[-1] >= 3 * 16
-    assert all(pulse.total >= pulse.position for pulse in attendant.pulses)
+    assert all(pulse.total >= pulse.position for pulse in control.pulses)
 
 
 def test_what_is_handed_on_is_the_weights(tmp_path: Path) -> None:

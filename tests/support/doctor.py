@@ -1,10 +1,10 @@
-"""Sites, and cases whose Slurm has said what a test wants."""
+"""Sites, and contexts of the doctor with given facts of Slurm."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from birdsd.checks.case import Case, Finding
+from birdsd.checks.context import DoctorContext, Finding
 from birdsd.schema import SiteConfig
 
 TESTBED = SiteConfig(name="testbed", partition="normal", gpus_per_node=2, gpu_syntax="gres", cpus_per_task=1)
@@ -14,11 +14,9 @@ ALMA = SiteConfig(
 )  # fmt: skip
 
 
-def case(site: SiteConfig, facts: Any, **given: Any) -> Case:
-    """A case whose Slurm has said these facts."""
-    one = Case(site, **given)
-    one.__dict__["answer"] = facts
-    return one
+def case(site: SiteConfig, facts: Any, **given: Any) -> DoctorContext:
+    """A context with these facts of Slurm."""
+    return DoctorContext(site, known_facts=facts, **given)
 
 
 def levels(findings: Any) -> dict[str, str]:

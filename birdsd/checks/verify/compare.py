@@ -1,4 +1,4 @@
-"""Whether a run that was killed and changed learnt what the straight one did: pure comparisons."""
+"""Whether the interrupted run learnt the same as the reference: pure comparisons."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from types import TracebackType
 
 import numpy as np
 
-# A run's rounding may be amplified by its own settings; more than this is never put down to that.
+# Settings may amplify rounding; a difference beyond these is never attributed to that.
 _MOST_LOSS, _MOST_WEIGHTS, _LEEWAY = 1e-2, 5e-2, 10.0
-# A checkpoint's kinds of tensors that are compared: what is learnt, and its average.
+# The kinds of a checkpoint's tensors that are compared: weights and their moving average.
 _KINDS = ("weights", "ema")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How far runs may be apart that were cut into ranks and micro-batches differently: relative differences
-    of two losses at the same position, and of all weights together (the norm of the difference over the
-    norm). `why` says what raised them."""
+    """Tolerances for runs with different ranks and micro-batches: the relative difference of two losses at
+    the same position, and of all weights together (norm of the difference over the norm). `why` explains a
+    raised limit."""
 
     loss: float = 1e-5
     weights: float = 1e-4
@@ -29,11 +29,11 @@ class Limits:
 
     @classmethod
     def of(cls, precision: str) -> Limits:
-        """Those of fp32, or of bf16 and fp16."""
+        """The limits for fp32, or for bf16 and fp16."""
         return cls() if precision == "fp32" else cls(_MOST_LOSS, _MOST_WEIGHTS)
 
     def raised(self, loss: float, weights: float) -> Limits:
-        """Where another micro-batch, which changes rounding alone, sets two straight runs so far apart."""
+        """Raised to what another micro-batch, which changes rounding alone, does to two references."""
         raised = Limits(
             min(_MOST_LOSS, max(self.loss, _LEEWAY * loss)),
             min(_MOST_WEIGHTS, max(self.weights, _LEEWAY * weights)),
@@ -44,7 +44,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class LossComparison:
-    """`worst` is the largest relative difference, at the position `at`; `problem` is "" where all is well."""
+    """`worst` is the largest relative difference, at the position `at`; `problem` is "" for none."""
 
     steps: int
     worst: float
@@ -52,12 +52,12 @@ class LossComparison:
     problem: str = ""
 
 
-def compare_ledgers(straight: np.ndarray, other: np.ndarray, batch: int, first: int = 0) -> str:
-    """ "" if the samples `other` saw from position `first` on are those of the straight run, in each global
+def compare_ledgers(reference: np.ndarray, other: np.ndarray, batch: int, first: int = 0) -> str:
+    """ "" if the samples `other` saw from position `first` on are those of the reference run, in each global
     batch; else a sentence that names the first batch that differs."""
-    expected = straight[first : first + len(other)]
+    expected = reference[first : first + len(other)]
     if len(expected) < len(other):
-        return f"it goes on to position {first + len(other)}, the uninterrupted run to {len(straight)}"
+        return f"it continues to position {first + len(other)}, the uninterrupted run to {len(reference)}"
     wrong = np.flatnonzero(expected != other)
     if not len(wrong):
         return ""
@@ -70,17 +70,17 @@ def compare_ledgers(straight: np.ndarray, other: np.ndarray, batch: int, first: 
 
 
 def compare_losses(
-    straight: Mapping[int, float], other: Mapping[int, float], tolerance: float, whole: bool = False
+    reference: Mapping[int, float], other: Mapping[int, float], tolerance: float, whole: bool = False
 ) -> LossComparison:
     """Compare losses by position; a `tolerance` of 0 asks for the same bits. `whole`: every position of the
-    straight run must be there."""
+    reference run must be there."""
     worst, at = 0.0, 0
     for position, loss in other.items():
-        if position not in straight:
+        if position not in reference:
             return LossComparison(
                 len(other), worst, at, f"position {position} is not in the uninterrupted run"
             )
-        expected = straight[position]
+        expected = reference[position]
         difference = 0.0 if loss == expected else abs(loss - expected) / max(abs(expected), 1e-30)
         if math.isnan(difference):
             difference = math.inf
@@ -88,29 +88,29 @@ def compare_losses(
             worst, at = difference, position
     if worst > tolerance:
         limit = f"the limit is {tolerance:.2g}" if tolerance else "they must be the same bits"
-        found = f"the losses at position {at} are {straight[at]!r} and {other[at]!r}"
-        return LossComparison(len(other), worst, at, f"{found}: {worst:.2g} apart, {limit}")
-    if whole and (missing := sorted(straight.keys() - other.keys())):
+        pair = f"the losses at position {at} are {reference[at]!r} and {other[at]!r}"
+        return LossComparison(len(other), worst, at, f"{pair}: {worst:.2g} apart, {limit}")
+    if whole and (missing := sorted(reference.keys() - other.keys())):
         return LossComparison(len(other), worst, at, f"the loss of position {missing[0]} is missing")
     return LossComparison(len(other), worst, at)
 
 
 def compare_weights(
-    straight: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], tolerance: float
+    reference: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], tolerance: float
 ) -> tuple[dict[str, float], str]:
     """(relative difference by kind, "" or what is wrong) of two checkpoints' tensors by "KIND/NAME".
 
     The differences are taken over all tensors of a kind together: a bias that the loss does not depend on
     has no gradient but rounding, and Adam makes whole steps of that.
     """
-    if missing := sorted(straight.keys() ^ other.keys()):
+    if missing := sorted(reference.keys() ^ other.keys()):
         return {}, f"only one of the checkpoints holds {missing[0]}"
     squares = {kind: np.zeros(2) for kind in _KINDS}
-    for key in straight:
+    for key in reference:
         kind = key.split("/", 1)[0]
         if kind not in squares:
             continue
-        ours, theirs = straight[key].astype(np.float64), other[key].astype(np.float64)
+        ours, theirs = reference[key].astype(np.float64), other[key].astype(np.float64)
         if ours.shape != theirs.shape:
             return {}, f"{key} has the shapes {list(ours.shape)} and {list(theirs.shape)}"
         squares[kind] += np.square(theirs - ours).sum(), np.square(ours).sum()
@@ -133,8 +133,8 @@ def compare_states(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndar
     if missing := sorted(first.keys() ^ second.keys()):
         return f"only one of the two holds {missing[0]}"
     for key in sorted(first):
-        one, other = first[key], second[key]
-        if (one.dtype, one.shape) != (other.dtype, other.shape) or one.tobytes() != other.tobytes():
+        ours, theirs = first[key], second[key]
+        if (ours.dtype, ours.shape) != (theirs.dtype, theirs.shape) or ours.tobytes() != theirs.tobytes():
             return f"{key} is not bitwise identical"
     return ""
 

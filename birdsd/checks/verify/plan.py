@@ -1,4 +1,4 @@
-"""Which legs `birdsd verify` runs: worlds, ZeRO stages, micro-batches, reader threads, and how each ends."""
+"""The segments of `birdsd verify`: world sizes, ZeRO stages, micro-batches, reader threads, and endings."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 
 from birdsd.errors import UserError
 
-# How a leg ends: killed (SIGKILL of all ranks) after a step, during a save, or between a save and the
-# next step; asked to stop; or left alone until all samples were seen.
+# How a segment ends: killed (SIGKILL of all ranks) after a step, during a save, or between a save and the
+# next step; asked to stop; or left to finish.
 KILLS = ("step", "save", "between")
 STOP, FINISH = "stop", "finish"
 _READERS = (1, 2, 3)
-_STEPS_PER_LEG, _MARGIN = 3, 4
+_STEPS_PER_SEGMENT, _MARGIN = 3, 4
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the bits of a loss may depend on; `stage` 0 is plain torch. `micro_batch` is the one in use."""
+    """What the bits of a loss may depend on. `stage` 0 is plain torch; `micro_batch` is per rank."""
 
     world: int
     stage: int
@@ -29,7 +29,7 @@ class Shape:
         return f"ZeRO-{self.stage}" if self.stage else "torch"
 
     def settings(self) -> list[str]:
-        """The settings of `birdsd run train` that make this shape; WORLD_SIZE comes by the environment."""
+        """The settings of `birdsd run train` for this shape; WORLD_SIZE is set in the environment."""
         chosen = [f"machine.micro_batch={self.micro_batch}"]
         chosen += [f"machine.engine={'deepspeed' if self.stage else 'torch'}"]
         chosen += [f"machine.zero_stage={self.stage}"] if self.stage else ["machine.offload_optimizer=false"]
@@ -37,15 +37,15 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Leg:
-    """One start of the run. `again`: it repeats the leg before, which was killed, in the same shape and from
-    a checkpoint before that leg's last one, so that both save the same position."""
+class Segment:
+    """One start of the run. `again`: it repeats the previous segment, which was killed, in the same shape and
+    from a checkpoint before the last one of that segment, so that both save the same position."""
 
     shape: Shape
     readers: int
     ending: str
     again: bool = False
-    repeated: bool = False  # the leg after it is `again`
+    repeated: bool = False  # the next segment is `again`
 
     @property
     def is_killed(self) -> bool:
@@ -53,7 +53,7 @@ class Leg:
 
 
 def check_request(worlds: Sequence[int], stages: Sequence[int], kills: int, steps: int) -> None:
-    """Refuse what cannot be tried."""
+    """Refuse values that cannot be run."""
     for name, values, lowest, highest in (("--worlds", worlds, 1, 4096), ("--stages", stages, 0, 3)):
         if not values or not all(lowest <= value <= highest for value in values):
             raise UserError(
@@ -68,90 +68,92 @@ def check_request(worlds: Sequence[int], stages: Sequence[int], kills: int, step
 
 
 def usual_shape(batch: int, micro_batch: int, world: int = 1, stage: int = 0) -> Shape:
-    """The shape that a configuration's own machine.micro_batch (0: all of a rank's share) comes to."""
+    """The shape that a configuration's own machine.micro_batch (0: all of a rank's share) amounts to."""
     largest = -(-batch // world)
     return Shape(world, stage, min(micro_batch or largest, largest))
 
 
-def plan_legs(
-    worlds: Sequence[int], stages: Sequence[int], kills: int, batch: int, micro_batch: int, seed: int
-) -> list[Leg]:
-    """Legs in which every world meets every stage, `kills` of them end by SIGKILL, and the last finishes.
+def plan_segments(
+    worlds: Sequence[int], stages: Sequence[int], kills: int, batch: int, micro_batch: int
+) -> list[Segment]:
+    """Segments that combine every world with every stage; `kills` end by SIGKILL, and the last finishes.
 
-    Each stage, as far as the kills go, has a leg that is killed and repeated: what is done twice in the same
-    shape must be the same to the last bit. Such repeats come on top of the pairs of world and stage; a leg
-    that is not killed is asked to stop. The first is plain torch on one rank, if that is asked for.
+    Each stage, as far as there are kills, has a segment that is killed and repeated: steps that are done
+    twice in the same shape must be bitwise identical. The repeats come on top of the pairs of world and
+    stage; a segment that is not killed is asked to stop. The first is plain torch on one rank, if that is
+    requested. Micro-batches and reader threads take turns.
     """
-    draw = random.Random(f"birdsd verify {seed}")
-    pairs = [(world, stage) for world in dict.fromkeys(worlds) for stage in dict.fromkeys(stages)]
-    draw.shuffle(pairs)
-    pairs.sort(key=lambda pair: pair != (1, 0))
-    repeated = _repeated(pairs, kills, draw)
-    legs: list[Leg] = []
+    worlds = sorted(dict.fromkeys(worlds), key=lambda world: world != 1)
+    stages = sorted(dict.fromkeys(stages), key=bool)
+    # Each stage once, then each once more with the next world, and so on.
+    pairs = [
+        (worlds[(turn + number) % len(worlds)], stage)
+        for turn in range(len(worlds))
+        for number, stage in enumerate(stages)
+    ]
+    repeats = min(kills, len(stages))
+    segments: list[Segment] = []
+
+    def add(shape: Shape, ending: str = STOP, **kind: bool) -> None:
+        segments.append(Segment(shape, _READERS[len(segments) % len(_READERS)], ending, **kind))
+
     for number, pair in enumerate(pairs):
-        usual = usual_shape(batch, micro_batch, *pair)
-        shape = usual if number == 0 else _varied(usual, draw)
-        if pair in repeated:
-            kind = ("step", "save")[repeated.index(pair) % 2]
-            legs.append(Leg(shape, draw.choice(_READERS), kind, repeated=True))
-            legs.append(Leg(shape, draw.choice(_READERS), STOP, again=True))
+        shape = _shape(number, usual_shape(batch, micro_batch, *pair))
+        if number < repeats:
+            add(shape, ("step", "save")[number % 2], repeated=True)
+            add(shape, again=True)
         else:
-            legs.append(Leg(shape, draw.choice(_READERS), STOP))
-    while len(legs) < kills + 1 or legs[-1].again:
-        shape = _varied(usual_shape(batch, micro_batch, *draw.choice(pairs)), draw)
-        legs.append(Leg(shape, draw.choice(_READERS), STOP))
-    rest = [number for number, leg in enumerate(legs[:-1]) if not leg.is_killed]
-    for count, number in enumerate(draw.sample(rest, kills - len(repeated))):
-        legs[number] = replace(legs[number], ending=("between", "save", "step")[count % 3])
-    legs[-1] = replace(legs[-1], ending=FINISH)
-    return legs
+            add(shape)
+    while len(segments) < kills + 1 or segments[-1].again:
+        number = len(segments)
+        add(_shape(number, usual_shape(batch, micro_batch, *pairs[number % len(pairs)])))
+    rest = [number for number, segment in enumerate(segments[:-1]) if not segment.is_killed]
+    for count in range(kills - repeats):
+        number = rest[count * len(rest) // (kills - repeats)]
+        segments[number] = replace(segments[number], ending=("between", "save", "step")[count % 3])
+    segments[-1] = replace(segments[-1], ending=FINISH)
+    return segments
 
 
-def _repeated(pairs: list[tuple[int, int]], kills: int, draw: random.Random) -> list[tuple[int, int]]:
-    """For each stage, as far as the kills go, the pair whose leg is repeated: worlds by turns."""
-    chosen: list[tuple[int, int]] = []
-    stages = list(dict.fromkeys(stage for _, stage in pairs))
-    for stage in stages[:kills]:
-        used = [world for world, _ in chosen]
-        fitting = [pair for pair in pairs if pair[1] == stage]
-        draw.shuffle(fitting)
-        chosen.append(min(fitting, key=lambda pair: (pair != (1, 0), used.count(pair[0]))))
-    return chosen
-
-
-def _varied(usual: Shape, draw: random.Random) -> Shape:
-    """Another micro-batch: never a larger one, since that is what fits into memory."""
+def _shape(number: int, usual: Shape) -> Shape:
+    """Another micro-batch by turns, but never a larger one: it might not fit into memory."""
     own = usual.micro_batch
-    choices = sorted({own, max(1, 2 * own // 3), max(1, own // 2)})
-    return Shape(usual.world, usual.stage, draw.choice(choices))
+    choices = (own, max(1, 2 * own // 3), max(1, own // 2))
+    return replace(usual, micro_batch=choices[(number + number // 3) % 3])
 
 
-def steps_for(steps: int, legs: int) -> int:
-    """As many steps as were asked for, or as the legs need: three for each, and some at the end, since a leg
-    is ended a step or two after the moment that was meant."""
-    return max(steps, _STEPS_PER_LEG * legs + _MARGIN)
+def steps_for(steps: int, segments: int) -> int:
+    """`steps`, or as many as the segments need: three for each, and some at the end, since a segment ends a
+    step or two after the intended one."""
+    return max(steps, _STEPS_PER_SEGMENT * segments + _MARGIN)
 
 
 def end_of(
-    leg: Leg, begin: int, total: int, legs_left: int, save_every: int, draw: random.Random, before: int = 0
+    segment: Segment,
+    begin: int,
+    total: int,
+    segments_left: int,
+    save_every: int,
+    draw: random.Random,
+    before: int = 0,
 ) -> int:
-    """The step (1 is the first) at which a leg that went on from step `begin` is to end; `total` to finish.
+    """The step (from 1) at which a segment that resumed from step `begin` should end; `total` to finish.
 
-    `legs_left` counts this one. A kill during a save comes at a step that saves, one after a step at
-    another, so that something has to be done again. A leg that is repeated saves twice before its end; one
-    that repeats goes on beyond step `before`, which the leg before it saved.
+    `segments_left` counts this one. A kill during a save comes at a step that saves, one after a step at
+    another, so that some work is lost. A segment that is repeated saves twice before its end; the one that
+    repeats it continues beyond step `before`, which the segment before it saved.
     """
-    if leg.ending == FINISH:
+    if segment.ending == FINISH:
         return total
     first = max(begin, before)
-    if leg.repeated:
+    if segment.repeated:
         first = (begin // save_every + 2) * save_every
-    latest = max(first + 1, total - _STEPS_PER_LEG * (legs_left - 1) - _MARGIN // 2)
-    if leg.again:
+    latest = max(first + 1, total - _STEPS_PER_SEGMENT * (segments_left - 1) - _MARGIN // 2)
+    if segment.again:
         latest = min(latest, first + save_every)  # later the checkpoint to compare would be pruned
-    wanted = first + draw.randint(1, max(1, min(latest - first, 2 * (latest - first) // legs_left - 1)))
-    if leg.ending in ("save", "between"):
+    wanted = first + draw.randint(1, max(1, min(latest - first, 2 * (latest - first) // segments_left - 1)))
+    if segment.ending in ("save", "between"):
         wanted = -(-wanted // save_every) * save_every
-    elif leg.ending == "step" and wanted % save_every == 0:
+    elif segment.ending == "step" and wanted % save_every == 0:
         wanted += 1
     return wanted

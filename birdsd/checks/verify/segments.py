@@ -1,4 +1,4 @@
-"""One leg of `birdsd verify`: real ranks, watched from outside through what the run writes, and killed."""
+"""One segment of `birdsd verify`: real ranks, observed through the files that the run writes, and killed."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from typing import Any
 import numpy as np
 
 from birdsd.checks.verify.compare import SavedTensors, compare_states
-from birdsd.checks.verify.plan import FINISH, STOP, Leg, Shape, end_of
+from birdsd.checks.verify.plan import FINISH, STOP, Segment, Shape, end_of
 from birdsd.errors import UserError
 from birdsd.jobs_api import STOPPED_STATUS
 from birdsd.runs.run import Run, RunStore
 from birdsd.training.records import Ledger, read_metrics
 from birdsd.training.result import CHECKPOINTS
 
-# Without any sign of life for so long a leg has failed: imports from a busy file server take minutes.
+# A segment that is silent for so long has failed: imports from a busy file server take minutes.
 PATIENCE_S = 900.0
 _POLL_S = 0.003
-# What would make a rank believe that it is somebody else's, or a job of Slurm's that it may requeue.
+# What would make a rank believe that it belongs to another launch, or to a Slurm job that it may requeue.
 _FOREIGN = (
     "SLURM_",
     "SUBMITIT_",
@@ -44,11 +44,11 @@ _FOREIGN_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "LOCAL_WORLD
 
 
 @dataclass
-class LegResult:
-    """What became of a leg. Positions and `redone` are samples; `redone` were seen before, and lost."""
+class SegmentResult:
+    """How a segment went. Positions and `redone` are in samples; `redone` were seen before, and lost."""
 
     number: int
-    leg: Leg
+    segment: Segment
     begin: int = 0
     reached: int = 0
     redone: int = 0
@@ -60,16 +60,19 @@ class LegResult:
     losses: dict[int, float] = field(default_factory=dict)
     samples: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     difference: float = 0.0  # the largest relative one of its losses
-    repeated_save: int = 0  # the position that the leg before had saved too; `state_problem` compares the two
+    repeated_save: int = (
+        0  # the position that the segment before had saved too; `state_problem` compares the two
+    )
     state_problem: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        left_out = ("losses", "samples", "facts")
-        return {k: v for k, v in asdict(self).items() if k not in left_out}
+        # Scripts know a segment by its older name.
+        left_out, names = ("losses", "samples", "facts"), {"segment": "leg"}
+        return {names.get(k, k): v for k, v in asdict(self).items() if k not in left_out}
 
 
 class Ranks:
-    """The processes of one leg, `birdsd run train` each; all are gone when it is closed."""
+    """The processes of one segment, `birdsd run train` each; all are gone when it is closed."""
 
     def __init__(self, shape: Shape, settings: Sequence[str], logs: Path) -> None:
         logs.mkdir(parents=True, exist_ok=True)
@@ -120,8 +123,8 @@ class Ranks:
         harmless = (0, STOPPED_STATUS, None, -signal.SIGKILL)
         rank = min(range(len(codes)), key=lambda rank: (codes[rank] in harmless, rank))
         lines = self.logs[rank].read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        told = lines[-1].strip()[:300] if lines else "(it said nothing)"
-        return f"{_status(codes[rank])}, {self.logs[rank]}: {told}"
+        line = lines[-1].strip()[:300] if lines else "(it printed nothing)"
+        return f"{_status(codes[rank])}, {self.logs[rank]}: {line}"
 
 
 def _status(code: int | None) -> str:
@@ -130,8 +133,8 @@ def _status(code: int | None) -> str:
     return signal.Signals(-code).name if code < 0 else f"status {code}"
 
 
-class Watch:
-    """What can be seen of the only run below a folder, while others write it."""
+class RunObserver:
+    """Observes the only run below a folder through its files, while other processes write them."""
 
     def __init__(self, runs: Path, batch: int) -> None:
         self.runs, self.batch = Path(runs), batch
@@ -144,7 +147,7 @@ class Watch:
         return self._run
 
     def announcements(self) -> list[dict[str, Any]]:
-        """The events that tell that a start has restored and built, and begins to train."""
+        """The events of starts that have restored and built everything, and begin to train."""
         run = self.run
         return [event for event in run.events() if event["event"] == "training"] if run else []
 
@@ -157,48 +160,57 @@ class Watch:
         return Ledger(self.run.folder).read()[after:] if self.run else np.zeros(0, np.int32)
 
     def saves(self, partial: bool = False) -> list[int]:
-        """The positions of the checkpoints that are there, or of those that are being written."""
+        """The positions of the checkpoints, or of those that are being written."""
         end = ".partial" if partial else ""
         names = [path.name for path in (self.run.folder / CHECKPOINTS).glob(f"*{end}")] if self.run else []
         names = [name.removesuffix(end) for name in names if name.endswith(end)]
         return sorted(int(name) for name in names if name.isdigit())
 
     def checkpoint(self, position: int | None = None) -> Path | None:
-        """The checkpoint of a position, or the newest; None where it is not there."""
+        """The checkpoint of a position, or the newest; None where there is none."""
         saves = [save for save in self.saves() if position in (None, save)]
         return self.run.folder / CHECKPOINTS / f"{saves[-1]:012d}" if saves and self.run else None
 
 
-class Course:
-    """Runs legs one after the other on one run, whose total is `total_steps` steps."""
+class InterruptedRun:
+    """A run of `total_steps` steps, trained in segments one after the other."""
 
     def __init__(
-        self, watch: Watch, settings: Sequence[str], logs: Path, total_steps: int, save_every: int, seed: int
+        self,
+        observer: RunObserver,
+        settings: Sequence[str],
+        logs: Path,
+        total_steps: int,
+        save_every: int,
+        seed: int,
     ) -> None:
-        self.watch, self.settings, self.logs = watch, [*settings, f"runs={watch.runs}"], logs
+        self.observer, self.settings, self.logs = observer, [*settings, f"runs={observer.runs}"], logs
         self.total_steps, self.save_every = total_steps, save_every
         self.draw = random.Random(f"birdsd verify kills {seed}")
-        self._aside = watch.runs / "aside"
-        self._before: LegResult | None = None
+        self._aside = observer.runs / "aside"
+        self._before: SegmentResult | None = None
 
-    def run(self, number: int, leg: Leg, legs_left: int) -> LegResult:
-        """Start the ranks, wait for the moment, end them in the way of this leg; what went wrong is told."""
-        result, start = LegResult(number, leg), time.monotonic()
-        if leg.again:
+    def run(self, number: int, segment: Segment, segments_left: int) -> SegmentResult:
+        """Start the ranks, wait for the moment, and end them as the segment is meant to end.
+
+        What goes wrong is noted in the result.
+        """
+        result, start = SegmentResult(number, segment), time.monotonic()
+        if segment.again:
             result.repeated_save = self._set_aside()
-        known = len(self.watch.announcements())
-        settings = [*self.settings, f"machine.reader_threads={leg.readers}"]
-        with closing(Ranks(leg.shape, settings, self.logs / f"leg-{number:02d}")) as ranks:
+        known = len(self.observer.announcements())
+        settings = [*self.settings, f"machine.reader_threads={segment.readers}"]
+        with closing(Ranks(segment.shape, settings, self.logs / f"segment-{number:02d}")) as ranks:
             try:
-                for _ in self._until(ranks, lambda: len(self.watch.announcements()) > known, 0.05):
+                for _ in self._until(ranks, lambda: len(self.observer.announcements()) > known, 0.05):
                     pass
-                result.facts = self.watch.announcements()[-1]
+                result.facts = self.observer.announcements()[-1]
                 result.begin = int(result.facts["position"])
-                self._end(ranks, leg, result, legs_left)
-            except _LegError as error:
+                self._end(ranks, segment, result, segments_left)
+            except _SegmentError as error:
                 result.problem, result.too_late = str(error), set(ranks.codes) == {0}
-        result.losses = self.watch.losses(after=result.begin)
-        result.samples = self.watch.samples(after=result.begin)
+        result.losses = self.observer.losses(after=result.begin)
+        result.samples = self.observer.samples(after=result.begin)
         result.reached = max(result.losses, default=result.begin)
         result.redone = max(0, self._before.reached - result.begin) if self._before else 0
         if result.repeated_save and not result.problem:
@@ -207,20 +219,20 @@ class Course:
         self._before = result
         return result
 
-    def _has_saved(self, leg: Leg, result: LegResult) -> bool:
-        """A leg that is repeated must save twice: the second time, what it goes on from was never restored,
-        and in the leg that repeats it, it was."""
-        saves = [position for position in self.watch.saves() if position > result.begin]
-        return len(saves) >= 2 if leg.repeated else not leg.again or result.repeated_save in saves
+    def _has_saved(self, segment: Segment, result: SegmentResult) -> bool:
+        """A repeated segment must save twice: its second save stands on a state that was never restored, and
+        in the segment that repeats it, the same save stands on one that was."""
+        saves = [position for position in self.observer.saves() if position > result.begin]
+        return len(saves) >= 2 if segment.repeated else not segment.again or result.repeated_save in saves
 
     def _set_aside(self) -> int:
-        """Take away the last checkpoint that the leg before saved, so that it must be made again.
+        """Move the last checkpoint that the previous segment saved away, so that it must be made again.
 
         Returns its position, or 0 where it did not save twice.
         """
         assert self._before is not None
-        saves = [position for position in self.watch.saves() if position > self._before.begin]
-        folder = self.watch.checkpoint()
+        saves = [position for position in self.observer.saves() if position > self._before.begin]
+        folder = self.observer.checkpoint()
         if len(saves) < 2 or folder is None:
             return 0
         shutil.rmtree(self._aside, ignore_errors=True)
@@ -228,58 +240,58 @@ class Course:
         return saves[-1]
 
     def _compare_states(self, position: int) -> str:
-        folder = self.watch.checkpoint(position)
+        folder = self.observer.checkpoint(position)
         if folder is None:
             return f"the checkpoint of position {position} was not made again"
         with SavedTensors(self._aside) as ours, SavedTensors(folder) as theirs:
             problem = compare_states(ours, theirs)
         return f"the checkpoint of position {position}: {problem}" if problem else ""
 
-    def _end(self, ranks: Ranks, leg: Leg, result: LegResult, legs_left: int) -> None:
-        if leg.ending == FINISH:
+    def _end(self, ranks: Ranks, segment: Segment, result: SegmentResult, segments_left: int) -> None:
+        if segment.ending == FINISH:
             self._leave(ranks, 0)
             result.ended = "finished"
             return
-        batch, begin = self.watch.batch, result.begin
+        batch, begin = self.observer.batch, result.begin
         end = end_of(
-            leg, begin // batch, self.total_steps, legs_left, self.save_every, self.draw,
+            segment, begin // batch, self.total_steps, segments_left, self.save_every, self.draw,
             before=result.repeated_save // batch,
         )  # fmt: skip
         for condition in (
-            lambda: self._has_saved(leg, result),
-            self._moment(leg, begin, end * batch),
+            lambda: self._has_saved(segment, result),
+            self._moment(segment, begin, end * batch),
         ):
             for _ in self._until(ranks, condition, _POLL_S):
                 pass
-        if leg.ending == STOP:
-            ranks.ask_to_stop(self.draw.randrange(leg.shape.world))
+        if segment.ending == STOP:
+            ranks.ask_to_stop(self.draw.randrange(segment.shape.world))
             self._leave(ranks, STOPPED_STATUS)
-            result.ended = f"SIGUSR2, saved at {self.watch.saves()[-1]}"
+            result.ended = f"SIGUSR2, saved at {self.observer.saves()[-1]}"
             return
-        time.sleep(self.draw.uniform(0.0, 0.1 if leg.ending == "step" else 0.03))
+        time.sleep(self.draw.uniform(0.0, 0.1 if segment.ending == "step" else 0.03))
         ranks.kill()
-        result.ended = self._how_killed(ranks, leg)
+        result.ended = self._how_killed(ranks, segment)
 
-    def _moment(self, leg: Leg, begin: int, target: int) -> Callable[[], bool]:
-        """Says, when called, whether the moment has come to end a leg that began at `begin`."""
-        if leg.ending in ("save", "between"):
-            partial = leg.ending == "save"
-            return lambda: any(position >= target for position in self.watch.saves(partial))
-        return lambda: max(self.watch.losses(begin), default=0) >= target
+    def _moment(self, segment: Segment, begin: int, target: int) -> Callable[[], bool]:
+        """A condition: whether it is time to end a segment that began at `begin`."""
+        if segment.ending in ("save", "between"):
+            partial = segment.ending == "save"
+            return lambda: any(position >= target for position in self.observer.saves(partial))
+        return lambda: max(self.observer.losses(begin), default=0) >= target
 
-    def _how_killed(self, ranks: Ranks, leg: Leg) -> str:
-        """What the kill was seen to hit, which need not be what was aimed at."""
-        if ranks.codes != [-signal.SIGKILL] * leg.shape.world:
+    def _how_killed(self, ranks: Ranks, segment: Segment) -> str:
+        """What the kill was seen to hit, which need not be what it was aimed at."""
+        if ranks.codes != [-signal.SIGKILL] * segment.shape.world:
             raise _ended_early(ranks)
-        if being_written := self.watch.saves(partial=True):
+        if being_written := self.observer.saves(partial=True):
             return f"SIGKILL while it saved {being_written[-1]}"
-        reached, saves = max(self.watch.losses(), default=0), self.watch.saves()
+        reached, saves = max(self.observer.losses(), default=0), self.observer.saves()
         if saves and saves[-1] == reached:
             return f"SIGKILL after the save of {reached}"
         return f"SIGKILL after the step to {reached}"
 
     def _leave(self, ranks: Ranks, status: int) -> None:
-        """Wait until all ranks have ended by themselves, with this status."""
+        """Wait until all ranks have exited by themselves, with this status."""
         for _ in self._until(ranks, lambda: None not in ranks.codes, 0.02, may_end=True):
             pass
         if set(ranks.codes) != {status}:
@@ -288,7 +300,7 @@ class Course:
     def _until(
         self, ranks: Ranks, condition: Callable[[], bool], poll_s: float, may_end: bool = False
     ) -> Iterator[None]:
-        """Yield until `condition()`; a rank that ends, or silence, is a `_LegError`."""
+        """Yield until `condition()`; a rank that ends, or silence, is a `_SegmentError`."""
         seen: Any = None
         deadline = time.monotonic() + PATIENCE_S
         while not condition():
@@ -297,41 +309,41 @@ class Course:
                 self._give_the_others_time(ranks)
                 raise _ended_early(ranks)
             if time.monotonic() > deadline:
-                now = [path.stat().st_size for path in ranks.logs], len(self.watch.losses())
+                now = [path.stat().st_size for path in ranks.logs], len(self.observer.losses())
                 if now == seen:
-                    raise _LegError(f"nothing happened for {PATIENCE_S:.0f} s: {ranks.last_words()}")
+                    raise _SegmentError(f"no progress for {PATIENCE_S:.0f} s: {ranks.last_words()}")
                 seen, deadline = now, time.monotonic() + PATIENCE_S
             yield
             time.sleep(poll_s)
 
     @staticmethod
     def _give_the_others_time(ranks: Ranks) -> None:
-        """They may know better what went wrong."""
+        """Wait a little: their logs may tell more about what went wrong."""
         deadline = time.monotonic() + 5
         while None in ranks.codes and time.monotonic() < deadline:
             time.sleep(0.1)
 
 
-class _LegError(Exception):
-    """A leg did not go as it should: a finding, not an error of verify."""
+class _SegmentError(Exception):
+    """A segment did not go as planned: a result of verify, not an error."""
 
 
-def _ended_early(ranks: Ranks) -> _LegError:
+def _ended_early(ranks: Ranks) -> _SegmentError:
     if set(ranks.codes) == {0}:
-        return _LegError("the run ended before this segment could be interrupted")
-    return _LegError(f"a rank ended by itself: {ranks.last_words()}")
+        return _SegmentError("the run ended before this segment could be interrupted")
+    return _SegmentError(f"a rank exited by itself: {ranks.last_words()}")
 
 
-def train_straight(watch: Watch, shape: Shape, settings: Sequence[str], logs: Path) -> float:
-    """One run without interruption; returns its seconds. Raises `UserError` where it fails."""
+def train_reference(observer: RunObserver, shape: Shape, settings: Sequence[str], logs: Path) -> float:
+    """Train one uninterrupted run; returns its seconds. Raises `UserError` where it fails."""
     start = time.monotonic()
-    with closing(Ranks(shape, [*settings, f"runs={watch.runs}"], logs)) as ranks:
+    with closing(Ranks(shape, [*settings, f"runs={observer.runs}"], logs)) as ranks:
         while None in ranks.codes:
             time.sleep(0.05)
         if set(ranks.codes) != {0}:
             raise UserError(
                 f"the run {logs.name} failed: {ranks.last_words()}",
-                "verify needs settings that can be trained",
+                "verify needs settings that train",
                 "try them with `birdsd run train ...`",
             )
     return time.monotonic() - start
@@ -344,7 +356,7 @@ def _free_port() -> int:
 
 
 def rank_environment(rank: int, world: int, port: int, name: str) -> dict[str, str]:
-    """The environment of a rank of the leg `name`: ours, without what belongs to a launcher around us."""
+    """The environment of a rank of the segment `name`: this one, without a launcher's variables."""
     kept = {
         key: value
         for key, value in os.environ.items()
@@ -362,9 +374,9 @@ def rank_environment(rank: int, world: int, port: int, name: str) -> dict[str, s
     }
 
 
-def leg_line(result: LegResult, legs: int) -> str:
-    """One line for somebody who waits."""
-    leg = result.leg
-    shape = f"world {leg.shape.world}, {leg.shape.engine}, micro-batch {leg.shape.micro_batch}"
-    course = f"{result.begin} -> {result.reached}" if result.facts else "did not start"
-    return f"segment {result.number} of {legs}: {shape}: {course}, {result.problem or result.ended}"
+def segment_line(result: SegmentResult, segments: int) -> str:
+    """A segment as one line of progress."""
+    segment = result.segment
+    shape = f"world {segment.shape.world}, {segment.shape.engine}, micro-batch {segment.shape.micro_batch}"
+    progress = f"{result.begin} -> {result.reached}" if result.facts else "did not start"
+    return f"segment {result.number} of {segments}: {shape}: {progress}, {result.problem or result.ended}"

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from birdsd.format import ELLIPSIS, event_words, moment, printable, short, span, table
-from birdsd.runs.status.overview import RECENT, RunStatus, counts
+from birdsd.runs.status.overview import RECENT, counts
+from birdsd.runs.status.records import RunStatus
 from birdsd.runs.status.state import CANCELLED, FINISHED
-from birdsd.runs.status.timing import START_PARTS, Account, Hours, title
+from birdsd.runs.status.timing import START_PARTS, AllocationTimes, TimeBreakdown, title
 
 if TYPE_CHECKING:
     from birdsd.runs.status.detail import RunDetail
@@ -74,7 +75,7 @@ def _cells(status: RunStatus) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def used_hours(spent: Hours | None) -> str:
+def used_hours(spent: TimeBreakdown | None) -> str:
     """GPU hours; hours of processes where there was no GPU."""
     if spent is None or spent.wall_s <= 0:
         return ""
@@ -143,7 +144,7 @@ def _facts(detail: RunDetail, now: float) -> list[str]:
     ]  # fmt: skip
 
 
-def allocation_lines(accounts: Sequence[Account], now: float) -> list[str]:
+def allocation_lines(accounts: Sequence[AllocationTimes], now: float) -> list[str]:
     """The table of allocations."""
     parts = any(account.part not in ("", "0/1") for account in accounts)
     rows = []
@@ -160,7 +161,7 @@ def allocation_lines(accounts: Sequence[Account], now: float) -> list[str]:
     return table([head, *rows], left=(0, 1, 6), indent=2, width=WIDTH)
 
 
-def hour_lines(spent: Hours, job: str = "train") -> list[str]:
+def hour_lines(spent: TimeBreakdown, job: str = "train") -> list[str]:
     """Where the hours went, with a bar for each share of the allocated time."""
     whole = spent.wall_s + spent.queue_s
     lines = []

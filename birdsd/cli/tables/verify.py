@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from birdsd.format import table
 
 if TYPE_CHECKING:
-    from birdsd.checks.verify.segments import LegResult
+    from birdsd.checks.verify.segments import SegmentResult
     from birdsd.checks.verify.verify import VerifyResult
 
 _HEADER = (
@@ -25,12 +25,12 @@ _HEADER = (
 
 
 def result_text(result: VerifyResult) -> str:
-    """The table of the legs, the checks, and the verdict."""
+    """The table of the segments, the checks, and the verdict."""
     lines = [
         f"{result.steps} steps of {result.global_batch} samples, {result.precision} on {result.device}; "
-        f"uninterrupted in {result.straight_s:.0f} s, then in {len(result.legs)} segments (in samples):",
+        f"uninterrupted in {result.reference_s:.0f} s, then in {len(result.segments)} segments (in samples):",
         "",
-        *table([_HEADER, *(_row(leg) for leg in result.legs)], left=[len(_HEADER) - 1]),
+        *table([_HEADER, *(_row(segment) for segment in result.segments)], left=[len(_HEADER) - 1]),
     ]
     lines.append("")
     lines += [
@@ -48,14 +48,14 @@ def result_text(result: VerifyResult) -> str:
     return "\n".join(lines)
 
 
-def _row(result: LegResult) -> tuple[str, ...]:
-    leg = result.leg
+def _row(result: SegmentResult) -> tuple[str, ...]:
+    segment = result.segment
     return (
         str(result.number),
-        str(leg.shape.world),
-        leg.shape.engine,
-        str(leg.shape.micro_batch),
-        str(leg.readers),
+        str(segment.shape.world),
+        segment.shape.engine,
+        str(segment.shape.micro_batch),
+        str(segment.readers),
         str(result.begin),
         str(result.reached),
         str(result.redone),

@@ -1,1 +1,1 @@
-"""One process's part in an allocation: signals, the lock, the heartbeat."""
+"""One process of an allocation: signals, the lock, the heartbeat."""

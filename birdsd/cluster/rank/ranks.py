@@ -1,6 +1,6 @@
-"""A job that was started several times at once, by srun, mpirun or torchrun: ranks of one run, or refused.
+"""A job that srun, mpirun or torchrun started several times at once: the ranks of one run, or refused.
 
-Two copies that know nothing of each other would wait for one lock, or write over each other's files.
+Independent copies would wait for one lock, or overwrite each other's files.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from birdsd.config import job_name
 from birdsd.errors import UserError
 from birdsd.site.choose import SHARED_JOBS
 
-# Those whose processes find each other; every other job is one process, or takes part=i/n.
+# Jobs with communicating processes; every other job is a single process, or takes part=i/n.
 _OF_RANKS = ("train",)
-# Below the ports that systems give out to connections of their own.
+# Below the ephemeral ports of common systems.
 _PORTS = (20000, 32000)
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What a launcher says to one of its processes. `address` and `port` are where rank 0 is met; "" where
-    the launcher does not tell."""
+    """What a launcher tells one of its processes. `address` and `port`: the rendezvous at rank 0; "" where
+    unknown."""
 
     launcher: str
     rank: int
@@ -37,10 +37,10 @@ class Launch:
 
 
 def join(job: str, settings: Sequence[str], environ: MutableMapping[str, str] | None = None) -> Launch | None:
-    """Make this process the rank that its launcher says, where that started several; None where it is alone.
+    """Make this process the rank that its launcher assigned; returns None where it was started alone.
 
     Sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, as torchrun does. Raises `UserError`
-    where the processes could not find each other, or where the job is for one process.
+    where the processes could not find each other, or where the job is for a single process.
     """
     environ = os.environ if environ is None else environ
     launch = launched(environ)
@@ -65,45 +65,45 @@ def join(job: str, settings: Sequence[str], environ: MutableMapping[str, str] | 
             "set MASTER_ADDR and MASTER_PORT to a machine and a free port of rank 0's, or "
             f"`birdsd submit {job} site=... nodes=N tasks_per_node=N`",
         )
-    told = {"RANK": launch.rank, "WORLD_SIZE": launch.size, "LOCAL_RANK": launch.local_rank}
-    environ.update({name: str(value) for name, value in told.items()})
+    variables = {"RANK": launch.rank, "WORLD_SIZE": launch.size, "LOCAL_RANK": launch.local_rank}
+    environ.update({name: str(value) for name, value in variables.items()})
     environ.update({"MASTER_ADDR": address, "MASTER_PORT": port})
     return launch
 
 
 def launched(environ: Mapping[str, str]) -> Launch | None:
-    """Who started this process as one of several, by the variables that launchers set; None elsewhere.
+    """The launcher that started this process as one of several, by the variables it set; None for none.
 
-    A shell or a notebook inside an allocation is not a step of several tasks, whatever the allocation holds.
+    A shell or a notebook inside an allocation is not a step of several tasks, whatever the allocation has.
     """
 
     def number(name: str, default: int = 0) -> int:
         text = environ.get(name, "")
         return int(text) if text.isdigit() else default
 
-    there = [name for name in ("RANK", "WORLD_SIZE") if name in environ]
-    if there and (len(there) == 1 or not all(environ[name].isdigit() for name in there)):
-        given = ", ".join(f"{name}={environ[name]!r}" for name in there)
+    variables = [name for name in ("RANK", "WORLD_SIZE") if name in environ]
+    if variables and (len(variables) == 1 or not all(environ[name].isdigit() for name in variables)):
+        listed = ", ".join(f"{name}={environ[name]!r}" for name in variables)
         raise UserError(
-            f"the environment has {given}",
+            f"the environment has {listed}",
             "launchers of several processes set both RANK and WORLD_SIZE, to whole numbers",
             "unset them, or start it with torchrun or srun",
         )
     if number("WORLD_SIZE") and "RANK" in environ:  # torchrun, or our own launch
-        told = number("RANK"), number("WORLD_SIZE"), number("LOCAL_RANK")
-        return Launch("torchrun", *told, environ.get("MASTER_ADDR", ""), number("MASTER_PORT"))
+        numbers = number("RANK"), number("WORLD_SIZE"), number("LOCAL_RANK")
+        return Launch("torchrun", *numbers, environ.get("MASTER_ADDR", ""), number("MASTER_PORT"))
     in_step = number("SLURM_STEP_NUM_TASKS") > 1 and "SLURM_STEP_ID" in environ and "SLURM_PROCID" in environ
     for launcher, rank, size, local_rank, local_size in _MPI:
-        # mpirun may begin its own daemons with srun; and srun --mpi=pmi2 sets some of mpirun's variables.
+        # mpirun may start its own daemons with srun, and srun --mpi=pmi2 sets some of mpirun's variables.
         if number(size) > 1 and rank in environ and (local_size in environ or not in_step):
             alone = number(local_size) == number(size)  # on one machine, which is this one
             port = _port(f"{launcher} {os.getppid()}") if alone else 0
             address = "127.0.0.1" if alone else ""
             return Launch(launcher, number(rank), number(size), number(local_rank), address, port)
     if in_step:
-        told = number("SLURM_PROCID"), number("SLURM_STEP_NUM_TASKS"), number("SLURM_LOCALID")
+        numbers = number("SLURM_PROCID"), number("SLURM_STEP_NUM_TASKS"), number("SLURM_LOCALID")
         step = f"{environ.get('SLURM_JOB_ID')}.{environ['SLURM_STEP_ID']}"
-        return Launch("srun", *told, _first_host(environ), _port(f"srun {step}"))
+        return Launch("srun", *numbers, _first_host(environ), _port(f"srun {step}"))
     return None
 
 
@@ -118,12 +118,12 @@ _MPI = (
 
 
 def _port(seed: str) -> int:
-    """The same on every process of a launch, and most likely another for another launch."""
+    """The same port on every process of a launch, and most likely another one for another launch."""
     return random.Random(seed).randint(*_PORTS)
 
 
 def _first_host(environ: Mapping[str, str]) -> str:
-    """The first node of a step, where rank 0 is; "" where nobody can tell."""
+    """The first node of a step, which has rank 0; "" where unknown."""
     nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST", "")
     if re.fullmatch(r"[\w.-]+", nodes):
         return nodes

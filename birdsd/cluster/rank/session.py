@@ -1,4 +1,4 @@
-"""One process's part in an allocation: the lock on the run, its record, its heartbeat, and the watchdog."""
+"""One process of an allocation: the lock on the run, its record, its heartbeat, and the watchdog."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
 import birdsd
-from birdsd.cluster.rank.signals import attended_by, take_flag
+from birdsd.cluster.rank.signals import set_run_control, take_flag
 from birdsd.errors import UserError
 from birdsd.files import exclusive
 from birdsd.runs.allocations import (
@@ -47,15 +47,15 @@ if TYPE_CHECKING:
     from birdsd.site.notebooks import SessionLimit
     from birdsd.training.progress import Pulse
 
-# What a process of a dying allocation may still hold after its job was requeued.
+# For so long a process of the previous allocation may still hold the lock after a requeue.
 _LINGER_S = 60.0
 
 
 class Session:
     """`with Session(run) as session: train(..., session.should_stop, session.event, session.beat)`.
 
-    Rank 0 holds the run's lock, writes the records, and sees a request to stop; every rank listens to
-    signals and is watched. Raises `UserError` where another process is at work on the run.
+    Rank 0 holds the run's lock, writes the records, and checks for a request to stop; every rank handles
+    signals and has a watchdog. Raises `UserError` where another process uses the run.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Session:
         self._pulse: Pulse | None = None
         self._beats, self._armed = 0, 0.0
         self.limit = limit
-        self._asked = self._told = False
+        self._stop_requested = self._signal_reported = False
         self._done = threading.Event()
         self._held = ExitStack()
         self._thread: threading.Thread | None = None
@@ -94,7 +94,7 @@ class Session:
         except BaseException:
             self._close()
             raise
-        attended_by(self)
+        set_run_control(self)
         return self
 
     def __exit__(
@@ -114,7 +114,7 @@ class Session:
                 self._held.enter_context(exclusive(self.run.folder))
                 return
             except UserError as error:
-                # The allocation before ours, of the same job, may need a moment to be gone.
+                # The previous allocation of the same job may need a moment to exit.
                 last = next((a.began for a in reversed(allocations(self.run.folder)) if a.began), None)
                 same = last is not None and bool(last.job_id) and last.job_id == slurm_job_id()
                 if not same or time.monotonic() > deadline:
@@ -124,7 +124,7 @@ class Session:
                 time.sleep(1.0)
 
     def _refuse(self, error: UserError) -> None:
-        """Leave a word for whoever looks, in a folder of our own that no one reads as progress."""
+        """Record the refusal in a folder of its own, which does not count as progress."""
         with suppress(UserError):
             write_record(self.allocation.folder, END, Ended(time.time(), "refused", 2, message=str(error)))
 
@@ -134,7 +134,7 @@ class Session:
             (folder / name).unlink(missing_ok=True)
         submission = os.environ.get(SUBMISSION_VARIABLE, "")
         if not submission:
-            withdraw_stop(self.run.folder)  # somebody runs it by hand: it is wanted again
+            withdraw_stop(self.run.folder)  # running it by hand revokes a request to stop
         began = Began(
             time=time.time(),
             job_id=slurm_job_id(),
@@ -166,10 +166,10 @@ class Session:
         return Ended(time.time(), "error", 1, message=f"{type(error).__name__}: {error}")
 
     def _write_end(self, ended: Ended) -> None:
-        """Rank 0 speaks for all, but a sentence for the user may come from any rank."""
-        known = self.allocation.ended
-        mine = self.is_first or ended.status == UserError.exit_status
-        if not mine or (known is not None and known.status == UserError.exit_status):
+        """Rank 0 writes the end for all ranks, but a `UserError` may come from any of them."""
+        written = self.allocation.ended
+        counts = self.is_first or ended.status == UserError.exit_status
+        if not counts or (written is not None and written.status == UserError.exit_status):
             return
         if self._pulse is not None:
             ended.position = ended.position or self._pulse.position
@@ -179,16 +179,16 @@ class Session:
             self.event({"event": "error", "message": ended.message, "rank": self.rank})
 
     def outcome(self, finished: bool, status: int, position: int = 0) -> None:
-        """How the job says that it ended."""
-        asked = "stop.json" if self._asked else self.flag.received.name if self.flag.received else ""
-        if not finished and not asked and self.session_ends:
-            asked = "the session ends"
+        """Note how the job ended."""
+        cause = "stop.json" if self._stop_requested else self.flag.received.name if self.flag.received else ""
+        if not finished and not cause and self.session_ends:
+            cause = "the session ends"
         self._outcome = Ended(
-            time.time(), "finished" if finished else "stopped", status, position, message=asked
+            time.time(), "finished" if finished else "stopped", status, position, message=cause
         )
 
     def _close(self) -> None:
-        attended_by(None)
+        set_run_control(None)
         self._done.set()
         if self._thread is not None:
             self._thread.join(timeout=2 * HEARTBEAT_S)
@@ -206,11 +206,11 @@ class Session:
     def should_stop(self) -> bool:
         """Whether this process was asked to stop: by a signal, (rank 0) by RUN/stop.json, or by the end of
         the machine's session."""
-        if self.flag() and not self._told:
-            self._told = True
+        if self.flag() and not self._signal_reported:
+            self._signal_reported = True
             assert self.flag.received is not None
             self.event({"event": "signal", "signal": self.flag.received.name, "rank": self.rank})
-        return self.flag() or self._asked or self.session_ends
+        return self.flag() or self._stop_requested or self.session_ends
 
     @property
     def session_ends(self) -> bool:
@@ -221,7 +221,7 @@ class Session:
         self.run.event({**event, "allocation": self.allocation.name})
 
     def beat(self, pulse: Pulse) -> None:
-        """A sign of life. While a step is under way the watchdog is armed; other phases take their time."""
+        """A heartbeat of the loop. The watchdog is armed during steps only; other phases take their time."""
         self._pulse = pulse
         now = time.monotonic()
         if not self.watchdog_s or self._stacks is None:
@@ -230,13 +230,13 @@ class Session:
             faulthandler.cancel_dump_traceback_later()
             self._armed = 0.0
         elif now - self._armed > min(1.0, self.watchdog_s / 10):
-            # A thread of C counts, which needs no lock of Python's: it ends also a process stuck in C code.
+            # The timer is a C thread without the GIL, so that it also ends a process stuck in C code.
             faulthandler.dump_traceback_later(self.watchdog_s, exit=True, file=self._stacks)
             self._armed = now
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Note the seconds of something that happens before the loop."""
+        """Measure the seconds of a phase before the loop."""
         start = time.perf_counter()
         try:
             yield
@@ -253,16 +253,17 @@ class Session:
 
     def _beat_on(self) -> None:
         while not self._done.wait(HEARTBEAT_S):
-            with suppress(UserError, OSError):  # a full disk is the checkpoint's to tell
+            with suppress(UserError, OSError):  # a full disk is reported by the checkpoint
                 self._write_heartbeat()
-            self._asked = self._asked or stop_requested(self.run.folder)
+            self._stop_requested = self._stop_requested or stop_requested(self.run.folder)
             if self.locks and is_superseded(self.run.folder):
                 self._leave_at_once()
         with suppress(UserError, OSError):
             self._write_heartbeat()
 
     def _leave_at_once(self) -> None:
-        """A newer allocation of this job waits for the lock; what we would still save, it would undo."""
+        """Exit at once: a newer allocation of this job waits for the lock, and would discard what we still
+        save."""
         with suppress(UserError, OSError):
             self.event({"event": "superseded", "rank": self.rank})
             write_record(
@@ -282,8 +283,8 @@ class Session:
         write_record(self.allocation.folder, HEARTBEAT, beat)
 
     def _all_seconds(self) -> dict[str, float]:
-        told = dict(self._pulse.seconds) if self._pulse is not None else {}
-        return {name: round(value, 3) for name, value in {**self.seconds, **told}.items()}
+        measured = dict(self._pulse.seconds) if self._pulse is not None else {}
+        return {name: round(value, 3) for name, value in {**self.seconds, **measured}.items()}
 
 
 def _environment_number(name: str, default: int) -> int:
@@ -297,7 +298,7 @@ def _hosts() -> list[str]:
 
 
 def _gpus(world_size: int) -> int:
-    """GPUs in use: one a rank, where there are any."""
+    """GPUs in use: one per rank, where there are any."""
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     if shown is not None:
         return world_size if shown.strip() not in ("", "-1", "NoDevFiles") else 0

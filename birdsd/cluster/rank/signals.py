@@ -1,4 +1,4 @@
-"""Being asked to stop: signals only set a flag, which the training loop reads at a step boundary."""
+"""Stop requests: signals only set a flag, which the training loop reads at a step boundary."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from birdsd.training.progress import Pulse
 
-# What asks a run to save and leave: Slurm's warning and its preemption, a `kill`, and Ctrl-C.
+# They ask a run to save and leave: Slurm's warning and its preemption, a `kill`, and Ctrl-C.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGUSR2", "SIGTERM", "SIGINT") if hasattr(signal, name))
 
 
 class StopFlag:
-    """Says, when called, whether a signal has asked this process to stop. A second Ctrl-C interrupts."""
+    """A callable: whether a signal has asked this process to stop. A second Ctrl-C interrupts."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -32,7 +32,7 @@ class StopFlag:
             self.received = signal.Signals(number)
 
     def restore(self) -> None:
-        """Give the signals back to whoever handled them before."""
+        """Restore the previous signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -40,8 +40,8 @@ class StopFlag:
         return self.received is not None
 
 
-class Attendant(Protocol):
-    """Who knows whether this process is to stop, and wants to know where it is: a session, mostly."""
+class RunControl(Protocol):
+    """What controls a running job: says whether to stop, and gets its progress. Usually a session."""
 
     def should_stop(self) -> bool: ...
 
@@ -49,17 +49,17 @@ class Attendant(Protocol):
 
 
 _early: StopFlag | None = None
-_attendant: Attendant | None = None
+_control: RunControl | None = None
 
 
-def attended_by(attendant: Attendant | None) -> None:
-    """Tell the jobs of this process who looks after it; None: nobody does any more."""
-    global _attendant
-    _attendant = attendant
+def set_run_control(control: RunControl | None) -> None:
+    """Set what controls the jobs of this process; None for nothing."""
+    global _control
+    _control = control
 
 
 class _Alone:
-    """A job that is run by hand: signals ask it to stop, and nobody wants to know where it is."""
+    """The control of a job that is run by hand: signals ask it to stop, and its progress is ignored."""
 
     def __init__(self, flag: StopFlag) -> None:
         self.should_stop = flag
@@ -69,11 +69,11 @@ class _Alone:
 
 
 @contextmanager
-def attendant() -> Iterator[Attendant]:
-    """Who looks after this process: its session where it is part of a submission, else nothing but
-    signals from here on, which are given back afterwards."""
-    if _attendant is not None:
-        yield _attendant
+def run_control() -> Iterator[RunControl]:
+    """The control of this process: its session if it belongs to a submission, else signals alone, whose
+    handlers are restored afterwards."""
+    if _control is not None:
+        yield _control
         return
     flag = take_flag()
     try:
@@ -83,7 +83,7 @@ def attendant() -> Iterator[Attendant]:
 
 
 def listen_early() -> StopFlag:
-    """Begin to listen before anything slow is imported, so that no signal is lost until the job asks."""
+    """Handle signals before anything slow is imported, so that none is lost until the job asks."""
     global _early
     if _early is None and threading.current_thread() is threading.main_thread():
         _early = StopFlag()

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from birdsd.pages.charts import Curve, Marker, line_chart, loss_chart, smoothed_curves, spread_over
 from birdsd.pages.environment import amount
-from birdsd.runs.status.timing import Account
+from birdsd.runs.status.timing import AllocationTimes
 from birdsd.training.records import read_metrics
 
 # More shaded places than these would hide the curve, and more than one flag another flag.
@@ -57,7 +57,7 @@ def _number(value: object) -> float:
     return float(value) if isinstance(value, (int, float)) else float("nan")
 
 
-def loss_curves(metrics: Metrics, accounts: Sequence[Account]) -> Markup:
+def loss_curves(metrics: Metrics, accounts: Sequence[AllocationTimes]) -> Markup:
     """The losses, with what was recomputed marked."""
     markers, caption = _markers(metrics, accounts)
     return loss_chart(
@@ -65,7 +65,7 @@ def loss_curves(metrics: Metrics, accounts: Sequence[Account]) -> Markup:
     )
 
 
-def _markers(metrics: Metrics, accounts: Sequence[Account]) -> tuple[list[Marker], str]:
+def _markers(metrics: Metrics, accounts: Sequence[AllocationTimes]) -> tuple[list[Marker], str]:
     """Where work was recomputed; a sentence instead where there are too many such places."""
     lost = [account for account in accounts if account.lost_samples]
     if len(lost) > _MOST_MARKERS:

@@ -15,7 +15,7 @@ from birdsd.pages.page import name
 from birdsd.runs.allocations import Submission
 from birdsd.runs.run import Run
 from birdsd.runs.status.logs import newest_source, tail, text_of
-from birdsd.runs.status.overview import Files
+from birdsd.runs.status.records import RunRecords
 
 LOG_LINES, LOG_BYTES = 60, 24_000
 _EVENTS = 60
@@ -33,7 +33,7 @@ _BAD = (
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 
-def environment(files: Files, events: Sequence[Mapping[str, Any]]) -> dict[str, object]:
+def environment(files: RunRecords, events: Sequence[Mapping[str, Any]]) -> dict[str, object]:
     """What it ran on, and with which code."""
     rows: dict[str, object] = {}
     none: dict[str, Any] = {}

@@ -21,9 +21,10 @@ from birdsd.pages.run.curves import Metrics, loss_curves, small_curves
 from birdsd.pages.run.previews import Budget, listen
 from birdsd.runs.run import Run
 from birdsd.runs.status.detail import as_typed, in_words
-from birdsd.runs.status.overview import RunStatus, look, status_of
+from birdsd.runs.status.overview import look, status_of
+from birdsd.runs.status.records import RunStatus
 from birdsd.runs.status.state import CHAIN_STOPPED, FAILED, FINISHED, KILLED, RUNNING
-from birdsd.runs.status.timing import Hours
+from birdsd.runs.status.timing import TimeBreakdown
 
 REPORT = "report.html"
 _BAD = (FAILED, KILLED, CHAIN_STOPPED)
@@ -58,7 +59,7 @@ def write(
     now = time.time() if now is None else now
     files, jobs = look(run)
     status = status_of(files, jobs, now)
-    spent = status.hours or Hours([])
+    spent = status.hours or TimeBreakdown([])
     metrics, events = Metrics.read(run.folder), run.events()
     try:
         config = run.config
@@ -116,7 +117,7 @@ def _lead(status: RunStatus, config: dict[str, Any]) -> str:
 
 
 def _figures(
-    status: RunStatus, spent: Hours, metrics: Metrics, price: float | None, currency: str
+    status: RunStatus, spent: TimeBreakdown, metrics: Metrics, price: float | None, currency: str
 ) -> dict[str, str]:
     """The large figures, by what they mean."""
     figures = {}

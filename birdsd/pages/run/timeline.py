@@ -17,7 +17,7 @@ from markupsafe import Markup
 from birdsd.format import moment, short, span
 from birdsd.pages.charts import HEIGHT, WIDTH, nice_ticks
 from birdsd.pages.environment import amount, macro, unbroken
-from birdsd.runs.status.timing import KINDS, START_PARTS, Account, Hours, title
+from birdsd.runs.status.timing import KINDS, START_PARTS, AllocationTimes, TimeBreakdown, title
 
 # Stretches in which nothing ran and nothing waited are shown shortened where they would take the page.
 _LONG_GAP, _SHOWN_GAP = 0.10, 0.035
@@ -118,7 +118,7 @@ class _Axis:
 
 
 def time_line(
-    spent: Hours, events: Sequence[dict[str, Any]], total: int, now: float, job: str = "train"
+    spent: TimeBreakdown, events: Sequence[dict[str, Any]], total: int, now: float, job: str = "train"
 ) -> Markup:
     """Progress and allocations over one axis of time."""
     lanes, left_out = _lanes(spent.accounts)
@@ -138,9 +138,9 @@ def time_line(
     )  # fmt: skip
 
 
-def _lanes(accounts: Sequence[Account]) -> tuple[list[list[Account]], int]:
+def _lanes(accounts: Sequence[AllocationTimes]) -> tuple[list[list[AllocationTimes]], int]:
     """Allocations that do not overlap share a lane; what finds none is counted."""
-    lanes: list[list[Account]] = []
+    lanes: list[list[AllocationTimes]] = []
     left_out = 0
     for account in sorted(accounts, key=lambda a: a.begin):
         free = next((lane for lane in lanes if lane[-1].end <= account.begin + 1), None)
@@ -153,7 +153,7 @@ def _lanes(accounts: Sequence[Account]) -> tuple[list[list[Account]], int]:
     return lanes, left_out
 
 
-def _waited(lanes: Sequence[Sequence[Account]]) -> dict[str, float]:
+def _waited(lanes: Sequence[Sequence[AllocationTimes]]) -> dict[str, float]:
     """When each began to wait, by name; in the drawing not before the one before it in its lane had ended."""
     since: dict[str, float] = {}
     for lane in lanes:
@@ -177,7 +177,7 @@ class _Box:
 
 
 def _strip(
-    lanes: Sequence[Sequence[Account]],
+    lanes: Sequence[Sequence[AllocationTimes]],
     waited: dict[str, float],
     axis: _Axis,
     waiting: tuple[float, float],
@@ -212,7 +212,7 @@ def _box(axis: _Axis, begin: float, end: float, y: float, kind: str, tip: str) -
     return _Box(kind_class(kind), x, y, WIDTH * axis.share(end) - x, tip)
 
 
-def _phases(account: Account, axis: _Axis, y: float, job: str) -> list[_Box]:
+def _phases(account: AllocationTimes, axis: _Axis, y: float, job: str) -> list[_Box]:
     """The boxes of one allocation, each as wide as its share of the allocation."""
     parts = {**account.seconds, "train": account.seconds["train"] - account.lost_s}
     order = ["start", "train", "lost", *KINDS[2:]]
@@ -229,7 +229,7 @@ def _phases(account: Account, axis: _Axis, y: float, job: str) -> list[_Box]:
 
 
 def _progress(
-    shown: Sequence[Account], events: Sequence[dict[str, Any]], total: int, axis: _Axis, now: float
+    shown: Sequence[AllocationTimes], events: Sequence[dict[str, Any]], total: int, axis: _Axis, now: float
 ) -> dict[str, Any]:
     """Samples by time: the paths where they rise, wait (`flat`) and fall back (`drop`), and the signs."""
     top = max(total, max(account.position for account in shown)) or 1
@@ -259,7 +259,7 @@ def _progress(
     }  # fmt: skip
 
 
-def _points(account: Account, events: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
+def _points(account: AllocationTimes, events: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
     """(time, samples) of an allocation: flat while it starts, then by its own events."""
     marks = [
         (float(event["time"]), float(event["position"]))
@@ -279,7 +279,7 @@ def _points(account: Account, events: Sequence[dict[str, Any]]) -> list[tuple[fl
     return points
 
 
-def _sign(account: Account, x: float, y: float, small: bool) -> dict[str, Any] | None:
+def _sign(account: AllocationTimes, x: float, y: float, small: bool) -> dict[str, Any] | None:
     """How an allocation ended; None where there is no sign for it."""
     sign, look = _SIGNS.get(account.how.split(" (")[0], ("", ""))
     if not sign:
@@ -291,7 +291,7 @@ def _sign(account: Account, x: float, y: float, small: bool) -> dict[str, Any] |
             "tip": tip}  # fmt: skip
 
 
-def _signs(shown: Sequence[Account]) -> list[tuple[str, str, str]]:
+def _signs(shown: Sequence[AllocationTimes]) -> list[tuple[str, str, str]]:
     """What the signs mean, of those that there are: (class, sign, meaning)."""
     counts = Counter(how for account in shown if (how := account.how.split(" (")[0]) in _SIGNS)
     small = len(shown) > MOST_SIGNS
@@ -305,7 +305,7 @@ def _signs(shown: Sequence[Account]) -> list[tuple[str, str, str]]:
     ]
 
 
-def _kinds(spent: Hours, job: str) -> list[tuple[str, str]]:
+def _kinds(spent: TimeBreakdown, job: str) -> list[tuple[str, str]]:
     """What the colours mean, of those that there are; two kinds of one colour share a name."""
     named: dict[str, list[str]] = {}
     for kind, _ in spent.table():
@@ -316,7 +316,7 @@ def _kinds(spent: Hours, job: str) -> list[tuple[str, str]]:
 # -- figures ------------------------------------------------------------------------------------------
 
 
-def hours_table(spent: Hours, job: str, price: float | None, currency: str) -> Markup:
+def hours_table(spent: TimeBreakdown, job: str, price: float | None, currency: str) -> Markup:
     """Where the hours went, as a bar and a table; with a price also what each cost."""
     whole, allocated = spent.wall_s + spent.queue_s, spent.wall_s
     rate = spent.gpu_hours / allocated * (price or 0.0) if allocated else 0.0  # per second
@@ -336,7 +336,7 @@ def hours_table(spent: Hours, job: str, price: float | None, currency: str) -> M
     )  # fmt: skip
 
 
-def allocation_table(spent: Hours, now: float) -> Markup:
+def allocation_table(spent: TimeBreakdown, now: float) -> Markup:
     """One row for each allocation; columns that are empty throughout are left out."""
     has_parts = any(account.part not in ("", "0/1") for account in spent.accounts)
     columns: dict[str, list[object]] = {head: [] for head in _ORDER}

@@ -1,1 +1,1 @@
-"""Which models a run stands on, and how they are loaded."""
+"""The models that a run is based on, and how they are loaded."""

@@ -1,4 +1,4 @@
-"""`birdsd ema`: a model whose average over the training has another length than `optim.ema_decay` gave it."""
+"""`birdsd ema`: a model with another EMA length than `optim.ema_decay` gave it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from birdsd.errors import UserError
 def average_run(
     run: str, length: float, out: Path | None = None, runs: Path = Path("runs")
 ) -> tuple[dict[str, Any], str]:
-    """Write the model of a run with an average of `length`; returns the facts and a text."""
+    """Write the model of a run with an EMA of `length`; returns the facts and a text."""
     from birdsd.diffusion import export
     from birdsd.diffusion.formats.companions import carried, heard_in
     from birdsd.diffusion.generation.generator import Generator
@@ -28,8 +28,8 @@ def average_run(
     known = positions(found.folder)
     if not known:
         raise UserError(f"the run {found.folder.name} has no checkpoint", "an average combines several", "")
-    told = found.config["optim"]
-    optim = OptimConfig(**{name: told.get(name) for name in vars(OptimConfig())})
+    settings = found.config["optim"]
+    optim = OptimConfig(**{name: settings.get(name) for name in vars(OptimConfig())})
     checkpoints = [checkpoint_at(found.folder, position) for position in known]
     has_average = bool(optim.ema_decay) and all(checkpoint.has("ema") for checkpoint in checkpoints)
     mixture = mixture_for(length, known, optim, has_average)

@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from birdsd.method_facts import facts_of
 
 WEIGHTS = ("vae", "unet", "text_encoder")
 PARTS = (*WEIGHTS, "tokenizer", "scheduler")
-CLIP = "clip"  # not part of a pipeline but a model of its own: both towers and their projections
+CLIP = "clip"  # not part of a pipeline but a separate model: both towers and their projections
 # A pipeline's repository also holds other formats, half precision and whole-model files of many GB.
 PATTERNS = (
     "model_index.json",
@@ -44,73 +43,74 @@ IGNORED = ("*.fp16.*", "*.non_ema.*", "*.bf16.*", "*fp16*.safetensors", "*non_em
 
 @dataclass(frozen=True)
 class Wanted:
-    """A model that somebody needs: its hub id or folder, what names it, and which parts of it."""
+    """A required model: its hub id or folder, the setting that names it, and the required parts."""
 
     name: str
     setting: str = ""
-    parts: tuple[str, ...] = ()  # none named: whatever there is
+    parts: tuple[str, ...] = ()  # none: all that exist
 
 
-def cache_models(words: Sequence[str], runs: Path = Path("runs")) -> tuple[dict[str, Any], str]:
-    """Fetch (or, of a folder, check) the models that `words` name; returns facts for JSON, and the text.
+def cache_models(settings: Sequence[str], runs: Path = Path("runs")) -> tuple[dict[str, Any], str]:
+    """Download the models that `settings` name, or check them where they are folders; returns facts and a
+    text.
 
-    `words` are hub ids and folders, or the settings of a training (`model=sd15`). Raises `UserError` where
-    a model cannot be had or lacks weights as safetensors.
+    `settings` are hub ids and folders, or the settings of a training (`model=sd15`). Raises `UserError`
+    where a model cannot be downloaded or has no weights as safetensors.
     """
-    found = []
-    for one in wanted(words, runs):
-        folder = Path(one.name).expanduser()
+    models = []
+    for model in wanted(settings, runs):
+        folder = Path(model.name).expanduser()
         is_folder = folder.is_dir()
         if not is_folder:
-            folder = fetch(one.name)
-        problems = missing(folder, one.parts)
+            folder = fetch(model.name)
+        problems = missing(folder, model.parts)
         if problems:
-            title = f"{one.setting}={one.name}" if one.setting else one.name
+            title = f"{model.setting}={model.name}" if model.setting else model.name
             raise UserError(
                 f"{title} is not complete: {'; '.join(problems)}",
                 "birdsd loads weights from safetensors only, and unpickles nothing foreign",
                 "take a model that has them, e.g. stable-diffusion-v1-5/stable-diffusion-v1-5",
             )
-        found.append(
+        models.append(
             {
-                "name": one.name,
-                "setting": one.setting,
+                "name": model.name,
+                "setting": model.setting,
                 "kind": "folder" if is_folder else "hub",
                 "folder": str(folder),
                 "parts": list(parts_of(folder)),
                 "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
             }
         )
-    return {"cache": str(cache_folder()), "models": found}, _text(found)
+    return {"cache": str(cache_folder()), "models": models}, _text(models)
 
 
-def _text(found: Sequence[dict[str, Any]]) -> str:
-    if not found:
+def _text(models: Sequence[dict[str, Any]]) -> str:
+    if not models:
         return "these settings need no external model"
     from birdsd.site.filesystem import amount
 
     lines = []
-    for one in found:
-        what = "is a folder here, and complete" if one["kind"] == "folder" else "is in the cache"
-        lines.append(f"{one['name']} {what} ({', '.join(one['parts'])}; {amount(one['bytes'])})")
-        lines.append(f"  {one['folder']}")
-    if any(one["kind"] == "hub" for one in found):
+    for model in models:
+        what = "is a folder here, and complete" if model["kind"] == "folder" else "is in the cache"
+        lines.append(f"{model['name']} {what} ({', '.join(model['parts'])}; {amount(model['bytes'])})")
+        lines.append(f"  {model['folder']}")
+    if any(model["kind"] == "hub" for model in models):
         lines.append(
             f"Compute nodes find it there if they can see {cache_folder()}; HF_HOME sets another place."
         )
     return "\n".join(lines)
 
 
-def wanted(words: Sequence[str], runs: Path = Path("runs")) -> list[Wanted]:
-    """The models that these words stand for: ids and folders as they are, settings by what they load."""
-    names = [word for word in words if "=" not in word and word != "train"]
-    settings = [word for word in words if "=" in word]
-    found = [Wanted(name) for name in names]
-    if settings or "train" in words:
+def wanted(typed: Sequence[str], runs: Path = Path("runs")) -> list[Wanted]:
+    """The models that these arguments name: ids and folders as they are, settings by what they load."""
+    names = [word for word in typed if "=" not in word and word != "train"]
+    settings = [word for word in typed if "=" in word]
+    models = [Wanted(name) for name in names]
+    if settings or "train" in typed:
         from birdsd import config
 
-        found += needed(config.compose("train", settings), runs)
-    return found
+        models += needed(config.compose("train", settings), runs)
+    return models
 
 
 def needed(settings: Any, runs: Path = Path("runs")) -> list[Wanted]:
@@ -121,7 +121,7 @@ def needed(settings: Any, runs: Path = Path("runs")) -> list[Wanted]:
     from birdsd.runs.run import RunStore
 
     model = settings.model
-    store, asked = RunStore(runs), []
+    store, models = RunStore(runs), []
     autoencoder = store.model_source(model.autoencoder, "model.autoencoder")
     if model.init != "scratch":
         source = store.model_source(model.source, "model.source")
@@ -129,17 +129,17 @@ def needed(settings: Any, runs: Path = Path("runs")) -> list[Wanted]:
         replaced = ("vae",) if autoencoder and "autoencoder" in facts.models else ()
         parts = tuple(part for part in facts.source_parts if part not in replaced)
         if source:
-            asked.append(Wanted(source, "model.source", parts))
+            models.append(Wanted(source, "model.source", parts))
     if autoencoder:
-        asked.append(Wanted(autoencoder, "model.autoencoder", ("vae",)))
+        models.append(Wanted(autoencoder, "model.autoencoder", ("vae",)))
     if clip := store.model_source(model.clip, "model.clip"):
         # Whether the method compares anything with it or not, its contents count in the run's signature.
-        asked.append(Wanted(clip, "model.clip", (CLIP,)))
-    return asked
+        models.append(Wanted(clip, "model.clip", (CLIP,)))
+    return models
 
 
 def fetch(model_id: str) -> Path:
-    """Download a model's files into the hub's cache, or find them there; returns the snapshot's folder."""
+    """Download a model's files into the hub's cache unless they are there; returns the snapshot's folder."""
     if not _looks_like_id(model_id):
         raise UserError(
             f"'{model_id}' is neither a folder here nor a hub id",
@@ -150,7 +150,7 @@ def fetch(model_id: str) -> Path:
     from huggingface_hub import errors
 
     try:
-        # Nothing is fetched that is there already and complete.
+        # A model that is complete is not downloaded again.
         return Path(
             huggingface_hub.snapshot_download(
                 model_id, allow_patterns=list(PATTERNS), ignore_patterns=list(IGNORED)
@@ -163,9 +163,9 @@ def fetch(model_id: str) -> Path:
             "accept it on the model's page, log in with `hf auth login`, and run this again",
         ) from error
     except Exception as error:  # connection errors have many classes, by version of the hub's library
-        held = snapshot(model_id)
-        if held is not None and not missing(held):
-            return held  # complete, as far as birdsd goes; the hub's library may know of more files
+        folder = snapshot(model_id)
+        if folder is not None and not missing(folder):
+            return folder  # complete, as far as birdsd goes; the hub's library may know of more files
         raise _unreachable(model_id, error) from error
 
 
@@ -194,7 +194,7 @@ def _looks_like_id(text: str) -> bool:
 
 
 def cache_folder() -> Path:
-    """Where the hub's library keeps models: as HF_HUB_CACHE, HF_HOME or XDG_CACHE_HOME say."""
+    """The cache folder of the hub's library, as HF_HUB_CACHE, HF_HOME or XDG_CACHE_HOME set it."""
     for name, below in (("HF_HUB_CACHE", ""), ("HUGGINGFACE_HUB_CACHE", ""), ("HF_HOME", "hub")):
         if os.environ.get(name):
             return Path(os.environ[name]).expanduser() / below
@@ -202,7 +202,7 @@ def cache_folder() -> Path:
 
 
 def snapshot(model_id: str) -> Path | None:
-    """The folder in the cache that `main` of a model stands for; None where it was never fetched."""
+    """The cached snapshot of a model's `main` branch; None where it was never downloaded."""
     folder = cache_folder() / f"models--{model_id.replace('/', '--')}"
     with suppress(OSError):
         revision = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
@@ -214,23 +214,22 @@ def snapshot(model_id: str) -> Path | None:
 def parts_of(folder: Path) -> tuple[str, ...]:
     """Which parts of a pipeline a folder has; a folder that is itself one part is named by its class."""
     folder = _pipeline(folder)
-    found = tuple(part for part in PARTS if (folder / part).is_dir())
-    return found or ((only,) if (only := _only_part(folder)) else ())
+    parts = tuple(part for part in PARTS if (folder / part).is_dir())
+    return parts or ((only,) if (only := _only_part(folder)) else ())
 
 
 def missing(folder: Path, parts: Iterable[str] = ()) -> list[str]:
-    """What these parts lack in a pipeline's folder to be loaded, a phrase each; without parts, what any
-    part that is there lacks.
-    """
+    """What is missing for these parts to be loaded from a pipeline's folder, a phrase each; without
+    `parts`, for all parts in the folder."""
     folder = _pipeline(folder)
-    there = parts_of(folder)
-    asked = tuple(parts) or there
-    if CLIP in asked and CLIP not in there:
+    existing = parts_of(folder)
+    required = tuple(parts) or existing
+    if CLIP in required and CLIP not in existing:
         return [f"clip: no config.json of a CLIP with its image tower in {folder}"]
-    if not there:
+    if not existing:
         return [f"{folder} is not a diffusers folder (it has none of {', '.join(PARTS)})"]
     problems = []
-    for part in asked:
+    for part in required:
         place = folder / part
         if part == _only_part(folder) and not place.is_dir():
             place = folder
@@ -275,22 +274,17 @@ def _lacking(place: Path, part: str) -> list[str]:
     return problems + [f"no {name}" for name in names if not (place / name).is_file()]
 
 
-def weights_count(folder: Path) -> dict[str, int]:
-    """Parameters by part, read from the headers of a model's safetensors files (not their weights)."""
-    return {part: sum(map(prod, shapes.values())) for part, shapes in weights_shapes(folder).items()}
-
-
 def weights_shapes(folder: Path) -> dict[str, dict[str, list[int]]]:
-    """The shapes of a model's tensors, by part and name, from the same headers; parts without any are left
-    out."""
-    folder, found = _pipeline(folder), {}
+    """The shapes of a model's tensors, by part and name, from the headers of its safetensors files; parts
+    without any are left out."""
+    folder, by_network = _pipeline(folder), {}
     for part in (*WEIGHTS, CLIP):
         place = folder / part if (folder / part).is_dir() else folder
         if place == folder and _only_part(folder) != part:
             continue
         paths = [path for path in sorted(place.glob("*.safetensors")) if ".fp16." not in path.name]
-        found[part] = {name: shape for path in paths for name, shape in _shapes(path).items()}
-    return {part: shapes for part, shapes in found.items() if shapes}
+        by_network[part] = {name: shape for path in paths for name, shape in _shapes(path).items()}
+    return {part: shapes for part, shapes in by_network.items() if shapes}
 
 
 def _shapes(path: Path) -> dict[str, list[int]]:
@@ -298,10 +292,10 @@ def _shapes(path: Path) -> dict[str, list[int]]:
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError), open(path, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if length <= 100 << 20:
-            told = json.loads(stream.read(length))
+            header = json.loads(stream.read(length))
             return {
-                name: [int(side) for side in held["shape"]]
-                for name, held in told.items()
+                name: [int(side) for side in entry["shape"]]
+                for name, entry in header.items()
                 if name != "__metadata__"
             }
     return {}

@@ -1,4 +1,4 @@
-"""From the names of a configuration to a loaded model: runs, folders, additions with their weights."""
+"""From the names in a configuration to a loaded model: runs, folders, and adapters with their weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the models lie that a configuration names."""
+"""The folders of the models that a configuration names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from birdsd.schema import ClipsConfig
 
 
 def model_place(config: ClipsConfig) -> Path:
-    """Where the model lies that `run` names."""
+    """The folder of the model that `run` names."""
     if not config.run:
         raise UserError(
             "run is not set", "a model must make the sound", "run=NAME of a finished run, or a folder"

@@ -1,4 +1,4 @@
-"""The weaker model that generation is led away from: another run, or an earlier checkpoint of the same."""
+"""The weaker model for autoguidance: another run, or an earlier checkpoint of the same one."""
 
 from __future__ import annotations
 
@@ -68,29 +68,29 @@ def load_weaker(config: ClipsConfig, main: Path, like: Generator) -> WeakerModel
 
 
 def stored(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """What a checkpoint holds, by parameter: the averages where it has them."""
+    """A checkpoint's tensors by parameter: the moving averages where it has them."""
     kind = "ema" if checkpoint.has("ema") else "weights"
     names = [key.split("/", 1)[1] for key in checkpoint.commit["tensors"] if key.startswith(f"{kind}/")]
     return {name: checkpoint.tensor(kind, name) for name in names}
 
 
-def put_weights(pipeline: Any, values: Mapping[str, Tensor], asked: str) -> None:
-    """Put what a run's checkpoints hold into the networks of a pipeline; `UserError` that begins with `asked`
-    where they do not have it."""
+def put_weights(pipeline: Any, values: Mapping[str, Tensor], wanted: str) -> None:
+    """Put the weights of a run's checkpoints into the networks of a pipeline; a `UserError` that begins with
+    `wanted` where a network is missing there."""
     import torch
 
-    held = {
+    parameters = {
         f"{part}.{name}": tensor
         for part in ("unet", "text_encoder")
         for name, tensor in getattr(pipeline, part).state_dict().items()
     }
     for name, value in values.items():
-        if name not in held or held[name].shape != value.shape:
+        if name not in parameters or parameters[name].shape != value.shape:
             raise UserError(
-                f"{asked}: the checkpoint holds {name}, which the model does not have",
+                f"{wanted}: the checkpoint holds {name}, which the model does not have",
                 "its method taught something on top of a model, not the model itself",
                 "name a run of method=full, or one by its export: guide=RUN",
             )
     with torch.no_grad():
         for name, value in values.items():
-            held[name].copy_(value)
+            parameters[name].copy_(value)

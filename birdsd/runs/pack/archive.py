@@ -1,7 +1,7 @@
-"""The file that `birdsd pack` writes: a ZIP whose manifest names every member with its size and SHA-256.
+"""The file that `birdsd pack` writes: a ZIP whose manifest lists every member with its size and SHA-256.
 
-Nothing in it is compressed: weights and spectrograms would not shrink, and a member that claims more
-bytes than the file has is known for what it is before anything is unpacked.
+Nothing in it is compressed: weights and spectrograms would not shrink, and a member that claims more bytes
+than the file has is recognised before anything is unpacked.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from birdsd.files import atomic_write, explained_write, fsync_folder
 
 FORMAT, MANIFEST = "birdsd-pack-1", "birdsd-pack.json"
 PACK_SUFFIX = ".birdsd.zip"
-# The folders that a pack may hold: the run, runs and models that it stands on, its shards.
+# The folders of a pack: the run, the runs and models that it is based on, its shards.
 ROOMS = ("run", "runs", "models", "shards")
 _MANIFEST_BYTES = 256 << 20
 _BLOCK_BYTES = 1 << 20
@@ -47,29 +47,29 @@ class PackWriter:
         self.files: dict[str, dict[str, Any]] = {}
 
     def add(self, name: str, blocks: Iterator[bytes], size: int, mtime_ns: int) -> None:
-        """Add a member of `size` bytes; raises `UserError` where there turn out to be fewer or more."""
+        """Add a member of `size` bytes; raises `UserError` if the blocks amount to fewer or more."""
         check_name(name)
         info = zipfile.ZipInfo(name)
         info.file_size, info.external_attr = size, (stat.S_IFREG | 0o644) << 16
-        digest, held = hashlib.sha256(), 0
+        digest, written = hashlib.sha256(), 0
         with self._archive.open(info, "w", force_zip64=size >= 1 << 31) as target:
             for block in blocks:
                 target.write(block)
                 digest.update(block)
-                held += len(block)
+                written += len(block)
                 self._progress(len(block))
-        if held != size:
+        if written != size:
             raise UserError(f"{name} changed while it was packed", "", "run the same command again")
         self.files[name] = {"bytes": size, "sha256": digest.hexdigest(), "mtime_ns": mtime_ns}
 
     def add_bytes(self, name: str, data: bytes, mtime_ns: int) -> None:
-        """Add a member that is in memory."""
+        """Add a member from memory."""
         self.add(name, iter([data]), len(data), mtime_ns)
 
     def add_stream(self, name: str, stream: IO[bytes]) -> None:
-        """Add what an open file holds, as long as it is now."""
-        told = os.fstat(stream.fileno())
-        self.add(name, blocks_of(stream, told.st_size), told.st_size, told.st_mtime_ns)
+        """Add an open file, up to its present size."""
+        status = os.fstat(stream.fileno())
+        self.add(name, blocks_of(stream, status.st_size), status.st_size, status.st_mtime_ns)
 
 
 def blocks_of(stream: IO[bytes], size: int) -> Iterator[bytes]:
@@ -95,7 +95,7 @@ def writing(path: Path, facts: dict[str, Any], progress: Progress) -> Iterator[P
 
 @dataclass(frozen=True)
 class Pack:
-    """A pack whose table of contents is sound; the bytes are checked as they are unpacked."""
+    """A pack whose table of contents is valid; the bytes are verified as they are unpacked."""
 
     path: Path
     manifest: dict[str, Any]
@@ -103,45 +103,47 @@ class Pack:
     @property
     def size(self) -> int:
         """Bytes of all its members."""
-        return sum(told["bytes"] for told in self.manifest["files"].values())
+        return sum(record["bytes"] for record in self.manifest["files"].values())
 
     def extract(self, folder: Path, progress: Progress) -> None:
-        """Unpack into `folder`, which is empty and nobody else's; raises `UserError` where a byte differs."""
+        """Unpack into `folder`, which is empty and private; raises `UserError` where a byte differs."""
         try:
             with zipfile.ZipFile(self.path) as archive:
-                for name, told in self.manifest["files"].items():
-                    self._extract(archive, name, told, folder.joinpath(*PurePosixPath(name).parts), progress)
+                for name, record in self.manifest["files"].items():
+                    self._extract(
+                        archive, name, record, folder.joinpath(*PurePosixPath(name).parts), progress
+                    )
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise damaged(self.path, str(error) or type(error).__name__) from error
 
     def _extract(
-        self, archive: zipfile.ZipFile, name: str, told: dict[str, Any], target: Path, progress: Progress
+        self, archive: zipfile.ZipFile, name: str, record: dict[str, Any], target: Path, progress: Progress
     ) -> None:
-        digest, held = hashlib.sha256(), 0
+        digest, written = hashlib.sha256(), 0
         with explained_write(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            stream = open(target, "xb")  # noqa: SIM115 - never over something that is there
+            stream = open(target, "xb")  # noqa: SIM115 - never overwrite a file
         with stream, archive.open(name) as source:
-            for block in blocks_of(source, told["bytes"] + 1):
+            for block in blocks_of(source, record["bytes"] + 1):
                 with explained_write(target):
                     stream.write(block)
                 digest.update(block)
-                held += len(block)
+                written += len(block)
                 progress(len(block))
             with explained_write(target):
                 stream.flush()
                 os.fsync(stream.fileno())
-        if held != told["bytes"] or digest.hexdigest() != told["sha256"]:
+        if written != record["bytes"] or digest.hexdigest() != record["sha256"]:
             raise damaged(self.path, f"the bytes of {name} are not those that were packed")
-        # An index beside a shard counts only as long as the shard's time is the one that it names.
-        os.utime(target, ns=(told["mtime_ns"], told["mtime_ns"]))
+        # An index beside a shard is valid only while the shard has the modification time that it names.
+        os.utime(target, ns=(record["mtime_ns"], record["mtime_ns"]))
 
 
 def open_pack(path: Path) -> Pack:
-    """Read a pack's table of contents and check all of it; nothing is unpacked.
+    """Read and validate a pack's table of contents; nothing is unpacked.
 
-    Raises `UserError` for a file that is no pack, is truncated, holds links, names that leave their
-    folder, members that the manifest does not know (or the other way round), or sizes that cannot be.
+    Raises `UserError` for a file that is not a pack, is truncated, or has links, names that leave their
+    folder, members missing from the manifest (or the other way round), or impossible sizes.
     """
     path = Path(path)
     if not path.is_file():
@@ -204,23 +206,23 @@ def check_name(name: str) -> None:
 def _check_table(path: Path, manifest: dict[str, Any], table: dict[str, int]) -> None:
     files = manifest.get("files")
     try:
-        known = {str(name): (int(told["bytes"]), str(told["sha256"])) for name, told in files.items()}  # type: ignore[union-attr]
-        times = [told["mtime_ns"] for told in files.values()]  # type: ignore[union-attr]
+        known = {str(name): (int(record["bytes"]), str(record["sha256"])) for name, record in files.items()}  # type: ignore[union-attr]
+        times = [record["mtime_ns"] for record in files.values()]  # type: ignore[union-attr]
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise damaged(path, f"its {MANIFEST} is not one ({error})") from error
     if any(not isinstance(time, int) or not 0 <= time < 1 << 62 for time in times):
         raise damaged(path, "its manifest contains an invalid timestamp")
-    held = set(table) - {MANIFEST}
-    if missing := sorted(set(known) - held):
+    members = set(table) - {MANIFEST}
+    if missing := sorted(set(known) - members):
         raise damaged(path, f"{len(missing)} of its members are missing, {missing[0]} for one")
-    if unknown := sorted(held - set(known)):
+    if unknown := sorted(members - set(known)):
         raise damaged(path, f"it holds {unknown[0]!r}, which its {MANIFEST} does not name")
     for name, (size, _) in known.items():
         if size != table[name]:
             raise damaged(path, f"{name} has {table[name]:,} bytes instead of {size:,}")
     if sum(table.values()) > path.stat().st_size:
         raise damaged(path, "its members claim more bytes than the file has")
-    # Some file systems know no difference between A and a, nor between two ways to write an umlaut.
+    # Some file systems do not distinguish A from a, nor two Unicode forms of an umlaut.
     plain = {unicodedata.normalize("NFC", name).casefold() for name in known}
     folders = {str(parent) for name in plain for parent in PurePosixPath(name).parents}
     if len(plain) != len(known) or plain & folders:
@@ -232,12 +234,12 @@ def damaged(path: Path, reason: str) -> UserError:
     return UserError(
         f"{path} was not unpacked: {reason}",
         "every member must be exactly as it was packed",
-        "copy the file once more, or pack the run again; existing files are untouched",
+        "copy the file again, or pack the run again; existing files are untouched",
     )
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Refuse to begin what the disk has no room for."""
+    """Raise `UserError` where the disk has no room for `needed` bytes."""
     place = Path(folder).absolute()
     while not place.exists() and place != place.parent:
         place = place.parent
@@ -251,7 +253,7 @@ def check_space(folder: Path, needed: int) -> None:
 
 
 def move_in(source: Path, target: Path) -> None:
-    """Make an unpacked folder visible, at once and whole."""
+    """Move a complete unpacked folder into place atomically."""
     with explained_write(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         os.rename(source, target)
@@ -261,19 +263,19 @@ def move_in(source: Path, target: Path) -> None:
 def names_below(folder: Path, is_left: Callable[[Path], bool] = lambda folder: False) -> list[Path]:
     """The plain files below `folder`, sorted, without hidden ones, unfinished ones, other packs, and the
     folders that `is_left` leaves out."""
-    found = []
+    paths = []
     for root, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".") and not is_left(Path(root, name))]
         for name in files:
             path = Path(root, name)
             if not name.startswith(".") and not name.endswith((".partial", PACK_SUFFIX)) and path.is_file():
-                found.append(path)
-    return sorted(found)
+                paths.append(path)
+    return sorted(paths)
 
 
 @contextmanager
 def bar(total: int, word: str) -> Iterator[Any]:
-    """A progress bar over bytes, on a terminal; yields what is to be told of every block."""
+    """A progress bar over bytes, on a terminal; yields the function to call with the bytes of each block."""
     from tqdm import tqdm
 
     with tqdm(

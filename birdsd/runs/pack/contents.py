@@ -1,8 +1,8 @@
-"""What goes into a pack: the least that goes on with a run elsewhere, as it was at one moment.
+"""The contents of a pack: the minimum to resume a run elsewhere, as of one moment.
 
-The newest checkpoint decides the moment: curve and ledger end there, however far a run that is under way
-has come meanwhile. Its files are opened before they are read, so that a checkpoint which is pruned while it
-is packed stays whole. A finished run needs no checkpoint: its export goes along instead.
+The newest checkpoint defines the moment: curve and ledger are cut there, however far an active run has come
+since. Its files are opened before they are read, so that a checkpoint that is pruned meanwhile can still be
+packed. A finished run needs no checkpoint: its export is packed instead.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class DamagedCheckpoint(Exception):
 
 @dataclass
 class Model:
-    """A local model that the run stands on. `name`: below runs/ or models/ in the pack and where it is
-    unpacked; `source`: where it lies here, as settings and other models name it."""
+    """A local base model of the run. `name`: below runs/ or models/ in the pack and where it is unpacked;
+    `source`: its folder here, as settings and other models name it."""
 
     key: str
     name: str
@@ -54,7 +54,7 @@ class Model:
 
 @dataclass
 class Contents:
-    """What is to be packed of a run; the checkpoint is chosen when it is written."""
+    """What to pack of a run; the checkpoint is chosen when the pack is written."""
 
     run: Run
     shards: Path | None
@@ -68,7 +68,7 @@ class Contents:
 
 
 def contents_of(run: Run, with_shards: bool, with_models: bool) -> Contents:
-    """What a run needs to go on elsewhere; raises `UserError` where it could not, or shards changed."""
+    """What a run needs to resume elsewhere; raises `UserError` where it could not, or its shards changed."""
     if run.job != "train":
         raise UserError(
             f"{run.folder.name} is a run of {run.job}",
@@ -76,8 +76,8 @@ def contents_of(run: Run, with_shards: bool, with_models: bool) -> Contents:
             f"birdsd run {run.job} ... with the same settings there",
         )
     config = run.config
-    known = read_json(run.folder / "shards.json")
-    shards: Path | None = Path(known["folder"])
+    recorded = read_json(run.folder / "shards.json")
+    shards: Path | None = Path(recorded["folder"])
     assert shards is not None
     if not shards.is_dir():
         if with_shards:
@@ -88,7 +88,7 @@ def contents_of(run: Run, with_shards: bool, with_models: bool) -> Contents:
             )
         shards = None
     if with_shards and shards is not None:
-        changes = ShardIndex.open(shards).changes_since(known["inventory"])
+        changes = ShardIndex.open(shards).changes_since(recorded["inventory"])
         if changes:
             raise UserError(
                 f"the shards in {shards} changed since {run.folder.name} started: {listed(changes)}",
@@ -104,48 +104,42 @@ def contents_of(run: Run, with_shards: bool, with_models: bool) -> Contents:
 
 
 def models_of(run: Run, config: Mapping[str, Any]) -> list[Model]:
-    """The local models that a run stands on, and those that these stand on; hub ids travel by name."""
-    asked = [(key, str(config["model"].get(key) or "")) for key in MODEL_KEYS]
-    asked.append(("base", _base_of(run.folder / "export")))
-    found: dict[Path, Model] = {}
-    while asked:
-        key, source = asked.pop(0)
+    """The local base models of a run, and theirs in turn; hub ids are kept as names."""
+    sources = [(key, str(config["model"].get(key) or "")) for key in MODEL_KEYS]
+    sources.append(("base", _base_of(run.folder / "export")))
+    models: dict[Path, Model] = {}
+    while sources:
+        key, source = sources.pop(0)
         folder = Path(source).expanduser()
         if not source or not folder.is_dir():
             continue
         if folder.name == "export" and (folder.parent / SIGNATURE_FILE).is_file():
             folder = folder.parent
         folder = folder.resolve()
-        if folder == run.folder.resolve() or folder in found:
+        if folder == run.folder.resolve() or folder in models:
             continue
         identity = content_identity(str(folder))
         is_run = (folder / SIGNATURE_FILE).is_file()
         name = folder.name if is_run else f"{safe_name(folder.name, 60)}-{identity[:8]}"
-        found[folder] = Model(key, name, folder, source, identity, is_run)
-        asked += [("base", _base_of(place)) for place in (folder, folder / "export")]
-    return list(found.values())
+        models[folder] = Model(key, name, folder, source, identity, is_run)
+        sources += [("base", _base_of(place)) for place in (folder, folder / "export")]
+    return list(models.values())
 
 
 def _base_of(folder: Path) -> str:
     """The model that a LoRA or a token in `folder` was made for."""
     with suppress(OSError, ValueError, AttributeError, TypeError):
-        told = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-        return str((told.get("base") or {}).get("source") or "")
+        facts = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        return str((facts.get("base") or {}).get("source") or "")
     return ""
 
 
 # -- the checkpoint ---------------------------------------------------------------------------------------
 
 
-def committed(run: Run) -> list[Path]:
-    """The committed checkpoints of a run, the newest first."""
-    found = (path.parent for path in (run.folder / "checkpoints").glob("*/COMMIT.json"))
-    return sorted((path for path in found if path.name.isdigit()), key=lambda p: int(p.name), reverse=True)
-
-
 @dataclass
 class OpenCheckpoint:
-    """A checkpoint held open: it can be read to its end even if it is removed meanwhile."""
+    """A checkpoint with open files: it can be read completely even if it is removed meanwhile."""
 
     folder: Path
     streams: dict[str, IO[bytes]]
@@ -159,7 +153,7 @@ class OpenCheckpoint:
     @property
     def size(self) -> int:
         """Bytes of all its files."""
-        return sum(int(told["size"]) for told in self.sums.values())
+        return sum(int(recorded["size"]) for recorded in self.sums.values())
 
     def blocks(self, name: str) -> Iterator[bytes]:
         """A file's bytes; raises `DamagedCheckpoint` where they are not those that were committed."""
@@ -174,8 +168,8 @@ class OpenCheckpoint:
             raise DamagedCheckpoint(f"{self.folder.name}/{name} has {size} bytes, not {recorded['size']}")
 
 
-def open_checkpoint(folder: Path, held: ExitStack) -> OpenCheckpoint:
-    """Open all files of a committed checkpoint; `DamagedCheckpoint` where one is missing or unsound."""
+def open_checkpoint(folder: Path, stack: ExitStack) -> OpenCheckpoint:
+    """Open all files of a committed checkpoint; `DamagedCheckpoint` where one is missing or damaged."""
     try:
         text = (folder / "COMMIT.json").read_bytes()
         commit = json.loads(text)
@@ -183,7 +177,7 @@ def open_checkpoint(folder: Path, held: ExitStack) -> OpenCheckpoint:
             raise DamagedCheckpoint(f"{folder.name}/COMMIT.json is damaged")
         names = [safe_name(name) for name in commit["files"]]
         streams: dict[str, IO[bytes]] = {
-            name: held.enter_context(open(folder / name, "rb"))  # noqa: SIM115 - `held` closes them
+            name: stack.enter_context(open(folder / name, "rb"))  # noqa: SIM115 - `stack` closes them
             for name in names
         }
         return OpenCheckpoint(folder, streams, text, {name: commit["files"][name] for name in names})
@@ -195,7 +189,7 @@ def open_checkpoint(folder: Path, held: ExitStack) -> OpenCheckpoint:
 
 
 def sized(contents: Contents, checkpoint: OpenCheckpoint | None) -> int:
-    """About how many bytes the pack will have: for the progress bar, and to see whether there is room."""
+    """The approximate size of the pack in bytes, for the progress bar and the check of free space."""
     total = checkpoint.size if checkpoint else _size(names_below(contents.run.export_folder))
     total += sum(_size(_model_files(model)) for model in contents.models)
     if contents.with_shards and contents.shards is not None:
@@ -208,13 +202,13 @@ def _size(paths: list[Path]) -> int:
 
 
 def write_contents(writer: PackWriter, contents: Contents, checkpoint: OpenCheckpoint | None) -> None:
-    """Write everything; without a checkpoint the run is a finished one."""
+    """Write everything; `checkpoint` is None for a finished run."""
     run = contents.run
     here = f"run/{contents.name}"
     if checkpoint is not None:
         place = f"{here}/checkpoints/{checkpoint.folder.name}"
-        for name, told in checkpoint.sums.items():
-            writer.add(f"{place}/{name}", checkpoint.blocks(name), int(told["size"]), time.time_ns())
+        for name, recorded in checkpoint.sums.items():
+            writer.add(f"{place}/{name}", checkpoint.blocks(name), int(recorded["size"]), time.time_ns())
         writer.add_bytes(f"{place}/COMMIT.json", checkpoint.commit, time.time_ns())
     for name in ("config.json", SIGNATURE_FILE, "shards.json", *([] if checkpoint else ["finished.json"])):
         _add(writer, f"{here}/{name}", run.folder / name)
@@ -237,16 +231,16 @@ def _add(writer: PackWriter, name: str, path: Path) -> None:
 
 
 def _model_files(model: Model) -> list[Path]:
-    """Of a run that others stand on only what they read: its export, and what makes it a run."""
+    """The files of a base model; of a run only its export and the records that make it a run."""
     if not model.is_run:
         return names_below(model.folder)
     records = ("config.json", SIGNATURE_FILE, "shards.json", "finished.json")
-    held = [model.folder / name for name in records if (model.folder / name).is_file()]
-    return [*held, *names_below(model.folder / "export")]
+    paths = [model.folder / name for name in records if (model.folder / name).is_file()]
+    return [*paths, *names_below(model.folder / "export")]
 
 
 def _write_records(writer: PackWriter, contents: Contents, checkpoint: OpenCheckpoint | None) -> None:
-    """Curve, ledger, events, allocations and previews, as far as the checkpoint goes."""
+    """Curve, ledger, events, allocations and previews, up to the checkpoint."""
     run, here, now = contents.run, f"run/{contents.name}", time.time_ns()
     lines = [
         json.dumps(line, ensure_ascii=False) + "\n"
@@ -259,24 +253,26 @@ def _write_records(writer: PackWriter, contents: Contents, checkpoint: OpenCheck
         end = 4 * checkpoint.position if checkpoint else len(ledger)
         writer.add_bytes(f"{here}/{LEDGER_FILE}", ledger[:end], now)
     for path in sorted((run.folder / "events").glob("*.jsonl")):
-        told = path.read_bytes()
-        writer.add_bytes(f"{here}/events/{path.name}", told[: told.rfind(b"\n") + 1], now)
-    for one in allocations(run.folder):
-        _write_allocation(writer, f"{here}/allocations/{one.name}", one, checkpoint)
+        data = path.read_bytes()
+        writer.add_bytes(f"{here}/events/{path.name}", data[: data.rfind(b"\n") + 1], now)
+    for allocation in allocations(run.folder):
+        _write_allocation(writer, f"{here}/allocations/{allocation.name}", allocation, checkpoint)
     for folder in chosen_previews(run.folder):
         for path in names_below(folder):
             _add(writer, f"{here}/{path.relative_to(run.folder).as_posix()}", path)
 
 
-def _write_allocation(writer: PackWriter, place: str, one: Any, checkpoint: OpenCheckpoint | None) -> None:
+def _write_allocation(
+    writer: PackWriter, place: str, allocation: Any, checkpoint: OpenCheckpoint | None
+) -> None:
     for name in (BEGAN, HEARTBEAT, END):
         with suppress(FileNotFoundError):
-            path = one.folder / name
+            path = allocation.folder / name
             data = path.read_bytes()
             writer.add_bytes(f"{place}/{name}", data, path.stat().st_mtime_ns)
-    beat = one.heartbeat
-    if checkpoint is not None and beat is not None and one.seems_alive:
-        # It lives on here. In the copy it ended with the checkpoint.
+    beat = allocation.heartbeat
+    if checkpoint is not None and beat is not None and allocation.seems_alive:
+        # The allocation continues here; in the copy it ended with the checkpoint.
         ended = Ended(beat.time, "stopped", STOPPED_STATUS, checkpoint.position, "packed", beat.seconds)
         if f"{place}/{END}" not in writer.files:
             writer.add_bytes(f"{place}/{END}", json.dumps(asdict(ended)).encode(), time.time_ns())
@@ -284,11 +280,11 @@ def _write_allocation(writer: PackWriter, place: str, one: Any, checkpoint: Open
 
 def chosen_previews(run_folder: Path) -> list[Path]:
     """The newest preview and a few before it, evenly over the run."""
-    found = sorted(p for p in (run_folder / "previews").glob("*") if p.name.isdigit() and p.is_dir())
-    if len(found) <= _PREVIEWS:
-        return found
-    places = {round(i * (len(found) - 1) / (_PREVIEWS - 1)) for i in range(_PREVIEWS)}
-    return [found[place] for place in sorted(places)]
+    previews = sorted(p for p in (run_folder / "previews").glob("*") if p.name.isdigit() and p.is_dir())
+    if len(previews) <= _PREVIEWS:
+        return previews
+    places = {round(i * (len(previews) - 1) / (_PREVIEWS - 1)) for i in range(_PREVIEWS)}
+    return [previews[place] for place in sorted(places)]
 
 
 def _write_shards(writer: PackWriter, contents: Contents) -> None:
@@ -323,13 +319,13 @@ def _class_pictures(folder: Path, config: Mapping[str, Any]) -> list[Path]:
     """The class pictures of this run, where its method has some: another GPU would make slightly
     others."""
     facts = stored(config)
-    asked = facts.class_images(config) if facts is not None else None
-    if asked is None:
+    wanted = facts.class_images(config) if facts is not None else None
+    if wanted is None:
         return []
-    found: list[Path] = []
+    paths: list[Path] = []
     for place in sorted(folder.glob("class-*")):
         with suppress(OSError, ValueError):
-            told = json.loads((place / "facts.json").read_text(encoding="utf-8"))
-            if all(told.get(key) == value for key, value in asked.items()):
-                found += names_below(place)
-    return found
+            recorded = json.loads((place / "facts.json").read_text(encoding="utf-8"))
+            if all(recorded.get(key) == value for key, value in wanted.items()):
+                paths += names_below(place)
+    return paths

@@ -1,4 +1,4 @@
-"""`birdsd pack` and `birdsd unpack`: carry a run to another machine, and go on there as if never moved."""
+"""`birdsd pack` and `birdsd unpack`: move a run to another machine and resume it there."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def pack(
     A checkpoint whose checksums fail is named and left alone, and the one before it is packed. Raises
     `UserError` where nothing was saved yet, no checkpoint is whole, shards changed, or there is no room.
     """
-    from birdsd.runs.pack.contents import DamagedCheckpoint, committed, contents_of
+    from birdsd.runs.allocations import committed_checkpoints
+    from birdsd.runs.pack.contents import DamagedCheckpoint, contents_of
 
     contents = contents_of(run, with_shards, with_models)
     path = _place(run, out)
@@ -36,7 +37,7 @@ def pack(
         return _written(path, contents, None)
     problems: list[str] = []
     for _ in range(_TRIES):
-        for folder in committed(run):
+        for folder in committed_checkpoints(run.folder):
             try:
                 facts, text = _written(path, contents, folder)
             except DamagedCheckpoint as problem:
@@ -71,8 +72,8 @@ def _written(path: Path, contents: Any, folder: Path | None) -> tuple[dict[str, 
     from birdsd.runs.pack.contents import open_checkpoint, shards_name, sized, write_contents
 
     run: Run = contents.run
-    with ExitStack() as held:
-        checkpoint = open_checkpoint(folder, held) if folder is not None else None
+    with ExitStack() as stack:
+        checkpoint = open_checkpoint(folder, stack) if folder is not None else None
         config = run.config
         result = run.result or {}
         position = checkpoint.position if checkpoint else int(result.get("position") or 0)
@@ -98,36 +99,36 @@ def _written(path: Path, contents: Any, folder: Path | None) -> tuple[dict[str, 
         check_space(path.parent, total)
         with bar(total, "pack") as progress, writing(path, facts, progress) as writer:
             write_contents(writer, contents, checkpoint)
-    told = {
+    manifest = {
         **facts,
         "file": str(path),
         "bytes": path.stat().st_size,
         "files": len(writer.files),
         "notes": list(contents.notes),
     }
-    return told, _text(told)
+    return manifest, _text(manifest)
 
 
 def _as_it_began(run: Run, config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The settings that the signature was drawn of: a run may have been made longer since."""
+    """The settings that the signature was computed from: the run may have been extended since."""
     from birdsd.training.stretches import read_totals
 
     totals = read_totals(run.folder)
     return {**config, "optim": {**config["optim"], "total_samples": totals[0]}} if totals else config
 
 
-def _text(told: Mapping[str, Any]) -> str:
-    where = "finished" if told["finished"] else f"at sample {told['position']:,} of {told['total']:,}"
+def _text(facts: Mapping[str, Any]) -> str:
+    where = "finished" if facts["finished"] else f"at sample {facts['position']:,} of {facts['total']:,}"
     lines = [
-        f"{told['run']}: packed, {where}",
-        f"  file    {told['file']}  ({told['bytes'] / 1e6:,.1f} MB, {told['files']} files)",
-        f"  shards  {'included' if told['shards'] else 'not included (copy them, or use --with-shards)'}",
+        f"{facts['run']}: packed, {where}",
+        f"  file    {facts['file']}  ({facts['bytes'] / 1e6:,.1f} MB, {facts['files']} files)",
+        f"  shards  {'included' if facts['shards'] else 'not included (copy them, or use --with-shards)'}",
     ]
-    if told["models"]:
-        lines.append(f"  models  {', '.join(model['name'] for model in told['models'])}")
-    lines += [f"  note    {note}" for note in told["notes"]]
+    if facts["models"]:
+        lines.append(f"  models  {', '.join(model['name'] for model in facts['models'])}")
+    lines += [f"  note    {note}" for note in facts["notes"]]
     return "\n".join(
-        [*lines, f"  on the other machine: birdsd unpack {shlex.quote(Path(told['file']).name)}"]
+        [*lines, f"  on the other machine: birdsd unpack {shlex.quote(Path(facts['file']).name)}"]
     )
 
 
@@ -137,20 +138,20 @@ def settings_of(config: Mapping[str, Any]) -> list[str]:
     from birdsd.config import as_dict, compose, presets, settings_as_typed
     from birdsd.schema import MODEL_KEYS, SCIENTIFIC
 
-    known = {group: {preset.name for preset in found} for group, found in presets().items()}
-    words = []
+    known = {group: {preset.name for preset in choices} for group, choices in presets().items()}
+    settings = []
     for group in ("model", "method", "data", "machine"):
         name = (config.get(group) or {}).get("name")
         if name in known.get(group, ()):
-            words.append(f"{group}={name}")
+            settings.append(f"{group}={name}")
     paths = [f"model.{key}=" for key in MODEL_KEYS]
     skipped = ("runs=", "data.", "machine.", *paths)
     try:
-        usual = set(settings_as_typed(as_dict(compose("train", words))))
-        words += [
+        usual = set(settings_as_typed(as_dict(compose("train", settings))))
+        settings += [
             line for line in settings_as_typed(config) if line not in usual and not line.startswith(skipped)
         ]
-        again = as_dict(compose("train", words))
+        again = as_dict(compose("train", settings))
     except UserError:
         return []
     for section in SCIENTIFIC:
@@ -161,4 +162,4 @@ def settings_of(config: Mapping[str, Any]) -> list[str]:
             )
         if mine != theirs:
             return []
-    return words
+    return settings

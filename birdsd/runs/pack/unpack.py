@@ -1,4 +1,4 @@
-"""Unpacking a run: into a folder of our own, checked to the last byte, and only then into view."""
+"""Unpacking a run: into a private folder, verified to the last byte, and only then moved into place."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from birdsd.shards.index import ShardIndex
 from birdsd.sharing import private_folder, remove_leftovers
 
 REPLACED = ".replaced"
-# In RUN/shards.json until the run finds its shards here: it must not take others for them.
+# In RUN/shards.json until the run has found its shards here: it must not accept others.
 UNPACKED = "unpacked"
 
 
 @dataclass
 class _Arrival:
-    """What a pack says of its run, its names checked."""
+    """The manifest of a pack, with its names validated."""
 
     pack: Pack
     name: str
@@ -55,10 +55,10 @@ class _Arrival:
 
 
 def unpack(path: Path, into: Path) -> tuple[dict[str, Any], str]:
-    """Unpack a run into `into`, the folder of runs; returns the facts and a text that says how to go on.
+    """Unpack a run into `into`, the folder of runs; returns the facts and a text with the next command.
 
-    Raises `UserError` for a pack that is damaged or hostile, a run here that is further on or at work,
-    and models or shards of the same name here that are others. Nothing has changed then.
+    Raises `UserError` for a pack that is damaged or hostile, a run here that is further along or in use,
+    and models or shards here that have the same name but differ. Nothing has changed then.
     """
     into = Path(into)
     pack = open_pack(path)
@@ -71,7 +71,7 @@ def unpack(path: Path, into: Path) -> tuple[dict[str, Any], str]:
         with bar(pack.size, "unpack") as progress:
             pack.extract(place, progress)
         _check_run(arrival, place / "run" / arrival.name)
-        known = _known_here(arrival)
+        existing = _known_here(arrival)
         try:
             moves = _other_moves(arrival, place)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -79,14 +79,14 @@ def unpack(path: Path, into: Path) -> tuple[dict[str, Any], str]:
         _relocate(arrival, place)
         for source, target in moves:
             move_in(source, target)
-        replaced = None if known == "same" else _bring_in(arrival, place / "run" / arrival.name)
+        replaced = None if existing == "same" else _bring_in(arrival, place / "run" / arrival.name)
     facts = {
         "run": str(arrival.target),
         "signature": arrival.signature,
         "position": arrival.position,
         "total": arrival.total,
         "finished": arrival.finished,
-        "nothing_to_do": known == "same" and not moves,
+        "nothing_to_do": existing == "same" and not moves,
         "replaced": str(replaced) if replaced else None,
         "shards": str(arrival.shards_target) if arrival.shards else None,
         "models": [str(arrival.model_target(model)) for model in arrival.models],
@@ -95,28 +95,28 @@ def unpack(path: Path, into: Path) -> tuple[dict[str, Any], str]:
     return facts, _text(arrival, facts)
 
 
-# -- reading what it says ---------------------------------------------------------------------------------
+# -- the manifest ------------------------------------------------------------------------------------------
 
 
 def _arrival(pack: Pack, into: Path) -> _Arrival:
-    told = pack.manifest
+    manifest = pack.manifest
     try:
         arrival = _Arrival(
             pack,
-            str(told["run"]),
-            str(told["signature"]),
-            int(told["position"]),
-            int(told["total"]),
-            bool(told["finished"]),
-            str(told["shards"] or ""),
+            str(manifest["run"]),
+            str(manifest["signature"]),
+            int(manifest["position"]),
+            int(manifest["total"]),
+            bool(manifest["finished"]),
+            str(manifest["shards"] or ""),
             [
                 {
                     **{k: str(model[k]) for k in ("key", "name", "source", "identity")},
                     "is_run": bool(model["is_run"]),
                 }
-                for model in told["models"]
+                for model in manifest["models"]
             ],
-            [str(word) for word in told["settings"]],
+            [str(word) for word in manifest["settings"]],
             Path(into),
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -131,7 +131,7 @@ def _arrival(pack: Pack, into: Path) -> _Arrival:
     rooms = {"run": {arrival.name}, "shards": {arrival.shards} - {""}}
     rooms["runs"] = {model["name"] for model in arrival.models if model["is_run"]}
     rooms["models"] = {model["name"] for model in arrival.models if not model["is_run"]}
-    for member in told["files"]:
+    for member in manifest["files"]:
         room, name = member.split("/")[:2]
         if name not in rooms[room]:
             raise damaged(pack.path, f"{member} does not belong to anything in it")
@@ -139,14 +139,14 @@ def _arrival(pack: Pack, into: Path) -> _Arrival:
 
 
 def _check_run(arrival: _Arrival, folder: Path) -> None:
-    """What was unpacked is the run that the manifest speaks of, and can go on."""
+    """Verify that the unpacked run is the one of the manifest and can be resumed."""
     path = arrival.pack.path
     try:
-        held = json.loads((folder / SIGNATURE_FILE).read_text(encoding="utf-8"))
+        mark = json.loads((folder / SIGNATURE_FILE).read_text(encoding="utf-8"))
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config["model"].items(), config["data"].items()
         json.loads((folder / "shards.json").read_text(encoding="utf-8"))["inventory"].items()
-        if held["signature"] != arrival.signature:
+        if mark["signature"] != arrival.signature:
             raise damaged(path, "its run has another signature than its manifest says")
         if arrival.finished:
             json.loads((folder / "finished.json").read_text(encoding="utf-8"))["position"]
@@ -154,19 +154,19 @@ def _check_run(arrival: _Arrival, folder: Path) -> None:
                 raise damaged(path, "the export of its finished run is missing")
             return
         commit = f"checkpoints/{arrival.position:012d}/COMMIT.json"
-        told = json.loads((folder / commit).read_text(encoding="utf-8"))
-        missing = [name for name in told["files"] if not (folder / commit).with_name(name).is_file()]
-        if told["signature"] != arrival.signature or missing:
+        committed = json.loads((folder / commit).read_text(encoding="utf-8"))
+        missing = [name for name in committed["files"] if not (folder / commit).with_name(name).is_file()]
+        if committed["signature"] != arrival.signature or missing:
             raise damaged(path, f"its checkpoint lacks {missing or 'its signature'}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(path, f"a record of its run is missing or damaged ({error})") from error
 
 
-# -- what is here already ---------------------------------------------------------------------------------
+# -- existing runs, models and shards ----------------------------------------------------------------------
 
 
 def _known_here(arrival: _Arrival) -> str:
-    """ "new", "same" or "behind": how the run in our folder compares; one that is further on is an error."""
+    """ "new", "same" or "behind": how an existing run compares; one that is further along is an error."""
     target = arrival.target
     if not target.exists() and not target.is_symlink():
         return "new"
@@ -192,7 +192,8 @@ def _known_here(arrival: _Arrival) -> str:
 
 
 def _other_moves(arrival: _Arrival, place: Path) -> list[tuple[Path, Path]]:
-    """The models and shards that are not here yet, as (from, to); others of the same name are an error."""
+    """The models and shards that are missing here, as (from, to); different ones of the same name are an
+    error."""
     moves = []
     for model in arrival.models:
         source = place / ("runs" if model["is_run"] else "models") / model["name"]
@@ -204,13 +205,13 @@ def _other_moves(arrival: _Arrival, place: Path) -> list[tuple[Path, Path]]:
         elif content_identity(str(target)) != model["identity"]:
             raise _another(target, "a model", "the run is based on the packed one")
     if arrival.shards:
-        known = read_json(place / "run" / arrival.name / "shards.json")["inventory"]
+        inventory = read_json(place / "run" / arrival.name / "shards.json")["inventory"]
         source, target = place / "shards" / arrival.shards, arrival.shards_target
-        if not source.is_dir() or ShardIndex.open(source).changes_since(known):
+        if not source.is_dir() or ShardIndex.open(source).changes_since(inventory):
             raise damaged(arrival.pack.path, "its shards are not those of its run")
         if not target.exists():
             moves.append((source, target))
-        elif ShardIndex.open(target).changes_since(known):
+        elif ShardIndex.open(target).changes_since(inventory):
             raise _another(target, "a folder of shards", "the run continues with the packed ones only")
     return moves
 
@@ -219,18 +220,18 @@ def _another(target: Path, what: str, rule: str) -> UserError:
     return UserError(f"{target} is {what} of the same name, and another", rule, "move it away, or use --into")
 
 
-# -- making it at home ------------------------------------------------------------------------------------
+# -- moving into place -------------------------------------------------------------------------------------
 
 
 def _relocate(arrival: _Arrival, place: Path) -> None:
-    """Let the records name this machine's folders; what decides the signature is left as it is."""
+    """Rewrite the paths in the records to this machine's folders; what decides the signature stays."""
     folder = place / "run" / arrival.name
     config = read_json(folder / "config.json")
     new = {model["source"]: str(arrival.model_target(model).resolve()) for model in arrival.models}
     config["runs"] = str(arrival.into)
     for key in MODEL_KEYS:
-        held = str(config["model"].get(key) or "")
-        config["model"][key] = new.get(held, config["model"].get(key))
+        source = str(config["model"].get(key) or "")
+        config["model"][key] = new.get(source, config["model"].get(key))
     shards = read_json(folder / "shards.json")
     if arrival.shards:
         shards["folder"] = config["data"]["shards"] = str(arrival.shards_target.resolve())
@@ -244,20 +245,20 @@ def _relocate(arrival: _Arrival, place: Path) -> None:
         write_json(folder / "finished.json", result)
     for path in place.rglob("training.json"):
         with suppress(ValueError, OSError, AttributeError):
-            told = json.loads(path.read_text(encoding="utf-8"))
-            base = told.get("base") or {}
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            base = facts.get("base") or {}
             if base.get("source") in new:
                 base["source"] = new[base["source"]]
-                write_json(path, told)
+                write_json(path, facts)
 
 
 def _bring_in(arrival: _Arrival, source: Path) -> Path | None:
-    """Put the run in its place; what was there goes to .replaced/, whose path is returned."""
+    """Move the run into place; a previous copy is kept in .replaced/, and its path is returned."""
     target = arrival.target
     if not target.exists():
         move_in(source, target)
         return None
-    with exclusive(target):  # nobody may be at work on it
+    with exclusive(target):  # no process may be using it
         aside = arrival.into / REPLACED / f"{arrival.name}-{newest_position(target)}-{time.time():.0f}"
         move_in(target, aside)
         try:
@@ -268,26 +269,26 @@ def _bring_in(arrival: _Arrival, source: Path) -> Path | None:
     return aside
 
 
-# -- saying it --------------------------------------------------------------------------------------------
+# -- the text ----------------------------------------------------------------------------------------------
 
 
 def _command(arrival: _Arrival) -> str:
-    """The command that goes on here; "" where the settings could not be told."""
+    """The command that resumes it here; "" where the settings are unknown."""
     if not arrival.settings:
         return ""
-    words = ["birdsd", "run", "train", *arrival.settings]
+    command = ["birdsd", "run", "train", *arrival.settings]
     for model in arrival.models:
         if model["key"] in MODEL_KEYS:
             named = model["name"] if model["is_run"] else str(arrival.model_target(model))
-            words.append(f"model.{model['key']}={named}")
-    words.append(f"data.shards={arrival.shards_target if arrival.shards else 'SHARDS'}")
-    return shlex.join([*words, f"runs={arrival.into}"])
+            command.append(f"model.{model['key']}={named}")
+    command.append(f"data.shards={arrival.shards_target if arrival.shards else 'SHARDS'}")
+    return shlex.join([*command, f"runs={arrival.into}"])
 
 
 def _text(arrival: _Arrival, facts: Mapping[str, Any]) -> str:
     where = "finished" if arrival.finished else f"at sample {arrival.position:,} of {arrival.total:,}"
-    said = "nothing to do: it is already here" if facts["nothing_to_do"] else "unpacked"
-    lines = [f"{arrival.name}: {said}, {where}", f"  folder  {arrival.target}"]
+    outcome = "nothing to do: it is already here" if facts["nothing_to_do"] else "unpacked"
+    lines = [f"{arrival.name}: {outcome}, {where}", f"  folder  {arrival.target}"]
     if arrival.shards:
         lines.append(f"  shards  {arrival.shards_target}")
     elif not arrival.finished:
@@ -296,8 +297,8 @@ def _text(arrival: _Arrival, facts: Mapping[str, Any]) -> str:
     if (made_by := str(arrival.pack.manifest.get("birdsd"))[:20]) != birdsd.__version__:
         lines.append(f"  note    it was packed by birdsd {made_by!r}, and this is {birdsd.__version__}")
     if facts["replaced"]:
-        lines.append(f"  before  what was here is kept in {facts['replaced']}")
+        lines.append(f"  before  the previous copy is kept in {facts['replaced']}")
     if arrival.finished:
         return "\n".join([*lines, f'  try     birdsd run generate run={arrival.target} prompt="..." count=4'])
     command = facts["command"] or f"the same command as before, with runs={arrival.into}"
-    return "\n".join([*lines, f"  go on   {command}"])
+    return "\n".join([*lines, f"  resume  {command}"])

@@ -1,1 +1,1 @@
-"""How a run is, why, and where its time went."""
+"""The status of runs: state, reason, time breakdown, logs."""

@@ -1,4 +1,4 @@
-"""One run in detail: its settings in short, its allocations, where its hours went, what to do next."""
+"""One run in detail: its main settings, its allocations, the time breakdown, and the next steps."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from birdsd.errors import UserError
 from birdsd.format import moment
 from birdsd.runs.allocations import Submission
 from birdsd.runs.run import Run
-from birdsd.runs.status.overview import Files, RunStatus, look, status_of
+from birdsd.runs.status.overview import look, status_of
+from birdsd.runs.status.records import RunRecords, RunStatus
 from birdsd.runs.status.state import ACTIVE, CHAIN_STOPPED, FAILED, FAILING, FINISHED, KILLED, QUEUED, RUNNING
-from birdsd.runs.status.timing import Hours
+from birdsd.runs.status.timing import TimeBreakdown
 from birdsd.runs.status.what_next import after
 from birdsd.training.records import read_metrics
 
 EVENTS_SHOWN, LOSSES_SHOWN = 12, 6
-# Told at every save, validation and preview, and so often that they would hide the rest.
+# So frequent that they would hide the other events.
 _ROUTINE = ("saved", "validated", "preview")
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """One submission, in words."""
+    """One submission, described for the user."""
 
     time: float
     id: str
@@ -38,7 +39,7 @@ class RunDetail:
     """What `birdsd status RUN` shows. `next_steps`: (what it does, command)."""
 
     status: RunStatus
-    hours: Hours
+    hours: TimeBreakdown
     settings: list[str]
     submissions: list[Submitted]
     events: list[dict[str, Any]]
@@ -58,10 +59,10 @@ class RunDetail:
 
 
 def detail(run: Run, now: float | None = None) -> RunDetail:
-    """Everything about one run that fits on a screen."""
+    """The details of one run, as much as fits on a screen."""
     now = time.time() if now is None else now
-    files, jobs = look(run)
-    status = status_of(files, jobs, now)
+    records, jobs = look(run)
+    status = status_of(records, jobs, now)
     events = run.events()
     telling = [event for event in events if event.get("event") not in _ROUTINE]
     losses: deque[tuple[int, float]] = deque(maxlen=LOSSES_SHOWN)
@@ -70,36 +71,36 @@ def detail(run: Run, now: float | None = None) -> RunDetail:
             losses.append((int(line["position"]), float(line["loss"])))
     return RunDetail(
         status,
-        status.hours or Hours([]),
-        short_settings(files),
-        submissions(files.submission, events),
+        status.hours or TimeBreakdown([]),
+        short_settings(records),
+        submissions(records.submission, events),
         telling[-EVENTS_SHOWN:],
         list(losses),
         next_steps(status, now),
     )
 
 
-def short_settings(files: Files) -> list[str]:
-    """The settings that tell runs apart: as they were typed for a submission, else of the config."""
-    if files.submission is not None:
-        return [as_typed(files.submission)]
+def short_settings(records: RunRecords) -> list[str]:
+    """The settings that distinguish runs: as typed for a submission, else from the config."""
+    if records.submission is not None:
+        return [as_typed(records.submission)]
     try:
-        config = files.run.config
+        config = records.run.config
     except UserError:
         return []
-    if files.job != "train":
+    if records.job != "train":
         chosen = {key: value for key, value in config.items() if not isinstance(value, dict) and value}
         return [" ".join(f"{key}={value}" for key, value in chosen.items())] if chosen else []
     return training_settings(config)
 
 
 def as_typed(submission: Submission) -> str:
-    """The words that a shell would take to submit the job's settings again."""
+    """The shell command that submits the job with the same settings."""
     return shlex.join(["birdsd", "submit", submission.job, *submission.settings])
 
 
 def training_settings(config: dict[str, Any]) -> list[str]:
-    """The groups of a training, and the numbers that are asked for most."""
+    """The groups of a training, and its most important numbers."""
     groups = [f"{group}={(config.get(group) or {}).get('name')}" for group in ("model", "method", "machine")]
     shards = (config.get("data") or {}).get("shards")
     optim = config.get("optim") or {}
@@ -111,41 +112,41 @@ def training_settings(config: dict[str, Any]) -> list[str]:
 
 
 def submissions(newest: Submission | None, events: list[dict[str, Any]]) -> list[Submitted]:
-    """All submissions, newest first; what is known of earlier ones comes from the events."""
-    told: dict[str, list[str]] = {}
+    """All submissions, newest first; earlier ones are taken from the events."""
+    job_ids: dict[str, list[str]] = {}
     times: dict[str, float] = {}
     for event in events:
         if event.get("event") == "submitted":
             name = str(event.get("submission", ""))
-            told.setdefault(name, []).append(str(event.get("job_id", "?")))
+            job_ids.setdefault(name, []).append(str(event.get("job_id", "?")))
             times.setdefault(name, float(event["time"]))
-    found = [
+    earlier = [
         Submitted(times[name], name, f"job {', '.join(ids)}")
-        for name, ids in told.items()
+        for name, ids in job_ids.items()
         if newest is None or name != newest.id
     ]
     if newest is not None:
-        found.append(Submitted(newest.time, newest.id, in_words(newest)))
-    return sorted(found, key=lambda submission: -submission.time)
+        earlier.append(Submitted(newest.time, newest.id, in_words(newest)))
+    return sorted(earlier, key=lambda submission: -submission.time)
 
 
 def in_words(submission: Submission) -> str:
-    """Where a submission runs and with what."""
+    """The site and the resources of a submission, as a line."""
     site, wanted = submission.site, submission.submit
     nodes, tasks = int(wanted.get("nodes") or 1), int(wanted.get("tasks_per_node") or 0)
-    said = [f"site {site.get('name')}", f"{nodes} node{'s' * (nodes > 1)}"]
-    said += [f"{tasks} process{'es' * (tasks > 1)} per node"] if tasks else []
-    said += [f"{wanted['array']} parts"] if wanted.get("array") else []
-    said += [f"{site['time_limit_min']} min per allocation"] if site.get("time_limit_min") else []
-    said += [f"handover: {site['hand_over']}"] if site.get("hand_over") else []
+    parts = [f"site {site.get('name')}", f"{nodes} node{'s' * (nodes > 1)}"]
+    parts += [f"{tasks} process{'es' * (tasks > 1)} per node"] if tasks else []
+    parts += [f"{wanted['array']} parts"] if wanted.get("array") else []
+    parts += [f"{site['time_limit_min']} min per allocation"] if site.get("time_limit_min") else []
+    parts += [f"handover: {site['hand_over']}"] if site.get("hand_over") else []
     ids = submission.job_ids
-    said += [f"job {', '.join(ids[:3])}{f' and {len(ids) - 3} more' if len(ids) > 3 else ''}"] if ids else []
-    said += [f"code {submission.code_version}"] if submission.code_version else []
-    return ", ".join(said)
+    parts += [f"job {', '.join(ids[:3])}{f' and {len(ids) - 3} more' if len(ids) > 3 else ''}"] if ids else []
+    parts += [f"code {submission.code_version}"] if submission.code_version else []
+    return ", ".join(parts)
 
 
 def next_steps(status: RunStatus, now: float) -> list[tuple[str, str]]:
-    """What a user would want to do next: (what it does, command)."""
+    """The likely next steps: (what it does, command)."""
     name, steps = status.name, list[tuple[str, str]]()
     if status.way_out:
         says = "resumes it" if status.way_out.startswith("birdsd resume") else ""

@@ -1,7 +1,6 @@
-"""What the ranks of a run printed: the end of a log, and what comes after it, across allocations.
+"""The logs of a run's ranks: the end of a log, and what is added to it, across allocations.
 
-The log itself goes to stdout as it is; what birdsd says about it goes to stderr, so that a pipe holds
-the log alone.
+The log goes to stdout unchanged; remarks by birdsd go to stderr, so that a pipe gets the log alone.
 """
 
 from __future__ import annotations
@@ -20,15 +19,16 @@ from birdsd.format import moment, printable
 from birdsd.runs.allocations import Allocation, Submission, allocations
 from birdsd.runs.run import Run
 from birdsd.runs.starts import SUBMITIT_FOLDER, launcher_logs, silent_starts, supervisor_log
-from birdsd.runs.status.overview import RunStatus, status
+from birdsd.runs.status.overview import status
+from birdsd.runs.status.records import RunStatus
 from birdsd.runs.status.state import ACTIVE, RUNNING
 
 _BLOCK = 1 << 16
-_LONGEST = 1 << 24  # of a tail, in bytes: a log may be one endless line
+_LONGEST = 1 << 24  # bytes of a tail: a log may be one endless line
 _INTERRUPTED = 130
 _ALL = 1 << 30  # lines
 _LOOK_S, _LOOK_FOR_NEW_S = 0.5, 2.0
-_ASK_S = 15.0  # how often Slurm is asked for a run that says nothing
+_ASK_S = 15.0  # how often Slurm is asked about a run without output
 
 
 def show(
@@ -42,21 +42,21 @@ def show(
     out: TextIO | None = None,
     say: Callable[[str], None] | None = None,
 ) -> int:
-    """Print the end of a rank's log: of the newest allocation, or of the one that is named.
+    """Print the end of a rank's log: of the newest allocation, or of the one named.
 
-    With `follow` it goes on, into the allocations that come after too, until the run is over. With `stacks`
-    it prints where ranks hung instead. Returns the exit status. Raises `UserError` for an allocation or rank
-    that there is not.
+    With `follow` it continues, across later allocations, until the run is over. With `stacks` it prints the
+    stack dumps of hung ranks instead. Returns the exit status. Raises `UserError` for an allocation or rank
+    that does not exist.
     """
     out = sys.stdout if out is None else out
-    told = _to_stderr if say is None else say
+    report = _to_stderr if say is None else say
     if stacks:
-        _show_stacks(run, rank, allocation, out, told)
+        _show_stacks(run, rank, allocation, out, report)
         return 0
     try:
-        Reader(run, rank or 0, allocation, out, told).show(lines, follow)
+        Reader(run, rank or 0, allocation, out, report).show(lines, follow)
     except KeyboardInterrupt:
-        return _INTERRUPTED  # the usual way to leave; there is nothing to say about it
+        return _INTERRUPTED  # the usual way to leave
     return 0
 
 
@@ -65,39 +65,40 @@ def _to_stderr(line: str) -> None:
 
 
 def tail(path: Path, lines: int) -> tuple[bytes, int]:
-    """The last `lines` lines of a file and its size; read from the end, so that its size does not matter."""
+    """The last `lines` lines of a file, and its size; it is read from the end, so that large files are
+    fast."""
     if lines <= 0:
         return b"", path.stat().st_size
     blocks: list[bytes] = []
-    ends = held = 0
+    ends = size_read = 0
     with open(path, "rb") as stream:
         size = begin = stream.seek(0, os.SEEK_END)
-        # One line end more than lines: the first of them must be whole.
-        while begin > 0 and ends <= lines and held < _LONGEST:
+        # One more line end than lines, so that the first line is complete.
+        while begin > 0 and ends <= lines and size_read < _LONGEST:
             step = min(_BLOCK, begin)
             begin -= step
             stream.seek(begin)
             blocks.append(stream.read(step))
             ends += blocks[-1].count(b"\n")
-            held += step
+            size_read += step
     return b"".join(_split(b"".join(reversed(blocks)))[-lines:]), size
 
 
-def _split(held: bytes) -> list[bytes]:
-    # A progress bar writes many states of one line, parted by carriage returns: they are one line here.
-    parts = held.split(b"\n")
+def _split(content: bytes) -> list[bytes]:
+    # A progress bar writes many states of one line, separated by carriage returns: they count as one line.
+    parts = content.split(b"\n")
     whole = [part + b"\n" for part in parts[:-1]]
     return [*whole, parts[-1]] if parts[-1] else whole
 
 
 def text_of(content: bytes) -> str:
-    """Bytes of a log as text; what is no UTF-8, or was torn, shows as a replacement."""
+    """Bytes of a log as text; invalid or cut UTF-8 shows as a replacement character."""
     return content.decode("utf-8", errors="replace")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Files that hold what one rank said in one allocation, and what to call them."""
+    """The log files of one rank in one allocation, and a title for them."""
 
     title: str
     paths: tuple[Path, ...]
@@ -106,7 +107,7 @@ class Source:
 
 
 def source_of(run: Run, allocation: Allocation, rank: int) -> Source | None:
-    """A rank's log in an allocation; where it has none, what the launcher printed for it."""
+    """A rank's log in an allocation; where it has none, the launcher's log."""
     began = allocation.began
     where, part = "", began.part if began is not None else ""
     if began is not None:
@@ -125,7 +126,7 @@ def source_of(run: Run, allocation: Allocation, rank: int) -> Source | None:
 
 
 def newest_source(run: Run, rank: int) -> Source | None:
-    """Where the newest words of a rank are; None where the run never said anything."""
+    """The newest log of a rank; None where the run has none."""
     submission = Submission.read(run.folder)
     silent = silent_starts(run.folder, submission)
     if silent:
@@ -133,9 +134,9 @@ def newest_source(run: Run, rank: int) -> Source | None:
         if paths:
             return Source(f"{_NOT_BEGUN}, {len(silent)} times in a row", paths)
     for allocation in reversed(allocations(run.folder)):
-        found = source_of(run, allocation, rank)
-        if found is not None:
-            return found
+        source = source_of(run, allocation, rank)
+        if source is not None:
+            return source
     paths = launcher_logs(run.folder, submission.job_ids, rank) if submission is not None else ()
     if not paths:
         # Jobs of an earlier submission, or of a chain that submitted itself.
@@ -149,8 +150,8 @@ _NOT_BEGUN = "the launcher's own log: birdsd did not start"
 
 
 def _named(run: Run, name: str) -> Allocation:
-    found = allocations(run.folder)
-    exact = [a for a in found if a.name == name] or [a for a in found if a.name.startswith(name)]
+    existing = allocations(run.folder)
+    exact = [a for a in existing if a.name == name] or [a for a in existing if a.name.startswith(name)]
     if len(exact) == 1 or (exact and exact[0].name == name):
         return exact[0]
     if exact:
@@ -159,18 +160,18 @@ def _named(run: Run, name: str) -> Allocation:
     raise unknown_name(
         f"allocation of {run.folder.name}",
         name,
-        (a.name for a in found),
+        (a.name for a in existing),
         whole=f"`birdsd status {run.folder.name}`",
     )
 
 
 def _no_log(run: Run, rank: int, allocation: Allocation | None) -> UserError:
-    found = [allocation] if allocation is not None else allocations(run.folder)
-    ranks = sorted({int(path.stem.rpartition("-")[2]) for a in found for path in a.logs})
+    existing = [allocation] if allocation is not None else allocations(run.folder)
+    ranks = sorted({int(path.stem.rpartition("-")[2]) for a in existing for path in a.logs})
     where = f"allocation {allocation.name}" if allocation is not None else run.folder.name
     if ranks:
-        held = f"{ranks[0]} to {ranks[-1]}" if len(ranks) > 3 else ", ".join(map(str, ranks))
-        return UserError(f"{where} has no log for rank {rank}", f"there are logs for ranks {held}")
+        listed = f"{ranks[0]} to {ranks[-1]}" if len(ranks) > 3 else ", ".join(map(str, ranks))
+        return UserError(f"{where} has no log for rank {rank}", f"there are logs for ranks {listed}")
     if allocation is None and (submission := Submission.read(run.folder)) is not None:
         ids = ", ".join(submission.job_ids[-3:]) or "none"
         return UserError(
@@ -203,7 +204,7 @@ def _show_stacks(
 
 @dataclass
 class Reader:
-    """Prints a rank's words and follows them."""
+    """Prints a rank's log and follows it."""
 
     run: Run
     rank: int
@@ -215,15 +216,15 @@ class Reader:
     _decoders: dict[Path, codecs.IncrementalDecoder] = field(default_factory=dict)
 
     def show(self, lines: int, follow: bool) -> None:
-        """The end of the log, and what comes after."""
+        """Print the end of the log, and follow it."""
         chosen = _named(self.run, self.allocation) if self.allocation else None
-        found = source_of(self.run, chosen, self.rank) if chosen else newest_source(self.run, self.rank)
-        if found is None and not (follow and chosen is None):
+        source = source_of(self.run, chosen, self.rank) if chosen else newest_source(self.run, self.rank)
+        if source is None and not (follow and chosen is None):
             raise _no_log(self.run, self.rank, chosen)
-        if found is not None:
-            self._open(found, lines)
+        if source is not None:
+            self._open(source, lines)
         if follow:
-            self._follow(found, chosen)
+            self._follow(source, chosen)
 
     def _open(self, source: Source, lines: int) -> None:
         self.say(f"== {source.title} ==")
@@ -235,8 +236,9 @@ class Reader:
         self.out.flush()
 
     def _more(self, source: Source) -> bool:
-        """Print what was added; a file that became shorter was begun anew."""
-        told = False
+        """Print what was added, and return whether anything was; a file that became shorter was started
+        over."""
+        added = False
         for path in source.paths:
             try:
                 with open(path, "rb") as stream:
@@ -244,39 +246,39 @@ class Reader:
                     stream.seek(self._offsets[path] if size >= self._offsets[path] else 0)
                     while content := stream.read(_BLOCK):
                         self.out.write(self._decoders[path].decode(content))
-                        told = True
+                        added = True
                     self._offsets[path] = stream.tell()
             except OSError:
                 continue  # on a network file system it may be gone for a moment
-        if told:
+        if added:
             self.out.flush()
-        return told
+        return added
 
     def _follow(self, source: Source | None, chosen: Allocation | None) -> None:
-        """Go on until nothing more will come; a new allocation is taken up when it has a log."""
-        looked = asked = heard = time.monotonic()
-        said, over = "", False
+        """Follow until the run is over; a new allocation is followed as soon as it has a log."""
+        looked = queried = heard = time.monotonic()
+        message, over = "", False
         while True:
             now = time.monotonic()
-            told = self._more(source) if source is not None else False
+            added = self._more(source) if source is not None else False
             if chosen is None and now - looked > _LOOK_FOR_NEW_S:
                 looked = now
                 newer = newest_source(self.run, self.rank)
                 if newer is not None and _goes_on(source, newer):
                     self._open(newer, _ALL)
-                    source, said, told, over = newer, "", True, False
-            if told:
+                    source, message, added, over = newer, "", True, False
+            if added:
                 heard = now
             ended = self._ended(source)
-            if not told and ((ended and not over) or now - max(asked, heard) > _ASK_S):
-                asked, over = now, ended
+            if not added and ((ended and not over) or now - max(queried, heard) > _ASK_S):
+                queried, over = now, ended
                 word = self._over() if chosen is None or not ended else "it has ended"
                 if word is not None:
                     if source is not None:
                         self._more(source)
                     self.say(f"== {self.run.folder.name}: {word} ==")
                     return
-                said = self._say_anew(said)
+                message = self._say_anew(message)
             time.sleep(_LOOK_S)
 
     def _ended(self, source: Source | None) -> bool:
@@ -285,20 +287,20 @@ class Reader:
         return source is not None and source.allocation is not None and source.allocation.ended is not None
 
     def _over(self) -> str | None:
-        """How the run came to rest; None while something will still happen."""
+        """The final state of the run; None while it is active."""
         self._status = status(self.run)
         return None if self._status.state in ACTIVE else _in_words(self._status)
 
-    def _say_anew(self, said: str) -> str:
-        """Say how the run is, unless it only runs or was said already."""
-        word = "" if self._status.state == RUNNING and not self._status.note else _in_words(self._status)
-        if word and word != said:
-            self.say(f"== {word} ==")
-        return word
+    def _say_anew(self, before: str) -> str:
+        """Print the run's state, unless it simply runs or the state was printed already."""
+        message = "" if self._status.state == RUNNING and not self._status.note else _in_words(self._status)
+        if message and message != before:
+            self.say(f"== {message} ==")
+        return message
 
 
 def _goes_on(source: Source | None, newer: Source) -> bool:
-    """Whether to turn from one log to another: not from a part of an array that still runs to another."""
+    """Whether to switch to a newer log: not from an array task that still runs to another task."""
     if source is None:
         return True
     if newer.paths == source.paths:

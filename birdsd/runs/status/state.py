@@ -1,28 +1,27 @@
-"""In which state a run is, why, and what to do: a judgement on its records and Slurm's word."""
+"""The state of a run, the reason, and what to do, concluded from its records and what Slurm says."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections import Counter
 
 from birdsd.format import first_line, moment, span
-from birdsd.runs.allocations import SILENT_S, Ended, Submission
-from birdsd.runs.run import Run
-from birdsd.runs.starts import silent_limit
-from birdsd.runs.status.timing import Account, Trace
-from birdsd.site.machine import command_line
+from birdsd.runs.allocations import SILENT_S, Ended
+from birdsd.runs.share import ArrayShare
+from birdsd.runs.starts import has_supervisor, silent_limit
+from birdsd.runs.status.records import FINISHED, RunRecords, RunStatus
+from birdsd.runs.status.timing import AllocationTimes
 from birdsd.site.slurm import JobState
 
 QUEUED, WAITING, STARTING, RUNNING, STOPPING = "queued", "waiting", "starting", "running", "stopping"
-FAILING = "failing"  # it comes back by itself, and birdsd has not begun since
-FINISHED, FAILED, CANCELLED, KILLED = "finished", "failed", "cancelled", "killed"
+FAILING = "failing"  # it is restarted automatically, but birdsd has not started since
+FAILED, CANCELLED, KILLED = "failed", "cancelled", "killed"
 STOPPED, CHAIN_STOPPED, NEVER_BEGUN, INTERRUPTED = "stopped", "chain stopped", "never begun", "interrupted"
-# States in which something still happens by itself.
+# States in which something still happens automatically.
 ACTIVE = (RUNNING, STARTING, STOPPING, FAILING, WAITING, QUEUED)
-# What slurmstepd ends with where it cannot open a job's output: the node does not see the folder.
+_MOST_ACTIVE_FIRST = (*ACTIVE, FAILED, KILLED, CANCELLED, INTERRUPTED, NEVER_BEGUN)
+# The exit signal of slurmstepd where it cannot open a job's output: the node does not see the folder.
 _NO_OUTPUT = ":53"
-# Between two allocations Slurm may say nothing of a job for a moment.
+# Between two allocations Slurm may not list a job for a moment.
 _MOMENT_S = 90.0
 
 REASONS = {
@@ -44,7 +43,7 @@ REASONS = {
     "BadConstraints": "no node fits its request",
 }
 _HELD = ("JobHeldUser", "JobHeldAdmin", "launch failed requeued held", "job requeued in held state")
-# Slurm's words for an end, and what they mean for who reads them.
+# How Slurm says that a job ended, in words for its owner.
 ENDS = {
     "TIMEOUT": "it hit the time limit before it had saved",
     "NODE_FAIL": "a node failed",
@@ -55,261 +54,229 @@ ENDS = {
 }
 
 
-@dataclass(frozen=True)
-class Case:
-    """What is known of a run. `jobs` are its own, by id; `saved` is the newest checkpoint's position."""
-
-    run: Run
-    job: str
-    finished: bool
-    submission: Submission | None
-    stop: dict[str, Any] | None
-    traces: Sequence[Trace]
-    accounts: Sequence[Account]
-    jobs: Mapping[str, JobState]
-    now: float
-    saved: int
-    silent: int = 0  # allocations in a row, the newest, in which birdsd did not begin
-    said: str = ""  # what the launcher said in them
-
-    @property
-    def resume(self) -> str:
-        """The command that takes it up."""
-        if self.submission is not None:
-            return f"birdsd resume {self.run.folder.name}"
-        return f"the same `birdsd run {self.job}` command resumes it"
-
-
-@dataclass
-class Verdict:
-    """The state, why in a sentence, and the command that helps; "" where there is nothing to say."""
-
-    state: str
-    note: str = ""
-    way_out: str = ""
-    alive: Account | None = None
-    of_slurm: JobState | None = None
-    parts: dict[str, int] = field(default_factory=dict)
-
-
-def verdict(case: Case) -> Verdict:
-    """The state of a run."""
-    array = int(case.submission.submit.get("array") or 0) if case.submission is not None else 0
-    if case.finished:
-        return Verdict(FINISHED)
+def judge(records: RunRecords) -> RunStatus:
+    """The status of a run, without its progress."""
+    array = int(records.submission.submit.get("array") or 0) if records.submission is not None else 0
+    if records.finished is not None:
+        return records.status(FINISHED)
     if array:
-        told = _of_array(case, array)
-        return _failing(case, told) if told.state in (QUEUED, WAITING, STARTING) else told
-    alive = next((account for account in reversed(case.accounts) if account.alive), None)
-    at_work = [state for state in case.jobs.values() if not state.is_waiting and not state.is_over]
+        status = _of_array(records, array)
+        return _failing(records, status) if status.state in (QUEUED, WAITING, STARTING) else status
+    alive = next((account for account in reversed(records.accounts) if account.alive), None)
+    at_work = [state for state in records.jobs.values() if not state.is_waiting and not state.is_over]
     if alive is not None or at_work:
-        return _failing(case, _at_work(case, alive, at_work[0] if at_work else None))
-    waiting = [state for state in case.jobs.values() if state.is_waiting]
+        return _failing(records, _at_work(records, alive, at_work[0] if at_work else None))
+    waiting = [state for state in records.jobs.values() if state.is_waiting]
     if waiting:
-        told = _in_queue(case, min(waiting, key=lambda s: (s.reason.startswith("Dependency"), s.id)))
-        return _failing(case, told)
-    return _over(case)
+        status = _in_queue(records, min(waiting, key=lambda s: (s.reason.startswith("Dependency"), s.id)))
+        return _failing(records, status)
+    return _over(records)
 
 
-# -- something happens by itself ----------------------------------------------------------------------
+# -- active runs --------------------------------------------------------------------------------------
 
 
-def _at_work(case: Case, alive: Account | None, state: JobState | None) -> Verdict:
+def _at_work(records: RunRecords, alive: AllocationTimes | None, state: JobState | None) -> RunStatus:
     if alive is None:
         assert state is not None
-        return _around_work(case, state)
-    trace = next((t for t in case.traces if t.name == alive.name), None)
-    told = Verdict(RUNNING, alive=alive, of_slurm=state)
-    if case.stop is not None:
-        told.state = STOPPING
-        told.note = f"{case.stop.get('by') or 'somebody'} asked it to stop: it is saving and will exit"
+        return _around_work(records, state)
+    trace = next((t for t in records.traces if t.name == alive.name), None)
+    status = records.status(RUNNING, current=alive, slurm_job=state)
+    if records.stop is not None:
+        status.state = STOPPING
+        status.note = f"{records.stop.get('by') or 'somebody'} asked it to stop: it is saving and will exit"
     elif state is not None and state.state == "COMPLETING":
-        told.state = STOPPING
+        status.state = STOPPING
     elif trace is None or trace.heartbeat is None or trace.heartbeat.phase in ("start", "restore", "build"):
-        told.state = STARTING
-    silent_s = case.now - trace.last_sign if trace is not None else 0.0
-    if trace is not None and trace.is_silent(case.now) and silent_s > SILENT_S:
-        told.note = (
+        status.state = STARTING
+    silent_s = records.now - trace.last_sign if trace is not None else 0.0
+    if trace is not None and trace.is_silent(records.now) and silent_s > SILENT_S:
+        status.note = (
             f"no heartbeat for {span(silent_s)}; the watchdog ends a rank that hangs "
             "(machine.watchdog_s), and `birdsd logs` may show more"
         )
-    return told
+    return status
 
 
-def _failing(case: Case, told: Verdict) -> Verdict:
-    """A queue looks healthy whatever its jobs come to: what did not begin is said first."""
-    if not case.silent or told.alive is not None or case.submission is None:
-        return told
-    limit = silent_limit(case.submission.site)
-    times = {1: "once", 2: "twice"}.get(case.silent, f"{case.silent} times")
-    words = f"its job was started {times} and birdsd did not start{_launcher(case)}; "
-    words += f"it gives up after {limit}"
-    note = f"{words}; {told.note}" if told.note else words
-    return replace(told, state=FAILING, note=note, way_out=f"birdsd logs {case.run.folder.name}")
+def _failing(records: RunRecords, status: RunStatus) -> RunStatus:
+    """A queue looks healthy whatever becomes of its jobs: starts that came to nothing are named first."""
+    count = len(records.silent_starts)
+    if not count or status.current is not None or records.submission is None:
+        return status
+    times = {1: "once", 2: "twice"}.get(count, f"{count} times")
+    note = (
+        f"its job was started {times} and birdsd did not start{_launcher(records)}; "
+        f"it gives up after {silent_limit(records.submission.site)}"
+    )
+    status.state, status.way_out = FAILING, f"birdsd logs {records.run.folder.name}"
+    status.note = f"{note}; {status.note}" if status.note else note
+    return status
 
 
-def _launcher(case: Case) -> str:
-    return f"; the launcher said: {case.said}" if case.said else ""
+def _launcher(records: RunRecords) -> str:
+    return f"; the launcher said: {records.launcher_message}" if records.launcher_message else ""
 
 
-def _around_work(case: Case, state: JobState) -> Verdict:
-    """The job has its nodes, and birdsd is not at work: not yet, or not any more."""
+def _around_work(records: RunRecords, state: JobState) -> RunStatus:
+    """The job has its nodes but birdsd does not run: not yet, or not any more."""
     where = f" on {state.nodes}" if state.nodes else ""
-    begun = [t.began for t in case.traces if t.began is not None and t.began.job_id == state.id]
+    begun = [t.began for t in records.traces if t.began is not None and t.began.job_id == state.id]
     if begun and max(began.restart for began in begun) >= state.restarts:
-        return Verdict(STOPPING, f"job {state.id} is about to end{where}", of_slurm=state)
+        return records.status(STOPPING, f"job {state.id} is about to end{where}", slurm_job=state)
     if state.state == "COMPLETING":
-        return Verdict(STOPPING, f"job {state.id} is being cleaned up{where}", of_slurm=state)
-    return Verdict(
-        STARTING, f"job {state.id} has its nodes{where}, but birdsd has not started yet", of_slurm=state
+        return records.status(STOPPING, f"job {state.id} is being cleaned up{where}", slurm_job=state)
+    return records.status(
+        STARTING, f"job {state.id} has its nodes{where}, but birdsd has not started yet", slurm_job=state
     )
 
 
-def _in_queue(case: Case, state: JobState) -> Verdict:
-    begun = [account for account in case.accounts if account.position or account.how != "killed"]
-    told = Verdict(WAITING if begun else QUEUED, of_slurm=state)
+def _in_queue(records: RunRecords, state: JobState) -> RunStatus:
+    begun = [account for account in records.accounts if account.position or account.how != "killed"]
+    status = records.status(WAITING if begun else QUEUED, slurm_job=state)
     why = reason(state.reason)
     start = ""
-    if state.start and state.start > case.now:
-        start = f"; starts about {moment(state.start, case.now)}"
-    told.note = f"job {state.id}: {why}{start}" if why else f"job {state.id} is in the queue{start}"
-    if case.stop is not None:
-        told.note = f"{case.stop.get('by') or 'somebody'} asked it to stop; {told.note}"
+    if state.start and state.start > records.now:
+        start = f"; starts about {moment(state.start, records.now)}"
+    status.note = f"job {state.id}: {why}{start}" if why else f"job {state.id} is in the queue{start}"
+    if records.stop is not None:
+        status.note = f"{records.stop.get('by') or 'somebody'} asked it to stop; {status.note}"
     elif begun and begun[-1].how.startswith("killed"):
-        told.note = f"{begun[-1].how}, and requeued; {told.note}"
+        status.note = f"{begun[-1].how}, and requeued; {status.note}"
     if state.reason in _HELD:
-        told.way_out = f"scontrol release {state.id}"
+        status.way_out = f"scontrol release {state.id}"
     elif state.reason == "DependencyNeverSatisfied":
-        told.way_out = f"birdsd cancel {case.run.folder.name}, then {case.resume}"
-    return told
+        status.way_out = f"birdsd cancel {records.run.folder.name}, then {records.resume}"
+    return status
 
 
 def reason(word: str) -> str:
-    """Slurm's reason in words, with Slurm's own word behind it."""
+    """Slurm's reason as a sentence, with Slurm's own word behind it."""
     if not word or word == "None":
         return ""
-    said = REASONS.get(word) or next(
+    text = REASONS.get(word) or next(
         (text for key, text in REASONS.items() if word.startswith((f"{key},", f"{key} ", f"{key}:"))), ""
     )
-    if not said and ("Limit" in word or word.startswith(("Assoc", "QOS"))):
-        said = "a limit of the account or its QOS has been reached"
-    return f"{said} ({word})" if said else word
+    if not text and ("Limit" in word or word.startswith(("Assoc", "QOS"))):
+        text = "a limit of the account or its QOS has been reached"
+    return f"{text} ({word})" if text else word
 
 
-# -- nothing happens any more -------------------------------------------------------------------------
+# -- inactive runs ------------------------------------------------------------------------------------
 
 
-def _over(case: Case) -> Verdict:
-    last = case.accounts[-1] if case.accounts else None
-    if case.stop is not None:
-        by = case.stop.get("by") or "somebody"
-        return Verdict(CANCELLED, f"by {by}", case.resume)
-    if case.submission is None:
-        return _by_hand(case, last)
-    newest = max(case.jobs.values(), key=lambda s: (s.submit or 0.0, s.id), default=None)
-    if _supervised(case):
-        return Verdict(WAITING if last else STARTING, "the next allocation starts immediately")
-    given_up = _chain_stopped(case)
-    unheard = last is None or last.begin < case.submission.time - SILENT_S
-    unsaid = unheard and _said_before_it_began(case) is None
-    if given_up and (case.silent or unsaid) and "was cancelled" not in given_up:
-        said = "" if not case.said or case.said in given_up else _launcher(case)
-        logs = f"birdsd logs {case.run.folder.name}"
-        return Verdict(CHAIN_STOPPED, f"{given_up}{said}", logs, of_slurm=newest)
-    if last is None or unheard:
-        return _not_begun(case, newest, last)
+def _over(records: RunRecords) -> RunStatus:
+    last = records.accounts[-1] if records.accounts else None
+    if records.stop is not None:
+        by = records.stop.get("by") or "somebody"
+        return records.status(CANCELLED, f"by {by}", records.resume)
+    if records.submission is None:
+        return _by_hand(records, last)
+    newest = max(records.jobs.values(), key=lambda s: (s.submit or 0.0, s.id), default=None)
+    if _supervised(records):
+        return records.status(WAITING if last else STARTING, "the next allocation starts immediately")
+    given_up = _chain_stopped(records)
+    not_begun = last is None or last.begin < records.submission.time - SILENT_S
+    silent = not_begun and _ended_before_it_began(records) is None
+    if given_up and (records.silent_starts or silent) and "was cancelled" not in given_up:
+        launcher = "" if records.launcher_message in given_up else _launcher(records)
+        logs = f"birdsd logs {records.run.folder.name}"
+        return records.status(CHAIN_STOPPED, f"{given_up}{launcher}", logs, slurm_job=newest)
+    if last is None or not_begun:
+        return _not_begun(records, newest, last)
     if (newest is not None and newest.state == "CANCELLED") or "was cancelled" in given_up:
         job = newest.id if newest is not None else last.job_id
-        return Verdict(CANCELLED, f"job {job} was cancelled", case.resume, of_slurm=newest)
-    # An error that no other allocation would mend is told as it is, and so is a handover by hand.
+        return records.status(CANCELLED, f"job {job} was cancelled", records.resume, slurm_job=newest)
+    # An error that no other allocation would mend is reported as it is, and so is a handover by hand.
     by_itself = last.how == "error" and last.message == given_up
-    by_hand = last.how == "stopped" and case.submission.site.get("hand_over") == "manual"
+    by_hand = last.how == "stopped" and records.submission.site.get("hand_over") == "manual"
     if given_up and not by_itself and not by_hand:
-        return Verdict(CHAIN_STOPPED, given_up, case.resume, of_slurm=newest)
-    return _of_last(case, last, newest)
+        return records.status(CHAIN_STOPPED, given_up, records.resume, slurm_job=newest)
+    return _of_last(records, last, newest)
 
 
-def _by_hand(case: Case, last: Account | None) -> Verdict:
+def _by_hand(records: RunRecords, last: AllocationTimes | None) -> RunStatus:
     if last is not None:
-        return _of_last(case, last, None)
-    refused = next((t.ended for t in reversed(case.traces) if t.ended is not None), None)
+        return _of_last(records, last, None)
+    refused = next((t.ended for t in reversed(records.traces) if t.ended is not None), None)
     if refused is not None:
-        return Verdict(FAILED, refused.message, case.resume)
-    if case.saved:
-        return Verdict(INTERRUPTED, f"saved at sample {case.saved:,}", case.resume)
-    return Verdict(NEVER_BEGUN, "nothing was saved", f"birdsd run {case.job} ... starts it")
+        return records.status(FAILED, refused.message, records.resume)
+    if records.saved:
+        return records.status(INTERRUPTED, f"saved at sample {records.saved:,}", records.resume)
+    return records.status(NEVER_BEGUN, "nothing was saved", f"birdsd run {records.job} ... starts it")
 
 
-def _not_begun(case: Case, newest: JobState | None, last: Account | None) -> Verdict:
-    """Of its newest submission nothing is there: no allocation, nothing in the queue."""
-    assert case.submission is not None
-    ids = ", ".join(case.submission.job_ids[-3:]) or "(none)"
-    age = case.now - case.submission.time
-    if (ended := _said_before_it_began(case)) is not None:
-        return Verdict(FAILED, ended.message, case.resume)
+def _not_begun(records: RunRecords, newest: JobState | None, last: AllocationTimes | None) -> RunStatus:
+    """Nothing is left of its newest submission: no allocation, nothing in the queue."""
+    assert records.submission is not None
+    ids = ", ".join(records.submission.job_ids[-3:]) or "(none)"
+    age = records.now - records.submission.time
+    if (ended := _ended_before_it_began(records)) is not None:
+        return records.status(FAILED, ended.message, records.resume)
     if newest is not None and newest.is_over:
-        said = ENDS.get(newest.state, f"Slurm says {newest.state}, exit code {newest.exit_code}")
+        why = ENDS.get(newest.state, f"Slurm says {newest.state}, exit code {newest.exit_code}")
         if newest.exit_code.endswith(_NO_OUTPUT):
             where = f" on {newest.nodes}" if newest.nodes else ""
-            said += f": its output could not be opened{where}; is {case.run.folder.resolve()} visible there?"
-        return Verdict(
-            FAILED, f"job {newest.id} ended before birdsd started: {said}{_launcher(case)}",
-            f"birdsd logs {case.run.folder.name}", of_slurm=newest,
+            why += (
+                f": its output could not be opened{where}; is {records.run.folder.resolve()} visible there?"
+            )
+        return records.status(
+            FAILED, f"job {newest.id} ended before birdsd started: {why}{_launcher(records)}",
+            f"birdsd logs {records.run.folder.name}", slurm_job=newest,
         )  # fmt: skip
     if 0 <= age < _MOMENT_S:
-        return Verdict(QUEUED, f"submitted {span(age)} ago as job {ids}")
+        return records.status(QUEUED, f"submitted {span(age)} ago as job {ids}")
     what = NEVER_BEGUN if last is None else INTERRUPTED
-    where = "the process" if case.submission.is_local else "Slurm"
-    gone = f"{where} {ids} is gone" if case.submission.is_local else f"{where} does not know job {ids}"
-    return Verdict(what, gone, case.resume)
+    where = "the process" if records.submission.is_local else "Slurm"
+    gone = f"{where} {ids} is gone" if records.submission.is_local else f"{where} does not know job {ids}"
+    return records.status(what, gone, records.resume)
 
 
-def _said_before_it_began(case: Case) -> Ended | None:
-    """The word that an allocation of the newest submission left without ever having begun."""
-    assert case.submission is not None
-    ended = next((t.ended for t in reversed(case.traces) if t.ended is not None and t.began is None), None)
-    return ended if ended is not None and ended.time >= case.submission.time - SILENT_S else None
+def _ended_before_it_began(records: RunRecords) -> Ended | None:
+    """How an allocation of the newest submission ended that never began; None where there is none."""
+    assert records.submission is not None
+    ended = next((t.ended for t in reversed(records.traces) if t.ended is not None and t.began is None), None)
+    return ended if ended is not None and ended.time >= records.submission.time - SILENT_S else None
 
 
-def _of_last(case: Case, last: Account, newest: JobState | None) -> Verdict:
-    told = Verdict(FAILED, first_line(last.message), case.resume, of_slurm=newest)
+def _of_last(records: RunRecords, last: AllocationTimes, newest: JobState | None) -> RunStatus:
+    status = records.status(FAILED, first_line(last.message), records.resume, slurm_job=newest)
     if last.how == "finished":
-        told.state = FINISHED if case.job != "train" else INTERRUPTED
-        told.way_out = case.resume if case.job == "train" else ""
+        status.state = FINISHED if records.job != "train" else INTERRUPTED
+        status.way_out = records.resume if records.job == "train" else ""
     elif last.how in ("stopped", "handed over"):
-        told.note = f"stopped and saved at sample {case.saved:,}" if case.saved else "stopped"
-        just_now = 0 <= case.now - last.end < _MOMENT_S
-        if just_now and case.submission is not None and not case.submission.is_local:
-            told.state, told.way_out = WAITING, ""
-            told.note += f", {span(case.now - last.end)} ago; the next job is not in the queue yet"
+        status.note = f"stopped and saved at sample {records.saved:,}" if records.saved else "stopped"
+        just_now = 0 <= records.now - last.end < _MOMENT_S
+        if just_now and records.submission is not None and not records.submission.is_local:
+            status.state, status.way_out = WAITING, ""
+            status.note += f", {span(records.now - last.end)} ago; the next job is not in the queue yet"
         else:
-            told.state = STOPPED
-            told.note += "" if case.submission is None else "; none of its jobs is in the queue"
+            status.state = STOPPED
+            status.note += "" if records.submission is None else "; none of its jobs is in the queue"
     elif last.how == "cancelled":
-        told.state, told.note = CANCELLED, f"job {last.job_id} was cancelled"
+        status.state, status.note = CANCELLED, f"job {last.job_id} was cancelled"
     elif last.how.startswith("killed"):
-        told.state, told.note = KILLED, _how_killed(case, last)
+        status.state, status.note = KILLED, _how_killed(records, last)
     elif last.how != "error":
-        told.note = last.how
-    return told
+        status.note = last.how
+    return status
 
 
-def _how_killed(case: Case, last: Account) -> str:
+def _how_killed(records: RunRecords, last: AllocationTimes) -> str:
     word = last.how.removeprefix("killed").strip(" ()")
     why = ENDS.get(word, f"Slurm says {word}" if word else "its last heartbeat was")
-    when = moment(last.end, case.now)
-    said = f"{why} {when}" if not word else f"{why}, {when}"
-    if case.job == "train":
-        said += f"; resumes from sample {case.saved:,}" if case.saved else "; nothing was saved yet"
+    when = moment(last.end, records.now)
+    note = f"{why} {when}" if not word else f"{why}, {when}"
+    if records.job == "train":
+        note += f"; resumes from sample {records.saved:,}" if records.saved else "; nothing was saved yet"
         if last.lost_samples:
-            said += f" ({last.lost_samples:,} samples to be recomputed)"
-    return said
+            note += f" ({last.lost_samples:,} samples to be recomputed)"
+    return note
 
 
-def _chain_stopped(case: Case) -> str:
-    """Why birdsd itself gave the chain of allocations up, if it did since the newest of them began."""
-    for event in reversed(case.run.events()):
-        # Where Slurm itself brought the job back, it goes on whatever was said before.
+def _chain_stopped(records: RunRecords) -> str:
+    """Why birdsd itself ended the chain of allocations, if it did since the newest of them began."""
+    for event in reversed(records.run.events()):
+        # Where Slurm itself brought the job back, it continues whatever was decided before.
         if event.get("event") in ("submitted", "began"):
             return ""
         if event.get("event") == "chain stopped":
@@ -317,82 +284,59 @@ def _chain_stopped(case: Case) -> str:
     return ""
 
 
-def _supervised(case: Case) -> bool:
+def _supervised(records: RunRecords) -> bool:
     """Whether a local supervisor of the newest submission still runs on this machine."""
-    submission = case.submission
+    submission = records.submission
     if submission is None or not submission.is_local:
         return False
-    folder = str(case.run.folder.resolve())
-    words = [command_line(name) for name in submission.job_ids]
-    # An older birdsd calls the same process birdsd.cluster.supervisor.
-    names = ("birdsd.cluster.local", "birdsd.cluster.supervisor")
-    return any(any(name in one for name in names) and folder in one for one in words)
+    return has_supervisor(records.run.folder, submission.job_ids)
 
 
 # -- arrays -------------------------------------------------------------------------------------------
 
 
-def _of_array(case: Case, array: int) -> Verdict:
-    """An array is as lively as its liveliest part."""
-    of_parts = {part_name(k, array): _of_part(case, k, array) for k in range(array)}
-    tally: dict[str, int] = {}
-    for told in of_parts.values():
-        tally[told.state] = tally.get(told.state, 0) + 1
-    order = (
-        RUNNING,
-        STARTING,
-        STOPPING,
-        FAILING,
-        WAITING,
-        QUEUED,
-        FAILED,
-        KILLED,
-        CANCELLED,
-        INTERRUPTED,
-        NEVER_BEGUN,
-    )
-    state = next((word for word in order if tally.get(word)), FINISHED)
-    if state != FINISHED and case.stop is not None:
+def _of_array(records: RunRecords, array: int) -> RunStatus:
+    """An array is as active as its most active share."""
+    shares = {str(ArrayShare(k, array)): _of_share(records, k, array) for k in range(array)}
+    tally = dict(Counter(share.state for share in shares.values()))
+    state = next((state for state in _MOST_ACTIVE_FIRST if tally.get(state)), FINISHED)
+    if state != FINISHED and records.stop is not None:
         state = STOPPING if state in ACTIVE else CANCELLED
-    first = next((told for told in of_parts.values() if told.state == state), Verdict(state))
-    told = Verdict(state, parts=tally, alive=first.alive, of_slurm=first.of_slurm)
-    bad = {name: one for name, one in of_parts.items() if one.state in (FAILED, KILLED)}
+    first = next((share for share in shares.values() if share.state == state), records.status(state))
+    status = records.status(state, current=first.current, slurm_job=first.slurm_job)
+    status.parts = tally
+    bad = {name: share for name, share in shares.items() if share.state in (FAILED, KILLED)}
     if bad:
-        name, one = next(iter(bad.items()))
+        name, share = next(iter(bad.items()))
         others = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
-        told.note = f"part {name} {one.state}{f': {one.note}' if one.note else ''}{others}"
+        status.note = f"part {name} {share.state}{f': {share.note}' if share.note else ''}{others}"
     elif state in (QUEUED, WAITING):
-        told.note = first.note
+        status.note = first.note
     if state not in (*ACTIVE, FINISHED):
-        told.way_out = case.resume
-    return told
+        status.way_out = records.resume
+    return status
 
 
-def part_name(number: int, array: int) -> str:
-    """How settings and records name a part: 0/4 is the first of four."""
-    return f"{number}/{array}"
-
-
-def _of_part(case: Case, number: int, array: int) -> Verdict:
-    name = part_name(number, array)
-    own = [account for account in case.accounts if account.part == name]
-    state = next((s for key, s in case.jobs.items() if key.endswith(f"_{number}")), None)
+def _of_share(records: RunRecords, number: int, array: int) -> RunStatus:
+    name = str(ArrayShare(number, array))
+    own = [account for account in records.accounts if account.part == name]
+    state = next((s for key, s in records.jobs.items() if key.endswith(f"_{number}")), None)
     if any(account.how == "finished" for account in own):
-        return Verdict(FINISHED)  # a duplicate that failed later did no harm
+        return records.status(FINISHED)  # even if a duplicate failed later
     alive = next((account for account in reversed(own) if account.alive), None)
     if alive is not None or (state is not None and not state.is_waiting and not state.is_over):
-        return _at_work(case, alive, state)
+        return _at_work(records, alive, state)
     if state is not None and state.is_waiting:
-        return Verdict(WAITING if own else QUEUED, reason(state.reason), of_slurm=state)
+        return records.status(WAITING if own else QUEUED, reason(state.reason), slurm_job=state)
     if own:
-        return _of_last(case, own[-1], state)
-    ended = next((t.ended for t in case.traces if t.ended and t.job_id.endswith(f"_{number}")), None)
+        return _of_last(records, own[-1], state)
+    ended = next((t.ended for t in records.traces if t.ended and t.job_id.endswith(f"_{number}")), None)
     if ended is not None:
-        return Verdict(FAILED, first_line(ended.message))
+        return records.status(FAILED, first_line(ended.message))
     if state is not None:
-        word = CANCELLED if state.state == "CANCELLED" else FAILED
-        return Verdict(word, f"Slurm says {state.state}", of_slurm=state)
-    submission = case.submission
-    if submission is not None and (_supervised(case) or 0 <= case.now - submission.time < _MOMENT_S):
-        return Verdict(QUEUED)
-    return Verdict(NEVER_BEGUN)
+        over = CANCELLED if state.state == "CANCELLED" else FAILED
+        return records.status(over, f"Slurm says {state.state}", slurm_job=state)
+    submission = records.submission
+    if submission is not None and (_supervised(records) or 0 <= records.now - submission.time < _MOMENT_S):
+        return records.status(QUEUED)
+    return records.status(NEVER_BEGUN)

@@ -1,8 +1,8 @@
-"""Where the time of a run went: queue, start, training that counted, work done twice, saving, silence.
+"""The time breakdown of a run: queue, start, productive training, recomputation, saving, idle.
 
-Pure arithmetic over what allocations leave behind (see `allocations`), with what Slurm says of their jobs
-where it says anything. Clocks of different nodes need not agree, and one may jump back: a duration that
-a process measured itself goes before the difference of two times, and no difference is below zero.
+Pure arithmetic over the records of allocations (see `allocations`) and, where available, what Slurm says of
+their jobs. Clocks of different nodes may disagree, and one may jump back: a duration that a process
+measured itself takes precedence over the difference of two times, and no difference is negative.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 KINDS = ("start", "train", "wait for data", "validate", "save", "preview", "export", "unknown")
 # What a start is made of, in order. "launch": Slurm's prolog, srun, Python, reading the settings.
 START_PARTS = ("launch", "imports", "restore", "build", "first batch")
-# While an allocation is in one of these phases, its clock has not noted them yet.
+# While an allocation is in one of these phases, its time is not in the records yet.
 _UNNOTED = {"start": "start", "restore": "start", "build": "start"}
 _UNNOTED |= {kind: kind for kind in ("validate", "save", "preview", "export")}
 TITLES = {
@@ -39,13 +39,13 @@ TITLES = {
 
 
 def title(kind: str, job: str = "train") -> str:
-    """What a kind of time is called in tables; a job that is no training is simply at work."""
+    """The label of a kind of time in tables; jobs other than train are simply "at work"."""
     return "at work" if kind == "train" and job != "train" else TITLES[kind]
 
 
 @dataclass(frozen=True)
 class Trace:
-    """The records of one allocation. Without `began` it was refused, or killed before it said anything."""
+    """The records of one allocation. Without `began` it was refused, or killed before it wrote anything."""
 
     name: str
     began: Began | None = None
@@ -55,7 +55,7 @@ class Trace:
 
     @property
     def job_id(self) -> str:
-        """Of Slurm; "" for a run by hand."""
+        """Slurm's job id; "" for a run by hand."""
         if self.began is not None:
             return self.began.job_id
         job, dot, restart = self.name.rpartition(".")
@@ -63,19 +63,19 @@ class Trace:
 
     @property
     def last_sign(self) -> float:
-        """When it was last known to be there, seconds since 1970; 0 where nothing is known."""
+        """The time of its last record, seconds since 1970; 0 where there is none."""
         return max(
             (record.time for record in (self.began, self.heartbeat, self.ended) if record is not None),
             default=0.0,
         )
 
     def is_silent(self, now: float) -> bool:
-        """Whether it said nothing for so long that only Slurm could still vouch for it."""
+        """Whether it has been silent for so long that only Slurm can tell whether it is alive."""
         return all(abs(now - sign) > SILENT_S for sign in (self.last_sign, self.heard) if sign)
 
     @property
     def resumed(self) -> int | None:
-        """Where it took the run up, in samples; None where it never came that far."""
+        """Where it resumed the run, in samples; None where it never got that far."""
         beat = self.heartbeat
         if beat is not None and beat.phase not in ("start", "restore"):
             return beat.resumed_from
@@ -85,16 +85,16 @@ class Trace:
 
     @property
     def position(self) -> int:
-        """How far it got, in samples; 0 where it never took the run up."""
+        """How far it got, in samples; 0 where it never resumed the run."""
         resumed = self.resumed
         if resumed is None:
             return 0
-        told = [record.position for record in (self.heartbeat, self.ended) if record is not None]
-        return max([resumed, *told])
+        positions = [record.position for record in (self.heartbeat, self.ended) if record is not None]
+        return max([resumed, *positions])
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Where its time went, as it measured it."""
+        """Its time by phase, as it measured it."""
         if self.ended is not None and self.ended.seconds:
             return self.ended.seconds
         return self.heartbeat.seconds if self.heartbeat is not None else {}
@@ -102,7 +102,7 @@ class Trace:
 
 def traces(run_folder: Path) -> list[Trace]:
     """The records of all allocations of a run, each file read once, in the order in which they began."""
-    found = []
+    records = []
     for path in (Path(run_folder) / FOLDER).glob("*"):
         allocation = Allocation(path)
         ended = allocation.ended
@@ -113,13 +113,13 @@ def traces(run_folder: Path) -> list[Trace]:
                 heard = (path / "heartbeat.json").stat().st_mtime
             except OSError:
                 heard = None
-        found.append(Trace(path.name, allocation.began, beat, ended, heard))
-    return in_order(found)
+        records.append(Trace(path.name, allocation.began, beat, ended, heard))
+    return in_order(records)
 
 
-def in_order(found: Iterable[Trace]) -> list[Trace]:
-    """By the time of beginning; the restarts of one job stay in order even where a clock jumped back."""
-    by_time = sorted(found, key=lambda t: (t.began.time if t.began else t.last_sign, t.name))
+def in_order(records: Iterable[Trace]) -> list[Trace]:
+    """Sorted by start time; the restarts of one job stay in order even where a clock jumped back."""
+    by_time = sorted(records, key=lambda t: (t.began.time if t.began else t.last_sign, t.name))
     slots: dict[str, list[int]] = {}
     for place, trace in enumerate(by_time):
         if trace.began is not None and trace.began.job_id:
@@ -133,8 +133,8 @@ def in_order(found: Iterable[Trace]) -> list[Trace]:
 
 
 @dataclass
-class Account:
-    """Where the time of one allocation went, in seconds. `begin` and `end` are seconds since 1970."""
+class AllocationTimes:
+    """The times of one allocation, in seconds. `begin` and `end` are seconds since 1970."""
 
     name: str
     part: str
@@ -142,7 +142,7 @@ class Account:
     begin: float
     end: float
     alive: bool
-    how: str  # it ended: finished, handed over, stopped, error, killed, cancelled; or running
+    how: str  # finished, handed over, stopped, error, killed, cancelled; or running
     nodes: int = 1
     world_size: int = 1
     gpus: int = 0
@@ -157,7 +157,7 @@ class Account:
 
     @property
     def wall_s(self) -> float:
-        """How long the allocation was held."""
+        """The wall time of the allocation."""
         return sum(self.seconds.values())
 
     def to_json(self) -> dict[str, Any]:
@@ -168,10 +168,10 @@ class Account:
 
 
 @dataclass
-class Hours:
-    """Where the time of a run went. Sums of seconds are over all its allocations."""
+class TimeBreakdown:
+    """The time breakdown of a run. Seconds are summed over all its allocations."""
 
-    accounts: list[Account]
+    accounts: list[AllocationTimes]
     waiting: dict[str, float] = field(default_factory=dict)  # seconds in the queue until now, by job
 
     @property
@@ -196,17 +196,17 @@ class Hours:
 
     @property
     def useful_s(self) -> float:
-        """Time in steps that counted."""
+        """Time in productive steps."""
         return self.of("train") - self.lost_s
 
     @property
     def ratio(self) -> float | None:
-        """Effective training time: the share of the allocated time that went into steps that counted."""
+        """Effective training time: the fraction of the allocated time spent in productive steps."""
         return self.useful_s / self.wall_s if self.wall_s > 0 else None
 
     @property
     def ratio_with_queue(self) -> float | None:
-        """The same share of the allocated time and the time in the queue."""
+        """The same fraction of allocated and queue time together."""
         whole = self.wall_s + self.queue_s
         return self.useful_s / whole if whole > 0 else None
 
@@ -216,7 +216,7 @@ class Hours:
 
     @property
     def process_hours(self) -> float:
-        """Hours of processes in allocations without a GPU."""
+        """Process hours of allocations without a GPU."""
         return sum(a.world_size * a.wall_s for a in self.accounts if not a.gpus) / 3600
 
     def of(self, kind: str) -> float:
@@ -228,7 +228,7 @@ class Hours:
         return {n: sum(a.start_parts.get(n, 0.0) for a in self.accounts) for n in START_PARTS}
 
     def table(self) -> list[tuple[str, float]]:
-        """(kind, seconds) for "queue", KINDS and "lost"; "train" is what counted. Zeros are left out."""
+        """(kind, seconds) for "queue", KINDS and "lost"; "train" is productive time. Zeros are left out."""
         rows = [("queue", self.queue_s), ("start", self.of("start")), ("train", self.useful_s)]
         rows.append(("lost", self.lost_s))
         rows += [(kind, self.of(kind)) for kind in KINDS[2:]]
@@ -251,8 +251,8 @@ class Hours:
         }
 
 
-def hours(
-    found: Sequence[Trace],
+def time_breakdown(
+    records: Sequence[Trace],
     now: float,
     *,
     job: str = "train",
@@ -261,26 +261,26 @@ def hours(
     submitted: Mapping[str, float] | None = None,
     jobs: Mapping[str, JobState] | None = None,
     over: Container[str] = (),
-) -> Hours:
-    """The account of a run with these allocations, at the time `now`.
+) -> TimeBreakdown:
+    """The time breakdown of a run with the allocations `records`, at the time `now`.
 
-    `saved`: position of the newest checkpoint, which decides what an allocation lost that nothing followed.
-    `submitted`: when each submission was made, by its id. `jobs`: what Slurm says, by job id. `over`: names
-    of allocations that are known to have ended, whatever their heartbeats say. Time that no phase claims is
-    work in a job that is not a training, and unknown in one that is.
+    `saved`: position of the newest checkpoint, which decides what the last allocation lost. `submitted`:
+    the time of each submission, by its id. `jobs`: what Slurm says, by job id. `over`: names of allocations
+    that are known to have ended, whatever their heartbeats say. Time that no phase accounts for is work in
+    jobs other than train, and unknown in a training.
     """
     jobs = jobs or {}
     times = {**(submitted or {})}
     if submission is not None:
         times.setdefault(submission.id, submission.time)
-    accounts: list[Account] = []
-    last: dict[str, Account] = {}
-    for place, trace in enumerate(found):
+    accounts: list[AllocationTimes] = []
+    last: dict[str, AllocationTimes] = {}
+    for place, trace in enumerate(records):
         if trace.began is None:
             continue
         part = trace.began.part
         followed = trace.name in over or any(
-            t.began is not None and t.began.part == part for t in found[place + 1 :]
+            t.began is not None and t.began.part == part for t in records[place + 1 :]
         )
         before = last.get(part)
         account = _account(trace, now, job, _state_of(trace, jobs), followed)
@@ -292,13 +292,13 @@ def hours(
         accounts.append(account)
         last[account.part] = account
     for part in last:
-        ran = [trace for trace in found if trace.began is not None and trace.began.part == part]
+        ran = [trace for trace in records if trace.began is not None and trace.began.part == part]
         _note_losses(ran, [account for account in accounts if account.part == part], saved)
-    return Hours(accounts, _waiting_now(accounts, now, submission, jobs))
+    return TimeBreakdown(accounts, _waiting_now(accounts, now, submission, jobs))
 
 
 def _state_of(trace: Trace, jobs: Mapping[str, JobState]) -> JobState | None:
-    """What Slurm says of this very allocation: of its job, unless that was restarted since."""
+    """What Slurm says of this allocation: of its job, unless that was restarted since."""
     assert trace.began is not None
     state = jobs.get(trace.began.job_id) if trace.began.job_id else None
     if state is None or state.is_waiting or state.restarts != trace.began.restart:
@@ -306,25 +306,25 @@ def _state_of(trace: Trace, jobs: Mapping[str, JobState]) -> JobState | None:
     return state
 
 
-def _account(trace: Trace, now: float, job: str, state: JobState | None, followed: bool) -> Account:
+def _account(trace: Trace, now: float, job: str, state: JobState | None, followed: bool) -> AllocationTimes:
     began = trace.began
     assert began is not None
-    told = trace.seconds
+    measured = trace.seconds
     seems_alive = not followed and not trace.is_silent(now)
     alive = trace.ended is None and (seems_alive if state is None else not state.is_over)
     taken_up = trace.resumed if trace.resumed is not None else began.position
-    before_record = max(0.0, told.get("start", 0.0) - told.get("imports", 0.0))
+    before_record = max(0.0, measured.get("start", 0.0) - measured.get("imports", 0.0))
     begin = began.time - before_record
     if state is not None and state.start and state.start < begin:
         begin = state.start
     end = now if alive else trace.last_sign
     if state is not None and state.is_over and state.end:
         end = max(end, state.end)
-    seconds = {kind: told.get(kind, 0.0) for kind in KINDS[1:-1]}
-    parts = {name: told.get(name, 0.0) for name in START_PARTS[1:]}
+    seconds = {kind: measured.get(kind, 0.0) for kind in KINDS[1:-1]}
+    parts = {name: measured.get(name, 0.0) for name in START_PARTS[1:]}
     parts["launch"] = before_record + max(0.0, began.time - before_record - begin)
     seconds["start"] = sum(parts.values())
-    # The clock of the process has noted nothing yet of the phase that it is in, or died in.
+    # The process has not recorded the time of the phase that it is in, or died in.
     until = now if alive and not trace.is_silent(now) else trace.last_sign
     unclaimed = max(0.0, until - begin - sum(seconds.values()))
     phase = trace.heartbeat.phase if trace.heartbeat is not None and trace.ended is None else ""
@@ -337,7 +337,7 @@ def _account(trace: Trace, now: float, job: str, state: JobState | None, followe
             name = {"start": "imports"}.get(phase, phase)
             parts[name] += unclaimed
     seconds["unknown"] = max(0.0, end - begin - sum(seconds.values()))
-    return Account(
+    return AllocationTimes(
         name=trace.name,
         part=began.part,
         job_id=began.job_id,
@@ -356,8 +356,9 @@ def _account(trace: Trace, now: float, job: str, state: JobState | None, followe
     )
 
 
-def _begin_after(account: Account, end: float) -> None:
-    """Slurm may give the start of a job's first life for a later one: it began after the one before ended."""
+def _begin_after(account: AllocationTimes, end: float) -> None:
+    """Correct a start that Slurm reported for an earlier life of the job: it began after the previous one
+    ended."""
     early = min(end - account.begin, account.start_parts["launch"])
     if early > 0:
         account.begin += early
@@ -376,8 +377,10 @@ def _how(trace: Trace, alive: bool, state: JobState | None) -> str:
     return f"killed ({word})" if word else "killed"
 
 
-def _queued(began: Began, begin: float, before: Account | None, submitted: Mapping[str, float]) -> float:
-    """Seconds in the queue before an allocation; a run by hand waits in none."""
+def _queued(
+    began: Began, begin: float, before: AllocationTimes | None, submitted: Mapping[str, float]
+) -> float:
+    """Seconds in the queue before an allocation; 0 for a run by hand."""
     if began.waited_s is not None:
         return max(0.0, began.waited_s)
     if not began.submission or not began.job_id:
@@ -388,9 +391,9 @@ def _queued(began: Began, begin: float, before: Account | None, submitted: Mappi
     return max(0.0, begin - max(since)) if since else 0.0
 
 
-def _note_losses(ran: Sequence[Trace], accounts: Sequence[Account], saved: int | None) -> None:
-    """Samples that were done and had to be done again, charged to the allocation that lost them."""
-    counted: list[tuple[Account, int, int]] = []
+def _note_losses(ran: Sequence[Trace], accounts: Sequence[AllocationTimes], saved: int | None) -> None:
+    """Count samples that had to be recomputed, for the allocation that lost them."""
+    counted: list[tuple[AllocationTimes, int, int]] = []
 
     def go_back_to(position: int) -> None:
         for place, (account, low, high) in enumerate(counted):
@@ -412,16 +415,20 @@ def _note_losses(ran: Sequence[Trace], accounts: Sequence[Account], saved: int |
 
 
 def _waiting_now(
-    accounts: Sequence[Account], now: float, submission: Submission | None, jobs: Mapping[str, JobState]
+    accounts: Sequence[AllocationTimes],
+    now: float,
+    submission: Submission | None,
+    jobs: Mapping[str, JobState],
 ) -> dict[str, float]:
-    """Seconds in the queue, by job, of what waits there now, but not for another job of the run."""
+    """Seconds in the queue so far, by job, of jobs that wait now, unless they wait for another job of the
+    run."""
     waiting: dict[str, float] = {}
     for name, state in jobs.items():
         is_task = "_" in name
         if not state.is_waiting or state.reason.startswith("Dependency"):
             continue
         if any(other.startswith(f"{name}_") for other in jobs):
-            continue  # it stands for tasks that are here themselves
+            continue  # it stands for tasks that are listed themselves
         of_same = [account for account in accounts if account.job_id == name or not is_task]
         if any(account.alive for account in of_same) or (not is_task and waiting):
             continue

@@ -1,4 +1,4 @@
-"""What a user would want to do with a finished run: commands that run as they are printed."""
+"""The next steps after a finished run: commands that run as printed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from birdsd.runs.run import Run
 
 
 def after(run: Run, job: str) -> list[tuple[str, str]]:
-    """What comes after this finished run: (what it does, command). Empty where its records are not there."""
+    """The next steps after this finished run: (what it does, command). Empty where its records are
+    missing."""
     try:
         config = run.config
         if job == "train":
@@ -59,7 +60,7 @@ def _after_job(run: Run, job: str, config: Mapping[str, Any]) -> list[tuple[str,
         submission = Submission.read(run.folder)
         typed = submission.settings if submission is not None else []
         return (
-            [("starts the training that it was made for", _birdsd("run", "train", *typed))] if typed else []
+            [("starts the training that it was cached for", _birdsd("run", "train", *typed))] if typed else []
         )
     if job_name(job) in ("compare_methods", "finetune_vs_scratch"):
         return [("the report", shlex.join(["ls", f"{_place(config['out'])}/report.html"]))]
@@ -76,7 +77,7 @@ def _train(run: Run, config: Mapping[str, Any], words: list[str]) -> str:
 
 
 def _preset(group: str, section: Mapping[str, Any]) -> list[str]:
-    """The setting of a group, where its name is that of a preset."""
+    """The setting of a group, where it names a preset."""
     from birdsd.config import presets
 
     name = str(section.get("name"))
@@ -93,7 +94,7 @@ def _runs(run: Run) -> list[str]:
 
 
 def _place(path: str) -> str:
-    """A path as it is shortest from here."""
+    """The shortest form of a path from the working directory."""
     here = os.getcwd()
     return os.path.relpath(path, here) if os.path.abspath(path).startswith(here + os.sep) else path
 
@@ -102,8 +103,8 @@ def _prompt(run: Run) -> str:
     from birdsd.sound.captions import prompt_for
 
     try:
-        told = json.loads((run.export_folder / "training.json").read_text(encoding="utf-8"))
-        species = [str(name) for name in told.get("species") or []]
+        facts = json.loads((run.export_folder / "training.json").read_text(encoding="utf-8"))
+        species = [str(name) for name in facts.get("species") or []]
     except (OSError, ValueError, AttributeError):
         species = []
     return prompt_for(species[0]) if species else "a bird singing"

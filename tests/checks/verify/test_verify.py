@@ -1,4 +1,4 @@
-"""verify: its legs cover what was asked for, and what is not the same is found."""
+"""verify: its segments cover what was asked for, and what is not the same is found."""
 
 from __future__ import annotations
 
@@ -23,8 +23,17 @@ from birdsd.checks.verify.compare import (
     compare_states,
     compare_weights,
 )
-from birdsd.checks.verify.plan import FINISH, STOP, Leg, Shape, end_of, plan_legs, steps_for, usual_shape
-from birdsd.checks.verify.segments import LegResult, Ranks, Watch, rank_environment, train_straight
+from birdsd.checks.verify.plan import (
+    FINISH,
+    STOP,
+    Segment,
+    Shape,
+    end_of,
+    plan_segments,
+    steps_for,
+    usual_shape,
+)
+from birdsd.checks.verify.segments import Ranks, RunObserver, SegmentResult, rank_environment, train_reference
 from birdsd.checks.verify.verify import VerifyResult, verify
 from birdsd.cli.tables.verify import result_text
 from birdsd.errors import UserError
@@ -44,40 +53,48 @@ BATCH = 4
 
 
 @pytest.mark.parametrize(("worlds", "stages", "kills"), REQUESTS)
-@pytest.mark.parametrize("seed", range(5))
-def test_every_world_meets_every_stage_and_every_kill_has_its_leg(worlds, stages, kills, seed):
-    legs = plan_legs(worlds, stages, kills, 16, 32, seed)
-    assert legs == plan_legs(worlds, stages, kills, 16, 32, seed)
-    pairs = {(leg.shape.world, leg.shape.stage) for leg in legs}
+def test_every_world_meets_every_stage_and_every_kill_has_its_segment(worlds, stages, kills):
+    segments = plan_segments(worlds, stages, kills, 16, 32)
+    pairs = {(segment.shape.world, segment.shape.stage) for segment in segments}
     assert pairs == {(world, stage) for world in worlds for stage in stages}
-    assert sum(leg.is_killed for leg in legs) == kills and len(legs) >= kills + 1
-    assert [leg.ending == FINISH for leg in legs] == [False] * (len(legs) - 1) + [True]
-    repeats = [(one, two) for one, two in pairwise(legs) if two.again]
-    assert len(repeats) == min(kills, len(stages)) == sum(leg.repeated for leg in legs)
+    assert sum(segment.is_killed for segment in segments) == kills and len(segments) >= kills + 1
+    assert [segment.ending == FINISH for segment in segments] == [False] * (len(segments) - 1) + [True]
+    repeats = [(one, two) for one, two in pairwise(segments) if two.again]
+    assert len(repeats) == min(kills, len(stages)) == sum(segment.repeated for segment in segments)
     assert all(one.repeated and one.is_killed and one.shape == two.shape for one, two in repeats)
+    assert all(one.readers != two.readers for one, two in repeats)
+    assert len({segment.shape.micro_batch for segment in segments}) > 1 or len(segments) == 1
     assert len({one.shape.stage for one, _ in repeats}) == len(repeats)
-    for leg in legs:
-        assert 1 <= leg.shape.micro_batch <= usual_shape(16, 32, leg.shape.world).micro_batch
+    for segment in segments:
+        assert 1 <= segment.shape.micro_batch <= usual_shape(16, 32, segment.shape.world).micro_batch
     if 1 in worlds and 0 in stages:
-        assert legs[0].shape == usual_shape(16, 32)
+        assert segments[0].shape == usual_shape(16, 32)
 
 
 @pytest.mark.parametrize(("worlds", "stages", "kills"), REQUESTS)
-def test_legs_end_before_the_run_is_over(worlds, stages, kills):
+def test_segments_end_before_the_run_is_over(worlds, stages, kills):
     for seed in range(50):
-        legs, draw = plan_legs(worlds, stages, kills, 16, 32, seed), random.Random(seed)
-        total, every, step, saved = steps_for(24, len(legs)), 2, 0, 0
-        for number, leg in enumerate(legs):
-            end = end_of(leg, step, total, len(legs) - number, every, draw, before=saved if leg.again else 0)
-            reached = end if leg.ending == FINISH else end + draw.randint(0, 1)
-            assert step < end and (leg.ending == FINISH) == (reached >= total)
-            if leg.repeated:
+        segments, draw = plan_segments(worlds, stages, kills, 16, 32), random.Random(seed)
+        total, every, step, saved = steps_for(24, len(segments)), 2, 0, 0
+        for number, segment in enumerate(segments):
+            end = end_of(
+                segment,
+                step,
+                total,
+                len(segments) - number,
+                every,
+                draw,
+                before=saved if segment.again else 0,
+            )
+            reached = end if segment.ending == FINISH else end + draw.randint(0, 1)
+            assert step < end and (segment.ending == FINISH) == (reached >= total)
+            if segment.repeated:
                 saved = (step // every + 2) * every
                 assert end > saved, "it has saved twice, and one of the two is made again"
                 step = saved - every
-            elif leg.ending == STOP:
+            elif segment.ending == STOP:
                 step = reached
-            elif leg.is_killed:
+            elif segment.is_killed:
                 step = max(step, reached // every * every)
 
 
@@ -85,37 +102,39 @@ def test_legs_end_before_the_run_is_over(worlds, stages, kills):
 
 
 def test_ledgers():
-    straight = np.arange(20, dtype=np.int32)[::-1].copy()
+    reference = np.arange(20, dtype=np.int32)[::-1].copy()
     assert (
-        compare_ledgers(straight, straight, BATCH) == compare_ledgers(straight, straight[5:], BATCH, 5) == ""
+        compare_ledgers(reference, reference, BATCH)
+        == compare_ledgers(reference, reference[5:], BATCH, 5)
+        == ""
     )
-    swapped = straight.copy()
+    swapped = reference.copy()
     swapped[[8, 9]] = swapped[[9, 8]]
-    assert "global batch 2 differs: position 8" in compare_ledgers(straight, swapped, BATCH)
-    doubled = np.concatenate([straight[:8], straight[4:16]])
-    assert "(12 of 20 positions differ)" in compare_ledgers(straight, doubled, BATCH)
-    undecoded = straight.copy()
+    assert "global batch 2 differs: position 8" in compare_ledgers(reference, swapped, BATCH)
+    doubled = np.concatenate([reference[:8], reference[4:16]])
+    assert "(12 of 20 positions differ)" in compare_ledgers(reference, doubled, BATCH)
+    undecoded = reference.copy()
     undecoded[3] = -1 - undecoded[3]
-    assert "global batch 0" in compare_ledgers(straight, undecoded, BATCH)
-    assert "goes on to position 21" in compare_ledgers(straight, np.append(straight, 0), BATCH)
+    assert "global batch 0" in compare_ledgers(reference, undecoded, BATCH)
+    assert "continues to position 21" in compare_ledgers(reference, np.append(reference, 0), BATCH)
 
 
 def test_losses():
-    straight = {4: 0.5, 8: 0.25, 12: 0.125}
-    same = compare_losses(straight, straight, 0.0, whole=True)
+    reference = {4: 0.5, 8: 0.25, 12: 0.125}
+    same = compare_losses(reference, reference, 0.0, whole=True)
     assert (same.steps, same.worst, same.problem) == (3, 0.0, "")
-    last_bit = {**straight, 8: math.nextafter(0.25, 1)}
-    assert not compare_losses(straight, last_bit, 1e-5).problem
-    assert "must be the same bits" in compare_losses(straight, last_bit, 0.0).problem
-    near, far = ({**straight, 12: 0.125 * (1 + d)} for d in (9e-6, 2e-5))
-    assert not compare_losses(straight, near, 1e-5).problem
-    found = compare_losses(straight, far, 1e-5)
+    last_bit = {**reference, 8: math.nextafter(0.25, 1)}
+    assert not compare_losses(reference, last_bit, 1e-5).problem
+    assert "must be the same bits" in compare_losses(reference, last_bit, 0.0).problem
+    near, far = ({**reference, 12: 0.125 * (1 + d)} for d in (9e-6, 2e-5))
+    assert not compare_losses(reference, near, 1e-5).problem
+    found = compare_losses(reference, far, 1e-5)
     assert found.at == 12 and found.worst == pytest.approx(2e-5) and "position 12" in found.problem
-    assert compare_losses(straight, {**straight, 4: math.nan}, 1e-2).problem
-    assert "not in the uninterrupted run" in compare_losses(straight, {16: 0.1}, 1e-2).problem
+    assert compare_losses(reference, {**reference, 4: math.nan}, 1e-2).problem
+    assert "not in the uninterrupted run" in compare_losses(reference, {16: 0.1}, 1e-2).problem
     part = {4: 0.5, 12: 0.125}
-    assert not compare_losses(straight, part, 0.0).problem
-    assert "position 8 is missing" in compare_losses(straight, part, 0.0, whole=True).problem
+    assert not compare_losses(reference, part, 0.0).problem
+    assert "position 8 is missing" in compare_losses(reference, part, 0.0, whole=True).problem
 
 
 def tensors(seed: int = 0) -> dict[str, np.ndarray]:
@@ -125,29 +144,32 @@ def tensors(seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def test_weights():
-    straight = tensors()
-    assert compare_weights(straight, tensors(), 0.0) == ({"weights": 0.0, "ema": 0.0}, "")
+    reference = tensors()
+    assert compare_weights(reference, tensors(), 0.0) == ({"weights": 0.0, "ema": 0.0}, "")
     # A bias without a gradient may go anywhere; what counts is its part in the whole.
     assert not compare_weights(
-        {**straight, "weights/c": np.zeros(3)}, {**straight, "weights/c": 1e-5 * np.ones(3)}, 1e-4
+        {**reference, "weights/c": np.zeros(3)}, {**reference, "weights/c": 1e-5 * np.ones(3)}, 1e-4
     )[1]
     for key in ("weights/b", "ema/a"):
-        found, problem = compare_weights(straight, {**straight, key: straight[key] * np.float32(1.001)}, 1e-4)
+        found, problem = compare_weights(
+            reference, {**reference, key: reference[key] * np.float32(1.001)}, 1e-4
+        )
         assert f"the {key.split('/')[0]} differ by" in problem and max(found.values()) > 1e-4
-    assert compare_weights(straight, {**straight, "weights/a": np.full((5, 7), np.nan)}, 1e-1)[1]
+    assert compare_weights(reference, {**reference, "weights/a": np.full((5, 7), np.nan)}, 1e-1)[1]
     assert (
-        "only one of the checkpoints" in compare_weights(straight, {"weights/a": straight["weights/a"]}, 1)[1]
+        "only one of the checkpoints"
+        in compare_weights(reference, {"weights/a": reference["weights/a"]}, 1)[1]
     )
-    assert "shapes" in compare_weights(straight, {**straight, "ema/b": np.zeros((7, 5))}, 1)[1]
+    assert "shapes" in compare_weights(reference, {**reference, "ema/b": np.zeros((7, 5))}, 1)[1]
     assert "no weights" in compare_weights({}, {}, 1)[1]
 
 
 def test_states():
-    straight, other = tensors(), tensors()
-    assert compare_states(straight, other) == ""
+    reference, other = tensors(), tensors()
+    assert compare_states(reference, other) == ""
     other["exp_avg_sq/b"][2, 3] = np.nextafter(other["exp_avg_sq/b"][2, 3], np.float32(9))
-    assert compare_states(straight, other) == "exp_avg_sq/b is not bitwise identical"
-    assert "only one of the two" in compare_states(straight, {k: straight[k] for k in list(straight)[1:]})
+    assert compare_states(reference, other) == "exp_avg_sq/b is not bitwise identical"
+    assert "only one of the two" in compare_states(reference, {k: reference[k] for k in list(reference)[1:]})
 
 
 def test_limits():
@@ -166,14 +188,14 @@ ORDER = np.random.default_rng(1).permutation(24).astype(np.int32)
 LOSSES = {position: 1 / position for position in range(BATCH, 25, BATCH)}
 
 
-def write_run(runs: Path, weights: dict[str, np.ndarray] | None = None) -> Watch:
+def write_run(runs: Path, weights: dict[str, np.ndarray] | None = None) -> RunObserver:
     folder = runs / "tiny-full-abc"
     (folder / "checkpoints" / f"{24:012d}").mkdir(parents=True)
     (folder / "signature.json").write_text('{"signature": "abc", "job": "train"}')
     ORDER.tofile(folder / "ledger.bin")
     write_losses(folder, LOSSES)
     save_file(weights or tensors(), folder / "checkpoints" / f"{24:012d}" / "tensors.safetensors")
-    return Watch(runs, BATCH)
+    return RunObserver(runs, BATCH)
 
 
 def write_losses(folder: Path, losses: dict[int, float]) -> None:
@@ -181,30 +203,30 @@ def write_losses(folder: Path, losses: dict[int, float]) -> None:
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def part_of(number: int, leg: Leg, begin: int, reached: int, **changes) -> LegResult:
+def part_of(number: int, segment: Segment, begin: int, reached: int, **changes) -> SegmentResult:
     losses = {p: loss for p, loss in LOSSES.items() if begin < p <= reached}
-    return LegResult(
-        number, leg, begin, reached, losses=losses, samples=ORDER[begin:reached].copy(),
+    return SegmentResult(
+        number, segment, begin, reached, losses=losses, samples=ORDER[begin:reached].copy(),
         **{"ended": "as planned", "facts": {"position": begin}, **changes},
     )  # fmt: skip
 
 
-def course() -> list[LegResult]:
+def course() -> list[SegmentResult]:
     """Killed, repeated from a checkpoint before, and finished in another shape."""
-    legs = [
-        Leg(USUAL, 1, "step", repeated=True),
-        Leg(USUAL, 2, STOP, again=True),
-        Leg(Shape(2, 3, 2), 3, FINISH),
+    segments = [
+        Segment(USUAL, 1, "step", repeated=True),
+        Segment(USUAL, 2, STOP, again=True),
+        Segment(Shape(2, 3, 2), 3, FINISH),
     ]
     return [
-        part_of(1, legs[0], 0, 12),
-        part_of(2, legs[1], 4, 16, redone=8, repeated_save=8),
-        part_of(3, legs[2], 16, 24),
+        part_of(1, segments[0], 0, 12),
+        part_of(2, segments[1], 4, 16, redone=8, repeated_save=8),
+        part_of(3, segments[2], 16, 24),
     ]
 
 
-def wrong(straight: Watch, changed: Watch, results: list[LegResult]) -> list[str]:
-    checks = check_all(straight, changed, [r.leg for r in results], results, USUAL, Limits())
+def wrong(reference: RunObserver, changed: RunObserver, results: list[SegmentResult]) -> list[str]:
+    checks = check_all(reference, changed, [r.segment for r in results], results, USUAL, Limits())
     result = VerifyResult([], 6, BATCH, "cpu", "fp32", 1.0, results, checks, [], 2.0)
     failed = [check.name for check in checks if not check.passed]
     assert result.exit_status == int(bool(failed)) and json.loads(json.dumps(result.to_json()))["passed"] == (
@@ -218,27 +240,28 @@ def wrong(straight: Watch, changed: Watch, results: list[LegResult]) -> list[str
 
 
 @pytest.fixture
-def straight(tmp_path) -> Watch:
-    return write_run(tmp_path / "straight")
+def reference(tmp_path) -> RunObserver:
+    return write_run(tmp_path / "reference")
 
 
 @pytest.fixture
-def changed(tmp_path) -> Watch:
+def changed(tmp_path) -> RunObserver:
     return write_run(tmp_path / "runs")
 
 
-def test_the_same_is_sound(straight, changed):
+def test_the_same_is_sound(reference, changed):
     results = course()
-    assert wrong(straight, changed, results) == []
+    assert wrong(reference, changed, results) == []
     checks = {
         c.name: c.found
-        for c in check_all(straight, changed, [r.leg for r in results], results, USUAL, Limits())
+        for c in check_all(reference, changed, [r.segment for r in results], results, USUAL, Limits())
     }
     assert "6 global batches" in checks["samples"] and "8 samples were recomputed" in checks["samples"]
-    assert "the first 4 steps match the uninterrupted run, 2 steps and 1 checkpoints" in checks["bits"]
+    assert "the first 4 steps match" in checks["bits"]
+    assert "2 repeated steps and 1 repeated checkpoints (torch)" in checks["bits"]
 
 
-def test_a_spoiled_ledger_is_found(straight, changed):
+def test_a_spoiled_ledger_is_found(reference, changed):
     path = changed.run.folder / "ledger.bin"
     for spoiled in (
         ORDER[::-1],
@@ -247,37 +270,37 @@ def test_a_spoiled_ledger_is_found(straight, changed):
         np.append(ORDER, ORDER[:4]),
     ):
         spoiled.tofile(path)
-        assert wrong(straight, changed, course()) == ["samples"]
+        assert wrong(reference, changed, course()) == ["samples"]
     ORDER.tofile(path)
     results = course()
     results[1].samples[3] += 1  # what a kill undid counts as well
-    assert wrong(straight, changed, results) == ["samples"]
+    assert wrong(reference, changed, results) == ["samples"]
 
 
-def test_a_spoiled_loss_is_found(straight, changed):
+def test_a_spoiled_loss_is_found(reference, changed):
     for spoiled in ({**LOSSES, 20: LOSSES[20] * 1.0001}, {p: LOSSES[p] for p in list(LOSSES)[1:]}):
         write_losses(changed.run.folder, spoiled)
-        assert wrong(straight, changed, course()) == ["losses"]
+        assert wrong(reference, changed, course()) == ["losses"]
     write_losses(changed.run.folder, LOSSES)
     results = course()
     results[2].losses[20] *= 1.0001
-    assert wrong(straight, changed, results) == ["losses"] and results[2].difference == pytest.approx(1e-4)
+    assert wrong(reference, changed, results) == ["losses"] and results[2].difference == pytest.approx(1e-4)
 
 
-def test_a_last_bit_counts_where_nothing_changed(straight, changed):
+def test_a_last_bit_counts_where_nothing_changed(reference, changed):
     results = course()
     results[2].losses[20] = math.nextafter(results[2].losses[20], 1)
-    assert wrong(straight, changed, results) == [], "another shape may round otherwise"
-    for leg in (0, 1):
+    assert wrong(reference, changed, results) == [], "another shape may round otherwise"
+    for segment in (0, 1):
         results = course()
-        results[leg].losses[8] = math.nextafter(results[leg].losses[8], 1)
-        assert wrong(straight, changed, results) == ["bits"]
+        results[segment].losses[8] = math.nextafter(results[segment].losses[8], 1)
+        assert wrong(reference, changed, results) == ["bits"]
     results = course()
     results[1].state_problem = "the checkpoint of position 8: ema/a is not bitwise identical"
-    assert wrong(straight, changed, results) == ["bits"]
+    assert wrong(reference, changed, results) == ["bits"]
 
 
-def test_spoiled_weights_are_found(straight, changed, tmp_path):
+def test_spoiled_weights_are_found(reference, changed, tmp_path):
     for name, weights in enumerate(
         (
             {**tensors(), "weights/a": tensors(1)["weights/a"]},
@@ -285,24 +308,24 @@ def test_spoiled_weights_are_found(straight, changed, tmp_path):
         )
     ):
         other = write_run(tmp_path / f"other{name}", weights)
-        assert wrong(straight, other, course()) == ["weights"]
-        assert rounding(straight, other)[0] == 0.0 < rounding(straight, other)[1]
+        assert wrong(reference, other, course()) == ["weights"]
+        assert rounding(reference, other)[0] == 0.0 < rounding(reference, other)[1]
     shutil.rmtree(changed.run.folder / "checkpoints")
     (changed.run.folder / "checkpoints").mkdir()
-    assert wrong(straight, changed, course()) == ["weights"]
+    assert wrong(reference, changed, course()) == ["weights"]
 
 
-def test_a_leg_that_failed_or_never_came_is_found(straight, changed):
+def test_a_leg_that_failed_or_never_came_is_found(reference, changed):
     results = course()
     results[2].problem = "a rank ended by itself: status 1"
-    assert wrong(straight, changed, results) == ["legs"]
+    assert wrong(reference, changed, results) == ["segments"]
     results = course()
-    legs = [result.leg for result in results]
-    checks = check_all(straight, changed, legs, results[:2], USUAL, Limits())
+    segments = [result.segment for result in results]
+    checks = check_all(reference, changed, segments, results[:2], USUAL, Limits())
     assert [c.found for c in checks if not c.passed] == ["no step at world 2, stage 3"]
     results[2].problem, results[2].too_late = "the run ended before this segment could be interrupted", True
     result = VerifyResult([], 6, BATCH, "cpu", "fp32", 1.0, results, check_all(
-        straight, changed, legs, results, USUAL, Limits()), [], 2.0)  # fmt: skip
+        reference, changed, segments, results, USUAL, Limits()), [], 2.0)  # fmt: skip
     assert result.exit_status == 1 and result.incomplete and "use more --steps" in result_text(result)
 
 
@@ -322,24 +345,24 @@ def test_what_cannot_be_tried_is_refused(asked, match):
 
 
 def test_the_rank_that_failed_is_quoted(tmp_path):
-    with closing(Ranks(Shape(2, 0, 4), ["optim.nothing=1"], tmp_path / "leg")) as ranks:
+    with closing(Ranks(Shape(2, 0, 4), ["optim.nothing=1"], tmp_path / "segment")) as ranks:
         for process in ranks.processes:
             process.wait(timeout=60)
         assert ranks.codes == [2, 2]
         assert "status 2" in ranks.last_words() and "unknown key" in ranks.last_words()
-    with pytest.raises(UserError, match=r"the run straight failed: status 2, .*unknown key"):
-        train_straight(Watch(tmp_path, 4), Shape(1, 0, 4), ["optim.nothing=1"], tmp_path / "straight")
+    with pytest.raises(UserError, match=r"the run reference failed: status 2, .*unknown key"):
+        train_reference(RunObserver(tmp_path, 4), Shape(1, 0, 4), ["optim.nothing=1"], tmp_path / "reference")
 
 
 def test_ranks_are_not_taken_for_an_allocation_of_slurm(monkeypatch):
     """A rank that is asked to stop must not requeue the job in which somebody typed `birdsd verify`."""
     for name in ("SLURM_JOB_ID", "SUBMITIT_EXECUTOR", "BIRDSD_ALLOCATION", "GROUP_RANK", "BIRDSD_CONFIGS"):
         monkeypatch.setenv(name, "theirs")
-    environment = rank_environment(1, 4, 29500, "leg-03")
+    environment = rank_environment(1, 4, 29500, "segment-03")
     assert not any(name.startswith(("SLURM_", "SUBMITIT_")) for name in environment)
     assert "GROUP_RANK" not in environment and environment["BIRDSD_CONFIGS"] == "theirs"
     assert (environment["RANK"], environment["WORLD_SIZE"]) == ("1", "4")
-    assert environment["BIRDSD_ALLOCATION"] == "verify-leg-03"
+    assert environment["BIRDSD_ALLOCATION"] == "verify-segment-03"
 
 
 def test_a_folder_in_use_is_not_touched(tmp_path):
@@ -367,27 +390,27 @@ def test_killed_changed_and_sound(tmp_path):
         say=said.append,
     )
     assert result.passed and result.exit_status == 0, result_text(result)
-    assert len(result.legs) == 6 and sum("SIGKILL" in leg.ended for leg in result.legs) == 2
-    assert sum(leg.redone for leg in result.legs) > 0 and result.legs[-1].ended == "finished"
-    assert {(leg.leg.shape.world, leg.leg.shape.stage) for leg in result.legs} == {
+    assert len(result.segments) == 6 and sum("SIGKILL" in segment.ended for segment in result.segments) == 2
+    assert sum(segment.redone for segment in result.segments) > 0 and result.segments[-1].ended == "finished"
+    assert {(segment.segment.shape.world, segment.segment.shape.stage) for segment in result.segments} == {
         (1, 0),
         (1, 2),
         (2, 0),
         (2, 2),
     }
-    assert "checkpoints that were made twice alike (ZeRO-2, torch)" in result_text(result)
+    assert "repeated checkpoints (ZeRO-2, torch)" in result_text(result)
     assert json.loads((out / "verify.json").read_text())["passed"]
-    assert sum(line.startswith("leg ") for line in said) == 6
-    run = Watch(out / "runs", 4).run.folder
+    assert sum(line.startswith("segment ") for line in said) == 6
+    run = RunObserver(out / "runs", 4).run.folder
     ledger = np.fromfile(run / "ledger.bin", np.int32)
     ledger[9] ^= 1
     ledger.tofile(run / "ledger.bin")
-    for path in Watch(out / "runs", 4).checkpoint().glob("*.safetensors"):
+    for path in RunObserver(out / "runs", 4).checkpoint().glob("*.safetensors"):
         held = load_file(path)
         save_file(
             {k: v * np.float32(1.001) if k.startswith("weights/") else v for k, v in held.items()}, path
         )
-    legs = [leg.leg for leg in result.legs]
-    watches = Watch(out / "straight", 4), Watch(out / "runs", 4)
-    checks = check_all(*watches, legs, result.legs, usual_shape(4, 32), Limits())
+    segments = [segment.segment for segment in result.segments]
+    observers = RunObserver(out / "reference", 4), RunObserver(out / "runs", 4)
+    checks = check_all(*observers, segments, result.segments, usual_shape(4, 32), Limits())
     assert [check.name for check in checks if not check.passed] == ["samples", "weights"]

@@ -284,10 +284,10 @@ def test_only_what_is_missing_or_was_made_otherwise_is_made_again(model, tmp_pat
 
 
 def test_shares_keep_whole_batches_together(model, tmp_path):
-    from birdsd.runs.share import Part
+    from birdsd.runs.share import ArrayShare
 
     request = Request(PROMPTS, count=3, steps=1, batch_size=4)
-    shares = [room.share_out(request, Part(index, 3).share) for index in range(3)]
+    shares = [room.share_out(request, ArrayShare(index, 3).share) for index in range(3)]
     assert shares == [[0, 1, 2, 3], [4, 5], []]
     assert generate(model, request, tmp_path / "none", only=[], progress=False) == []
     assert not (tmp_path / "none").exists()

@@ -129,12 +129,12 @@ def test_a_finished_run_carries_its_export_and_no_checkpoint(carried, tmp_path: 
 def test_what_is_further_on_stays_and_what_is_behind_is_kept(carried, tmp_path: Path) -> None:
     pack(carried["run"], tmp_path / "done.zip")
     behind, _ = unpack(carried["root"] / "live.zip", tmp_path / "runs")
-    with exclusive(Path(behind["run"])), pytest.raises(UserError, match="is at work"):
+    with exclusive(Path(behind["run"])), pytest.raises(UserError, match=f"process {os.getpid()} "):
         unpack(tmp_path / "done.zip", tmp_path / "runs")
     done, text = unpack(tmp_path / "done.zip", tmp_path / "runs")
     assert (Path(done["replaced"]) / "checkpoints").is_dir()
     assert done["replaced"] in text
-    with pytest.raises(UserError, match=r"further along: finished.*--into"):
+    with pytest.raises(UserError, match=r"finished.*--into"):
         unpack(carried["root"] / "live.zip", tmp_path / "runs")
     assert len(RunStore(tmp_path / "runs").runs()) == 1
 
@@ -164,7 +164,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_packed(carried, tmp
         pack(run, tmp_path / "none.zip")
     assert not (tmp_path / "none.zip").exists()
     shutil.rmtree(run.folder / "checkpoints")
-    with pytest.raises(UserError, match="has saved nothing yet"):
+    with pytest.raises(UserError, match=r"save\.every_samples"):
         pack(run, tmp_path / "none.zip")
 
 

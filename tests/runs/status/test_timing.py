@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from birdsd.runs.allocations import Submission
-from birdsd.runs.status.timing import KINDS, Hours, hours, traces
+from birdsd.runs.status.timing import KINDS, TimeBreakdown, time_breakdown, traces
 from birdsd.site.slurm import JobState
 from tests.support.histories import HOUR, T0, History, job_state
 
 START = {"start": 0.10, "imports": 0.04, "restore": 0.02, "build": 0.05, "first batch": 0.03}
 
 
-def account(history: History, at: float, saved: int | None = None, **jobs: JobState) -> Hours:
+def account(history: History, at: float, saved: int | None = None, **jobs: JobState) -> TimeBreakdown:
     """Of a history, at an hour; jobs as job_12=..."""
-    return hours(
+    return time_breakdown(
         traces(history.folder),
         T0 + at * HOUR,
         job=history.job,
@@ -149,7 +149,7 @@ def test_missing_and_torn_files_are_passed_over(history: History) -> None:
     assert (spent.accounts[1].start_position, spent.accounts[1].position) == (1000, 2000)  # from its end
     assert (spent.accounts[2].how, spent.accounts[2].wall_s) == ("killed", 0)
     assert len(traces(history.folder)) == 5
-    assert hours([], T0).ratio is None and traces(history.folder / "nothing") == []
+    assert time_breakdown([], T0).ratio is None and traces(history.folder / "nothing") == []
 
 
 def test_a_run_by_hand_waits_in_no_queue(history: History) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from birdsd.files import read_json
-from birdsd.runs.share import Part
+from birdsd.runs.share import ArrayShare
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.inspect import describe
 from birdsd.shards.prepare.prepare import prepare
@@ -146,8 +146,8 @@ SETTINGS = {
 def test_parts_and_processes_make_the_same_set(flock: Path, tmp_path: Path) -> None:
     run(flock, tmp_path / "whole", **SETTINGS)
     data = data_config(flock, tmp_path / "parts", **SETTINGS)
-    first = prepare(data, LONG, 1, False, Part(0, 2))
-    last = prepare(data, LONG, 1, False, Part(1, 2))
+    first = prepare(data, LONG, 1, False, ArrayShare(0, 2))
+    last = prepare(data, LONG, 1, False, ArrayShare(1, 2))
     assert not first.finished and last.finished and last.total > 3
     prepare(data_config(flock, tmp_path / "two", **SETTINGS), LONG, 2, False)
     assert same_set(tmp_path / "whole", tmp_path / "parts")

@@ -20,12 +20,12 @@ from tests.support.shard_makers import CODEC, data_config
 
 PART = """
 import sys
-from birdsd.runs.share import Part
+from birdsd.runs.share import ArrayShare
 from birdsd.shards.prepare.prepare import prepare
 from tests.support.shard_makers import CODEC, data_config
 if __name__ == "__main__":
     data = data_config(sys.argv[1], sys.argv[2], samples_per_shard=4)
-    report = prepare(data, CODEC, 1, False, Part.parse(sys.argv[3]))
+    report = prepare(data, CODEC, 1, False, ArrayShare.parse(sys.argv[3]))
     print(report.written, report.present, report.total)
 """
 
@@ -91,21 +91,21 @@ def test_parts_in_processes_of_their_own_make_the_unsplit_set(
 def test_a_part_says_what_is_there_and_the_last_one_describes_the_set(
     tones: Path, prepared: Path, tmp_path: Path
 ) -> None:
-    from birdsd.runs.share import Part
+    from birdsd.runs.share import ArrayShare
 
     data = data_config(tones, tmp_path / "s", samples_per_shard=4)
-    first = prepare(data, CODEC, 1, False, Part(0, 2))
+    first = prepare(data, CODEC, 1, False, ArrayShare(0, 2))
     assert not first.finished and first.present == first.written < first.total and first.facts == {}
-    last = prepare(data, CODEC, 1, False, Part(1, 2))
+    last = prepare(data, CODEC, 1, False, ArrayShare(1, 2))
     assert last.finished and first.written + last.written == last.total
     assert same_set(tmp_path / "s", prepared)
     os.unlink(tmp_path / "s" / "dataset.json")  # killed before it was written: any part mends it
-    assert prepare(data, CODEC, 1, False, Part(0, 2)).nothing_to_do
+    assert prepare(data, CODEC, 1, False, ArrayShare(0, 2)).nothing_to_do
     assert same_set(tmp_path / "s", prepared)
 
 
 def test_the_folder_of_a_writer_that_may_live_is_left_alone(tones: Path, tmp_path: Path) -> None:
-    from birdsd.runs.share import Part
+    from birdsd.runs.share import ArrayShare
 
     folder = tmp_path / "s"
     here = next(p for p in Path("/proc").glob("[0-9]*") if p.name != str(os.getpid())).name
@@ -116,7 +116,7 @@ def test_the_folder_of_a_writer_that_may_live_is_left_alone(tones: Path, tmp_pat
     for place in (elsewhere, alive, dead, old):
         place.mkdir(parents=True)
     os.utime(old, (1e9, 1e9))
-    prepare(data_config(tones, folder, samples_per_shard=4), CODEC, 1, False, Part(0, 2))
+    prepare(data_config(tones, folder, samples_per_shard=4), CODEC, 1, False, ArrayShare(0, 2))
     assert [p.is_dir() for p in (elsewhere, alive, dead, old)] == [True, True, False, False]
 
 

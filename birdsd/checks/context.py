@@ -1,4 +1,4 @@
-"""What the doctor's checks look at, and what they find."""
+"""The context of the doctor's checks, and their findings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OK, WARNING, ERROR = "ok", "warning", "error"
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's: `level` is ok, warning or error; `what_to_do` is empty where all is well."""
+    """One line of the doctor's: `level` is ok, warning or error; `what_to_do` is empty for ok."""
 
     topic: str
     level: str
@@ -33,32 +33,32 @@ class Finding:
 
 
 def ok(topic: str, what: str) -> Finding:
-    """All is well."""
+    """A finding without a problem."""
     return Finding(topic, OK, what)
 
 
 def warning(topic: str, what: str, what_to_do: str) -> Finding:
-    """Something that may cost time, or that could not be found out."""
+    """A finding that may cost time, or that could not be checked."""
     return Finding(topic, WARNING, what, what_to_do)
 
 
 def error(topic: str, what: str, what_to_do: str) -> Finding:
-    """Something that will not work."""
+    """A finding that will not work."""
     return Finding(topic, ERROR, what, what_to_do)
 
 
 def explained(level: str, topic: str, problem: UserError, else_do: str = "see there") -> Finding:
-    """A finding that says what an error says."""
-    said = ": ".join(part for part in (problem.what, problem.rule) if part)
-    return Finding(topic, level, said, problem.way_out or else_do)
+    """A finding with the text of an error."""
+    what = ": ".join(part for part in (problem.what, problem.rule) if part)
+    return Finding(topic, level, what, problem.way_out or else_do)
 
 
 Findings = Iterator[Finding]
 
 
 @dataclass
-class Case:
-    """What there is to check. Every part may be absent; `settings` are a job's, mostly of a training."""
+class DoctorContext:
+    """What to check. Every part may be absent; `settings` are those of a job, usually a training."""
 
     site: SiteConfig | None = None
     settings: Any = None
@@ -67,10 +67,11 @@ class Case:
     deep: bool = False
     nodes: int = 1
     tasks_per_node: int = 0
-    leaving: tuple[float | None, str] | None = None  # what `saving.leave_time` found
+    leaving: tuple[float | None, str] | None = None  # the result of `saving.leave_time`
+    known_facts: Facts | UserError | None = None  # Slurm's answer, if it was asked already
 
     def __post_init__(self) -> None:
-        """A run that was submitted knows its site."""
+        """Take the site of a run from its submission."""
         submission = Submission.read(self.run.folder) if self.run is not None and self.site is None else None
         if submission is not None:
             with suppress(KeyError, TypeError, ValueError):
@@ -80,7 +81,7 @@ class Case:
 
     @property
     def is_slurm(self) -> bool:
-        """Whether jobs go to Slurm: the site says so, or there is no site and Slurm is here."""
+        """Whether jobs go to Slurm: by the site, or without one if Slurm is installed here."""
         return self.site.executor == "slurm" if self.site else slurm.available()
 
     @cached_property
@@ -109,7 +110,9 @@ class Case:
 
     @cached_property
     def answer(self) -> Facts | UserError:
-        """What Slurm says, or why it does not."""
+        """The facts of Slurm, or the error where it does not answer."""
+        if self.known_facts is not None:
+            return self.known_facts
         try:
             slurm.ping()
             return ask()
@@ -118,7 +121,7 @@ class Case:
 
     @property
     def facts(self) -> Facts | None:
-        """What Slurm says, where jobs go to Slurm and it answers."""
+        """The facts of Slurm, where jobs go to Slurm and it answers."""
         return self.answer if self.is_slurm and isinstance(self.answer, Facts) else None
 
     @property
@@ -127,10 +130,17 @@ class Case:
         if self.facts is None:
             return None
         named = self.site.partition if self.site else None
-        for one in self.facts.partitions:
-            if one["PartitionName"] == named or (named is None and one.get("Default") == "YES"):
-                return dict(one)
+        for record in self.facts.partitions:
+            if record["PartitionName"] == named or (named is None and record.get("Default") == "YES"):
+                return dict(record)
         return None
+
+    @property
+    def on_slurm(self) -> tuple[Facts, SiteConfig, dict[str, str]] | None:
+        """Slurm's facts, the site, and its partition; None where one of them is missing."""
+        if self.facts is None or self.site is None or self.partition is None:
+            return None
+        return self.facts, self.site, self.partition
 
     @property
     def account(self) -> str | None:
@@ -145,10 +155,10 @@ class Case:
 
 
 def _rebuilt(kind: type[Any], values: dict[str, Any]) -> Any:
-    """A configuration from the plain values it was written as; what it did not have then is as by default."""
+    """A configuration from its stored values; fields that are not stored have their defaults."""
     whole = kind()
     for item in fields(kind):
         if item.name in values:
-            held, default = values[item.name], getattr(whole, item.name)
-            setattr(whole, item.name, _rebuilt(type(default), held) if is_dataclass(default) else held)
+            value, default = values[item.name], getattr(whole, item.name)
+            setattr(whole, item.name, _rebuilt(type(default), value) if is_dataclass(default) else value)
     return whole
