@@ -40,7 +40,7 @@ def checkpoint_size(case: Case) -> tuple[int, str]:
     settings = case.training
     if settings is None:
         return 0, ""
-    facts = find(settings.method.name, settings.method.base_method)
+    facts = find(settings.method.name, settings.method.form)
     if facts is None:
         return 0, ""  # another check says so
     alike = _runs_alike(case, settings, facts)

@@ -188,15 +188,12 @@ def _run(options: argparse.Namespace) -> int:
 
 def _print_keys(job: str, settings: Any, as_json: bool) -> None:
     if as_json:
-        _print(config.as_dict(settings))
+        _print(config.as_listed(settings))
         return
     known = config.presets()
     for group, preset in schema.GROUP_DEFAULTS[job].items():
         print(f"{group}={preset}    (one of {', '.join(p.name for p in known.get(group, []))})")
-    for key, _ in config.keys(type(settings)):
-        value: Any = settings
-        for part in key.split("."):
-            value = getattr(value, part)
+    for key, value in config.listed(settings):
         print(f"{key}={'null' if value is None else value}")
 
 

@@ -24,10 +24,12 @@ from birdsd.diffusion.learning.common import codec_of, load_codec, picture_of, r
 from birdsd.diffusion.learning.denoiser import STEPS, Denoising, DenoisingLearner
 from birdsd.diffusion.learning.embedding_cache import Caches, Filled
 from birdsd.diffusion.learning.measuring import autoencoder_loss, loss_line
+from birdsd.diffusion.method_configs import DenoisingConfig
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.models import evaluating
 from birdsd.diffusion.networks.tokenizer import token_ids
 from birdsd.errors import UserError, unknown_name
+from birdsd.method_facts import settings_of
 from birdsd.randomness import generator
 from birdsd.schema import NOISE_DEFAULTS
 
@@ -82,24 +84,27 @@ class DenoisingMethod(LearningMethod):
         self.codec = codec_of(index)
         if config.model.init not in INITS:
             raise unknown_name("model.init", config.model.init, INITS)
-        if not 0 <= config.method.caption_dropout <= 1:
-            raise UserError(
-                f"method.caption_dropout={config.method.caption_dropout}", "it is a probability, 0..1"
-            )
+        if not 0 <= self.caption_dropout <= 1:
+            raise UserError(f"method.caption_dropout={self.caption_dropout}", "it is a probability, 0..1")
         self.denoising = self.schedule()
         advice = config.model.recommended.get("sampling")
         self.sampling = checked_sampling(advice, "model.recommended.sampling") if advice else {}
         self.caches = Caches(self)
+
+    @property
+    def caption_dropout(self) -> float:
+        """Probability of an empty caption in training."""
+        return settings_of(self.config.method, DenoisingConfig).caption_dropout
 
     # -- what a method says -------------------------------------------------------------------------
 
     def schedule(self) -> Denoising:
         """What the network predicts under which noise: that of the model it starts from. A setting that says
         otherwise is refused: the weights would be read as something that they are not."""
-        method, source = self.config.method, required_source(self.config)
+        method, source = settings_of(self.config.method, DenoisingConfig), required_source(self.config)
         base = base_denoising(source, method.min_snr_gamma)
         for name in NOISE_DEFAULTS:
-            said, has = getattr(method, name), getattr(base, name)
+            said, has = getattr(method, name, None), getattr(base, name)
             if said is not None and said != has:
                 raise UserError(
                     f"method.{name}={str(said).lower()}, and the base {source} has {str(has).lower()}",
@@ -247,7 +252,7 @@ class DenoisingMethod(LearningMethod):
     def caption(self, sample: Sample, draw: np.random.Generator, purpose: str) -> str:
         """One of the sample's captions, or the empty one that guidance needs; no dropout in validation."""
         captions = sample.metadata["captions"]
-        choice, dropped = int(draw.integers(1 << 30)), draw.random() < self.config.method.caption_dropout
+        choice, dropped = int(draw.integers(1 << 30)), draw.random() < self.caption_dropout
         if not captions or (dropped and purpose == "train"):
             return ""
         return str(captions[choice % len(captions)])

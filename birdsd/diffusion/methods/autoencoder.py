@@ -35,16 +35,18 @@ from birdsd.diffusion.learning.picture_losses import (
     mean_error,
     texture_error,
 )
+from birdsd.diffusion.method_configs import AutoencoderConfig
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.adversary import SMALLEST_SIDE, Adversary, Discriminator
 from birdsd.diffusion.networks.clip import load_clip
 from birdsd.diffusion.networks.models import evaluating, to_range
 from birdsd.errors import UserError
+from birdsd.method_facts import settings_of
 from birdsd.randomness import generator
 
 if TYPE_CHECKING:
     from birdsd.diffusion.networks.clip import Clip
-    from birdsd.schema import MethodConfig, TrainConfig
+    from birdsd.schema import TrainConfig
     from birdsd.shards.index import ShardIndex
     from birdsd.shards.reader import Sample
 
@@ -63,7 +65,7 @@ class AutoencoderLearner(Learner):
     features: Features
     discriminator: Discriminator
 
-    def __init__(self, vae: nn.Module, method: MethodConfig) -> None:
+    def __init__(self, vae: nn.Module, method: AutoencoderConfig) -> None:
         super().__init__()
         self.vae = vae
         self.weights = method
@@ -136,7 +138,7 @@ class AutoencoderMethod(LearningMethod):
     def __init__(self, config: TrainConfig, index: ShardIndex) -> None:
         self.config, self.index = config, index
         self.codec = codec_of(index)
-        width = config.method.crop_frames
+        width = self.settings.crop_frames
         if width < 0 or width > self.codec["frames"]:
             raise UserError(
                 f"method.crop_frames={width}",
@@ -144,9 +146,14 @@ class AutoencoderMethod(LearningMethod):
                 "set it to a part of that, or to 0 for whole images",
             )
         self.width = width or int(self.codec["frames"])
-        _check_helpers(config.method, min(self.width, int(self.codec["bands"])))
-        if config.method.feature_weight > 0:
+        _check_helpers(self.settings, min(self.width, int(self.codec["bands"])))
+        if self.settings.feature_weight > 0:
             check_features(config.model.clip, self.codec)
+
+    @property
+    def settings(self) -> AutoencoderConfig:
+        """The section `method`."""
+        return settings_of(self.config.method, AutoencoderConfig)
 
     def build(self, device: torch.device, dtype: torch.dtype) -> Parts:
         """A new autoencoder (model.init=scratch), or the one of model.source to go on from."""
@@ -161,7 +168,7 @@ class AutoencoderMethod(LearningMethod):
             *models.latent_size(vae.config, self.codec["bands"], self.width),
         )
         models.latent_size(vae.config, self.codec["bands"], self.codec["frames"])
-        method = self.config.method
+        method = self.settings
         learner = AutoencoderLearner(vae.train(), method)
         if method.feature_weight > 0:
             learner.features = Features(self.image_tower())
@@ -190,7 +197,7 @@ class AutoencoderMethod(LearningMethod):
         draw = generator(self.config.seed, purpose, position, "autoencoder")
         start = int(draw.integers(self.codec["frames"] - self.width + 1))
         noise = draw.standard_normal(self.latent_shape, dtype=np.float32)
-        whole, method = picture_of(sample, self.codec), self.config.method
+        whole, method = picture_of(sample, self.codec), self.settings
         image = whole[:, :, start : start + self.width]
         made = {"pixels": torch.from_numpy(np.ascontiguousarray(image)), "noise": torch.from_numpy(noise)}
         if method.adversary_weight > 0:
@@ -277,7 +284,7 @@ class AutoencoderMethod(LearningMethod):
         return mean, (sums[1] / max(values, 1) - mean.square()).clamp(min=1e-12).sqrt()
 
 
-def _check_helpers(method: MethodConfig, side: int) -> None:
+def _check_helpers(method: AutoencoderConfig, side: int) -> None:
     for name in ("texture_weight", "feature_weight", "adversary_weight"):
         if (value := getattr(method, name)) < 0:
             raise UserError(

@@ -25,11 +25,13 @@ from birdsd.diffusion.learning.base import Parts
 from birdsd.diffusion.learning.class_images import ClassPictures, ClassRequest, Sampler, model_sampler
 from birdsd.diffusion.learning.denoiser import STEPS, DenoisingLearner
 from birdsd.diffusion.learning.denoising import DenoisingMethod, Networks, check_pretrained
+from birdsd.diffusion.method_configs import DreamBoothConfig
 from birdsd.diffusion.methods.full import FullMethod
 from birdsd.diffusion.methods.lora import LoraMethod
 from birdsd.diffusion.networks.models import evaluating
 from birdsd.diffusion.networks.tokenizer import token_ids
 from birdsd.errors import UserError, unknown_name
+from birdsd.method_facts import settings_of
 from birdsd.randomness import generator, permutation
 from birdsd.shards.balance import species_of
 from birdsd.sound.captions import prompt_for, with_article
@@ -64,7 +66,7 @@ class DreamBooth(DenoisingMethod):
     """What both forms share; put before the method that says which weights learn."""
 
     def __init__(self, config: TrainConfig, index: ShardIndex) -> None:
-        method = config.method
+        method = settings_of(config.method, DreamBoothConfig)
         check_pretrained(config)
         if method.word not in WORDS:
             raise unknown_name("method.word", method.word, WORDS)
@@ -110,9 +112,14 @@ class DreamBooth(DenoisingMethod):
         self.pictures = ClassPictures(index.folder, self.request, method.class_samples)
 
     @property
+    def booth(self) -> DreamBoothConfig:
+        """The section `method`, which what it stands on has settings in too."""
+        return settings_of(self.config.method, DreamBoothConfig)
+
+    @property
     def keeps_prior(self) -> bool:
         """Whether there are class pictures at all."""
-        return self.config.method.class_samples > 0 and self.config.method.prior_weight > 0
+        return self.booth.class_samples > 0 and self.booth.prior_weight > 0
 
     def _class_prompts(self) -> tuple[str, ...]:
         """ "a bird", and each species that the model was trained on and is not taught now: a model of birdsd
@@ -120,7 +127,7 @@ class DreamBooth(DenoisingMethod):
         others = [
             apply_words(prompt_for(name), self._words) for name in self._known if name not in self.species
         ]
-        return with_article(self.config.method.class_word.strip()), *others
+        return with_article(self.booth.class_word.strip()), *others
 
     # -- the words ----------------------------------------------------------------------------------
 
@@ -131,8 +138,8 @@ class DreamBooth(DenoisingMethod):
 
     def name_words(self, tokenizer: Any) -> None:
         """A rare one for each species."""
-        if self.config.method.word == "rare":
-            kind = self.config.method.class_word.strip()
+        if self.booth.word == "rare":
+            kind = self.booth.class_word.strip()
             others = {name: word for name, word in self._words.items() if name not in self.species}
             rare = rare_words(tokenizer, self.species, [*self._known, *others.values()])
             own = {name: f"{word} {kind}" for name, word in zip(self.species, rare, strict=True)}
@@ -152,7 +159,7 @@ class DreamBooth(DenoisingMethod):
 
     def about(self, parts: Parts) -> dict[str, Any]:
         """The words, and what kept the class as it was."""
-        method = self.config.method
+        method = self.booth
         kept = {"prior_weight": method.prior_weight, "class_samples": method.class_samples}
         return {
             **super().about(parts),
@@ -236,7 +243,7 @@ class DreamBooth(DenoisingMethod):
             return tensors
         draw = generator(self.config.seed, purpose, position, "prior")
         number, step = int(draw.integers(self.pictures.count)), int(draw.integers(STEPS))
-        dropped = draw.random() < self.config.method.caption_dropout
+        dropped = draw.random() < self.caption_dropout
         posterior, noise = draw.standard_normal((2, *self.latent_shape), dtype=np.float32)
         return {
             **tensors,
@@ -259,7 +266,7 @@ class DreamBooth(DenoisingMethod):
         own = super().prepare(parts, {"moments": moments, **{name: batch[f"class_{name}"] for name in names}})
         joined = {key: torch.cat([tensor, own[key]]) for key, tensor in ready.items()}
         count = len(batch["class_number"])
-        joined["prior"] = torch.full((count,), float(self.config.method.prior_weight), device=parts.device)
+        joined["prior"] = torch.full((count,), float(self.booth.prior_weight), device=parts.device)
         return joined
 
     def _class_moments(self, parts: Parts, numbers: Tensor) -> Iterator[Tensor]:

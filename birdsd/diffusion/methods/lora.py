@@ -16,9 +16,11 @@ from birdsd.diffusion.adapters import LORA_FILE, write_addition
 from birdsd.diffusion.learning.base import Parts
 from birdsd.diffusion.learning.denoiser import DenoisingLearner
 from birdsd.diffusion.learning.denoising import DenoisingMethod, Networks
+from birdsd.diffusion.method_configs import LoraConfig
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.parameters import TARGETS, TEXT_ENCODER, TEXT_LAYERS
 from birdsd.errors import UserError, unknown_name
+from birdsd.method_facts import settings_of
 
 if TYPE_CHECKING:
     from birdsd.schema import TrainConfig
@@ -30,7 +32,7 @@ class LoraMethod(DenoisingMethod):
 
     def __init__(self, config: TrainConfig, index: ShardIndex) -> None:
         super().__init__(config, index)
-        method = config.method
+        method = self.settings
         if method.rank < 1:
             raise UserError(f"method.rank={method.rank}", "it must be at least 1", "4 to 32 are usual")
         if method.alpha < 0:
@@ -39,9 +41,14 @@ class LoraMethod(DenoisingMethod):
             if name not in (*TARGETS, TEXT_ENCODER):
                 raise unknown_name("method.targets", name, (*TARGETS, TEXT_ENCODER))
 
+    @property
+    def settings(self) -> LoraConfig:
+        """The section `method`."""
+        return settings_of(self.config.method, LoraConfig)
+
     def learner(self, networks: Networks, dtype: torch.dtype) -> DenoisingLearner:
         """Frozen networks in `dtype`, with the updates in float32."""
-        targets = self.config.method.targets
+        targets = self.settings.targets
         layers = [layer for name in targets for layer in TARGETS.get(name, ())]
         unet, text = networks.unet, None
         unet.requires_grad_(False).to(dtype)
@@ -56,13 +63,13 @@ class LoraMethod(DenoisingMethod):
 
     def text_learns(self, networks: Networks) -> bool:
         """Where it is among the targets."""
-        return TEXT_ENCODER in self.config.method.targets
+        return TEXT_ENCODER in self.settings.targets
 
     def _add(self, network: Any, layers: list[str] | tuple[str, ...], name: str) -> None:
-        from peft import LoraConfig
+        import peft
 
-        method = self.config.method
-        settings = LoraConfig(
+        method = self.settings
+        update = peft.LoraConfig(
             r=method.rank,
             lora_alpha=method.alpha or method.rank,  # type: ignore[arg-type]
             target_modules=list(layers),
@@ -70,7 +77,7 @@ class LoraMethod(DenoisingMethod):
         )
         with models.seeded(self.config.seed, "weights", "lora", name):
             try:
-                network.add_adapter(settings)
+                network.add_adapter(update)
             except ValueError as error:
                 raise UserError(
                     f"method.targets={method.targets}: the {name} of model.source={self.config.model.source} "
@@ -84,7 +91,7 @@ class LoraMethod(DenoisingMethod):
 
     def about(self, parts: Parts) -> dict[str, Any]:
         """Rank, alpha and targets."""
-        method = self.config.method
+        method = self.settings
         alpha = method.alpha or method.rank
         return {"rank": method.rank, "alpha": alpha, "targets": list(method.targets)}
 

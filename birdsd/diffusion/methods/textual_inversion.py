@@ -20,6 +20,7 @@ from birdsd.diffusion.generation.words import apply_words
 from birdsd.diffusion.learning.base import Parts
 from birdsd.diffusion.learning.denoiser import DenoisingLearner
 from birdsd.diffusion.learning.denoising import DenoisingMethod, Networks, check_pretrained
+from birdsd.diffusion.method_configs import TextualInversionConfig
 from birdsd.diffusion.networks.token_rows import (
     TokenRows,
     add_tokens,
@@ -31,6 +32,7 @@ from birdsd.diffusion.networks.token_rows import (
     write_embeddings,
 )
 from birdsd.errors import UserError, unknown_name
+from birdsd.method_facts import settings_of
 from birdsd.shards.balance import species_of
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ class TextualInversionMethod(DenoisingMethod):
     """New tokens for a model that stays as it is; see `DenoisingMethod`."""
 
     def __init__(self, config: TrainConfig, index: ShardIndex) -> None:
-        method = config.method
+        method = settings_of(config.method, TextualInversionConfig)
         check_pretrained(config)
         if method.tokens not in KINDS:
             raise unknown_name("method.tokens", method.tokens, KINDS)
@@ -64,11 +66,16 @@ class TextualInversionMethod(DenoisingMethod):
         self.tokens = dict.fromkeys(names, int(method.vectors))
         embedding_files(names)
 
+    @property
+    def settings(self) -> TextualInversionConfig:
+        """The section `method`."""
+        return settings_of(self.config.method, TextualInversionConfig)
+
     def learner(self, networks: Networks, dtype: torch.dtype) -> DenoisingLearner:
         """Frozen networks in `dtype`; the rows of the new tokens in float32 are all that learns."""
         unet, text, tokenizer = networks.unet, networks.text_encoder, networks.tokenizer
         table = text.get_input_embeddings().weight
-        start, self._start_tokens = first_vector(tokenizer, table, self.config.method.initial_word)
+        start, self._start_tokens = first_vector(tokenizer, table, self.settings.initial_word)
         first = add_tokens(tokenizer, self.tokens)
         unet.requires_grad_(False).to(dtype)
         text.requires_grad_(False).to(dtype)
@@ -84,19 +91,19 @@ class TextualInversionMethod(DenoisingMethod):
     ) -> list[str]:
         """Nothing to make; says which words are taught and what they begin as."""
         lines = super().provide(parts, share, alive)
-        word, shown = self.config.method.initial_word, ", ".join(list(self.tokens)[:4])
+        word, shown = self.settings.initial_word, ", ".join(list(self.tokens)[:4])
         more = f" and {len(self.tokens) - 4} more" if len(self.tokens) > 4 else ""
         begin = f"'{word}'" + (
             f", the mean of its {self._start_tokens} tokens" if self._start_tokens > 1 else ""
         )
-        vectors = f"{self.config.method.vectors} vector(s) each"
+        vectors = f"{self.settings.vectors} vector(s) each"
         return [*lines, f"new words: {shown}{more}; {vectors}, initialised as {begin}"]
 
     def wording(self, parts: Parts, text: str) -> str:
         """Species become their tokens; a style's token is put behind the text. The empty text stays empty:
         guidance leads away from it.
         """
-        style = self.config.method.style_token
+        style = self.settings.style_token
         if self._words:
             text = apply_words(text, self._words)
         elif text and style.lower() not in text.lower():
@@ -114,7 +121,7 @@ class TextualInversionMethod(DenoisingMethod):
 
     def about(self, parts: Parts) -> dict[str, Any]:
         """The tokens and what they began as."""
-        return {"tokens": self.tokens, "initial_word": self.config.method.initial_word}
+        return {"tokens": self.tokens, "initial_word": self.settings.initial_word}
 
     def export(self, parts: Parts, folder: Path) -> Path:
         """One file a token, with codec.json, rights and the base that they belong to."""

@@ -13,13 +13,13 @@ from torch.nn import functional
 
 from birdsd.config import compose, signature
 from birdsd.diffusion.learning.base import Parts
+from birdsd.diffusion.method_configs import AutoencoderConfig
 from birdsd.diffusion.methods import make_method
 from birdsd.diffusion.methods.autoencoder import AutoencoderLearner
 from birdsd.diffusion.networks import adversary as module
 from birdsd.diffusion.networks.adversary import Discriminator, gate
 from birdsd.errors import UserError
 from birdsd.planning.trace import trace_step
-from birdsd.schema import MethodConfig
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
 from birdsd.training.devices.world import World
@@ -258,7 +258,9 @@ def short(index: ShardIndex, run: Path, events: list[dict], rate: float = 4e-3, 
 
 
 def test_what_changes_is_said_once_and_taken_back():
-    learner = AutoencoderLearner(torch.nn.Identity(), MethodConfig("autoencoder", adversary_start_samples=8))
+    learner = AutoencoderLearner(
+        torch.nn.Identity(), AutoencoderConfig("autoencoder", adversary_start_samples=8)
+    )
     learner.with_adversary(Discriminator(4, 1.0))
     validation = Validation(None, Parts(learner), [None], World(), 1)
     shut, opened = ({"adversary_open": x, "adversary_real": 0.1, "adversary_fake": 0.2} for x in (0.0, 0.3))
