@@ -257,7 +257,7 @@ class Trainer:
             self.world,
             self.plan.count,
         )
-        set_threads(self.config.machine.threads, self.device)  # accelerate chooses them too
+        set_threads(self.config.machine.threads, self.device)  # an engine may choose them too
         if checkpoint is not None:
             self.engine.load_state(checkpoint.tensor, checkpoint.state)
         self.checkpointer.prepare(self.engine)
