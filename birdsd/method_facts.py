@@ -26,7 +26,7 @@ _OWN = "birdsd.diffusion.methods.facts"  # found by name: it stands higher in th
 
 @dataclass(frozen=True)
 class Kind:
-    """What a method exports. An `adapter` is only an addition to the model that it was trained on; `formats`
+    """What a method exports. An `adapter` is only what is added to the model it was trained on; `formats`
     are those of `birdsd export` that hold it."""
 
     name: str
@@ -189,7 +189,7 @@ def stored(settings: Mapping[str, Any]) -> MethodFacts | None:
 
 
 def adapter_kinds() -> tuple[str, ...]:
-    """The kinds of exports that are only an addition to a model."""
+    """The kinds of exports that are only an adapter to a model."""
     return tuple(kind.name for kind in KINDS if kind.adapter)
 
 

@@ -99,6 +99,11 @@ class MethodConfig:
     name: str = MISSING
     species_balance: float = 0.0  # 0: as the shards have them; 1: every species as often as any other
 
+    def __post_init__(self) -> None:
+        """`noise` is no key: noise settings that were typed for a method that has none of its own, and which
+        its base must not contradict."""
+        self.noise: dict[str, Any] = {}
+
     @property
     def form(self) -> str:
         """Which form of the method is chosen; empty for one that has no forms."""

@@ -42,6 +42,7 @@ def test_every_preset_composes_and_has_a_line() -> None:
         ("train", "model.unet.x=[1", "not valid YAML"),
         ("train", "=3", "a setting is group=preset or key=value"),
         ("prepare", "data=sogn", "valid: song"),
+        ("generate", "data=some/folder", "unknown key for job generate 'data'"),
     ],
 )
 def test_mistakes_are_named_with_the_nearest_valid_name(job: str, setting: str, expected: str) -> None:
@@ -229,7 +230,7 @@ def test_a_key_has_one_default_whichever_method_it_is_of() -> None:
     seen: dict[str, object] = {}
     for facts in built_in():
         assert (facts.config.__doc__ and facts.config is not schema.MethodConfig) or not facts.keys
-        for key, value in vars(facts.config(name="x")).items():
+        for key, value in dataclasses.asdict(facts.config(name="x")).items():
             assert seen.setdefault(key, value) == value, (facts.title, key)
 
 
@@ -244,6 +245,13 @@ def test_forms_of_a_method_have_settings_of_their_own() -> None:
     assert type(other) is type(forms["full"].method)
     with pytest.raises(UserError, match=r"unknown method\.base_method 'ful'"):
         config.compose("train", ["method=dreambooth", "method.base_method=ful"])
+
+
+def test_a_noise_setting_that_says_what_is_usual_is_kept_for_the_base_to_contradict() -> None:
+    """It is no setting of the method, and not silently ignored on a base that predicts something else."""
+    lora = config.compose("train", ["method=lora", "method.prediction=epsilon"])
+    assert lora.method.noise == {"prediction": "epsilon"} and "noise" not in config.as_dict(lora)["method"]
+    assert config.signature(lora) == config.signature(config.compose("train", ["method=lora"]))
 
 
 def test_an_unknown_method_is_refused_when_it_is_typed(tmp_path) -> None:

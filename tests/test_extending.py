@@ -3,6 +3,7 @@ docs/extending.md shows the same files."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import re
@@ -112,7 +113,7 @@ def test_a_method_has_settings_of_its_own(site, tmp_path, capsys) -> None:
     typed = [*settings_of(tmp_path), "method.blocks=up_blocks."]
     settings, usual = config.compose("train", typed), config.compose("train", settings_of(tmp_path))
     assert (settings.method.blocks, usual.method.blocks) == ("up_blocks.", "")
-    assert set(vars(settings.method)) == {
+    assert set(dataclasses.asdict(settings.method)) == {
         "name",
         "species_balance",
         "min_snr_gamma",

@@ -88,7 +88,7 @@ def compose(job: str, overrides: Sequence[str] = ()) -> Any:
     known, values = presets(), list[tuple[str, str]]()
     for override in overrides:
         key, value = _split(override)
-        if key == "data" and _is_folder_of_data(value, known):
+        if key == "data" and key in groups and _is_folder_of_data(value, known):
             values.insert(0, ("data.recordings", value))  # stands for data=song with these recordings
             groups[key] = schema.GROUP_DEFAULTS["prepare"][key]
         elif key in groups:
@@ -142,12 +142,16 @@ class _Draft:
         self.own = {item.name for item in dataclasses.fields(section)}
         self.defaults = dict(keys(kind, method=section))
         self.node: Any = OmegaConf.structured(self.blank)
+        self.noise: dict[str, Any] = {}
 
     def settled(self) -> Any:
         """Plain dataclasses of it all."""
         from omegaconf import OmegaConf
 
-        return decoded(OmegaConf.to_object(self.node))
+        config = decoded(OmegaConf.to_object(self.node))
+        if isinstance(config, schema.TrainConfig):
+            config.method.noise = self.noise
+        return config
 
     def take_preset(self, group: str, path: Path, values: Mapping[str, Any]) -> None:
         """The values of a preset file, each as its field takes it; refused by name otherwise."""
@@ -186,6 +190,8 @@ class _Draft:
         OmegaConf.update(theirs, name, value)
         typed = getattr(decoded(OmegaConf.to_object(theirs)), name)
         refuse_of_other_methods(self.method, name, typed, self.defaults[key])
+        if name in schema.NOISE_DEFAULTS and typed is not None:
+            self.noise[name] = typed
 
 
 @contextmanager

@@ -28,14 +28,14 @@ def plan_clips(
     from birdsd.diffusion.generation.request import Request
     from birdsd.diffusion.networks.placement import Placement
     from birdsd.planning.trace_clips import trace_generation, trace_personalisation
-    from birdsd.runs.models.loading import open_addition, recommended_sampling
+    from birdsd.runs.models.loading import open_adapter, recommended_sampling
     from birdsd.runs.models.places import model_place
 
     model = [text for text in settings if text.split("=", 1)[0].split(".")[0] == "model"]
     own = [text for text in settings if text not in model]
     asked = configuration.compose("generate", own)
     run = model_place(asked) if asked.run else None
-    on_top = [open_addition(asked, text) for text in asked.add]
+    on_top = [open_adapter(asked, text) for text in asked.add]
     if run is not None:  # of a LoRA or token the model underneath
         underneath, held = chain(run)
         model, on_top = [*model, f"model.source={underneath}"], [*held, *on_top]

@@ -192,6 +192,6 @@ def _parameters(run: Run) -> int:
 
 
 def share_bytes(export: Path) -> int:
-    """The bytes of an exported model or addition, without the codec and what is there for people."""
+    """The bytes of an exported model or adapter, without the codec and what is there for people."""
     held: Iterable[Any] = (path for path in export.rglob("*") if path.is_file())
     return sum(path.stat().st_size for path in held if path.name not in _BESIDE)

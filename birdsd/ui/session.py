@@ -201,7 +201,7 @@ class Studio:
     def facts(self) -> Html:
         """What the model is, in two lines."""
         model = self.model
-        kinds = [f"{one.kind} {one.folder.parent.name}" for one in model.additions]
+        kinds = [f"{one.kind} {one.folder.parent.name}" for one in model.adapters]
         folder = model.folder.resolve()
         title = folder.parent.name if folder.name == "export" else folder.name
         heard = f"{len(model.species)} species" if model.species else "unknown species"

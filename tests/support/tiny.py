@@ -124,12 +124,12 @@ def batch(method, parts, index, start: int, size: int = 6, purpose: str = "train
 
     reader = ShardReader(index, "train")
     examples = [
-        method.example(parts, reader.read(position % len(reader)), position, purpose)
+        method.make_example(parts, reader.read(position % len(reader)), position, purpose)
         for position in range(start, start + size)
     ]
     stacked = {key: torch.stack([example[key] for example in examples]) for key in examples[0]}
     with torch.no_grad():
-        return method.prepare(parts, stacked)
+        return method.encode_batch(parts, stacked)
 
 
 def train(method, parts, index, steps: int, learning_rate: float) -> list[float]:

@@ -36,8 +36,8 @@ class FullMethod(DenoisingMethod):
         if self.config.model.init == "pretrained":
             return super().schedule()
         method = settings_of(self.config.method, FullConfig)
-        said = {name: getattr(method, name) for name in NOISE_DEFAULTS}
-        noise = {name: NOISE_DEFAULTS[name] if value is None else value for name, value in said.items()}
+        typed = {name: getattr(method, name) for name in NOISE_DEFAULTS}
+        noise = {name: NOISE_DEFAULTS[name] if value is None else value for name, value in typed.items()}
         return Denoising(**noise, min_snr_gamma=method.min_snr_gamma)
 
     def networks(self) -> Networks:
@@ -106,8 +106,8 @@ class FullMethod(DenoisingMethod):
         names = [name for name, _ in learner.named_parameters()]
         for pattern in self.settings.learns:
             if not any(fnmatchcase(name, pattern) for name in names):
-                parts = sorted({".".join(name.split(".")[:3]) for name in names})
-                shown = ", ".join(parts[:12]) + (", ..." if len(parts) > 12 else "")
+                modules = sorted({".".join(name.split(".")[:3]) for name in names})
+                shown = ", ".join(modules[:12]) + (", ..." if len(modules) > 12 else "")
                 raise UserError(
                     f"method.learns={pattern} matches no parameter",
                     f"it is a pattern of names (* stands for anything), which start with {shown}",

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from birdsd.diffusion import export
-from birdsd.diffusion.adapters import LORA_FILE, write_addition
-from birdsd.diffusion.learning.base import Parts
+from birdsd.diffusion.adapters import LORA_FILE, write_adapter
+from birdsd.diffusion.learning.base import Modules
 from birdsd.diffusion.learning.denoiser import DenoisingLearner
 from birdsd.diffusion.learning.denoising import DenoisingMethod, Networks
 from birdsd.diffusion.method_configs import LoraConfig
@@ -89,28 +89,28 @@ class LoraMethod(DenoisingMethod):
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
 
-    def about(self, parts: Parts) -> dict[str, Any]:
+    def about(self, modules: Modules) -> dict[str, Any]:
         """Rank, alpha and targets."""
         method = self.settings
         alpha = method.alpha or method.rank
         return {"rank": method.rank, "alpha": alpha, "targets": list(method.targets)}
 
-    def words(self, parts: Parts) -> dict[str, str]:
+    def words(self, modules: Modules) -> dict[str, str]:
         """The words that stand for species, where the method taught new ones."""
         return {}
 
-    def export(self, parts: Parts, folder: Path) -> Path:
+    def export(self, modules: Modules, folder: Path) -> Path:
         """The update alone, with codec.json, rights and the base that it belongs to."""
-        learner: Any = parts.learner
-        return write_addition(
+        learner: Any = modules.learner
+        return write_adapter(
             folder,
             "lora",
             lambda partial: write_lora(partial, learner.unet, learner.text_encoder),
             codec=self.codec,
             heard=export.training_set(self.index),
-            about=self.facts(parts),
+            about=self.facts(modules),
             base=str(self.config.model.source),
-            words=self.words(parts),
+            words=self.words(modules),
         )
 
 
@@ -123,11 +123,11 @@ def write_lora(folder: Path, unet: Any, text_encoder: Any = None) -> None:
     from diffusers import StableDiffusionPipeline
     from peft import get_peft_model_state_dict
 
-    told: dict[str, Any] = {}
+    states: dict[str, Any] = {}
     for name, network in (("unet", unet), ("text_encoder", text_encoder)):
         if network is None or not getattr(network, "peft_config", None):
             continue
         state = get_peft_model_state_dict(network).items()
-        told[f"{name}_lora_layers"] = {k: v.detach().float().cpu().contiguous() for k, v in state}
-        told[f"{name}_lora_adapter_metadata"] = network.peft_config["default"].to_dict()
-    StableDiffusionPipeline.save_lora_weights(str(folder), weight_name=LORA_FILE, **told)
+        states[f"{name}_lora_layers"] = {k: v.detach().float().cpu().contiguous() for k, v in state}
+        states[f"{name}_lora_adapter_metadata"] = network.peft_config["default"].to_dict()
+    StableDiffusionPipeline.save_lora_weights(str(folder), weight_name=LORA_FILE, **states)

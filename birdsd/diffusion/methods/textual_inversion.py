@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from birdsd.diffusion import export
-from birdsd.diffusion.adapters import write_addition
+from birdsd.diffusion.adapters import write_adapter
 from birdsd.diffusion.generation.words import apply_words
-from birdsd.diffusion.learning.base import Parts
+from birdsd.diffusion.learning.base import Modules
 from birdsd.diffusion.learning.denoiser import DenoisingLearner
 from birdsd.diffusion.learning.denoising import DenoisingMethod, Networks, check_pretrained
 from birdsd.diffusion.method_configs import TextualInversionConfig
@@ -86,11 +86,11 @@ class TextualInversionMethod(DenoisingMethod):
         """Its new tokens do."""
         return True
 
-    def provide(
-        self, parts: Parts, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
+    def setup(
+        self, modules: Modules, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
     ) -> list[str]:
         """Nothing to make; says which words are taught and what they begin as."""
-        lines = super().provide(parts, share, alive)
+        lines = super().setup(modules, share, alive)
         word, shown = self.settings.initial_word, ", ".join(list(self.tokens)[:4])
         more = f" and {len(self.tokens) - 4} more" if len(self.tokens) > 4 else ""
         begin = f"'{word}'" + (
@@ -99,7 +99,7 @@ class TextualInversionMethod(DenoisingMethod):
         vectors = f"{self.settings.vectors} vector(s) each"
         return [*lines, f"new words: {shown}{more}; {vectors}, initialised as {begin}"]
 
-    def wording(self, parts: Parts, text: str) -> str:
+    def wording(self, modules: Modules, text: str) -> str:
         """Species become their tokens; a style's token is put behind the text. The empty text stays empty:
         guidance leads away from it.
         """
@@ -110,35 +110,35 @@ class TextualInversionMethod(DenoisingMethod):
             text = f"{text}, {style}"
         return expand_tokens(text, self.tokens)
 
-    def words(self, parts: Parts) -> dict[str, str]:
+    def words(self, modules: Modules) -> dict[str, str]:
         """The words that stand for species: their tokens."""
         return dict(self._words)
 
-    def rows(self, parts: Parts) -> TokenRows:
+    def rows(self, modules: Modules) -> TokenRows:
         """The part that learns."""
-        held: TokenRows = self.text_encoder(parts).get_input_embeddings()
-        return held
+        rows: TokenRows = self.text_encoder(modules).get_input_embeddings()
+        return rows
 
-    def about(self, parts: Parts) -> dict[str, Any]:
+    def about(self, modules: Modules) -> dict[str, Any]:
         """The tokens and what they began as."""
         return {"tokens": self.tokens, "initial_word": self.settings.initial_word}
 
-    def export(self, parts: Parts, folder: Path) -> Path:
+    def export(self, modules: Modules, folder: Path) -> Path:
         """One file a token, with codec.json, rights and the base that they belong to."""
-        vectors = split_rows(self.rows(parts).rows, self.tokens)
+        vectors = split_rows(self.rows(modules).rows, self.tokens)
 
         def write(partial: Path) -> None:
             write_embeddings(partial, vectors)
 
-        return write_addition(
+        return write_adapter(
             folder,
             "embedding",
             write,
             codec=self.codec,
             heard=export.training_set(self.index),
-            about=self.facts(parts),
+            about=self.facts(modules),
             base=str(self.config.model.source),
-            words=self.words(parts),
+            words=self.words(modules),
         )
 
 

@@ -79,7 +79,7 @@ class Engine(Protocol):
         """What else a checkpoint must hold, as JSON: the optimizer's step, the loss scale."""
         ...
 
-    def showing(self) -> AbstractContextManager[bool]:
+    def ema_weights(self) -> AbstractContextManager[bool]:
         """Inside, the learner holds the weights to show (the EMA where it is on): True; or False where
         the engine keeps them in pieces, and they must come from a checkpoint."""
         ...
@@ -136,13 +136,13 @@ def adamw(
 ) -> torch.optim.AdamW | AdamW8bit:
     """Fused AdamW over [decayed, not decayed]; with 8 bits the moments of the former are packed."""
     decays = (float(optim.weight_decay or 0), 0.0)
-    held = [{"params": list(g), "weight_decay": d} for g, d in zip(groups, decays, strict=True)]
+    param_groups = [{"params": list(g), "weight_decay": d} for g, d in zip(groups, decays, strict=True)]
     if bits == 8:
-        packed = [{**group, "packed": number == 0} for number, group in enumerate(held)]
+        packed = [{**group, "packed": number == 0} for number, group in enumerate(param_groups)]
         return AdamW8bit([group for group in packed if group["params"]], optim)
-    held = [group for group in held if group["params"]]
+    param_groups = [group for group in param_groups if group["params"]]
     return torch.optim.AdamW(
-        held,
+        param_groups,
         lr=float(optim.learning_rate or 0),
         betas=(float(optim.beta1 or 0), float(optim.beta2 or 0)),
         eps=float(optim.epsilon or 0),

@@ -165,7 +165,7 @@ class DeepSpeedEngine(EngineBase):
         # weights sum to 1 already.
         scale = self.micro_batches * self.world.size
         for number, (make, weights) in enumerate(batches, start=1):
-            # Said, not counted by DeepSpeed: after a shortage there are more of them.
+            # Set here, not counted by DeepSpeed: after memory ran out there are more of them.
             self.engine.set_gradient_accumulation_boundary(number == len(batches))
             losses, weights, reason = self._forward(make, weights)
             short = short or reason
@@ -173,7 +173,7 @@ class DeepSpeedEngine(EngineBase):
             try:
                 self.engine.backward(loss * scale)
             except Exception as error:
-                self._check_shortage(error)
+                self._raise_out_of_memory(error)
             if number == len(batches) and (short := agree(self.world, short)) is not None:
                 break
             self.engine.step()  # acts on the last micro-batch only
@@ -195,27 +195,27 @@ class DeepSpeedEngine(EngineBase):
         try:
             batch = make()
         except Exception as error:
-            reason = self._shortage(error)
+            reason = self._reason_out_of_memory(error)
         if reason is None:
             try:
                 with self._autocast():
                     return self.engine(batch), weights, None
             except Exception as error:
                 if self.stage == 3:  # its weights are half gathered
-                    self._check_shortage(error)
-                reason = self._shortage(error)
+                    self._raise_out_of_memory(error)
+                reason = self._reason_out_of_memory(error)
             del batch
         release(self.device)
         with self._autocast():
             return self.engine(make(1)), 0 * weights[:1], reason
 
     @staticmethod
-    def _shortage(error: Exception) -> str:
+    def _reason_out_of_memory(error: Exception) -> str:
         if is_out_of_memory(error):
             return reason_of(error)
         raise error
 
-    def _check_shortage(self, error: Exception) -> None:
+    def _raise_out_of_memory(self, error: Exception) -> None:
         """Raise what the loop knows: in the middle of a backward DeepSpeed's buckets are half full."""
         if is_out_of_memory(error):
             raise OutOfMemory(reason_of(error), redo=False) from error
@@ -311,8 +311,8 @@ class DeepSpeedEngine(EngineBase):
         return {"optimizer_step": int(state["step"]), "loss_scale": scale}
 
     @contextmanager
-    def showing(self) -> Iterator[bool]:
-        """See `Engine.showing`."""
+    def ema_weights(self) -> Iterator[bool]:
+        """See `Engine.ema_weights`."""
         yield False
 
     def close(self) -> None:

@@ -167,8 +167,8 @@ class TorchEngine(EngineBase):
             return self.ema.averages[number]
         if isinstance(self.optimizer, AdamW8bit):
             return self.optimizer.moment(chunk, kind)
-        held: Tensor = self.optimizer.state[chunk][kind]
-        return held
+        tensor: Tensor = self.optimizer.state[chunk][kind]
+        return tensor
 
     @torch.no_grad()
     def copy_state(self, into: TensorsByKind) -> None:
@@ -178,8 +178,8 @@ class TorchEngine(EngineBase):
             names = [name for name, _ in self.flat.members(number)]
             for kind, targets in into.items():
                 if mine := [name for name in names if name in targets]:
-                    held = self._tensor(kind, number)
-                    pairs += [(targets[name], self.flat.view(held, name)) for name in mine]
+                    flat = self._tensor(kind, number)
+                    pairs += [(targets[name], self.flat.view(flat, name)) for name in mine]
             if isinstance(self.optimizer, AdamW8bit):  # what was unpacked must not all be there at once
                 self._copy(pairs)
                 pairs = []
@@ -193,11 +193,11 @@ class TorchEngine(EngineBase):
             names = [name for name, _ in self.flat.members(number)]
             for kind in self.kinds:
                 packed = kind in MOMENTS and isinstance(self.optimizer, AdamW8bit)
-                held = torch.zeros_like(chunk.detach()) if packed else self._tensor(kind, number)
-                here = [(self.flat.view(held, name), tensor(kind, name)) for name in names]
+                whole = torch.zeros_like(chunk.detach()) if packed else self._tensor(kind, number)
+                here = [(self.flat.view(whole, name), tensor(kind, name)) for name in names]
                 if packed:
                     self._copy(here)
-                    self.optimizer.restore(chunk, kind, held)  # type: ignore[union-attr]
+                    self.optimizer.restore(chunk, kind, whole)  # type: ignore[union-attr]
                 else:
                     pairs += here
             self.optimizer.state[chunk]["step"].fill_(float(extra["optimizer_step"]))
@@ -219,8 +219,8 @@ class TorchEngine(EngineBase):
         }
 
     @contextmanager
-    def showing(self) -> Iterator[bool]:
-        """See `Engine.showing`."""
+    def ema_weights(self) -> Iterator[bool]:
+        """See `Engine.ema_weights`."""
         with self.ema.exchanged() if self.ema else nullcontext():
             yield True
 
