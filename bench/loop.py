@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from bench.common import Row
-from birdsd.diffusion.learning.base import Learner, Parts
+from birdsd.diffusion.learning.base import Learner, Modules
 from birdsd.randomness import generator
 from birdsd.schema import OPTIM_DEFAULTS, TrainConfig
 from birdsd.training.batches.batches import BatchMaker, global_batches
@@ -132,10 +132,10 @@ def our_steps(config: TrainConfig, folder: Path) -> Any:
     batches = global_batches(
         BatchMaker(_Reader(), _Order(), example), trainer.plan, 0, trainer.total, threads=1, ahead=2
     )
-    yield from timed_steps(trainer, Parts(learner), batches)
+    yield from timed_steps(trainer, Modules(learner), batches)
 
 
-def timed_steps(trainer: Any, parts: Parts, batches: Any) -> Any:
+def timed_steps(trainer: Any, parts: Modules, batches: Any) -> Any:
     """Yields seconds a step of a trainer whose engine is made, with everything around the step."""
     trainer.progress, trainer.trackers = _Silent(), _Silent()
     while True:
@@ -148,7 +148,7 @@ def timed_steps(trainer: Any, parts: Parts, batches: Any) -> Any:
 
 
 class _Method:
-    def prepare(self, parts: Parts, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def encode_batch(self, parts: Modules, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return batch
 
 

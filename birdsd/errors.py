@@ -68,11 +68,11 @@ def unknown_name(
 def listed_names(names: Iterable[str], near: str = "") -> str:
     """Names for a message: all of them where they are few, else three, the nearest to `near` first, and how
     many more there are; "(none)" without any."""
-    held = [str(name) for name in names]
-    if _at_a_glance(held):
-        return ", ".join(held) or "(none)"
-    first = nearest(near, held) if near else held[:3]
-    more = f" and {len(held) - len(first)} more" if len(held) > len(first) else ""
+    listed = [str(name) for name in names]
+    if _at_a_glance(listed):
+        return ", ".join(listed) or "(none)"
+    first = nearest(near, listed) if near else listed[:3]
+    more = f" and {len(listed) - len(first)} more" if len(listed) > len(first) else ""
     return ", ".join(map(clipped, first)) + more
 
 

@@ -10,24 +10,23 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from birdsd import plugins
 from birdsd.errors import UserError, unknown_name
-
-if TYPE_CHECKING:
-    from birdsd.schema import MethodConfig, TrainConfig
+from birdsd.schema import MethodConfig, TrainConfig
 
 Shapes = Mapping[str, Sequence[int]]  # of a part's tensors, by name
-Counted = Callable[["TrainConfig", Mapping[str, Shapes], int], int]
+Counted = Callable[[TrainConfig, Mapping[str, Shapes], int], int]
+Settings = TypeVar("Settings", bound=MethodConfig)
 _OWN = "birdsd.diffusion.methods.facts"  # found by name: it stands higher in the house
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a method exports. An `adapter` is only an addition to the model that it was trained on; `formats`
+    """What a method exports. An `adapter` is only what is added to the model it was trained on; `formats`
     are those of `birdsd export` that hold it."""
 
     name: str
@@ -71,8 +70,8 @@ class MethodFacts:
     learning: Counted
     form: str = ""  # method.base_method=FORM
     trains: bool = True  # false: one pass over the pictures, without checkpoints
-    # Fields of MethodConfig that it has and not every method; with others they are refused.
-    keys: tuple[str, ...] = ()
+    # Its settings, with their defaults; `method.KEY` for every field.
+    config: type[MethodConfig] = MethodConfig
     # What those of them mean that are open (0, empty or null) where no model preset recommends anything.
     defaults: Mapping[str, Any] = field(default_factory=dict)
     # Of `keys` and `form`, those on which the number of trained parameters depends.
@@ -97,6 +96,12 @@ class MethodFacts:
         return f"{self.name}_{self.form}" if self.form else self.name
 
     @property
+    def keys(self) -> tuple[str, ...]:
+        """The settings that it has and not every method."""
+        shared = {item.name for item in fields(MethodConfig)}
+        return tuple(item.name for item in fields(self.config) if item.name not in shared)
+
+    @property
     def settings(self) -> str:
         """The settings that choose it."""
         return f"method={self.name} method.base_method={self.form}" if self.form else f"method={self.name}"
@@ -115,6 +120,12 @@ def _of_package(name: str) -> MethodFacts:
         raise UserError(
             f"the entry point {name} in {plugins.METHODS} names {found!r}",
             f"it has to be a MethodFacts with the name '{name}'",
+            "see docs/extending.md",
+        )
+    if not (isinstance(found.config, type) and issubclass(found.config, MethodConfig)):
+        raise UserError(
+            f"the settings of method={name}, from the entry point in {plugins.METHODS}, are {found.config!r}",
+            "they have to be a dataclass derived from birdsd.schema.MethodConfig",
             "see docs/extending.md",
         )
     return found
@@ -146,14 +157,29 @@ def find(name: str, form: str = "") -> MethodFacts | None:
     return _of_package(name) if name in plugins.names(plugins.METHODS) else None
 
 
+def named(name: str, form: str = "") -> MethodFacts:
+    """The facts of a method, of its first form where none is named; `UserError` for one that is unknown."""
+    known_forms = forms(name)
+    found = find(name, form or next(iter(known_forms), ""))
+    if found is not None:
+        return found
+    raise (
+        unknown_name("method.base_method", form, known_forms)
+        if known_forms
+        else unknown_name("method", name, names())
+    )
+
+
 def facts_of(method: MethodConfig) -> MethodFacts:
-    """The facts of the chosen method; `UserError` for one that there is not, naming those that there are."""
-    found = find(method.name, method.base_method)
-    if found is None:
-        if of_it := forms(method.name):
-            raise unknown_name("method.base_method", method.base_method, of_it)
-        raise unknown_name("method", method.name, names())
-    return found
+    """The facts of the method whose settings these are."""
+    return named(method.name, method.form)
+
+
+def settings_of(method: MethodConfig, kind: type[Settings]) -> Settings:
+    """The section `method` of a configuration, as the dataclass that the chosen method has."""
+    if not isinstance(method, kind):
+        raise TypeError(f"the settings of method={method.name} are {type(method)}, not {kind}")
+    return method
 
 
 def stored(settings: Mapping[str, Any]) -> MethodFacts | None:
@@ -163,7 +189,7 @@ def stored(settings: Mapping[str, Any]) -> MethodFacts | None:
 
 
 def adapter_kinds() -> tuple[str, ...]:
-    """The kinds of exports that are only an addition to a model."""
+    """The kinds of exports that are only an adapter to a model."""
     return tuple(kind.name for kind in KINDS if kind.adapter)
 
 

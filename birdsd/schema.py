@@ -93,44 +93,21 @@ MODEL_KEYS = ("autoencoder", "source", "clip")
 
 @dataclass
 class MethodConfig:
-    """What is trained, and with which loss. Which method has which field, its `MethodFacts` say."""
+    """What is trained, and with which loss. Each method has a dataclass of its own, derived from this one,
+    with the settings that it has besides (ours: `birdsd.diffusion.method_configs`)."""
 
     name: str = MISSING
-    prediction: Text = None  # null: epsilon; for a pretrained model always its own prediction type
-    min_snr_gamma: float = 0.0
-    caption_dropout: float = 0.1
-    train_text_encoder: bool = True
-    kl_weight: float = 1e-6
-    gradient_weight: float = 0.0
-    crop_frames: int = 0
-    texture_weight: float = 0.0  # of the error of local mean and standard deviation
-    feature_weight: float = 0.0  # of the error of the features of model.clip's image tower
-    adversary_weight: float = 0.0  # of a discriminator's gradient beside the reconstruction's; 0: none
-    adversary_start_samples: int = 0  # it learns and teaches from there on
-    adversary_learning_rate: float = 2e-3  # of its weights, which have unit variance, at the schedule's peak
-    adversary_channels: int = 16  # of its first layer
-    noise_schedule: Text = None  # null: scaled_linear, or the base's
-    zero_terminal_snr: Optional[bool] = None  # null: false, or as the base has it
     species_balance: float = 0.0  # 0: as the shards have them; 1: every species as often as any other
-    learns: list[str] = field(default_factory=list)  # full: patterns of parameter names; empty: all of them
-    # lora, and dreambooth on lora
-    rank: int = 0  # 0: as the model preset recommends, else 8
-    alpha: float = 0.0  # 0: as large as the rank, so that the update is scaled by 1
-    targets: list[str] = field(default_factory=list)  # empty: as the model preset recommends, else attention
-    # textual_inversion
-    tokens: str = "per_species"  # or style: one token for them all
-    style_token: str = "<birdsong>"
-    vectors: int = 0  # 0: as the model preset recommends, else 1
-    initial_word: str = "bird"
-    # dreambooth
-    base_method: str = "lora"  # or full
-    word: str = "rare"  # or class: the species' own name
-    class_word: str = "bird"
-    prior_weight: float = 1.0
-    class_prompts: list[str] = field(default_factory=list)  # empty: "a bird", and what it knows by name
-    class_samples: int = 100
-    class_steps: int = 25
-    class_guidance: float = 3.0
+
+    def __post_init__(self) -> None:
+        """`noise` is no key: noise settings that were typed for a method that has none of its own, and which
+        its base must not contradict."""
+        self.noise: dict[str, Any] = {}
+
+    @property
+    def form(self) -> str:
+        """Which form of the method is chosen; empty for one that has no forms."""
+        return ""
 
 
 @dataclass
@@ -171,7 +148,7 @@ OPTIM_DEFAULTS: dict[str, Any] = {
     "ema_decay": 0.999,
 }
 
-# What the fields of MethodConfig that describe the noise mean from scratch; a base says its own.
+# What the settings of a method that describe the noise mean from scratch; a base says its own.
 NOISE_DEFAULTS: dict[str, Any] = {
     "prediction": "epsilon",
     "noise_schedule": "scaled_linear",

@@ -22,9 +22,9 @@ _STAND_IN = "\ufdd0"
 def encoded(value: Any) -> Any:
     """A value whose text OmegaConf takes as it is."""
     if isinstance(value, dict):
-        return {key: encoded(held) for key, held in value.items()}
+        return {key: encoded(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [encoded(held) for held in value]
+        return [encoded(item) for item in value]
     if not isinstance(value, str):
         return value
     return _STAND_IN + value if value == "???" else str(value).replace("${", _STAND_IN + "{")
@@ -37,9 +37,9 @@ def decoded(value: Any) -> Any:
             setattr(value, item.name, decoded(getattr(value, item.name)))
         return value
     if isinstance(value, dict):
-        return {key: decoded(held) for key, held in value.items()}
+        return {key: decoded(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [decoded(held) for held in value]
+        return [decoded(item) for item in value]
     if not isinstance(value, str):
         return value
     return "???" if value == f"{_STAND_IN}???" else value.replace(_STAND_IN + "{", "${")
@@ -76,7 +76,7 @@ def as_field(key: str, default: Any, value: Any) -> Any:
         return yamltext.written(value)
     if key not in _OF_WORDS:
         return yamltext.typed(value)
-    return {str(name): _word(f"{key}.{name}", held) for name, held in value.items()}
+    return {str(name): _word(f"{key}.{name}", item) for name, item in value.items()}
 
 
 def _word(key: str, value: Any) -> Any:

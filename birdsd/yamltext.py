@@ -67,9 +67,9 @@ def typed(value: Any) -> Any:
     Numbers that begin with a zero, and those with underscores or colons, are text.
     """
     if isinstance(value, dict):
-        return {str(key): typed(held) for key, held in value.items()}
+        return {str(key): typed(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [typed(held) for held in value]
+        return [typed(item) for item in value]
     if not isinstance(value, Plain):
         return value
     if is_null(value):
@@ -89,9 +89,9 @@ def typed(value: Any) -> Any:
 def written(value: Any) -> Any:
     """A loaded value as it is written, text throughout; null is None."""
     if isinstance(value, dict):
-        return {str(key): written(held) for key, held in value.items()}
+        return {str(key): written(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [written(held) for held in value]
+        return [written(item) for item in value]
     return None if is_null(value) else str(value) if isinstance(value, Plain) else value
 
 
@@ -112,7 +112,7 @@ def quoted(text: str) -> str:
 def flow(value: Any) -> str:
     """A value in YAML's flow style, on one line, that `typed(load(...))` reads back as it is."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{quoted(str(key))}: {flow(held)}" for key, held in value.items()) + "}"
+        return "{" + ", ".join(f"{quoted(str(key))}: {flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(flow, value)) + "]"
     if value is None:

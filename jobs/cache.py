@@ -38,7 +38,7 @@ def run(config: CacheConfig) -> Outcome:
     set_threads(config.machine.threads, device)
     dtype = choose_precision(config.machine.precision, device).dtype
     splits = [split for split in ("train", "validation") if index.count(split)]
-    filled: Any = method.fill(device, dtype, splits, part.share, lambda: None)
+    filled: Any = method.fill_cache(device, dtype, splits, part.share, lambda: None)
     facts = {
         "folder": str(method.caches.folder),
         "part": str(part),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from birdsd.diffusion.adapters import Addition
+from birdsd.diffusion.adapters import Adapter
 from birdsd.diffusion.generation import generate as generation
 from birdsd.diffusion.generation.generate import Clip, Recipe
 from birdsd.diffusion.generation.generator import Generator
@@ -34,7 +34,7 @@ def run(config: GenerateConfig) -> Outcome:
 
 def _load_for(config: GenerateConfig, recipe: Recipe) -> Generator:
     """The recipe's own model and adapters, or those that the configuration names instead."""
-    adapters = None if config.add else [Addition.open(folder, weight) for folder, weight in recipe.additions]
+    adapters = None if config.add else [Adapter.open(folder, weight) for folder, weight in recipe.adapters]
     config = replace(config, base=config.base or recipe.base, guide=config.guide or recipe.guide)
     return load_model(config, None if config.run else recipe.model, adapters)
 

@@ -10,9 +10,11 @@ from birdsd.cluster.rank.session import Session, since_process_start_s
 from birdsd.jobs_api import STOPPED_STATUS, Outcome
 from birdsd.runs.auto import AUTO, described, say
 from birdsd.runs.extension import could_be_extended
+from birdsd.runs.refused import nothing_left_if_refused
 from birdsd.runs.run import Run, open_training
 from birdsd.schema import TrainConfig
 from birdsd.shards.checks import remarks
+from birdsd.shards.index import ShardIndex
 from birdsd.site import notebooks
 
 
@@ -21,6 +23,11 @@ def run(config: TrainConfig) -> Outcome:
     opened, index = open_training(config)
     if opened.result is not None and opened.export_folder.is_dir():
         return _outcome(opened, opened.result, "nothing to do: this run is finished")
+    with nothing_left_if_refused(opened):
+        return _train(config, opened, index)
+
+
+def _train(config: TrainConfig, opened: Run, index: ShardIndex) -> Outcome:
     config = _on_this_machine(config)
     service = notebooks.here()
     began = time.time() - since_process_start_s()

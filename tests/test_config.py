@@ -42,6 +42,7 @@ def test_every_preset_composes_and_has_a_line() -> None:
         ("train", "model.unet.x=[1", "not valid YAML"),
         ("train", "=3", "a setting is group=preset or key=value"),
         ("prepare", "data=sogn", "valid: song"),
+        ("generate", "data=some/folder", "unknown key for job generate 'data'"),
     ],
 )
 def test_mistakes_are_named_with_the_nearest_valid_name(job: str, setting: str, expected: str) -> None:
@@ -146,22 +147,24 @@ def test_a_key_of_another_method_is_refused_and_one_of_its_own_is_not(form: str)
     name = form.partition("_")[0] if form.startswith("dreambooth") else form
     words = [f"method={name}", *FORMS[form]]
     settled = config.compose("train", words)
+    defaults = {
+        key.split(".")[1]: value for key, value in config.keys(schema.TrainConfig) if "method." in key
+    }
     owners = {
         key: [one.title for one in built_in() if key in one.keys]
-        for key in vars(schema.MethodConfig())
+        for key in defaults
         if key not in ("name", "base_method", "species_balance")  # of every method, or it chooses the form
     }
     assert all(owners.values())
     for key, methods in owners.items():
-        default = getattr(schema.MethodConfig(), key)
+        default = defaults[key]
         value = {"zero_terminal_snr": "true"}.get(key) or anything_else(default)
-        # As `compose` ends for these settings, without reading the presets once more for each.
-        changed = config.altered("train", settled, f"method.{key}", value)
+        # As `compose` does it, without reading the presets once more for each.
         if form in methods:
-            config.refuse_keys_of_others(changed)
+            assert getattr(config.altered("train", settled, f"method.{key}", value).method, key) != default
             continue
         with pytest.raises(UserError) as caught:
-            config.refuse_keys_of_others(changed)
+            config.altered("train", settled, f"method.{key}", value)
         assert caught.value.what.startswith(f"method.{key}=") and f"method={name}" in caught.value.what
         assert all(one.partition("_")[0] in caught.value.rule for one in methods)
 
@@ -198,15 +201,79 @@ def test_advice_of_a_model_preset_goes_to_its_own_method_alone(tmp_path) -> None
     )
     assert config.compose("train", [f"model={path}", "method=lora"]).method.rank == 5
     full = config.compose("train", [f"model={path}", "method=full"]).method
-    assert (full.rank, full.prediction) == (0, "v_prediction")
-    # What is said as it is by default changes nothing, and is taken.
-    assert config.compose("train", ["method=full", "method.rank=0", "method.word=rare"]).method.rank == 0
+    assert full.prediction == "v_prediction" and not hasattr(full, "rank")
+    # What another method has by default changes nothing, and is accepted.
+    assert config.compose("train", ["method=full", "method.rank=0", "method.word=rare"]).method.name == "full"
 
 
 def test_a_run_that_was_stored_with_such_a_key_is_read() -> None:
-    stored = config.as_dict(config.compose("train", ["method=full"]))
-    stored["method"]["rank"] = 4
-    assert config.changed("train", stored, ["optim.total_samples=7"]).method.rank == 4
+    """Whether every method's settings stood in it, as before each had its own, or one that did nothing."""
+    settled = config.compose("train", ["method=full", "method.caption_dropout=0.25"])
+    stored = config.as_listed(settled)
+    assert stored["method"]["rank"] == 0
+    for rank in (0, 4):
+        stored["method"]["rank"] = rank
+        read = config.changed("train", stored, ["optim.total_samples=7"])
+        assert read.method == settled.method and read.optim.total_samples == 7
+    assert config.signature(config.changed("train", stored, [])) == config.signature(settled)
+
+
+def test_a_run_of_a_method_that_is_not_installed_any_more_is_read() -> None:
+    stored = config.as_dict(config.compose("train", []))
+    stored["method"] = {"name": "of another package", "species_balance": 0.5, "own": 3}
+    read = config.changed("train", stored, [])
+    assert (read.method.name, read.method.species_balance) == ("of another package", 0.5)
+
+
+def test_a_key_has_one_default_whichever_method_it_is_of() -> None:
+    """Signatures leave defaults out, and `--keys` shows one for all."""
+    seen: dict[str, object] = {}
+    for facts in built_in():
+        assert (facts.config.__doc__ and facts.config is not schema.MethodConfig) or not facts.keys
+        for key, value in dataclasses.asdict(facts.config(name="x")).items():
+            assert seen.setdefault(key, value) == value, (facts.title, key)
+
+
+def test_forms_of_a_method_have_settings_of_their_own() -> None:
+    forms = {
+        form: config.compose("train", ["method=dreambooth", f"method.base_method={form}"])
+        for form in ("lora", "full")
+    }
+    assert forms["lora"].method.rank and not hasattr(forms["full"].method, "rank")
+    assert forms["full"].method.train_text_encoder and not hasattr(forms["lora"].method, "learns")
+    other = config.altered("train", forms["lora"], "method.base_method", "full").method
+    assert type(other) is type(forms["full"].method)
+    with pytest.raises(UserError, match=r"unknown method\.base_method 'ful'"):
+        config.compose("train", ["method=dreambooth", "method.base_method=ful"])
+
+
+def test_a_noise_setting_that_says_what_is_usual_is_kept_for_the_base_to_contradict() -> None:
+    """It is no setting of the method, and not silently ignored on a base that predicts something else."""
+    lora = config.compose("train", ["method=lora", "method.prediction=epsilon"])
+    assert lora.method.noise == {"prediction": "epsilon"} and "noise" not in config.as_dict(lora)["method"]
+    assert config.signature(lora) == config.signature(config.compose("train", ["method=lora"]))
+
+
+def test_an_unknown_method_is_refused_when_it_is_typed(tmp_path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("# mine\nname: lorra\n")
+    with pytest.raises(UserError, match="unknown method 'lorra'"):
+        config.compose("train", [f"method={path}"])
+
+
+def test_a_preset_of_ones_own_takes_the_place_of_a_default_one(tmp_path, monkeypatch) -> None:
+    """A job starts from the user's preset where it has the name of the one that it usually starts from."""
+    for group, name, text in (
+        ("method", "full", "caption_dropout: 0.75"),
+        ("site", "local", "partition: mine"),
+    ):
+        path = tmp_path / group / f"{name}.yaml"
+        path.parent.mkdir()
+        path.write_text(f"# mine\n{text}\n")
+    monkeypatch.setenv("BIRDSD_CONFIGS", str(tmp_path))
+    for settings in ([], ["method=full"]):
+        assert config.compose("train", settings).method.caption_dropout == 0.75
+    assert config.compose("submit").site.partition == "mine"
 
 
 def test_the_models_that_a_run_stands_on_are_listed_once() -> None:

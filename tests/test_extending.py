@@ -3,6 +3,7 @@ docs/extending.md shows the same files."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import re
@@ -107,6 +108,37 @@ def test_a_method_is_trained_and_exported_as_one_of_ours(site, tmp_path) -> None
     assert trace_step(settings, CODEC.to_json(), 1).learning == learnt
 
 
+def test_a_method_has_settings_of_its_own(site, tmp_path, capsys) -> None:
+    """They are typed, listed, stored and signed as those of our methods, and no other method takes them."""
+    typed = [*settings_of(tmp_path), "method.blocks=up_blocks."]
+    settings, usual = config.compose("train", typed), config.compose("train", settings_of(tmp_path))
+    assert (settings.method.blocks, usual.method.blocks) == ("up_blocks.", "")
+    assert set(dataclasses.asdict(settings.method)) == {
+        "name",
+        "species_balance",
+        "min_snr_gamma",
+        "caption_dropout",
+        "blocks",
+    }
+    shapes = {"unet": {"up_blocks.0.bias": (3,), "down_blocks.0.bias": (4,), "up_blocks.0.weight": (5, 5)}}
+    assert (learning_count(settings, shapes, 2), learning_count(usual, shapes, 2)) == (3, 7)
+    assert config.signature(settings) != config.signature(usual)
+    assert config.changed("train", config.as_dict(settings), ["seed=3"]).method == settings.method
+    assert config.altered("train", usual, "method.blocks", "up_blocks.").method == settings.method
+    again = config.compose("train", list(config.settings_as_typed(config.as_dict(settings))))
+    assert again.method == settings.method
+    with pytest.raises(
+        UserError, match=r"unknown key for job train 'method.block'.*Did you mean 'method.blocks'"
+    ):
+        config.compose("train", [*settings_of(tmp_path), "method.block=x"])
+    with pytest.raises(UserError, match=r"unknown key for job train 'method\.blocks'"):
+        config.compose("train", ["method=lora", "method.blocks=x"])
+    assert main(["run", "train", *typed, "--keys", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["method"]["blocks"] == "up_blocks."
+    assert main(["run", "train", *typed, "--keys"]) == 0
+    assert "method.blocks=up_blocks.\n" in capsys.readouterr().out
+
+
 def test_what_others_ask_of_a_method_is_asked_of_it_too(site, tmp_path) -> None:
     settings = config.compose("train", settings_of(tmp_path))
     assert needed(settings)[0].parts == ("unet", "text_encoder", "tokenizer", "vae")
@@ -183,7 +215,15 @@ def test_nothing_takes_the_place_of_ours(tmp_path, monkeypatch) -> None:
 
 @pytest.mark.parametrize(
     ("text", "what"),
-    [("raise RuntimeError('odd')", "cannot be loaded"), ("FACTS = 'no facts'", "names 'no facts'")],
+    [
+        ("raise RuntimeError('odd')", "cannot be loaded"),
+        ("FACTS = 'no facts'", "names 'no facts'"),
+        (
+            "from birdsd.method_facts import CLIP, MethodFacts\n"
+            "FACTS = MethodFacts('broken', 'a:B', CLIP, lambda *_: 0, config=dict)",
+            "derived from birdsd.schema.MethodConfig",
+        ),
+    ],
 )
 def test_a_package_that_does_not_work_is_named(text: str, what: str, tmp_path, monkeypatch) -> None:
     install(tmp_path, "[birdsd.methods]\nbroken = toybirds:FACTS\n", **{"toybirds/__init__.py": f"{text}\n"})

@@ -39,7 +39,7 @@ def checkpoint_size(context: DoctorContext) -> tuple[int, str]:
     settings = context.training
     if settings is None:
         return 0, ""
-    facts = find(settings.method.name, settings.method.base_method)
+    facts = find(settings.method.name, settings.method.form)
     if facts is None:
         return 0, ""  # another check reports that
     alike = _runs_alike(context, settings, facts)

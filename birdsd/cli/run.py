@@ -32,7 +32,7 @@ def _run(options: argparse.Namespace) -> int:
     job = job_of(options)
     settings = config.compose(job, options.settings)
     if options.keys:
-        return emit(options, config.as_dict(settings), _keys_text(job, settings))
+        return emit(options, config.as_listed(settings), _keys_text(job, settings))
     from birdsd.cluster.rank.ranks import join
     from birdsd.jobs_api import load_job
     from birdsd.runs.effects import without_effect
@@ -53,11 +53,7 @@ def _keys_text(job: str, settings: Any) -> str:
         f"{group}={preset}    (one of {', '.join(p.name for p in known.get(group, []))})"
         for group, preset in schema.GROUP_DEFAULTS[job].items()
     ]
-    for key, _ in config.keys(type(settings)):
-        value: Any = settings
-        for part in key.split("."):
-            value = getattr(value, part)
-        lines.append(f"{key}={'null' if value is None else value}")
+    lines += [f"{key}={'null' if value is None else value}" for key, value in config.listed(settings)]
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
 """Small things that stand on a base model: LoRA, learnt tokens, aesthetic embeddings.
 
-An addition's folder holds its weights (safetensors), and beside them codec.json, training.json with its
+An adapter's folder holds its weights (safetensors), and beside them codec.json, training.json with its
 `kind`, the `base` that it was made for and the `words` it taught, the rights and a card.
 """
 
@@ -21,17 +21,17 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
 @dataclass(frozen=True)
-class Addition:
-    """One addition in its folder, and how strongly it counts."""
+class Adapter:
+    """One adapter in its folder, and how strongly it counts."""
 
     folder: Path
     training: dict[str, Any]
     weight: float = 1.0
 
     @classmethod
-    def open(cls, folder: Path | str, weight: float = 1.0) -> Addition:
-        """The addition that `folder`, or its export/, holds; `UserError` where it holds none."""
-        found = addition_folder(folder)
+    def open(cls, folder: Path | str, weight: float = 1.0) -> Adapter:
+        """The adapter that `folder`, or its export/, holds; `UserError` where it holds none."""
+        found = adapter_folder(folder)
         if found is None:
             raise UserError(
                 f"{folder} is not a LoRA, token or aesthetic embedding",
@@ -64,26 +64,26 @@ class Addition:
         return str(self.training.get("weights") or export.weights_fingerprint(self.folder))
 
 
-def addition_folder(folder: Path | str) -> Path | None:
-    """Where the addition lies that `folder` is or holds in export/; None where there is none."""
+def adapter_folder(folder: Path | str) -> Path | None:
+    """Where the adapter lies that `folder` is or holds in export/; None where there is none."""
     for candidate in (Path(folder).expanduser(), Path(folder).expanduser() / "export"):
         if export.read_training(candidate).get("kind") in adapter_kinds():
             return candidate
     return None
 
 
-def chain(folder: Path | str, base: str | None = None) -> tuple[str, list[Addition]]:
-    """(the model underneath, the additions on it from the lowest up): an aesthetic embedding may stand on a
+def chain(folder: Path | str, base: str | None = None) -> tuple[str, list[Adapter]]:
+    """(the model underneath, the adapters on it from the lowest up): an aesthetic embedding may stand on a
     LoRA, which stands on a model. `base` names the model where it has moved.
     """
-    found: list[Addition] = []
+    found: list[Adapter] = []
     place = str(folder)
-    while addition_folder(place) is not None:
-        addition = Addition.open(place)
-        if any(one.folder == addition.folder for one in found):
+    while adapter_folder(place) is not None:
+        adapter = Adapter.open(place)
+        if any(one.folder == adapter.folder for one in found):
             raise UserError(f"{folder} is its own base model", "an adapter needs a base model")
-        found.insert(0, addition)
-        place = addition.base_source
+        found.insert(0, adapter)
+        place = adapter.base_source
     if not found:
         return place, []
     lowest = found[0]
@@ -104,11 +104,11 @@ def is_path(source: str) -> bool:
     return source.startswith((".", "/", "~")) or source.count("/") != 1 or Path(source).exists()
 
 
-def _check_base(addition: Addition, source: str) -> None:
-    known = str((addition.training.get("base") or {}).get("identity") or "")
+def _check_base(adapter: Adapter, source: str) -> None:
+    known = str((adapter.training.get("base") or {}).get("identity") or "")
     if known and known != (now := source_identity(source)):
         raise UserError(
-            f"the model {source} is not the one that {addition.folder} was made for",
+            f"the model {source} is not the one that {adapter.folder} was made for",
             f"its weights have the fingerprint {now}, not {known}",
             f"name the right one with base=FOLDER, or say base={source} to use this one anyway",
         )
@@ -123,50 +123,50 @@ def source_identity(source: str) -> str:
     return str(export.read_training(folder).get("weights") or export.weights_fingerprint(folder))
 
 
-def combined_identity(base: str, additions: Sequence[Addition]) -> str:
+def combined_identity(base: str, adapters: Sequence[Adapter]) -> str:
     """The fingerprint of a model with what stands on it; that of the model alone where nothing does."""
-    if not additions:
+    if not adapters:
         return base
-    return fingerprint([base, *([one.identity, one.weight] for one in additions)])
+    return fingerprint([base, *([one.identity, one.weight] for one in adapters)])
 
 
-def apply(pipeline: Any, additions: Sequence[Addition]) -> list[Addition]:
+def apply(pipeline: Any, adapters: Sequence[Adapter]) -> list[Adapter]:
     """Put LoRA and tokens into a loaded pipeline; returns the aesthetic embeddings, which act on prompts."""
     names: list[str] = []
-    for number, addition in enumerate(additions):
-        if addition.kind == "lora":
-            names.append(f"addition{number}")
-            _add_lora(pipeline, addition, names[-1])
-        elif addition.kind == "embedding":
-            _add_tokens(pipeline, addition)
+    for number, adapter in enumerate(adapters):
+        if adapter.kind == "lora":
+            names.append(f"adapter{number}")
+            _add_lora(pipeline, adapter, names[-1])
+        elif adapter.kind == "embedding":
+            _add_tokens(pipeline, adapter)
     if names:
-        weights = [one.weight for one in additions if one.kind == "lora"]
+        weights = [one.weight for one in adapters if one.kind == "lora"]
         pipeline.set_adapters(names, weights)
-    return [one for one in additions if one.kind == "aesthetic"]
+    return [one for one in adapters if one.kind == "aesthetic"]
 
 
-def expanded(text: str, additions: Sequence[Addition]) -> str:
-    """`text` with each learnt token followed by its further vectors, weighted as its addition is."""
+def expanded(text: str, adapters: Sequence[Adapter]) -> str:
+    """`text` with each learnt token followed by its further vectors, weighted as its adapter is."""
     from birdsd.diffusion.networks.token_rows import expand_tokens
 
-    for addition in additions:
-        if addition.tokens:
-            text = expand_tokens(text, addition.tokens)
+    for adapter in adapters:
+        if adapter.tokens:
+            text = expand_tokens(text, adapter.tokens)
     return text
 
 
-def _add_lora(pipeline: Any, addition: Addition, name: str) -> None:
-    file = addition.folder / LORA_FILE
+def _add_lora(pipeline: Any, adapter: Adapter, name: str) -> None:
+    file = adapter.folder / LORA_FILE
     if not file.is_file():
-        raise UserError(f"{addition.folder} has no {LORA_FILE}", "a LoRA's weights lie in that file")
+        raise UserError(f"{adapter.folder} has no {LORA_FILE}", "a LoRA's weights lie in that file")
     weights = _stored(file)
-    check_lora(pipeline, {key: tuple(tensor.shape) for key, tensor in weights.items()}, str(addition.folder))
+    check_lora(pipeline, {key: tuple(tensor.shape) for key, tensor in weights.items()}, str(adapter.folder))
     try:
-        pipeline.load_lora_weights(str(addition.folder), weight_name=LORA_FILE, adapter_name=name)
+        pipeline.load_lora_weights(str(adapter.folder), weight_name=LORA_FILE, adapter_name=name)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"cannot load the LoRA in {addition.folder}: {reason}", "it must fit its base model"
+            f"cannot load the LoRA in {adapter.folder}: {reason}", "it must fit its base model"
         ) from error
 
 
@@ -203,7 +203,7 @@ def check_lora(pipeline: Any, shapes: Mapping[str, tuple[int, ...]], source: str
 
 
 def _stored(file: Path) -> dict[str, Any]:
-    """The tensors of an addition's file, all finite."""
+    """The tensors of an adapter's file, all finite."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -217,15 +217,15 @@ def _stored(file: Path) -> dict[str, Any]:
     return dict(weights)
 
 
-def _add_tokens(pipeline: Any, addition: Addition) -> None:
-    for token in addition.tokens:
-        file = addition.folder / "embeddings" / f"{safe_name(token)}.safetensors"
+def _add_tokens(pipeline: Any, adapter: Adapter) -> None:
+    for token in adapter.tokens:
+        file = adapter.folder / "embeddings" / f"{safe_name(token)}.safetensors"
         if not file.is_file():
-            raise UserError(f"{addition.folder} has no embeddings/{file.name}", f"it should contain {token}")
+            raise UserError(f"{adapter.folder} has no embeddings/{file.name}", f"it should contain {token}")
         known = pipeline.tokenizer.get_vocab()
         if token in known:
             raise UserError(
-                f"the token {token} of {addition.folder} exists in this model already",
+                f"the token {token} of {adapter.folder} exists in this model already",
                 "each token has one meaning",
                 "leave out one of the two adapters",
             )
@@ -235,14 +235,14 @@ def _add_tokens(pipeline: Any, addition: Addition) -> None:
         width = pipeline.text_encoder.get_input_embeddings().weight.shape[1]
         if vectors.shape[-1] != width:
             raise UserError(
-                f"the token {token} of {addition.folder} is {vectors.shape[-1]} wide",
+                f"the token {token} of {adapter.folder} is {vectors.shape[-1]} wide",
                 f"the text encoder of this model is {width} wide",
                 "name the model that it was made for",
             )
         pipeline.load_textual_inversion({token: vectors}, token=token)
 
 
-def write_addition(
+def write_adapter(
     folder: Path,
     kind: str,
     write: Callable[[Path], None],
@@ -253,7 +253,7 @@ def write_addition(
     base: str,
     words: Mapping[str, str] | None = None,
 ) -> Path:
-    """Let `write` put the weights into the folder, and add what every addition has; all or nothing."""
+    """Let `write` put the weights into the folder, and add what every adapter has; all or nothing."""
     path = Path(base).expanduser()
     source = str(path.resolve()) if path.exists() else base
     facts = {

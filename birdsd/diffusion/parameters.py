@@ -12,7 +12,8 @@ from fnmatch import fnmatchcase
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from birdsd.method_facts import Shapes, find
+from birdsd.diffusion.method_configs import LoraConfig, TextualInversionConfig, WeightsConfig
+from birdsd.method_facts import Shapes, find, settings_of
 
 if TYPE_CHECKING:
     from birdsd.schema import TrainConfig
@@ -33,7 +34,7 @@ def learning_count(config: TrainConfig, parts: Mapping[str, Shapes], species: in
     """How many parameters `config.method` trains in a model with these tensors by part ("unet", "vae",
     "text_encoder", and "clip" where model.clip is at hand); `species` is how many the shards name. 0 for a
     method that trains nothing, and where `parts` lacks what would tell."""
-    facts = find(config.method.name, config.method.base_method)
+    facts = find(config.method.name, config.method.form)
     return 0 if facts is None else facts.learning(config, parts, species)
 
 
@@ -47,13 +48,15 @@ def of_autoencoder(config: TrainConfig, parts: Mapping[str, Shapes], species: in
 
 def of_updates(config: TrainConfig, parts: Mapping[str, Shapes], species: int) -> int:
     """A LoRA of the layers in method.targets."""
-    return _updates(parts, config.method.rank, config.method.targets)
+    method = settings_of(config.method, LoraConfig)
+    return _updates(parts, method.rank, method.targets)
 
 
 def of_tokens(config: TrainConfig, parts: Mapping[str, Shapes], species: int) -> int:
     """The vectors of a new word for each species, or of one for them all."""
+    method = settings_of(config.method, TextualInversionConfig)
     width = _text_width(parts.get(TEXT_ENCODER, {}))
-    return width * config.method.vectors * (1 if config.method.tokens == "style" else species)
+    return width * method.vectors * (1 if method.tokens == "style" else species)
 
 
 def of_image_tower(config: TrainConfig, parts: Mapping[str, Shapes], species: int) -> int:
@@ -63,7 +66,7 @@ def of_image_tower(config: TrainConfig, parts: Mapping[str, Shapes], species: in
 
 def of_weights(config: TrainConfig, parts: Mapping[str, Shapes], species: int) -> int:
     """The weights of the UNet, and of the text encoder where it learns too, narrowed to method.learns."""
-    method = config.method
+    method = settings_of(config.method, WeightsConfig)
     text = method.train_text_encoder or config.model.init == "scratch"
     return sum(
         prod(shape)

@@ -28,14 +28,14 @@ def plan_clips(
     from birdsd.diffusion.generation.request import Request
     from birdsd.diffusion.networks.placement import Placement
     from birdsd.planning.trace_clips import trace_generation, trace_personalisation
-    from birdsd.runs.models.loading import open_addition, recommended_sampling
+    from birdsd.runs.models.loading import open_adapter, recommended_sampling
     from birdsd.runs.models.places import model_place
 
     model = [text for text in settings if text.split("=", 1)[0].split(".")[0] == "model"]
     own = [text for text in settings if text not in model]
     request_config = configuration.compose("generate", own)
     run = model_place(request_config) if request_config.run else None
-    on_top = [open_addition(request_config, text) for text in request_config.add]
+    on_top = [open_adapter(request_config, text) for text in request_config.add]
     if run is not None:  # of a LoRA or token the model underneath
         underneath, lower = chain(run)
         model, on_top = [*model, f"model.source={underneath}"], [*lower, *on_top]

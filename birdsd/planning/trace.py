@@ -30,7 +30,7 @@ from birdsd.method_facts import facts_of
 from birdsd.training.devices.precision import DTYPES
 
 if TYPE_CHECKING:
-    from birdsd.diffusion.learning.base import LearningMethod, Parts
+    from birdsd.diffusion.learning.base import LearningMethod, Modules
     from birdsd.schema import TrainConfig
     from birdsd.shards.index import ShardIndex
 
@@ -236,7 +236,7 @@ def trace_step(
 
         def work() -> None:
             with torch.no_grad():  # as the loop does it, outside autocast
-                ready = method.prepare(parts, batch)
+                ready = method.encode_batch(parts, batch)
             with _autocast(dtype):
                 losses = learner(ready)
             losses.float().sum().backward()
@@ -282,7 +282,7 @@ def trace_encoding(config: TrainConfig, codec: dict[str, Any], together: int) ->
 # -- its parts --------------------------------------------------------------------------------------------
 
 
-def _built(config: TrainConfig, index: ShardIndex, dtype: torch.dtype) -> tuple[LearningMethod, Parts]:
+def _built(config: TrainConfig, index: ShardIndex, dtype: torch.dtype) -> tuple[LearningMethod, Modules]:
     """The method and its parts, on hollow networks."""
     from birdsd.diffusion.methods import make_method
 
@@ -331,7 +331,7 @@ class HollowNetworks:
 
 
 def _batch(
-    method: LearningMethod, parts: Parts, index: ShardIndex, count: int, cached: bool
+    method: LearningMethod, parts: Modules, index: ShardIndex, count: int, cached: bool
 ) -> dict[str, torch.Tensor]:
     from birdsd.shards.reader import ShardReader
 
@@ -340,7 +340,7 @@ def _batch(
         sample = reader.read(position % len(reader))
         if cached and (shape := method.stored_shape()) is not None:
             sample.latent = np.zeros(shape, np.float16)
-        examples.append(method.example(parts, sample, position))
+        examples.append(method.make_example(parts, sample, position))
     method.pretend_made()
     return {key: torch.stack([example[key] for example in examples]) for key in examples[0]}
 

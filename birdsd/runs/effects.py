@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from birdsd import config, method_facts
-from birdsd.schema import TrainConfig
+from birdsd.schema import MethodConfig, TrainConfig
 
 _OF_TRAINING = (
     "engine", "zero_stage", "offload_optimizer", "offload_parameters", "optimizer_bits", "micro_batch",
@@ -32,12 +32,13 @@ def without_effect(job: str, settings: Sequence[str], settled: Any) -> list[str]
     Settings that equal the default are left out.
     """
     keys = {key for text in settings if (key := text.partition("=")[0]) and "=" in text}
-    kind = config.job_type(job)
-    usual = dict(config.keys(kind))
+    method = type(settled.method) if isinstance(settled, TrainConfig) else MethodConfig
+    usual = dict(config.keys(config.job_type(job), method=method))
+    values = dict(config.listed(settled))
     lines: dict[str, str] = {}
     for key, why in _unused(job, settled, keys):
-        if key in keys and key in usual and _value(settled, key) != usual[key]:
-            lines.setdefault(key, f"{key}={_text(_value(settled, key))} has no effect: {why}")
+        if key in keys and key in usual and values[key] != usual[key]:
+            lines.setdefault(key, f"{key}={_text(values[key])} has no effect: {why}")
     return list(lines.values())
 
 
@@ -55,7 +56,7 @@ def _unused(job: str, settled: Any, keys: set[str]) -> Iterator[tuple[str, str]]
 
 def _of_training(settled: TrainConfig, keys: set[str]) -> Iterator[tuple[str, str]]:
     method, model, optim, save = settled.method, settled.model, settled.optim, settled.save
-    facts = method_facts.find(method.name, method.base_method)
+    facts = method_facts.find(method.name, method.form)
     if facts is None:
         return  # building the method reports it
     yield from facts.without_effect(settled)
@@ -121,12 +122,6 @@ def _of_clips(settled: Any, keys: set[str]) -> Iterator[tuple[str, str]]:
         key = str(getattr(settled, axis, None) or "").partition("=")[0].strip()
         if key and key in keys:
             yield key, f"the {axis} axis sets it"
-
-
-def _value(settled: Any, key: str) -> Any:
-    for part in key.split("."):
-        settled = getattr(settled, part)
-    return settled
 
 
 def _text(value: Any) -> str:

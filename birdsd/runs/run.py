@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from birdsd.config import as_dict, signature
+from birdsd.config import as_dict, as_listed, signature
 from birdsd.errors import UserError, listed_names, unknown_name
 from birdsd.files import (
     append_bytes,
@@ -153,7 +153,7 @@ class RunStore:
 
     def open_job(self, job: str, config: Any, write: bool = True) -> Run:
         """The folder of a job other than train, created or found by its settings."""
-        plain = as_dict(config)
+        plain = as_listed(config)  # so that it does not depend on which keys the method has
         plain.pop("machine", None), plain.pop("part", None)
         mark = fingerprint(plain, length=12)
         run = Run(self.root / f"{safe_name(job)}-{mark}", mark)

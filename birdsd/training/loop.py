@@ -36,14 +36,14 @@ from birdsd.training.devices.world import World
 from birdsd.training.engines.base import Engine
 from birdsd.training.engines.choice import engine_name, make_engine
 from birdsd.training.engines.out_of_memory import (
+    MicroBatchMemory,
     OutOfMemory,
-    Remembered,
     explain_restart,
     halved,
-    recut,
-    told,
+    oom_event,
+    resplit,
 )
-from birdsd.training.previews import load_weights, parts_of, previewed
+from birdsd.training.previews import build_from_checkpoint, load_weights, write_preview
 from birdsd.training.progress import Progress, Pulse, Stopwatch, opening_line
 from birdsd.training.records import BadSamples, Ledger, Metrics
 from birdsd.training.result import CHECKPOINTS, FINISHED_FILE, TrainResult, finished_before
@@ -54,7 +54,7 @@ from birdsd.training.trackers import Trackers
 from birdsd.training.validation import HELD_OUT, Validation
 
 if TYPE_CHECKING:
-    from birdsd.diffusion.learning.base import LearningMethod, Parts
+    from birdsd.diffusion.learning.base import LearningMethod, Modules
     from birdsd.schema import TrainConfig
     from birdsd.shards.index import ShardIndex
 
@@ -115,7 +115,7 @@ class Trainer:
         self.ends = read_totals(run_folder)[:-1]  # of the stretches before the last
         self.device = choose_device(machine.device, world.local_rank)
         self.precision = choose_precision(machine.precision, self.device)
-        self.remembered = Remembered(run_folder, machine, world, self.device)
+        self.remembered = MicroBatchMemory(run_folder, machine, world, self.device)
         self.plan = BatchPlan(self.batch, world.size, world.rank, machine.micro_batch)
         self.engine_name, self.engine_reason = engine_name(machine)
         self._cached = machine.cache_latents
@@ -167,9 +167,9 @@ class Trainer:
     def _train(self, checkpoint: Checkpoint | None) -> bool:
         """From here to the end of the samples; True where it was asked to stop before."""
         with self.clock("build"):
-            parts, notes = self._build(checkpoint)
-            maker = self._maker(parts)
-            validation = self._validation(parts)
+            modules, notes = self._build(checkpoint)
+            maker = self._maker(modules)
+            validation = self._validation(modules)
         self.progress = Progress(self.total, self.position, self.world.is_first)
         self.trackers = Trackers(self.folder, self.position, self.world.is_first)
         self._announce(checkpoint, notes)
@@ -179,7 +179,7 @@ class Trainer:
         )
         try:
             with closing(batches):
-                return self._steps(parts, batches, validation)
+                return self._steps(modules, batches, validation)
         finally:
             self.progress.close()
             self.trackers.close()
@@ -189,26 +189,28 @@ class Trainer:
             finally:
                 self.engine.close()
 
-    def _steps(self, parts: Parts, batches: Iterator[list[Examples]], validation: Validation | None) -> bool:
+    def _steps(
+        self, modules: Modules, batches: Iterator[list[Examples]], validation: Validation | None
+    ) -> bool:
         save = self.config.save
         step = self.position // self.batch
         while self.position < self.total:
             examples, weight = self._next(batches)
             if examples is None:
-                self._save(parts)
+                self._save(modules)
                 self.checkpointer.wait(must_be_saved=True)
                 return True
-            self._step(parts, examples, weight)
+            self._step(modules, examples, weight)
             step += 1
             if step % max(1, save.log_every_steps) == 0:
                 self._flush()
             if validation and self._due(save.validate_every_samples):
                 self._validate(validation)
             if self._due(save.every_samples):
-                self._save(parts)
+                self._save(modules)
             if self._due(save.preview_every_samples):
-                self._preview(parts)
-        self._save(parts)
+                self._preview(modules)
+        self._save(modules)
         self.checkpointer.wait(must_be_saved=True)
         return False
 
@@ -237,19 +239,19 @@ class Trainer:
         self.world.from_first(None)
         self.bad.rewind(self.ledger.bad_samples())
 
-    def _build(self, checkpoint: Checkpoint | None) -> tuple[Parts, list[str]]:
+    def _build(self, checkpoint: Checkpoint | None) -> tuple[Modules, list[str]]:
         alive = partial(self._beat, self.pulse)
         splits = ["train", *[HELD_OUT] * bool(self._validated)] if self._cached else []
         fill_caches(self.method, self.device, self.precision.dtype, splits, self.world, alive)
         torch.manual_seed(self.config.seed)
-        parts = self.method.build(self.device, self.precision.dtype)
+        modules = self.method.build(self.device, self.precision.dtype)
         # Before the checkpoint's weights come and an engine deals them out: what a method makes, it makes
         # with the model that it starts from, whole on every rank.
-        notes = provide(self.method, parts, self.world, alive)
+        notes = provide(self.method, modules, self.world, alive)
         if checkpoint is not None:
-            load_weights(parts.learner, checkpoint, "weights")
+            load_weights(modules.learner, checkpoint, "weights")
         self.engine = make_engine(
-            parts.learner,
+            modules.learner,
             self.config.optim,
             self.config.machine,
             self.precision,
@@ -257,23 +259,23 @@ class Trainer:
             self.world,
             self.plan.count,
         )
-        set_threads(self.config.machine.threads, self.device)  # accelerate chooses them too
+        set_threads(self.config.machine.threads, self.device)  # an engine may choose them too
         if checkpoint is not None:
             self.engine.load_state(checkpoint.tensor, checkpoint.state)
         self.checkpointer.prepare(self.engine)
-        return parts, notes
+        return modules, notes
 
-    def _maker(self, parts: Parts) -> BatchMaker:
+    def _maker(self, modules: Modules) -> BatchMaker:
         return BatchMaker(
             open_reader(self.index, "train", self.method, self._cached),
             make_order(self.config, self.index),
-            lambda sample, position: self.method.example(parts, sample, position),
+            lambda sample, position: self.method.make_example(modules, sample, position),
             pin=self.device.type == "cuda",
         )
 
-    def _validation(self, parts: Parts) -> Validation | None:
+    def _validation(self, modules: Modules) -> Validation | None:
         reader = open_reader(self.index, HELD_OUT, self.method, self._cached) if self._validated else None
-        return Validation(self.method, parts, reader, self.world, self._validated) if reader else None
+        return Validation(self.method, modules, reader, self.world, self._validated) if reader else None
 
     def _announce(self, checkpoint: Checkpoint | None, notes: list[str]) -> None:
         assert self.engine is not None
@@ -337,7 +339,7 @@ class Trainer:
         self.bad.note(seen, {n: why for micro in examples or [] for n, why in micro.problems.items()})
         return examples, int((seen >= 0).sum())
 
-    def _step(self, parts: Parts, examples: list[Examples], weight: int) -> None:
+    def _step(self, modules: Modules, examples: list[Examples], weight: int) -> None:
         assert self.engine is not None
         optim = self.config.optim
         after = self.position + self.batch
@@ -345,9 +347,11 @@ class Trainer:
         with self.clock("train"):
             while True:
                 if len(examples) != self.plan.count:  # made ahead, before memory ran short
-                    examples = recut(examples, self.plan)
+                    examples = resplit(examples, self.plan)
                 shares = [(micro.weights / max(1, weight)).to(self.device) for micro in examples]
-                work = [(partial(self._prepared, parts, m), s) for m, s in zip(examples, shares, strict=True)]
+                work = [
+                    (partial(self._prepared, modules, m), s) for m, s in zip(examples, shares, strict=True)
+                ]
                 try:
                     result = self.engine.step(work, learning_rate, ema_decay_at(after, optim))
                     break
@@ -363,17 +367,17 @@ class Trainer:
         before = self.plan.size
         self.plan = halved(self.plan, short.reason, self.config.machine)
         release(self.device)
-        self._tell(*told(short.reason, self.position, before, self.plan.size))
+        self._tell(*oom_event(short.reason, self.position, before, self.plan.size))
         if self.world.is_first or not short.redo:
             self.remembered.write(self.plan.size)
         if not short.redo:
             raise short
 
-    def _prepared(self, parts: Parts, micro: Examples, samples: int | None = None) -> dict[str, Tensor]:
+    def _prepared(self, modules: Modules, micro: Examples, samples: int | None = None) -> dict[str, Tensor]:
         with torch.no_grad():
-            held = {key: tensor[:samples] for key, tensor in micro.tensors.items()}
-            batch = {key: tensor.to(self.device, non_blocking=True) for key, tensor in held.items()}
-            return self.method.prepare(parts, batch)
+            kept = {key: tensor[:samples] for key, tensor in micro.tensors.items()}
+            batch = {key: tensor.to(self.device, non_blocking=True) for key, tensor in kept.items()}
+            return self.method.encode_batch(modules, batch)
 
     def _flush(self) -> None:
         """Write down the steps since the last time. Only here does the host wait for the device."""
@@ -408,7 +412,7 @@ class Trainer:
         self.events(event)
         self.progress.say(line)
 
-    def _save(self, parts: Parts) -> None:
+    def _save(self, modules: Modules) -> None:
         """Save where we are, unless that is saved already. On stopping and at the end, `wait` follows."""
         assert self.engine is not None
         self._flush()
@@ -424,28 +428,28 @@ class Trainer:
         self.saved_position = self.position
         self.steps.restart_clock()
 
-    def _preview(self, parts: Parts) -> None:
+    def _preview(self, modules: Modules) -> None:
         assert self.engine is not None
         self._flush()
         with self.clock("preview"):
-            with self.engine.showing() as whole:
+            with self.engine.ema_weights() as whole:
                 if whole and self.world.is_first:
-                    self._write_preview(lambda: parts)
+                    self._write_preview(lambda: modules)
             if not whole:
                 # The weights lie in pieces on the ranks: show what a checkpoint put together.
-                self._save(parts)
+                self._save(modules)
                 self.checkpointer.wait()
                 checkpoint = self.checkpointer.newest()
                 at_hand = checkpoint is not None and checkpoint.position == self.position
                 if self.world.is_first and checkpoint is not None and at_hand:
-                    told = (self.method, checkpoint, self.device, self.config.seed)
-                    self._write_preview(lambda: parts_of(*told, for_use=True))
+                    newest = (self.method, checkpoint, self.device, self.config.seed)
+                    self._write_preview(lambda: build_from_checkpoint(*newest, for_use=True))
             self.world.from_first(None)
         self.steps.restart_clock()
 
-    def _write_preview(self, parts: Callable[[], Parts]) -> None:
+    def _write_preview(self, modules: Callable[[], Modules]) -> None:
         folder = self.folder / "previews" / f"{self.position:012d}"
-        paths, event = previewed(self.method, parts, self.config, self.index, folder)
+        paths, event = write_preview(self.method, modules, self.config, self.index, folder)
         if "reason" in event:  # a picture less is no reason to end
             release(self.device)
             self.progress.say(f"no preview at position {self.position}: {event['reason']}")
@@ -469,8 +473,8 @@ class Trainer:
                 )
             export = self.folder / "export"
             if self.world.is_first:
-                parts = parts_of(self.method, checkpoint, self.device, self.config.seed)
-                export = self.method.export(parts, export)
+                modules = build_from_checkpoint(self.method, checkpoint, self.device, self.config.seed)
+                export = self.method.export(modules, export)
         result = self._result(finished=True, export=export)
         if self.world.is_first:
             write_json(self.folder / FINISHED_FILE, result.to_json())

@@ -14,7 +14,7 @@ from birdsd.training.checkpoints.committed import Checkpoint
 from birdsd.training.engines.out_of_memory import is_out_of_memory, reason_of
 
 if TYPE_CHECKING:
-    from birdsd.diffusion.learning.base import Learner, LearningMethod, Parts
+    from birdsd.diffusion.learning.base import Learner, LearningMethod, Modules
     from birdsd.schema import TrainConfig
     from birdsd.shards.index import ShardIndex
 
@@ -38,18 +38,18 @@ def load_weights(learner: Learner, checkpoint: Checkpoint, kind: str) -> None:
         parameter.copy_(value)
 
 
-def parts_of(
+def build_from_checkpoint(
     method: LearningMethod, checkpoint: Checkpoint, device: torch.device, seed: int, for_use: bool = False
-) -> Parts:
-    """The method's parts with what a checkpoint holds: the EMA where there is one. `for_use`: the learner is
-    on the device also where it is built in host memory (machine.offload_optimizer)."""
+) -> Modules:
+    """The method's modules with what a checkpoint holds: the EMA where there is one. `for_use`: the learner
+    is on the device also where it is built in host memory (machine.offload_optimizer)."""
     torch.manual_seed(seed)
-    parts = method.build(device, torch.float32)
-    load_weights(parts.learner, checkpoint, "ema" if checkpoint.has("ema") else "weights")
-    parts.learner.eval()
+    modules = method.build(device, torch.float32)
+    load_weights(modules.learner, checkpoint, "ema" if checkpoint.has("ema") else "weights")
+    modules.learner.eval()
     if for_use:
-        parts.learner.to(device)
-    return parts
+        modules.learner.to(device)
+    return modules
 
 
 def prompts_for(config: TrainConfig, index: ShardIndex) -> list[str]:
@@ -59,13 +59,17 @@ def prompts_for(config: TrainConfig, index: ShardIndex) -> list[str]:
     return list(config.save.preview_prompts) or [prompt_for([name]) for name in index.species[:_PROMPTS]]
 
 
-def previewed(
-    method: LearningMethod, parts: Callable[[], Parts], config: TrainConfig, index: ShardIndex, folder: Path
+def write_preview(
+    method: LearningMethod,
+    modules: Callable[[], Modules],
+    config: TrainConfig,
+    index: ShardIndex,
+    folder: Path,
 ) -> tuple[list[Path], dict[str, str]]:
     """Write the previews; paths and event. Where memory runs out or they are no pictures there are none, and
     the event says why."""
     try:
-        made = parts()
+        made = modules()
         try:
             paths = method.preview(made, prompts_for(config, index), folder)
         finally:

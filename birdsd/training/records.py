@@ -72,10 +72,10 @@ class Ledger:
     def rewind(self, position: int) -> None:
         """Make the ledger end at `position`; entries that a crash of the machine lost become UNKNOWN."""
         with explained_write(self.path), open(self.path, "ab") as stream:
-            held = stream.tell() // 4
-            stream.truncate(4 * min(held, position))
-        if held < position:
-            append_bytes(self.path, np.full(position - held, UNKNOWN, np.int32).tobytes())
+            count = stream.tell() // 4
+            stream.truncate(4 * min(count, position))
+        if count < position:
+            append_bytes(self.path, np.full(position - count, UNKNOWN, np.int32).tobytes())
 
     def append(self, numbers: np.ndarray) -> None:
         """Add the samples of the positions that follow; -1 - n for one that could not be decoded."""

@@ -18,8 +18,8 @@ EXTENSION_FILE = "extension.json"
 def read_totals(run_folder: Path) -> list[int]:
     """The values of optim.total_samples that a run has had, in order; [] where it never became longer."""
     try:
-        told = json.loads((Path(run_folder) / EXTENSION_FILE).read_text(encoding="utf-8"))
-        return [int(total) for total in told["totals"]]
+        stored = json.loads((Path(run_folder) / EXTENSION_FILE).read_text(encoding="utf-8"))
+        return [int(total) for total in stored["totals"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 

@@ -28,8 +28,8 @@ class Trackers:
     def lines(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Add the figures of lines of metrics.jsonl, as KIND/NAME."""
         for line in lines:
-            told = {k: v for k, v in line.items() if k not in ("kind", "position", "samples")}
-            scalars = {f"{line['kind']}/{name}": value for name, value in told.items() if value is not None}
+            values = {k: v for k, v in line.items() if k not in ("kind", "position", "samples")}
+            scalars = {f"{line['kind']}/{name}": value for name, value in values.items() if value is not None}
             self.scalars(scalars, line["position"])
 
     def previews(self, paths: Sequence[Path], position: int) -> None:

@@ -16,7 +16,7 @@ from birdsd.training.engines.base import Engine
 from birdsd.training.engines.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
-    from birdsd.diffusion.learning.base import LearningMethod, Parts
+    from birdsd.diffusion.learning.base import LearningMethod, Modules
 
 HELD_OUT = "validation"
 
@@ -28,13 +28,13 @@ class Validation:
     """
 
     def __init__(
-        self, method: LearningMethod, parts: Parts, reader: Reader, world: World, samples: int
+        self, method: LearningMethod, modules: Modules, reader: Reader, world: World, samples: int
     ) -> None:
-        self.method, self.parts, self.world, self._reader = method, parts, world, reader
+        self.method, self.modules, self.world, self._reader = method, modules, world, reader
         self._maker = BatchMaker(
             reader,
             FixedOrder(len(reader), samples),
-            lambda sample, position: method.example(parts, sample, position, purpose=HELD_OUT),
+            lambda sample, position: method.make_example(modules, sample, position, purpose=HELD_OUT),
         )
         self._samples, self._said = samples, ""
 
@@ -45,7 +45,7 @@ class Validation:
 
         A loss that is not finite is a `UserError` on every rank: diverged weights must not be saved.
         """
-        names = self.parts.learner.measures
+        names = self.modules.learner.measures
         total = torch.zeros(3 + len(names), dtype=torch.float64)
         strange: list[int] = []
         for micro in BatchPlan(self._samples, self.world.size, self.world.rank, micro_batch).micro_batches():
@@ -70,10 +70,10 @@ class Validation:
 
     def remark(self, result: dict[str, Any], position: int) -> str:
         """What the learner has to say of a result: when it begins to say so, and when it no longer does."""
-        said, self._said = self._said, self.parts.learner.remark(result, position)
-        if bool(said) == bool(self._said):
+        before, self._said = self._said, self.modules.learner.remark(result, position)
+        if bool(before) == bool(self._said):
             return ""
-        return self._said or f"at {position} samples this no longer holds: {said}"
+        return self._said or f"at {position} samples this no longer holds: {before}"
 
     def _not_finite(self, loss: float, count: int, samples: int, mine: list[int]) -> UserError:
         named = f", e.g. '{self._reader.read(mine[0]).key}'" if mine else ""
@@ -89,9 +89,9 @@ class Validation:
     def _losses(self, engine: Engine, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """[1 + measures, B]: losses, and what was measured beside them; where memory runs out, of each half
         by itself. Under ZeRO-3 all ranks must do the same, and it is an error there."""
-        count, learner = len(next(iter(batch.values()))), self.parts.learner
+        count, learner = len(next(iter(batch.values()))), self.modules.learner
         try:
-            losses = engine.losses(self.method.prepare(self.parts, batch))
+            losses = engine.losses(self.method.encode_batch(self.modules, batch))
             return torch.stack([losses, *(learner.measured[name] for name in learner.measures)])
         except Exception as error:
             if not is_out_of_memory(error) or count == 1 or engine.name == "deepspeed-zero3":

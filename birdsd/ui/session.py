@@ -192,7 +192,7 @@ class UiSession:
     def facts(self) -> Markup:
         """The head of the page: what the model is, and the licences that bind its sounds."""
         model = self.model
-        kinds = [f"{one.kind} {one.folder.parent.name}" for one in model.additions]
+        kinds = [f"{one.kind} {one.folder.parent.name}" for one in model.adapters]
         folder = model.folder.resolve()
         title = folder.parent.name if folder.name == "export" else folder.name
         birds = f"{len(model.species)} species" if model.species else "unknown species"

@@ -1,6 +1,7 @@
 """Pages about jobs, presets and commands, made from the code when the site is built.
 
-A key's meaning is the comment beside its field in birdsd/schema.py; its default is the field's. Whoever adds
+A key's meaning is the comment beside its field (birdsd/schema.py; of a method's own settings
+birdsd/diffusion/method_configs.py); its default is the field's. Whoever adds
 a key, a job, a preset or a verb has documented it with that.
 """
 
@@ -17,14 +18,14 @@ import re
 import textwrap
 import tokenize
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
 from birdsd import config, schema
 from birdsd.cli.main import _parser
-from birdsd.errors import UserError
+from birdsd.method_facts import MethodFacts, built_in
+from birdsd.method_facts import forms as forms_of
 from birdsd.site.choose import SHARED_JOBS
 
 BASH = "```bash\n{}\n```\n"
@@ -83,7 +84,10 @@ def keys_of(kind: type, prefix: str = "") -> Iterator[Key]:
         if item.default_factory is not dataclasses.MISSING:
             default = item.default_factory()
         name = f"{prefix}{item.name}"
-        if dataclasses.is_dataclass(default):
+        if isinstance(default, schema.MethodConfig):
+            kinds = [schema.MethodConfig, *(facts.config for facts in built_in())]
+            yield from {key.name: key for one in kinds for key in keys_of(one, f"{name}.")}.values()
+        elif dataclasses.is_dataclass(default):
             yield from keys_of(type(default), f"{name}.")
         else:
             annotation, comment = told[item.name]
@@ -114,26 +118,14 @@ def _meaning(name: str, comment: str) -> str:
 
 @functools.cache
 def methods_with(field: str) -> tuple[str, ...]:
-    """The methods that have a field of `method`, by trying it with each; empty where all of them do."""
-    usual = getattr(schema.MethodConfig(), field)
-    another: Any = "another" if usual is None or isinstance(usual, str) else ["another"]
-    if isinstance(usual, (bool, int, float)):
-        another = not usual if isinstance(usual, bool) else usual + 7
-    found, every = {}, {}
-    for name in [preset.name for preset in _shipped()["method"]]:
-        for base in ("lora", "full") if name == "dreambooth" else ("lora",):
-            tried = schema.TrainConfig()
-            tried.method.name, tried.method.base_method = name, base
-            every.setdefault(name, []).append(base)
-            if field != "base_method" or name != "dreambooth":
-                setattr(tried.method, field, another)
-            with suppress(UserError):
-                config.refuse_keys_of_others(tried)
-                found.setdefault(name, []).append(base)
-    if found == every:
-        return ()
+    """The methods that have a field of `method`; empty where all of them do."""
+    having: dict[str, list[MethodFacts]] = {}
+    for facts in built_in():
+        if field in facts.keys:
+            having.setdefault(facts.name, []).append(facts)
     return tuple(
-        f"`{name}`" if bases == every[name] else f"`{name}` on `{bases[0]}`" for name, bases in found.items()
+        f"`{name}`" if len(forms) == max(len(forms_of(name)), 1) else f"`{name}` on `{forms[0].form}`"
+        for name, forms in sorted(having.items())
     )
 
 
@@ -165,8 +157,7 @@ def rows(kind: type, starts_with: Mapping[str, Any]) -> Iterator[str]:
 
 def settled(job: str) -> dict[str, Any]:
     """Every key of a job with its value where the user says nothing: presets and advice applied."""
-    plain = config.compose(job)
-    return {name: functools.reduce(getattr, name.split("."), plain) for name, _ in config.keys(type(plain))}
+    return dict(config.listed(config.compose(job)))
 
 
 def job_page(job: str) -> str:

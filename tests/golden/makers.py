@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import json
 import os
@@ -130,7 +129,7 @@ def keys(folder: Path) -> dict[str, Any]:
         job = next(job for job, groups in schema.GROUP_DEFAULTS.items() if group in groups)
         for preset in presets:
             settled = config.compose(job, [f"{group}={preset.name}"])
-            found[f"{group}={preset.name}"] = dataclasses.asdict(getattr(settled, group))
+            found[f"{group}={preset.name}"] = config.as_listed(settled)[group]
     return found
 
 

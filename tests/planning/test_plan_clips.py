@@ -12,7 +12,7 @@ from birdsd.cli.plan import plan
 
 
 def test_a_model_that_is_here_is_planned_as_it_is(pipeline_folder: Path, tmp_path: Path) -> None:
-    """Shapes from its own files, not from a preset; of an addition those of the model underneath."""
+    """Shapes from its own files, not from a preset; of an adapter those of the model underneath."""
     on_disk = sum(path.stat().st_size for path in (pipeline_folder / "unet").glob("*.safetensors"))
     facts, _ = plan("generate", [f"run={pipeline_folder}", "machine=smoke"])
     assert facts["networks"]["unet"] == pytest.approx(on_disk, rel=0.05) and facts["notes"] == []

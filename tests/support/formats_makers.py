@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from birdsd.diffusion import export
-from birdsd.diffusion.adapters import write_addition
+from birdsd.diffusion.adapters import write_adapter
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.token_rows import write_embeddings
 from tests.support.tiny import CODEC, SPECIES
@@ -93,7 +93,7 @@ def lora_folder(grand_folder, tmp_path_factory) -> Path:
     from birdsd.diffusion.methods.lora import write_lora
 
     unet, text = with_lora(grand_folder)
-    return write_addition(
+    return write_adapter(
         tmp_path_factory.mktemp("lora") / "export",
         "lora",
         lambda partial: write_lora(partial, unet, text),
@@ -108,7 +108,7 @@ def lora_folder(grand_folder, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tokens_folder(grand_folder, tmp_path_factory) -> Path:
     vectors = {token: drawn(11 + number, n, 24) for number, (token, n) in enumerate(TOKENS.items())}
-    return write_addition(
+    return write_adapter(
         tmp_path_factory.mktemp("tokens") / "export",
         "embedding",
         lambda partial: write_embeddings(partial, vectors),
@@ -129,7 +129,7 @@ def aesthetic_folder(grand_folder, tmp_path_factory) -> Path:
         save_file(vectors, str(partial / "aesthetic.safetensors"))
         save_file({"text_projection": drawn(23, 20, 24)}, str(partial / "text_projection.safetensors"))
 
-    return write_addition(
+    return write_adapter(
         tmp_path_factory.mktemp("aesthetic") / "export",
         "aesthetic",
         write,

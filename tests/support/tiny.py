@@ -11,7 +11,8 @@ import torch
 
 from birdsd.config import fill_open
 from birdsd.files import write_json
-from birdsd.schema import MethodConfig, ModelConfig, OptimConfig, TrainConfig
+from birdsd.method_facts import named
+from birdsd.schema import ModelConfig, OptimConfig, TrainConfig
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.storage.writer import ShardWriter
 from birdsd.sound.codec.codec import SpectrogramCodec
@@ -81,7 +82,10 @@ def train_config(method: str, **changes) -> TrainConfig:
         if name in changes:
             setattr(model, name, str(changes.pop(name)))
     config = TrainConfig(
-        model=model, method=MethodConfig(name=method, **changes), optim=OptimConfig(), seed=3
+        model=model,
+        method=named(method, changes.get("base_method", "")).config(name=method, **changes),
+        optim=OptimConfig(),
+        seed=3,
     )
     fill_open(config)
     return config
@@ -120,12 +124,12 @@ def batch(method, parts, index, start: int, size: int = 6, purpose: str = "train
 
     reader = ShardReader(index, "train")
     examples = [
-        method.example(parts, reader.read(position % len(reader)), position, purpose)
+        method.make_example(parts, reader.read(position % len(reader)), position, purpose)
         for position in range(start, start + size)
     ]
     stacked = {key: torch.stack([example[key] for example in examples]) for key in examples[0]}
     with torch.no_grad():
-        return method.prepare(parts, stacked)
+        return method.encode_batch(parts, stacked)
 
 
 def train(method, parts, index, steps: int, learning_rate: float) -> list[float]:

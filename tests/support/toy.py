@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from birdsd.diffusion.learning.base import Learner, Parts
+from birdsd.diffusion.learning.base import Learner, Modules
 from birdsd.randomness import generator
 from birdsd.schema import OPTIM_DEFAULTS, TrainConfig
 from birdsd.shards.index import ShardIndex
@@ -65,24 +65,24 @@ class ToyMethod:
 
     def build(self, device, dtype):
         self.built += 1
-        return Parts(self.learner().to(device), device=device, dtype=dtype)
+        return Modules(self.learner().to(device), device=device, dtype=dtype)
 
-    def example(self, parts, sample, position, purpose="train"):
+    def make_example(self, parts, sample, position, purpose="train"):
         clean = torch.from_numpy(sample.image.reshape(-1)[:12].astype(np.float32)) / 255
         noise = generator(self.config.seed, purpose, position).standard_normal(12, dtype=np.float32)
         return {"clean": clean, "noisy": clean + 0.3 * torch.from_numpy(noise)}
 
-    def prepare(self, parts, batch):
+    def encode_batch(self, parts, batch):
         assert not torch.is_grad_enabled()
         return batch
 
-    def provide(self, parts, share, alive):
+    def setup(self, parts, share, alive):
         return []
 
-    def fill(self, device, dtype, splits, share, alive, agree):
+    def fill_cache(self, device, dtype, splits, share, alive, agree):
         pass
 
-    def latents(self, split):
+    def cached_latents(self, split):
         return None
 
     def preview(self, parts, prompts, folder):

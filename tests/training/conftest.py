@@ -14,7 +14,6 @@ def shards(tmp_path_factory):
 @pytest.fixture(scope="session")
 def children(shards):
     # Imported before the forks, so that each child need not do it again.
-    import accelerate  # noqa: F401
     import torch.utils.tensorboard
 
     from birdsd.shards.index import ShardIndex

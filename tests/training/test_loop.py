@@ -91,7 +91,7 @@ def test_one_step_is_adamw_on_the_mean(shards, tmp_path):
     order, expected = SampleOrder(index.shard_sizes("train"), 0), {}
     for step in range(2):
         numbers = enumerate(order.batch(10 * step, 10), start=10 * step)
-        examples = [method.example(None, reader.read(int(n)), position) for position, n in numbers]
+        examples = [method.make_example(None, reader.read(int(n)), position) for position, n in numbers]
         loss = learner({k: torch.stack([e[k] for e in examples]) for k in examples[0]}).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -130,7 +130,7 @@ def test_nothing_decodable(tmp_path):
 
 
 class Exploding(ToyMethod):
-    def prepare(self, parts, batch):
+    def encode_batch(self, parts, batch):
         self.calls = getattr(self, "calls", 0) + 1
         return {k: v * float("inf") if self.calls > 12 else v for k, v in batch.items()}
 
@@ -153,8 +153,8 @@ def test_a_loss_found_late_is_not_saved(shards, tmp_path):
 class Beyond(ToyMethod):
     """One sample of those held out is far beyond what float32 can square."""
 
-    def example(self, parts, sample, position, purpose="train"):
-        made = super().example(parts, sample, position, purpose)
+    def make_example(self, parts, sample, position, purpose="train"):
+        made = super().make_example(parts, sample, position, purpose)
         return {k: v * (1e30 if sample.key == "validation0003" else 1) for k, v in made.items()}
 
 
@@ -169,7 +169,7 @@ def test_a_validation_loss_that_is_not_finite_names_the_sample(shards, tmp_path)
 class Diverging(ToyMethod):
     """What the third step makes of the weights cannot be computed with."""
 
-    def prepare(self, parts, batch):
+    def encode_batch(self, parts, batch):
         self.calls = getattr(self, "calls", 0) + 1
         if self.calls == 14:  # three micro-batches a step and two to validate: behind the third step
             with torch.no_grad():

@@ -79,7 +79,7 @@ def heard_in(folder: Path, stem: str = "") -> TrainingSet:
     nothing is said."""
     training = folder / (f"{stem}{TRAINING}" if stem else "training.json")
     table = folder / (f"{stem}{RECORDINGS}" if stem else "recordings.csv")
-    told = dict(read_json(training)) if training.is_file() else {}
+    training_facts = dict(read_json(training)) if training.is_file() else {}
     rows: list[dict[str, str]] = []
     if table.is_file():
         with open(table, newline="", encoding="utf-8") as stream:
@@ -87,7 +87,9 @@ def heard_in(folder: Path, stem: str = "") -> TrainingSet:
                 rows.append(
                     {k: row.get(k) or "" for k in ("recording_id", "species", "licence", "recordist")}
                 )
-    return TrainingSet(tuple(told.get("species") or ()), bool(told.get("synthetic")), tuple(rows))
+    return TrainingSet(
+        tuple(training_facts.get("species") or ()), bool(training_facts.get("synthetic")), tuple(rows)
+    )
 
 
 def heard_together(sets: list[TrainingSet]) -> TrainingSet:

@@ -57,7 +57,7 @@ def write_format(
 ) -> Written:
     """Write `exported` in the format `name` into `out`/`name`; every file is read back and compared.
 
-    `base` is the model under an addition where it has moved; only "diffusers" needs it.
+    `base` is the model under an adapter where it has moved; only "diffusers" needs it.
     """
     check_formats(exported.kind, [name], dtype)
     export.read_codec(exported.folder)  # without it nobody can make sound of what goes out
@@ -118,7 +118,7 @@ def _copy(exported: Exported, partial: Path, dtype: str) -> None:
 
 
 def merge(exported: Exported, folder: Path, base: str | None = None) -> Path:
-    """A pipeline folder of an addition with the model that it stands on: LoRA added to the weights, tokens
+    """A pipeline folder of an adapter with the model that it stands on: LoRA added to the weights, tokens
     in tokenizer and text encoder. It gives the latents of both together."""
     from birdsd.diffusion.generation.generator import Generator
 
@@ -130,14 +130,14 @@ def merge(exported: Exported, folder: Path, base: str | None = None) -> Path:
             "export its base model",
         )
     pipeline = model.pipeline
-    if any(one.kind == "lora" for one in model.additions):
+    if any(one.kind == "lora" for one in model.adapters):
         with export.quiet_diffusers():
             pipeline.fuse_lora()
             pipeline.unload_lora_weights()
     under, _ = adapters.chain(exported.folder, base)
     lowest = Path(under) / "export" if (Path(under) / "export").is_dir() else Path(under)
-    sets = [heard_in(place) for place in (lowest, *(one.folder for one in model.additions))]
-    tokens = {token: n for one in model.additions for token, n in one.tokens.items()}
+    sets = [heard_in(place) for place in (lowest, *(one.folder for one in model.adapters))]
+    tokens = {token: n for one in model.adapters for token, n in one.tokens.items()}
     facts = carried(exported.training, "kind", "base", "words", "tokens")
     return export.write_pipeline(
         folder,
@@ -197,7 +197,7 @@ def _write_lora(exported: Exported, name: str, place: Path, dtype: str, written:
 def _write_tokens(exported: Exported, name: str, place: Path, dtype: str, written: Written) -> None:
     training = exported.training
     base = str((training.get("base") or {}).get("source") or "")
-    said = {word: species for species, word in (training.get("words") or {}).items()}
+    species_of_word = {word: species for species, word in (training.get("words") or {}).items()}
     for token in training.get("tokens") or {}:
         vectors = as_dtype(_token(exported, str(token)), dtype)
         rows = vectors[str(token)]
@@ -210,7 +210,7 @@ def _write_tokens(exported: Exported, name: str, place: Path, dtype: str, writte
             write_safetensors(path, vectors, exported.metadata)
         else:
             write_safetensors(path, {embeddings.KOHYA: rows}, exported.metadata)
-        species = said.get(str(token))
+        species = species_of_word.get(str(token))
         own = {"tokens": {token: len(rows)}, "words": {species: token} if species else {}}
         written.files += [path, *exported.write_beside(place, stem, **own)]
         trigger = {"a1111": stem, "comfyui": f"embedding:{stem}"}.get(name)

@@ -1,7 +1,7 @@
 """A file that another program wrote, as a folder that birdsd generates with.
 
 What a file is, its keys tell: a checkpoint, a LoRA, an embedding, an aesthetic embedding. The folder is
-that of an export: a pipeline, or an addition that names the model under it.
+that of an export: a pipeline, or an adapter that names the model under it.
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ def _made_before(out: Path, identity: str) -> Imported | None:
     """The import that the folder holds already; `UserError` where it holds anything else."""
     if not out.exists():
         return None
-    told = export.read_training(out)
-    if (told.get("imported") or {}).get("identity") == identity:
-        return Imported(out, str(told["kind"]), str(told["imported"]["form"]), made=False)
+    training = export.read_training(out)
+    if (training.get("imported") or {}).get("identity") == identity:
+        return Imported(out, str(training["kind"]), str(training["imported"]["form"]), made=False)
     if not out.is_dir() or any(out.iterdir()):
         raise UserError(f"{out} already exists", "an import creates a new folder", "choose another --out")
     return None
@@ -228,11 +228,11 @@ class _Import:
         )
 
     def _base(self, what: str) -> str:
-        """The model under an addition: --base, or the one that the file's companion names."""
+        """The model under an adapter: --base, or the one that the file's companion names."""
         if self.asked.base:
             return self.asked.base
-        said = self.told.get("base") or {}
-        source, identity = str(said.get("source") or ""), str(said.get("identity") or "")
+        companion_base = self.told.get("base") or {}
+        source, identity = str(companion_base.get("source") or ""), str(companion_base.get("identity") or "")
         if source and Path(source).exists():
             if identity in ("", now := adapters.source_identity(source)):
                 return source
@@ -280,7 +280,7 @@ class _Import:
         export.write_pipeline(self.out, codec=codec, heard=self.heard, about=about, **parts)
         return Imported(self.out, "pipeline", self.form)
 
-    # -- additions
+    # -- adapters
 
     def lora(self, contents: list[Content]) -> Imported:
         from birdsd.diffusion.formats.tensors import as_dtype, write_safetensors
@@ -297,7 +297,7 @@ class _Import:
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         adapters.check_lora(SimpleNamespace(**networks), shapes, str(self.asked.path))
         self.form = f"{naming} lora"
-        return self._write_addition(
+        return self._write_adapter(
             "lora",
             lambda partial: write_safetensors(partial / adapters.LORA_FILE, tensors, {}),
             self._codec(contents[0], base),
@@ -327,7 +327,7 @@ class _Import:
         def write(partial: Path) -> None:
             write_embeddings(partial, named)
 
-        return self._write_addition("embedding", write, self._codec(None, base), base, tokens=sizes)
+        return self._write_adapter("embedding", write, self._codec(None, base), base, tokens=sizes)
 
     def _named(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tokens under the names that they get: --token, or what the companion says the file's name
@@ -362,7 +362,7 @@ class _Import:
             write_safetensors(partial / EMBEDDINGS_FILE, {name: vector.contiguous()}, {})
             write_safetensors(partial / PROJECTION_FILE, {PROJECTION: projection}, {})
 
-        return self._write_addition("aesthetic", write, self._codec(None, base), base)
+        return self._write_adapter("aesthetic", write, self._codec(None, base), base)
 
     def _projection(self, name: str) -> Tensor:
         beside = self.beside / f"{self.asked.stem}.{name}.safetensors"
@@ -381,10 +381,10 @@ class _Import:
 
         return load_clip(self.asked.clip).text_projection.detach().float().contiguous()
 
-    def _write_addition(
+    def _write_adapter(
         self, kind: str, write: Any, codec: Mapping[str, Any], base: str, **facts: Any
     ) -> Imported:
-        adapters.write_addition(
+        adapters.write_adapter(
             self.out,
             kind,
             write,

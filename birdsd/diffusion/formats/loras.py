@@ -30,7 +30,7 @@ PARTS = ("unet", "text_encoder")
 METADATA = "lora_adapter_metadata"  # where diffusers keeps rank and alpha
 _FULL = "text_model."
 _KOHYA = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
-# Parts of names -> updates of another kind, or for another model.
+# Modules of names -> updates of another kind, or for another model.
 _FOREIGN = {
     "hada_": "a LoHa",
     "lokr_": "a LoKr",
@@ -85,11 +85,11 @@ def is_lora(names: Iterable[str]) -> bool:
 
 def unbundled(content: Content) -> tuple[Content, dict[str, Tensor]]:
     """A LoRA's file without the embeddings that OneTrainer and others bundle with it, and those by token."""
-    held = {name: tensor for name, tensor in content.tensors.items() if name.startswith(_BUNDLE)}
-    if not held:
+    bundled = {name: tensor for name, tensor in content.tensors.items() if name.startswith(_BUNDLE)}
+    if not bundled:
         return content, {}
     found = {}
-    for name, tensor in held.items():
+    for name, tensor in bundled.items():
         if not name.endswith(_BUNDLE_END):
             raise UserError(
                 f"{content.path} bundles an embedding in {name}",
@@ -98,7 +98,7 @@ def unbundled(content: Content) -> tuple[Content, dict[str, Tensor]]:
                 "find such a file",
             )
         found[name.removeprefix(_BUNDLE).removesuffix(_BUNDLE_END)] = tensor
-    rest = {name: tensor for name, tensor in content.tensors.items() if name not in held}
+    rest = {name: tensor for name, tensor in content.tensors.items() if name not in bundled}
     return replace(content, tensors=rest), found
 
 
@@ -124,7 +124,7 @@ def read_lora(content: Content, modules: Mapping[str, Iterable[str]]) -> tuple[s
                 "fetch the file again",
             )
         parts[half] = _sound(tensor, half, name, content)
-    told = _alphas(content, naming)
+    alpha_of = _alphas(content, naming)
     found: Lora = {}
     for place, parts in halves.items():
         if not {"down", "up"} <= parts.keys():
@@ -149,7 +149,7 @@ def read_lora(content: Content, modules: Mapping[str, Iterable[str]]) -> tuple[s
             )
         rank = float(down.shape[0])
         with _explained(content, "the alpha"):
-            alpha = float(parts["alpha"]) if "alpha" in parts else told(place, rank)
+            alpha = float(parts["alpha"]) if "alpha" in parts else alpha_of(place, rank)
             if not math.isfinite(alpha):
                 raise ValueError(f"{alpha} is no finite number")
         found[place] = Update(down, up, alpha)
@@ -213,10 +213,12 @@ def _refuse_foreign(content: Content) -> None:
 
 def _made_for(content: Content) -> str:
     """What a file says, or its widths, of the model that it was made for; "" where nothing tells."""
-    said = content.metadata.get("ss_base_model_version") or content.metadata.get("modelspec.architecture")
+    trained_for = content.metadata.get("ss_base_model_version") or content.metadata.get(
+        "modelspec.architecture"
+    )
     widths = {tensor.shape[1] for name, tensor in content.tensors.items() if _ATTENDS.search(name)}
     width = _WIDTHS.get(widths.pop()) if len(widths) == 1 else None
-    return f"; it was made for {said or width}" if said or width else ""
+    return f"; it was made for {trained_for or width}" if trained_for or width else ""
 
 
 def _naming(content: Content) -> str:
@@ -310,12 +312,12 @@ def _explained(content: Content, where: str) -> Iterator[None]:
 def _alphas(content: Content, naming: str) -> Any:
     """(place, rank) -> alpha, from what the file says in text: diffusers' metadata, or peft's
     adapter_config.json beside it. Without either it is the rank."""
-    told: dict[str, dict[str, Any]] = {}
+    by_part: dict[str, dict[str, Any]] = {}
     if naming == "diffusers" and METADATA in content.metadata:
         with _explained(content, METADATA):
             for key, value in json.loads(content.metadata[METADATA]).items():
                 part, _, name = key.partition(".")
-                told.setdefault(part, {})[name] = value
+                by_part.setdefault(part, {})[name] = value
     beside = content.path.with_name("adapter_config.json")
     if naming == "peft":
         if not beside.is_file():
@@ -326,10 +328,10 @@ def _alphas(content: Content, naming: str) -> Any:
             )
         with _explained(content, beside.name):
             facts = dict(json.loads(beside.read_text(encoding="utf-8")))
-        told = dict.fromkeys(PARTS, facts)
+        by_part = dict.fromkeys(PARTS, facts)
 
     def alpha(place: tuple[str, str], rank: float) -> float:
-        facts = told.get(place[0]) or {}
+        facts = by_part.get(place[0]) or {}
         value = float(facts.get("lora_alpha") or rank)
         for pattern, other in (facts.get("alpha_pattern") or {}).items():
             ending = pattern.removeprefix("^").removeprefix(_FULL)

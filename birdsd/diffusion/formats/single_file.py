@@ -45,7 +45,7 @@ def write_single_file(
     states = {"unet": unet.state_dict(), "vae": vae.state_dict(), "text_encoder": text.state_dict()}
     tensors = as_dtype(ldm.to_ldm(states), dtype)
     noise = models.scheduler_config(source)
-    told = settings.original_settings(unet.config, vae.config, noise)
+    original = settings.original_settings(unet.config, vae.config, noise)
     tensors |= _markers(noise)
     path = place / f"{exported.name}{suffix}"
     if suffix == ".safetensors":
@@ -54,11 +54,11 @@ def write_single_file(
         write_pickle(path, {"state_dict": tensors}, tensors)
     _check(path, ldm_shapes.checkpoint(unet.config, vae.config, text.config.to_dict()))
     files = [path]
-    obstacles = settings.obstacles(unet.config, vae.config, text.config.to_dict(), told, program)
+    obstacles = settings.obstacles(unet.config, vae.config, text.config.to_dict(), original, program)
     notes = _notes(program, path, obstacles)
-    if program == "a1111" and settings.departs_from_default(told):
+    if program == "a1111" and settings.departs_from_default(original):
         files.append(path.with_suffix(".yaml"))
-        write_text(files[-1], yaml.safe_dump(told, sort_keys=False))
+        write_text(files[-1], yaml.safe_dump(original, sort_keys=False))
         if not obstacles:
             notes.append(f"keep {files[-1].name} beside the file: it says what the network predicts")
     notes += [] if obstacles else about_noise(program, noise)
@@ -103,7 +103,7 @@ _PROGRAMS = {"a1111": "AUTOMATIC1111", "comfyui": "ComfyUI", "ckpt": "AUTOMATIC1
 
 
 def base_obstacles(source: str, program: str) -> list[str]:
-    """A note where `program` could not run the model under an addition; [] where it can, or where the model
+    """A note where `program` could not run the model under an adapter; [] where it can, or where the model
     is not on this machine."""
     place = Path(source).expanduser()
     folder = place / "export" if (place / "export").is_dir() else place
@@ -111,8 +111,8 @@ def base_obstacles(source: str, program: str) -> list[str]:
     if not source or not all(path.is_file() for path in files):
         return []
     unet, vae, text = (dict(read_json(path)) for path in files)
-    told = settings.original_settings(unet, vae, models.scheduler_config(str(folder)))
-    found = settings.obstacles(unet, vae, text, told, program)
+    original = settings.original_settings(unet, vae, models.scheduler_config(str(folder)))
+    found = settings.obstacles(unet, vae, text, original, program)
     return [f"{_PROGRAMS[program]} cannot run the model under it: {'; '.join(found)}"] if found else []
 
 
@@ -230,14 +230,14 @@ def _as_marked(content: Content, noise: dict[str, Any], vae: Any) -> dict[str, A
     beside = content.path.with_suffix(".yaml")
     if beside.is_file():
         try:
-            told = yaml.safe_load(beside.read_text(encoding="utf-8"))
+            original = yaml.safe_load(beside.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(
                 f"{beside} is not valid YAML: {error}", "", "remove it, or fetch it again"
             ) from error
-        said = settings.scheduler_of(told, beside)
-        vae.register_to_config(scaling_factor=said.pop("scaling_factor"))
-        found |= said
+        scheduler = settings.scheduler_of(original, beside)
+        vae.register_to_config(scaling_factor=scheduler.pop("scaling_factor"))
+        found |= scheduler
     if "v_pred" in content.tensors:
         found["prediction_type"] = "v_prediction"
     if "ztsnr" in content.tensors:

@@ -138,13 +138,15 @@ def _opened(value: Any, path: Path) -> Any:
         return {key: _opened(item, path) for key, item in value.items()}
     if not isinstance(value, _StandIn):
         return value
-    held = vars(value)
-    parameters, names = held.get("_parameters"), held.get("_keys")
+    attributes = vars(value)
+    parameters, names = attributes.get("_parameters"), attributes.get("_keys")
     if not isinstance(parameters, Mapping):
         raise UserError(
             f"{path}: a {type(value).__name__} in it has no parameters", "", "fetch the file again"
         )
-    plain = {name: held[name] for name in names if name in held} if isinstance(names, Mapping) else {}
+    plain = (
+        {name: attributes[name] for name in names if name in attributes} if isinstance(names, Mapping) else {}
+    )
     return {**plain, **parameters}
 
 

@@ -118,7 +118,7 @@ class Recipe:
     model: Path
     weights: str
     base: str | None = None
-    additions: tuple[tuple[str, float], ...] = ()
+    adapters: tuple[tuple[str, float], ...] = ()
     start: str | None = None  # the identity of what it started from
     guide: str | None = None  # the weaker model, and a fingerprint of its weights
     guide_weights: str | None = None
@@ -126,14 +126,14 @@ class Recipe:
     @classmethod
     def read(cls, path: Path) -> Recipe:
         """Read a recipe; a file that is none is a `UserError`."""
-        told = read_json(path, "recipe")
+        stored = read_json(path, "recipe")
         try:
+            guide = stored.get("guide")
             recipe = cls(
-                path, Request.from_json(told["request"]), int(told["number"]), Path(told["model"]),
-                str(told["weights"]), told.get("base"),
-                tuple((str(one["folder"]), float(one["weight"])) for one in told.get("additions", ())),
-                told.get("start"), *((told["guide"]["model"], told["guide"]["weights"]) if told.get("guide")
-                                     else (None, None)),
+                path, Request.from_json(stored["request"]), int(stored["number"]), Path(stored["model"]),
+                str(stored["weights"]), stored.get("base"),
+                tuple((str(one["folder"]), float(one["weight"])) for one in stored.get("additions", ())),
+                stored.get("start"), *((guide["model"], guide["weights"]) if guide else (None, None)),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
@@ -200,18 +200,20 @@ class _Plan:
         if not all(path.is_file() for path in paths):
             return None
         try:
-            told = read_json(paths[-1], "recipe")
+            stored = read_json(paths[-1], "recipe")
         except UserError:
             return None
         # Only the making shows the gain; a recipe without one is of a time when sounds were cut off.
-        gain_db = told.pop("gain_db", None) if isinstance(told, dict) else None
-        return self.clip(float(gain_db), made=False) if gain_db is not None and told == self.recipe else None
+        gain_db = stored.pop("gain_db", None) if isinstance(stored, dict) else None
+        return (
+            self.clip(float(gain_db), made=False) if gain_db is not None and stored == self.recipe else None
+        )
 
     def clip(self, gain_db: float, made: bool = True) -> Clip:
-        told, (picture, sound, table, recipe) = self.recipe, (self.folder / name for name in self.names)
+        facts, (picture, sound, table, recipe) = self.recipe, (self.folder / name for name in self.names)
         return Clip(
-            told["prompt"], told["index"], tuple(told["species"]), picture, sound, table, recipe,
-            told["duration_s"], made, gain_db,
+            facts["prompt"], facts["index"], tuple(facts["species"]), picture, sound, table, recipe,
+            facts["duration_s"], made, gain_db,
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from birdsd.diffusion import adapters as small
-from birdsd.diffusion.adapters import Addition
+from birdsd.diffusion.adapters import Adapter
 from birdsd.diffusion.export import quiet_diffusers, read_codec, read_training, weights_fingerprint
 from birdsd.diffusion.generation import sampling
 from birdsd.diffusion.generation.aesthetics import Aesthetic, AestheticSettings, personalise
@@ -51,8 +51,8 @@ class WeakerModel:
 class Generator:
     """An exported folder, loaded once and asked as often as one likes.
 
-    `folder` is a pipeline, or an addition (LoRA, tokens, aesthetic embedding), whose base is loaded under
-    it; `base` says where that lies if it has moved. `additions` come on top, in their order. The UNet
+    `folder` is a pipeline, or an adapter (LoRA, tokens, aesthetic embedding), whose base is loaded under
+    it; `base` says where that lies if it has moved. `adapters` come on top, in their order. The UNet
     computes in `dtype` (float32 by default); text encoder and autoencoder stay in float32. `placement` says
     which of them are on the device when.
     """
@@ -62,7 +62,7 @@ class Generator:
         folder: Path,
         device: Any = "cpu",
         dtype: Any = None,
-        additions: Sequence[Addition] = (),
+        adapters: Sequence[Adapter] = (),
         base: str | None = None,
         placement: Placement | None = None,
     ) -> None:
@@ -71,26 +71,28 @@ class Generator:
         from birdsd.sound.codec.codec import SpectrogramCodec
 
         under, lower = small.chain(folder, base)
-        self.additions: tuple[Addition, ...] = (*lower, *additions)
-        self.on_top, self.base = tuple(additions), base
+        self.adapters: tuple[Adapter, ...] = (*lower, *adapters)
+        self.on_top, self.base = tuple(adapters), base
         self.folder = Path(folder)
         if not lower:
             self.folder = pipeline_folder(folder)
         place = str(pipeline_folder(Path(under))) if Path(under).exists() or not lower else under
-        told = read_training(Path(place))
-        self.training = _merged(told, self.additions)
-        self.sampling = recommended([told, *(one.training for one in lower)], str(self.folder))
+        base_training = read_training(Path(place))
+        self.training = _merged(base_training, self.adapters)
+        self.sampling = recommended([base_training, *(one.training for one in lower)], str(self.folder))
         self.weaker: WeakerModel | None = None
         self.codec: SpectrogramCodec = SpectrogramCodec.from_json(_codec(place, lower))
-        at_base = told.get("weights") or (weights_fingerprint(Path(place)) if Path(place).is_dir() else place)
-        self.identity = small.combined_identity(str(at_base), self.additions)
+        at_base = base_training.get("weights") or (
+            weights_fingerprint(Path(place)) if Path(place).is_dir() else place
+        )
+        self.identity = small.combined_identity(str(at_base), self.adapters)
         self.pipeline = _load(place)
         networks = {part: getattr(self.pipeline, part) for part in ("unet", "vae", "text_encoder")}
         check_networks(networks, place)
-        self.aesthetics = small.apply(self.pipeline, self.additions)
+        self.aesthetics = small.apply(self.pipeline, self.adapters)
         self.words = {
             name: word
-            for words in (told.get("words") or {}, *(one.words for one in self.additions))
+            for words in (base_training.get("words") or {}, *(one.words for one in self.adapters))
             for name, word in words.items()
         }
         self.placement = placement or Placement()
@@ -108,7 +110,7 @@ class Generator:
 
     def wording(self, prompt: str) -> str:
         """The prompt in the words that the model was taught: its tokens and rare words for species."""
-        return small.expanded(apply_words(prompt, self.words), self.additions)
+        return small.expanded(apply_words(prompt, self.words), self.adapters)
 
     def named_in(self, request: Request, prompt: str) -> tuple[str, ...]:
         """The species that a prompt names, brackets of emphasis aside."""
@@ -134,9 +136,9 @@ class Generator:
         """What is encoded: the model's own words, where only brackets that mean emphasis are brackets."""
         text = apply_words(text, self.words)
         text = keep_names(text, self.species) if request.emphasis else literal(text)
-        for addition in self.additions:
-            if addition.tokens:
-                text = emphasise_tokens(text, addition.tokens, addition.weight)
+        for adapter in self.adapters:
+            if adapter.tokens:
+                text = emphasise_tokens(text, adapter.tokens, adapter.weight)
         return text
 
     def _aesthetic(self, request: Request) -> Aesthetic | None:
@@ -160,7 +162,7 @@ class Generator:
     def _tuning(
         self, aesthetic: Aesthetic, names: Sequence[str], settings: AestheticSettings
     ) -> Callable[[list[str]], Tensor]:
-        """Plain texts -> states of an encoder tuned to the embeddings `names`, by the addition's weight."""
+        """Plain texts -> states of an encoder tuned to the embeddings `names`, by the adapter's weight."""
         import torch
 
         weight = settings.weight * self.aesthetics[0].weight
@@ -248,10 +250,10 @@ class Generator:
             )
         noise = [_noise_of(model.pipeline.scheduler.config) for model in (self, other)]
         if noise[0] != noise[1]:
-            told = [", ".join(f"{name}={value}" for name, value in one.items()) for one in noise]
+            shown = [", ".join(f"{name}={value}" for name, value in one.items()) for one in noise]
             raise UserError(
-                f"guide={weaker.named} predicts under {told[1]}",
-                f"the model predicts under {told[0]}, and the two cannot be subtracted",
+                f"guide={weaker.named} predicts under {shown[1]}",
+                f"the model predicts under {shown[0]}, and the two cannot be subtracted",
                 "name a run with the same prediction and noise",
             )
         other.pipeline.vae = self.pipeline.vae  # one is enough in memory
@@ -345,7 +347,7 @@ def pipeline_folder(folder: Path) -> Path:
         )
     raise UserError(
         f"{folder} holds no model to generate with",
-        "expected a diffusers pipeline folder (model_index.json), an addition to one (LoRA, tokens), or a "
+        "expected a diffusers pipeline folder (model_index.json), an adapter for one (LoRA, tokens), or a "
         "finished run with one of them in export/",
         "finish the run first (the same `birdsd run train ...` command resumes it)",
     )
@@ -378,19 +380,19 @@ def _noise_of(config: Any) -> dict[str, Any]:
     return {name: config.get(name, value) for name, value in usual.items()}
 
 
-def _codec(place: str, lower: Sequence[Addition]) -> dict[str, Any]:
-    """The codec that was learnt with: the topmost addition's, else the model's own."""
-    for addition in reversed(lower):
-        if (addition.folder / "codec.json").is_file():
-            return read_codec(addition.folder)
+def _codec(place: str, lower: Sequence[Adapter]) -> dict[str, Any]:
+    """The codec that was learnt with: the topmost adapter's, else the model's own."""
+    for adapter in reversed(lower):
+        if (adapter.folder / "codec.json").is_file():
+            return read_codec(adapter.folder)
     return read_codec(Path(place))
 
 
-def _merged(told: dict[str, Any], additions: Sequence[Addition]) -> dict[str, Any]:
-    """What base and additions have heard, together."""
-    everything = [told, *(one.training for one in additions)]
+def _merged(base_training: dict[str, Any], adapters: Sequence[Adapter]) -> dict[str, Any]:
+    """What base and adapters have heard, together."""
+    everything = [base_training, *(one.training for one in adapters)]
     together: dict[str, Any] = {
         name: list(dict.fromkeys(one for facts in everything for one in facts.get(name, ())))
         for name in ("species", "environments")
     }
-    return {**told, **together, "synthetic": any(facts.get("synthetic") for facts in everything)}
+    return {**base_training, **together, "synthetic": any(facts.get("synthetic") for facts in everything)}

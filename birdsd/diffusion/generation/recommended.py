@@ -20,34 +20,34 @@ SETTINGS = ("scheduler", "steps", "guidance", "guidance_start", "guidance_end", 
 USUAL: dict[str, Any] = {field.name: field.default for field in fields(Request) if field.name in SETTINGS}
 
 
-def checked_sampling(told: Any, where: str) -> dict[str, Any]:
-    """The settings of `told` as a request takes them; `UserError` that names `where` for any other."""
-    if not isinstance(told, Mapping):
-        raise UserError(f"{where} is {told!r}", f"it holds settings: {', '.join(SETTINGS)}")
-    found: dict[str, Any] = {}
-    for name, value in told.items():
+def checked_sampling(given: Any, where: str) -> dict[str, Any]:
+    """The settings of `given` as a request takes them; `UserError` that names `where` for any other."""
+    if not isinstance(given, Mapping):
+        raise UserError(f"{where} is {given!r}", f"it holds settings: {', '.join(SETTINGS)}")
+    settings: dict[str, Any] = {}
+    for name, value in given.items():
         if name not in SETTINGS:
             raise unknown_name(f"setting in {where}", str(name), SETTINGS)
         kind = type(USUAL[name])
         fits = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
         if not fits:
             raise UserError(f"{where}: {name}={value!r}", f"it is like {name}={USUAL[name]}")
-        found[str(name)] = kind(value)
+        settings[str(name)] = kind(value)
     try:
-        Request(("a bird",), **found)
+        Request(("a bird",), **settings)
     except UserError as error:
         raise UserError(f"{where}: {error.what}", error.rule, error.way_out) from error
-    return found
+    return settings
 
 
 def recommended(trainings: Iterable[Mapping[str, Any]], where: str) -> dict[str, Any]:
     """What the topmost of these training.json says, from the lowest up; {} where none says anything."""
-    told = [training["sampling"] for training in trainings if training.get("sampling")]
-    return checked_sampling(told[-1], f"sampling in the training.json of {where}") if told else {}
+    advice = [training["sampling"] for training in trainings if training.get("sampling")]
+    return checked_sampling(advice[-1], f"sampling in the training.json of {where}") if advice else {}
 
 
 def sampling_of(folder: Path, base: str | None = None) -> dict[str, Any]:
-    """What the model in `folder` (a pipeline or an addition, or a run with one) recommends, without loading
+    """What the model in `folder` (a pipeline or an adapter, or a run with one) recommends, without loading
     it; {} where it says nothing."""
     under, lower = adapters.chain(folder, base)
     lowest = next((p for p in (Path(under), Path(under) / "export") if (p / "training.json").is_file()), None)

@@ -104,16 +104,16 @@ class Request:
         return cls(tuple(dict.fromkeys(config.prompt)), **given)
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Request:
+    def from_json(cls, stored: Mapping[str, Any]) -> Request:
         """The request that `to_json` described."""
-        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items()}
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
         return cls(**given)
 
     def to_json(self) -> dict[str, Any]:
         """As plain values. What the first recipes did not know is left out where it is as usual."""
         later = {field.name: field.default for field in fields(self)[_KNOWN_FROM_THE_START:]}
-        told = {name: value for name, value in asdict(self).items() if value != later.get(name, MISSING)}
-        plain: dict[str, Any] = json.loads(json.dumps(told))
+        chosen = {name: value for name, value in asdict(self).items() if value != later.get(name, MISSING)}
+        plain: dict[str, Any] = json.loads(json.dumps(chosen))
         return plain
 
     # -- its clips -------------------------------------------------------------------------------

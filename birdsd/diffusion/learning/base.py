@@ -1,4 +1,4 @@
-"""What a training method hands to the loop: the parts, the module that learns, and the protocol.
+"""What a training method hands to the loop: its modules, among them the one that learns, and the protocol.
 
 A method knows nothing of ranks, engines or checkpoints; the loop knows nothing of noise or captions.
 """
@@ -36,7 +36,7 @@ class Learner(nn.Module):
         return ""
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """One loss per sample, float32, shape [B]; `batch` is what `Method.prepare` returned."""
+        """One loss per sample, float32, shape [B]; `batch` is what `LearningMethod.encode_batch` returned."""
         raise NotImplementedError
 
     def enable_gradient_checkpointing(self) -> None:
@@ -83,11 +83,11 @@ class Frozen(Mapping[str, nn.Module]):
 
 
 @dataclass
-class Parts:
+class Modules:
     """A built method: what learns, what stays as it is, and what turns pictures back into sound.
 
     What learns in `learner` is float32 whatever the precision: the engine casts. What is frozen, there
-    and in the `frozen` modules (which are in eval mode), may be in the dtype given to `Method.build`.
+    and in `frozen` (whose modules are in eval mode), may be in the dtype given to `Method.build`.
     """
 
     learner: Learner
@@ -149,20 +149,20 @@ class LearningMethod(Method, Protocol):
         """By the loop."""
         return work.loop(self)
 
-    def build(self, device: torch.device, dtype: torch.dtype) -> Parts:
-        """Make the parts. The caller has seeded torch, so that every rank builds the same weights."""
+    def build(self, device: torch.device, dtype: torch.dtype) -> Modules:
+        """Make or load the modules. The caller has seeded torch: every rank builds the same weights."""
         ...
 
-    def provide(
-        self, parts: Parts, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
+    def setup(
+        self, modules: Modules, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
     ) -> list[str]:
         """Called on every rank before training begins: make or measure what it needs. `share` chooses this
         rank's part of a list, `alive` keeps the watchdog quiet. Returns lines for the user to read.
         """
         return []
 
-    def example(
-        self, parts: Parts, sample: Sample, position: int, purpose: str = "train"
+    def make_example(
+        self, modules: Modules, sample: Sample, position: int, purpose: str = "train"
     ) -> dict[str, Tensor]:
         """CPU tensors of one sample, without the batch dimension; called in reader threads.
 
@@ -173,11 +173,11 @@ class LearningMethod(Method, Protocol):
         """
         ...
 
-    def prepare(self, parts: Parts, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """On the device, without gradients: what the frozen parts compute from the stacked batch."""
+    def encode_batch(self, modules: Modules, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """On the device, without gradients: what the frozen modules compute from the stacked batch."""
         ...
 
-    def fill(
+    def fill_cache(
         self,
         device: torch.device,
         dtype: torch.dtype,
@@ -192,16 +192,16 @@ class LearningMethod(Method, Protocol):
         """
         return None
 
-    def latents(self, split: str) -> StoredLatents | None:
+    def cached_latents(self, split: str) -> StoredLatents | None:
         """What `Sample.latent` should be for each sample of a split, once that has been kept; None for a
         method that learns from the pictures themselves."""
         return None
 
-    def preview(self, parts: Parts, prompts: Sequence[str], folder: Path) -> list[Path]:
+    def preview(self, modules: Modules, prompts: Sequence[str], folder: Path) -> list[Path]:
         """Write pictures (.png) and sound (.wav) that show what has been learnt; return the paths."""
         ...
 
-    def export(self, parts: Parts, folder: Path) -> Path:
+    def export(self, modules: Modules, folder: Path) -> Path:
         """Write what a user takes away (a diffusers pipeline folder with codec.json); return its path."""
         ...
 
@@ -215,7 +215,7 @@ class LearningMethod(Method, Protocol):
         return None
 
     def pretend_made(self) -> None:
-        """Once built: as if all that `provide` makes had been made."""
+        """Once built: as if all that `setup` makes had been made."""
 
 
 class Kept(Protocol):
@@ -228,10 +228,10 @@ class Kept(Protocol):
 
 
 class CachingMethod(LearningMethod, Protocol):
-    """A method whose facts say `caches`: `fill` keeps what frozen networks make of the shards, and says what
-    is there now."""
+    """A method whose facts say `caches`: `fill_cache` keeps what frozen networks make of the shards, and says
+    what is there now."""
 
-    pictures_made: int  # class images that `fill` made here
+    pictures_made: int  # class images that `fill_cache` made here
 
     @property
     def caches(self) -> Kept:

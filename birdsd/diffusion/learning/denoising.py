@@ -19,15 +19,17 @@ from torch import Tensor, nn
 from birdsd.diffusion import export
 from birdsd.diffusion.generation import sampling
 from birdsd.diffusion.generation.recommended import checked_sampling
-from birdsd.diffusion.learning.base import Frozen, Hollow, Learner, LearningMethod, Parts
+from birdsd.diffusion.learning.base import Frozen, Hollow, Learner, LearningMethod, Modules
 from birdsd.diffusion.learning.common import codec_of, load_codec, picture_of, required_source, write_preview
 from birdsd.diffusion.learning.denoiser import STEPS, Denoising, DenoisingLearner
 from birdsd.diffusion.learning.embedding_cache import Caches, Filled
 from birdsd.diffusion.learning.measuring import autoencoder_loss, loss_line
+from birdsd.diffusion.method_configs import DenoisingConfig
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.models import evaluating
 from birdsd.diffusion.networks.tokenizer import token_ids
 from birdsd.errors import UserError, unknown_name
+from birdsd.method_facts import settings_of
 from birdsd.randomness import generator
 from birdsd.schema import NOISE_DEFAULTS
 
@@ -82,27 +84,30 @@ class DenoisingMethod(LearningMethod):
         self.codec = codec_of(index)
         if config.model.init not in INITS:
             raise unknown_name("model.init", config.model.init, INITS)
-        if not 0 <= config.method.caption_dropout <= 1:
-            raise UserError(
-                f"method.caption_dropout={config.method.caption_dropout}", "it is a probability, 0..1"
-            )
+        if not 0 <= self.caption_dropout <= 1:
+            raise UserError(f"method.caption_dropout={self.caption_dropout}", "it is a probability, 0..1")
         self.denoising = self.schedule()
         advice = config.model.recommended.get("sampling")
         self.sampling = checked_sampling(advice, "model.recommended.sampling") if advice else {}
         self.caches = Caches(self)
+
+    @property
+    def caption_dropout(self) -> float:
+        """Probability of an empty caption in training."""
+        return settings_of(self.config.method, DenoisingConfig).caption_dropout
 
     # -- what a method says -------------------------------------------------------------------------
 
     def schedule(self) -> Denoising:
         """What the network predicts under which noise: that of the model it starts from. A setting that says
         otherwise is refused: the weights would be read as something that they are not."""
-        method, source = self.config.method, required_source(self.config)
+        method, source = settings_of(self.config.method, DenoisingConfig), required_source(self.config)
         base = base_denoising(source, method.min_snr_gamma)
         for name in NOISE_DEFAULTS:
-            said, has = getattr(method, name), getattr(base, name)
-            if said is not None and said != has:
+            typed, present = getattr(method, name, method.noise.get(name)), getattr(base, name)
+            if typed is not None and typed != present:
                 raise UserError(
-                    f"method.{name}={str(said).lower()}, and the base {source} has {str(has).lower()}",
+                    f"method.{name}={str(typed).lower()}, and the base {source} has {str(present).lower()}",
                     "a model keeps its prediction type and noise schedule",
                     f"leave method.{name} out, or train from scratch (method=full model.init=scratch)",
                 )
@@ -139,57 +144,57 @@ class DenoisingMethod(LearningMethod):
         """
         raise NotImplementedError
 
-    def wording(self, parts: Parts, text: str) -> str:
+    def wording(self, modules: Modules, text: str) -> str:
         """What becomes of a caption or prompt before it is cut into tokens."""
         return text
 
-    def about(self, parts: Parts) -> dict[str, Any]:
+    def about(self, modules: Modules) -> dict[str, Any]:
         """What the exported folder says of itself, besides what every one says."""
         return {}
 
-    def provide(
-        self, parts: Parts, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
+    def setup(
+        self, modules: Modules, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
     ) -> list[str]:
         """Before training begins, on every rank: make or measure what it needs. `share` chooses this
         rank's part of a list, `alive` is to be called often. Returns lines for the user to read: first what
         the autoencoder, which stays as it is, loses of these spectrograms.
         """
-        return self.gather(parts, share, alive)
+        return self.make_missing(modules, share, alive)
 
-    def gather(
-        self, parts: Parts, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
+    def make_missing(
+        self, modules: Modules, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
     ) -> list[str]:
-        """What `provide` makes or measures once for all runs, and keeps beside the shards."""
+        """What `setup` makes or measures once for all runs, and keeps beside the shards."""
         if not share([0]):  # one rank says it for all
             return []
 
         def measure() -> dict[str, Any]:
-            return autoencoder_loss(parts.frozen["vae"], self.index, self.codec, alive)
+            return autoencoder_loss(modules.frozen["vae"], self.index, self.codec, alive)
 
         return [loss_line(self.vae_source, self.caches.remembered("loss", measure), self.codec)]
 
-    pictures_made = 0  # class pictures that `gather` made
+    pictures_made = 0  # class pictures that `make_missing` made
 
     def pictures_missing(self) -> int:
         """Class pictures that are not there yet."""
         return 0
 
-    # -- the parts ----------------------------------------------------------------------------------
+    # -- the modules ----------------------------------------------------------------------------------
 
-    def build(self, device: torch.device, dtype: torch.dtype) -> Parts:
+    def build(self, device: torch.device, dtype: torch.dtype) -> Modules:
         """Make or load what learns; what stays as it is, in float32, is loaded when it is needed."""
         networks = self.networks()
-        parts = self._beside(networks, device, dtype)
+        modules = self._beside(networks, device, dtype)
         self._check_channels(networks.unet)
         learner = self.learner(networks, dtype)
         if self.config.machine.gradient_checkpointing:
             learner.enable_gradient_checkpointing()
         # Where the GPU has no room for it in float32, the engine brings it there.
-        parts.learner = learner if self.config.machine.offload_optimizer else learner.to(device)
-        return parts
+        modules.learner = learner if self.config.machine.offload_optimizer else learner.to(device)
+        return modules
 
-    def _beside(self, networks: Networks, device: torch.device, dtype: torch.dtype) -> Parts:
-        """The parts without what learns."""
+    def _beside(self, networks: Networks, device: torch.device, dtype: torch.dtype) -> Modules:
+        """The modules without what learns."""
         vae = networks.vae_config
         size = models.latent_size(vae, self.codec["bands"], self.codec["frames"])
         self.latent_shape = (vae.latent_channels, *size)
@@ -197,7 +202,7 @@ class DenoisingMethod(LearningMethod):
         self.name_words(networks.tokenizer)
         self.caches.forget()
         frozen = networks.frozen(device, text_too=not self.text_learns(networks))
-        return Parts(Learner(), frozen, networks.tokenizer, load_codec(self.codec), device, dtype)
+        return Modules(Learner(), frozen, networks.tokenizer, load_codec(self.codec), device, dtype)
 
     def name_words(self, tokenizer: Any) -> None:
         """Choose the words that `wording` puts in, where the tokenizer decides about them."""
@@ -211,18 +216,18 @@ class DenoisingMethod(LearningMethod):
                 "leave model.autoencoder unset, or name the autoencoder of that model",
             )
 
-    def example(
-        self, parts: Parts, sample: Sample, position: int, purpose: str = "train"
+    def make_example(
+        self, modules: Modules, sample: Sample, position: int, purpose: str = "train"
     ) -> dict[str, Tensor]:
         """Moments of the latents (or pixels), tokens, timestep and noises, all from (seed, purpose,
         position).
         """
         draw = generator(self.config.seed, purpose, position, "denoising")
-        caption = self.wording(parts, self.caption(sample, draw, purpose))
+        caption = self.wording(modules, self.caption(sample, draw, purpose))
         step = int(draw.integers(STEPS))
         posterior, noise = draw.standard_normal((2, *self.latent_shape), dtype=np.float32)
         tensors = {
-            "input_ids": token_ids(parts.tokenizer, [caption])[0],
+            "input_ids": token_ids(modules.tokenizer, [caption])[0],
             "timesteps": torch.tensor(step, dtype=torch.int64),
             "posterior_noise": torch.from_numpy(posterior),
             "noise": torch.from_numpy(noise),
@@ -247,21 +252,21 @@ class DenoisingMethod(LearningMethod):
     def caption(self, sample: Sample, draw: np.random.Generator, purpose: str) -> str:
         """One of the sample's captions, or the empty one that guidance needs; no dropout in validation."""
         captions = sample.metadata["captions"]
-        choice, dropped = int(draw.integers(1 << 30)), draw.random() < self.config.method.caption_dropout
+        choice, dropped = int(draw.integers(1 << 30)), draw.random() < self.caption_dropout
         if not captions or (dropped and purpose == "train"):
             return ""
         return str(captions[choice % len(captions)])
 
-    def prepare(self, parts: Parts, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def encode_batch(self, modules: Modules, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Draw latents from their distribution (encoding the pictures first if need be), and encode the
         text.
         """
         moments = batch.get("moments")
         if moments is None:
-            moments = self.caches.encode_moments(parts, batch["pixels"])
+            moments = self.caches.encode_moments(modules, batch["pixels"])
         latents = self.drawn(moments, batch["posterior_noise"])
         ready = {"latents": latents, "noise": batch["noise"], "timesteps": batch["timesteps"]}
-        return {**ready, **self.prepared_text(parts, batch["input_ids"])}
+        return {**ready, **self.prepared_text(modules, batch["input_ids"])}
 
     def drawn(self, moments: Tensor, noise: Tensor) -> Tensor:
         """Latents [B, C, h, w] as the UNet knows them, from their means and log-variances."""
@@ -269,13 +274,13 @@ class DenoisingMethod(LearningMethod):
         latents: Tensor = mean + (deviation.clamp(-30, 20) / 2).exp() * noise
         return latents * self._scaling_factor
 
-    def prepared_text(self, parts: Parts, input_ids: Tensor) -> dict[str, Tensor]:
+    def prepared_text(self, modules: Modules, input_ids: Tensor) -> dict[str, Tensor]:
         """The tokens where the text encoder takes part in the learning, else what it makes of them."""
-        if "text_encoder" not in parts.frozen:
+        if "text_encoder" not in modules.frozen:
             return {"input_ids": input_ids}
-        return {"context": self.caches.texts(parts, input_ids).to(parts.dtype)}
+        return {"context": self.caches.texts(modules, input_ids).to(modules.dtype)}
 
-    def fill(
+    def fill_cache(
         self,
         device: torch.device,
         dtype: torch.dtype,
@@ -285,14 +290,14 @@ class DenoisingMethod(LearningMethod):
         agree: Callable[[list[int]], list[int]] | None = None,
     ) -> Filled:
         """Keep on disk what the frozen networks make of these splits: latents, the states of captions where
-        the text encoder stays as it is, and what `gather` makes; this rank's share of what is missing."""
+        the text encoder stays as it is, and what `make_missing` makes; this rank's share of it."""
         networks = self.networks()
-        parts = self._beside(networks, device, dtype)
-        notes = self.gather(parts, share, alive)
-        filled = self.caches.fill(parts, splits, share, alive, agree)
+        modules = self._beside(networks, device, dtype)
+        notes = self.make_missing(modules, share, alive)
+        filled = self.caches.fill(modules, splits, share, alive, agree)
         return replace(filled, notes=notes, text_learns=self.text_learns(networks))
 
-    def latents(self, split: str) -> StoredLatents | None:
+    def cached_latents(self, split: str) -> StoredLatents | None:
         """Moments of every sample of a split, float16 [2 C, h, w], once they are all on disk."""
         return self.caches.latents(split)
 
@@ -303,11 +308,11 @@ class DenoisingMethod(LearningMethod):
         fake ones have none."""
         networks = hollow.networks()
 
-        def prepared_text(parts: Parts, input_ids: Tensor) -> dict[str, Tensor]:
-            if "text_encoder" not in parts.frozen:
+        def prepared_text(modules: Modules, input_ids: Tensor) -> dict[str, Tensor]:
+            if "text_encoder" not in modules.frozen:
                 return {"input_ids": input_ids}
-            width, tokens = networks.text_encoder.config.hidden_size, parts.tokenizer.model_max_length
-            return {"context": torch.zeros(len(input_ids), int(tokens), int(width), dtype=parts.dtype)}
+            width, tokens = networks.text_encoder.config.hidden_size, modules.tokenizer.model_max_length
+            return {"context": torch.zeros(len(input_ids), int(tokens), int(width), dtype=modules.dtype)}
 
         self.networks = lambda: networks  # type: ignore[method-assign]
         self.prepared_text = prepared_text  # type: ignore[method-assign]
@@ -319,35 +324,37 @@ class DenoisingMethod(LearningMethod):
 
     # -- what it shows and gives away ---------------------------------------------------------------
 
-    def text_encoder(self, parts: Parts) -> Any:
+    def text_encoder(self, modules: Modules) -> Any:
         """The text encoder as it is now, wherever it lies."""
-        learner: Any = parts.learner
-        return learner.text_encoder if learner.text_encoder is not None else parts.frozen["text_encoder"]
+        learner: Any = modules.learner
+        return learner.text_encoder if learner.text_encoder is not None else modules.frozen["text_encoder"]
 
-    def preview(self, parts: Parts, prompts: Sequence[str], folder: Path) -> list[Path]:
+    def preview(self, modules: Modules, prompts: Sequence[str], folder: Path) -> list[Path]:
         """One clip a prompt, always from the same noise, so that the pictures show how it learns."""
-        learner: Any = parts.learner
-        text = self.text_encoder(parts)
+        learner: Any = modules.learner
+        text = self.text_encoder(modules)
         scheduler = sampling.make_scheduler("ddim", self.denoising.scheduler_config())
         indices = list(range(len(prompts)))
-        worded = [self.wording(parts, prompt) for prompt in prompts]
+        worded = [self.wording(modules, prompt) for prompt in prompts]
         dtype = learner.unet.dtype
         with evaluating(learner), torch.no_grad():
             latents = sampling.sample_latents(
                 learner.unet,
                 scheduler,
-                sampling.encode_texts(text, parts.tokenizer, worded).to(dtype),
-                sampling.encode_texts(text, parts.tokenizer, [""] * len(prompts)).to(dtype),
-                sampling.initial_noise(self.config.seed, indices, self.latent_shape).to(parts.device, dtype),
+                sampling.encode_texts(text, modules.tokenizer, worded).to(dtype),
+                sampling.encode_texts(text, modules.tokenizer, [""] * len(prompts)).to(dtype),
+                sampling.initial_noise(self.config.seed, indices, self.latent_shape).to(
+                    modules.device, dtype
+                ),
                 steps=_PREVIEW_STEPS,
                 guidance=_PREVIEW_GUIDANCE,
                 generators=[sampling.torch_generator(self.config.seed, "preview", k) for k in indices],
             )
-            pictures = list(sampling.decode_images(parts.frozen["vae"], latents))
+            pictures = list(sampling.decode_images(modules.frozen["vae"], latents))
         names = [f"{number:02d}-{prompt}" for number, prompt in enumerate(prompts)]
-        return write_preview(folder, pictures, pictures, names, parts.codec)
+        return write_preview(folder, pictures, pictures, names, modules.codec)
 
-    def facts(self, parts: Parts) -> dict[str, Any]:
+    def facts(self, modules: Modules) -> dict[str, Any]:
         """What training.json and the model card say of how it was made."""
         return {
             "base": self.config.model.source or "from scratch",
@@ -357,38 +364,38 @@ class DenoisingMethod(LearningMethod):
             "zero_terminal_snr": self.denoising.zero_terminal_snr,
             **({"sampling": self.sampling} if self.sampling else {}),
             "resolution": [self.codec["bands"], self.codec["frames"]],
-            **self.about(parts),
+            **self.about(modules),
         }
 
-    def export(self, parts: Parts, folder: Path) -> Path:
+    def export(self, modules: Modules, folder: Path) -> Path:
         """Write the pipeline folder; methods that make something smaller write that."""
-        learner: Any = parts.learner
+        learner: Any = modules.learner
         return export.write_pipeline(
             folder,
             unet=learner.unet,
-            vae=parts.frozen["vae"],
-            text_encoder=self.text_encoder(parts),
-            tokenizer=parts.tokenizer,
+            vae=modules.frozen["vae"],
+            text_encoder=self.text_encoder(modules),
+            tokenizer=modules.tokenizer,
             scheduler=self.denoising.scheduler_config(),
             codec=self.codec,
             heard=export.training_set(self.index),
-            about=self.facts(parts),
+            about=self.facts(modules),
         )
 
 
 def base_denoising(source: str, min_snr_gamma: float) -> Denoising:
     """The prediction and noise schedule of a pretrained model, with our weighting of the timesteps;
     `UserError` for noise of another kind."""
-    told = models.scheduler_config(source)
+    scheduler = models.scheduler_config(source)
     plain = Denoising()
-    sampling.check_noise(told, source)
+    sampling.check_noise(scheduler, source)
     return Denoising(
-        str(told.get("prediction_type", plain.prediction)),
-        str(told.get("beta_schedule", plain.noise_schedule)),
-        bool(told.get("rescale_betas_zero_snr", False)),
+        str(scheduler.get("prediction_type", plain.prediction)),
+        str(scheduler.get("beta_schedule", plain.noise_schedule)),
+        bool(scheduler.get("rescale_betas_zero_snr", False)),
         min_snr_gamma,
-        float(told.get("beta_start", plain.beta_start)),
-        float(told.get("beta_end", plain.beta_end)),
+        float(scheduler.get("beta_start", plain.beta_start)),
+        float(scheduler.get("beta_end", plain.beta_end)),
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from birdsd.diffusion.learning.base import Parts
+from birdsd.diffusion.learning.base import Modules
 from birdsd.diffusion.learning.common import picture_of
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.models import to_range
@@ -55,7 +55,7 @@ class Filled:
     latents_made: int = 0
     texts: int = 0
     texts_made: int = 0
-    latents_missing: int = 0  # samples and texts that other parts are still to make
+    latents_missing: int = 0  # samples and texts that other tasks are still to make
     texts_missing: int = 0
     text_learns: bool = False
     notes: Sequence[str] = ()
@@ -78,7 +78,7 @@ class Cached(Protocol):
         """Texts beside the captions of the set that training may ask for."""
         ...
 
-    def wording(self, parts: Parts, text: str) -> str:
+    def wording(self, modules: Modules, text: str) -> str:
         """A text with the words put in that stand for species."""
         ...
 
@@ -124,14 +124,14 @@ class Caches:
 
     # -- encoding -----------------------------------------------------------------------------------
 
-    def encode_moments(self, parts: Parts, pixels: Tensor) -> Tensor:
+    def encode_moments(self, modules: Modules, pixels: Tensor) -> Tensor:
         """uint8 [B, C, H, W] -> float16 [B, 2 C', h, w]: means and log-variances."""
-        vae: Any = parts.frozen["vae"]
-        with torch.no_grad(), torch.autocast(parts.device.type, enabled=False):
+        vae: Any = modules.frozen["vae"]
+        with torch.no_grad(), torch.autocast(modules.device.type, enabled=False):
             moments: Tensor = vae.encode(to_range(pixels)).latent_dist.parameters
         return moments.half()
 
-    def texts(self, parts: Parts, input_ids: Tensor) -> Tensor:
+    def texts(self, modules: Modules, input_ids: Tensor) -> Tensor:
         """float16 [B, n, width] on the device: what a frozen text encoder makes of each text."""
         rows = []
         for ids in input_ids.cpu():
@@ -140,7 +140,7 @@ class Caches:
             if state is None:
                 stored = self.text_shards.get(ids.numpy()) if self.use_disk and self.text_shards else None
                 state = (
-                    self._encode_text(parts, ids) if stored is None else torch.from_numpy(np.array(stored))
+                    self._encode_text(modules, ids) if stored is None else torch.from_numpy(np.array(stored))
                 )
                 self._texts[key] = state
                 if len(self._texts) * state.nbytes > _IN_MEMORY_BYTES:
@@ -148,12 +148,12 @@ class Caches:
             else:
                 self._texts.move_to_end(key)
             rows.append(state)
-        return torch.stack(rows).to(parts.device)
+        return torch.stack(rows).to(modules.device)
 
-    def _encode_text(self, parts: Parts, ids: Tensor) -> Tensor:
-        encoder: Any = parts.frozen["text_encoder"]
-        with torch.no_grad(), torch.autocast(parts.device.type, enabled=False):
-            state = encoder(ids[None].to(parts.device))[0][0]
+    def _encode_text(self, modules: Modules, ids: Tensor) -> Tensor:
+        encoder: Any = modules.frozen["text_encoder"]
+        with torch.no_grad(), torch.autocast(modules.device.type, enabled=False):
+            state = encoder(ids[None].to(modules.device))[0][0]
         return torch.from_numpy(half(state.float().cpu().numpy(), "what the text encoder makes of a caption"))
 
     def forget(self) -> None:
@@ -167,7 +167,7 @@ class Caches:
 
     def fill(
         self,
-        parts: Parts,
+        modules: Modules,
         splits: Sequence[str],
         share: Sharer,
         alive: Callable[[], object],
@@ -179,9 +179,9 @@ class Caches:
         `agree` gives all ranks what the first one says. Where tasks know nothing of each other, each has its
         share of everything, and of that makes what is missing.
         """
-        work = _Pass(parts, share, alive, agree, Filled())
+        work = _Pass(modules, share, alive, agree, Filled())
         self._fill_latents(work, splits)
-        if "text_encoder" in parts.frozen and (shards := self.text_shards) is not None:
+        if "text_encoder" in modules.frozen and (shards := self.text_shards) is not None:
             left: set[bytes] = set()
             for split in splits:
                 left |= self._fill_texts(work, split, shards)
@@ -222,7 +222,7 @@ class Caches:
         for start in range(first, first + count, together):
             samples = reader.read_many(range(start, min(start + together, first + count)))
             pixels = torch.stack([torch.from_numpy(picture_of(s, self.codec)) for s in samples])
-            moments = self.encode_moments(work.parts, pixels.to(work.parts.device)).cpu().numpy()
+            moments = self.encode_moments(work.modules, pixels.to(work.modules.device)).cpu().numpy()
             moments[[sample.weight == 0 for sample in samples]] = 0
             work.alive()
             yield from moments
@@ -231,7 +231,7 @@ class Caches:
         """Returns the texts that are still missing, as the bytes of the numbers of their tokens."""
         from tqdm import tqdm
 
-        mark = self._mark(work.parts, split)
+        mark = self._mark(work.modules, split)
         shards.refresh()
         if work.first_says(shards.is_complete(mark)):
             return set()
@@ -252,7 +252,7 @@ class Caches:
     def _encoded_texts(self, work: _Pass, texts: Sequence[tuple[str, np.ndarray]]) -> Iterator[np.ndarray]:
         for _, ids in texts:
             work.alive()
-            yield self._encode_text(work.parts, torch.from_numpy(ids)).numpy()
+            yield self._encode_text(work.modules, torch.from_numpy(ids)).numpy()
 
     def _needed(self, work: _Pass, split: str) -> list[tuple[str, np.ndarray]]:
         """Every text that training may ask for, sorted: all wordings of all captions, the empty one, and what
@@ -264,19 +264,19 @@ class Caches:
             if number % 256 == 0:
                 work.alive()
             texts.update(str(text) for text in reader.read(number).metadata["captions"])
-        worded = sorted({self.method.wording(work.parts, text) for text in texts})
+        worded = sorted({self.method.wording(work.modules, text) for text in texts})
         needed: dict[bytes, tuple[str, np.ndarray]] = {}
         for text in worded:
-            ids = token_ids(work.parts.tokenizer, [text])[0].numpy()
+            ids = token_ids(work.modules.tokenizer, [text])[0].numpy()
             needed.setdefault(ids.tobytes(), (text, ids))
         return list(needed.values())
 
-    def _mark(self, parts: Parts, split: str) -> str:
+    def _mark(self, modules: Modules, split: str) -> str:
         """Changes with everything that decides which texts there are, and how they are cut into tokens."""
-        tokenizer = parts.tokenizer
+        tokenizer = modules.tokenizer
         cut = [tokenizer.backend_tokenizer.to_str(), tokenizer.model_max_length]
         spoken = (*self.index.species, *self.method.further_texts())
-        words = [self.method.wording(parts, text) for text in spoken]
+        words = [self.method.wording(modules, text) for text in spoken]
         return fingerprint([self.index.fingerprint, split, cut, words])
 
     # -- small things -------------------------------------------------------------------------------
@@ -287,40 +287,40 @@ class Caches:
             return measure()
         path = self.latent_shards.folder / f"{name}-{self.index.fingerprint}.json"
         with suppress(UserError):
-            told = read_json(path)
-            if isinstance(told, dict):
-                return told
+            stored = read_json(path)
+            if isinstance(stored, dict):
+                return stored
         found = measure()
         if found:
             with suppress(UserError):  # a folder that is only there to be read
                 write_json(path, found)
         return found
 
-    def picture_moments(self, parts: Parts, path: Path, read: Callable[[], np.ndarray]) -> Tensor:
+    def picture_moments(self, modules: Modules, path: Path, read: Callable[[], np.ndarray]) -> Tensor:
         """float16 [2 C, h, w] of one picture, encoded by itself and kept by the bytes of its file; `read`
         gives the picture, uint8 [C, H, W]."""
         if not self.use_disk or not path.is_file():
-            return self._picture_moments(parts, read)
+            return self._picture_moments(modules, read)
         place = self.folder / f"pictures-{self.vae_key}" / f"{sha256_file(path)[:16]}.npy"
         channels, *size = self.method.latent_shape
         with suppress(OSError, ValueError, EOFError):
             stored = np.load(place, allow_pickle=False)
             if stored.dtype == np.float16 and stored.shape == (2 * channels, *size):
                 return torch.from_numpy(stored)
-        made = self._picture_moments(parts, read)
+        made = self._picture_moments(modules, read)
         with suppress(UserError), atomic_write(place) as stream:  # perhaps a folder to read from only
             np.save(stream, made.numpy(), allow_pickle=False)
         return made
 
-    def _picture_moments(self, parts: Parts, read: Callable[[], np.ndarray]) -> Tensor:
-        return self.encode_moments(parts, torch.from_numpy(read())[None].to(parts.device))[0].cpu()
+    def _picture_moments(self, modules: Modules, read: Callable[[], np.ndarray]) -> Tensor:
+        return self.encode_moments(modules, torch.from_numpy(read())[None].to(modules.device))[0].cpu()
 
 
 @dataclass
 class _Pass:
     """One caller's pass over a set."""
 
-    parts: Parts
+    modules: Modules
     share: Sharer
     alive: Callable[[], object]
     agree: Agreement | None

@@ -72,8 +72,8 @@ class Features(nn.Module):
         return torch.stack([mean_error(ours - theirs) for ours, theirs in pairs]).mean(0)
 
     def _states(self, image: Tensor) -> list[Tensor]:
-        told = self.vision_model(pixel_values=self._squeezed(image), output_hidden_states=True)
-        return [functional.layer_norm(s.float(), s.shape[-1:]) for s in told.hidden_states]
+        outputs = self.vision_model(pixel_values=self._squeezed(image), output_hidden_states=True)
+        return [functional.layer_norm(s.float(), s.shape[-1:]) for s in outputs.hidden_states]
 
 
 def check_features(source: str | None, codec: Mapping[str, Any]) -> str:

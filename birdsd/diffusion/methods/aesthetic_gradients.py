@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from birdsd.diffusion import export
-from birdsd.diffusion.adapters import chain, write_addition
+from birdsd.diffusion.adapters import chain, write_adapter
 from birdsd.diffusion.generation.aesthetics import ALL, EMBEDDINGS_FILE, PROJECTION, PROJECTION_FILE
 from birdsd.diffusion.learning.base import GoesOn, Method, Result, Work
 from birdsd.diffusion.learning.common import codec_of, picture_of, read, required_source
@@ -113,7 +113,7 @@ class AestheticGradientsMethod(Method):
             "pictures": dict(sorted(counts.items())),
         }
         heard = export.training_set(self.index)
-        write_addition(folder, "aesthetic", write, codec=self.codec, heard=heard, about=about, base=self.base)
+        write_adapter(folder, "aesthetic", write, codec=self.codec, heard=heard, about=about, base=self.base)
 
 
 def text_width(source: str) -> int | None:

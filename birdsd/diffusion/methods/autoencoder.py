@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from birdsd.diffusion import export
-from birdsd.diffusion.learning.base import Hollow, Learner, LearningMethod, Parts
+from birdsd.diffusion.learning.base import Hollow, Learner, LearningMethod, Modules
 from birdsd.diffusion.learning.common import (
     codec_of,
     load_codec,
@@ -35,16 +35,18 @@ from birdsd.diffusion.learning.picture_losses import (
     mean_error,
     texture_error,
 )
+from birdsd.diffusion.method_configs import AutoencoderConfig
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.adversary import SMALLEST_SIDE, Adversary, Discriminator
 from birdsd.diffusion.networks.clip import load_clip
 from birdsd.diffusion.networks.models import evaluating, to_range
 from birdsd.errors import UserError
+from birdsd.method_facts import settings_of
 from birdsd.randomness import generator
 
 if TYPE_CHECKING:
     from birdsd.diffusion.networks.clip import Clip
-    from birdsd.schema import MethodConfig, TrainConfig
+    from birdsd.schema import TrainConfig
     from birdsd.shards.index import ShardIndex
     from birdsd.shards.reader import Sample
 
@@ -63,7 +65,7 @@ class AutoencoderLearner(Learner):
     features: Features
     discriminator: Discriminator
 
-    def __init__(self, vae: nn.Module, method: MethodConfig) -> None:
+    def __init__(self, vae: nn.Module, method: AutoencoderConfig) -> None:
         super().__init__()
         self.vae = vae
         self.weights = method
@@ -136,7 +138,7 @@ class AutoencoderMethod(LearningMethod):
     def __init__(self, config: TrainConfig, index: ShardIndex) -> None:
         self.config, self.index = config, index
         self.codec = codec_of(index)
-        width = config.method.crop_frames
+        width = self.settings.crop_frames
         if width < 0 or width > self.codec["frames"]:
             raise UserError(
                 f"method.crop_frames={width}",
@@ -144,11 +146,16 @@ class AutoencoderMethod(LearningMethod):
                 "set it to a part of that, or to 0 for whole images",
             )
         self.width = width or int(self.codec["frames"])
-        _check_helpers(config.method, min(self.width, int(self.codec["bands"])))
-        if config.method.feature_weight > 0:
+        _check_helpers(self.settings, min(self.width, int(self.codec["bands"])))
+        if self.settings.feature_weight > 0:
             check_features(config.model.clip, self.codec)
 
-    def build(self, device: torch.device, dtype: torch.dtype) -> Parts:
+    @property
+    def settings(self) -> AutoencoderConfig:
+        """The section `method`."""
+        return settings_of(self.config.method, AutoencoderConfig)
+
+    def build(self, device: torch.device, dtype: torch.dtype) -> Modules:
         """A new autoencoder (model.init=scratch), or the one of model.source to go on from."""
         model = self.config.model
         vae: Any
@@ -161,7 +168,7 @@ class AutoencoderMethod(LearningMethod):
             *models.latent_size(vae.config, self.codec["bands"], self.width),
         )
         models.latent_size(vae.config, self.codec["bands"], self.codec["frames"])
-        method = self.config.method
+        method = self.settings
         learner = AutoencoderLearner(vae.train(), method)
         if method.feature_weight > 0:
             learner.features = Features(self.image_tower())
@@ -171,7 +178,7 @@ class AutoencoderMethod(LearningMethod):
         learner.to(device)
         if self.config.machine.gradient_checkpointing:
             learner.enable_gradient_checkpointing()
-        return Parts(learner, codec=load_codec(self.codec), device=device, dtype=dtype)
+        return Modules(learner, codec=load_codec(self.codec), device=device, dtype=dtype)
 
     def image_tower(self) -> Clip:
         """The CLIP whose image tower compares pictures."""
@@ -181,8 +188,8 @@ class AutoencoderMethod(LearningMethod):
         """An image tower without weights; the autoencoder is a new one anyway."""
         self.image_tower = hollow.image_tower  # type: ignore[method-assign]
 
-    def example(
-        self, parts: Parts, sample: Sample, position: int, purpose: str = "train"
+    def make_example(
+        self, modules: Modules, sample: Sample, position: int, purpose: str = "train"
     ) -> dict[str, Tensor]:
         """A crop in time and the noise of the latents. In validation the crop is a function of position
         too; that is not the run's there, and an adversary is asked wherever the run stands.
@@ -190,7 +197,7 @@ class AutoencoderMethod(LearningMethod):
         draw = generator(self.config.seed, purpose, position, "autoencoder")
         start = int(draw.integers(self.codec["frames"] - self.width + 1))
         noise = draw.standard_normal(self.latent_shape, dtype=np.float32)
-        whole, method = picture_of(sample, self.codec), self.config.method
+        whole, method = picture_of(sample, self.codec), self.settings
         image = whole[:, :, start : start + self.width]
         made = {"pixels": torch.from_numpy(np.ascontiguousarray(image)), "noise": torch.from_numpy(noise)}
         if method.adversary_weight > 0:
@@ -201,15 +208,15 @@ class AutoencoderMethod(LearningMethod):
             made["first"] = torch.tensor(start, dtype=torch.int64)
         return made
 
-    def prepare(self, parts: Parts, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def encode_batch(self, modules: Modules, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """uint8 -> -1..1 in three channels."""
         ready = {name: value for name, value in batch.items() if name not in ("pixels", "whole")}
         if "whole" in batch:
             ready["whole"] = to_range(batch["whole"])
         return {"image": to_range(batch["pixels"]), **ready}
 
-    def provide(
-        self, parts: Parts, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
+    def setup(
+        self, modules: Modules, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
     ) -> list[str]:
         """Nothing is to be made; says what a pretrained autoencoder loses before it has learnt anything."""
         if self.config.model.init != "pretrained":
@@ -217,11 +224,11 @@ class AutoencoderMethod(LearningMethod):
         source = required_source(self.config)
         if not share([0]):
             return []
-        learner: Any = parts.learner
+        learner: Any = modules.learner
         measured = autoencoder_loss(learner.vae, self.index, self.codec, alive)
         return [loss_line(source, measured, self.codec)]
 
-    def preview(self, parts: Parts, prompts: Sequence[str], folder: Path) -> list[Path]:
+    def preview(self, modules: Modules, prompts: Sequence[str], folder: Path) -> list[Path]:
         """Held-out recordings above what is left of them after the autoencoder, with the sound of both."""
         split = "validation" if self.index.count("validation") else "train"
         count = min(4, self.index.count(split))
@@ -229,23 +236,23 @@ class AutoencoderMethod(LearningMethod):
         pixels = torch.stack(
             [torch.from_numpy(picture_of(s, self.codec)) for s in read(self.index, split, chosen)]
         )
-        vae: Any = parts.learner.vae
-        with torch.no_grad(), evaluating(parts.learner):
-            decoded = vae.decode(vae.encode(to_range(pixels.to(parts.device))).latent_dist.mode()).sample
+        vae: Any = modules.learner.vae
+        with torch.no_grad(), evaluating(modules.learner):
+            decoded = vae.decode(vae.encode(to_range(pixels.to(modules.device))).latent_dist.mode()).sample
         after = decoded.float().clamp(-1, 1).add(1).mul(127.5).round().byte().cpu().numpy()
         before = to_range(pixels).add(1).mul(127.5).round().byte().numpy()
         rows = [np.concatenate([b, a], axis=1).transpose(1, 2, 0) for b, a in zip(before, after, strict=True)]
         halves = [half.transpose(1, 2, 0) for b, a in zip(before, after, strict=True) for half in (b, a)]
         names = [f"{number:02d}-{kind}" for number in range(count) for kind in ("recorded", "reconstructed")]
-        return write_preview(folder, rows, halves, names, parts.codec)
+        return write_preview(folder, rows, halves, names, modules.codec)
 
-    def export(self, parts: Parts, folder: Path) -> Path:
+    def export(self, modules: Modules, folder: Path) -> Path:
         """Normalise the latents and write a diffusers AutoencoderKL folder with codec.json."""
         import copy
 
-        vae: Any = copy.deepcopy(parts.learner.vae)
+        vae: Any = copy.deepcopy(modules.learner.vae)
         vae.eval().requires_grad_(False)
-        mean, std = self.latent_statistics(vae, parts.device)
+        mean, std = self.latent_statistics(vae, modules.device)
         normalise_latents(vae, mean, std)
         about = {
             "base": self.config.model.source or "from scratch",
@@ -277,7 +284,7 @@ class AutoencoderMethod(LearningMethod):
         return mean, (sums[1] / max(values, 1) - mean.square()).clamp(min=1e-12).sqrt()
 
 
-def _check_helpers(method: MethodConfig, side: int) -> None:
+def _check_helpers(method: AutoencoderConfig, side: int) -> None:
     for name in ("texture_weight", "feature_weight", "adversary_weight"):
         if (value := getattr(method, name)) < 0:
             raise UserError(

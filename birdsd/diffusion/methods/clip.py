@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from birdsd.diffusion import export
-from birdsd.diffusion.learning.base import Frozen, Hollow, Learner, LearningMethod, Parts
+from birdsd.diffusion.learning.base import Frozen, Hollow, Learner, LearningMethod, Modules
 from birdsd.diffusion.learning.common import (
     codec_of,
     load_codec,
@@ -99,7 +99,7 @@ class ClipMethod(LearningMethod):
                 "take shards with at least two species",
             )
 
-    def build(self, device: torch.device, dtype: torch.dtype) -> Parts:
+    def build(self, device: torch.device, dtype: torch.dtype) -> Modules:
         """The image tower of model.clip, or a new one as wide and deep as the text tower."""
         encoder, tokenizer = self.text()
         encoder.requires_grad_(False).to(device)
@@ -119,7 +119,7 @@ class ClipMethod(LearningMethod):
         encoder.to("cpu")  # its work is done
         frozen = Frozen({"text_encoder": lambda: encoder})
         codec = load_codec(self.codec)
-        return Parts(learner.to(device), frozen, tokenizer, codec, device, dtype, {"clip": made})
+        return Modules(learner.to(device), frozen, tokenizer, codec, device, dtype, {"clip": made})
 
     def text(self) -> tuple[Any, Any]:
         """The text encoder, and its tokenizer, that pictures are to be told by."""
@@ -147,16 +147,16 @@ class ClipMethod(LearningMethod):
             )
         return loaded
 
-    def provide(
-        self, parts: Parts, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
+    def setup(
+        self, modules: Modules, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
     ) -> list[str]:
         """Nothing is to be made; says what is told apart."""
         return [
             f"an image tower learns to tell {len(self.labels)} captions apart; the text tower stays as it is"
         ]
 
-    def example(
-        self, parts: Parts, sample: Sample, position: int, purpose: str = "train"
+    def make_example(
+        self, modules: Modules, sample: Sample, position: int, purpose: str = "train"
     ) -> dict[str, Tensor]:
         """The picture, its label, and which wordings it is compared with.
 
@@ -176,26 +176,28 @@ class ClipMethod(LearningMethod):
             "wording": torch.tensor(wording % most, dtype=torch.int64),
         }
 
-    def prepare(self, parts: Parts, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def encode_batch(self, modules: Modules, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Squeeze the pictures into the tower's square."""
-        image = parts.extras["clip"].prepared(batch["pixels"])
+        image = modules.extras["clip"].prepared(batch["pixels"])
         return {"image": image, "label": batch["label"], "wording": batch["wording"]}
 
-    def preview(self, parts: Parts, prompts: Sequence[str], folder: Path) -> list[Path]:
+    def preview(self, modules: Modules, prompts: Sequence[str], folder: Path) -> list[Path]:
         """For each prompt the held-out picture that fits it best, with its sound."""
         split, numbers = self._held_out()
         pixels = torch.stack(
             [torch.from_numpy(picture_of(sample, self.codec)) for sample in read(self.index, split, numbers)]
         )
-        learner: Any = parts.learner
+        learner: Any = modules.learner
         with torch.no_grad(), evaluating(learner):
-            states = text_states(parts.frozen["text_encoder"], parts.tokenizer, prompts).to(parts.device)
+            states = text_states(modules.frozen["text_encoder"], modules.tokenizer, prompts).to(
+                modules.device
+            )
             texts = functional.normalize(learner.text_projection(states), dim=-1)
-            images = [self._features(parts, part.to(parts.device)) for part in pixels.split(_TOGETHER)]
+            images = [self._features(modules, part.to(modules.device)) for part in pixels.split(_TOGETHER)]
             best = (texts @ functional.normalize(torch.cat(images), dim=-1).T).argmax(1).tolist()
-        pictures = [parts.codec.to_rgb(pixels[number].numpy()) for number in best]
+        pictures = [modules.codec.to_rgb(pixels[number].numpy()) for number in best]
         names = [f"{number:02d}-{prompt}" for number, prompt in enumerate(prompts)]
-        return write_preview(folder, pictures, pictures, names, parts.codec)
+        return write_preview(folder, pictures, pictures, names, modules.codec)
 
     def _held_out(self) -> tuple[str, list[int]]:
         split = "validation" if self.index.count("validation") else "train"
@@ -203,18 +205,18 @@ class ClipMethod(LearningMethod):
         count = min(total, _MEASURED_SAMPLES)
         return split, [number * total // count for number in range(count)]
 
-    def _features(self, parts: Parts, pixels: Tensor) -> Tensor:
-        learner: Any = parts.learner
-        states = learner.vision_model(pixel_values=parts.extras["clip"].prepared(pixels)).pooler_output
+    def _features(self, modules: Modules, pixels: Tensor) -> Tensor:
+        learner: Any = modules.learner
+        states = learner.vision_model(pixel_values=modules.extras["clip"].prepared(pixels)).pooler_output
         features: Tensor = learner.visual_projection(states)
         return features
 
-    def named_right(self, parts: Parts) -> float:
+    def named_right(self, modules: Modules) -> float:
         """The share of held-out pictures (training ones, where none is held out) whose own caption fits best
         of all, each compared with the canonical wordings."""
         split, numbers = self._held_out()
         right, seen = 0, 0
-        with torch.no_grad(), evaluating(parts.learner):
+        with torch.no_grad(), evaluating(modules.learner):
             for start in range(0, len(numbers), _TOGETHER):
                 samples = [s for s in read(self.index, split, numbers[start : start + _TOGETHER]) if s.weight]
                 if not samples:
@@ -222,21 +224,21 @@ class ClipMethod(LearningMethod):
                 pixels = torch.stack([torch.from_numpy(picture_of(s, self.codec)) for s in samples])
                 labels = torch.tensor([self.labels[_label(s.metadata)] for s in samples])
                 batch = {"pixels": pixels, "label": labels, "wording": torch.zeros_like(labels)}
-                there = {key: tensor.to(parts.device) for key, tensor in batch.items()}
-                learner: Any = parts.learner
-                found = learner.logits(self.prepare(parts, there)).argmax(1).cpu()
+                there = {key: tensor.to(modules.device) for key, tensor in batch.items()}
+                learner: Any = modules.learner
+                found = learner.logits(self.encode_batch(modules, there)).argmax(1).cpu()
                 right, seen = right + int((found == labels).sum()), seen + len(samples)
         return right / max(1, seen)
 
-    def export(self, parts: Parts, folder: Path) -> Path:
+    def export(self, modules: Modules, folder: Path) -> Path:
         """Write a CLIPModel folder (float32 safetensors) with tokenizer, codec.json and other companions."""
         from birdsd.diffusion.networks.tokenizer import save_tokenizer
 
-        learner: Any = parts.learner
-        made: Clip = parts.extras["clip"]
+        learner: Any = modules.learner
+        made: Clip = modules.extras["clip"]
         whole = build_clip(
-            parts.frozen["text_encoder"],
-            parts.tokenizer,
+            modules.frozen["text_encoder"],
+            modules.tokenizer,
             made.model.config.vision_config.to_dict(),
             0,
             made.model.config.projection_dim,
@@ -251,13 +253,13 @@ class ClipMethod(LearningMethod):
             "base": self.config.model.source,
             "method": self.config.method.name,
             "captions": list(self.labels),
-            "held_out_named_right": round(self.named_right(parts), 4),
+            "held_out_named_right": round(self.named_right(modules), 4),
         }
         heard = export.training_set(self.index)
 
         def write(partial: Path) -> None:
             finished.save(partial)
-            save_tokenizer(parts.tokenizer, partial)
+            save_tokenizer(modules.tokenizer, partial)
             export.write_companions(partial, self.codec, heard, about)
 
         return export.write_folder(folder, write)

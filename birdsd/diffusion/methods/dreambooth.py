@@ -21,15 +21,17 @@ from torch import Tensor
 from birdsd.diffusion.adapters import source_identity
 from birdsd.diffusion.export import read_training
 from birdsd.diffusion.generation.words import apply_words
-from birdsd.diffusion.learning.base import Parts
+from birdsd.diffusion.learning.base import Modules
 from birdsd.diffusion.learning.class_images import ClassPictures, ClassRequest, Sampler, model_sampler
 from birdsd.diffusion.learning.denoiser import STEPS, DenoisingLearner
 from birdsd.diffusion.learning.denoising import DenoisingMethod, Networks, check_pretrained
+from birdsd.diffusion.method_configs import DreamBoothConfig
 from birdsd.diffusion.methods.full import FullMethod
 from birdsd.diffusion.methods.lora import LoraMethod
 from birdsd.diffusion.networks.models import evaluating
 from birdsd.diffusion.networks.tokenizer import token_ids
 from birdsd.errors import UserError, unknown_name
+from birdsd.method_facts import settings_of
 from birdsd.randomness import generator, permutation
 from birdsd.shards.balance import species_of
 from birdsd.sound.captions import prompt_for, with_article
@@ -64,7 +66,7 @@ class DreamBooth(DenoisingMethod):
     """What both forms share; put before the method that says which weights learn."""
 
     def __init__(self, config: TrainConfig, index: ShardIndex) -> None:
-        method = config.method
+        method = settings_of(config.method, DreamBoothConfig)
         check_pretrained(config)
         if method.word not in WORDS:
             raise unknown_name("method.word", method.word, WORDS)
@@ -92,11 +94,13 @@ class DreamBooth(DenoisingMethod):
                 "DreamBooth binds a word to each",
                 "label the recordings and prepare them again, or take method=lora",
             )
-        told = base_facts(str(config.model.source))
-        self._known = tuple(sorted(str(name) for name in told.get("species") or ()))
+        base = base_facts(str(config.model.source))
+        self._known = tuple(sorted(str(name) for name in base.get("species") or ()))
         # Words that the model was taught before stay what they were.
-        held = told.get("words") or {}
-        self._words = {str(name): str(word) for name, word in held.items() if name not in self.species}
+        taught_words = base.get("words") or {}
+        self._words = {
+            str(name): str(word) for name, word in taught_words.items() if name not in self.species
+        }
         self._moments_of: OrderedDict[int, Tensor] = OrderedDict()
         self.request = ClassRequest(
             base=source_identity(str(config.model.source)) if self.keeps_prior else "",
@@ -110,9 +114,14 @@ class DreamBooth(DenoisingMethod):
         self.pictures = ClassPictures(index.folder, self.request, method.class_samples)
 
     @property
+    def booth(self) -> DreamBoothConfig:
+        """The section `method`, which what it stands on has settings in too."""
+        return settings_of(self.config.method, DreamBoothConfig)
+
+    @property
     def keeps_prior(self) -> bool:
         """Whether there are class pictures at all."""
-        return self.config.method.class_samples > 0 and self.config.method.prior_weight > 0
+        return self.booth.class_samples > 0 and self.booth.prior_weight > 0
 
     def _class_prompts(self) -> tuple[str, ...]:
         """ "a bird", and each species that the model was trained on and is not taught now: a model of birdsd
@@ -120,7 +129,7 @@ class DreamBooth(DenoisingMethod):
         others = [
             apply_words(prompt_for(name), self._words) for name in self._known if name not in self.species
         ]
-        return with_article(self.config.method.class_word.strip()), *others
+        return with_article(self.booth.class_word.strip()), *others
 
     # -- the words ----------------------------------------------------------------------------------
 
@@ -131,8 +140,8 @@ class DreamBooth(DenoisingMethod):
 
     def name_words(self, tokenizer: Any) -> None:
         """A rare one for each species."""
-        if self.config.method.word == "rare":
-            kind = self.config.method.class_word.strip()
+        if self.booth.word == "rare":
+            kind = self.booth.class_word.strip()
             others = {name: word for name, word in self._words.items() if name not in self.species}
             rare = rare_words(tokenizer, self.species, [*self._known, *others.values()])
             own = {name: f"{word} {kind}" for name, word in zip(self.species, rare, strict=True)}
@@ -142,66 +151,66 @@ class DreamBooth(DenoisingMethod):
         """What the class pictures were asked to show."""
         return self.request.prompts if self.keeps_prior else ()
 
-    def words(self, parts: Parts) -> dict[str, str]:
+    def words(self, modules: Modules) -> dict[str, str]:
         """Species -> "zxq bird"; nothing where the species keep their names."""
         return dict(self._words)
 
-    def wording(self, parts: Parts, text: str) -> str:
+    def wording(self, modules: Modules, text: str) -> str:
         """Species become their rare words."""
         return apply_words(text, self._words)
 
-    def about(self, parts: Parts) -> dict[str, Any]:
+    def about(self, modules: Modules) -> dict[str, Any]:
         """The words, and what kept the class as it was."""
-        method = self.config.method
+        method = self.booth
         kept = {"prior_weight": method.prior_weight, "class_samples": method.class_samples}
         return {
-            **super().about(parts),
+            **super().about(modules),
             "base_method": method.base_method,
-            "words": self.words(parts),
+            "words": self.words(modules),
             "class_prompts": list(self.request.prompts),
             **(kept if self.keeps_prior else {"prior_weight": 0.0, "class_samples": 0}),
         }
 
     # -- the class pictures -------------------------------------------------------------------------
 
-    def provide(
-        self, parts: Parts, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
+    def setup(
+        self, modules: Modules, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
     ) -> list[str]:
-        """Make what is missing (see `gather`); says which words are taught."""
-        lines = super().provide(parts, share, alive)
+        """Make what is missing (see `make_missing`); says which words are taught."""
+        lines = super().setup(modules, share, alive)
         own = {name: word for name, word in self._words.items() if name in self.species}
         if own:
             shown = [f"{name} = '{word}'" for name, word in list(own.items())[:3]]
             lines.insert(1, f"words: {', '.join(shown)}{', ...' if len(own) > 3 else ''}")
         return lines
 
-    def gather(
-        self, parts: Parts, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
+    def make_missing(
+        self, modules: Modules, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
     ) -> list[str]:
         """The class pictures that are missing and their latents, each rank its share. The learner must still
         be the model that it starts from; without one, that model is built where a picture is to be made.
         """
-        lines = super().gather(parts, share, alive)
+        lines = super().make_missing(modules, share, alive)
         if not self.keeps_prior:
             return [*lines, "no class pictures: nothing preserves what the model knew"]
-        self.pictures_made = made = self.pictures.make(self._sampler(parts), share, alive)
+        self.pictures_made = made = self.pictures.make(self._sampler(modules), share, alive)
         if self.caches.use_disk:
             for number in self.pictures.shared(share):
                 alive()
-                self._moments_kept(parts, number)
+                self._moments_kept(modules, number)
         first, *more = self.request.prompts
         asked = f"'{first}'" + (f" and {len(more)} more prompts" if more else "")
         return [*lines, f"{self.pictures.count} class pictures of {asked} ({made} made just now)"]
 
-    def _sampler(self, parts: Parts) -> Sampler:
+    def _sampler(self, modules: Modules) -> Sampler:
         """The model's own pictures; its networks are loaded where there is one to make."""
-        held = [parts] if hasattr(parts.learner, "unet") else []
+        built = [modules] if hasattr(modules.learner, "unet") else []
         scheduler = self.denoising.scheduler_config()
 
         def sample(numbers: Sequence[int], tick: Callable[[], object]) -> np.ndarray:
-            if not held:
-                held.append(self.build(parts.device, parts.dtype))
-            model: Any = held[0]
+            if not built:
+                built.append(self.build(modules.device, modules.dtype))
+            model: Any = built[0]
             model.learner.to(model.device)
             sampler = model_sampler(
                 self.request,
@@ -224,24 +233,24 @@ class DreamBooth(DenoisingMethod):
         count = self.pictures.count if self.keeps_prior else 0
         return sum(not self.pictures.path(number).is_file() for number in range(count))
 
-    def example(
-        self, parts: Parts, sample: Sample, position: int, purpose: str = "train"
+    def make_example(
+        self, modules: Modules, sample: Sample, position: int, purpose: str = "train"
     ) -> dict[str, Tensor]:
         """The sample's tensors; in training with those of a class picture, drawn by a key of their own.
 
         In validation there is none, so that its loss compares with other methods'.
         """
-        tensors = super().example(parts, sample, position, purpose)
+        tensors = super().make_example(modules, sample, position, purpose)
         if not self.keeps_prior or purpose != "train":
             return tensors
         draw = generator(self.config.seed, purpose, position, "prior")
         number, step = int(draw.integers(self.pictures.count)), int(draw.integers(STEPS))
-        dropped = draw.random() < self.config.method.caption_dropout
+        dropped = draw.random() < self.caption_dropout
         posterior, noise = draw.standard_normal((2, *self.latent_shape), dtype=np.float32)
         return {
             **tensors,
             "class_number": torch.tensor(number),
-            "class_input_ids": token_ids(parts.tokenizer, ["" if dropped else self.request.prompt(number)])[
+            "class_input_ids": token_ids(modules.tokenizer, ["" if dropped else self.request.prompt(number)])[
                 0
             ],
             "class_timesteps": torch.tensor(step, dtype=torch.int64),
@@ -249,39 +258,41 @@ class DreamBooth(DenoisingMethod):
             "class_noise": torch.from_numpy(noise),
         }
 
-    def prepare(self, parts: Parts, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def encode_batch(self, modules: Modules, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The samples made ready, and behind them their class pictures."""
-        ready = super().prepare(parts, batch)
+        ready = super().encode_batch(modules, batch)
         if "class_number" not in batch:
             return ready
-        moments = torch.stack(list(self._class_moments(parts, batch["class_number"]))).to(parts.device)
+        moments = torch.stack(list(self._class_moments(modules, batch["class_number"]))).to(modules.device)
         names = ("input_ids", "timesteps", "posterior_noise", "noise")
-        own = super().prepare(parts, {"moments": moments, **{name: batch[f"class_{name}"] for name in names}})
+        own = super().encode_batch(
+            modules, {"moments": moments, **{name: batch[f"class_{name}"] for name in names}}
+        )
         joined = {key: torch.cat([tensor, own[key]]) for key, tensor in ready.items()}
         count = len(batch["class_number"])
-        joined["prior"] = torch.full((count,), float(self.config.method.prior_weight), device=parts.device)
+        joined["prior"] = torch.full((count,), float(self.booth.prior_weight), device=modules.device)
         return joined
 
-    def _class_moments(self, parts: Parts, numbers: Tensor) -> Iterator[Tensor]:
+    def _class_moments(self, modules: Modules, numbers: Tensor) -> Iterator[Tensor]:
         """float16 [2 C, h, w] of each class picture, encoded once and by itself (see `Caches`)."""
         for number in numbers.tolist():
-            held = self._moments_of.get(number)
-            if held is None:
-                held = self._moments_of[number] = self._moments_kept(parts, number)
-                if len(self._moments_of) * held.numel() * 2 > _MOMENTS_BYTES:
+            moments = self._moments_of.get(number)
+            if moments is None:
+                moments = self._moments_of[number] = self._moments_kept(modules, number)
+                if len(self._moments_of) * moments.numel() * 2 > _MOMENTS_BYTES:
                     self._moments_of.popitem(last=False)
             else:
                 self._moments_of.move_to_end(number)
-            yield held
+            yield moments
 
     def pretend_made(self) -> None:
         """Class images, encoded."""
         for number in range(self.pictures.count if self.keeps_prior else 0):
             self._moments_of[number] = torch.zeros(self.stored_shape(), dtype=torch.float16)
 
-    def _moments_kept(self, parts: Parts, number: int) -> Tensor:
+    def _moments_kept(self, modules: Modules, number: int) -> Tensor:
         picture = partial(self.pictures.read, number)
-        return self.caches.picture_moments(parts, self.pictures.path(number), picture)
+        return self.caches.picture_moments(modules, self.pictures.path(number), picture)
 
 
 class DreamBoothOnLora(DreamBooth, LoraMethod):

@@ -5,9 +5,18 @@ checks and what a login node runs ask these facts.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from birdsd.diffusion import parameters
+from birdsd.diffusion.method_configs import (
+    AutoencoderConfig,
+    DreamBoothConfig,
+    DreamBoothOnFullConfig,
+    DreamBoothOnLoraConfig,
+    FullConfig,
+    LoraConfig,
+    TextualInversionConfig,
+)
 from birdsd.method_facts import (
     AESTHETIC,
     AUTOENCODER,
@@ -17,40 +26,37 @@ from birdsd.method_facts import (
     PIPELINE,
     MethodFacts,
     Next,
+    settings_of,
 )
+from birdsd.schema import NOISE_DEFAULTS, TrainConfig
 
-if TYPE_CHECKING:
-    from birdsd.schema import TrainConfig
-
-_NOISE = ("prediction", "noise_schedule", "zero_terminal_snr")
-_DENOISING = ("min_snr_gamma", "caption_dropout")
-_WEIGHTS, _UPDATES = ("train_text_encoder", "learns"), ("rank", "alpha", "targets")
+_WEIGHTS = ("train_text_encoder", "learns")
 _ADVERSARY = ("adversary_start_samples", "adversary_learning_rate", "adversary_channels")
 _CLASS_IMAGES = ("class_prompts", "class_samples", "class_steps", "class_guidance")
-_DREAMBOOTH = ("base_method", "word", "class_word", "prior_weight", *_CLASS_IMAGES)
 _LORA_DEFAULTS = {"rank": 8, "targets": ["attention"]}
 
 
 def _autoencoder_unused(settings: TrainConfig) -> Iterator[tuple[str, str]]:
-    if not settings.method.adversary_weight:
+    method = settings_of(settings.method, AutoencoderConfig)
+    if not method.adversary_weight:
         for name in _ADVERSARY:
             yield f"method.{name}", "method.adversary_weight=0 trains no discriminator"
-    if not settings.method.feature_weight:
+    if not method.feature_weight:
         yield "model.clip", "method.feature_weight=0 compares no features"
 
 
 def _autoencoder_heaviest(settings: TrainConfig) -> None:
     settings.model.init, settings.model.source = "scratch", None
-    settings.method.adversary_start_samples = 0
+    settings_of(settings.method, AutoencoderConfig).adversary_start_samples = 0
 
 
 def _tokens_unused(settings: TrainConfig) -> Iterator[tuple[str, str]]:
-    if settings.method.tokens != "style":
+    if settings_of(settings.method, TextualInversionConfig).tokens != "style":
         yield "method.style_token", "method.tokens=per_species has a token for each species"
 
 
 def _dreambooth_unused(settings: TrainConfig) -> Iterator[tuple[str, str]]:
-    if not settings.method.prior_weight:
+    if not settings_of(settings.method, DreamBoothConfig).prior_weight:
         for name in _CLASS_IMAGES:
             yield f"method.{name}", "method.prior_weight=0 makes no pictures of the class"
 
@@ -66,10 +72,7 @@ FACTS = (
         "birdsd.diffusion.methods.autoencoder:AutoencoderMethod",
         AUTOENCODER,
         parameters.of_autoencoder,
-        keys=(
-            "kl_weight", "gradient_weight", "crop_frames", "texture_weight", "feature_weight",
-            "adversary_weight", *_ADVERSARY,
-        ),
+        config=AutoencoderConfig,
         models=("clip",),
         source_parts=("vae",),
         without_effect=_autoencoder_unused,
@@ -81,8 +84,8 @@ FACTS = (
         "birdsd.diffusion.methods.full:FullMethod",
         PIPELINE,
         parameters.of_weights,
-        keys=(*_NOISE, *_DENOISING, *_WEIGHTS),
-        defaults=dict.fromkeys(_NOISE),
+        config=FullConfig,
+        defaults=dict.fromkeys(NOISE_DEFAULTS),
         sizes=_WEIGHTS,
         caches=True,
     ),
@@ -91,7 +94,7 @@ FACTS = (
         "birdsd.diffusion.methods.lora:LoraMethod",
         LORA,
         parameters.of_updates,
-        keys=(*_DENOISING, *_UPDATES),
+        config=LoraConfig,
         defaults=_LORA_DEFAULTS,
         sizes=("rank", "targets"),
         caches=True,
@@ -101,7 +104,7 @@ FACTS = (
         "birdsd.diffusion.methods.textual_inversion:TextualInversionMethod",
         EMBEDDING,
         parameters.of_tokens,
-        keys=(*_DENOISING, "tokens", "style_token", "vectors", "initial_word"),
+        config=TextualInversionConfig,
         defaults={"vectors": 1},
         sizes=("tokens", "vectors"),
         word_per_species=True,
@@ -114,7 +117,7 @@ FACTS = (
         LORA,
         parameters.of_updates,
         form="lora",
-        keys=(*_DENOISING, *_UPDATES, *_DREAMBOOTH),
+        config=DreamBoothOnLoraConfig,
         defaults=_LORA_DEFAULTS,
         sizes=("base_method", "rank", "targets"),
         caches=True,
@@ -127,7 +130,7 @@ FACTS = (
         PIPELINE,
         parameters.of_weights,
         form="full",
-        keys=(*_DENOISING, *_WEIGHTS, *_DREAMBOOTH),
+        config=DreamBoothOnFullConfig,
         sizes=("base_method", *_WEIGHTS),
         caches=True,
         class_images=_dreambooth_images,

@@ -13,9 +13,11 @@ import torch
 
 from birdsd.diffusion.learning.denoiser import Denoising, DenoisingLearner
 from birdsd.diffusion.learning.denoising import DenoisingMethod, Networks
+from birdsd.diffusion.method_configs import FullConfig, WeightsConfig
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.tokenizer import train_tokenizer
 from birdsd.errors import UserError
+from birdsd.method_facts import settings_of
 from birdsd.schema import NOISE_DEFAULTS
 
 _CAPTION_SAMPLES = 20_000  # the tokenizer's merges have settled long before
@@ -24,13 +26,18 @@ _CAPTION_SAMPLES = 20_000  # the tokenizer's merges have settled long before
 class FullMethod(DenoisingMethod):
     """Fine-tuning and training from scratch; see `DenoisingMethod`."""
 
+    @property
+    def settings(self) -> WeightsConfig:
+        """The section `method`."""
+        return settings_of(self.config.method, WeightsConfig)
+
     def schedule(self) -> Denoising:
         """From scratch as the method's settings say, else that of the model it starts from."""
-        method = self.config.method
         if self.config.model.init == "pretrained":
             return super().schedule()
-        said = {name: getattr(method, name) for name in NOISE_DEFAULTS}
-        noise = {name: NOISE_DEFAULTS[name] if value is None else value for name, value in said.items()}
+        method = settings_of(self.config.method, FullConfig)
+        typed = {name: getattr(method, name) for name in NOISE_DEFAULTS}
+        noise = {name: NOISE_DEFAULTS[name] if value is None else value for name, value in typed.items()}
         return Denoising(**noise, min_snr_gamma=method.min_snr_gamma)
 
     def networks(self) -> Networks:
@@ -75,7 +82,7 @@ class FullMethod(DenoisingMethod):
 
     def learner(self, networks: Networks, dtype: torch.dtype) -> DenoisingLearner:
         """The UNet, the text encoder where it learns too, narrowed to method.learns."""
-        learns = self.config.method.learns
+        learns = self.settings.learns
         text = networks.text_encoder.train() if self.text_learns(networks) else None
         learner = DenoisingLearner(networks.unet.train(), text, self.denoising)
         if not learns:
@@ -87,7 +94,7 @@ class FullMethod(DenoisingMethod):
 
     def text_learns(self, networks: Networks) -> bool:
         """From scratch or if asked, unless method.learns leaves all of it out."""
-        method = self.config.method
+        method = self.settings
         if not (method.train_text_encoder or self.config.model.init == "scratch"):
             return False
         if not method.learns:
@@ -97,10 +104,10 @@ class FullMethod(DenoisingMethod):
 
     def _check_patterns(self, learner: DenoisingLearner) -> None:
         names = [name for name, _ in learner.named_parameters()]
-        for pattern in self.config.method.learns:
+        for pattern in self.settings.learns:
             if not any(fnmatchcase(name, pattern) for name in names):
-                parts = sorted({".".join(name.split(".")[:3]) for name in names})
-                shown = ", ".join(parts[:12]) + (", ..." if len(parts) > 12 else "")
+                modules = sorted({".".join(name.split(".")[:3]) for name in names})
+                shown = ", ".join(modules[:12]) + (", ..." if len(modules) > 12 else "")
                 raise UserError(
                     f"method.learns={pattern} matches no parameter",
                     f"it is a pattern of names (* stands for anything), which start with {shown}",

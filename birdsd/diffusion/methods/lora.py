@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from birdsd.diffusion import export
-from birdsd.diffusion.adapters import LORA_FILE, write_addition
-from birdsd.diffusion.learning.base import Parts
+from birdsd.diffusion.adapters import LORA_FILE, write_adapter
+from birdsd.diffusion.learning.base import Modules
 from birdsd.diffusion.learning.denoiser import DenoisingLearner
 from birdsd.diffusion.learning.denoising import DenoisingMethod, Networks
+from birdsd.diffusion.method_configs import LoraConfig
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.parameters import TARGETS, TEXT_ENCODER, TEXT_LAYERS
 from birdsd.errors import UserError, unknown_name
+from birdsd.method_facts import settings_of
 
 if TYPE_CHECKING:
     from birdsd.schema import TrainConfig
@@ -30,7 +32,7 @@ class LoraMethod(DenoisingMethod):
 
     def __init__(self, config: TrainConfig, index: ShardIndex) -> None:
         super().__init__(config, index)
-        method = config.method
+        method = self.settings
         if method.rank < 1:
             raise UserError(f"method.rank={method.rank}", "it must be at least 1", "4 to 32 are usual")
         if method.alpha < 0:
@@ -39,9 +41,14 @@ class LoraMethod(DenoisingMethod):
             if name not in (*TARGETS, TEXT_ENCODER):
                 raise unknown_name("method.targets", name, (*TARGETS, TEXT_ENCODER))
 
+    @property
+    def settings(self) -> LoraConfig:
+        """The section `method`."""
+        return settings_of(self.config.method, LoraConfig)
+
     def learner(self, networks: Networks, dtype: torch.dtype) -> DenoisingLearner:
         """Frozen networks in `dtype`, with the updates in float32."""
-        targets = self.config.method.targets
+        targets = self.settings.targets
         layers = [layer for name in targets for layer in TARGETS.get(name, ())]
         unet, text = networks.unet, None
         unet.requires_grad_(False).to(dtype)
@@ -56,13 +63,13 @@ class LoraMethod(DenoisingMethod):
 
     def text_learns(self, networks: Networks) -> bool:
         """Where it is among the targets."""
-        return TEXT_ENCODER in self.config.method.targets
+        return TEXT_ENCODER in self.settings.targets
 
     def _add(self, network: Any, layers: list[str] | tuple[str, ...], name: str) -> None:
-        from peft import LoraConfig
+        import peft
 
-        method = self.config.method
-        settings = LoraConfig(
+        method = self.settings
+        update = peft.LoraConfig(
             r=method.rank,
             lora_alpha=method.alpha or method.rank,  # type: ignore[arg-type]
             target_modules=list(layers),
@@ -70,7 +77,7 @@ class LoraMethod(DenoisingMethod):
         )
         with models.seeded(self.config.seed, "weights", "lora", name):
             try:
-                network.add_adapter(settings)
+                network.add_adapter(update)
             except ValueError as error:
                 raise UserError(
                     f"method.targets={method.targets}: the {name} of model.source={self.config.model.source} "
@@ -82,28 +89,28 @@ class LoraMethod(DenoisingMethod):
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
 
-    def about(self, parts: Parts) -> dict[str, Any]:
+    def about(self, modules: Modules) -> dict[str, Any]:
         """Rank, alpha and targets."""
-        method = self.config.method
+        method = self.settings
         alpha = method.alpha or method.rank
         return {"rank": method.rank, "alpha": alpha, "targets": list(method.targets)}
 
-    def words(self, parts: Parts) -> dict[str, str]:
+    def words(self, modules: Modules) -> dict[str, str]:
         """The words that stand for species, where the method taught new ones."""
         return {}
 
-    def export(self, parts: Parts, folder: Path) -> Path:
+    def export(self, modules: Modules, folder: Path) -> Path:
         """The update alone, with codec.json, rights and the base that it belongs to."""
-        learner: Any = parts.learner
-        return write_addition(
+        learner: Any = modules.learner
+        return write_adapter(
             folder,
             "lora",
             lambda partial: write_lora(partial, learner.unet, learner.text_encoder),
             codec=self.codec,
             heard=export.training_set(self.index),
-            about=self.facts(parts),
+            about=self.facts(modules),
             base=str(self.config.model.source),
-            words=self.words(parts),
+            words=self.words(modules),
         )
 
 
@@ -116,11 +123,11 @@ def write_lora(folder: Path, unet: Any, text_encoder: Any = None) -> None:
     from diffusers import StableDiffusionPipeline
     from peft import get_peft_model_state_dict
 
-    told: dict[str, Any] = {}
+    states: dict[str, Any] = {}
     for name, network in (("unet", unet), ("text_encoder", text_encoder)):
         if network is None or not getattr(network, "peft_config", None):
             continue
         state = get_peft_model_state_dict(network).items()
-        told[f"{name}_lora_layers"] = {k: v.detach().float().cpu().contiguous() for k, v in state}
-        told[f"{name}_lora_adapter_metadata"] = network.peft_config["default"].to_dict()
-    StableDiffusionPipeline.save_lora_weights(str(folder), weight_name=LORA_FILE, **told)
+        states[f"{name}_lora_layers"] = {k: v.detach().float().cpu().contiguous() for k, v in state}
+        states[f"{name}_lora_adapter_metadata"] = network.peft_config["default"].to_dict()
+    StableDiffusionPipeline.save_lora_weights(str(folder), weight_name=LORA_FILE, **states)

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from birdsd.diffusion import export
-from birdsd.diffusion.adapters import write_addition
+from birdsd.diffusion.adapters import write_adapter
 from birdsd.diffusion.generation.words import apply_words
-from birdsd.diffusion.learning.base import Parts
+from birdsd.diffusion.learning.base import Modules
 from birdsd.diffusion.learning.denoiser import DenoisingLearner
 from birdsd.diffusion.learning.denoising import DenoisingMethod, Networks, check_pretrained
+from birdsd.diffusion.method_configs import TextualInversionConfig
 from birdsd.diffusion.networks.token_rows import (
     TokenRows,
     add_tokens,
@@ -31,6 +32,7 @@ from birdsd.diffusion.networks.token_rows import (
     write_embeddings,
 )
 from birdsd.errors import UserError, unknown_name
+from birdsd.method_facts import settings_of
 from birdsd.shards.balance import species_of
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ class TextualInversionMethod(DenoisingMethod):
     """New tokens for a model that stays as it is; see `DenoisingMethod`."""
 
     def __init__(self, config: TrainConfig, index: ShardIndex) -> None:
-        method = config.method
+        method = settings_of(config.method, TextualInversionConfig)
         check_pretrained(config)
         if method.tokens not in KINDS:
             raise unknown_name("method.tokens", method.tokens, KINDS)
@@ -64,11 +66,16 @@ class TextualInversionMethod(DenoisingMethod):
         self.tokens = dict.fromkeys(names, int(method.vectors))
         embedding_files(names)
 
+    @property
+    def settings(self) -> TextualInversionConfig:
+        """The section `method`."""
+        return settings_of(self.config.method, TextualInversionConfig)
+
     def learner(self, networks: Networks, dtype: torch.dtype) -> DenoisingLearner:
         """Frozen networks in `dtype`; the rows of the new tokens in float32 are all that learns."""
         unet, text, tokenizer = networks.unet, networks.text_encoder, networks.tokenizer
         table = text.get_input_embeddings().weight
-        start, self._start_tokens = first_vector(tokenizer, table, self.config.method.initial_word)
+        start, self._start_tokens = first_vector(tokenizer, table, self.settings.initial_word)
         first = add_tokens(tokenizer, self.tokens)
         unet.requires_grad_(False).to(dtype)
         text.requires_grad_(False).to(dtype)
@@ -79,59 +86,59 @@ class TextualInversionMethod(DenoisingMethod):
         """Its new tokens do."""
         return True
 
-    def provide(
-        self, parts: Parts, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
+    def setup(
+        self, modules: Modules, share: Callable[[Sequence[int]], list[int]], alive: Callable[[], None]
     ) -> list[str]:
         """Nothing to make; says which words are taught and what they begin as."""
-        lines = super().provide(parts, share, alive)
-        word, shown = self.config.method.initial_word, ", ".join(list(self.tokens)[:4])
+        lines = super().setup(modules, share, alive)
+        word, shown = self.settings.initial_word, ", ".join(list(self.tokens)[:4])
         more = f" and {len(self.tokens) - 4} more" if len(self.tokens) > 4 else ""
         begin = f"'{word}'" + (
             f", the mean of its {self._start_tokens} tokens" if self._start_tokens > 1 else ""
         )
-        vectors = f"{self.config.method.vectors} vector(s) each"
+        vectors = f"{self.settings.vectors} vector(s) each"
         return [*lines, f"new words: {shown}{more}; {vectors}, initialised as {begin}"]
 
-    def wording(self, parts: Parts, text: str) -> str:
+    def wording(self, modules: Modules, text: str) -> str:
         """Species become their tokens; a style's token is put behind the text. The empty text stays empty:
         guidance leads away from it.
         """
-        style = self.config.method.style_token
+        style = self.settings.style_token
         if self._words:
             text = apply_words(text, self._words)
         elif text and style.lower() not in text.lower():
             text = f"{text}, {style}"
         return expand_tokens(text, self.tokens)
 
-    def words(self, parts: Parts) -> dict[str, str]:
+    def words(self, modules: Modules) -> dict[str, str]:
         """The words that stand for species: their tokens."""
         return dict(self._words)
 
-    def rows(self, parts: Parts) -> TokenRows:
+    def rows(self, modules: Modules) -> TokenRows:
         """The part that learns."""
-        held: TokenRows = self.text_encoder(parts).get_input_embeddings()
-        return held
+        rows: TokenRows = self.text_encoder(modules).get_input_embeddings()
+        return rows
 
-    def about(self, parts: Parts) -> dict[str, Any]:
+    def about(self, modules: Modules) -> dict[str, Any]:
         """The tokens and what they began as."""
-        return {"tokens": self.tokens, "initial_word": self.config.method.initial_word}
+        return {"tokens": self.tokens, "initial_word": self.settings.initial_word}
 
-    def export(self, parts: Parts, folder: Path) -> Path:
+    def export(self, modules: Modules, folder: Path) -> Path:
         """One file a token, with codec.json, rights and the base that they belong to."""
-        vectors = split_rows(self.rows(parts).rows, self.tokens)
+        vectors = split_rows(self.rows(modules).rows, self.tokens)
 
         def write(partial: Path) -> None:
             write_embeddings(partial, vectors)
 
-        return write_addition(
+        return write_adapter(
             folder,
             "embedding",
             write,
             codec=self.codec,
             heard=export.training_set(self.index),
-            about=self.facts(parts),
+            about=self.facts(modules),
             base=str(self.config.model.source),
-            words=self.words(parts),
+            words=self.words(modules),
         )
 
 

@@ -106,11 +106,11 @@ def load_clip(source: str | None) -> Clip:
     _check_whole(source, place)
     try:
         kind: Any = transformers.CLIPModel  # its annotations know nothing of output_loading_info
-        model, told = kind.from_pretrained(place, use_safetensors=True, output_loading_info=True)
+        model, loading = kind.from_pretrained(place, use_safetensors=True, output_loading_info=True)
     except Exception as error:  # the libraries raise OSError, ValueError, SafetensorError, ...
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"cannot load the CLIP of model.clip={source}: {reason[0]}", "", _WAY_OUT) from error
-    missing = sorted(told["missing_keys"])
+    missing = sorted(loading["missing_keys"])
     if missing:
         raise UserError(
             f"the weights of model.clip={source} lack {len(missing)} tensors, the first is {missing[0]}",
@@ -143,7 +143,7 @@ def _check_whole(source: str, place: str) -> None:
     if Path(place).is_dir() and not (Path(place) / "config.json").is_file():
         raise UserError(f"model.clip={source} has no config.json", "a CLIPModel folder has one", _WAY_OUT)
     try:
-        told, _ = CLIPConfig.get_config_dict(place)
+        settings, _ = CLIPConfig.get_config_dict(place)
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
@@ -151,8 +151,8 @@ def _check_whole(source: str, place: str) -> None:
             "expected a run of method=clip, a CLIPModel folder or a hub id",
             "check the path; on a machine without internet download the model elsewhere and give its folder",
         ) from error
-    if "vision_config" not in told or "text_config" not in told:
-        kind = told.get("model_type", "unknown")
+    if "vision_config" not in settings or "text_config" not in settings:
+        kind = settings.get("model_type", "unknown")
         raise UserError(
             f"model.clip={source} is a model of type '{kind}' without the image tower of a CLIP",
             "what is missing is vision_model and visual_projection: the text tower alone sees no pictures",
@@ -168,11 +168,11 @@ def _preparation(place: str) -> dict[str, Any]:
         path = cached_file(place, PREPROCESSOR, _raise_exceptions_for_missing_entries=False)
     except OSError:
         path = None
-    told: Mapping[str, Any] = read_json(Path(path), "CLIP's processor configuration") if path else {}
+    settings: Mapping[str, Any] = read_json(Path(path), "CLIP's processor configuration") if path else {}
     return {
-        "mean": tuple(float(value) for value in told.get("image_mean") or _MEAN),
-        "std": tuple(float(value) for value in told.get("image_std") or _STD),
-        "resample": int(told.get("resample", _BICUBIC)),
+        "mean": tuple(float(value) for value in settings.get("image_mean") or _MEAN),
+        "std": tuple(float(value) for value in settings.get("image_std") or _STD),
+        "resample": int(settings.get("resample", _BICUBIC)),
     }
 
 

@@ -175,10 +175,10 @@ def part_key(source: str, part: str) -> str:
     """A hash of a part's configuration and weights as they lie in its files, which are not loaded for it; of
     a hub id that and the revision."""
     folder = part_folder(source, part, "model.source")
-    told = {k: v for k, v in read_json(folder / "config.json").items() if not k.startswith("_")}
+    settings = {k: v for k, v in read_json(folder / "config.json").items() if not k.startswith("_")}
     if not Path(source).expanduser().exists():
-        return fingerprint([source, folder.parent.name, part, told])
-    return fingerprint([told, [sha256_file(path) for path in sorted(folder.glob("*.safetensors"))]])
+        return fingerprint([source, folder.parent.name, part, settings])
+    return fingerprint([settings, [sha256_file(path) for path in sorted(folder.glob("*.safetensors"))]])
 
 
 def part_folder(source: str, part: str, setting: str) -> Path:
@@ -225,8 +225,8 @@ def load_tokenizer(source: str) -> CLIPTokenizer:
     from transformers import CLIPTextConfig, CLIPTokenizer
 
     tokenizer = _load(CLIPTokenizer, source, "tokenizer", "model.source", {})
-    told = read_json(part_folder(source, "text_encoder", "model.source") / "config.json", "configuration")
-    limit = int(told.get("max_position_embeddings", CLIPTextConfig().max_position_embeddings))
+    settings = read_json(part_folder(source, "text_encoder", "model.source") / "config.json", "configuration")
+    limit = int(settings.get("max_position_embeddings", CLIPTextConfig().max_position_embeddings))
     if tokenizer.model_max_length > limit:
         tokenizer.model_max_length = limit
     return tokenizer

@@ -107,16 +107,16 @@ def first_vector(tokenizer: Any, table: Tensor, word: str) -> tuple[Tensor, int]
 
 def install_rows(text_encoder: Any, first: int, rows: Tensor) -> TokenRows:
     """Put `rows` [new tokens, width] behind token `first` of a text encoder, in place of its embedding."""
-    held = TokenRows(text_encoder.get_input_embeddings(), first, rows)
-    text_encoder.set_input_embeddings(held)
-    return held
+    embedding_rows = TokenRows(text_encoder.get_input_embeddings(), first, rows)
+    text_encoder.set_input_embeddings(embedding_rows)
+    return embedding_rows
 
 
 def fold_rows(text_encoder: Any) -> None:
     """Turn a text encoder with `TokenRows` into an ordinary one with a larger table."""
-    held = text_encoder.get_input_embeddings()
-    if isinstance(held, TokenRows):
-        embedding = held.folded()
+    present = text_encoder.get_input_embeddings()
+    if isinstance(present, TokenRows):
+        embedding = present.folded()
         text_encoder.set_input_embeddings(embedding)
         text_encoder.config.vocab_size = embedding.num_embeddings
 

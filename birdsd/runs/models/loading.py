@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from birdsd.diffusion.adapters import Addition
+from birdsd.diffusion.adapters import Adapter
 from birdsd.errors import UserError
 from birdsd.runs.auto import chosen_device
 from birdsd.runs.models.places import model_place, place_of
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 
 def load_model(
-    config: ClipsConfig, folder: Path | None = None, added: Sequence[Addition] | None = None
+    config: ClipsConfig, folder: Path | None = None, added: Sequence[Adapter] | None = None
 ) -> Generator:
     """The model of the configuration on its machine, with what it (or else `added`) puts on top.
 
     `folder` stands in for `run`. Raises `UserError` for a run that is not there or not finished, for an
-    addition that does not fit, and for a device that this machine does not have.
+    adapter that does not fit, and for a device that this machine does not have.
     """
     from birdsd.diffusion.generation.generator import Generator
     from birdsd.diffusion.networks.placement import Placement
     from birdsd.training.devices.precision import choose_precision, set_threads
 
     place = model_place(config) if folder is None else folder
-    on_top = [open_addition(config, text) for text in config.add] if added is None else added
+    on_top = [open_adapter(config, text) for text in config.add] if added is None else added
     base = RunStore(Path(config.runs)).model_source(config.base, "base")
     device = chosen_device(config.machine)
     set_threads(config.machine.threads, device)
@@ -57,10 +57,10 @@ def recommended_sampling(config: ClipsConfig) -> dict[str, Any]:
     return sampling_of(place, base)
 
 
-def open_addition(config: ClipsConfig, text: str) -> Addition:
-    """The addition that FOLDER_OR_RUN[:WEIGHT] names."""
+def open_adapter(config: ClipsConfig, text: str) -> Adapter:
+    """The adapter that FOLDER_OR_RUN[:WEIGHT] names."""
     name, weight = split_weight(text)
-    return Addition.open(place_of(config, name), weight)
+    return Adapter.open(place_of(config, name), weight)
 
 
 def split_weight(text: str) -> tuple[str, float]:

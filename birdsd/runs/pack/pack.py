@@ -135,7 +135,7 @@ def _text(facts: Mapping[str, Any]) -> str:
 def settings_of(config: Mapping[str, Any]) -> list[str]:
     """The settings that make the same run of a resolved configuration: its presets, and where it differs
     from them. Paths are left out, and what belongs to the machine. Empty where no settings would do."""
-    from birdsd.config import as_dict, compose, presets, settings_as_typed
+    from birdsd.config import as_dict, changed, compose, presets, settings_as_typed
     from birdsd.schema import MODEL_KEYS, SCIENTIFIC
 
     known = {group: {preset.name for preset in choices} for group, choices in presets().items()}
@@ -147,12 +147,13 @@ def settings_of(config: Mapping[str, Any]) -> list[str]:
     paths = [f"model.{key}=" for key in MODEL_KEYS]
     skipped = ("runs=", "data.", "machine.", *paths)
     try:
+        config = as_dict(changed("train", config, ()))  # earlier versions stored the keys of all methods
         usual = set(settings_as_typed(as_dict(compose("train", settings))))
         settings += [
             line for line in settings_as_typed(config) if line not in usual and not line.startswith(skipped)
         ]
         again = as_dict(compose("train", settings))
-    except UserError:
+    except (UserError, ValueError):
         return []
     for section in SCIENTIFIC:
         mine, theirs = config.get(section), again[section]

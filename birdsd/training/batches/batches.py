@@ -17,7 +17,7 @@ from birdsd.training.batches.plan import BatchPlan, MicroBatch
 from birdsd.training.devices.precision import release
 
 if TYPE_CHECKING:
-    from birdsd.diffusion.learning.base import LearningMethod, Parts
+    from birdsd.diffusion.learning.base import LearningMethod, Modules
     from birdsd.schema import TrainConfig
     from birdsd.shards.cache import StoredLatents
     from birdsd.shards.index import ShardIndex
@@ -88,14 +88,14 @@ def open_reader(index: ShardIndex, split: str, method: LearningMethod, cached: b
     """Reads a split from its shards; where `cached` from its latents on disk, if the method has any."""
     from birdsd.shards.reader import ShardReader
 
-    latents = method.latents(split) if cached else None
+    latents = method.cached_latents(split) if cached else None
     return ShardReader(index, split) if latents is None else CachedReader(index, split, latents)
 
 
-def provide(method: LearningMethod, parts: Parts, world: World, alive: Callable[[], None]) -> list[str]:
+def provide(method: LearningMethod, modules: Modules, world: World, alive: Callable[[], None]) -> list[str]:
     """Let the method make what it needs, each rank its share; returns what it has to say."""
-    lines = method.provide(parts, partial(_share, world), alive)
-    parts.frozen.release()
+    lines = method.setup(modules, partial(_share, world), alive)
+    modules.frozen.release()
     world.from_first(None)  # nobody begins before all of it is there
     return lines
 
@@ -117,10 +117,10 @@ def fill_caches(
         agreed: list[int] = world.gather(numbers, writers=True)[0]  # it may take long: theirs is the patience
         return agreed
 
-    kept = method.fill(device, dtype, splits, partial(_share, world), alive, agree)
+    kept = method.fill_cache(device, dtype, splits, partial(_share, world), alive, agree)
     release(device)
     world.gather(None, writers=True)
-    unseen = [split for split in splits if kept is not None and method.latents(split) is None]
+    unseen = [split for split in splits if kept is not None and method.cached_latents(split) is None]
     for rank, gone in enumerate(world.gather(unseen)):
         if gone:
             raise UserError(

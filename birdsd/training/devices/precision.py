@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 from dataclasses import dataclass
 
+import psutil
 import torch
 
 from birdsd.errors import UserError, unknown_name
@@ -89,3 +91,10 @@ def set_threads(threads: int, device: torch.device) -> None:
         torch.set_num_threads(threads)
     if device.type == "cpu":
         share_cores(torch.get_num_threads())
+
+
+def divide_cores(device: torch.device, ranks: int) -> None:
+    """Where several ranks compute on a CPU, each takes its share of it, unless OMP_NUM_THREADS is set."""
+    if device.type == "cpu" and ranks > 1 and not int(os.environ.get("OMP_NUM_THREADS") or 0):
+        here = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+        torch.set_num_threads(max(1, (psutil.cpu_count(logical=False) or 1) // here))

@@ -68,34 +68,34 @@ class AdamW8bit(torch.optim.Optimizer):
 
     def moment(self, chunk: nn.Parameter, kind: str) -> Tensor:
         """A moment of a chunk in float32; a copy where it is packed."""
-        held = self.state[chunk][kind]
-        return held if isinstance(held, Tensor) else self._unpacked(kind, held)
+        moment_state = self.state[chunk][kind]
+        return moment_state if isinstance(moment_state, Tensor) else self._unpacked(kind, moment_state)
 
     def restore(self, chunk: nn.Parameter, kind: str, moment: Tensor) -> None:
         """Take up a moment of a chunk, float32, as `moment` gave it."""
         self._put(chunk, kind, moment)
-        held = self.state[chunk][kind]
-        if isinstance(held, Tensor):
+        state = self.state[chunk][kind]
+        if isinstance(state, Tensor):
             return
         # bitsandbytes rounds some numbers that a code stands for to the code beside it.
-        codes = held.codes
+        codes = state.codes
         for beside in (codes - 1, codes + 1):
-            wrong = self._unpacked(kind, held) != moment
-            right = self._unpacked(kind, Packed(beside, held.scales)) == moment
-            held.codes = torch.where(wrong & right, beside, held.codes)
+            wrong = self._unpacked(kind, state) != moment
+            right = self._unpacked(kind, Packed(beside, state.scales)) == moment
+            state.codes = torch.where(wrong & right, beside, state.codes)
 
     def _put(self, chunk: nn.Parameter, kind: str, moment: Tensor) -> None:
         if not self.state[chunk]["packed"]:
             self.state[chunk][kind] = moment
             return
         code = self._map(kind, chunk.device)
-        codes, told = self._library.quantize_blockwise(moment, code=code, blocksize=_BLOCK)
-        self.state[chunk][kind] = Packed(codes, told.absmax)
+        codes, statistics = self._library.quantize_blockwise(moment, code=code, blocksize=_BLOCK)
+        self.state[chunk][kind] = Packed(codes, statistics.absmax)
 
-    def _unpacked(self, kind: str, held: Packed) -> Tensor:
-        code = self._map(kind, held.codes.device)
+    def _unpacked(self, kind: str, packed: Packed) -> Tensor:
+        code = self._map(kind, packed.codes.device)
         unpack = self._library.dequantize_blockwise
-        found: Tensor = unpack(held.codes, absmax=held.scales, code=code, blocksize=_BLOCK)
+        found: Tensor = unpack(packed.codes, absmax=packed.scales, code=code, blocksize=_BLOCK)
         return found
 
     def _map(self, kind: str, device: torch.device) -> Tensor:

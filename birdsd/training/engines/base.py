@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from birdsd.errors import UserError
-from birdsd.training.engines.adam8 import AdamW8bit
+from birdsd.training.devices.precision import Precision
+from birdsd.training.devices.world import World
+from birdsd.training.engines.adam8 import MOMENTS, AdamW8bit
 from birdsd.training.engines.ema import Ema
 
 if TYPE_CHECKING:
@@ -77,12 +79,38 @@ class Engine(Protocol):
         """What else a checkpoint must hold, as JSON: the optimizer's step, the loss scale."""
         ...
 
-    def showing(self) -> AbstractContextManager[bool]:
+    def ema_weights(self) -> AbstractContextManager[bool]:
         """Inside, the learner holds the weights to show (the EMA where it is on): True; or False where
         the engine keeps them in pieces, and they must come from a checkpoint."""
         ...
 
     def close(self) -> None: ...
+
+
+class EngineBase:
+    """What the engines share: how the learner is called, and what a checkpoint holds."""
+
+    def __init__(self, learner: nn.Module, precision: Precision, device: torch.device, world: World) -> None:
+        self.learner, self.precision, self.device, self.world = learner, precision, device, world
+        self.ema: Ema | None = None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """See `Engine.kinds`."""
+        return ("weights", *MOMENTS, *(("ema",) if self.ema else ()))
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        """In the precision of the work: weights may be in it, inputs (latents, noise) are not."""
+        if self.precision.name == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, self.precision.dtype)
+
+    @torch.no_grad()
+    def losses(self, batch: dict[str, Tensor]) -> Tensor:
+        """See `Engine.losses`."""
+        with self._autocast():
+            losses: Tensor = self.learner(batch)
+            return losses.float()
 
 
 def learning_of(learner: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -108,25 +136,15 @@ def adamw(
 ) -> torch.optim.AdamW | AdamW8bit:
     """Fused AdamW over [decayed, not decayed]; with 8 bits the moments of the former are packed."""
     decays = (float(optim.weight_decay or 0), 0.0)
-    held = [{"params": list(g), "weight_decay": d} for g, d in zip(groups, decays, strict=True)]
+    param_groups = [{"params": list(g), "weight_decay": d} for g, d in zip(groups, decays, strict=True)]
     if bits == 8:
-        packed = [{**group, "packed": number == 0} for number, group in enumerate(held)]
+        packed = [{**group, "packed": number == 0} for number, group in enumerate(param_groups)]
         return AdamW8bit([group for group in packed if group["params"]], optim)
-    held = [group for group in held if group["params"]]
+    param_groups = [group for group in param_groups if group["params"]]
     return torch.optim.AdamW(
-        held,
+        param_groups,
         lr=float(optim.learning_rate or 0),
         betas=(float(optim.beta1 or 0), float(optim.beta2 or 0)),
         eps=float(optim.epsilon or 0),
         fused=True,
     )
-
-
-def forget_accelerate() -> None:
-    """Reset accelerate's process-wide state; the process group is the `World`'s to close."""
-    from accelerate.state import AcceleratorState, GradientState, PartialState
-
-    # Not `reset_partial_state`'s way of destroying the group: that is left to who made it.
-    AcceleratorState._reset_state()
-    GradientState._reset_state()
-    PartialState._reset_state()

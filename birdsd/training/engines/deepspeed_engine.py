@@ -16,12 +16,12 @@ from birdsd.training.devices.precision import Precision, release
 from birdsd.training.devices.world import World
 from birdsd.training.engines.adam8 import MOMENTS
 from birdsd.training.engines.base import (
+    EngineBase,
     MicroWork,
     StepResult,
     TensorsByKind,
     adamw,
     decay_groups,
-    forget_accelerate,
     learning_of,
 )
 from birdsd.training.engines.ema import Ema
@@ -61,7 +61,7 @@ def bucket_elements(sizes: Sequence[int]) -> int:
     return max([1, *sizes, min(sum(sizes), 50_000_000)])
 
 
-class DeepSpeedEngine:
+class DeepSpeedEngine(EngineBase):
     """ZeRO: optimizer state (1), gradients (2) and weights (3) dealt out over the ranks."""
 
     def __init__(
@@ -74,7 +74,7 @@ class DeepSpeedEngine:
         world: World,
         micro_batches: int,
     ) -> None:
-        self.device, self.world, self.precision = device, world, precision
+        super().__init__(learner, precision, device, world)
         self.stage, self.micro_batches = machine.zero_stage, micro_batches
         self.name = f"deepspeed-zero{self.stage}"
         self.parameter_names = sorted(n for n, p in learner.named_parameters() if p.requires_grad)
@@ -83,21 +83,17 @@ class DeepSpeedEngine:
             name: os.environ.get(name) for name in (*_LONE_PROCESS, *_LEFT_BEHIND, "DS_ACCELERATOR")
         }
         _import_deepspeed(device)
-        self.engine = self._wrap(learner, optim, machine)
+        self.engine = self.learner = self._wrap(learner, optim, machine)
         self._parameters = {n: p for n, p in self.engine.module.named_parameters() if n in self.shapes}
         self.optimizer: Any = self.engine.optimizer
         self._start_moments()
         self.ema = Ema(self._masters()) if optim.ema_decay else None
 
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        return ("weights", *MOMENTS, *(("ema",) if self.ema else ()))
-
     def _wrap(self, learner: Learner, optim: OptimConfig, machine: MachineConfig) -> Any:
         from accelerate import Accelerator
         from accelerate.utils import DeepSpeedPlugin, DistributedType
 
-        forget_accelerate()  # what an engine before this one left behind would choose for it
+        _forget_accelerate()  # what an engine before this one left behind would choose for it
         for name, value in _LONE_PROCESS.items():
             os.environ.setdefault(name, value)
         plugin = DeepSpeedPlugin(
@@ -153,12 +149,6 @@ class DeepSpeedEngine:
 
     # -- a step -------------------------------------------------------------------------------------
 
-    def _autocast(self) -> Any:
-        # The module's weights are in low precision, its inputs (latents, noise) are not.
-        if self.precision.name == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, self.precision.dtype)
-
     def step(
         self,
         batches: Sequence[MicroWork],
@@ -175,7 +165,7 @@ class DeepSpeedEngine:
         # weights sum to 1 already.
         scale = self.micro_batches * self.world.size
         for number, (make, weights) in enumerate(batches, start=1):
-            # Said, not counted by DeepSpeed: after a shortage there are more of them.
+            # Set here, not counted by DeepSpeed: after memory ran out there are more of them.
             self.engine.set_gradient_accumulation_boundary(number == len(batches))
             losses, weights, reason = self._forward(make, weights)
             short = short or reason
@@ -183,7 +173,7 @@ class DeepSpeedEngine:
             try:
                 self.engine.backward(loss * scale)
             except Exception as error:
-                self._check_shortage(error)
+                self._raise_out_of_memory(error)
             if number == len(batches) and (short := agree(self.world, short)) is not None:
                 break
             self.engine.step()  # acts on the last micro-batch only
@@ -205,27 +195,27 @@ class DeepSpeedEngine:
         try:
             batch = make()
         except Exception as error:
-            reason = self._shortage(error)
+            reason = self._reason_out_of_memory(error)
         if reason is None:
             try:
                 with self._autocast():
                     return self.engine(batch), weights, None
             except Exception as error:
                 if self.stage == 3:  # its weights are half gathered
-                    self._check_shortage(error)
-                reason = self._shortage(error)
+                    self._raise_out_of_memory(error)
+                reason = self._reason_out_of_memory(error)
             del batch
         release(self.device)
         with self._autocast():
             return self.engine(make(1)), 0 * weights[:1], reason
 
     @staticmethod
-    def _shortage(error: Exception) -> str:
+    def _reason_out_of_memory(error: Exception) -> str:
         if is_out_of_memory(error):
             return reason_of(error)
         raise error
 
-    def _check_shortage(self, error: Exception) -> None:
+    def _raise_out_of_memory(self, error: Exception) -> None:
         """Raise what the loop knows: in the middle of a backward DeepSpeed's buckets are half full."""
         if is_out_of_memory(error):
             raise OutOfMemory(reason_of(error), redo=False) from error
@@ -244,12 +234,6 @@ class DeepSpeedEngine:
         if getattr(optimizer, "cpu_offload", False):
             optimizer.reset_cpu_buffers()
             optimizer._offload_accumulated_param_ids = set()
-
-    @torch.no_grad()
-    def losses(self, batch: dict[str, Tensor]) -> Tensor:
-        """See `Engine.losses`."""
-        with self._autocast():
-            return self.engine(batch).float()
 
     # -- state --------------------------------------------------------------------------------------
 
@@ -327,19 +311,29 @@ class DeepSpeedEngine:
         return {"optimizer_step": int(state["step"]), "loss_scale": scale}
 
     @contextmanager
-    def showing(self) -> Iterator[bool]:
-        """See `Engine.showing`."""
+    def ema_weights(self) -> Iterator[bool]:
+        """See `Engine.ema_weights`."""
         yield False
 
     def close(self) -> None:
         """Undo what DeepSpeed and accelerate keep for the whole process."""
         self.engine.destroy()
-        forget_accelerate()
+        _forget_accelerate()
         for name, value in self._environment.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _forget_accelerate() -> None:
+    """Reset accelerate's process-wide state; the process group is the `World`'s to close."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    # Not `reset_partial_state`'s way of destroying the group: that is left to who made it.
+    AcceleratorState._reset_state()
+    GradientState._reset_state()
+    PartialState._reset_state()
 
 
 def _import_deepspeed(device: torch.device) -> None:

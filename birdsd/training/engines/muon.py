@@ -63,8 +63,8 @@ class Muon(torch.optim.Optimizer):
         self._flat, self._world = flat, world or World()
         decay = float(optim.weight_decay or 0)
         groups: list[dict[str, Any]] = [
-            {"params": [], "weight_decay": held, "muon": number == 0}
-            for number, held in enumerate((decay, decay, 0.0))
+            {"params": [], "weight_decay": weight_decay, "muon": number == 0}
+            for number, weight_decay in enumerate((decay, decay, 0.0))
         ]
         for chunk, group in zip(flat.chunks, flat.group_of, strict=True):
             groups[group]["params"].append(chunk)

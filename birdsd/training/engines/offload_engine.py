@@ -35,7 +35,7 @@ class LossScale:
     """
 
     def __init__(self) -> None:
-        self._held: dict[str, float] = {
+        self._state: dict[str, float] = {
             "scale": 2.0**16, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000,
             "_growth_tracker": 0,
         }  # fmt: skip
@@ -43,12 +43,12 @@ class LossScale:
 
     def scale(self, loss: Tensor) -> Tensor:
         """The loss to go backward from."""
-        return loss * self._held["scale"]
+        return loss * self._state["scale"]
 
     def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
         """Gradients as they would be without it; notes whether all are finite."""
         gradients = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
-        torch._foreach_mul_(gradients, 1 / self._held["scale"])
+        torch._foreach_mul_(gradients, 1 / self._state["scale"])
         self._finite = all(bool(torch.isfinite(gradient.sum())) for gradient in gradients)
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -58,21 +58,21 @@ class LossScale:
 
     def update(self) -> None:
         """A smaller scale after an overflow, a larger one after many steps without."""
-        held = self._held
-        held["_growth_tracker"] = held["_growth_tracker"] + 1 if self._finite else 0
+        state = self._state
+        state["_growth_tracker"] = state["_growth_tracker"] + 1 if self._finite else 0
         if not self._finite:
-            held["scale"] *= held["backoff_factor"]
-        elif held["_growth_tracker"] == held["growth_interval"]:
-            held["scale"] *= held["growth_factor"]
-            held["_growth_tracker"] = 0
+            state["scale"] *= state["backoff_factor"]
+        elif state["_growth_tracker"] == state["growth_interval"]:
+            state["scale"] *= state["growth_factor"]
+            state["_growth_tracker"] = 0
 
     def state_dict(self) -> dict[str, float]:
         """As `torch.amp.GradScaler` has it."""
-        return dict(self._held)
+        return dict(self._state)
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Of this class or of torch's."""
-        self._held.update({name: state[name] for name in self._held})
+        self._state.update({name: state[name] for name in self._state})
 
 
 class OffloadEngine(TorchEngine):
@@ -159,10 +159,10 @@ class OffloadEngine(TorchEngine):
         self._refresh()
 
     @contextmanager
-    def showing(self) -> Iterator[bool]:
-        """See `Engine.showing`."""
+    def ema_weights(self) -> Iterator[bool]:
+        """See `Engine.ema_weights`."""
         try:
-            with super().showing() as whole, self._autocast():  # the learner is in low precision
+            with super().ema_weights() as whole, self._autocast():  # the learner is in low precision
                 self._refresh()
                 yield whole
         finally:

@@ -22,7 +22,7 @@ from birdsd.training.devices.world import World
 if TYPE_CHECKING:
     from birdsd.schema import MachineConfig
 
-SHORTAGE_FILE = "micro_batch.json"
+MICRO_BATCH_FILE = "micro_batch.json"
 # What allocators say: torch on a GPU and on a CPU, cuDNN, cuBLAS.
 _PHRASES = ("out of memory", "can't allocate memory", "defaultcpuallocator", "alloc_failed")
 
@@ -52,7 +52,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def agree(world: World, reason: str | None) -> str | None:
-    """What one of the ranks says of its memory, known to all; None where every one had enough. Collective."""
+    """Why a rank ran out of memory, on all ranks; None where none did. Collective."""
     if world.size == 1:
         return reason
     short = world.exchange(np.array([reason is not None], np.int64))[:, 0]
@@ -82,8 +82,8 @@ def halved(plan: BatchPlan, reason: str, machine: MachineConfig) -> BatchPlan:
     )
 
 
-def told(reason: str, position: int, before: int, after: int) -> tuple[dict[str, Any], str]:
-    """The event of a shortage, and the line for who watches."""
+def oom_event(reason: str, position: int, before: int, after: int) -> tuple[dict[str, Any], str]:
+    """The event that memory ran out, and the line to print."""
     facts = {"position": position, "micro_batch": after, "before": before, "reason": reason}
     line = (
         f"out of memory at position {position} with {before} samples at a time: from here on {after}, "
@@ -92,7 +92,7 @@ def told(reason: str, position: int, before: int, after: int) -> tuple[dict[str,
     return {"event": "out of memory", **facts}, line
 
 
-def recut(examples: list[Examples], plan: BatchPlan) -> list[Examples]:
+def resplit(examples: list[Examples], plan: BatchPlan) -> list[Examples]:
     """A rank's share of a global batch, made for other micro-batches, in those of `plan`."""
     if not plan.slice:  # more ranks than samples: it only keeps step with the others
         return [examples[0]] * plan.count
@@ -110,22 +110,22 @@ def recut(examples: list[Examples], plan: BatchPlan) -> list[Examples]:
 
 
 def explain_restart(error: OutOfMemory, world: World) -> None:
-    """A shortage after which only the checkpoint helps: alone, a process begins again there by itself; one
+    """Where only the checkpoint helps: a process on its own starts again there by itself; one
     of several must end, so that all of them do (`UserError`)."""
     if world.size > 1:
         raise UserError(
             f"out of memory in the middle of a collective: {error.reason}",
-            f"the other ranks are waiting for this one; {SHORTAGE_FILE} in the run folder holds the smaller "
-            "micro-batch",
+            f"the other ranks are waiting for this one; {MICRO_BATCH_FILE} in the run folder holds the "
+            "smaller micro-batch",
             "run the same command again: it resumes from the latest checkpoint with that micro-batch",
         ) from error
 
 
-class Remembered:
-    """The micro-batch that a run came down to, for its next start on the same kind of machine."""
+class MicroBatchMemory:
+    """The micro-batch to which a run was reduced, for its next start on the same kind of machine."""
 
     def __init__(self, run_folder: Path, machine: MachineConfig, world: World, device: torch.device) -> None:
-        self.path, self._asked = run_folder / SHORTAGE_FILE, machine.micro_batch
+        self.path, self._asked = run_folder / MICRO_BATCH_FILE, machine.micro_batch
         name, size = str(device.type), 0
         if device.type == "cuda":
             properties = torch.cuda.get_device_properties(device)
@@ -136,11 +136,11 @@ class Remembered:
     def read(self) -> int:
         """The micro-batch to begin with: what was asked for where nothing else is known of this machine."""
         try:
-            told = read_json(self.path) if self.path.is_file() else {}
+            stored = read_json(self.path) if self.path.is_file() else {}
         except UserError:
-            told = {}
-        fits = isinstance(told, dict) and all(told.get(k) == v for k, v in self._where.items())
-        found = told.get("micro_batch") if fits else None
+            stored = {}
+        fits = isinstance(stored, dict) and all(stored.get(k) == v for k, v in self._where.items())
+        found = stored.get("micro_batch") if fits else None
         return found if isinstance(found, int) and found > 0 else self._asked
 
     def write(self, micro_batch: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from birdsd.errors import UserError
 from birdsd.training.devices.copies import copy_tensors
-from birdsd.training.devices.precision import Precision
+from birdsd.training.devices.precision import Precision, divide_cores
 from birdsd.training.devices.world import World
 from birdsd.training.engines.adam8 import MOMENTS, AdamW8bit
 from birdsd.training.engines.base import (
+    EngineBase,
     MicroWork,
     StepResult,
     TensorsByKind,
     adamw,
     decay_groups,
-    forget_accelerate,
     learning_of,
 )
 from birdsd.training.engines.ema import Ema
@@ -51,7 +51,7 @@ def compile_in_place(learner: nn.Module, device: torch.device) -> None:
     learner.compile(dynamic=False)
 
 
-class TorchEngine:
+class TorchEngine(EngineBase):
     """Replicas in plain PyTorch: every rank holds everything, gradients are summed."""
 
     name = "torch"
@@ -65,9 +65,9 @@ class TorchEngine:
         world: World,
         optimizer_bits: int = 32,
     ) -> None:
-        self.device, self.world, self.precision = device, world, precision
+        super().__init__(learner, precision, device, world)
         self.scaler = self._make_scaler()
-        self.learner = learner
+        divide_cores(device, world.size)
         self.clip = float(optim.gradient_clip or 0)
         learning = self._placed(learner)
         self.shapes = {name: parameter.shape for name, parameter in learning}
@@ -95,13 +95,7 @@ class TorchEngine:
 
     def _make_scaler(self) -> Any:
         """Of the loss, where the precision needs one."""
-        from accelerate import Accelerator
-
-        name = self.precision.name
-        self.accelerator = Accelerator(
-            cpu=self.device.type == "cpu", mixed_precision="no" if name == "fp32" else name
-        )
-        return self.accelerator.scaler
+        return torch.amp.GradScaler(self.device.type) if self.precision.name == "fp16" else None
 
     def _placed(self, learner: Learner) -> list[tuple[str, nn.Parameter]]:
         """Put the learner where it computes; returns what the optimizer changes, in float32."""
@@ -110,15 +104,6 @@ class TorchEngine:
         for _, parameter in learning:  # what is frozen stays in the precision it came in
             parameter.data = parameter.data.float()
         return learning
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        return ("weights", *MOMENTS, *(("ema",) if self.ema else ()))
-
-    def _autocast(self) -> AbstractContextManager[None]:
-        if self.precision.name == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, self.precision.dtype)
 
     def step(
         self,
@@ -172,12 +157,6 @@ class TorchEngine:
             self.ema.update(ema_decay)
         return norm
 
-    @torch.no_grad()
-    def losses(self, batch: dict[str, Tensor]) -> Tensor:
-        """See `Engine.losses`."""
-        with self._autocast():
-            return self.learner(batch).float()
-
     def _tensor(self, kind: str, number: int) -> Tensor:
         """What a chunk has of a kind, in float32; a copy where it is packed."""
         chunk = self.flat.chunks[number]
@@ -188,8 +167,8 @@ class TorchEngine:
             return self.ema.averages[number]
         if isinstance(self.optimizer, AdamW8bit):
             return self.optimizer.moment(chunk, kind)
-        held: Tensor = self.optimizer.state[chunk][kind]
-        return held
+        tensor: Tensor = self.optimizer.state[chunk][kind]
+        return tensor
 
     @torch.no_grad()
     def copy_state(self, into: TensorsByKind) -> None:
@@ -199,8 +178,8 @@ class TorchEngine:
             names = [name for name, _ in self.flat.members(number)]
             for kind, targets in into.items():
                 if mine := [name for name in names if name in targets]:
-                    held = self._tensor(kind, number)
-                    pairs += [(targets[name], self.flat.view(held, name)) for name in mine]
+                    flat = self._tensor(kind, number)
+                    pairs += [(targets[name], self.flat.view(flat, name)) for name in mine]
             if isinstance(self.optimizer, AdamW8bit):  # what was unpacked must not all be there at once
                 self._copy(pairs)
                 pairs = []
@@ -214,11 +193,11 @@ class TorchEngine:
             names = [name for name, _ in self.flat.members(number)]
             for kind in self.kinds:
                 packed = kind in MOMENTS and isinstance(self.optimizer, AdamW8bit)
-                held = torch.zeros_like(chunk.detach()) if packed else self._tensor(kind, number)
-                here = [(self.flat.view(held, name), tensor(kind, name)) for name in names]
+                whole = torch.zeros_like(chunk.detach()) if packed else self._tensor(kind, number)
+                here = [(self.flat.view(whole, name), tensor(kind, name)) for name in names]
                 if packed:
                     self._copy(here)
-                    self.optimizer.restore(chunk, kind, held)  # type: ignore[union-attr]
+                    self.optimizer.restore(chunk, kind, whole)  # type: ignore[union-attr]
                 else:
                     pairs += here
             self.optimizer.state[chunk]["step"].fill_(float(extra["optimizer_step"]))
@@ -240,16 +219,15 @@ class TorchEngine:
         }
 
     @contextmanager
-    def showing(self) -> Iterator[bool]:
-        """See `Engine.showing`."""
+    def ema_weights(self) -> Iterator[bool]:
+        """See `Engine.ema_weights`."""
         with self.ema.exchanged() if self.ema else nullcontext():
             yield True
 
     def close(self) -> None:
-        """Forget what accelerate keeps for the whole process, so that another engine may follow."""
+        """End the threads that sum gradients."""
         if self.summing:
             self.summing.close()
-        forget_accelerate()
 
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:

@@ -60,7 +60,7 @@ def stored(made):
 
 def with_added(folder, made):
     pipeline = load(folder)
-    adapters.apply(pipeline, [adapters.Addition.open(made.folder)])
+    adapters.apply(pipeline, [adapters.Adapter.open(made.folder)])
     return latents(pipeline)
 
 
@@ -165,7 +165,7 @@ def test_what_was_imported_before_and_does_not_fit_is_refused_where_it_is_added(
         ):
             save_file({**weights, linear: changed.contiguous()}, file, {"format": "pt"})
             with pytest.raises(UserError, match=word) as caught:
-                Generator(grand_folder, additions=[adapters.Addition.open(lora_folder)])
+                Generator(grand_folder, adapters=[adapters.Adapter.open(lora_folder)])
             assert "birdsd import" in str(caught.value)
     finally:
         file.write_bytes(before)
@@ -251,7 +251,7 @@ def test_a_bundle_becomes_a_lora_and_a_folder_for_each_token(kohya, bring, grand
     ]
     for one, (name, rows) in zip(made.also, tokens.items(), strict=True):
         assert read_json(one.folder / "training.json")["tokens"] == {name: len(rows)}
-    model = Generator(made.folder, additions=[adapters.Addition.open(one.folder) for one in made.also])
+    model = Generator(made.folder, adapters=[adapters.Adapter.open(one.folder) for one in made.also])
     assert model.wording("a mybird and a <wren>") == "a mybird mybird_1 and a <wren>"
     table = model.pipeline.text_encoder.get_input_embeddings().weight
     number = model.pipeline.tokenizer.convert_tokens_to_ids("mybird")

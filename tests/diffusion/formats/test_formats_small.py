@@ -39,7 +39,7 @@ def with_update(grand_folder, lora_folder):
     """Latents of the model with the LoRA as it was trained, and without."""
     plain = load(grand_folder)
     without = latents(plain)
-    adapters.apply(plain, [adapters.Addition.open(lora_folder)])
+    adapters.apply(plain, [adapters.Adapter.open(lora_folder)])
     made = latents(plain)
     assert (made - without).abs().max() > 0.1
     return made
@@ -174,7 +174,7 @@ def test_a_lora_comes_in_from_every_naming(grand_folder, lora_folder, with_updat
     made = import_file(Asked(path, base=str(grand_folder)), tmp_path / "made")
     assert made.kind == "lora"
     pipeline = load(grand_folder)
-    adapters.apply(pipeline, [adapters.Addition.open(made.folder)])
+    adapters.apply(pipeline, [adapters.Adapter.open(made.folder)])
     assert torch.allclose(latents(pipeline), with_update, atol=1e-5)
     assert Generator(made.folder).codec == CODEC
 
@@ -199,7 +199,7 @@ def test_half_precision_of_a_lora(grand_folder, lora_folder, with_update, tmp_pa
     stored = load_file(made.folder / adapters.LORA_FILE)
     assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
     pipeline = load(grand_folder)
-    adapters.apply(pipeline, [adapters.Addition.open(made.folder)])
+    adapters.apply(pipeline, [adapters.Adapter.open(made.folder)])
     assert torch.allclose(latents(pipeline), with_update, atol=0.05)
 
 
@@ -333,7 +333,7 @@ def test_export_and_import_on_the_command_line(grand_folder, lora_folder, tmp_pa
     status, out, _ = birdsd(capfd, "import", told["file"], "--base", grand_folder, "--json")
     made = json.loads(out)
     assert (status, made["kind"], made["folder"]) == (0, "lora", f"imported/{lora_folder.parent.name}")
-    assert Generator(tmp_path / made["folder"]).additions
+    assert Generator(tmp_path / made["folder"]).adapters
     assert birdsd(capfd, "import", told["file"], "--base", grand_folder)[1].startswith(
         f"{made['folder']} holds"
     )

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from birdsd.diffusion.adapters import write_addition
+from birdsd.diffusion.adapters import write_adapter
 from birdsd.diffusion.export import training_set
 from birdsd.diffusion.generation import aesthetics, sampling
 from birdsd.diffusion.generation.aesthetics import (
@@ -448,7 +448,7 @@ def test_a_generator_personalises_on_top_of_learnt_tokens(index, pipeline_folder
         save_file({"<robin>": vector}, partial / "embeddings" / "_robin_.safetensors")
 
     inversion = tmp_path / "inversion" / "export"
-    write_addition(
+    write_adapter(
         inversion, "embedding", write, codec=CODEC.to_json(), heard=training_set(index),
         about={"tokens": {"<robin>": 1}}, base=str(pipeline_folder), words={SPECIES[0]: "<robin>"},
     )  # fmt: skip

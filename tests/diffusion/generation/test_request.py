@@ -1,4 +1,4 @@
-"""Everything a request can ask for ends in its recipes: seeds, emphasis, starts, stretches, additions."""
+"""Everything a request can ask for ends in its recipes: seeds, emphasis, starts, stretches, adapters."""
 
 from __future__ import annotations
 
@@ -204,12 +204,12 @@ def test_settings_that_contradict_each_other_are_sentences(model, recording):
 @pytest.fixture(scope="module")
 def token(pipeline_folder, tmp_path_factory):
     """A word of two vectors that stands on the model and was taught one more species."""
-    from birdsd.diffusion.adapters import write_addition
+    from birdsd.diffusion.adapters import write_adapter
     from birdsd.diffusion.export import TrainingSet
     from birdsd.diffusion.networks.token_rows import write_embeddings
 
     vectors = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
-    return write_addition(
+    return write_adapter(
         tmp_path_factory.mktemp("phoebe") / "export", "embedding",
         lambda folder: write_embeddings(folder, {"<phoebe>": vectors}),
         codec=CODEC.to_json(), heard=TrainingSet(("Black Phoebe",), False), about={"tokens": {"<phoebe>": 2}},
@@ -218,10 +218,10 @@ def token(pipeline_folder, tmp_path_factory):
 
 
 def test_the_weight_of_a_token_is_the_weight_of_its_word(pipeline_folder, token):
-    from birdsd.diffusion.adapters import Addition
+    from birdsd.diffusion.adapters import Adapter
 
-    strong = Generator(pipeline_folder, additions=[Addition.open(token, 1.4)])
-    plain = Generator(pipeline_folder, additions=[Addition.open(token)])
+    strong = Generator(pipeline_folder, adapters=[Adapter.open(token, 1.4)])
+    plain = Generator(pipeline_folder, adapters=[Adapter.open(token)])
     prompt = "a Black Phoebe in rain"
     for emphasis in (True, False):
         weighted, _ = strong.conditioning(Request((prompt,), emphasis=emphasis), [prompt])
@@ -271,7 +271,7 @@ def aesthetic(pipeline_folder, tmp_path_factory):
     """Two embeddings that stand on the model."""
     from safetensors.torch import save_file
 
-    from birdsd.diffusion.adapters import write_addition
+    from birdsd.diffusion.adapters import write_adapter
     from birdsd.diffusion.export import TrainingSet
 
     draw = torch.Generator().manual_seed(1)
@@ -282,18 +282,18 @@ def aesthetic(pipeline_folder, tmp_path_factory):
         projection = torch.randn(24, 32, generator=draw)
         save_file({"text_projection": projection}, str(folder / "text_projection.safetensors"))
 
-    return write_addition(
+    return write_adapter(
         tmp_path_factory.mktemp("liked") / "export", "aesthetic", write,
         codec=CODEC.to_json(), heard=TrainingSet((), False), about={}, base=str(pipeline_folder),
     )  # fmt: skip
 
 
 def test_prompts_are_personalised_by_what_was_added(pipeline_folder, aesthetic):
-    from birdsd.diffusion.adapters import Addition
+    from birdsd.diffusion.adapters import Adapter
     from birdsd.diffusion.generation.aesthetics import Aesthetic, AestheticSettings, personalise
 
     plain = Generator(pipeline_folder)
-    tuned = Generator(pipeline_folder, additions=[Addition.open(aesthetic, 0.5)])
+    tuned = Generator(pipeline_folder, adapters=[Adapter.open(aesthetic, 0.5)])
     liked, prompts = Aesthetic.load(aesthetic), [ROBIN, "a wren"]
 
     def both(model, **settings):
@@ -303,7 +303,7 @@ def test_prompts_are_personalised_by_what_was_added(pipeline_folder, aesthetic):
     context, negative = both(tuned, aesthetic_steps=3)
     parts = plain.pipeline
     embeddings = torch.cat([liked.embedding("American Robin"), liked.embedding("all")])
-    settings = AestheticSettings(steps=3, rate=1e-2, weight=0.5)  # the addition's weight blends
+    settings = AestheticSettings(steps=3, rate=1e-2, weight=0.5)  # the adapter's weight blends
     expected = personalise(
         parts.text_encoder, parts.tokenizer, liked.text_projection, embeddings, prompts, settings
     )
@@ -317,6 +317,6 @@ def test_prompts_are_personalised_by_what_was_added(pipeline_folder, aesthetic):
     assert not torch.allclose(named[0], context[0], atol=1e-4) and torch.allclose(named[1], context[1])
     with pytest.raises(UserError, match="unknown aesthetic embedding 'wren'"):
         both(tuned, aesthetic_name="wren")
-    two = Generator(pipeline_folder, additions=[Addition.open(aesthetic), Addition.open(aesthetic)])
+    two = Generator(pipeline_folder, adapters=[Adapter.open(aesthetic), Adapter.open(aesthetic)])
     with pytest.raises(UserError, match="2 aesthetic embeddings at once"):
         both(two)

@@ -121,7 +121,7 @@ def test_parts_make_what_one_task_makes(shards: Path, pipeline_folder: Path, tmp
         make_method(configured("db-lora", pipeline_folder), one) for one in (index, ShardIndex.open(alone))
     ]
     parts = [one.build(torch.device("cpu"), torch.float32) for one in methods]
-    ids = methods[0].example(parts[0], _sample(index), 5)["input_ids"][None]
+    ids = methods[0].make_example(parts[0], _sample(index), 5)["input_ids"][None]
     assert torch.equal(*(one.caches.texts(held, ids) for one, held in zip(methods, parts, strict=True)))
     assert not parts[0].frozen.loaded  # it was read
 
@@ -383,7 +383,7 @@ def test_what_is_missing_is_shared_evenly(shards: Path, pipeline_folder: Path) -
         return asked[-1]
 
     cpu = torch.device("cpu")
-    method.fill(cpu, torch.float32, ["train"], share, lambda: None, list)
+    method.fill_cache(cpu, torch.float32, ["train"], share, lambda: None, list)
     asked.clear()
-    method.fill(cpu, torch.float32, ["train", "validation"], share, lambda: None, list)
+    method.fill_cache(cpu, torch.float32, ["train", "validation"], share, lambda: None, list)
     assert [1] in asked  # of two shards the second is missing

@@ -21,6 +21,7 @@ from birdsd.diffusion.methods import make_method
 from birdsd.diffusion.networks import models
 from birdsd.errors import UserError
 from birdsd.files import read_json, write_json
+from birdsd.schema import TrainConfig
 from birdsd.shards.index import ShardIndex
 from tests.support.tiny import make_shards, train, train_config
 
@@ -251,7 +252,7 @@ def test_a_method_predicts_what_its_base_predicts(way, own, zero_folder, pipelin
     told = (method.denoising.prediction, method.denoising.zero_terminal_snr)
     assert told == ("v_prediction", True)
     parts = method.build(CPU, torch.float32)
-    method.provide(parts, list, lambda: None)
+    method.setup(parts, list, lambda: None)
     assert np.isfinite(train(method, parts, own, 2, 1e-3)).all()
     assert method.preview(parts, ["a robin"], tmp_path / "preview")
     model = Generator(method.export(parts, tmp_path / "export"))
@@ -273,10 +274,18 @@ def test_a_method_predicts_what_its_base_predicts(way, own, zero_folder, pipelin
     ],
 )
 def test_a_setting_that_contradicts_the_base_is_refused(way, setting, match, own, zero_folder):
-    asked = {"init": "pretrained", "source": zero_folder, **WAYS[way]}
+    """Also where the method has no such setting, and it was typed with what is usual."""
+
+    def asked(noise: dict) -> TrainConfig:
+        own_settings = noise if way == "full" else {}
+        source = {"init": "pretrained", "source": zero_folder}
+        config = train_config(way.split()[0], **source, **WAYS[way], **own_settings)
+        config.method.noise = {} if way == "full" else noise
+        return config
+
     with pytest.raises(UserError, match=match):
-        make_method(train_config(way.split()[0], **asked, **setting), own)
-    make_method(train_config(way.split()[0], **asked, **SETTINGS), own)  # that the base says too
+        make_method(asked(setting), own)
+    make_method(asked({"prediction": "v_prediction", "zero_terminal_snr": True}), own)  # as the base has it
 
 
 def test_from_scratch_an_open_setting_is_as_usual(index, autoencoder_folder):

@@ -24,13 +24,15 @@ from birdsd.training.work import RunWork
 from tests.support.aesthetics import VISION, published
 from tests.support.tiny import SPECIES, make_shards, train, train_config
 
-CLASS = {"class_samples": 2, "class_steps": 1, "rank": 2, "alpha": 6.0}
+CLASS = {"class_samples": 2, "class_steps": 1}
 TAUGHT = {
     "tokens": {"name": "textual_inversion", "vectors": 2, "initial_word": "song"},
     "dreambooth": {"name": "dreambooth", "base_method": "full", **CLASS},
-    "dreambooth on lora": {"name": "dreambooth", "targets": ["attention", "text_encoder"], **CLASS},
+    "dreambooth on lora": {
+        "name": "dreambooth", "rank": 2, "alpha": 6.0, "targets": ["attention", "text_encoder"], **CLASS,
+    },
     "lora": {"name": "lora", "rank": 2, "targets": ["text_encoder"]},
-}
+}  # fmt: skip
 STEPS, RATE = 4, 1e-3
 
 
@@ -79,7 +81,7 @@ def test_the_fine_tuned_encoder_is_what_is_tuned(way, own, pipeline_folder, clip
     settings = {"init": "pretrained", "source": pipeline_folder, **TAUGHT[way]}
     method = make_method(train_config(settings.pop("name"), **settings), own)
     parts = method.build(torch.device("cpu"), torch.float32)
-    method.provide(parts, list, lambda: None)
+    method.setup(parts, list, lambda: None)
     train(method, parts, own, steps=3, learning_rate=1e-2)
     export = method.export(parts, tmp_path / "taught" / "export")
 

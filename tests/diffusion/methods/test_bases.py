@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from birdsd.diffusion.adapters import Addition
+from birdsd.diffusion.adapters import Adapter
 from birdsd.diffusion.generation.generator import Generator
 from birdsd.diffusion.generation.request import Request
 from birdsd.diffusion.methods import make_method
@@ -128,12 +128,12 @@ def test_vectors_of_another_width_are_refused_at_generation(inversion, pipeline_
     file = folder / "embeddings/american-robin.safetensors"
     save_file({"<american-robin>": torch.zeros(1, 768)}, str(file), metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"<american-robin> .* is 768 wide.*is 32 wide"):
-        Generator(pipeline_folder, additions=[Addition.open(folder)])
+        Generator(pipeline_folder, adapters=[Adapter.open(folder)])
     file.unlink()
     with pytest.raises(UserError, match=r"no embeddings/american-robin\.safetensors"):
-        Generator(pipeline_folder, additions=[Addition.open(folder)])
+        Generator(pipeline_folder, adapters=[Adapter.open(folder)])
 
 
 def test_one_token_twice_is_refused_at_generation(inversion, pipeline_folder):
     with pytest.raises(UserError, match="exists in this model already"):
-        Generator(pipeline_folder, additions=[Addition.open(inversion), Addition.open(inversion)])
+        Generator(pipeline_folder, adapters=[Adapter.open(inversion), Adapter.open(inversion)])

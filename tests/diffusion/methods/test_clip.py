@@ -171,16 +171,16 @@ def test_the_loss_is_a_cross_entropy_against_fixed_candidates(learnt, index):
     learner = parts.learner
     reader = ShardReader(index, "train")
     for position in (3, 8):
-        drawn = method.example(parts, reader.read(position), position)
+        drawn = method.make_example(parts, reader.read(position), position)
         texts = [texts[int(drawn["wording"]) % len(texts)] for texts in method.wordings.values()]
         with torch.no_grad():
             states = text_states(encoder, tokenizer, texts)
             candidates = functional.normalize(learner.text_projection(states), dim=-1)
-            image = method.prepare(parts, {k: v[None] for k, v in drawn.items()})["image"]
+            image = method.encode_batch(parts, {k: v[None] for k, v in drawn.items()})["image"]
             features = learner.visual_projection(learner.vision_model(image).pooler_output)
             logits = learner.logit_scale.exp() * functional.normalize(features, dim=-1) @ candidates.T
             expected = -logits.log_softmax(-1)[0, int(drawn["label"])]
-            loss = learner(method.prepare(parts, {k: v[None] for k, v in drawn.items()}))
+            loss = learner(method.encode_batch(parts, {k: v[None] for k, v in drawn.items()}))
         assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
 
 
@@ -213,14 +213,14 @@ def test_an_example_is_a_function_of_position_and_turned_round_in_training_only(
     ramp = np.broadcast_to(np.arange(64, dtype=np.uint8), (1, 32, 64))
     told = np.frombuffer(json.dumps({"captions": [f"{SPECIES[0]} singing"]}).encode(), np.uint8)
     sample = Sample("ramp", ramp, raw_metadata=[("json", told)])
-    first, again = (method.example(parts, sample, 7) for _ in range(2))
+    first, again = (method.make_example(parts, sample, 7) for _ in range(2))
     assert all(torch.equal(first[key], again[key]) for key in first)
-    starts = {int(method.example(parts, sample, n)["pixels"][0, 0, 0]) for n in range(200)}
+    starts = {int(method.make_example(parts, sample, n)["pixels"][0, 0, 0]) for n in range(200)}
     assert len(starts) > 50
-    turned = method.example(parts, sample, 9)["pixels"][0, 0].int()
+    turned = method.make_example(parts, sample, 9)["pixels"][0, 0].int()
     assert sorted(turned.tolist()) == list(range(64)) and ((turned.diff() - 1) % 64 == 0).all()
     assert torch.equal(
-        method.example(parts, sample, 9, "validation")["pixels"], torch.from_numpy(ramp.copy())
+        method.make_example(parts, sample, 9, "validation")["pixels"], torch.from_numpy(ramp.copy())
     )
 
 
@@ -229,7 +229,7 @@ def test_a_sample_whose_metadata_is_broken_gets_no_weight_instead_of_an_end(lear
     broken = Sample(
         "torn", np.zeros((1, 32, 64), np.uint8), raw_metadata=[("json", np.frombuffer(b"{", np.uint8))]
     )
-    assert set(method.example(parts, broken, 0)) == {"pixels", "label", "wording"} and broken.weight == 0
+    assert set(method.make_example(parts, broken, 0)) == {"pixels", "label", "wording"} and broken.weight == 0
 
 
 def test_candidates_are_what_is_heard_in_the_shards(learnt):

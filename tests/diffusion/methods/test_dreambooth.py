@@ -31,10 +31,12 @@ def own(tmp_path_factory) -> ShardIndex:
 
 
 def made(index, source, **changes):
-    settings = {"class_samples": 3, "class_steps": 2, "init": "pretrained", "source": source, "rank": 2}
+    settings = {"class_samples": 3, "class_steps": 2, "init": "pretrained", "source": source}
+    if changes.get("base_method", "lora") == "lora":
+        settings["rank"] = 2
     method = make_method(train_config("dreambooth", **{**settings, **changes}), index)
     parts = method.build(CPU, torch.float32)
-    return method, parts, method.provide(parts, list, lambda: None)
+    return method, parts, method.setup(parts, list, lambda: None)
 
 
 # -- class pictures ---------------------------------------------------------------------------------
@@ -130,7 +132,7 @@ def test_the_watchdog_hears_of_every_step(own, pipeline_folder):
     method, parts, _ = made(own, pipeline_folder, class_guidance=2.0)
     shutil.rmtree(method.pictures.folder)
     heard = []
-    method.provide(parts, list, lambda: heard.append(1))
+    method.setup(parts, list, lambda: heard.append(1))
     assert len(heard) >= 2 * method.config.method.class_steps
 
 
@@ -199,11 +201,11 @@ def test_the_loss_is_the_papers(own, pipeline_folder, form, weight):
 def test_each_half_has_draws_of_its_own(own, pipeline_folder):
     method, parts, _ = made(own, pipeline_folder)
     sample = ShardReader(own, "train").read(0)
-    first, again, other = (method.example(parts, sample, position) for position in (7, 7, 8))
+    first, again, other = (method.make_example(parts, sample, position) for position in (7, 7, 8))
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert not torch.equal(first["class_noise"], first["noise"])
     assert not torch.equal(first["class_noise"], other["class_noise"])
-    many = [method.example(parts, sample, position) for position in range(200)]
+    many = [method.make_example(parts, sample, position) for position in range(200)]
     assert {int(example["class_number"]) for example in many} == {0, 1, 2}
     apart = [int(e["timesteps"]) != int(e["class_timesteps"]) for e in many]
     assert np.mean(apart) > 0.9
@@ -232,7 +234,7 @@ def test_samples_stand_first_and_their_class_pictures_behind(own, pipeline_folde
     assert torch.equal(ours["prior"], torch.full((4,), 0.3))
     vae, reader = parts.frozen["vae"], ShardReader(own, "train")
     for at in range(4):
-        drawn = method.example(parts, reader.read(at), at)
+        drawn = method.make_example(parts, reader.read(at), at)
         image = torch.from_numpy(method.pictures.read(int(drawn["class_number"])))[None] / 127.5 - 1
         with torch.no_grad():
             spread = vae.encode(image).latent_dist
@@ -249,14 +251,15 @@ def test_without_class_pictures_it_is_the_method_underneath(own, pipeline_folder
     method, parts, lines = made(own, pipeline_folder, **off)
     assert "no class pictures" in lines[-1] and not isinstance(parts.learner, PriorLearner)
     assert batch(method, parts, own, 0, 4)["latents"].shape[0] == 4
-    assert "class_number" not in method.example(parts, ShardReader(own, "train").read(0), 0)
+    assert "class_number" not in method.make_example(parts, ShardReader(own, "train").read(0), 0)
 
 
 @pytest.mark.parametrize(("form", "kind"), [("lora", LoraMethod), ("full", FullMethod)])
 def test_what_learns_is_what_the_method_underneath_says(own, pipeline_folder, form, kind):
     method, parts, _ = made(own, pipeline_folder, base_method=form)
+    rank = {"rank": 2} if form == "lora" else {}
     assert isinstance(method, kind) and isinstance(parts.learner, PriorLearner)
-    other = make_method(train_config(form, init="pretrained", source=pipeline_folder, rank=2), own)
+    other = make_method(train_config(form, init="pretrained", source=pipeline_folder, **rank), own)
     expected = {n for n, p in other.build(CPU, torch.float32).learner.named_parameters() if p.requires_grad}
     assert {n for n, p in parts.learner.named_parameters() if p.requires_grad} == expected
     frozen = {n: p.detach().clone() for n, p in parts.learner.named_parameters() if not p.requires_grad}
@@ -359,7 +362,7 @@ def test_class_pictures_show_what_the_model_knows_by_name(own, knowing):
     sample, prompts = ShardReader(own, "train").read(0), {}
     method.config.method.caption_dropout = 0.0
     for position in range(60):
-        example = method.example(parts, sample, position)
+        example = method.make_example(parts, sample, position)
         prompts[int(example["class_number"])] = parts.tokenizer.decode(
             example["class_input_ids"], skip_special_tokens=True
         )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from birdsd.diffusion.adapters import Addition
+from birdsd.diffusion.adapters import Adapter
 from birdsd.diffusion.generation import generate as room
 from birdsd.diffusion.generation.generate import Generator, Request
 from birdsd.diffusion.methods import make_method
@@ -87,8 +87,8 @@ def test_the_export_is_small_and_diffusers_reads_the_same_model_from_it(taught, 
 def test_the_generator_puts_it_on_its_base(taught, pipeline_folder):
     _, _, folder = taught
     base, model = Generator(pipeline_folder), Generator(folder)
-    on_top = Generator(pipeline_folder, additions=[Addition.open(folder)])
-    off = Generator(pipeline_folder, additions=[Addition.open(folder, weight=0.0)])
+    on_top = Generator(pipeline_folder, adapters=[Adapter.open(folder)])
+    off = Generator(pipeline_folder, adapters=[Adapter.open(folder, weight=0.0)])
     shown = [one.images(REQUEST, REQUEST.prompts, [0]) for one in (base, model, on_top, off)]
     assert (shown[1] == shown[2]).all() and not (shown[0] == shown[1]).all()
     assert np.abs(shown[0].astype(int) - shown[3]).max() <= 1
@@ -126,7 +126,7 @@ def test_a_lora_for_another_architecture_is_refused(taught, index, autoencoder_f
     other = make_method(config, index)
     place = other.export(other.build(CPU, torch.float32), tmp_path / "other")
     with pytest.raises(UserError, match="a LoRA fits models of the architecture"):
-        Generator(place, additions=[Addition.open(taught[2])])
+        Generator(place, adapters=[Adapter.open(taught[2])])
 
 
 @pytest.mark.parametrize(

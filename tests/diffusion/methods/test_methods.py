@@ -43,19 +43,22 @@ def test_shards_without_a_codec_are_refused(tmp_path):
         make_method(train_config("full"), ShardIndex.open(folder))
 
 
+CROPPED = {"autoencoder": {"crop_frames": 32}}
+
+
 @pytest.mark.parametrize("name", ["full", "autoencoder"])
 def test_an_example_is_a_function_of_seed_purpose_and_position(name, index, autoencoder_folder):
     method, parts = build(
-        make_method(train_config(name, autoencoder=autoencoder_folder, crop_frames=32), index), index
+        make_method(train_config(name, autoencoder=autoencoder_folder, **CROPPED.get(name, {})), index), index
     )
     sample = ShardReader(index, "train").read(0)
     for position in (11, 5):  # something else in between changes nothing
-        method.example(parts, sample, position)
-    first, again = (method.example(parts, sample, 7) for _ in range(2))
+        method.make_example(parts, sample, position)
+    first, again = (method.make_example(parts, sample, 7) for _ in range(2))
     assert all(torch.equal(first[key], again[key]) for key in first)
-    others = [method.example(parts, sample, 8), method.example(parts, sample, 7, "validation")]
+    others = [method.make_example(parts, sample, 8), method.make_example(parts, sample, 7, "validation")]
     method.config.seed += 1
-    others.append(method.example(parts, sample, 7))
+    others.append(method.make_example(parts, sample, 7))
     assert all(not torch.equal(first["noise"], other["noise"]) for other in others)
     assert all({k: v.shape for k, v in first.items()} == {k: v.shape for k, v in o.items()} for o in others)
 
@@ -76,7 +79,7 @@ def test_stereo_shards_train(tmp_path, autoencoder_folder):
 def test_pictures_that_are_not_the_codecs_are_named(index):
     method, parts = build(make_method(train_config("autoencoder"), index), index)
     with pytest.raises(UserError, match=r"sample odd .*\[1, 8, 8\]"):
-        method.example(parts, Sample("odd", np.zeros((1, 8, 8), np.uint8)), 0)
+        method.make_example(parts, Sample("odd", np.zeros((1, 8, 8), np.uint8)), 0)
 
 
 # -- autoencoder ------------------------------------------------------------------------------------
@@ -109,7 +112,7 @@ def test_the_loss_is_error_divergence_and_error_of_the_differences(index):
 def test_crops_come_from_all_of_the_picture_at_the_right_place(index):
     method, parts = build(make_method(train_config("autoencoder", crop_frames=32), index), index)
     ramp = np.broadcast_to(np.arange(CODEC.frames, dtype=np.uint8), (1, CODEC.bands, CODEC.frames))
-    crops = [method.example(parts, Sample("ramp", ramp), n)["pixels"] for n in range(200)]
+    crops = [method.make_example(parts, Sample("ramp", ramp), n)["pixels"] for n in range(200)]
     assert {int(crop[0, 0, 0]) for crop in crops} == set(range(33))
     assert all((crop[0, 0].diff() == 1).all() and crop.shape == (1, 32, 32) for crop in crops)
 
@@ -181,11 +184,11 @@ def test_what_the_autoencoder_loses_is_measured_and_said_first(
         decoded = vae.decode(vae.encode(images).latent_dist.mode()).sample.clamp(-1, 1)
     share = (decoded - images).abs().mean().item() / 2  # of the range -1..1
     alive = []
-    lines = method.provide(parts, list, lambda: alive.append(1))
+    lines = method.setup(parts, list, lambda: alive.append(1))
     assert f"loses {share:.1%} of the range of 4 validation spectrograms" in lines[0] and len(alive) == 4
     assert f"{share * 100:.1f} dB" in lines[0]  # the codec's range is 100 dB
     assert str(next(iter(source.values()))) in lines[0]
-    others = method.provide(parts, lambda numbers: [], lambda: None)  # one rank says it for all
+    others = method.setup(parts, lambda numbers: [], lambda: None)  # one rank says it for all
     assert not any("loses" in line for line in others)
 
 
@@ -217,13 +220,15 @@ def test_caching_latents_does_not_change_what_is_learnt(tmp_path, autoencoder_fo
     index = ShardIndex.open(make_shards(tmp_path / "shards"))
     method, parts = build(make_method(train_config("full", autoencoder=autoencoder_folder), index), index)
     sample = ShardReader(index, "train").read(5)
-    fresh = method.prepare(parts, {k: v[None] for k, v in method.example(parts, sample, 9).items()})
-    assert method.latents("train") is None
-    method.fill(CPU, torch.float32, ["train"], list, lambda: None)
-    stored = method.latents("train")
+    fresh = method.encode_batch(parts, {k: v[None] for k, v in method.make_example(parts, sample, 9).items()})
+    assert method.cached_latents("train") is None
+    method.fill_cache(CPU, torch.float32, ["train"], list, lambda: None)
+    stored = method.cached_latents("train")
     assert stored[5].dtype == np.float16 and stored[5].shape == (8, 8, 16) and len(stored) == 12
     sample.latent = stored[5]
-    cached = method.prepare(parts, {k: v[None] for k, v in method.example(parts, sample, 9).items()})
+    cached = method.encode_batch(
+        parts, {k: v[None] for k, v in method.make_example(parts, sample, 9).items()}
+    )
     # One picture or eight in a batch: the last bit of float32, which float16 mostly rounds away.
     assert torch.allclose(fresh["latents"], cached["latents"], atol=2e-3)
     assert torch.equal(fresh["noise"], cached["noise"])
@@ -234,7 +239,7 @@ def test_latents_of_another_autoencoder_are_not_taken(index, trained):
     sample = ShardReader(index, "train").read(0)
     sample.latent = np.zeros((4, 4, 4), np.float16)
     with pytest.raises(UserError, match=r"stored latent .*\[4, 4, 4\]"):
-        method.example(parts, sample, 0)
+        method.make_example(parts, sample, 0)
 
 
 def test_latents_are_scaled_and_drawn_from_their_distribution(index, trained):
@@ -242,7 +247,7 @@ def test_latents_are_scaled_and_drawn_from_their_distribution(index, trained):
     moments = torch.cat([torch.full((1, 4, 8, 16), 2.0), torch.full((1, 4, 8, 16), float(np.log(0.25)))], 1)
     noise = torch.ones(1, 4, 8, 16)
     entries = {"moments": moments, "posterior_noise": noise, "noise": noise, "timesteps": torch.tensor([3])}
-    ready = method.prepare(parts, {**entries, "input_ids": torch.zeros(1, 16, dtype=torch.int64)})
+    ready = method.encode_batch(parts, {**entries, "input_ids": torch.zeros(1, 16, dtype=torch.int64)})
     factor = parts.frozen["vae"].config.scaling_factor
     assert torch.allclose(ready["latents"], torch.full((1, 4, 8, 16), 2.5 * factor))
 
@@ -250,17 +255,19 @@ def test_latents_are_scaled_and_drawn_from_their_distribution(index, trained):
 def test_captions_are_chosen_and_dropped_as_asked(index, trained):
     method, parts = trained
     sample = ShardReader(index, "train").read(0)
-    ids = [tuple(method.example(parts, sample, n)["input_ids"].tolist()) for n in range(300)]
+    ids = [tuple(method.make_example(parts, sample, n)["input_ids"].tolist()) for n in range(300)]
     counts = sorted(ids.count(kind) for kind in set(ids))
     assert len(counts) == 3 and 12 <= counts[0] <= 55 and counts[1] > 90  # 10% empty, the two wordings alike
-    kept = {tuple(method.example(parts, sample, n, "validation")["input_ids"].tolist()) for n in range(100)}
+    kept = {
+        tuple(method.make_example(parts, sample, n, "validation")["input_ids"].tolist()) for n in range(100)
+    }
     assert len(kept) == 2
 
 
 def test_timesteps_cover_the_schedule(index, trained):
     method, parts = trained
     sample = ShardReader(index, "train").read(0)
-    steps = [int(method.example(parts, sample, n)["timesteps"]) for n in range(400)]
+    steps = [int(method.make_example(parts, sample, n)["timesteps"]) for n in range(400)]
     assert min(steps) < 30 and max(steps) > 969 and 430 < np.mean(steps) < 570
 
 

@@ -88,7 +88,7 @@ def test_gradients_are_where_they_should_be_checkpointed_or_not(way, shards, pip
         config = configured(way, pipeline_folder, gradient_checkpointing=checkpointing)
         method = make_method(config, index)
         parts = method.build(torch.device("cpu"), torch.float32)
-        method.provide(parts, list, lambda: None)
+        method.setup(parts, list, lambda: None)
         parts.learner(batch(method, parts, index, 0, 4)).mean().backward()
         reached = {name: p.grad for name, p in parts.learner.named_parameters() if p.grad is not None}
         assert reached.keys() == named_to_learn(way, parts.learner)

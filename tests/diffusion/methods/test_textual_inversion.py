@@ -120,7 +120,7 @@ def test_vectors_begin_as_the_word(index, pipeline_folder):
         train_config("textual_inversion", init="pretrained", source=pipeline_folder, initial_word="zxq"),
         index,
     )
-    shown = lines.provide(lines.build(CPU, torch.float32), list, lambda: None)
+    shown = lines.setup(lines.build(CPU, torch.float32), list, lambda: None)
     assert f"mean of its {count} tokens" in shown[-1] and "<american-robin>" in shown[-1]
 
 
@@ -130,7 +130,7 @@ def test_captions_name_the_tokens(index, pipeline_folder):
         "a <american-robin> <american-robin>_1 singing"
     )
     assert method.wording(parts, "") == ""
-    example = method.example(parts, ShardReader(index, "train").read(0), 0, "validation")
+    example = method.make_example(parts, ShardReader(index, "train").read(0), 0, "validation")
     first = len(parts.tokenizer) - 4
     assert [n for n in example["input_ids"].tolist() if n >= first] == [first, first + 1]
     method, parts = made(index, pipeline_folder, tokens="style", style_token="<birdsong>")

@@ -12,14 +12,14 @@ import torch
 from torch.nn import functional
 
 from birdsd.config import compose, signature
-from birdsd.diffusion.learning.base import Parts
+from birdsd.diffusion.learning.base import Modules
+from birdsd.diffusion.method_configs import AutoencoderConfig
 from birdsd.diffusion.methods import make_method
 from birdsd.diffusion.methods.autoencoder import AutoencoderLearner
 from birdsd.diffusion.networks import adversary as module
 from birdsd.diffusion.networks.adversary import Discriminator, gate
 from birdsd.errors import UserError
 from birdsd.planning.trace import trace_step
-from birdsd.schema import MethodConfig
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
 from birdsd.training.devices.world import World
@@ -146,9 +146,9 @@ def test_before_its_start_nothing_moves_and_nothing_is_computed(index, monkeypat
     method, parts = built(index, **ON, adversary_start_samples=100)
     plain_method, plain = built(index)
     sample = ShardReader(index, "train").read(0)
-    told = [method.example(parts, sample, position)["adversary"].item() for position in (0, 99, 100)]
+    told = [method.make_example(parts, sample, position)["adversary"].item() for position in (0, 99, 100)]
     assert told == [0.0, 0.0, 1.0]
-    assert method.example(parts, sample, 0, "validation")["adversary"].item() == 1.0
+    assert method.make_example(parts, sample, 0, "validation")["adversary"].item() == 1.0
     before, across = batch(method, parts, index, 0, 4), batch(method, parts, index, 98, 4)
     expected = gradients(plain.learner, batch(plain_method, plain, index, 0, 4))
     mixed = gradients(parts.learner, across)
@@ -258,9 +258,11 @@ def short(index: ShardIndex, run: Path, events: list[dict], rate: float = 4e-3, 
 
 
 def test_what_changes_is_said_once_and_taken_back():
-    learner = AutoencoderLearner(torch.nn.Identity(), MethodConfig("autoencoder", adversary_start_samples=8))
+    learner = AutoencoderLearner(
+        torch.nn.Identity(), AutoencoderConfig("autoencoder", adversary_start_samples=8)
+    )
     learner.with_adversary(Discriminator(4, 1.0))
-    validation = Validation(None, Parts(learner), [None], World(), 1)
+    validation = Validation(None, Modules(learner), [None], World(), 1)
     shut, opened = ({"adversary_open": x, "adversary_real": 0.1, "adversary_fake": 0.2} for x in (0.0, 0.3))
     told = [
         validation.remark(r, at) for at, r in enumerate((shut, shut, shut, opened, opened, shut), start=7)

@@ -19,7 +19,7 @@ from birdsd.diffusion.generation.request import Request
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.finite import NotFinite, check_finite, is_finite
 from birdsd.errors import UserError
-from birdsd.training.previews import previewed
+from birdsd.training.previews import write_preview
 from tests.support.formats_makers import HEARD, drawn
 from tests.support.formats_makers import grand_folder as grand_folder
 from tests.support.formats_makers import lora_folder as lora_folder
@@ -128,7 +128,7 @@ def test_an_addition_that_went_bad_is_refused_where_it_is_added(grand_folder, lo
     name = sorted(load_file(folder / adapters.LORA_FILE))[3]
     spoil(folder / adapters.LORA_FILE, name)
     with pytest.raises(NotFinite, match=name.replace(".", r"\.")):
-        Generator(grand_folder, additions=[adapters.Addition.open(folder)])
+        Generator(grand_folder, adapters=[adapters.Adapter.open(folder)])
 
 
 def test_an_embedding_is_refused_in_every_form(grand_folder, tmp_path):
@@ -150,7 +150,7 @@ def loud(pipeline_folder, tmp_path):
     """A model with a token whose vector is finite, and far beyond what the text encoder computes with."""
     from birdsd.diffusion.networks.token_rows import write_embeddings
 
-    folder = adapters.write_addition(
+    folder = adapters.write_adapter(
         tmp_path / "loud",
         "embedding",
         lambda partial: write_embeddings(partial, {"<loud>": torch.full((1, 32), 3e38)}),
@@ -221,6 +221,6 @@ def test_a_preview_that_is_no_picture_is_left_out_and_training_goes_on(index, au
     parts = method.build(torch.device("cpu"), torch.float32)
     with torch.no_grad():
         parts.learner.unet.conv_out.bias.fill_(float("nan"))
-    paths, event = previewed(method, lambda: parts, config, index, tmp_path / "preview")
+    paths, event = write_preview(method, lambda: parts, config, index, tmp_path / "preview")
     assert paths == [] and event["event"] == "preview skipped" and "not finite" in event["reason"]
     assert not list(tmp_path.rglob("*.wav"))

@@ -42,9 +42,9 @@ def _toy(drill):
             from tests.support.toy import ToyMethod
 
             class Slowly(ToyMethod):
-                def prepare(self, parts, batch):
+                def encode_batch(self, parts, batch):
                     time.sleep(drill.get("step_s", 0.1))
-                    return super().prepare(parts, batch)
+                    return super().encode_batch(parts, batch)
 
             return Slowly(config, index)
 

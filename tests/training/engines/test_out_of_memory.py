@@ -10,7 +10,7 @@ from birdsd.errors import UserError
 from birdsd.shards.index import ShardIndex
 from birdsd.training.batches.batches import Examples
 from birdsd.training.batches.plan import BatchPlan
-from birdsd.training.engines.out_of_memory import SHORTAGE_FILE, OutOfMemory, is_out_of_memory, recut
+from birdsd.training.engines.out_of_memory import MICRO_BATCH_FILE, OutOfMemory, is_out_of_memory, resplit
 from birdsd.training.loop import train
 from birdsd.training.records import Ledger, read_metrics
 from tests.support.toy import ToyMethod, losses, toy_config
@@ -56,7 +56,7 @@ class Narrow(ToyMethod):
         parts.learner.forward = narrow
         return parts
 
-    def prepare(self, parts, batch):
+    def encode_batch(self, parts, batch):
         if self.place == "prepare" and len(batch["clean"]) > self.room:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ...")
         return batch
@@ -125,7 +125,7 @@ def test_two_ranks_shrink_together(children, straight, tmp_path, method):
 def test_the_next_start_remembers(children, straight, tmp_path):
     """On the same machine with the same settings; with others it tries what was asked for."""
     assert children.train(tmp_path, method=Narrow, stop_at=90, machine__micro_batch=10) == [0]
-    assert json.loads((tmp_path / SHORTAGE_FILE).read_text())["micro_batch"] == 2
+    assert json.loads((tmp_path / MICRO_BATCH_FILE).read_text())["micro_batch"] == 2
     before = len(shortages(tmp_path))
     assert children.train(tmp_path, method=Narrow, machine__micro_batch=10) == [0]
     assert before == 2 and len(shortages(tmp_path)) == before
@@ -145,7 +145,7 @@ def test_one_sample_is_the_least(shards, tmp_path):
 class NarrowBeside(ToyMethod):
     """No room for more than three samples in validation, and for no preview at all."""
 
-    def prepare(self, parts, batch):
+    def encode_batch(self, parts, batch):
         if len(batch["clean"]) > 3 and not any(p.grad is None for p in parts.learner.parameters()):
             import inspect
 
@@ -229,7 +229,7 @@ def test_recut_keeps_every_sample_once():
             ]
             for micro in made:  # one sample could not be decoded
                 micro.weights[micro.tensors["n"] == 1] = 0
-            cut = recut(made, BatchPlan(batch, world, rank, new))
+            cut = resplit(made, BatchPlan(batch, world, rank, new))
             assert len(cut) == BatchPlan(batch, world, rank, new).count
             seen = [int(n) for m in cut for n, w in zip(m.tensors["n"], m.weights, strict=True) if w]
             assert seen == [n for n in plan.slice if n != 1]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from birdsd.diffusion.learning.base import Parts
+from birdsd.diffusion.learning.base import Modules
 from birdsd.errors import UserError
 from birdsd.schema import OptimConfig
 from birdsd.shards.index import ShardIndex
@@ -28,7 +28,7 @@ from birdsd.training.engines.adam8 import MOMENTS, AdamW8bit
 from birdsd.training.engines.choice import make_engine
 from birdsd.training.engines.offload_engine import LossScale, OffloadEngine
 from birdsd.training.engines.torch_engine import TorchEngine, compile_in_place
-from birdsd.training.previews import parts_of
+from birdsd.training.previews import build_from_checkpoint
 from tests.support.toy import OPTIM, OddMethod, ToyLearner, ToyMethod, losses, toy_config
 from tests.training.checkpoints.test_failed_saves import fill, small_disk  # noqa: F401 - a fixture
 from tests.training.engines.test_out_of_memory import Narrow, NarrowBackward, shortages
@@ -122,7 +122,7 @@ def test_the_device_holds_low_precision_and_no_gradients():
         assert {p.dtype for p in learning} == {torch.bfloat16} and all(p.grad is None for p in learning)
         assert learner.norm.weight.dtype == torch.bfloat16, "what is frozen too"
         assert not torch.equal(learner.inner.weight, before)
-        with engine.showing():
+        with engine.ema_weights():
             shown = learner.inner.weight.detach().clone()
         assert not torch.equal(shown, learner.inner.weight)
 
@@ -191,7 +191,7 @@ def test_an_engine_is_gone_before_the_export(shards, tmp_path, monkeypatch, chan
 def test_in_host_memory_a_learner_is_brought_to_the_device_for_use() -> None:
     class Method:
         def build(self, device, dtype):
-            return Parts(ToyLearner(), device=device)
+            return Modules(ToyLearner(), device=device)
 
     class Saved:
         def has(self, kind):
@@ -202,7 +202,7 @@ def test_in_host_memory_a_learner_is_brought_to_the_device_for_use() -> None:
 
     meta = torch.device("meta")
     for for_use, kind in ((False, "cpu"), (True, "meta")):
-        parts = parts_of(Method(), Saved(), meta, 0, for_use)
+        parts = build_from_checkpoint(Method(), Saved(), meta, 0, for_use)
         assert {p.device.type for p in parts.learner.parameters()} == {kind}
 
 

@@ -1,0 +1,99 @@
+"""The settings of each method, `method.KEY`: a dataclass each, without torch.
+
+Fields that several methods share stand in a class that they derive from. A run's signature leaves out what is
+at its default, so that a default is never changed here; a preset in configs/method/ may say otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from birdsd.schema import MethodConfig, Text
+
+
+@dataclass
+class AutoencoderConfig(MethodConfig):
+    """The spectrogram autoencoder: reconstruction losses, and a discriminator beside them."""
+
+    kl_weight: float = 1e-6  # of the divergence of the latents from a standard normal distribution
+    gradient_weight: float = 0.0  # of the error of differences between neighbouring pixels
+    crop_frames: int = 0  # width of the crops that it learns from; 0: whole pictures
+    texture_weight: float = 0.0  # of the error of local mean and standard deviation
+    feature_weight: float = 0.0  # of the error of the features of model.clip's image tower
+    adversary_weight: float = 0.0  # of a discriminator's gradient beside the reconstruction's; 0: none
+    adversary_start_samples: int = 0  # it learns and teaches from there on
+    adversary_learning_rate: float = 2e-3  # of its weights, which have unit variance, at the schedule's peak
+    adversary_channels: int = 16  # of its first layer
+
+
+@dataclass
+class DenoisingConfig(MethodConfig):
+    """What every method has that learns by denoising."""
+
+    min_snr_gamma: float = 0.0  # clips the loss weight of timesteps with little noise; 0: no weighting
+    caption_dropout: float = 0.1  # probability of an empty caption, which guidance needs
+
+
+@dataclass
+class WeightsConfig(DenoisingConfig):
+    """What methods have that train the weights themselves."""
+
+    train_text_encoder: bool = True
+    learns: list[str] = field(default_factory=list)  # patterns of parameter names; empty: all of them
+
+
+@dataclass
+class FullConfig(WeightsConfig):
+    """Full fine-tuning, and training from scratch, which chooses its noise."""
+
+    prediction: Text = None  # null: epsilon; for a pretrained model always its own prediction type
+    noise_schedule: Text = None  # null: scaled_linear, or the base's
+    zero_terminal_snr: bool | None = None  # null: false, or as the base has it
+
+
+@dataclass
+class LoraConfig(DenoisingConfig):
+    """Low-rank updates beside frozen weights."""
+
+    rank: int = 0  # 0: as the model preset recommends, else 8
+    alpha: float = 0.0  # 0: as large as the rank, so that the update is scaled by 1
+    targets: list[str] = field(default_factory=list)  # empty: as the model preset recommends, else attention
+
+
+@dataclass
+class TextualInversionConfig(DenoisingConfig):
+    """New tokens, whose vectors alone are trained."""
+
+    tokens: str = "per_species"  # or style: one token for them all
+    style_token: str = "<birdsong>"  # of tokens=style
+    vectors: int = 0  # per token; 0: as the model preset recommends, else 1
+    initial_word: str = "bird"  # a token begins as the vector of this word
+
+
+@dataclass
+class DreamBoothConfig(DenoisingConfig):
+    """A rare word for each species, and class images that preserve what the model knew."""
+
+    base_method: str = "lora"  # or full
+    word: str = "rare"  # or class: the species' own name
+    class_word: str = "bird"  # what a species is
+    prior_weight: float = 1.0  # of the class images' error beside the samples'; 0: no class images
+    class_prompts: list[str] = field(default_factory=list)  # empty: "a bird", and what it knows by name
+    class_samples: int = 100  # number of class images
+    class_steps: int = 25  # sampling steps of a class image
+    class_guidance: float = 3.0  # guidance scale of class images
+
+    @property
+    def form(self) -> str:
+        """What it stands on."""
+        return self.base_method
+
+
+@dataclass
+class DreamBoothOnLoraConfig(DreamBoothConfig, LoraConfig):
+    """DreamBooth on low-rank updates."""
+
+
+@dataclass
+class DreamBoothOnFullConfig(DreamBoothConfig, WeightsConfig):
+    """DreamBooth on the weights themselves."""
