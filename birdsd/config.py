@@ -128,6 +128,8 @@ def compose(job: str, overrides: Sequence[str] = ()) -> Any:
             groups[key] = _preset(key, value, values)
         else:
             values.append((key, value))
+    if groups.get("codec", "").endswith((".yaml", ".yml")):
+        kind = _with_codec(kind, read_preset(Path(groups["codec"])).get("kind"))
     resolved = _merge_presets(job, kind, groups)
     valid = dict(keys(kind))
     for key, value in values:
@@ -214,6 +216,8 @@ def _own_preset(kind: type, group: str, path: Path) -> dict[str, Any]:
     valid = {item.name for item in dataclasses.fields(of_group)}
     told = {"name": path.stem}
     for key, value in read_preset(path).items():
+        if (group, key, value) == ("codec", "kind", schema.SPECTROGRAM):
+            continue  # the usual one
         if key not in valid:
             raise unknown_name(f"key in {path}", key, valid, whole=f"`birdsd run JOB --keys`, {group}.*")
         told[key] = encoded(as_field(f"{group}.{key}", getattr(of_group(), key), value))
@@ -227,6 +231,18 @@ def _own_preset(kind: type, group: str, path: Path) -> dict[str, Any]:
                 f"`birdsd run ... --keys` and {group}'s presets show what a value looks like",
             ) from error
     return told
+
+
+def _with_codec(job: type, kind: Any) -> type:
+    """The configuration class `job`, where its keys `codec.*` are the settings of a kind of codec that an
+    installed package brings: the fields of its class. The usual kind's are `CodecConfig`."""
+    if kind in (None, schema.SPECTROGRAM):
+        return job
+    if kind not in plugins.names(plugins.CODECS):
+        raise unknown_name("kind of codec", str(kind), [schema.SPECTROGRAM, *plugins.names(plugins.CODECS)])
+    settings = plugins.settings_of(plugins.load(plugins.CODECS, kind), kind)
+    group: Any = ("codec", settings, dataclasses.field(default_factory=settings))
+    return dataclasses.make_dataclass(job.__name__, [group], bases=(job,))
 
 
 def _fitting(default: Any, error: Exception) -> str:
@@ -415,7 +431,8 @@ def altered(job: str, settled: Any, key: str, value: str) -> Any:
 def changed(job: str, stored: Mapping[str, Any], overrides: Sequence[str]) -> Any:
     """A configuration of `job` that was stored as plain values, to the character, with some `key=value`s set
     anew. Fields that this version does not know are left out."""
-    kind = job_type(job)
+    codec = stored.get("codec")
+    kind = _with_codec(job_type(job), codec.get("kind") if isinstance(codec, Mapping) else None)
     return _with(job, kind, _known(kind, stored), [_split(override) for override in overrides])
 
 

@@ -6,11 +6,12 @@ Whatever birdsd has itself goes first, so that no package can take its place.
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import suppress
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from birdsd.errors import UserError
 
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 
 # Groups of entry points, and what stands there: a MethodFacts; a function without parameters that gives a
 # Judge; a function of the words behind a verb that returns the exit status; a package whose folder holds
-# presets in groups (method/NAME.yaml).
+# presets in groups (method/NAME.yaml); a class of a codec.
 METHODS, JUDGES, VERBS, CONFIGS = "birdsd.methods", "birdsd.judges", "birdsd.verbs", "birdsd.configs"
+CODECS = "birdsd.codecs"
 
 
 @lru_cache(maxsize=8)
@@ -50,6 +52,16 @@ def config_folders() -> list[Path]:
 def forget() -> None:
     """Look anew at what is installed."""
     _found.cache_clear()
+
+
+def settings_of(kind: type, name: str) -> type:
+    """A dataclass with the fields and defaults of another, and its name as `kind`: what OmegaConf fills in,
+    for which a frozen dataclass is read-only."""
+    types = get_type_hints(kind)
+    fields: list[Any] = [("kind", str, dataclasses.field(default=name))]
+    for item in dataclasses.fields(kind):
+        fields.append((item.name, types[item.name], dataclasses.field(default=item.default)))
+    return dataclasses.make_dataclass(kind.__name__, fields)
 
 
 def load(group: str, name: str) -> Any:

@@ -216,7 +216,7 @@ def _presets(options: argparse.Namespace) -> int:
 def _audit(options: argparse.Namespace) -> int:
     from birdsd.evaluation.audit_ear import ear_for
     from birdsd.sound.audit import audit
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
     chosen: list[list[str]] = []
     for setting in options.settings or ["codec=birdsong", "codec=riffusion"]:
@@ -228,7 +228,7 @@ def _audit(options: argparse.Namespace) -> int:
             raise UserError(
                 f"cannot read {setting!r}", "audit takes codec=PRESET and codec.KEY=VALUE after it"
             )
-    codecs = [SpectrogramCodec.from_config(config.compose("prepare", settings).codec) for settings in chosen]
+    codecs = [Codec.from_config(config.compose("prepare", settings).codec) for settings in chosen]
     recordings = Path(options.recordings)
     result = audit.run_audit(recordings, codecs, Path(options.out), options.limit, ear_for(recordings))
     _print(result.to_json() if options.json else audit.audit_text(result))

@@ -14,7 +14,7 @@ from birdsd.randomness import generator
 
 if TYPE_CHECKING:
     from birdsd.shards.index import ShardIndex
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
 QUIET = 0.2  # share of the frames that count as between the songs
 NONE = "(none)"  # the environment of a clip in which nothing is mixed
@@ -72,7 +72,7 @@ def change(without: Sequence[float], with_words: Sequence[float]) -> tuple[float
 class BackgroundClassifier:
     """A plain classifier of what is behind the bird, trained on training clips whose mixture is known."""
 
-    def __init__(self, index: ShardIndex, codec: SpectrogramCodec, limit: int = 2000) -> None:
+    def __init__(self, index: ShardIndex, codec: Codec, limit: int = 2000) -> None:
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
@@ -119,7 +119,7 @@ def _features(levels: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _known_backgrounds(
-    index: ShardIndex, codec: SpectrogramCodec, split: str, limit: int
+    index: ShardIndex, codec: Codec, split: str, limit: int
 ) -> tuple[list[np.ndarray], list[str]]:
     from birdsd.shards.reader import ShardReader
 

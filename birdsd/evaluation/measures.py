@@ -23,7 +23,7 @@ from birdsd.evaluation.features import (
 )
 
 if TYPE_CHECKING:
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
 QUIET = 0.2  # share of a spectrogram's cells that lie between the notes
 FAST_HZ = 25.0  # trills are faster than this
@@ -133,9 +133,7 @@ class Yardstick:
     correlation, over all shifts) and in the judge's embedding (cosine) where clips have one.
     """
 
-    def __init__(
-        self, codec: SpectrogramCodec, held_out: Sequence[HeardClip], training: Sequence[HeardClip]
-    ) -> None:
+    def __init__(self, codec: Codec, held_out: Sequence[HeardClip], training: Sequence[HeardClip]) -> None:
         self.codec = codec
         self.held_out = [(clip, _facts(codec, clip)) for clip in held_out]
         self.training = [(clip, _facts(codec, clip)) for clip in training]
@@ -148,7 +146,7 @@ class Yardstick:
             [one for one in part if one[0].species in wanted] if wanted else list(part)
             for part in (self.held_out, self.training)
         )
-        absolute = self.codec.intensity != "power"  # whose images have no level to speak of
+        absolute = self.codec.keeps_level
 
         def beside(key: str) -> list[float | None]:
             return [_by_species(side, key) for side in (held, made)]
@@ -171,13 +169,13 @@ class Yardstick:
 _Measured = tuple[HeardClip, _Facts]
 
 
-def _facts(codec: SpectrogramCodec, clip: HeardClip) -> _Facts:
+def _facts(codec: Codec, clip: HeardClip) -> _Facts:
     image = codec.encode(clip.waveform, codec.rate_hz)
     power = mean_power(codec, image)
     levels = band_levels_db(codec, image)
     lowest = 10 ** (codec.quietest_db / 10)
     edges = np.asarray(MODULATION_HZ[:-1])
-    rhythm = np.asarray(modulation_db(levels, codec.clip_s / codec.frames))
+    rhythm = np.asarray(modulation_db(levels, codec.frame_s))
     fast = (10 ** (rhythm[edges >= FAST_HZ] / 10)).sum()
     loudness = max(codec.level_db(clip.waveform), codec.quietest_db)
     return _Facts(

@@ -14,7 +14,7 @@ from birdsd.sound.audio.recordings import RecordingError, probe, read, walk
 
 if TYPE_CHECKING:
     from birdsd.shards.index import ShardIndex
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
 FIGURES, CHOICES = "test", "validation"  # figures come from the one split, settings are chosen on the other
 
@@ -90,7 +90,7 @@ def read_real(
     return clips
 
 
-def decoded(codec: SpectrogramCodec, clip: RealClip) -> np.ndarray:
+def decoded(codec: Codec, clip: RealClip) -> np.ndarray:
     """The clip as the codec gives it back, float32 [channels, samples] at the codec's rate."""
     return codec.decode(clip.image) if clip.heard is None else clip.heard
 

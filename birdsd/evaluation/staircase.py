@@ -21,7 +21,7 @@ from birdsd.evaluation.real_clips import FIGURES, RealClip, decoded
 if TYPE_CHECKING:
     from birdsd.evaluation.judges.judge import Judge
     from birdsd.evaluation.judges.judgement import Verdict
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
 RECORDING, CODEC, AUTOENCODER, GENERATED = "recording", "codec", "autoencoder", "generated"
 TITLES = {
@@ -214,7 +214,7 @@ Reconstruct = Callable[
 
 
 def staircase(
-    codec: SpectrogramCodec,
+    codec: Codec,
     real: Sequence[RealClip],
     judge: Judge,
     among: Sequence[str],
@@ -308,7 +308,7 @@ def _step(
     return Step(stage, Named.of(verdicts, groups, unit), per_species, verdicts, heard.embeddings)
 
 
-def reconstructor(source: str, codec: SpectrogramCodec) -> Reconstruct:
+def reconstructor(source: str, codec: Codec) -> Reconstruct:
     """The autoencoder of a finished run or an exported folder: an image there and back, as `generate` would.
 
     The image is encoded to the mode of its latents, decoded, and rounded as generated pictures are.

@@ -27,7 +27,7 @@ from birdsd.randomness import generator
 
 if TYPE_CHECKING:
     from birdsd.shards.index import ShardIndex
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
 REGULARISATION = 0.02  # sklearn's C; fixed, so that nobody tunes it on the answer
 RESAMPLES = 2000
@@ -165,7 +165,7 @@ def _cell(score: Score | None, species: str) -> str:
     return f"{share:.0%} of {score.clips_per_species[species]}" if score and share is not None else "-"
 
 
-def read_clips(index: ShardIndex, codec: SpectrogramCodec, split: str, limit: int = 2000) -> Clips:
+def read_clips(index: ShardIndex, codec: Codec, split: str, limit: int = 2000) -> Clips:
     """The clips of a split that have exactly one species, at most `limit` of them, spread evenly."""
     from birdsd.shards.reader import ShardReader
 
@@ -317,7 +317,7 @@ class WeakCheck:
     """A classifier, the recordings that it learnt from and those held out: it scores any sets of clips."""
 
     classifier: SpeciesClassifier
-    codec: SpectrogramCodec
+    codec: Codec
     training: Clips
     held_out: Clips
     left_out: int
@@ -328,11 +328,11 @@ class WeakCheck:
 
         Raises `UserError` when the shards have no codec, or fewer than two species.
         """
-        from birdsd.sound.codec.codec import SpectrogramCodec
+        from birdsd.sound.codec.protocol import Codec
 
-        codec = SpectrogramCodec.from_json(index.known_codec("the weak check reads sound out of images"))
+        codec = Codec.from_json(index.known_codec("the weak check reads sound out of images"))
         training = read_clips(index, codec, "train", limit)
-        classifier = SpeciesClassifier(training, codec.clip_s / codec.frames)
+        classifier = SpeciesClassifier(training, codec.frame_s)
         parts = [read_clips(index, codec, split, limit) for split in ("validation", "test")]
         # A species without any training recording cannot be named by it: its clips are left out.
         held = [
@@ -389,7 +389,7 @@ def learning_check(
     )
 
 
-def _image(codec: SpectrogramCodec, clip: GeneratedClip) -> np.ndarray:
+def _image(codec: Codec, clip: GeneratedClip) -> np.ndarray:
     """The clip as an image of the codec, whatever it came as."""
     if clip.image is not None:
         return clip.image if clip.image.ndim == 3 else clip.image[None]

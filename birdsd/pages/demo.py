@@ -18,7 +18,7 @@ from birdsd.pages.demo_listen import listen
 from birdsd.pages.judge import judged
 from birdsd.pages.markup import Html, element, join
 from birdsd.pages.page import Page, amount, name
-from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.protocol import Codec
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class DemoData:
 
     synthetic: bool  # the recordings are the synthetic aviary
     source: str  # where the recordings came from, as the user named it
-    codec: SpectrogramCodec
+    codec: Codec
     recordings: int
     clips: int
     hours: float
@@ -134,9 +134,7 @@ def _done(data: DemoData) -> list[Html]:
     codec = data.codec
     details = {
         "Recordings": element("span", "the synthetic aviary, " if data.synthetic else "", name(data.source)),
-        "Codec": f"{codec.name}: {codec.bands} bands ({codec.scale}), {codec.fmin_hz / 1000:.2g} to "
-        f"{codec.fmax_hz / 1000:.3g} kHz, window {codec.window_ms:g} ms, hop {codec.hop_ms:g} ms, sampled "
-        f"at {codec.rate_hz / 1000:g} kHz",
+        "Codec": f"{codec.name}: {codec.description}",
         "Clips": join((Html(f"{name(s)}\u00a0{amount(n)}") for s, n in data.clips_per_species.items()), ", "),
         **data.facts,
     }

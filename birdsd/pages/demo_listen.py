@@ -12,7 +12,7 @@ from birdsd.pages import page as html
 from birdsd.pages.markup import Html, element, join
 from birdsd.pages.media import SHOWN_DB, level_db, picture_levels, spectrogram
 from birdsd.pages.page import name
-from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.protocol import Codec
 
 if TYPE_CHECKING:
     from birdsd.evaluation.judges import Verdict
@@ -40,7 +40,7 @@ class Pair:
     real: Clip | None
 
 
-def listen(codec: SpectrogramCodec, pairs: Sequence[Pair], synthetic: bool, judge: str) -> list[Html]:
+def listen(codec: Codec, pairs: Sequence[Pair], synthetic: bool, judge: str) -> list[Html]:
     """The blocks of the section; `judge` is its title with the licence, "" where none spoke."""
     real = "Held-out synthetic recording" if synthetic else "Held-out recording"
     said = f" Below each clip stands what {judge} says of it." if judge else ""
@@ -57,7 +57,7 @@ def listen(codec: SpectrogramCodec, pairs: Sequence[Pair], synthetic: bool, judg
     return [intro, *(_species(codec, own, real) for own in species.values())]
 
 
-def _species(codec: SpectrogramCodec, pairs: Sequence[Pair], real: str) -> Html:
+def _species(codec: Codec, pairs: Sequence[Pair], real: str) -> Html:
     """The card of a species: its prompt, and a pair in every row."""
     clips = [clip for pair in pairs for clip in (pair.generated, pair.real) if clip is not None]
     loudest = max(float(level_db(codec, _image(clip)).max()) for clip in clips)
@@ -80,7 +80,7 @@ def _image(clip: Clip) -> np.ndarray:
     return clip.image if clip.image.ndim == 3 else clip.image[None]
 
 
-def _side(codec: SpectrogramCodec, title: str, alt: str, clip: Clip, loudest_db: float) -> Html:
+def _side(codec: Codec, title: str, alt: str, clip: Clip, loudest_db: float) -> Html:
     image = _image(clip)
     said = [heard_words(clip.verdict)] if clip.verdict is not None else []
     if clip.caption:

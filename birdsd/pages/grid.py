@@ -14,7 +14,7 @@ from birdsd.pages.demo_listen import heard_words
 from birdsd.pages.markup import Html, element, join
 from birdsd.pages.media import SHOWN_DB, audio, level_db, picture_levels, png
 from birdsd.pages.page import Page, data_uri, name
-from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.protocol import Codec
 
 _CSS = """
 main{max-width:none}main>section>:not(.scroll){width:min(100%,63.5rem);max-width:none;margin-inline:auto}
@@ -65,7 +65,7 @@ document.querySelectorAll('audio').forEach(function(a){a.onended=null;a.pause()}
 class Shown:
     """A clip to see and hear: the codec's image [C, H, W] and its waveform [channels, samples]."""
 
-    codec: SpectrogramCodec
+    codec: Codec
     image: np.ndarray
     waveform: np.ndarray
     rate_hz: int
@@ -73,7 +73,7 @@ class Shown:
     verdict: Verdict | None = None  # what the judge said, where it was asked and knows the species
 
     @classmethod
-    def read(cls, codec: SpectrogramCodec, picture: Path, sound: Path, caption: str = "") -> Shown:
+    def read(cls, codec: Codec, picture: Path, sound: Path, caption: str = "") -> Shown:
         """A clip from its files, as `generate` writes them."""
         import soundfile
         from PIL import Image

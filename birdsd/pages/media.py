@@ -15,7 +15,7 @@ from birdsd.pages.page import data_uri
 from birdsd.sound.audio.levels import fit, fitted_words
 
 if TYPE_CHECKING:
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
 # matplotlib's magma (CC0, van der Walt and Smith) at 17 equal steps: perceptually even, safe for the
 # colour-blind, and no need to import a plotting library for 768 bytes.
@@ -36,12 +36,12 @@ def magma() -> np.ndarray:
     return np.stack(channels, axis=1).round().astype(np.uint8)
 
 
-def level_db(codec: SpectrogramCodec, image: np.ndarray) -> np.ndarray:
+def level_db(codec: Codec, image: np.ndarray) -> np.ndarray:
     """dB of every cell of a codec's image [C, H, W], float64 [H, W], row 0 the highest frequency."""
     return np.asarray(10 * np.log10(np.maximum(mean_power(codec, image)[::-1], 1e-20)))
 
 
-def picture_levels(codec: SpectrogramCodec, image: np.ndarray, loudest_db: float | None = None) -> np.ndarray:
+def picture_levels(codec: Codec, image: np.ndarray, loudest_db: float | None = None) -> np.ndarray:
     """What to show of a codec's image [C, H, W]: uint8 [H, W], 255 its loudest point, 0 `SHOWN_DB` below.
 
     `loudest_db` is the level of 255 instead, so that pictures compare. Goes through the codec, so that every

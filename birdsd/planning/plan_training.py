@@ -342,7 +342,7 @@ def codec_for(config: TrainConfig, run: Path | None = None) -> tuple[dict[str, A
     """The codec of the run or of the shards, else a usual one with a note that says so."""
     from birdsd.diffusion.export import read_codec
     from birdsd.shards.index import ShardIndex
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
     if run is not None:
         for folder in (run, run / "export"):
@@ -354,7 +354,7 @@ def codec_for(config: TrainConfig, run: Path | None = None) -> tuple[dict[str, A
         if found:
             return dict(found), []
     name = "birdsong-small" if config.model.name == "tiny" else "riffusion"
-    made = SpectrogramCodec.from_config(configuration.compose("prepare", [f"codec={name}"]).codec)
+    made = Codec.from_config(configuration.compose("prepare", [f"codec={name}"]).codec)
     told = f"no shards in {place} yet" if place else "no shards are named"
     note = f"{told}: planned for images of {made.bands} x {made.frames} (codec {name})"
     return made.to_json(), [note]

@@ -184,9 +184,9 @@ class ShardIndex:
     @property
     def codec_fingerprint(self) -> str:
         """A hash of what decides the images; empty where no codec is known."""
-        from birdsd.sound.codec.codec import SpectrogramCodec
+        from birdsd.sound.codec.protocol import Codec
 
-        return SpectrogramCodec.from_json(self.codec).fingerprint() if self.codec else ""
+        return Codec.from_json(self.codec).fingerprint() if self.codec else ""
 
     def known_codec(self, why: str) -> dict[str, Any]:
         """The settings of the codec that made the images; `UserError` where the set does not hold them. `why`

@@ -10,6 +10,7 @@ from birdsd.files import read_json
 from birdsd.shards.checks import check_pictures, lacking
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.summary import count_samples
+from birdsd.sound.codec.protocol import Codec
 
 _PROBLEMS_SHOWN = 20
 
@@ -66,13 +67,10 @@ def text(facts: dict[str, Any]) -> str:
             f"{facts['shards'][split]:7}"
         )
     lines += ["", *species_table(facts)]
-    codec = facts["codec"]
-    if codec:
+    if codec := facts["codec"]:
         lines += [
             "",
-            f"codec     {codec['name']}: {codec['rate_hz']} Hz, window {codec['window_ms']:g} ms, hop "
-            f"{codec['hop_ms']:g} ms, {codec['bands']} {codec['scale']} bands {codec['fmin_hz']:g}-"
-            f"{codec['fmax_hz']:g} Hz, {codec['frames']} frames",
+            f"codec     {codec['name']}: {Codec.from_json(codec).description}",
         ]
     else:
         lines += ["", "codec     unknown (no codec.json next to the shards)"]

@@ -32,7 +32,7 @@ from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
 from birdsd.site.machine import gpu_devices
 from birdsd.sound.audio.recordings import read
-from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.protocol import Codec
 from birdsd.studies.demo import KILLED_FILE, Demo
 from birdsd.training.records import read_metrics
 
@@ -124,7 +124,7 @@ def _judge(
 ) -> Report:
     """Judge everything, and write the page."""
     began = time.monotonic()
-    codec = SpectrogramCodec.from_json(index.codec or {})
+    codec = Codec.from_json(index.codec or {})
     clips = [clip for clip in generated["clips"] if len(clip["species"]) == 1]
     sounds = [
         Sound(
@@ -191,7 +191,7 @@ def _metadata(index: ShardIndex) -> Iterable[dict[str, Any]]:
 
 
 def _pairs(
-    codec: SpectrogramCodec,
+    codec: Codec,
     clips: list[dict[str, Any]],
     sounds: list[Sound],
     check: LearningCheck | None,
@@ -217,7 +217,7 @@ def _pairs(
     return pairs
 
 
-def _held_out_clips(codec: SpectrogramCodec, judged: JudgedRun) -> dict[str, list[Clip]]:
+def _held_out_clips(codec: Codec, judged: JudgedRun) -> dict[str, list[Clip]]:
     """The held-out clips of every species through the codec, one of each recording before a second of any."""
     said = judged.verdicts(CODEC)
     turn: Counter[tuple[str, str]] = Counter()

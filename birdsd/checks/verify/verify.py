@@ -206,7 +206,7 @@ class Trial:
 
     def _synthetic_shards(self) -> Path:
         from birdsd.shards.prepare.prepare import prepare
-        from birdsd.sound.codec.codec import SpectrogramCodec
+        from birdsd.sound.codec.protocol import Codec
         from birdsd.sound.synthetic import make_aviary
 
         self.say("no data.shards: creating a synthetic data set")
@@ -215,7 +215,7 @@ class Trial:
         asked = compose(
             "prepare", ["codec=birdsong-small", f"data.recordings={recordings}", f"data.shards={shards}"]
         )
-        prepare(asked.data, SpectrogramCodec.from_config(asked.codec), processes=1, progress=False)
+        prepare(asked.data, Codec.from_config(asked.codec), processes=1, progress=False)
         return shards
 
     def _untrained_autoencoder(self, settings: list[str]) -> Path:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from birdsd.diffusion.generation.request import Request
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Generator:
     ) -> None:
         import torch
 
-        from birdsd.sound.codec.codec import SpectrogramCodec
+        from birdsd.sound.codec.protocol import Codec
 
         under, lower = small.chain(folder, base)
         self.additions: tuple[Addition, ...] = (*lower, *additions)
@@ -81,7 +81,7 @@ class Generator:
         self.training = _merged(told, self.additions)
         self.sampling = recommended([told, *(one.training for one in lower)], str(self.folder))
         self.weaker: WeakerModel | None = None
-        self.codec: SpectrogramCodec = SpectrogramCodec.from_json(_codec(place, lower))
+        self.codec: Codec = Codec.from_json(_codec(place, lower))
         at_base = told.get("weights") or (weights_fingerprint(Path(place)) if Path(place).is_dir() else place)
         self.identity = small.combined_identity(str(at_base), self.additions)
         self.pipeline = _load(place)

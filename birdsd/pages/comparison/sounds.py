@@ -15,7 +15,7 @@ from birdsd.pages.page import name
 
 if TYPE_CHECKING:
     from birdsd.shards.index import ShardIndex
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
 # Rows of a page, and clips in a cell: a page of some megabytes is still opened at once.
 _MOST_NEW, _MOST_KNOWN, _CLIPS_OF_NEW = 8, 8, 2
@@ -23,9 +23,9 @@ _MOST_NEW, _MOST_KNOWN, _CLIPS_OF_NEW = 8, 8, 2
 
 def sounds(comparison: Comparison, index: ShardIndex) -> list[Html]:
     """The blocks of the section: the new species, those in an environment, and the known ones folded."""
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
-    codec = SpectrogramCodec.from_json(index.codec or {})
+    codec = Codec.from_json(index.codec or {})
     real = _training_clips(index, codec)
     intro = element(
         "p",
@@ -49,7 +49,7 @@ def sounds(comparison: Comparison, index: ShardIndex) -> list[Html]:
 
 def _matrix(
     comparison: Comparison,
-    codec: SpectrogramCodec,
+    codec: Codec,
     real: dict[str, np.ndarray],
     kind: str,
     species: Sequence[str],
@@ -76,9 +76,7 @@ def _head(arm: ArmResult, kind: str) -> Html:
     return element("th", arm.title, small, scope="col")
 
 
-def _cells(
-    codec: SpectrogramCodec, arm: ArmResult, kind: str, species: str, environment: str, most: int
-) -> list[Html]:
+def _cells(codec: Codec, arm: ArmResult, kind: str, species: str, environment: str, most: int) -> list[Html]:
     chosen = [
         clip
         for clip in arm.clips
@@ -89,7 +87,7 @@ def _cells(
     return [_made(codec, clip, arm.title) for clip in chosen]
 
 
-def _made(codec: SpectrogramCodec, clip: MadeClip, title: str) -> Html:
+def _made(codec: Codec, clip: MadeClip, title: str) -> Html:
     from PIL import Image
 
     from birdsd.sound.audio.recordings import read
@@ -101,7 +99,7 @@ def _made(codec: SpectrogramCodec, clip: MadeClip, title: str) -> Html:
 
 
 def _cell(
-    codec: SpectrogramCodec,
+    codec: Codec,
     image: np.ndarray,
     alt: str,
     clip: MadeClip | None,
@@ -129,7 +127,7 @@ def _cell(
     return element("div", field, player, below, class_="sound")
 
 
-def _training_clips(index: ShardIndex, codec: SpectrogramCodec) -> dict[str, np.ndarray]:
+def _training_clips(index: ShardIndex, codec: Codec) -> dict[str, np.ndarray]:
     """The first clean training clip of every species that holds this species alone."""
     from birdsd.shards.reader import ShardReader
 

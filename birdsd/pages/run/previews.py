@@ -17,7 +17,7 @@ from birdsd.pages import page as html
 from birdsd.pages.markup import Html, element, join
 from birdsd.pages.media import audio, picture_levels, png, spectrogram
 from birdsd.pages.page import amount, name
-from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.protocol import Codec
 
 # Bytes of sound and of pictures in a page, as base64; what does not fit is left out, and that is said.
 SOUND_BYTES, PICTURE_BYTES = 7_000_000, 2_500_000
@@ -82,7 +82,7 @@ def _cut(grid: np.ndarray | None, count: int) -> list[np.ndarray]:
     return []
 
 
-def codec_of(run_folder: Path) -> SpectrogramCodec | None:
+def codec_of(run_folder: Path) -> Codec | None:
     """The codec of the run's pictures, from its export or its shards; None where neither can be read."""
     places = [Path(run_folder) / "export"]
     with suppress(UserError, KeyError, TypeError):
@@ -91,9 +91,10 @@ def codec_of(run_folder: Path) -> SpectrogramCodec | None:
     for place in places:
         try:
             held = dict(read_json(place / "codec.json"))
-            # The size of the FFT does not change the axes, and to choose one would need scipy.
-            held["n_fft"] = held.get("n_fft") or 1 << 15
-            return SpectrogramCodec.from_json(held)
+            if "kind" not in held:
+                # The size of the FFT does not change the axes, and to choose one would need scipy.
+                held["n_fft"] = held.get("n_fft") or 1 << 15
+            return Codec.from_json(held)
         except (UserError, TypeError, ValueError):
             continue
     return None
@@ -149,9 +150,7 @@ def listen(run_folder: Path, config: Mapping[str, Any], budget: Budget) -> list[
     return blocks
 
 
-def _cards(
-    items: Sequence[Piece], codec: SpectrogramCodec | None, prompts: Sequence[str], budget: Budget
-) -> list[Html]:
+def _cards(items: Sequence[Piece], codec: Codec | None, prompts: Sequence[str], budget: Budget) -> list[Html]:
     """A card for each sound; what was recorded and what is left of it share one."""
     together: dict[str, list[Html]] = {}
     for item in items:
@@ -178,7 +177,7 @@ def caption(key: str, prompts: Sequence[str]) -> str:
     return prompts[int(number)] if int(number) < len(prompts) else rest.replace("_", " ")
 
 
-def _hear(item: Piece, codec: SpectrogramCodec | None, prompts: Sequence[str], budget: Budget) -> Html:
+def _hear(item: Piece, codec: Codec | None, prompts: Sequence[str], budget: Budget) -> Html:
     from birdsd.sound.audio.recordings import written_note
 
     words = caption(item.key, prompts)
@@ -218,7 +217,7 @@ def _sound(path: Path, budget: Budget) -> tuple[np.ndarray | None, int]:
         return None, 0
 
 
-def _levels(picture: np.ndarray | None, codec: SpectrogramCodec | None) -> np.ndarray | None:
+def _levels(picture: np.ndarray | None, codec: Codec | None) -> np.ndarray | None:
     """Loudness to show, uint8 [H, W]."""
     if picture is None or codec is None or picture.shape[0] != codec.bands:
         return None
@@ -228,7 +227,7 @@ def _levels(picture: np.ndarray | None, codec: SpectrogramCodec | None) -> np.nd
 def _how_it_came(
     found: Sequence[tuple[int, Path]],
     items: Sequence[Piece],
-    codec: SpectrogramCodec | None,
+    codec: Codec | None,
     prompts: Sequence[str],
     budget: Budget,
 ) -> list[Html]:
@@ -258,7 +257,7 @@ def _how_it_came(
     return [element("h3", "How they came to be, by samples seen"), *rows]
 
 
-def _small_picture(item: Piece | None, codec: SpectrogramCodec | None) -> bytes | None:
+def _small_picture(item: Piece | None, codec: Codec | None) -> bytes | None:
     from PIL import Image
 
     if item is None or item.picture is None:

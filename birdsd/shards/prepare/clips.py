@@ -21,7 +21,7 @@ from birdsd.shards.prepare.survey import Heard, Survey, between_songs
 from birdsd.sound.audio.levels import SILENCE_DBFS
 from birdsd.sound.audio.recordings import RecordingError, read
 from birdsd.sound.captions import captions, environment_phrase
-from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.protocol import Codec
 from birdsd.sound.labels.annotation import (
     LIMIT,
     NOT_SHOWN,
@@ -85,7 +85,7 @@ class SampleMaker:
     """Makes the samples of recordings; one in each process. `pool` is None where nothing is mixed in, and
     `survey` where a sample depends on its own recording alone."""
 
-    codec: SpectrogramCodec
+    codec: Codec
     data: DataConfig
     pool: EnvironmentPool | None = None
     survey: Survey | None = None

@@ -22,7 +22,7 @@ from birdsd.shards.index import listed
 from birdsd.shards.prepare.cuts import USUAL_LIMIT, most_songs, without_invisible
 from birdsd.shards.prepare.splits import SPLITS, assign_splits
 from birdsd.sound.audio.recordings import find_recordings
-from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.protocol import Codec
 from birdsd.sound.labels.annotation import NOT_CHOSEN, OUT_OF_BAND, LabelledSet, Recording
 from birdsd.sound.segments import windows
 from birdsd.sound.species.names import species_key
@@ -150,7 +150,7 @@ def _check_further_cuts(data: DataConfig) -> None:
 
 
 def make_plan(
-    found: LabelledSet, codec: SpectrogramCodec, data: DataConfig, groups: Mapping[str, str] | None = None
+    found: LabelledSet, codec: Codec, data: DataConfig, groups: Mapping[str, str] | None = None
 ) -> Plan:
     """Assign recordings to splits, and pack their segments into shards in an order drawn from the seed.
 
@@ -205,7 +205,7 @@ def choose_species(found: LabelledSet, data: DataConfig) -> LabelledSet:
     return dataclasses.replace(found, recordings=kept)
 
 
-def leave_out_invisible(found: LabelledSet, codec: SpectrogramCodec) -> LabelledSet:
+def leave_out_invisible(found: LabelledSet, codec: Codec) -> LabelledSet:
     """The set without boxes that lie outside of what the codec shows: a labelled picture of nothing."""
     kept = []
     for recording in found.recordings:
@@ -252,7 +252,7 @@ def samples_per_segment(data: DataConfig) -> int:
     return data.cuts_per_song * (int(data.keep_clean) + data.mixtures_per_clip + data.background_mixtures)
 
 
-def most_segments(recording: Recording, codec: SpectrogramCodec, data: DataConfig) -> int:
+def most_segments(recording: Recording, codec: Codec, data: DataConfig) -> int:
     """How many segments a recording has at most; exact for windows."""
     if data.segmentation == "whole":
         return 1
@@ -270,9 +270,7 @@ def most_segments(recording: Recording, codec: SpectrogramCodec, data: DataConfi
     return max(1, int(min(max(limit, len(recording.species)), room)))
 
 
-def _pack(
-    split: str, recordings: Sequence[Recording], codec: SpectrogramCodec, data: DataConfig
-) -> list[ShardTask]:
+def _pack(split: str, recordings: Sequence[Recording], codec: Codec, data: DataConfig) -> list[ShardTask]:
     counts = [most_segments(recording, codec, data) for recording in recordings]
     per_segment = samples_per_segment(data)
     share = math.ceil(sum(counts) * per_segment / _SHARDS_PER_SPLIT)
@@ -301,7 +299,7 @@ def _pack(
     return tasks
 
 
-def _facts(found: LabelledSet, codec: SpectrogramCodec, data: DataConfig) -> dict[str, Any]:
+def _facts(found: LabelledSet, codec: Codec, data: DataConfig) -> dict[str, Any]:
     """Everything that the samples depend on; what prepare.json keeps, to say later what changed."""
     root = Path(data.recordings or ".")
     settings = {k: v for k, v in dataclasses.asdict(data).items() if k not in _NOT_SCIENTIFIC}

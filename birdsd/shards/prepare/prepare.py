@@ -48,7 +48,7 @@ from birdsd.shards.summary import Summary
 from birdsd.sharing import beside_others, private_folder, publish, remove_leftovers, waiting_for
 from birdsd.sound.audio.channels import choose_channels
 from birdsd.sound.audio.recordings import RecordingError
-from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.protocol import Codec
 from birdsd.sound.identity import unite
 from birdsd.sound.labels.annotation import UNREADABLE, Recording
 from birdsd.sound.labels.load import load_recordings
@@ -85,7 +85,7 @@ class PrepareReport:
 
 def prepare(
     data: DataConfig,
-    codec: SpectrogramCodec,
+    codec: Codec,
     processes: int = 0,
     progress: bool = True,
     part: Share | None = None,
@@ -172,7 +172,7 @@ class _Work:
     folder: Path
     plan: Plan
     data: DataConfig
-    codec: SpectrogramCodec
+    codec: Codec
     processes: int
     progress: bool
 
@@ -251,7 +251,7 @@ class _Worker:
 
     def __init__(self, folder: str, plan: str, data: dict[str, Any], codec: dict[str, Any]) -> None:
         self.folder, self.plan = Path(folder), plan
-        self.data, self.codec = DataConfig(**data), SpectrogramCodec.from_json(codec)
+        self.data, self.codec = DataConfig(**data), Codec.from_json(codec)
         survey = load_survey(self.folder, plan) if wants_survey(self.data) else None
         self.maker = SampleMaker(self.codec, self.data, _environment_pool(self.data), survey)
 

@@ -21,7 +21,7 @@ from birdsd.schema import DataConfig
 from birdsd.shards.prepare.further import Stretch
 from birdsd.sound.audio.levels import active_level_db, in_band, level_db, sounding
 from birdsd.sound.audio.recordings import read
-from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.protocol import Codec
 from birdsd.sound.labels.annotation import Problem, Recording
 from birdsd.sound.mixing import looped
 
@@ -105,9 +105,7 @@ class Survey:
             and heard.group != group
         ]
 
-    def draw(
-        self, draw: np.random.Generator, split: str, recording_id: str, codec: SpectrogramCodec
-    ) -> Between | None:
+    def draw(self, draw: np.random.Generator, split: str, recording_id: str, codec: Codec) -> Between | None:
         """A clip's length from between songs: a recording, uniformly, then a place in it; None: nowhere.
 
         A shorter stretch is repeated with a cross-fade. Raises `RecordingError` for a file damaged inside.
@@ -147,9 +145,7 @@ class Survey:
         return {"plan": plan, "recordings": [asdict(heard) for heard in self.recordings]}
 
 
-def between_songs(
-    recording: Recording, stretch: Stretch, codec: SpectrogramCodec
-) -> list[tuple[float, float]]:
+def between_songs(recording: Recording, stretch: Stretch, codec: Codec) -> list[tuple[float, float]]:
     """Where in a part of a recording no song is found and no box lies, and something else sounds; seconds."""
     least_s = least_background_s(codec.clip_s)
     heard = in_band(stretch.sound, codec.rate_hz, *codec.band_hz)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 
 from birdsd.errors import UserError, unknown_name
 from birdsd.files import fingerprint, read_json
+from birdsd.sound.codec.protocol import image_shape
 
 PIXELS_FILE = "pixels.json"
 Shape = tuple[int, int, int]
@@ -49,11 +51,9 @@ class Pixels:
     @classmethod
     def of(cls, folder: Path, codec: Mapping[str, Any] | None) -> Pixels:
         """What the files beside the shards say; a `pixels.json` that makes no sense is a `UserError`."""
-        sizes = {"channels": 1, **codec} if isinstance(codec, Mapping) else {}
-        channels, bands, frames = (sizes.get(name) for name in ("channels", "bands", "frames"))
         shape = None
-        if isinstance(channels, int) and isinstance(bands, int) and isinstance(frames, int):
-            shape = (channels, bands, frames)
+        with suppress(KeyError, TypeError, ValueError):  # a foreign codec.json may say anything
+            shape = image_shape(codec) if isinstance(codec, Mapping) else None
         path = folder / PIXELS_FILE
         told = read_json(path, "description of the pictures") if path.is_file() else {}
         if not isinstance(told, dict):

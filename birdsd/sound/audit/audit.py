@@ -23,7 +23,7 @@ from birdsd.sound.audio.recordings import RecordingError, find_recordings, probe
 from birdsd.sound.audit.fidelity import NEUTRAL_RATE_HZ, Fidelity, compare
 from birdsd.sound.audit.hearing import Ear
 from birdsd.sound.audit.result import AuditResult, Stretch, Summary
-from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.protocol import Codec
 
 STRETCH_S = 15.0
 STRETCHES = 3
@@ -39,7 +39,7 @@ def audit_text(result: AuditResult) -> str:
     return report(result)
 
 
-def round_trip(codec: SpectrogramCodec, waveform: np.ndarray, rate_hz: int) -> np.ndarray:
+def round_trip(codec: Codec, waveform: np.ndarray, rate_hz: int) -> np.ndarray:
     """`waveform` [channels, samples] at `rate_hz` through the codec's image and back, same shape and rate."""
     import soxr
 
@@ -47,10 +47,9 @@ def round_trip(codec: SpectrogramCodec, waveform: np.ndarray, rate_hz: int) -> n
     if rate_hz != codec.rate_hz:
         sound = soxr.resample(waveform.T, rate_hz, codec.rate_hz, quality="HQ").T
     # Whole frames: the end is filled up with silence instead of being cut off.
-    missing = max(-sound.shape[1] % codec.hop, codec.window // 2 + codec.hop - sound.shape[1])
+    missing = max(-sound.shape[1] % codec.hop, codec.least_samples - sound.shape[1])
     sound = without_offset(sound, codec.rate_hz, codec.fmin_hz)  # as in `encode`
-    image = codec.quantise(codec.magnitude(np.pad(sound, ((0, 0), (0, missing)))))
-    copy = codec.decode(image)
+    copy = codec.decode(codec.image_of(np.pad(sound, ((0, 0), (0, missing)))))
     if rate_hz != codec.rate_hz:
         copy = soxr.resample(copy.T, codec.rate_hz, rate_hz, quality="HQ").T
     out = np.zeros_like(waveform)
@@ -61,7 +60,7 @@ def round_trip(codec: SpectrogramCodec, waveform: np.ndarray, rate_hz: int) -> n
 
 def run_audit(
     recordings: Path,
-    codecs: Sequence[SpectrogramCodec],
+    codecs: Sequence[Codec],
     out: Path | None,
     limit: int = 40,
     ear: Ear | None = None,
@@ -113,14 +112,14 @@ def run_audit(
     return result
 
 
-def _distinct_names(codecs: Sequence[SpectrogramCodec]) -> list[SpectrogramCodec]:
+def _distinct_names(codecs: Sequence[Codec]) -> list[Codec]:
     """The same preset with other settings gets a number, so that the table tells them apart."""
-    named: list[SpectrogramCodec] = []
+    named: list[Codec] = []
     for codec in codecs:
         taken, name, number = {other.name for other in named}, codec.name, 2
         while name in taken:
             name, number = f"{codec.name}-{number}", number + 1
-        named.append(dataclasses.replace(codec, name=name))
+        named.append(Codec.from_json({**codec.to_json(), "name": name}))
     return named
 
 
