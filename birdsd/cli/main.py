@@ -214,7 +214,7 @@ def _presets(options: argparse.Namespace) -> int:
 
 
 def _audit(options: argparse.Namespace) -> int:
-    from birdsd.evaluation.audit_ear import ear_for
+    from birdsd.evaluation.audit_listener import listener_for
     from birdsd.sound.audit import audit
     from birdsd.sound.codec.protocol import Codec
 
@@ -230,7 +230,7 @@ def _audit(options: argparse.Namespace) -> int:
             )
     codecs = [Codec.from_config(config.compose("prepare", settings).codec) for settings in chosen]
     recordings = Path(options.recordings)
-    result = audit.run_audit(recordings, codecs, Path(options.out), options.limit, ear_for(recordings))
+    result = audit.run_audit(recordings, codecs, Path(options.out), options.limit, listener_for(recordings))
     _print(result.to_json() if options.json else audit.audit_text(result))
     return 0
 

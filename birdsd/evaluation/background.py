@@ -104,8 +104,8 @@ class BackgroundClassifier:
             for kind, plain in (("without_db", True), ("with_db", False))
         }
         found |= {kind: float(np.mean(values)) for kind, values in loud.items() if values}
-        if said := self.name(levels):
-            right = [one == other for one, other in zip(said, names, strict=True)]
+        if answers := self.name(levels):
+            right = [one == other for one, other in zip(answers, names, strict=True)]
             found |= {"accuracy": float(np.mean(right)), "clips": float(len(right))}
             found["chance"] = 1 / len(self.names)
         return found

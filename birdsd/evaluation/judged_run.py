@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from birdsd.errors import UserError
-from birdsd.evaluation.judge_at_hand import WEAK_ONLY, judge_at_hand
+from birdsd.evaluation.available_judge import WEAK_ONLY, available_judge
 from birdsd.evaluation.measures import HeardClip, Measures, Yardstick
-from birdsd.evaluation.real_clips import RealClip, decoded, held_out_split, read_real
+from birdsd.evaluation.real_clips import RealClip, as_the_codec_takes, decoded, held_out_split, read_real
 from birdsd.evaluation.staircase import (
     AUTOENCODER,
     CODEC,
@@ -103,7 +103,7 @@ class Reference:
         codec = Codec.from_json(index.known_codec("their images are turned back into sound to be judged"))
         absent = ""
         if judge is None:
-            judge, why_not = judge_at_hand()
+            judge, why_not = available_judge()
             absent = f"{WEAK_ONLY}{why_not}" if why_not else ""
         split = held_out_split(index) or ""
         found = read_real(index, split, recordings=recordings, limit=MOST_REAL) if split else []
@@ -216,12 +216,5 @@ def _embeddings(judged: Staircase | None, stage: str) -> Callable[[int, str], np
 
 
 def at_rate(codec: Codec, sound: Sound) -> np.ndarray:
-    """A sound as the codec takes it: float32 [channels, samples] at the codec's rate."""
-    waveform = np.atleast_2d(np.asarray(sound.waveform, dtype=np.float32))
-    if sound.rate_hz != codec.rate_hz:
-        import soxr
-
-        waveform = soxr.resample(waveform.T, sound.rate_hz, codec.rate_hz, quality="HQ").T
-    if len(waveform) != codec.channels:
-        waveform = waveform.mean(axis=0, keepdims=True).repeat(codec.channels, axis=0)
-    return np.nan_to_num(waveform)
+    """A sound as the codec takes it: float32 [channels, samples] at the codec's rate, all of it finite."""
+    return np.nan_to_num(as_the_codec_takes(codec, sound.waveform, sound.rate_hz))

@@ -96,9 +96,9 @@ class Measures:
         width = max(len(row.title) for row in self.rows)
         lines = [f"{'other measures':<{width}}  {'held-out':>12}  {'generated':>12}"]
         lines += [
-            f"{row.title:<{width}}  {held:>12}  {made:>12}"
+            f"{row.title:<{width}}  {real:>12}  {generated:>12}"
             for row in self.rows
-            for held, made in [row.cells()]
+            for real, generated in [row.cells()]
         ]
         lines.append(
             f"({self.held_out} held-out, {self.generated} generated, {self.training} training clips; "
@@ -140,21 +140,21 @@ class Yardstick:
 
     def measure(self, generated: Sequence[HeardClip]) -> Measures:
         """The figures of generated clips beside those of held-out clips of the same species."""
-        made = [(clip, _facts(self.codec, clip)) for clip in generated]
+        measured = [(clip, _facts(self.codec, clip)) for clip in generated]
         wanted = {clip.species for clip in generated}
-        held, known = (
+        held_out, known = (
             [one for one in part if one[0].species in wanted] if wanted else list(part)
             for part in (self.held_out, self.training)
         )
         absolute = self.codec.keeps_level
 
         def beside(key: str) -> list[float | None]:
-            return [_by_species(side, key) for side in (held, made)]
+            return [_by_species(side, key) for side in (held_out, measured)]
 
         loud, floor = (beside(key) if absolute else [None, None] for key in ("loudness_db", "floor_db"))
-        spectrum = [_spectral(known, held), _spectral(made, held)]
-        pictures = [_nearness(known, side) for side in (held, made)]
-        embeddings = [_embedded(known, side) for side in (held, made)]
+        spectrum = [_spectral(known, held_out), _spectral(measured, held_out)]
+        pictures = [_nearness(known, side) for side in (held_out, measured)]
+        embeddings = [_embedded(known, side) for side in (held_out, measured)]
         rows = [
             Measure("loudness", "loudness", "dBFS", "RMS level over the codec's band, median", *loud),
             Measure("floor", "noise floor", "dBFS", _FLOOR, *floor),
@@ -163,7 +163,7 @@ class Yardstick:
             *_nearest_rows("pictures", "nearest training clip, pictures", *pictures),
             *_nearest_rows("embedding", "nearest training clip, judge's embedding", *embeddings),
         ]
-        return Measures(len(held), len(made), len(known), rows)
+        return Measures(len(held_out), len(measured), len(known), rows)
 
 
 _Measured = tuple[HeardClip, _Facts]
@@ -244,9 +244,9 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return np.asarray(values / (np.linalg.norm(values, axis=-1, keepdims=True) + 1e-12))
 
 
-def _nearest_rows(key: str, title: str, real: list[float], made: list[float]) -> list[Measure]:
+def _nearest_rows(key: str, title: str, real: list[float], generated: list[float]) -> list[Measure]:
     """The median distance, and how many are nearer than nearly all held-out clips are."""
-    if not real and not made:
+    if not real and not generated:
         return []
     threshold = float(np.quantile(real, COPY)) if real else None
 
@@ -255,9 +255,9 @@ def _nearest_rows(key: str, title: str, real: list[float], made: list[float]) ->
             return None
         return float(np.mean([value < threshold for value in values]))
 
-    medians = [float(np.median(values)) if values else None for values in (real, made)]
+    medians = [float(np.median(values)) if values else None for values in (real, generated)]
     copies = "\u2026 nearer than 95% of held-out clips"
     return [
         Measure(f"nearest_{key}", title, "", _NEAREST, *medians),
-        Measure(f"copies_{key}", copies, "%", _COPIES, nearer(real), nearer(made)),
+        Measure(f"copies_{key}", copies, "%", _COPIES, nearer(real), nearer(generated)),
     ]

@@ -192,20 +192,20 @@ class Staircase:
 
     def remarks(self) -> list[str]:
         """Which clips were used, which stage loses most, what is left out and why."""
-        said = []
+        remarks = []
         if self.held_out == FIGURES:
-            said.append("real clips: test recordings; settings are chosen on validation recordings only")
+            remarks.append("real clips: test recordings; settings are chosen on validation recordings only")
         elif self.held_out:
-            said.append(
+            remarks.append(
                 f"real clips: {self.held_out} recordings, as there are no test recordings: where settings "
                 "were chosen by these, the real figures flatter"
             )
         if (worst := self.loses_most) is not None:
-            said.append(f"the stage that loses most: {worst.title}")
+            remarks.append(f"the stage that loses most: {worst.title}")
         if self.unknown:
-            said.append(f"the judge has no class for {', '.join(self.unknown)}: left out of all figures")
-        said += [f"no row '{TITLES[stage]}': {why}" for stage, why in self.missing.items()]
-        return said
+            remarks.append(f"the judge has no class for {', '.join(self.unknown)}: left out of all figures")
+        remarks += [f"no row '{TITLES[stage]}': {why}" for stage, why in self.missing.items()]
+        return remarks
 
 
 Reconstruct = Callable[
@@ -266,28 +266,28 @@ def staircase(
                 Sound(clip.name, codec.decode(back(clip.image)), codec.rate_hz, clip.species)
                 for clip in real
             ), groups, "recordings")  # fmt: skip
-    told = Staircase(
+    staircase = Staircase(
         judge.title, judge.licence, judge.fingerprint, list(among), unknown, held_out if real else "",
         steps, missing,
     )  # fmt: skip
-    return with_generated(told, judge, generated, progress)
+    return with_generated(staircase, judge, generated, progress)
 
 
 def with_generated(
-    told: Staircase, judge: Judge, generated: Sequence[Sound], progress: bool = True
+    staircase: Staircase, judge: Judge, generated: Sequence[Sound], progress: bool = True
 ) -> Staircase:
     """The staircase with generated sounds as its last stage, each with the species that was asked for."""
-    steps = [step for step in told.steps if step.stage != GENERATED]
-    missing = {stage: why for stage, why in told.missing.items() if stage != GENERATED}
-    if not told.known:
-        return told
+    steps = [step for step in staircase.steps if step.stage != GENERATED]
+    missing = {stage: why for stage, why in staircase.missing.items() if stage != GENERATED}
+    if not staircase.known:
+        return staircase
     if not generated:
         return replace(
-            told, steps=steps, missing={**missing, GENERATED: "no generated clip with one species"}
+            staircase, steps=steps, missing={**missing, GENERATED: "no generated clip with one species"}
         )
     groups = [str(number) for number in range(len(generated))]
-    made = _step(judge, GENERATED, generated, groups, "generated clips", told.species, progress)
-    return replace(told, steps=[*steps, made], missing=missing)
+    last = _step(judge, GENERATED, generated, groups, "generated clips", staircase.species, progress)
+    return replace(staircase, steps=[*steps, last], missing=missing)
 
 
 def _step(

@@ -17,7 +17,7 @@ import numpy as np
 import birdsd
 from birdsd.cluster.snapshot import code_fingerprint
 from birdsd.errors import UserError
-from birdsd.evaluation.judge_at_hand import judge_at_hand
+from birdsd.evaluation.available_judge import available_judge
 from birdsd.evaluation.judged_run import JudgedRun, staircase_of
 from birdsd.evaluation.judges import Sound
 from birdsd.evaluation.real_clips import decoded
@@ -93,7 +93,7 @@ def what_it_rests_on(
 ) -> str:
     """A hash of all that a report is made from: settings, shards, runs, sounds and pictures, the judge, and
     the code that makes it."""
-    judge, absent = judge_at_hand()
+    judge, absent = available_judge()
     clips = [
         [clip["prompt"], clip["species"], *(sha256_file(Path(clip[kind])) for kind in ("sound", "picture"))]
         for clip in generated["clips"]

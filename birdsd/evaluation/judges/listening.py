@@ -43,12 +43,12 @@ class Listening:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only: the judgement, with the path and what was heard where in every verdict."""
-        told = self.judgement.to_json()
-        for verdict, path, heard in zip(told["verdicts"], self.paths, self.detections, strict=True):
+        values = self.judgement.to_json()
+        for verdict, path, heard in zip(values["verdicts"], self.paths, self.detections, strict=True):
             verdict["path"] = str(path)
             verdict["heard"] = [asdict(one) for one in heard]
         left_out = [{"path": str(path), "reason": reason} for path, reason in self.left_out]
-        return {**told, "min_confidence": self.min_confidence, "several_species": self.several,
+        return {**values, "min_confidence": self.min_confidence, "several_species": self.several,
                 "left_out": left_out}  # fmt: skip
 
     def text(self) -> str:

@@ -31,9 +31,9 @@ def accounted(
         for path, rows in summary.get("shown", {}).items():
             shown.setdefault(path, set()).update(rows)
         for path, reasons in summary.get("hidden", {}).items():
-            held = hidden.setdefault(path, {})
+            codes = hidden.setdefault(path, {})
             for row, code in reasons.items():
-                held.setdefault(row, code)
+                codes.setdefault(row, code)
     left_out, files_left_out = Counter(found.account.left_out), Counter(found.files_left_out)
     in_clips = used = 0
     for recording in found.recordings:
@@ -53,7 +53,7 @@ def accounted(
     return {
         "labels": {"read": found.account.read, "in_clips": in_clips, "left_out": _counts(left_out)},
         "files": {"found": found.files, "used": used, "left_out": _counts(files_left_out)},
-        "samples": sum(held["samples"] for held in facts["splits"].values()),
+        "samples": sum(counts["samples"] for counts in facts["splits"].values()),
         "most_clips_per_recording": most_clips,
         **({"most_songs_per_recording": most_songs, "cuts_of_songs": _by_count(cuts)} if cuts else {}),
     }

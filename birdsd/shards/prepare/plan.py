@@ -159,14 +159,14 @@ def make_plan(
     by_id: dict[str, list[Recording]] = {}
     for recording in found.recordings:
         by_id.setdefault(recording.recording_id, []).append(recording)
-    species = {name: sorted({s for r in held for s in r.species}) for name, held in by_id.items()}
+    species = {name: sorted({s for r in recordings for s in r.species}) for name, recordings in by_id.items()}
     splits = assign_splits(species, data.validation_fraction, data.test_fraction, data.seed, groups)
     tasks: list[ShardTask] = []
     for split in SPLITS:
-        held = [r for r in found.recordings if splits[r.recording_id] == split]
-        held.sort(key=lambda r: (r.recording_id, str(r.path)))
-        order = permutation(len(held), data.seed, "prepare", split)
-        tasks += _pack(split, [held[i] for i in order], codec, data)
+        chosen = [r for r in found.recordings if splits[r.recording_id] == split]
+        chosen.sort(key=lambda r: (r.recording_id, str(r.path)))
+        order = permutation(len(chosen), data.seed, "prepare", split)
+        tasks += _pack(split, [chosen[i] for i in order], codec, data)
     facts = _facts(found, codec, data)
     if joined := {one: group for one, group in (groups or {}).items() if one != group}:
         facts["groups"] = joined
@@ -277,23 +277,23 @@ def _pack(split: str, recordings: Sequence[Recording], codec: Codec, data: DataC
     room = max(1, min(data.samples_per_shard, max(_SMALLEST_SHARD, share)) // per_segment)
     tasks: list[ShardTask] = []
     items: list[Item] = []
-    held = 0
+    filled = 0
 
     def close() -> None:
-        nonlocal items, held
+        nonlocal items, filled
         if items:
             tasks.append(ShardTask(f"{split}-{len(tasks):06d}.tar", split, tuple(items)))
-        items, held = [], 0
+        items, filled = [], 0
 
     for recording, count in zip(recordings, counts, strict=True):
         first = 0
         # Only windows are cut across shards: where the songs are is not known before the sound is read.
         while first < count:
-            if held and held + min(count - first, room) > room:
+            if filled and filled + min(count - first, room) > room:
                 close()
-            last = min(count, first + room - held) if data.segmentation == "windows" else count
+            last = min(count, first + room - filled) if data.segmentation == "windows" else count
             items.append(Item(recording, first, last))
-            held += last - first
+            filled += last - first
             first = last
     close()
     return tasks

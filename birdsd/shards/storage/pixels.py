@@ -55,10 +55,10 @@ class Pixels:
         with suppress(KeyError, TypeError, ValueError):  # a foreign codec.json may say anything
             shape = image_shape(codec) if isinstance(codec, Mapping) else None
         path = folder / PIXELS_FILE
-        told = read_json(path, "description of the pictures") if path.is_file() else {}
-        if not isinstance(told, dict):
-            raise _senseless(path, f"a {type(told).__name__}")
-        return cls(shape, {str(name): _range(path, str(name), value) for name, value in told.items()})
+        ranges = read_json(path, "description of the pictures") if path.is_file() else {}
+        if not isinstance(ranges, dict):
+            raise _senseless(path, f"a {type(ranges).__name__}")
+        return cls(shape, {str(name): _range(path, str(name), value) for name, value in ranges.items()})
 
     def fingerprint(self) -> str:
         """What `pixels.json` decides; empty where there is none."""
@@ -121,14 +121,14 @@ class Pixels:
         if not math.isfinite(low) or not math.isfinite(high):
             count = int(values.size - np.isfinite(values).sum())
             raise Undecodable(f"{count} of its {values.size} numbers are not finite")
-        told = self.ranges.get(name) or _OWN.get(name)
-        if told is None:
+        limits = self.ranges.get(name) or _OWN.get(name)
+        if limits is None:
             raise Undecodable(
                 f"which {name} is black and which white is not said, and its numbers ({low:.4g} to "
                 f"{high:.4g}) can be read in several ways: say it in {PIXELS_FILE} beside the shards, e.g. "
                 f'{{"{name}": {_likely(low, high)}}}, or store pictures as uint8'
             )
-        black, white = told
+        black, white = limits
         least, most = min(black, white), max(black, white)
         slack = _BEYOND * (most - least)
         if low < least - slack or high > most + slack:

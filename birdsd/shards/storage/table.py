@@ -219,10 +219,10 @@ def make_table(
     """The table of a shard that lies at `tar`; `headers` stands in for checksums that are not known."""
     keys, parts = columns(tar, members)
     state = os.stat(tar)
-    told = {
+    sizes = {
         s: [p.size.tolist(), p.crc32.tolist() if p.crc32 is not None else headers] for s, p in parts.items()
     }
-    contents = fingerprint([list(keys), told], 32)
+    contents = fingerprint([list(keys), sizes], 32)
     return ShardTable(tar.name, state.st_size, state.st_mtime_ns, contents, keys, parts, summary or {})
 
 

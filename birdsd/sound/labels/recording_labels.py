@@ -43,7 +43,7 @@ def _covered(spans: list[tuple[float, float]], duration_s: float) -> bool:
     return total >= _COVERED * duration_s > 0
 
 
-class Said:
+class RecordingLabels:
     """What the chosen layer says about one file: it takes rows, gives labels, and accounts for the rest."""
 
     def __init__(self, info: AudioInfo, others: list[Facts], result: LabelledSet) -> None:
