@@ -129,7 +129,7 @@ def compose(job: str, overrides: Sequence[str] = ()) -> Any:
         else:
             values.append((key, value))
     if groups.get("codec", "").endswith((".yaml", ".yml")):
-        kind = _with_codec(kind, read_preset(Path(groups["codec"])).get("kind"))
+        kind = plugins.with_codec(kind, read_preset(Path(groups["codec"])).get("kind"))
     resolved = _merge_presets(job, kind, groups)
     valid = dict(keys(kind))
     for key, value in values:
@@ -231,18 +231,6 @@ def _own_preset(kind: type, group: str, path: Path) -> dict[str, Any]:
                 f"`birdsd run ... --keys` and {group}'s presets show what a value looks like",
             ) from error
     return told
-
-
-def _with_codec(job: type, kind: Any) -> type:
-    """The configuration class `job`, where its keys `codec.*` are the settings of a kind of codec that an
-    installed package brings: the fields of its class. The usual kind's are `CodecConfig`."""
-    if kind in (None, schema.SPECTROGRAM):
-        return job
-    if kind not in plugins.names(plugins.CODECS):
-        raise unknown_name("kind of codec", str(kind), [schema.SPECTROGRAM, *plugins.names(plugins.CODECS)])
-    settings = plugins.settings_of(plugins.load(plugins.CODECS, kind), kind)
-    group: Any = ("codec", settings, dataclasses.field(default_factory=settings))
-    return dataclasses.make_dataclass(job.__name__, [group], bases=(job,))
 
 
 def _fitting(default: Any, error: Exception) -> str:
@@ -432,7 +420,7 @@ def changed(job: str, stored: Mapping[str, Any], overrides: Sequence[str]) -> An
     """A configuration of `job` that was stored as plain values, to the character, with some `key=value`s set
     anew. Fields that this version does not know are left out."""
     codec = stored.get("codec")
-    kind = _with_codec(job_type(job), codec.get("kind") if isinstance(codec, Mapping) else None)
+    kind = plugins.with_codec(job_type(job), codec.get("kind") if isinstance(codec, Mapping) else None)
     return _with(job, kind, _known(kind, stored), [_split(override) for override in overrides])
 
 

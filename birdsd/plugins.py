@@ -13,7 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from birdsd.errors import UserError
+from birdsd import schema
+from birdsd.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -54,14 +55,24 @@ def forget() -> None:
     _found.cache_clear()
 
 
-def settings_of(kind: type, name: str) -> type:
-    """A dataclass with the fields and defaults of another, and its name as `kind`: what OmegaConf fills in,
-    for which a frozen dataclass is read-only."""
-    types = get_type_hints(kind)
-    fields: list[Any] = [("kind", str, dataclasses.field(default=name))]
-    for item in dataclasses.fields(kind):
+def with_codec(job: type, kind: Any) -> type:
+    """The configuration class `job`, where its keys `codec.*` are the fields of another kind of codec, which
+    an installed package brings. Those of the usual kind are `schema.CodecConfig`.
+
+    The fields are those of a twin of the codec's class, since OmegaConf cannot fill in a frozen dataclass.
+    """
+    if kind in (None, schema.SPECTROGRAM):
+        return job
+    if kind not in names(CODECS):
+        raise unknown_name("kind of codec", str(kind), [schema.SPECTROGRAM, *names(CODECS)])
+    codec = load(CODECS, kind)
+    types = get_type_hints(codec)
+    fields: list[Any] = [("kind", str, dataclasses.field(default=kind))]
+    for item in dataclasses.fields(codec):
         fields.append((item.name, types[item.name], dataclasses.field(default=item.default)))
-    return dataclasses.make_dataclass(kind.__name__, fields)
+    section = dataclasses.make_dataclass(codec.__name__, fields)
+    group: Any = ("codec", section, dataclasses.field(default_factory=section))
+    return dataclasses.make_dataclass(job.__name__, [group], bases=(job,))
 
 
 def load(group: str, name: str) -> Any:

@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from textwrap import dedent
 
@@ -265,6 +266,18 @@ def test_a_class_that_is_no_codec_is_refused(text: str, what: str, tmp_path, mon
         Codec.from_json({"kind": "c"})
     monkeypatch.undo()
     plugins.forget()
+
+
+def test_no_room_knows_what_kind_a_codec_is() -> None:
+    """Outside of sound/codec, a codec is what the protocol says; settings of one kind are its own affair."""
+    own = {item.name for item in fields(SpectrogramCodec)} - {*Codec.__annotations__}
+    of_a_kind = re.compile(
+        rf"SpectrogramCodec|\bcodec\.(?:{'|'.join(sorted(own))}|stft|window|quantise)\b(?!=)"
+    )
+    rooms = [path for path in ROOT.glob("birdsd/**/*") if path.suffix in (".py", ".html")]
+    for path in [*rooms, *ROOT.glob("jobs/*.py")]:
+        if ROOT / "birdsd" / "sound" / "codec" not in path.parents and path.name != "schema.py":
+            assert not of_a_kind.findall(path.read_text(encoding="utf-8")), path
 
 
 def test_a_verb_is_run_by_its_name(site, capsys) -> None:

@@ -58,23 +58,23 @@ def judge_arms(
     judged = []
     for arm in arms:
         if arm.name in heard:
-            one = heard[arm.name]
-            new = one.of(NEW)
+            arm_clips = heard[arm.name]
+            new = arm_clips.of(NEW)
             near = weak.nearness(new) if new.levels else None
             if near is not None:
-                one.clips = _with_distances(one.clips, near.distance)
-            scores = {kind: weak.score(one.of(kind)) for kind in (NEW, KNOWN, IN_ENVIRONMENT)}
-            everything = weak.score(one.of(NEW, KNOWN))
+                arm_clips.clips = _with_distances(arm_clips.clips, near.distance)
+            scores = {kind: weak.score(arm_clips.of(kind)) for kind in (NEW, KNOWN, IN_ENVIRONMENT)}
+            everything = weak.score(arm_clips.of(NEW, KNOWN))
             arm = replace(
                 arm,
-                clips=one.clips,
+                clips=arm_clips.clips,
                 scores={kind: score for kind, score in scores.items() if score is not None},
                 everything=everything,
                 kappa=kappa(everything.confusion) if everything else None,
                 nearness=near,
-                background=_background(one, backgrounds) if backgrounds else None,
+                background=_background(arm_clips, backgrounds) if backgrounds else None,
             )
-            arm = _judged(arm, one, reference) if reference else arm
+            arm = _judged(arm, arm_clips, reference) if reference else arm
         judged.append(arm)
     return _compared(judged)
 
@@ -101,9 +101,9 @@ def _hear(weak: WeakCheck, clips: Sequence[MadeClip]) -> ArmClips:
         replace(clip, named=weak.classifier.species[int(n)]) for clip, n in zip(clips, named, strict=True)
     ]
     sounds = [
-        Sound(clip.sound.stem, one.waveform, one.rate_hz, one.species)
-        for clip, one in zip(clips, waveforms, strict=True)
-        if one.waveform is not None
+        Sound(clip.sound.stem, generated.waveform, generated.rate_hz, generated.species)
+        for clip, generated in zip(clips, waveforms, strict=True)
+        if generated.waveform is not None
     ]
     return ArmClips(named_clips, heard.levels, sounds)
 

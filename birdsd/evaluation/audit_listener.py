@@ -29,7 +29,7 @@ class JudgeListener:
     def __init__(self, judge: Judge, species: Mapping[Path, str]) -> None:
         self.judge, self.species = judge, species
         self.among = sorted(set(species.values()))
-        self.unknown = [one for one in self.among if judge.class_of(one) is None]
+        self.unknown = [name for name in self.among if judge.class_of(name) is None]
         self._heard: list[list[Verdict]] = []
 
     def take(self, path: Path, sound: np.ndarray, copies: Sequence[np.ndarray], rate_hz: int) -> None:
@@ -37,12 +37,12 @@ class JudgeListener:
         species = self.species.get(path.resolve())
         if species is None or species in self.unknown:
             return
-        sounds = [Sound(path.name, one, rate_hz, species) for one in (sound, *copies)]
+        sounds = [Sound(path.name, waveform, rate_hz, species) for waveform in (sound, *copies)]
         self._heard.append(judge_sounds(self.judge, sounds, self.among, progress=False).verdicts)
 
     def hearing(self) -> Hearing:
         """The counts; why there are none where nothing counted."""
-        known = [one for one in self.among if one not in self.unknown]
+        known = [name for name in self.among if name not in self.unknown]
         credit = (self.judge.title, self.judge.licence)
         if not self._heard:
             why = UNLABELLED if known or not self.among else f"{self.judge.title} knows none of these species"
@@ -79,5 +79,5 @@ def listener_for(recordings: Path, judge: Judge | None = None) -> AuditListener:
         found = load_recordings(Path(recordings)).recordings
     except UserError as error:
         return _Deaf(f"the species of the recordings are not known: {error}")
-    species = {one.path.resolve(): one.species[0] for one in found if len(one.species) == 1}
+    species = {r.path.resolve(): r.species[0] for r in found if len(r.species) == 1}
     return JudgeListener(judge, species) if species else _Deaf(UNLABELLED)

@@ -100,12 +100,12 @@ class BackgroundClassifier:
         found: dict[str, float] = {}
         pairs = list(zip(levels, names, strict=True))
         loud = {
-            kind: [background_db(one) for one, name in pairs if (name == NONE) == plain]
+            kind: [background_db(level) for level, name in pairs if (name == NONE) == plain]
             for kind, plain in (("without_db", True), ("with_db", False))
         }
         found |= {kind: float(np.mean(values)) for kind, values in loud.items() if values}
         if answers := self.name(levels):
-            right = [one == other for one, other in zip(answers, names, strict=True)]
+            right = [answer == name for answer, name in zip(answers, names, strict=True)]
             found |= {"accuracy": float(np.mean(right)), "clips": float(len(right))}
             found["chance"] = 1 / len(self.names)
         return found
@@ -114,7 +114,10 @@ class BackgroundClassifier:
 def _features(levels: Sequence[np.ndarray]) -> np.ndarray:
     """What lies below the songs: quiet and middling levels of every band, float64 [clips, features]."""
     return np.stack(
-        [np.concatenate([np.quantile(one, share, axis=1) for share in (0.1, 0.25, 0.5)]) for one in levels]
+        [
+            np.concatenate([np.quantile(level, share, axis=1) for share in (0.1, 0.25, 0.5)])
+            for level in levels
+        ]
     )
 
 

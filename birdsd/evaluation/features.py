@@ -28,8 +28,8 @@ def mel(frequency_hz: np.ndarray) -> np.ndarray:
 
 
 def mean_power(codec: Codec, image: np.ndarray) -> np.ndarray:
-    """Power of every band in every frame, float64 [bands, frames], lowest band first, mean of the "
-    "channels."""
+    """Power of every band in every frame, float64 [bands, frames], lowest band first, mean of the
+    channels."""
     return (np.asarray(codec.dequantise(image), dtype=np.float64) ** 2).mean(axis=0).T
 
 
@@ -59,8 +59,8 @@ def active_frames(levels_db: np.ndarray) -> np.ndarray:
 
 
 def _contour(levels_db: np.ndarray, active: np.ndarray, hop_s: float) -> list[float]:
-    """How the pitch moves: where the energy's centre lies, how far it wanders, how fast it rises and "
-    "falls."""
+    """How the pitch moves: where the energy's centre lies, how far it wanders, how fast it rises and
+    falls."""
     weight = 10 ** (levels_db / 10)
     centre = (weight * np.arange(len(levels_db))[:, None]).sum(axis=0) / weight.sum(axis=0)
     lag = max(1, round(0.02 / hop_s))

@@ -35,7 +35,7 @@ class GridJudgement:
 
     def to_json(self, cell: int) -> list[dict[str, Any] | None]:
         """The verdicts on a cell's clips, plain values only."""
-        return [asdict(one) if one else None for one in self.cells[cell]] if self.cells else []
+        return [asdict(verdict) if verdict else None for verdict in self.cells[cell]] if self.cells else []
 
 
 def judge_cells(cells: Sequence[Sequence[Sound]], judge: Judge | None = None) -> GridJudgement:
@@ -47,7 +47,7 @@ def judge_cells(cells: Sequence[Sequence[Sound]], judge: Judge | None = None) ->
         judge, why = available_judge()
         if judge is None:
             return GridJudgement(remark=why)
-    unknown = [one for one in among if judge.class_of(one) is None]
+    unknown = [name for name in among if judge.class_of(name) is None]
     credit = f"{judge.title} ({judge.licence})"
     remark = f"{credit} has no class for {', '.join(unknown)}: those clips are not counted" if unknown else ""
     places = [

@@ -21,6 +21,7 @@ from birdsd.evaluation.features import (
     modulation_db,
     thumbnail,
 )
+from birdsd.evaluation.judges.judgement import table_lines
 
 if TYPE_CHECKING:
     from birdsd.sound.codec.protocol import Codec
@@ -93,13 +94,8 @@ class Measures:
 
     def text(self) -> str:
         """A table for a terminal."""
-        width = max(len(row.title) for row in self.rows)
-        lines = [f"{'other measures':<{width}}  {'held-out':>12}  {'generated':>12}"]
-        lines += [
-            f"{row.title:<{width}}  {real:>12}  {generated:>12}"
-            for row in self.rows
-            for real, generated in [row.cells()]
-        ]
+        head = ["other measures", "held-out", "generated"]
+        lines = table_lines([head, *([row.title, *row.cells()] for row in self.rows)], {0})
         lines.append(
             f"({self.held_out} held-out, {self.generated} generated, {self.training} training clips; "
             "distances: 0 is a copy; generated clips much nearer than held-out ones are copies)"
@@ -143,7 +139,7 @@ class Yardstick:
         measured = [(clip, _facts(self.codec, clip)) for clip in generated]
         wanted = {clip.species for clip in generated}
         held_out, known = (
-            [one for one in part if one[0].species in wanted] if wanted else list(part)
+            [pair for pair in part if pair[0].species in wanted] if wanted else list(part)
             for part in (self.held_out, self.training)
         )
         absolute = self.codec.keeps_level
@@ -203,8 +199,8 @@ def _spectral(clips: Sequence[_Measured], others: Sequence[_Measured]) -> float 
     """Mean over species of the RMS difference of two mean spectra in dB, apart from their loudness."""
     here, there = _by_place(clips), _by_place(others)
     found = []
-    for one in sorted(here.keys() & there.keys()):
-        difference = _mean_spectrum(here[one]) - _mean_spectrum(there[one])
+    for species in sorted(here.keys() & there.keys()):
+        difference = _mean_spectrum(here[species]) - _mean_spectrum(there[species])
         found.append(float(np.sqrt(np.mean((difference - difference.mean()) ** 2))))
     return float(np.mean(found)) if found else None
 
@@ -218,7 +214,7 @@ def _mean_spectrum(clips: Sequence[_Measured]) -> np.ndarray:
 
 def _nearness(training: Sequence[_Measured], clips: Sequence[_Measured]) -> list[float]:
     """The distance of each clip to the nearest training clip of its species, in pictures."""
-    known = {one: np.stack([facts.picture for _, facts in own]) for one, own in _by_place(training).items()}
+    known = {name: np.stack([facts.picture for _, facts in own]) for name, own in _by_place(training).items()}
     return [
         float(distances(facts.picture[None], known[clip.species]).min())
         for clip, facts in clips
@@ -229,8 +225,8 @@ def _nearness(training: Sequence[_Measured], clips: Sequence[_Measured]) -> list
 def _embedded(training: Sequence[_Measured], clips: Sequence[_Measured]) -> list[float]:
     """The same by the cosine of the judge's embeddings; of clips that have one."""
     known = {
-        one: [clip.embedding for clip, _ in own if clip.embedding is not None]
-        for one, own in _by_place(training).items()
+        species: [clip.embedding for clip, _ in own if clip.embedding is not None]
+        for species, own in _by_place(training).items()
     }
     return [
         float(1 - (_unit(np.stack(known[clip.species])) @ _unit(clip.embedding)).max())

@@ -68,7 +68,7 @@ def read_real(
         for number, metadata in facts
         if len(metadata["species"]) == 1 and (species is None or metadata["species"][0] in species)
     ]
-    plain = [one for one in wanted if one[1].get("snr_db") is None]
+    plain = [sample for sample in wanted if sample[1].get("snr_db") is None]
     wanted = plain or wanted
     if limit and len(wanted) > limit:
         places = np.unique(np.linspace(0, len(wanted) - 1, limit).round().astype(int))
@@ -127,8 +127,8 @@ class _Recordings:
             return path
         if self._by_name is None:
             self._by_name = {}
-            for one in walk(self.base):
-                self._by_name[one.name] = None if one.name in self._by_name else one
+            for file in walk(self.base):
+                self._by_name[file.name] = None if file.name in self._by_name else file
         return self._by_name.get(named)
 
     def cut(self, clip: RealClip, metadata: dict[str, Any]) -> RealClip:

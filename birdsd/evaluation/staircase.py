@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from birdsd.evaluation.judges.judge import Sound
-from birdsd.evaluation.judges.judgement import CONFIDENT, judge_sounds, wilson
+from birdsd.evaluation.judges.judgement import CONFIDENT, judge_sounds, table_lines, wilson
 from birdsd.evaluation.real_clips import FIGURES, RealClip, decoded
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Staircase:
     @property
     def known(self) -> list[str]:
         """The species that it has a class for."""
-        return [one for one in self.species if one not in self.unknown]
+        return [name for name in self.species if name not in self.unknown]
 
     @property
     def loses_most(self) -> Step | None:
@@ -162,7 +162,7 @@ class Staircase:
                 {
                     "stage": step.stage,
                     "figures": figures(step.named),
-                    "per_species": {name: figures(one) for name, one in step.per_species.items()},
+                    "per_species": {name: figures(count) for name, count in step.per_species.items()},
                     "verdicts": [asdict(verdict) for verdict in step.verdicts],
                 }
                 for step in self.steps
@@ -172,23 +172,15 @@ class Staircase:
     def text(self) -> str:
         """A table for a terminal, a row for each stage, and what it does not hold."""
         if not self.known:
-            return f"{self.credit} knows none of these species, so only the weak check speaks"
+            return f"{self.credit} knows none of these species, so only the weak check applies"
         rows = [["stage", "right of all", f"right of {len(self.known)}", f"score >= {CONFIDENT:g}",
                  "median", "clips"]]  # fmt: skip
         for step in self.steps:
             if (named := step.named) is not None:
                 shares = [share.text() for share in (named.right, named.among, named.confident)]
                 rows.append([step.title, *shares, f"{named.median_score:.2f}", named.counted()])
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = [
-            "  ".join(
-                f"{cell:<{width}}" if place == 0 else f"{cell:>{width}}"
-                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
-        return "\n".join([f"{self.credit}, percent with Wilson's 95% interval:", *lines,
-                          *self.remarks()])  # fmt: skip
+        head = f"{self.credit}, percent with Wilson's 95% interval:"
+        return "\n".join([head, *table_lines(rows, {0}), *self.remarks()])
 
     def remarks(self) -> list[str]:
         """Which clips were used, which stage loses most, what is left out and why."""
@@ -198,7 +190,7 @@ class Staircase:
         elif self.held_out:
             remarks.append(
                 f"real clips: {self.held_out} recordings, as there are no test recordings: where settings "
-                "were chosen by these, the real figures flatter"
+                "were chosen by these, the figures of real clips are optimistic"
             )
         if (worst := self.loses_most) is not None:
             remarks.append(f"the stage that loses most: {worst.title}")
@@ -231,7 +223,7 @@ def staircase(
     species that each was asked for. `why` says of a stage that cannot be measured why not. Clips of a species
     that the judge has no class for are heard too, and are in no figure.
     """
-    unknown = [one for one in among if judge.class_of(one) is None]
+    unknown = [name for name in among if judge.class_of(name) is None]
     if len(unknown) == len(among):  # nothing that it says would count
         return Staircase(
             judge.title, judge.licence, judge.fingerprint, list(among), unknown, held_out if real else "",

@@ -22,7 +22,7 @@ import numpy as np
 
 from birdsd.errors import UserError, unknown_name
 from birdsd.evaluation.features import band_levels_db, distances, nearest, statistics, thumbnail
-from birdsd.evaluation.judges.judgement import wilson
+from birdsd.evaluation.judges.judgement import table_lines, wilson
 from birdsd.evaluation.real_clips import as_the_codec_takes
 from birdsd.randomness import generator
 
@@ -36,8 +36,8 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class GeneratedClip:
-    """A clip that a model made when asked for `species`: the codec's image [C, H, W], or a waveform "
-    "[C, N]."""
+    """A clip that a model made when asked for `species`: the codec's image [C, H, W], or a
+    waveform [C, N]."""
 
     species: str
     image: np.ndarray | None = None
@@ -104,8 +104,8 @@ class CopyCheck:
 
     @property
     def copies(self) -> bool:
-        """Whether more generated clips than luck allows (1% level) come closer to training clips "
-        "than 5% do."""
+        """Whether more generated clips than luck allows (1% level) come closer to training clips
+        than 5% of the held-out ones do."""
         from scipy.stats import binomtest
 
         close = sum(d < self.threshold for d in self.distance)
@@ -142,13 +142,12 @@ class LearningCheck:
 
     def text(self) -> str:
         """A table with a row per species, the totals, and what they are worth."""
-        width = max(len(s) for s in [*self.species, "species"])
         scores = (self.held_out, self.generated)
         rows = [["species", "held-out clips", "generated clips"]]
-        rows += [[one, *(_cell(score, one) for score in scores)] for one in self.species]
+        rows += [[name, *(_cell(score, name) for score in scores)] for name in self.species]
         rows.append(["all", *(f"{s.accuracy:.0%} of {s.clips}" if s else "-" for s in scores)])
         rows.append(["chance", *2 * [f"{100 * self.chance:.3g}%"]])
-        lines = [f"{first:<{width}}  {real:>16}  {generated:>16}" for first, real, generated in rows]
+        lines = table_lines(rows, {0})
         for title, one_score in zip(("held-out", "generated"), scores, strict=True):
             if one_score:
                 lines.append(f"{title}: {one_score.verdict()}")
@@ -284,8 +283,8 @@ def _variety(pictures: np.ndarray, clips: Clips, most: int = 24) -> float:
     for i, key in enumerate(zip(clips.species, clips.group, strict=True)):
         first.setdefault(key, i)
     found: list[float] = []
-    for one in sorted(set(clips.species)):
-        own = pictures[[i for (species, _), i in first.items() if species == one][:most]]
+    for name in sorted(set(clips.species)):
+        own = pictures[[i for (species, _), i in first.items() if species == name][:most]]
         table = distances(own, own)
         found += table[np.triu_indices(len(own), k=1)].tolist()
     return float(np.median(found)) if found else 0.0

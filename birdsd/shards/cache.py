@@ -246,7 +246,7 @@ def _text_key(ids: np.ndarray) -> str:
 
 def _damaged(folder: Path, problem: str) -> UserError:
     return UserError(
-        f"what is cached in {folder} is damaged: {problem}",
+        f"the cache in {folder} is damaged: {problem}",
         "it was intact when it was written",
         "delete that folder and run the same command again to recreate it",
     )

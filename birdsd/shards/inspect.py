@@ -47,7 +47,7 @@ def _doubtful(index: ShardIndex) -> dict[str, Any]:
         some, problem = check_pictures(index), ""
     except UserError as error:
         some, problem = [], str(error)
-    without = [str(one) for one in lacking(index) if one.part == "image"]
+    without = [str(gap) for gap in lacking(index) if gap.part == "image"]
     return {"lacking": [*without, *some], "pictures": problem}
 
 

@@ -199,16 +199,16 @@ def _fits(start: float, end: float, recording: Recording) -> bool:
 
 def _is_species(name: str, recording: Recording) -> bool:
     known = {recording.path.parent.name, *recording.species}
-    codes = {code.lower() for one in known for code in banding_codes(one)}
-    return species_key(name) in {species_key(one) for one in known} | codes
+    codes = {code.lower() for known_name in known for code in banding_codes(known_name)}
+    return species_key(name) in {species_key(known_name) for known_name in known} | codes
 
 
 def _listened(recordings: Sequence[Recording], groups: _Groups) -> list[Problem]:
     heard_s = sum(min(r.duration_s, LOOKED_AT_S) for r in recordings)
     if heard_s > MOST_LISTENED_S:
         problem = (
-            f"near-identical recordings were not looked for: that takes {heard_s / 3600:.0f} h of listening, "
-            f"and is done up to {MOST_LISTENED_S / 3600:.0f} h"
+            f"near-identical recordings were not looked for: that would take {heard_s / 3600:.0f} h of "
+            f"listening, and the limit is {MOST_LISTENED_S / 3600:.0f} h"
         )
         return [Problem(recordings[0].path.parent, problem)]
     problems = []

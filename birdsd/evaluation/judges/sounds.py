@@ -45,11 +45,11 @@ class SoundFiles:
     @property
     def species(self) -> list[str]:
         """All species that the files are said to hold, sorted."""
-        return sorted({name for one in self.files for name in one.species})
+        return sorted({name for file in self.files for name in file.species})
 
     def names(self) -> list[str]:
         """A short name for each file: its path below the folder that all of them share."""
-        paths = [os.path.abspath(one.path) for one in self.files]
+        paths = [os.path.abspath(file.path) for file in self.files]
         shared = os.path.commonpath([os.path.dirname(path) for path in paths])
         return [Path(os.path.relpath(path, shared)).as_posix() for path in paths]
 
@@ -76,7 +76,7 @@ def find_sounds(sources: Sequence[Path], judge: Judge) -> SoundFiles:
         ]
         for one in sorted(readable, key=lambda recording: recording.path):
             found.files.append(SoundFile(one.path, _species_of(one, judge), one.duration_s))
-    unique = {os.path.abspath(one.path): one for one in found.files}
+    unique = {os.path.abspath(file.path): file for file in found.files}
     found.files = list(unique.values())
     if not found.files:
         reasons = "; ".join(reason for _, reason in found.left_out[:3])

@@ -106,7 +106,7 @@ def check_settings(data: DataConfig) -> None:
         )
     if data.overlap and data.segmentation != "windows":
         raise UserError(
-            f"data.overlap is {data.overlap}, and does nothing with segmentation '{data.segmentation}'",
+            f"data.overlap is {data.overlap}, and has no effect with segmentation '{data.segmentation}'",
             "songs are cut out where they are; only windows overlap",
             "leave it out, or choose data=soundscape",
         )
@@ -137,7 +137,7 @@ def _check_further_cuts(data: DataConfig) -> None:
     ):
         if (value := getattr(data, name)) > off and data.segmentation != "song":
             raise UserError(
-                f"data.{name} is {value}, and does nothing with segmentation '{data.segmentation}'",
+                f"data.{name} is {value}, and has no effect with segmentation '{data.segmentation}'",
                 rule,
                 "leave it out, or choose data=song",
             )
@@ -184,7 +184,7 @@ def choose_species(found: LabelledSet, data: DataConfig) -> LabelledSet:
     if both := wanted & unwanted:
         raise UserError(
             f"data.species and data.without_species both name {listed(sorted(both), 5)}",
-            "a species is wanted or it is not",
+            "a species is either wanted or left out",
         )
     if not wanted and not unwanted:
         return found

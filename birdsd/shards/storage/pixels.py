@@ -107,8 +107,8 @@ class Pixels:
             if shape[2] in (1, 2, 3):
                 return values.transpose(2, 0, 1)
         raise Undecodable(
-            f"an array of the shape {list(shape)} is no picture: [H, W], [C, H, W] or [H, W, C] with 1 to 3 "
-            "channels (latents are stored as .latent.npy)"
+            f"an array of the shape {list(shape)} is not a picture: [H, W], [C, H, W] or [H, W, C] with 1 to "
+            "3 channels (latents are stored as .latent.npy)"
         )
 
     def _scaled(self, values: np.ndarray) -> np.ndarray:
@@ -155,7 +155,7 @@ def _range(path: Path, name: str, value: Any) -> Range:
 def _senseless(path: Path, what: str) -> UserError:
     return UserError(
         f"{path} holds {what}",
-        "it says for a type of number which is black and which white: two numbers that differ",
+        "for each type of number it gives the values of black and of white: two different numbers",
         'e.g. {"float32": [0, 1]}',
     )
 

@@ -123,7 +123,7 @@ def _counted(data: mmap.mmap, start: int, end: int, first: Header, xing: _Xing |
     for begin, stop, kind, headers, frames in _runs(data, body, end, first.kind):
         if kind != first.kind:
             if frames >= 10 and not stranger:
-                stranger = f"from byte {begin} on it goes on with another sample rate or number of channels"
+                stranger = f"from byte {begin} on, its sample rate or number of channels differs"
             continue
         runs.append((begin, stop - begin))
         position = 0

@@ -202,8 +202,8 @@ def _whole_mp3(
         raise RecordingError(f"{path} was cut short: {counted.missing}", "", _FETCH_AGAIN)
     if counted.stranger:
         raise RecordingError(
-            f"{path} is joined of MP3 streams that differ: {counted.stranger}",
-            "one file has one rate and number of channels",
+            f"{path} consists of MP3 streams that differ: {counted.stranger}",
+            "a file must have one sample rate and one number of channels",
             "convert it, for example: ffmpeg -i INPUT.mp3 OUTPUT.flac",
         )
     if not counted.pieces or (counted.plain and sound.frames == counted.samples):
@@ -277,7 +277,7 @@ def _explain(path: Path, error: Exception) -> RecordingError:
     if path.suffix.lower() in FOREIGN_SUFFIXES:
         return RecordingError(
             f"{path} is in a format that libsndfile does not decode",
-            "read are wav, flac, mp3, ogg, opus, aiff, au, caf",
+            "supported are wav, flac, mp3, ogg, opus, aiff, au, caf",
             foreign_reason(path).partition(": ")[2],
         )
     if all(byte >= 32 or byte in b"\t\n\r\f" for byte in head) and head[:4] not in _MAGIC:

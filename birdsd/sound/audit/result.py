@@ -138,4 +138,4 @@ def _losses(codec: Codec, summary: Summary) -> Iterator[str]:
             yield f"leaves little of {low / 1000:g}-{high / 1000:g} kHz ({value:.1f} dB)."
     if summary.loudness_error_db > _LOUDNESS_DB:
         error = f"{summary.loudness_error_db:.1f} dB (median)"
-        yield f"gets the loudness wrong by {error}{remedies.get('level', '')}."
+        yield f"changes the loudness by {error}{remedies.get('level', '')}."

@@ -204,7 +204,7 @@ class SpectrogramCodec(CodecConfig, Codec):
             raise UserError(
                 f"an image of shape {image.shape} is not one of codec '{self.name}'",
                 f"its images are [channels, {self.bands}, frames]",
-                "decode it with the codec.json that stands beside it",
+                "decode it with the codec.json beside it",
             )
         sound = self.synthesise(self.dequantise(image), iterations, seed)
         peak = float(np.abs(sound).max(initial=0.0))
@@ -294,7 +294,7 @@ class SpectrogramCodec(CodecConfig, Codec):
         if self.hop > self.window // 2:
             raise self._refuse(
                 f"hop_ms={self.hop_ms} with window_ms={self.window_ms}",
-                "the hop must be at most half the window, or no phase can be found for what lies between",
+                "the hop must be at most half the window, or the phase cannot be recovered",
                 f"set hop_ms={self.window // 2 * to_ms:g} or less (a quarter of the window is usual), "
                 f"or window_ms={2 * self.hop * to_ms:g} or more",
             )

@@ -98,8 +98,8 @@ def named_layer(path: Path, sources: Sources, columns: Mapping[str, str] | None)
     if is_audacity(text):
         return _routed(read_track(path), sources)
     raise UserError(
-        f"{path} is not a label file that is known",
-        "read are CSV, TSV, parquet, Raven selection tables, Audacity labels and xeno-canto JSON",
+        f"{path} is not a known kind of label file",
+        "supported are CSV, TSV, parquet, Raven selection tables, Audacity labels and xeno-canto JSON",
     )
 
 

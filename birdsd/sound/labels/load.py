@@ -123,7 +123,7 @@ def load_recordings(
     listing.report_unread(result, sources.used)
     advice = "it has no label: put it into a folder named after its species, or list it in a label table"
     if not folder_names_count:
-        advice = "it has no label: no table gives it one, and beside a table folder names do not count"
+        advice = "it has no label: no table gives it one, and beside a table, folder names do not count"
     result.problems.extend(Problem(recording.path, advice) for recording in result.unlabelled)
     if not result.recordings and (require_labels or not result.unlabelled):
         raise _nothing_left(source, result.problems)

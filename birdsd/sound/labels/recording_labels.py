@@ -127,7 +127,7 @@ class RecordingLabels:
     def _between(self, silences: list[Label]) -> list[Label]:
         """The stretches of which nobody says that there is no bird."""
         found, reached = [], 0.0
-        for label in sorted(silences, key=lambda one: one.start_s or 0.0):
+        for label in sorted(silences, key=lambda label: label.start_s or 0.0):
             if (label.start_s or 0.0) > reached:
                 found.append(Label("what no box covers", reached, label.start_s))
             reached = max(reached, label.end_s or 0.0)

@@ -56,7 +56,7 @@ def read_sheet(
         found.problems += [Problem(path, f"row {number}: {remark}") for remark in row.names.remarks]
     if columns.marks:
         names = listed_names([sheet.header[at] for at, _ in columns.marks])
-        found.problems.append(Problem(path, f"its columns {names} are read as what is there (1) or not (0)"))
+        found.problems.append(Problem(path, f"its columns {names} are read as present (1) or absent (0)"))
     if columns.guessed:
         words = f"its column '{columns.guessed}' is taken for the species where nothing else names them"
         found.problems.append(Problem(path, words))
