@@ -228,6 +228,9 @@ def test_a_codec_whose_package_is_not_here_is_named(site, tmp_path, monkeypatch)
     stored = make_shards(tmp_path / "shards")
     (stored / "codec.json").write_text(json.dumps(codec.to_json()))
     assert ShardIndex.open(stored).pixels.shape == (3, 64, 128), "the shape is told without the class"
+    for other in (SpectrogramCodec().to_json(), codec.to_json()):
+        with pytest.raises(UserError, match="image_channels=2"):
+            Codec.from_json({**other, "image_channels": 2})
     with pytest.raises(UserError, match="unknown codec field 'scale'"):
         Codec.from_json({**codec.to_json(), "scale": "mel"})
     with pytest.raises(UserError, match="kind 'phase'"):

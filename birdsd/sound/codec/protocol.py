@@ -219,7 +219,14 @@ class Codec(ABC):
         for key in values:
             if key not in fields and key not in (_KIND, _IMAGE_CHANNELS):
                 raise unknown_name("codec field", key, fields)
-        return kind(**{key: value for key, value in values.items() if key in fields})
+        codec = kind(**{key: value for key, value in values.items() if key in fields})
+        if (stored := values.get(_IMAGE_CHANNELS, codec.image_channels)) != codec.image_channels:
+            raise UserError(
+                f"{_IMAGE_CHANNELS}={stored} of codec '{codec.name}'",
+                f"with its settings an image has {codec.image_channels}",
+                "restore the codec.json that was written with the images",
+            )
+        return codec
 
     @classmethod
     def from_config(cls: type[C], config: object) -> C:
