@@ -6,21 +6,24 @@ Whatever birdsd has itself goes first, so that no package can take its place.
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import suppress
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
-from birdsd.errors import UserError
+from birdsd import schema
+from birdsd.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 # Groups of entry points, and what stands there: a MethodFacts; a function without parameters that gives a
 # Judge; a function of the words behind a verb that returns the exit status; a package whose folder holds
-# presets in groups (method/NAME.yaml).
+# presets in groups (method/NAME.yaml); a class of a codec.
 METHODS, JUDGES, VERBS, CONFIGS = "birdsd.methods", "birdsd.judges", "birdsd.verbs", "birdsd.configs"
+CODECS = "birdsd.codecs"
 
 
 @lru_cache(maxsize=8)
@@ -50,6 +53,26 @@ def config_folders() -> list[Path]:
 def forget() -> None:
     """Look anew at what is installed."""
     _found.cache_clear()
+
+
+def with_codec(job: type, kind: Any) -> type:
+    """The configuration class `job`, where its keys `codec.*` are the fields of another kind of codec, which
+    an installed package brings. Those of the usual kind are `schema.CodecConfig`.
+
+    The fields are those of a twin of the codec's class, since OmegaConf cannot fill in a frozen dataclass.
+    """
+    if kind in (None, schema.SPECTROGRAM):
+        return job
+    if kind not in names(CODECS):
+        raise unknown_name("kind of codec", str(kind), [schema.SPECTROGRAM, *names(CODECS)])
+    codec = load(CODECS, kind)
+    types = get_type_hints(codec)
+    fields: list[Any] = [("kind", str, dataclasses.field(default=kind))]
+    for item in dataclasses.fields(codec):
+        fields.append((item.name, types[item.name], dataclasses.field(default=item.default)))
+    section = dataclasses.make_dataclass(codec.__name__, fields)
+    group: Any = ("codec", section, dataclasses.field(default_factory=section))
+    return dataclasses.make_dataclass(job.__name__, [group], bases=(job,))
 
 
 def load(group: str, name: str) -> Any:

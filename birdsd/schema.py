@@ -15,10 +15,13 @@ MISSING: Any = "???"
 Text = Optional[str]
 
 
+SPECTROGRAM = "spectrogram"  # the kind of codec that CodecConfig is for
+
+
 @dataclass
 class CodecConfig:
-    """Waveform <-> image: the fields and defaults of `birdsd.sound.codec.SpectrogramCodec`, so that a preset
-    and a codec.json that leave out the same fields are the same codec."""
+    """Waveform <-> image: the one declaration of the fields of `birdsd.sound.codec.SpectrogramCodec`. Another
+    kind of codec has the fields of its class."""
 
     name: str = MISSING
     rate_hz: int = 32000  # sample rate

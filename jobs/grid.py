@@ -10,7 +10,7 @@ from tqdm import tqdm
 from birdsd.diffusion.generation import generate as generation
 from birdsd.diffusion.generation.generate import Clip
 from birdsd.diffusion.generation.sampling import network_steps
-from birdsd.evaluation.grid_heard import GridHeard, hear_cells
+from birdsd.evaluation.grid_judgement import GridJudgement, judge_cells
 from birdsd.evaluation.judges import Sound
 from birdsd.jobs_api import Outcome
 from birdsd.pages import grid as grid_page
@@ -42,7 +42,7 @@ def run(config: GridConfig) -> Outcome:
                     [AudioClip.read(model.codec, x.picture, x.sound, x.prompt) for x in clips],
                     clips,
                 )
-    heard = hear_cells([_sounds(*made[cell.place]) for cell in grid.cells])
+    heard = judge_cells([_sounds(*made[cell.place]) for cell in grid.cells])
     shown = []
     for number, (cell, command) in enumerate(zip(grid.cells, commands, strict=True)):
         clips = made[cell.place][0]
@@ -73,7 +73,7 @@ def _steps(cell: Cell) -> int:
 
 
 def _outcome(
-    grid: Grid, clips: list[list[Clip]], commands: list[str], page: Path, heard: GridHeard
+    grid: Grid, clips: list[list[Clip]], commands: list[str], page: Path, heard: GridJudgement
 ) -> Outcome:
     cells = [
         {
@@ -96,7 +96,7 @@ def _outcome(
     return Outcome("\n".join(filter(None, [title, louder, *_judged(grid, heard)])), facts)
 
 
-def _judged(grid: Grid, heard: GridHeard) -> list[str]:
+def _judged(grid: Grid, heard: GridJudgement) -> list[str]:
     """A line for each cell with clips that the judge could name."""
     lines = [heard.remark]
     for number, cell in enumerate(grid.cells):

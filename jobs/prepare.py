@@ -10,12 +10,12 @@ from birdsd.schema import PrepareConfig
 from birdsd.shards.inspect import species_table
 from birdsd.shards.prepare.account import account_lines, limit_lines
 from birdsd.shards.prepare.prepare import PrepareReport, prepare
-from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.protocol import Codec
 
 
 def run(config: PrepareConfig) -> Outcome:
     """Cut, encode and write the shards in parallel; list what they contain and what was left out."""
-    codec = SpectrogramCodec.from_config(config.codec)
+    codec = Codec.from_config(config.codec)
     part = ArrayShare.parse(config.part)
     report = prepare(config.data, codec, config.machine.processes, part=part)
     facts = {

@@ -1,5 +1,5 @@
-"""birdsd is added to from outside: a package with a method, a judge, a verb and presets, as pip leaves it.
-docs/extending.md shows the same files."""
+"""birdsd is extended from outside: a package with a method, a judge, a codec, a verb and presets, as pip
+installs it; docs/extending.md shows the same files."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from textwrap import dedent
 
 import numpy as np
 import pytest
+import soundfile
 from safetensors.torch import load_file
 
 from birdsd import config, method_facts, plugins
@@ -27,8 +29,11 @@ from birdsd.planning.trace import trace_step
 from birdsd.runs.effects import without_effect
 from birdsd.runs.models.hub import needed, weights_shapes
 from birdsd.shards.index import ShardIndex
+from birdsd.shards.reader import ShardReader
 from birdsd.sound.audio.recordings import write_wav
+from birdsd.sound.codec import Codec, SpectrogramCodec
 from birdsd.training.work import RunWork
+from jobs import generate
 from tests.support.tiny import CODEC, make_shards
 from tests.support.untrained import make_model
 
@@ -73,6 +78,7 @@ def site(tmp_path, monkeypatch):
     """The package of docs/extending.md, installed."""
     folder = tmp_path / "site-packages"
     files = ("__init__.py", "method.py", "presets/method/biases.yaml", "judge.py", "verb.py")
+    files += ("codec.py", "presets/codec/phase.yaml")
     install(
         folder, points_of(shown("pyproject.toml")), **{f"toybirds/{n}": shown(f"toybirds/{n}") for n in files}
     )
@@ -178,6 +184,135 @@ def test_a_judge_hears_by_its_name(site, tmp_path, capsys) -> None:
     assert named == {"High Bird": "High Bird", "Low Bird": "Low Bird"}
     with pytest.raises(UserError, match="does not exist"):
         find_judge("pitches")
+
+
+@pytest.fixture
+def recordings(tmp_path) -> Path:
+    """Two chirps of each of two species, 1.5 s long."""
+    time_s = np.arange(24000) / 16000
+    for number, (species, hz) in enumerate([("Low Bird", 700), ("High Bird", 4000)] * 2):
+        chirp = 0.4 * np.sin(2 * np.pi * (hz + 600 * (1 + number % 2) * time_s) * time_s)
+        place = tmp_path / "recordings" / species / f"{number}.wav"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_wav(place, chirp.astype(np.float32), 16000)
+    return tmp_path / "recordings"
+
+
+def test_a_codec_of_another_kind_prepares_trains_and_generates(site, recordings, tmp_path, capsys) -> None:
+    shards = tmp_path / "shards"
+    prepared = ["run", "prepare", "codec=phase", f"data.recordings={recordings}", f"data.shards={shards}"]
+    prepared += ["data.segmentation=windows", "machine.processes=1", "codec.floor_db=-70"]
+    assert main(prepared) == 0
+    stored = json.loads((shards / "codec.json").read_text())
+    assert (stored["kind"], stored["image_channels"], stored["floor_db"]) == ("phase", 3, -70.0)
+    index = ShardIndex.open(shards)
+    assert index.dataset["image_shape"] == [3, 64, 128]
+    assert ShardReader(index, "train").read(0).image.shape == (3, 64, 128)
+    assert not list(index.verify())
+    capsys.readouterr()
+    assert main(["inspect", str(shards)]) == 0 and "64 bands 125-8000 Hz" in capsys.readouterr().out
+
+    full = [word for word in settings_of(make_model(tmp_path / "base")) if word != "method=biases"]
+    settings = config.compose("train", ["method=full", *full])
+    result = RunWork(settings, index, tmp_path / "run").by(make_method(settings, index))
+    assert result.finished and result.position == 8, "two steps"
+    assert trace_step(settings, stored, 1).learning > 0
+
+    asked = [f"run={result.export}", "prompt=a Low Bird", "steps=2", f"out={tmp_path / 'made'}"]
+    (clip,) = generate.run(config.compose("generate", asked)).facts["clips"]
+    sound, rate_hz = soundfile.read(clip["sound"])
+    assert (sound.shape, rate_hz) == ((128 * 64,), 16000) and np.abs(sound).max() > 0
+    codec = Codec.from_json(json.loads((result.export / "codec.json").read_text()))
+    assert type(codec).__name__ == "PhaseCodec" and codec.fingerprint() == index.codec_fingerprint
+
+
+def test_a_codec_of_another_kind_is_audited_beside_ours(site, recordings, tmp_path, capsys) -> None:
+    codecs = ["codec=phase", "codec=birdsong-tiny", "codec=phase", "codec.floor_db=-20"]
+    assert main(["audit", str(recordings), *codecs, "--out", str(tmp_path / "audit"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    phase, ours, coarse = found["codecs"]
+    assert [one["settings"]["name"] for one in found["codecs"]] == ["phase", "birdsong-tiny", "phase-2"]
+    assert phase["overall_db"] < -20 and phase["overall_db"] < ours["overall_db"] - 5, "no phase is guessed"
+    assert coarse["settings"]["floor_db"] == -20 and coarse["overall_db"] > phase["overall_db"]
+
+
+def test_the_keys_of_a_codec_are_those_of_its_kind(site, capsys) -> None:
+    assert config.compose("prepare", ["codec=phase", "codec.bands=16"]).codec.bands == 16
+    with pytest.raises(UserError, match="griffin_lim_iterations"):
+        config.compose("prepare", ["codec=phase", "codec.griffin_lim_iterations=3"])
+    with pytest.raises(UserError, match=r"codec\.bands=many does not fit"):
+        config.compose("prepare", ["codec=phase", "codec.bands=many"])
+    with pytest.raises(UserError, match=r"channels=2"):
+        Codec.from_config(config.compose("prepare", ["codec=phase", "codec.channels=2"]).codec)
+    assert main(["run", "prepare", "codec=phase", "--keys"]) == 0
+    keys = [line.split("=")[0] for line in capsys.readouterr().out.splitlines()]
+    assert "codec.floor_db" in keys and "codec.kind" in keys and "codec.hop_ms" not in keys
+    kept = config.as_dict(config.compose("prepare", ["codec=phase", "codec.floor_db=-60"]))
+    again = config.changed("prepare", kept, ["codec.bands=32"])
+    assert Codec.from_config(again.codec).to_json() == {
+        **Codec.from_config(config.compose("prepare", ["codec=phase"]).codec).to_json(),
+        "floor_db": -60.0, "bands": 32,
+    }  # fmt: skip
+
+
+def test_a_codec_whose_package_is_not_here_is_named(site, tmp_path, monkeypatch) -> None:
+    codec = Codec.from_config(config.compose("prepare", ["codec=phase"]).codec)
+    stored = make_shards(tmp_path / "shards")
+    (stored / "codec.json").write_text(json.dumps(codec.to_json()))
+    assert ShardIndex.open(stored).pixels.shape == (3, 64, 128), "the shape is told without the class"
+    for other in (SpectrogramCodec().to_json(), codec.to_json()):
+        with pytest.raises(UserError, match="image_channels=2"):
+            Codec.from_json({**other, "image_channels": 2})
+    with pytest.raises(UserError, match="unknown codec field 'scale'"):
+        Codec.from_json({**codec.to_json(), "scale": "mel"})
+    with pytest.raises(UserError, match="kind 'phase'"):
+        SpectrogramCodec.from_json(codec.to_json())
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(site)])
+    plugins.forget()
+    for asked in (lambda: Codec.from_json(codec.to_json()), lambda: ShardIndex.open(stored).fingerprint):
+        with pytest.raises(UserError, match="'phase'"):
+            asked()
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("# mine\nkind: phase\n")
+    with pytest.raises(UserError, match="'phase'"):
+        config.compose("prepare", [f"codec={preset}"])
+    preset.write_text("# ours\nkind: spectrogram\nbands: 64\n")
+    assert Codec.from_config(config.compose("prepare", [f"codec={preset}"]).codec).bands == 64
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("class C:\n    pass", "is no class of a codec"),
+        ("@dataclass\nclass C(Codec):\n    kind = 'c'", "is no frozen dataclass"),
+        ("@dataclass(frozen=True)\nclass C(Codec):\n    kind = 'd'", "calls its kind 'd'"),
+        (
+            "@dataclass(frozen=True)\nclass C(Codec):\n    kind = 'c'\n    name: str",
+            "a default of name, .*frames",
+        ),
+        ("@dataclass(frozen=True)\nclass C(Codec):\n    kind = 'c'", "bands, channels, decode, dequantise"),
+    ],
+)
+def test_a_class_that_is_no_codec_is_refused(text: str, what: str, tmp_path, monkeypatch) -> None:
+    start = "from dataclasses import dataclass\nfrom birdsd.sound.codec.protocol import Codec\n"
+    install(tmp_path, "[birdsd.codecs]\nc = toybirds:C\n", **{"toybirds/__init__.py": f"{start}{text}\n"})
+    looked_up(monkeypatch, tmp_path)
+    with pytest.raises(UserError, match=what):
+        Codec.from_json({"kind": "c"})
+    monkeypatch.undo()
+    plugins.forget()
+
+
+def test_no_room_knows_what_kind_a_codec_is() -> None:
+    """Outside of sound/codec, a codec is what the protocol says; settings of one kind are its own affair."""
+    own = {item.name for item in fields(SpectrogramCodec)} - {*Codec.__annotations__}
+    of_a_kind = re.compile(
+        rf"SpectrogramCodec|\bcodec\.(?:{'|'.join(sorted(own))}|stft|window|quantise)\b(?!=)"
+    )
+    rooms = [path for path in ROOT.glob("birdsd/**/*") if path.suffix in (".py", ".html")]
+    for path in [*rooms, *ROOT.glob("jobs/*.py")]:
+        if ROOT / "birdsd" / "sound" / "codec" not in path.parents and path.name != "schema.py":
+            assert not of_a_kind.findall(path.read_text(encoding="utf-8")), path
 
 
 def test_a_verb_is_run_by_its_name(site, capsys) -> None:

@@ -37,7 +37,7 @@ BASE = {
     "files": {"errors"},
     "sharing": {"files"},
     "values": {"errors", "yamltext"},
-    "plugins": {"errors"},
+    "plugins": {"errors", "schema"},
     "method_facts": {"errors", "plugins", "schema"},
     "config": {"errors", "files", "method_facts", "plugins", "schema", "values"},
     "jobs_api": {"config", "quiet"},

@@ -31,9 +31,9 @@ def _add_audit(parser: argparse.ArgumentParser) -> None:
 
 
 def _audit(options: argparse.Namespace) -> int:
-    from birdsd.evaluation.audit_ear import ear_for
+    from birdsd.evaluation.audit_listener import listener_for
     from birdsd.sound.audit import audit
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
     chosen: list[list[str]] = []
     for setting in options.settings or ["codec=birdsong", "codec=riffusion"]:
@@ -45,8 +45,8 @@ def _audit(options: argparse.Namespace) -> int:
             raise UserError(
                 f"cannot read {setting!r}", "audit takes codec=PRESET and codec.KEY=VALUE after it"
             )
-    codecs = [SpectrogramCodec.from_config(config.compose("prepare", settings).codec) for settings in chosen]
-    ear = ear_for(options.recordings)
+    codecs = [Codec.from_config(config.compose("prepare", settings).codec) for settings in chosen]
+    ear = listener_for(options.recordings)
     result = audit.run_audit(options.recordings, codecs, options.out, options.limit, ear)
     return emit(options, result.to_json(), audit.audit_text(result))
 

@@ -17,7 +17,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from birdsd import method_facts, schema
+from birdsd import method_facts, plugins, schema
 from birdsd.config.presets import preset_file, presets
 from birdsd.config.settle import check_optimizer, fill_open, refuse_of_other_methods
 from birdsd.errors import UserError, clipped, nearest, unknown_name
@@ -104,6 +104,8 @@ def compose(job: str, overrides: Sequence[str] = ()) -> Any:
             values.append((key, value))
     files = {group: preset_file(group, value, known) for group, value in groups.items()}
     read = {group: {"name": path.stem, **read_preset(path)} for group, path in files.items()}
+    if "codec" in read:
+        kind = plugins.with_codec(kind, read["codec"].pop("kind", None))
     draft = _Draft(job, kind, _method_of(read["method"], values) if "method" in read else None)
     for group, path in files.items():
         draft.take_preset(group, path, read[group])
@@ -297,7 +299,9 @@ def altered(job: str, settled: Any, key: str, value: str) -> Any:
 def changed(job: str, stored: Mapping[str, Any], overrides: Sequence[str]) -> Any:
     """A configuration of `job` that was stored as plain values, to the character, with some `key=value`s set
     anew. Fields that this version does not know are left out, and so are those of another method."""
-    return _with(job, job_type(job), stored, [_split(override) for override in overrides])
+    codec = stored.get("codec")
+    kind = plugins.with_codec(job_type(job), codec.get("kind") if isinstance(codec, Mapping) else None)
+    return _with(job, kind, stored, [_split(override) for override in overrides])
 
 
 def _with(job: str, kind: type, plain: Mapping[str, Any], values: Sequence[tuple[str, str]]) -> Any:

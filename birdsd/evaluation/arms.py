@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Heard:
+class ArmClips:
     """An arm's clips, and their band levels."""
 
     clips: list[MadeClip]
@@ -58,23 +58,23 @@ def judge_arms(
     judged = []
     for arm in arms:
         if arm.name in heard:
-            one = heard[arm.name]
-            made = one.of(NEW)
-            near = weak.nearness(made) if made.levels else None
+            arm_clips = heard[arm.name]
+            new = arm_clips.of(NEW)
+            near = weak.nearness(new) if new.levels else None
             if near is not None:
-                one.clips = _with_distances(one.clips, near.distance)
-            scores = {kind: weak.score(one.of(kind)) for kind in (NEW, KNOWN, IN_ENVIRONMENT)}
-            everything = weak.score(one.of(NEW, KNOWN))
+                arm_clips.clips = _with_distances(arm_clips.clips, near.distance)
+            scores = {kind: weak.score(arm_clips.of(kind)) for kind in (NEW, KNOWN, IN_ENVIRONMENT)}
+            everything = weak.score(arm_clips.of(NEW, KNOWN))
             arm = replace(
                 arm,
-                clips=one.clips,
+                clips=arm_clips.clips,
                 scores={kind: score for kind, score in scores.items() if score is not None},
                 everything=everything,
                 kappa=kappa(everything.confusion) if everything else None,
                 nearness=near,
-                background=_background(one, backgrounds) if backgrounds else None,
+                background=_background(arm_clips, backgrounds) if backgrounds else None,
             )
-            arm = _judged(arm, one, reference) if reference else arm
+            arm = _judged(arm, arm_clips, reference) if reference else arm
         judged.append(arm)
     return _compared(judged)
 
@@ -89,26 +89,26 @@ def _compared(arms: Sequence[ArmResult]) -> list[ArmResult]:
     return [replace(arm, gain=gains.get(arm.name), forgetting=losses.get(arm.name)) for arm in arms]
 
 
-def _hear(weak: WeakCheck, clips: Sequence[MadeClip]) -> Heard:
+def _hear(weak: WeakCheck, clips: Sequence[MadeClip]) -> ArmClips:
     codec = weak.codec
-    made = []
+    waveforms = []
     for clip in clips:
         waveform = read(clip.sound, codec.rate_hz, channels=codec.channels)
-        made.append(GeneratedClip(clip.species, waveform=waveform, rate_hz=codec.rate_hz))
-    heard = weak.heard(made)
+        waveforms.append(GeneratedClip(clip.species, waveform=waveform, rate_hz=codec.rate_hz))
+    heard = weak.heard(waveforms)
     named = weak.classifier.probabilities(heard).argmax(axis=1)
-    told = [
+    named_clips = [
         replace(clip, named=weak.classifier.species[int(n)]) for clip, n in zip(clips, named, strict=True)
     ]
     sounds = [
-        Sound(clip.sound.stem, one.waveform, one.rate_hz, one.species)
-        for clip, one in zip(clips, made, strict=True)
-        if one.waveform is not None
+        Sound(clip.sound.stem, generated.waveform, generated.rate_hz, generated.species)
+        for clip, generated in zip(clips, waveforms, strict=True)
+        if generated.waveform is not None
     ]
-    return Heard(told, heard.levels, sounds)
+    return ArmClips(named_clips, heard.levels, sounds)
 
 
-def _judged(arm: ArmResult, heard: Heard, reference: Reference) -> ArmResult:
+def _judged(arm: ArmResult, heard: ArmClips, reference: Reference) -> ArmResult:
     """The arm with the judge's word on each clip, its shares by kind, and the measures of the new species."""
     stages = reference.judged(heard.sounds)
     step = stages.step(GENERATED) if stages else None
@@ -117,8 +117,8 @@ def _judged(arm: ArmResult, heard: Heard, reference: Reference) -> ArmResult:
     if step is None:
         return arm
     clips = [
-        replace(clip, heard=said.named, heard_right=said.right, confidence=said.confidence)
-        for clip, said in zip(arm.clips, step.verdicts, strict=True)
+        replace(clip, heard=verdict.named, heard_right=verdict.right, confidence=verdict.confidence)
+        for clip, verdict in zip(arm.clips, step.verdicts, strict=True)
     ]
     shares = {}
     for kind in (NEW, KNOWN, IN_ENVIRONMENT):
@@ -134,22 +134,22 @@ def _with_distances(clips: Sequence[MadeClip], distances: Sequence[float]) -> li
     return [replace(clip, distance=next(rest)) if clip.kind == NEW else clip for clip in clips]
 
 
-def _background(heard: Heard, classifier: BackgroundClassifier) -> Background | None:
+def _background(heard: ArmClips, classifier: BackgroundClassifier) -> Background | None:
     """The clips asked for in an environment, each beside the one of the same species and noise without."""
     level = [background_db(levels) for levels in heard.levels]
     plain = {(c.species, c.index): n for n, c in enumerate(heard.clips) if c.kind == NEW}
-    asked = [
+    in_environment = [
         n for n, c in enumerate(heard.clips) if c.kind == IN_ENVIRONMENT and (c.species, c.index) in plain
     ]
-    if not asked:
+    if not in_environment:
         return None
-    pairs = [(plain[heard.clips[n].species, heard.clips[n].index], n) for n in asked]
-    told = change([level[before] for before, _ in pairs], [level[after] for _, after in pairs])
+    pairs = [(plain[heard.clips[n].species, heard.clips[n].index], n) for n in in_environment]
+    changes = change([level[before] for before, _ in pairs], [level[after] for _, after in pairs])
     named = classifier.name(heard.levels)
     if not named:
-        return Background(len(pairs), *told)
-    right = [named[n] == heard.clips[n].environment for n in asked]
+        return Background(len(pairs), *changes)
+    right = [named[n] == heard.clips[n].environment for n in in_environment]
     none = [named[n] == NONE for n in plain.values()]
     return Background(
-        len(pairs), *told, sum(right) / len(right), sum(none) / len(none), len(right), len(none)
+        len(pairs), *changes, sum(right) / len(right), sum(none) / len(none), len(right), len(none)
     )

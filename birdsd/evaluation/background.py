@@ -14,7 +14,7 @@ from birdsd.randomness import generator
 
 if TYPE_CHECKING:
     from birdsd.shards.index import ShardIndex
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
 QUIET = 0.2  # share of the frames that count as between the songs
 NONE = "(none)"  # the environment of a clip in which nothing is mixed
@@ -72,7 +72,7 @@ def change(without: Sequence[float], with_words: Sequence[float]) -> tuple[float
 class BackgroundClassifier:
     """A plain classifier of what is behind the bird, trained on training clips whose mixture is known."""
 
-    def __init__(self, index: ShardIndex, codec: SpectrogramCodec, limit: int = 2000) -> None:
+    def __init__(self, index: ShardIndex, codec: Codec, limit: int = 2000) -> None:
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
@@ -100,12 +100,12 @@ class BackgroundClassifier:
         found: dict[str, float] = {}
         pairs = list(zip(levels, names, strict=True))
         loud = {
-            kind: [background_db(one) for one, name in pairs if (name == NONE) == plain]
+            kind: [background_db(level) for level, name in pairs if (name == NONE) == plain]
             for kind, plain in (("without_db", True), ("with_db", False))
         }
         found |= {kind: float(np.mean(values)) for kind, values in loud.items() if values}
-        if said := self.name(levels):
-            right = [one == other for one, other in zip(said, names, strict=True)]
+        if answers := self.name(levels):
+            right = [answer == name for answer, name in zip(answers, names, strict=True)]
             found |= {"accuracy": float(np.mean(right)), "clips": float(len(right))}
             found["chance"] = 1 / len(self.names)
         return found
@@ -114,12 +114,15 @@ class BackgroundClassifier:
 def _features(levels: Sequence[np.ndarray]) -> np.ndarray:
     """What lies below the songs: quiet and middling levels of every band, float64 [clips, features]."""
     return np.stack(
-        [np.concatenate([np.quantile(one, share, axis=1) for share in (0.1, 0.25, 0.5)]) for one in levels]
+        [
+            np.concatenate([np.quantile(level, share, axis=1) for share in (0.1, 0.25, 0.5)])
+            for level in levels
+        ]
     )
 
 
 def _known_backgrounds(
-    index: ShardIndex, codec: SpectrogramCodec, split: str, limit: int
+    index: ShardIndex, codec: Codec, split: str, limit: int
 ) -> tuple[list[np.ndarray], list[str]]:
     from birdsd.shards.reader import ShardReader
 

@@ -16,7 +16,7 @@ import numpy as np
 from birdsd.evaluation.background import Background
 from birdsd.evaluation.measures import Measures
 from birdsd.evaluation.staircase import Named, Staircase
-from birdsd.evaluation.weak_check import Nearness, Score
+from birdsd.evaluation.weak_check import CopyCheck, Score
 
 NEW, KNOWN, IN_ENVIRONMENT = "new", "known", "new in an environment"
 CLEAR = 0.05  # adjusted p below which a difference is called one
@@ -122,7 +122,7 @@ class ArmResult:
     kappa: float | None = None
     gain: Difference | None = None  # on the new species, against the control
     forgetting: Difference | None = None  # on the known species, against the control
-    nearness: Nearness | None = None  # of the clips of new species
+    nearness: CopyCheck | None = None  # of the clips of new species
     background: Background | None = None
     heard: Mapping[str, Named] = field(default_factory=dict)  # what the judge named, by kind of prompt
     measures: Measures | None = None  # beside being named, of the clips of new species
@@ -179,13 +179,13 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
-        told = asdict(replace(self, stages=None))
-        told["stages"] = self.stages.to_json() if self.stages else None
-        told |= {"chance": self.chance, "always_the_same": self.always}
-        for arm in told["arms"]:
+        values = asdict(replace(self, stages=None))
+        values["stages"] = self.stages.to_json() if self.stages else None
+        values |= {"chance": self.chance, "always_the_same": self.always}
+        for arm in values["arms"]:
             for clip in arm["clips"]:
                 clip["picture"], clip["sound"] = str(clip["picture"]), str(clip["sound"])
-        return told
+        return values
 
 
 def p_text(p: float) -> str:
@@ -224,7 +224,7 @@ def differences(
             found[name] = (len(pairs), sum(a for a, _ in pairs), sum(b for _, b in pairs), gained, lost)
     p_values = {name: mcnemar(gained, lost, better) for name, (_, _, _, gained, lost) in found.items()}
     adjusted = holm(p_values)
-    return {name: Difference(*told, p_values[name], adjusted[name]) for name, told in found.items()}
+    return {name: Difference(*counts, p_values[name], adjusted[name]) for name, counts in found.items()}
 
 
 def mcnemar(gained: int, lost: int, better: bool) -> float:

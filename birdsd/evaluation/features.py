@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
 BANDS = 32  # at most; rows that share a mel band are averaged
 RANGE_DB = 50.0  # below a clip's level; what is quieter counts as silence, so that the floor says nothing
@@ -27,13 +27,13 @@ def mel(frequency_hz: np.ndarray) -> np.ndarray:
     return 2595.0 * np.log10(1.0 + np.asarray(frequency_hz, dtype=np.float64) / 700.0)
 
 
-def mean_power(codec: SpectrogramCodec, image: np.ndarray) -> np.ndarray:
-    """Power of every band in every frame, float64 [bands, frames], lowest band first, mean of the "
-    "channels."""
+def mean_power(codec: Codec, image: np.ndarray) -> np.ndarray:
+    """Power of every band in every frame, float64 [bands, frames], lowest band first, mean of the
+    channels."""
     return (np.asarray(codec.dequantise(image), dtype=np.float64) ** 2).mean(axis=0).T
 
 
-def band_levels_db(codec: SpectrogramCodec, image: np.ndarray) -> np.ndarray:
+def band_levels_db(codec: Codec, image: np.ndarray) -> np.ndarray:
     """Level of every mel band in every frame, float32 [bands, frames] in dB relative to the clip.
 
     `image` is the codec's, [C, H, W]. Channels are averaged in power, rows into at most `BANDS` equal
@@ -59,8 +59,8 @@ def active_frames(levels_db: np.ndarray) -> np.ndarray:
 
 
 def _contour(levels_db: np.ndarray, active: np.ndarray, hop_s: float) -> list[float]:
-    """How the pitch moves: where the energy's centre lies, how far it wanders, how fast it rises and "
-    "falls."""
+    """How the pitch moves: where the energy's centre lies, how far it wanders, how fast it rises and
+    falls."""
     weight = 10 ** (levels_db / 10)
     centre = (weight * np.arange(len(levels_db))[:, None]).sum(axis=0) / weight.sum(axis=0)
     lag = max(1, round(0.02 / hop_s))

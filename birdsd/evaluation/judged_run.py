@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from birdsd.errors import UserError
-from birdsd.evaluation.judge_at_hand import WEAK_ONLY, judge_at_hand
+from birdsd.evaluation.available_judge import WEAK_ONLY, available_judge
 from birdsd.evaluation.measures import HeardClip, Measures, Yardstick
-from birdsd.evaluation.real_clips import RealClip, decoded, held_out_split, read_real
+from birdsd.evaluation.real_clips import RealClip, as_the_codec_takes, decoded, held_out_split, read_real
 from birdsd.evaluation.staircase import (
     AUTOENCODER,
     CODEC,
@@ -32,7 +32,7 @@ from birdsd.evaluation.staircase import (
 if TYPE_CHECKING:
     from birdsd.evaluation.judges import Judge, Sound, Verdict
     from birdsd.shards.index import ShardIndex
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
 MOST_REAL = 300  # held-out clips that are judged: at a fifth of a second each for three stages
 MOST_TRAINING = 240  # training clips that distances are taken to
@@ -79,7 +79,7 @@ class Reference:
     `real_stages` are the stages that real clips go through; None without a judge.
     """
 
-    codec: SpectrogramCodec
+    codec: Codec
     judge: Judge | None
     absent: str
     held_out: str
@@ -98,14 +98,12 @@ class Reference:
         progress: bool = True,
     ) -> Reference:
         """See `staircase_of`."""
-        from birdsd.sound.codec.codec import SpectrogramCodec
+        from birdsd.sound.codec.protocol import Codec
 
-        codec = SpectrogramCodec.from_json(
-            index.known_codec("their images are turned back into sound to be judged")
-        )
+        codec = Codec.from_json(index.known_codec("their images are turned back into sound to be judged"))
         absent = ""
         if judge is None:
-            judge, why_not = judge_at_hand()
+            judge, why_not = available_judge()
             absent = f"{WEAK_ONLY}{why_not}" if why_not else ""
         split = held_out_split(index) or ""
         found = read_real(index, split, recordings=recordings, limit=MOST_REAL) if split else []
@@ -188,7 +186,7 @@ def staircase_of(
     return reference.hear(generated, progress)
 
 
-def _decoded(codec: SpectrogramCodec, clips: Sequence[RealClip]) -> list[RealClip]:
+def _decoded(codec: Codec, clips: Sequence[RealClip]) -> list[RealClip]:
     return [replace(clip, heard=decoded(codec, clip)) for clip in clips]
 
 
@@ -196,9 +194,7 @@ def _stage(judged: Staircase | None, stage: str) -> Step | None:
     return next((step for step in judged.steps if step.stage == stage), None) if judged else None
 
 
-def _reconstruct(
-    autoencoder: Path | str | None, codec: SpectrogramCodec
-) -> tuple[Reconstruct | None, dict[str, str]]:
+def _reconstruct(autoencoder: Path | str | None, codec: Codec) -> tuple[Reconstruct | None, dict[str, str]]:
     """The autoencoder, or None and why that stage is missing: a page is not lost for it."""
     if autoencoder is None:
         return None, {}
@@ -219,13 +215,6 @@ def _embeddings(judged: Staircase | None, stage: str) -> Callable[[int, str], np
     return of
 
 
-def at_rate(codec: SpectrogramCodec, sound: Sound) -> np.ndarray:
-    """A sound as the codec takes it: float32 [channels, samples] at the codec's rate."""
-    waveform = np.atleast_2d(np.asarray(sound.waveform, dtype=np.float32))
-    if sound.rate_hz != codec.rate_hz:
-        import soxr
-
-        waveform = soxr.resample(waveform.T, sound.rate_hz, codec.rate_hz, quality="HQ").T
-    if len(waveform) != codec.channels:
-        waveform = waveform.mean(axis=0, keepdims=True).repeat(codec.channels, axis=0)
-    return np.nan_to_num(waveform)
+def at_rate(codec: Codec, sound: Sound) -> np.ndarray:
+    """A sound as the codec takes it: float32 [channels, samples] at the codec's rate, all of it finite."""
+    return np.nan_to_num(as_the_codec_takes(codec, sound.waveform, sound.rate_hz))

@@ -21,9 +21,10 @@ from birdsd.evaluation.features import (
     modulation_db,
     thumbnail,
 )
+from birdsd.evaluation.judges.judgement import table_lines
 
 if TYPE_CHECKING:
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
 QUIET = 0.2  # share of a spectrogram's cells that lie between the notes
 FAST_HZ = 25.0  # trills are faster than this
@@ -93,13 +94,8 @@ class Measures:
 
     def text(self) -> str:
         """A table for a terminal."""
-        width = max(len(row.title) for row in self.rows)
-        lines = [f"{'other measures':<{width}}  {'held-out':>12}  {'generated':>12}"]
-        lines += [
-            f"{row.title:<{width}}  {held:>12}  {made:>12}"
-            for row in self.rows
-            for held, made in [row.cells()]
-        ]
+        head = ["other measures", "held-out", "generated"]
+        lines = table_lines([head, *([row.title, *row.cells()] for row in self.rows)], {0})
         lines.append(
             f"({self.held_out} held-out, {self.generated} generated, {self.training} training clips; "
             "distances: 0 is a copy; generated clips much nearer than held-out ones are copies)"
@@ -133,30 +129,28 @@ class Yardstick:
     correlation, over all shifts) and in the judge's embedding (cosine) where clips have one.
     """
 
-    def __init__(
-        self, codec: SpectrogramCodec, held_out: Sequence[HeardClip], training: Sequence[HeardClip]
-    ) -> None:
+    def __init__(self, codec: Codec, held_out: Sequence[HeardClip], training: Sequence[HeardClip]) -> None:
         self.codec = codec
         self.held_out = [(clip, _facts(codec, clip)) for clip in held_out]
         self.training = [(clip, _facts(codec, clip)) for clip in training]
 
     def measure(self, generated: Sequence[HeardClip]) -> Measures:
         """The figures of generated clips beside those of held-out clips of the same species."""
-        made = [(clip, _facts(self.codec, clip)) for clip in generated]
+        measured = [(clip, _facts(self.codec, clip)) for clip in generated]
         wanted = {clip.species for clip in generated}
-        held, known = (
-            [one for one in part if one[0].species in wanted] if wanted else list(part)
+        held_out, known = (
+            [pair for pair in part if pair[0].species in wanted] if wanted else list(part)
             for part in (self.held_out, self.training)
         )
-        absolute = self.codec.intensity != "power"  # whose images have no level to speak of
+        absolute = self.codec.keeps_level
 
         def beside(key: str) -> list[float | None]:
-            return [_by_species(side, key) for side in (held, made)]
+            return [_by_species(side, key) for side in (held_out, measured)]
 
         loud, floor = (beside(key) if absolute else [None, None] for key in ("loudness_db", "floor_db"))
-        spectrum = [_spectral(known, held), _spectral(made, held)]
-        pictures = [_nearness(known, side) for side in (held, made)]
-        embeddings = [_embedded(known, side) for side in (held, made)]
+        spectrum = [_spectral(known, held_out), _spectral(measured, held_out)]
+        pictures = [_nearness(known, side) for side in (held_out, measured)]
+        embeddings = [_embedded(known, side) for side in (held_out, measured)]
         rows = [
             Measure("loudness", "loudness", "dBFS", "RMS level over the codec's band, median", *loud),
             Measure("floor", "noise floor", "dBFS", _FLOOR, *floor),
@@ -165,19 +159,19 @@ class Yardstick:
             *_nearest_rows("pictures", "nearest training clip, pictures", *pictures),
             *_nearest_rows("embedding", "nearest training clip, judge's embedding", *embeddings),
         ]
-        return Measures(len(held), len(made), len(known), rows)
+        return Measures(len(held_out), len(measured), len(known), rows)
 
 
 _Measured = tuple[HeardClip, _Facts]
 
 
-def _facts(codec: SpectrogramCodec, clip: HeardClip) -> _Facts:
+def _facts(codec: Codec, clip: HeardClip) -> _Facts:
     image = codec.encode(clip.waveform, codec.rate_hz)
     power = mean_power(codec, image)
     levels = band_levels_db(codec, image)
     lowest = 10 ** (codec.quietest_db / 10)
     edges = np.asarray(MODULATION_HZ[:-1])
-    rhythm = np.asarray(modulation_db(levels, codec.clip_s / codec.frames))
+    rhythm = np.asarray(modulation_db(levels, codec.frame_s))
     fast = (10 ** (rhythm[edges >= FAST_HZ] / 10)).sum()
     loudness = max(codec.level_db(clip.waveform), codec.quietest_db)
     return _Facts(
@@ -205,8 +199,8 @@ def _spectral(clips: Sequence[_Measured], others: Sequence[_Measured]) -> float 
     """Mean over species of the RMS difference of two mean spectra in dB, apart from their loudness."""
     here, there = _by_place(clips), _by_place(others)
     found = []
-    for one in sorted(here.keys() & there.keys()):
-        difference = _mean_spectrum(here[one]) - _mean_spectrum(there[one])
+    for species in sorted(here.keys() & there.keys()):
+        difference = _mean_spectrum(here[species]) - _mean_spectrum(there[species])
         found.append(float(np.sqrt(np.mean((difference - difference.mean()) ** 2))))
     return float(np.mean(found)) if found else None
 
@@ -220,7 +214,7 @@ def _mean_spectrum(clips: Sequence[_Measured]) -> np.ndarray:
 
 def _nearness(training: Sequence[_Measured], clips: Sequence[_Measured]) -> list[float]:
     """The distance of each clip to the nearest training clip of its species, in pictures."""
-    known = {one: np.stack([facts.picture for _, facts in own]) for one, own in _by_place(training).items()}
+    known = {name: np.stack([facts.picture for _, facts in own]) for name, own in _by_place(training).items()}
     return [
         float(distances(facts.picture[None], known[clip.species]).min())
         for clip, facts in clips
@@ -231,8 +225,8 @@ def _nearness(training: Sequence[_Measured], clips: Sequence[_Measured]) -> list
 def _embedded(training: Sequence[_Measured], clips: Sequence[_Measured]) -> list[float]:
     """The same by the cosine of the judge's embeddings; of clips that have one."""
     known = {
-        one: [clip.embedding for clip, _ in own if clip.embedding is not None]
-        for one, own in _by_place(training).items()
+        species: [clip.embedding for clip, _ in own if clip.embedding is not None]
+        for species, own in _by_place(training).items()
     }
     return [
         float(1 - (_unit(np.stack(known[clip.species])) @ _unit(clip.embedding)).max())
@@ -246,9 +240,9 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return np.asarray(values / (np.linalg.norm(values, axis=-1, keepdims=True) + 1e-12))
 
 
-def _nearest_rows(key: str, title: str, real: list[float], made: list[float]) -> list[Measure]:
+def _nearest_rows(key: str, title: str, real: list[float], generated: list[float]) -> list[Measure]:
     """The median distance, and how many are nearer than nearly all held-out clips are."""
-    if not real and not made:
+    if not real and not generated:
         return []
     threshold = float(np.quantile(real, COPY)) if real else None
 
@@ -257,9 +251,9 @@ def _nearest_rows(key: str, title: str, real: list[float], made: list[float]) ->
             return None
         return float(np.mean([value < threshold for value in values]))
 
-    medians = [float(np.median(values)) if values else None for values in (real, made)]
+    medians = [float(np.median(values)) if values else None for values in (real, generated)]
     copies = "\u2026 nearer than 95% of held-out clips"
     return [
         Measure(f"nearest_{key}", title, "", _NEAREST, *medians),
-        Measure(f"copies_{key}", copies, "%", _COPIES, nearer(real), nearer(made)),
+        Measure(f"copies_{key}", copies, "%", _COPIES, nearer(real), nearer(generated)),
     ]

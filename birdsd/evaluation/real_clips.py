@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from birdsd.sound.audio.recordings import RecordingError, probe, read, walk
+from birdsd.sound.audio.recordings import RecordingError, probe, read, resampled, walk
 
 if TYPE_CHECKING:
     from birdsd.shards.index import ShardIndex
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
 FIGURES, CHOICES = "test", "validation"  # figures come from the one split, settings are chosen on the other
 
@@ -64,11 +64,11 @@ def read_real(
     reader = ShardReader(index, split, want=("metadata",))
     facts = [(number, reader.read(number).metadata) for number in range(len(reader))]
     wanted = [
-        (number, told)
-        for number, told in facts
-        if len(told["species"]) == 1 and (species is None or told["species"][0] in species)
+        (number, metadata)
+        for number, metadata in facts
+        if len(metadata["species"]) == 1 and (species is None or metadata["species"][0] in species)
     ]
-    plain = [one for one in wanted if one[1].get("snr_db") is None]
+    plain = [sample for sample in wanted if sample[1].get("snr_db") is None]
     wanted = plain or wanted
     if limit and len(wanted) > limit:
         places = np.unique(np.linspace(0, len(wanted) - 1, limit).round().astype(int))
@@ -80,19 +80,27 @@ def read_real(
         sample = images.read(number)
         if sample.image is None:
             continue
-        told = sample.metadata
-        credit = ", ".join(t for t in (told.get("recordist", ""), told.get("licence", "")) if t)
+        metadata = sample.metadata
+        credit = ", ".join(t for t in (metadata.get("recordist", ""), metadata.get("licence", "")) if t)
         clip = RealClip(
-            sample.key, told["species"][0], str(told.get("recording_id") or sample.key), sample.image,
+            sample.key, metadata["species"][0], str(metadata.get("recording_id") or sample.key), sample.image,
             credit=credit,
         )  # fmt: skip
-        clips.append(source.cut(clip, told) if source else clip)
+        clips.append(source.cut(clip, metadata) if source else clip)
     return clips
 
 
-def decoded(codec: SpectrogramCodec, clip: RealClip) -> np.ndarray:
+def decoded(codec: Codec, clip: RealClip) -> np.ndarray:
     """The clip as the codec gives it back, float32 [channels, samples] at the codec's rate."""
     return codec.decode(clip.image) if clip.heard is None else clip.heard
+
+
+def as_the_codec_takes(codec: Codec, waveform: np.ndarray, rate_hz: int) -> np.ndarray:
+    """A waveform, [channels, samples] or [samples], as float32 [channels, samples] at the codec's rate."""
+    sound = resampled(np.atleast_2d(np.asarray(waveform, dtype=np.float32)), rate_hz, codec.rate_hz)
+    if len(sound) != codec.channels:
+        sound = sound.mean(axis=0, keepdims=True).repeat(codec.channels, axis=0)
+    return sound
 
 
 def _count(index: ShardIndex, split: str) -> int:
@@ -119,20 +127,20 @@ class _Recordings:
             return path
         if self._by_name is None:
             self._by_name = {}
-            for one in walk(self.base):
-                self._by_name[one.name] = None if one.name in self._by_name else one
+            for file in walk(self.base):
+                self._by_name[file.name] = None if file.name in self._by_name else file
         return self._by_name.get(named)
 
-    def cut(self, clip: RealClip, told: dict[str, Any]) -> RealClip:
+    def cut(self, clip: RealClip, metadata: dict[str, Any]) -> RealClip:
         """The clip with its stretch of the recording; as it is where that cannot be read any more."""
-        path = self.find(str(told["path"])) if "path" in told and "start_s" in told else None
+        path = self.find(str(metadata["path"])) if "path" in metadata and "start_s" in metadata else None
         if path is None:
             return clip
-        chosen = {label.get("channel") for label in told.get("labels", ()) if isinstance(label, dict)}
+        chosen = {label.get("channel") for label in metadata.get("labels", ()) if isinstance(label, dict)}
         channel = chosen.pop() if len(chosen) == 1 else None
         try:
             rate_hz = probe(path).rate_hz
-            start_s, duration_s = float(told["start_s"]), float(told.get("duration_s", 0.0))
+            start_s, duration_s = float(metadata["start_s"]), float(metadata.get("duration_s", 0.0))
             sound = read(path, rate_hz, start_s=start_s, duration_s=duration_s or None, channel=channel)
         except (RecordingError, OSError):
             return clip

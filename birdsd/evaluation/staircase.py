@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from birdsd.evaluation.judges.judge import Sound
-from birdsd.evaluation.judges.judgement import CONFIDENT, judge_sounds, wilson
+from birdsd.evaluation.judges.judgement import CONFIDENT, judge_sounds, table_lines, wilson
 from birdsd.evaluation.real_clips import FIGURES, RealClip, decoded
 
 if TYPE_CHECKING:
     from birdsd.evaluation.judges.judge import Judge
     from birdsd.evaluation.judges.judgement import Verdict
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
 RECORDING, CODEC, AUTOENCODER, GENERATED = "recording", "codec", "autoencoder", "generated"
 TITLES = {
@@ -133,7 +133,7 @@ class Staircase:
     @property
     def known(self) -> list[str]:
         """The species that it has a class for."""
-        return [one for one in self.species if one not in self.unknown]
+        return [name for name in self.species if name not in self.unknown]
 
     @property
     def loses_most(self) -> Step | None:
@@ -162,7 +162,7 @@ class Staircase:
                 {
                     "stage": step.stage,
                     "figures": figures(step.named),
-                    "per_species": {name: figures(one) for name, one in step.per_species.items()},
+                    "per_species": {name: figures(count) for name, count in step.per_species.items()},
                     "verdicts": [asdict(verdict) for verdict in step.verdicts],
                 }
                 for step in self.steps
@@ -172,40 +172,32 @@ class Staircase:
     def text(self) -> str:
         """A table for a terminal, a row for each stage, and what it does not hold."""
         if not self.known:
-            return f"{self.credit} knows none of these species, so only the weak check speaks"
+            return f"{self.credit} knows none of these species, so only the weak check applies"
         rows = [["stage", "right of all", f"right of {len(self.known)}", f"score >= {CONFIDENT:g}",
                  "median", "clips"]]  # fmt: skip
         for step in self.steps:
             if (named := step.named) is not None:
                 shares = [share.text() for share in (named.right, named.among, named.confident)]
                 rows.append([step.title, *shares, f"{named.median_score:.2f}", named.counted()])
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = [
-            "  ".join(
-                f"{cell:<{width}}" if place == 0 else f"{cell:>{width}}"
-                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
-        return "\n".join([f"{self.credit}, percent with Wilson's 95% interval:", *lines,
-                          *self.remarks()])  # fmt: skip
+        head = f"{self.credit}, percent with Wilson's 95% interval:"
+        return "\n".join([head, *table_lines(rows, {0}), *self.remarks()])
 
     def remarks(self) -> list[str]:
         """Which clips were used, which stage loses most, what is left out and why."""
-        said = []
+        remarks = []
         if self.held_out == FIGURES:
-            said.append("real clips: test recordings; settings are chosen on validation recordings only")
+            remarks.append("real clips: test recordings; settings are chosen on validation recordings only")
         elif self.held_out:
-            said.append(
+            remarks.append(
                 f"real clips: {self.held_out} recordings, as there are no test recordings: where settings "
-                "were chosen by these, the real figures flatter"
+                "were chosen by these, the figures of real clips are optimistic"
             )
         if (worst := self.loses_most) is not None:
-            said.append(f"the stage that loses most: {worst.title}")
+            remarks.append(f"the stage that loses most: {worst.title}")
         if self.unknown:
-            said.append(f"the judge has no class for {', '.join(self.unknown)}: left out of all figures")
-        said += [f"no row '{TITLES[stage]}': {why}" for stage, why in self.missing.items()]
-        return said
+            remarks.append(f"the judge has no class for {', '.join(self.unknown)}: left out of all figures")
+        remarks += [f"no row '{TITLES[stage]}': {why}" for stage, why in self.missing.items()]
+        return remarks
 
 
 Reconstruct = Callable[
@@ -214,7 +206,7 @@ Reconstruct = Callable[
 
 
 def staircase(
-    codec: SpectrogramCodec,
+    codec: Codec,
     real: Sequence[RealClip],
     judge: Judge,
     among: Sequence[str],
@@ -231,7 +223,7 @@ def staircase(
     species that each was asked for. `why` says of a stage that cannot be measured why not. Clips of a species
     that the judge has no class for are heard too, and are in no figure.
     """
-    unknown = [one for one in among if judge.class_of(one) is None]
+    unknown = [name for name in among if judge.class_of(name) is None]
     if len(unknown) == len(among):  # nothing that it says would count
         return Staircase(
             judge.title, judge.licence, judge.fingerprint, list(among), unknown, held_out if real else "",
@@ -266,28 +258,28 @@ def staircase(
                 Sound(clip.name, codec.decode(back(clip.image)), codec.rate_hz, clip.species)
                 for clip in real
             ), groups, "recordings")  # fmt: skip
-    told = Staircase(
+    staircase = Staircase(
         judge.title, judge.licence, judge.fingerprint, list(among), unknown, held_out if real else "",
         steps, missing,
     )  # fmt: skip
-    return with_generated(told, judge, generated, progress)
+    return with_generated(staircase, judge, generated, progress)
 
 
 def with_generated(
-    told: Staircase, judge: Judge, generated: Sequence[Sound], progress: bool = True
+    staircase: Staircase, judge: Judge, generated: Sequence[Sound], progress: bool = True
 ) -> Staircase:
     """The staircase with generated sounds as its last stage, each with the species that was asked for."""
-    steps = [step for step in told.steps if step.stage != GENERATED]
-    missing = {stage: why for stage, why in told.missing.items() if stage != GENERATED}
-    if not told.known:
-        return told
+    steps = [step for step in staircase.steps if step.stage != GENERATED]
+    missing = {stage: why for stage, why in staircase.missing.items() if stage != GENERATED}
+    if not staircase.known:
+        return staircase
     if not generated:
         return replace(
-            told, steps=steps, missing={**missing, GENERATED: "no generated clip with one species"}
+            staircase, steps=steps, missing={**missing, GENERATED: "no generated clip with one species"}
         )
     groups = [str(number) for number in range(len(generated))]
-    made = _step(judge, GENERATED, generated, groups, "generated clips", told.species, progress)
-    return replace(told, steps=[*steps, made], missing=missing)
+    last = _step(judge, GENERATED, generated, groups, "generated clips", staircase.species, progress)
+    return replace(staircase, steps=[*steps, last], missing=missing)
 
 
 def _step(
@@ -308,7 +300,7 @@ def _step(
     return Step(stage, Named.of(verdicts, groups, unit), per_species, verdicts, heard.embeddings)
 
 
-def reconstructor(source: str, codec: SpectrogramCodec) -> Reconstruct:
+def reconstructor(source: str, codec: Codec) -> Reconstruct:
     """The autoencoder of a finished run or an exported folder: an image there and back, as `generate` would.
 
     The image is encoded to the mode of its latents, decoded, and rounded as generated pictures are.

@@ -22,12 +22,13 @@ import numpy as np
 
 from birdsd.errors import UserError, unknown_name
 from birdsd.evaluation.features import band_levels_db, distances, nearest, statistics, thumbnail
-from birdsd.evaluation.judges.judgement import wilson
+from birdsd.evaluation.judges.judgement import table_lines, wilson
+from birdsd.evaluation.real_clips import as_the_codec_takes
 from birdsd.randomness import generator
 
 if TYPE_CHECKING:
     from birdsd.shards.index import ShardIndex
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
 REGULARISATION = 0.02  # sklearn's C; fixed, so that nobody tunes it on the answer
 RESAMPLES = 2000
@@ -35,8 +36,8 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class GeneratedClip:
-    """A clip that a model made when asked for `species`: the codec's image [C, H, W], or a waveform "
-    "[C, N]."""
+    """A clip that a model made when asked for `species`: the codec's image [C, H, W], or a
+    waveform [C, N]."""
 
     species: str
     image: np.ndarray | None = None
@@ -89,7 +90,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Nearness:
+class CopyCheck:
     """How close generated clips come to training clips, beside how close held-out recordings come."""
 
     generated_median: float
@@ -103,8 +104,8 @@ class Nearness:
 
     @property
     def copies(self) -> bool:
-        """Whether more generated clips than luck allows (1% level) come closer to training clips "
-        "than 5% do."""
+        """Whether more generated clips than luck allows (1% level) come closer to training clips
+        than 5% of the held-out ones do."""
         from scipy.stats import binomtest
 
         close = sum(d < self.threshold for d in self.distance)
@@ -133,7 +134,7 @@ class LearningCheck:
     left_out: int
     held_out: Score | None
     generated: Score | None
-    nearness: Nearness | None
+    nearness: CopyCheck | None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
@@ -141,13 +142,12 @@ class LearningCheck:
 
     def text(self) -> str:
         """A table with a row per species, the totals, and what they are worth."""
-        width = max(len(s) for s in [*self.species, "species"])
         scores = (self.held_out, self.generated)
         rows = [["species", "held-out clips", "generated clips"]]
-        rows += [[one, *(_cell(score, one) for score in scores)] for one in self.species]
+        rows += [[name, *(_cell(score, name) for score in scores)] for name in self.species]
         rows.append(["all", *(f"{s.accuracy:.0%} of {s.clips}" if s else "-" for s in scores)])
         rows.append(["chance", *2 * [f"{100 * self.chance:.3g}%"]])
-        lines = [f"{first:<{width}}  {held:>16}  {made:>16}" for first, held, made in rows]
+        lines = table_lines(rows, {0})
         for title, one_score in zip(("held-out", "generated"), scores, strict=True):
             if one_score:
                 lines.append(f"{title}: {one_score.verdict()}")
@@ -165,7 +165,7 @@ def _cell(score: Score | None, species: str) -> str:
     return f"{share:.0%} of {score.clips_per_species[species]}" if score and share is not None else "-"
 
 
-def read_clips(index: ShardIndex, codec: SpectrogramCodec, split: str, limit: int = 2000) -> Clips:
+def read_clips(index: ShardIndex, codec: Codec, split: str, limit: int = 2000) -> Clips:
     """The clips of a split that have exactly one species, at most `limit` of them, spread evenly."""
     from birdsd.shards.reader import ShardReader
 
@@ -283,29 +283,29 @@ def _variety(pictures: np.ndarray, clips: Clips, most: int = 24) -> float:
     for i, key in enumerate(zip(clips.species, clips.group, strict=True)):
         first.setdefault(key, i)
     found: list[float] = []
-    for one in sorted(set(clips.species)):
-        own = pictures[[i for (species, _), i in first.items() if species == one][:most]]
+    for name in sorted(set(clips.species)):
+        own = pictures[[i for (species, _), i in first.items() if species == name][:most]]
         table = distances(own, own)
         found += table[np.triu_indices(len(own), k=1)].tolist()
     return float(np.median(found)) if found else 0.0
 
 
-def nearness(training: Clips, held_out: Clips, made: Clips) -> Nearness | None:
+def nearness(training: Clips, held_out: Clips, generated: Clips) -> CopyCheck | None:
     """How close generated and held-out clips come to training clips; None where either is missing."""
-    if not made.levels or not held_out.levels:
+    if not generated.levels or not held_out.levels:
         return None
     known, unseen, new = (
-        np.stack([thumbnail(v) for v in part.levels]) for part in (training, held_out, made)
+        np.stack([thumbnail(v) for v in part.levels]) for part in (training, held_out, generated)
     )
     which, distance = nearest(new, known)
     _, expected = nearest(unseen, known)
     threshold = float(np.quantile(expected, 0.05))
-    return Nearness(
+    return CopyCheck(
         generated_median=float(np.median(distance)),
         held_out_median=float(np.median(expected)),
         threshold=threshold,
         closer_than_held_out=float((distance < threshold).mean()),
-        variety_generated=_variety(new, made),
+        variety_generated=_variety(new, generated),
         variety_held_out=_variety(unseen, held_out),
         training_sample=[training.number[int(i)] for i in which],
         distance=[float(d) for d in distance],
@@ -317,7 +317,7 @@ class WeakCheck:
     """A classifier, the recordings that it learnt from and those held out: it scores any sets of clips."""
 
     classifier: SpeciesClassifier
-    codec: SpectrogramCodec
+    codec: Codec
     training: Clips
     held_out: Clips
     left_out: int
@@ -328,14 +328,14 @@ class WeakCheck:
 
         Raises `UserError` when the shards have no codec, or fewer than two species.
         """
-        from birdsd.sound.codec.codec import SpectrogramCodec
+        from birdsd.sound.codec.protocol import Codec
 
-        codec = SpectrogramCodec.from_json(index.known_codec("the weak check reads sound out of images"))
+        codec = Codec.from_json(index.known_codec("the weak check reads sound out of images"))
         training = read_clips(index, codec, "train", limit)
-        classifier = SpeciesClassifier(training, codec.clip_s / codec.frames)
+        classifier = SpeciesClassifier(training, codec.frame_s)
         parts = [read_clips(index, codec, split, limit) for split in ("validation", "test")]
         # A species without any training recording cannot be named by it: its clips are left out.
-        held = [
+        rows = [
             row
             for part in parts
             for row in zip(part.levels, part.species, part.group, strict=True)
@@ -346,8 +346,8 @@ class WeakCheck:
             classifier,
             codec,
             training,
-            Clips([row[0] for row in held], [row[1] for row in held], [row[2] for row in held]),
-            training.left_out + sum(part.left_out for part in parts) + seen - len(held),
+            Clips([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]),
+            training.left_out + sum(part.left_out for part in parts) + seen - len(rows),
         )
 
     def heard(self, generated: Sequence[GeneratedClip]) -> Clips:
@@ -358,13 +358,13 @@ class WeakCheck:
         levels = [band_levels_db(self.codec, _image(self.codec, clip)) for clip in generated]
         return Clips(levels, [clip.species for clip in generated], [str(i) for i in range(len(levels))])
 
-    def score(self, made: Clips) -> Score | None:
+    def score(self, generated: Clips) -> Score | None:
         """How often the classifier names what was asked for, in generated clips."""
-        return score(self.classifier, made, "generated clips")
+        return score(self.classifier, generated, "generated clips")
 
-    def nearness(self, made: Clips) -> Nearness | None:
+    def nearness(self, generated: Clips) -> CopyCheck | None:
         """How close generated clips come to training clips, beside how close held-out ones come."""
-        return nearness(self.training, self.held_out, made)
+        return nearness(self.training, self.held_out, generated)
 
 
 def learning_check(
@@ -376,7 +376,7 @@ def learning_check(
     for a species that is not in the training split. Without held-out recordings `held_out` is None.
     """
     weak = WeakCheck.of(index, limit)
-    made = weak.heard(generated)
+    clips = weak.heard(generated)
     return LearningCheck(
         species=weak.classifier.species,
         chance=1 / len(weak.classifier.species),
@@ -384,12 +384,12 @@ def learning_check(
         training_recordings=len(set(weak.training.group)),
         left_out=weak.left_out,
         held_out=score(weak.classifier, weak.held_out, "recordings"),
-        generated=weak.score(made),
-        nearness=weak.nearness(made),
+        generated=weak.score(clips),
+        nearness=weak.nearness(clips),
     )
 
 
-def _image(codec: SpectrogramCodec, clip: GeneratedClip) -> np.ndarray:
+def _image(codec: Codec, clip: GeneratedClip) -> np.ndarray:
     """The clip as an image of the codec, whatever it came as."""
     if clip.image is not None:
         return clip.image if clip.image.ndim == 3 else clip.image[None]
@@ -398,11 +398,4 @@ def _image(codec: SpectrogramCodec, clip: GeneratedClip) -> np.ndarray:
             f"a generated clip of {clip.species} has neither an image nor a waveform with its rate",
             "the species check needs one of the two",
         )
-    waveform = np.atleast_2d(np.asarray(clip.waveform, dtype=np.float32))
-    if clip.rate_hz != codec.rate_hz:
-        import soxr
-
-        waveform = soxr.resample(waveform.T, clip.rate_hz, codec.rate_hz, quality="HQ").T
-    if len(waveform) != codec.channels:
-        waveform = waveform.mean(axis=0, keepdims=True).repeat(codec.channels, axis=0)
-    return codec.encode(waveform, codec.rate_hz)
+    return codec.encode(as_the_codec_takes(codec, clip.waveform, clip.rate_hz), codec.rate_hz)

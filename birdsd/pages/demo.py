@@ -16,7 +16,7 @@ from birdsd.pages.environment import amount, duration
 from birdsd.pages.judge import clip_caption, judged
 from birdsd.pages.media import SHOWN_DB, AudioClip, spectrogram
 from birdsd.pages.page import Page
-from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.protocol import Codec
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class DemoData:
 
     synthetic: bool  # the recordings are the synthetic aviary
     source: str  # where the recordings came from, as the user named it
-    codec: SpectrogramCodec
+    codec: Codec
     recordings: int
     clips: int
     hours: float

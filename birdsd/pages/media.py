@@ -17,7 +17,7 @@ from birdsd.sound.audio.levels import fit, fitted_words
 
 if TYPE_CHECKING:
     from birdsd.evaluation.judges import Verdict
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
 # matplotlib's magma (CC0, van der Walt and Smith) at 17 equal steps: perceptually even, safe for the
 # colour-blind, and no need to import a plotting library for 768 bytes.
@@ -35,7 +35,7 @@ class AudioClip:
     """A sound to see and hear: a codec's image [C, H, W], its waveform [channels, samples], a caption, and
     what the judge heard where there is one that knows the species."""
 
-    codec: SpectrogramCodec
+    codec: Codec
     image: np.ndarray
     waveform: np.ndarray
     rate_hz: int
@@ -43,7 +43,7 @@ class AudioClip:
     verdict: Verdict | None = None
 
     @classmethod
-    def read(cls, codec: SpectrogramCodec, picture: Path, sound: Path, caption: str = "") -> AudioClip:
+    def read(cls, codec: Codec, picture: Path, sound: Path, caption: str = "") -> AudioClip:
         """A clip from its files, as `generate` writes them."""
         import soundfile
         from PIL import Image
@@ -75,12 +75,12 @@ def magma() -> np.ndarray:
     return np.stack(channels, axis=1).round().astype(np.uint8)
 
 
-def level_db(codec: SpectrogramCodec, image: np.ndarray) -> np.ndarray:
+def level_db(codec: Codec, image: np.ndarray) -> np.ndarray:
     """dB of every cell of a codec's image [C, H, W], float64 [H, W], row 0 the highest frequency."""
     return np.asarray(10 * np.log10(np.maximum(mean_power(codec, image)[::-1], 1e-20)))
 
 
-def picture_levels(codec: SpectrogramCodec, image: np.ndarray, loudest_db: float | None = None) -> np.ndarray:
+def picture_levels(codec: Codec, image: np.ndarray, loudest_db: float | None = None) -> np.ndarray:
     """What to show of a codec's image [C, H, W]: uint8 [H, W], 255 its loudest point, 0 `SHOWN_DB` below.
 
     `loudest_db` is the level of 255 instead, so that pictures compare. Goes through the codec, so that every
@@ -159,7 +159,7 @@ def _khz_ticks(row_hz: np.ndarray) -> list[tuple[float, str]]:
 
 def spectrogram(
     levels: np.ndarray,
-    codec: SpectrogramCodec,
+    codec: Codec,
     *,
     alt: str,
     title: str = "",

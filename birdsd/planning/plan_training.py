@@ -347,7 +347,7 @@ def codec_for(config: TrainConfig, run: Path | None = None) -> tuple[dict[str, A
     """The codec of the run or of the shards, else a common one with a note."""
     from birdsd.diffusion.export import read_codec
     from birdsd.shards.index import ShardIndex
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
     if run is not None:
         for folder in (run, run / "export"):
@@ -359,7 +359,7 @@ def codec_for(config: TrainConfig, run: Path | None = None) -> tuple[dict[str, A
         if recorded:
             return dict(recorded), []
     name = "birdsong-small" if config.model.name == "tiny" else "riffusion"
-    codec = SpectrogramCodec.from_config(configuration.compose("prepare", [f"codec={name}"]).codec)
+    codec = Codec.from_config(configuration.compose("prepare", [f"codec={name}"]).codec)
     why = f"no shards in {place} yet" if place else "no shards are named"
     note = f"{why}: planned for images of {codec.bands} x {codec.frames} (codec {name})"
     return codec.to_json(), [note]

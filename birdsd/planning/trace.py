@@ -27,6 +27,7 @@ from birdsd.diffusion.networks.tokenizer import train_tokenizer
 from birdsd.errors import UserError
 from birdsd.files import read_json, write_json
 from birdsd.method_facts import facts_of
+from birdsd.sound.codec.protocol import image_shape
 from birdsd.training.devices.precision import DTYPES
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def stand_ins(config: TrainConfig, codec: dict[str, Any]) -> Iterator[tuple[Trai
         folder = Path(name)
         (folder / "shards").mkdir()
         write_json(folder / "shards" / "codec.json", codec)
-        blank = np.zeros((int(codec["channels"]), int(codec["bands"]), int(codec["frames"])), np.uint8)
+        blank = np.zeros(image_shape(codec), np.uint8)
         with ShardWriter(folder / "shards" / "train-000000.tar") as writer:
             for number, species in enumerate(_species(config)):
                 facts: dict[str, Any] = {"key": f"{number}", "species": [species]}

@@ -117,7 +117,7 @@ def vocabulary_of(
 ) -> Vocabulary:
     """From what models say of their training (training.json), the lowest first; additions add to it.
 
-    `codec`: a `SpectrogramCodec`, for rate and length of a clip.
+    `codec`: a `Codec`, for rate and length of a clip.
     """
     species: dict[str, None] = {}
     environments: dict[str, None] = {}
@@ -147,7 +147,7 @@ def vocabulary_of_run(folder: Path, base: str | None = None, pool: Iterable[str]
     """
     from birdsd.diffusion.adapters import chain
     from birdsd.diffusion.export import read_codec, read_training
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
     under, additions = chain(folder, base)
     lowest = [one for one in (Path(under), Path(under) / "export") if (one / "training.json").is_file()]
@@ -159,7 +159,7 @@ def vocabulary_of_run(folder: Path, base: str | None = None, pool: Iterable[str]
         )
     places = [*lowest[:1], *(one.folder for one in additions)]
     with_codec = next((one for one in reversed(places) if (one / "codec.json").is_file()), places[0])
-    codec = SpectrogramCodec.from_json(read_codec(with_codec))
+    codec = Codec.from_json(read_codec(with_codec))
     told = [*map(read_training, lowest[:1]), *(one.training for one in additions)]
     found = vocabulary_of(told, codec, pool)
     if not found.species:

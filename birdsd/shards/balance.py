@@ -64,8 +64,8 @@ class BalancedOrder(SampleOrder):
 
     def _numbers_in(self, epoch: int, shard: int) -> np.ndarray:
         """See `SampleOrder`."""
-        held = slice(int(self._first[shard]), int(self._first[shard + 1]))
-        return np.repeat(np.arange(held.start, held.stop), self._counts(epoch)[held])
+        rows = slice(int(self._first[shard]), int(self._first[shard + 1]))
+        return np.repeat(np.arange(rows.start, rows.stop), self._counts(epoch)[rows])
 
 
 def species_weights(index: ShardIndex, split: str, balance: float) -> np.ndarray:
@@ -94,8 +94,8 @@ def species_weights(index: ShardIndex, split: str, balance: float) -> np.ndarray
 def species_of(index: ShardIndex, split: str) -> tuple[str, ...]:
     """The species of a split, sorted; read from `dataset.json`, or from every sample without one."""
     names = index.species  # counts the samples where dataset.json does not
-    held = index.dataset["species"]
-    return tuple(name for name in names if split in held[name])
+    splits_of = index.dataset["species"]
+    return tuple(name for name in names if split in splits_of[name])
 
 
 def _species_of_samples(index: ShardIndex, split: str) -> tuple[list[list[str]], np.ndarray]:
@@ -107,11 +107,11 @@ def _species_of_samples(index: ShardIndex, split: str) -> tuple[list[list[str]],
     path = index.folder / f"species-{safe_name(split)}.json"
     facts: dict[str, Any] = {"format": FORMAT, "split": split, "shards": index.fingerprint}
     with suppress(UserError, KeyError, TypeError, ValueError):
-        held = read_json(path)
-        of_sample = np.array(held["of_sample"], np.int64)
-        fits = len(of_sample) == index.count(split) and all(held[key] == facts[key] for key in facts)
-        if fits and of_sample.min() >= 0 and of_sample.max() < len(held["groups"]):
-            return held["groups"], of_sample
+        stored = read_json(path)
+        of_sample = np.array(stored["of_sample"], np.int64)
+        fits = len(of_sample) == index.count(split) and all(stored[key] == facts[key] for key in facts)
+        if fits and of_sample.min() >= 0 and of_sample.max() < len(stored["groups"]):
+            return stored["groups"], of_sample
     groups, of_sample = _read_species(index, split)
     with suppress(UserError, OSError):  # a folder that is only there to be read
         write_json(path, {**facts, "groups": groups, "of_sample": of_sample.tolist()})

@@ -73,13 +73,13 @@ class LatentShards:
 
     def open(self, split: str) -> StoredLatents | None:
         """The latents of a split; None where some are missing."""
-        held = []
+        shards = []
         for shard in self.index.shards(split):
             table = self._table(shard)
             if table is None:
                 return None
-            held.append(Shard(shard.name, split, len(table), table.size, table.contents))
-        return StoredLatents(ShardIndex(self.folder, held, {}, None), split)
+            shards.append(Shard(shard.name, split, len(table), table.size, table.contents))
+        return StoredLatents(ShardIndex(self.folder, shards, {}, None), split)
 
     def write(self, shard: Shard, latents: Iterable[np.ndarray], about: dict[str, Any]) -> None:
         """Write the latents of all samples of a shard, in their order. Memory does not depend on their
@@ -88,9 +88,9 @@ class LatentShards:
         _begin(self.folder, about)
         keys = self.index.table(shard).keys
         target, shape = self.folder / shard.name, None
-        told = {"format": FORMAT, "of": self._contents(shard)}
+        summary = {"format": FORMAT, "of": self._contents(shard)}
         with private_folder(self.folder) as place:
-            with ShardWriter(place / target.name, told) as writer:
+            with ShardWriter(place / target.name, summary) as writer:
                 for key, latent in zip(_writable(keys), latents, strict=True):
                     shape = shape or latent.shape
                     if latent.shape != shape:
@@ -197,21 +197,21 @@ def pieces(texts: Sequence[Any]) -> Iterator[Sequence[Any]]:
 def half(array: np.ndarray, what: str) -> np.ndarray:
     """`array` in float16; `UserError` where it has values that float16 cannot hold."""
     with np.errstate(over="ignore"):
-        made = np.ascontiguousarray(array, dtype="<f2")
-    if not np.isfinite(made).all():
+        values = np.ascontiguousarray(array, dtype="<f2")
+    if not np.isfinite(values).all():
         raise UserError(
             f"{what} has values that float16 cannot hold",
             "what frozen networks make is kept as float16 (up to 65504)",
             "Stable Diffusion's networks stay far below that: look at model.source and model.autoencoder",
         )
-    return made
+    return values
 
 
 def _begin(folder: Path, about: dict[str, Any]) -> None:
     """The folder, what it says of itself, and nothing that a killed writer left."""
     try:
-        told = read_json(folder / ABOUT_FILE) if (folder / ABOUT_FILE).is_file() else None
-        if told != (facts := {"format": FORMAT, **about}):
+        stored = read_json(folder / ABOUT_FILE) if (folder / ABOUT_FILE).is_file() else None
+        if stored != (facts := {"format": FORMAT, **about}):
             write_json(folder / ABOUT_FILE, facts)
     except UserError as error:
         raise UserError(
@@ -246,7 +246,7 @@ def _text_key(ids: np.ndarray) -> str:
 
 def _damaged(folder: Path, problem: str) -> UserError:
     return UserError(
-        f"what is cached in {folder} is damaged: {problem}",
+        f"the cache in {folder} is damaged: {problem}",
         "it was intact when it was written",
         "delete that folder and run the same command again to recreate it",
     )

@@ -87,5 +87,5 @@ def _has_picture(index: ShardIndex, split: str, number: int) -> bool:
 
 def remarks(index: ShardIndex) -> Iterator[str]:
     """What a training should say of its set before it begins."""
-    yield from (str(one) for one in lacking(index))
+    yield from (str(gap) for gap in lacking(index))
     yield from check_pictures(index)

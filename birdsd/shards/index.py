@@ -56,8 +56,8 @@ class ShardIndex:
         for shard in shards:
             self._by_split[shard.split] = (*self._by_split.get(shard.split, ()), shard)
         self._first = {
-            split: np.concatenate([[0], np.cumsum([s.count for s in held])])
-            for split, held in self._by_split.items()
+            split: np.concatenate([[0], np.cumsum([s.count for s in members])])
+            for split, members in self._by_split.items()
         }
         # Tables that could not be kept on disk stay; the others come and go, so that memory is bounded.
         self._kept = tables or {}
@@ -172,9 +172,9 @@ class ShardIndex:
     def fingerprint(self) -> str:
         """A hash of what the shards hold (names, sizes, checksums), of the codec and of `pixels.json`; where
         they lie and when they were written does not matter."""
-        held = [[s.name, s.split, s.size, s.contents] for split in self.splits for s in self.shards(split)]
+        shards = [[s.name, s.split, s.size, s.contents] for split in self.splits for s in self.shards(split)]
         declared = [self.pixels.fingerprint()] if self.pixels.ranges else []
-        return fingerprint([held, self.codec_fingerprint, *declared])
+        return fingerprint([shards, self.codec_fingerprint, *declared])
 
     @property
     def is_own(self) -> bool:
@@ -184,9 +184,9 @@ class ShardIndex:
     @property
     def codec_fingerprint(self) -> str:
         """A hash of what decides the images; empty where no codec is known."""
-        from birdsd.sound.codec.codec import SpectrogramCodec
+        from birdsd.sound.codec.protocol import Codec
 
-        return SpectrogramCodec.from_json(self.codec).fingerprint() if self.codec else ""
+        return Codec.from_json(self.codec).fingerprint() if self.codec else ""
 
     def known_codec(self, why: str) -> dict[str, Any]:
         """The settings of the codec that made the images; `UserError` where the set does not hold them. `why`
@@ -202,13 +202,13 @@ class ShardIndex:
     def inventory(self) -> dict[str, dict[str, Any]]:
         """What a run keeps to say later what changed: shard name -> split, count, size, contents; and what
         `pixels.json` says, where there is one."""
-        held: dict[str, dict[str, Any]] = {
+        inventory: dict[str, dict[str, Any]] = {
             s.name: {"split": s.split, "count": s.count, "size": s.size, "contents": s.contents}
             for split in self.splits
             for s in self.shards(split)
         }
         declared = {PIXELS_FILE: {"contents": self.pixels.fingerprint()}} if self.pixels.ranges else {}
-        return held | declared
+        return inventory | declared
 
     def changes_since(self, recorded: dict[str, dict[str, Any]]) -> list[str]:
         """What differs from an `inventory()` taken earlier, a phrase each; empty when nothing does."""
@@ -310,9 +310,9 @@ class ShardIndex:
             if read.weight == 0:
                 yield read.problem
             elif read.image is not None and pixels.shape not in (None, read.image.shape):
-                said = f"{CODEC_FILE} says {list(pixels.shape or ())} (channels, bands, frames)"
+                expected = f"{CODEC_FILE} says {list(pixels.shape or ())} (channels, bands, frames)"
                 name = self.shards(split)[number].name
-                yield f"{name}: {read.key}: its picture is {list(read.image.shape)}, {said}"
+                yield f"{name}: {read.key}: its picture is {list(read.image.shape)}, {expected}"
 
 
 def _verify_shard(path: Path, table: ShardTable) -> Iterator[str]:

@@ -10,6 +10,7 @@ from birdsd.files import read_json
 from birdsd.shards.checks import check_pictures, lacking
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.summary import count_samples
+from birdsd.sound.codec.protocol import Codec
 
 _PROBLEMS_SHOWN = 20
 
@@ -46,7 +47,7 @@ def _doubtful(index: ShardIndex) -> dict[str, Any]:
         some, problem = check_pictures(index), ""
     except UserError as error:
         some, problem = [], str(error)
-    without = [str(one) for one in lacking(index) if one.part == "image"]
+    without = [str(gap) for gap in lacking(index) if gap.part == "image"]
     return {"lacking": [*without, *some], "pictures": problem}
 
 
@@ -60,19 +61,16 @@ def text(facts: dict[str, Any]) -> str:
     """The facts as a page for people."""
     lines = [f"{facts['folder']}  ({facts['written_by']}, fingerprint {facts['fingerprint']})", ""]
     lines += ["split         samples  recordings   hours  shards"]
-    for split, held in facts["splits"].items():
+    for split, counts in facts["splits"].items():
         lines.append(
-            f"{split:12} {held['samples']:8} {held['recordings']:11} {held['hours']:7.2f} "
+            f"{split:12} {counts['samples']:8} {counts['recordings']:11} {counts['hours']:7.2f} "
             f"{facts['shards'][split]:7}"
         )
     lines += ["", *species_table(facts)]
-    codec = facts["codec"]
-    if codec:
+    if codec := facts["codec"]:
         lines += [
             "",
-            f"codec     {codec['name']}: {codec['rate_hz']} Hz, window {codec['window_ms']:g} ms, hop "
-            f"{codec['hop_ms']:g} ms, {codec['bands']} {codec['scale']} bands {codec['fmin_hz']:g}-"
-            f"{codec['fmax_hz']:g} Hz, {codec['frames']} frames",
+            f"codec     {codec['name']}: {Codec.from_json(codec).description}",
         ]
     else:
         lines += ["", "codec     unknown (no codec.json next to the shards)"]
@@ -80,7 +78,7 @@ def text(facts: dict[str, Any]) -> str:
     lines.append(f"size      {facts['bytes'] / 1e6:.1f} MB")
     if facts.get("pictures"):
         lines.append(f"problem   {facts['pictures']}")
-    lines += [f"attention {said}" for said in facts.get("lacking", ())]
+    lines += [f"attention {problem}" for problem in facts.get("lacking", ())]
     if wordless := facts.get("without_caption"):
         lines.append(f"attention {wordless} samples have no caption: they are trained without one")
     for name, label in (("licences", "licence"), ("environments", "mixed in")):
@@ -107,20 +105,20 @@ def species_table(facts: dict[str, Any]) -> list[str]:
     """Lines with the samples (and recordings) of each species in each split."""
     splits = list(facts["splits"])
     width = max([len(name) for name in facts["species"]] + [12]) + 1
-    cut_again = any("songs" in c for held in facts["species"].values() for c in held.values())
+    cut_again = any("songs" in c for counts in facts["species"].values() for c in counts.values())
     wide = 7 if cut_again else 0
     lines = [f"{'species':{width}}" + "".join(f"{split:>{18 + wide}}" for split in splits)]
-    for name, held in facts["species"].items():
-        cells = [held.get(split, {"samples": 0, "recordings": 0}) for split in splits]
+    for name, counts in facts["species"].items():
+        cells = [counts.get(split, {"samples": 0, "recordings": 0}) for split in splits]
         line = f"{name:{width}}"
         for c in cells:
             songs = f"{c.get('songs', 0):5}, " if cut_again else ""
             line += f"{c['samples']:10} ({songs}{c['recordings']:4}) "
         lines.append(line)
     for key, words in (("no_bird", "(no bird)"), ("not_stated", "(not stated)")):
-        if held := facts.get(key):
+        if counts := facts.get(key):
             lines.append(
-                f"{words:{width}}" + "".join(f"{held.get(s, 0):10}" + " " * (8 + wide) for s in splits)
+                f"{words:{width}}" + "".join(f"{counts.get(s, 0):10}" + " " * (8 + wide) for s in splits)
             )
     of = "songs and recordings" if cut_again else "recordings"
     return [*lines, f"samples, and in brackets the {of} they come from"]

@@ -179,20 +179,20 @@ class ShardReader:
         return [self.read(int(number)) for number in numbers]
 
     def _decode(self, source: _Source, row: int) -> Sample:
-        first, last, held, parts = -1, 0, 0, []
+        first, last, wanted, parts = -1, 0, 0, []
         for kind, suffix, offsets, sizes in source.columns:
             start = offsets[row]
             if start != ABSENT:
                 end = start + sizes[row]
                 first = start if first < 0 or start < first else first
                 last = end if end > last else last
-                held += end - start
+                wanted += end - start
                 parts.append((kind, suffix, start, end))
         if not parts:
             if self.want == {"metadata"}:
                 return Sample(source.keys[row])  # it has no captions, and is a sample all the same
             raise decode.Undecodable(_no_part(source.keys[row], source.table.suffixes_of(row)))
-        if last - first - held > _GAP:  # parts that stand apart, as where all captions follow all pictures
+        if last - first - wanted > _GAP:  # parts that stand apart, as where all captions follow all pictures
             buffer, parts = _gathered(source.bytes, parts)
             first = 0
         else:
@@ -247,16 +247,16 @@ def _gathered(data: ShardBytes, parts: _Parts) -> tuple[np.ndarray, _Parts]:
 def _no_part(key: str, suffixes: Sequence[str], what: str = "") -> str:
     """Why a sample without a part that is read has none, with the way out where its name is the reason."""
     known = [suffix for kind in _KINDS.values() for suffix in kind]
-    told = "it has no image" if what else "it has none of the parts that are read"
+    lack = "it has no image" if what else "it has none of the parts that are read"
     dotted = next((s for s in suffixes if s not in known and s.rpartition(".")[2] in known), None)
     if dotted is not None:
         stem, _, end = dotted.rpartition(".")
         better = f"{key}_{stem.replace('.', '_')}.{end}"
         return (
-            f"{told}: the key of a sample ends at the first dot of its file's name, and '{dotted}' is no "
+            f"{lack}: the key of a sample ends at the first dot of its file's name, and '{dotted}' is no "
             f"known part. Rename the files so that the suffix has the only dot, e.g. '{better}'"
         )
-    return f"{told}, only {', '.join('.' + suffix for suffix in suffixes) or 'nothing'}"
+    return f"{lack}, only {', '.join('.' + suffix for suffix in suffixes) or 'nothing'}"
 
 
 def _check(

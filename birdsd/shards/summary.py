@@ -58,8 +58,8 @@ class Summary:
         self.samples += 1
         self.synthetic += bool(metadata.get("synthetic"))
         self.clips.update(names)
-        held = self.recordings.setdefault(str(metadata.get("recording_id") or ""), [])
-        held.extend(name for name in names if name not in held)
+        species = self.recordings.setdefault(str(metadata.get("recording_id") or ""), [])
+        species.extend(name for name in names if name not in species)
         self.licences[str(metadata.get("licence") or UNKNOWN)] += 1
         if metadata.get("environment"):
             self.environments[str(metadata["environment"])] += 1
@@ -126,18 +126,18 @@ def add_up(summaries: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     environments: Counter[str] = Counter()
     songs: dict[str, Counter[str]] = {}
     synthetic = over_background = 0
-    for split, held in summaries:
-        samples[split] += held["samples"]
-        seconds[split] += held["samples"] * held["clip_s"]
-        synthetic += held["synthetic"]
-        licences.update(held["licences"])
-        environments.update(held["environments"])
-        over_background += held.get("over_background", 0)
-        for name, count in held.get("songs", {}).items():
+    for split, summary in summaries:
+        samples[split] += summary["samples"]
+        seconds[split] += summary["samples"] * summary["clip_s"]
+        synthetic += summary["synthetic"]
+        licences.update(summary["licences"])
+        environments.update(summary["environments"])
+        over_background += summary.get("over_background", 0)
+        for name, count in summary.get("songs", {}).items():
             songs.setdefault(name, Counter())[split] += count
-        for name, count in held["clips"].items():
+        for name, count in summary["clips"].items():
             clips.setdefault(name, Counter())[split] += count
-        for recording, names in held["recordings"].items():
+        for recording, names in summary["recordings"].items():
             for name in names:
                 recordings.setdefault(name, {}).setdefault(split, set()).add(recording)
     everyone: dict[str, set[str]] = {}

@@ -199,18 +199,18 @@ def _fits(start: float, end: float, recording: Recording) -> bool:
 
 def _is_species(name: str, recording: Recording) -> bool:
     known = {recording.path.parent.name, *recording.species}
-    codes = {code.lower() for one in known for code in banding_codes(one)}
-    return species_key(name) in {species_key(one) for one in known} | codes
+    codes = {code.lower() for known_name in known for code in banding_codes(known_name)}
+    return species_key(name) in {species_key(known_name) for known_name in known} | codes
 
 
 def _listened(recordings: Sequence[Recording], groups: _Groups) -> list[Problem]:
     heard_s = sum(min(r.duration_s, LOOKED_AT_S) for r in recordings)
     if heard_s > MOST_LISTENED_S:
-        said = (
-            f"near-identical recordings were not looked for: that takes {heard_s / 3600:.0f} h of listening, "
-            f"and is done up to {MOST_LISTENED_S / 3600:.0f} h"
+        problem = (
+            f"near-identical recordings were not looked for: that would take {heard_s / 3600:.0f} h of "
+            f"listening, and the limit is {MOST_LISTENED_S / 3600:.0f} h"
         )
-        return [Problem(recordings[0].path.parent, said)]
+        return [Problem(recordings[0].path.parent, problem)]
     problems = []
     paths = [recording.path for recording in recordings]
 
@@ -272,7 +272,7 @@ def _alike(recordings: Sequence[Recording], key: Callable[[Recording], object]) 
     found: dict[object, list[Recording]] = {}
     for recording, value in zip(recordings, values, strict=True):
         found.setdefault(value, []).append(recording)
-    return [held for held in found.values() if len(held) > 1]
+    return [files for files in found.values() if len(files) > 1]
 
 
 def _samples_hash(path: Path, middle_s: float | None = None) -> bytes:

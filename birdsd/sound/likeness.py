@@ -141,11 +141,11 @@ def _bands(samples: np.ndarray) -> np.ndarray:
 
 def _candidates(words: Sequence[Words]) -> list[tuple[int, int]]:
     """Pairs of numbers whose words agree at one distance, most agreement first."""
-    all_words = np.concatenate([one.words for one in words])
+    all_words = np.concatenate([sound.words for sound in words])
     if not len(all_words):
         return []
-    owner = np.repeat(np.arange(len(words)), [len(one.words) for one in words])
-    frame = np.concatenate([one.frames for one in words])
+    owner = np.repeat(np.arange(len(words)), [len(sound.words) for sound in words])
+    frame = np.concatenate([sound.frames for sound in words])
     order = np.argsort(all_words, kind="stable")
     sorted_words = all_words[order]
     begins = np.flatnonzero(np.concatenate([[True], sorted_words[1:] != sorted_words[:-1]]))

@@ -198,8 +198,8 @@ def _silent(info: AudioInfo, mtime_ns: int) -> str:
         if heard_s >= min(_LEAST_SOUND_S, 0.5 * info.duration_s):
             return ""
     if heard_s == 0:
-        return f"{path.name} is silent: nothing in it is louder than -90 dBFS, so it is no background"
-    return f"{path.name} sounds for {heard_s:.2f} s only, which is no background"
+        return f"{path.name} is silent: nothing in it is louder than -90 dBFS, so it cannot be a background"
+    return f"{path.name} sounds for {heard_s:.2f} s only, too little for a background"
 
 
 def _trimmed(piece: np.ndarray, rate_hz: int) -> np.ndarray:

@@ -235,12 +235,12 @@ def make_aviary(
     Raises `UserError` when the folder holds an aviary that other arguments made.
     """
     folder = Path(folder)
-    made = {
+    arguments = {
         "version": _VERSION, "recordings_per_species": recordings_per_species, "seed": seed,
         "environment": environment, "rate_hz": rate_hz, "species": list(SPECIES),
     }  # fmt: skip
     if (folder / _MARK).is_file():
-        if read_json(folder / _MARK, "synthetic aviary") == made:
+        if read_json(folder / _MARK, "synthetic aviary") == arguments:
             return folder
         raise UserError(
             f"{folder} holds a synthetic aviary that was made with other settings",
@@ -261,7 +261,7 @@ def make_aviary(
     if environment:
         _make_environment(folder / "environment", seed, rate_hz)
     _write_table(folder / "labels.csv", ("path", "label", *_BOX, "type", *_SOURCE), rows)
-    write_json(folder / _MARK, made)
+    write_json(folder / _MARK, arguments)
     return folder
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import birdsd
 from birdsd.cluster.snapshot import code_fingerprint
 from birdsd.errors import UserError
-from birdsd.evaluation.judge_at_hand import judge_at_hand
+from birdsd.evaluation.available_judge import available_judge
 from birdsd.evaluation.judged_run import JudgedRun, staircase_of
 from birdsd.evaluation.judges import Sound
 from birdsd.evaluation.real_clips import decoded
@@ -33,7 +33,7 @@ from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
 from birdsd.site.machine import gpu_devices
 from birdsd.sound.audio.recordings import read
-from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.protocol import Codec
 from birdsd.studies.demo import KILLED_FILE, Demo
 from birdsd.studies.records import metrics_by_kind, trainable_parameters
 
@@ -94,7 +94,7 @@ def what_it_rests_on(
 ) -> str:
     """A hash of everything that a report depends on: settings, shards, runs, sounds and pictures, the judge,
     and the code that makes it."""
-    judge, absent = judge_at_hand()
+    judge, absent = available_judge()
     clips = [
         [clip["prompt"], clip["species"], *(sha256_file(Path(clip[kind])) for kind in ("sound", "picture"))]
         for clip in generated["clips"]
@@ -125,7 +125,7 @@ def _judge(
 ) -> Report:
     """Judge everything, and write the page."""
     began = time.monotonic()
-    codec = SpectrogramCodec.from_json(index.codec or {})
+    codec = Codec.from_json(index.codec or {})
     clips = [clip for clip in generated["clips"] if len(clip["species"]) == 1]
     sounds = [
         Sound(
@@ -192,7 +192,7 @@ def _metadata(index: ShardIndex) -> Iterable[dict[str, Any]]:
 
 
 def _pairs(
-    codec: SpectrogramCodec,
+    codec: Codec,
     clips: list[dict[str, Any]],
     sounds: list[Sound],
     check: LearningCheck | None,
@@ -220,7 +220,7 @@ def _pairs(
     return pairs
 
 
-def _held_out_clips(codec: SpectrogramCodec, judged: JudgedRun) -> dict[str, list[AudioClip]]:
+def _held_out_clips(codec: Codec, judged: JudgedRun) -> dict[str, list[AudioClip]]:
     """The held-out clips of every species through the codec, one of each recording before a second of any."""
     verdicts = judged.verdicts(CODEC)
     turn: Counter[tuple[str, str]] = Counter()

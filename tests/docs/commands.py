@@ -35,7 +35,14 @@ FOREIGN = {
 }  # fmt: skip
 OURS = ("birdsd", "make", "python", "python3", "pip")
 # Pages about writing a package of one's own: what it adds is not here (tests/test_extending.py has one).
-OF_OWN_PACKAGES = {"docs/extending.md": ("unknown verb", "unknown preset of method", "unknown judge")}
+OF_OWN_PACKAGES = {
+    "docs/extending.md": (
+        "unknown verb",
+        "unknown preset of method",
+        "unknown preset of codec",
+        "unknown judge",
+    )
+}
 # What stands for something of the reader's, and what a check puts there.
 FILLED = {"SITE": "testbed", "NAME": "testbed", "JOB": "train", "MORE": "200000", "N": "2"}
 _FILLED = re.compile(rf"(?:(?<==)|^)({'|'.join(FILLED)})$")

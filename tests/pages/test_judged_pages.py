@@ -10,9 +10,9 @@ import pytest
 
 from birdsd.evaluation import judges
 from birdsd.evaluation.arms import judge_arms
-from birdsd.evaluation.audit_ear import ear_for
+from birdsd.evaluation.audit_listener import listener_for
 from birdsd.evaluation.comparison import KNOWN, NEW, ArmResult, Comparison, MadeClip
-from birdsd.evaluation.grid_heard import hear_cells
+from birdsd.evaluation.grid_judgement import judge_cells
 from birdsd.evaluation.judged_run import Reference, staircase_of
 from birdsd.evaluation.judges import Sound
 from birdsd.evaluation.staircase import CODEC, GENERATED
@@ -174,7 +174,7 @@ def test_a_grid_says_what_is_heard_in_its_cells(codec, tmp_path):
         [Sound("a", wave, codec.rate_hz, SPECIES[1]), Sound("b", wave, codec.rate_hz, SPECIES[0])],
         [Sound("c", wave, codec.rate_hz, SPECIES[2]), Sound("d", wave, codec.rate_hz)],
     ]
-    heard = hear_cells(cells, FakeJudge(known=SPECIES[:2]))
+    heard = judge_cells(cells, FakeJudge(known=SPECIES[:2]))
     assert heard.of(0) == "1 of 2 named right" and heard.of(1) == ""
     assert heard.cells[1] == [None, None] and "no class for Synthetic Trill" in heard.remark
     assert heard.to_json(0)[0]["right"] is True
@@ -188,10 +188,10 @@ def test_a_grid_says_what_is_heard_in_its_cells(codec, tmp_path):
 
 def test_a_grid_without_species_or_judge_still_has_its_page(codec, monkeypatch):
     wave = song(SPECIES[1], 30, 0, codec)
-    nobody = hear_cells([[Sound("a", wave, codec.rate_hz)]], FakeJudge())
+    nobody = judge_cells([[Sound("a", wave, codec.rate_hz)]], FakeJudge())
     assert (nobody.judge, nobody.remark, nobody.of(0), nobody.to_json(0)) == ("", "", "", [])
     monkeypatch.setattr(judges, "installed", lambda: False)
-    absent = hear_cells([[Sound("a", wave, codec.rate_hz, SPECIES[1])]])
+    absent = judge_cells([[Sound("a", wave, codec.rate_hz, SPECIES[1])]])
     assert HINT in absent.remark and absent.of(0) == ""
 
 
@@ -214,7 +214,7 @@ def test_an_audit_says_whether_the_species_is_still_heard(birds):
     """A codec that ends at 4 kHz loses the high one (about 6 kHz), and not the low one."""
     kept = preset("birdsong-small", griffin_lim_iterations=8)
     cut = preset("birdsong-small", bands=32, fmax_hz=4000.0, griffin_lim_iterations=8)
-    result = run_audit(birds, [kept, cut], None, 0, ear_for(birds, FakeJudge()))
+    result = run_audit(birds, [kept, cut], None, 0, listener_for(birds, FakeJudge()))
     heard = result.hearing
     assert heard.stretches == 4 and heard.before == (4, 4)
     assert heard.after[0] == (4, 4) and heard.after[1][0] == 2
@@ -228,7 +228,7 @@ def test_an_audit_without_the_row_says_why(birds, tmp_path, codec, monkeypatch):
     small = [preset("birdsong-small", griffin_lim_iterations=0)]
 
     def said(folder, judge):
-        return audit_text(run_audit(folder, small, None, 0, ear_for(folder, judge)))
+        return audit_text(run_audit(folder, small, None, 0, listener_for(folder, judge)))
 
     assert "knows none of these species" in said(birds, FakeJudge(known=()))
     some = said(birds, FakeJudge(known=("Synthetic High",)))

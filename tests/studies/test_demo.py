@@ -61,7 +61,7 @@ def test_a_report_is_made_again_where_anything_changed_that_it_rests_on(
     for path in (sound, picture):
         path.write_text("other")
         others.append(rests_on())
-    monkeypatch.setattr(demo_results, "judge_at_hand", lambda: (None, "it is gone"))
+    monkeypatch.setattr(demo_results, "available_judge", lambda: (None, "it is gone"))
     others.append(rests_on())
     monkeypatch.setattr(demo_results, "code_fingerprint", lambda: "edited")
     others.append(rests_on())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from birdsd.evaluation.judges import Heard
+from birdsd.evaluation.judges import WindowScores
 from birdsd.evaluation.judges.judge import windows_of
 
 NAMES = ("Altus acutus_Synthetic High", "Bassus gravis_Synthetic Low", "Trillo celer_Synthetic Trill",
@@ -46,4 +46,6 @@ class FakeJudge:
         shares = shares / (spectrum.sum(axis=1, keepdims=True) + 1e-12)
         logits = np.concatenate([12 * shares - 6, np.full((len(windows), 1), 1.5)], axis=1)
         embedding = np.concatenate([shares, np.ones((len(windows), 1))], axis=1)
-        return Heard(np.arange(len(windows)) * 1.0, logits.astype(np.float32), embedding.astype(np.float32))
+        return WindowScores(
+            np.arange(len(windows)) * 1.0, logits.astype(np.float32), embedding.astype(np.float32)
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from birdsd.evaluation.judges import Heard, birdnet
+from birdsd.evaluation.judges import WindowScores, birdnet
 from birdsd.evaluation.judges.judge import windows_of
 from birdsd.evaluation.judges.species import SpeciesNames
 
@@ -46,7 +46,7 @@ class PitchJudge:
     def label_of(self, number: int) -> str:
         return self._species.common(number)
 
-    def hear(self, waveform: np.ndarray, rate_hz: int) -> Heard:
+    def hear(self, waveform: np.ndarray, rate_hz: int) -> WindowScores:
         assert rate_hz == self.rate_hz
         mono = np.atleast_2d(waveform).mean(axis=0)
         windows = windows_of(mono, rate_hz, self.window_s, 1.0)
@@ -54,4 +54,4 @@ class PitchJudge:
         places = [round(pitch * self.window_s) for pitch in PITCHES_HZ]
         levels = np.stack([spectra[:, place - 30 : place + 31].max(axis=1) for place in places], axis=1)
         logits = (20 * levels / (levels.max(axis=1, keepdims=True) + 1e-9) - 10).astype(np.float32)
-        return Heard(np.arange(len(windows)) * self.window_s, logits, levels.astype(np.float32))
+        return WindowScores(np.arange(len(windows)) * self.window_s, logits, levels.astype(np.float32))

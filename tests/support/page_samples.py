@@ -21,11 +21,11 @@ from birdsd.evaluation.comparison import (
     MadeClip,
     Validation,
 )
-from birdsd.evaluation.grid_heard import hear_cells
+from birdsd.evaluation.grid_judgement import judge_cells
 from birdsd.evaluation.judged_run import Reference, staircase_of
 from birdsd.evaluation.judges import Sound
 from birdsd.evaluation.staircase import CODEC, GENERATED
-from birdsd.evaluation.weak_check import GeneratedClip, Nearness, Score, learning_check
+from birdsd.evaluation.weak_check import CopyCheck, GeneratedClip, Score, learning_check
 from birdsd.files import append_bytes, write_json
 from birdsd.pages.comparison.page import comparison_page
 from birdsd.pages.demo import Pair, demo_page
@@ -99,7 +99,7 @@ def _comparison(folder: Path, codec: SpectrogramCodec, index: ShardIndex) -> Pat
         clips.append(MadeClip(kind, species, place, 0, f"a {species}", folder / "clips" / f"{name}.png",
                               sound, species, 0.3, SPECIES[1], species == SPECIES[1], 0.8))  # fmt: skip
     reference = Reference.of(index, judge=FakeJudge(), progress=False)
-    near = Nearness(0.4, 0.5, 0.1, 0.3, 0.2, 0.3, [1] * 12, [0.05] * 12)
+    near = CopyCheck(0.4, 0.5, 0.1, 0.3, 0.2, 0.3, [1] * 12, [0.05] * 12)
     named = reference.real_stages.steps[-1].named
     loud = Background(8, -40.0, -30.0, 8.0, 12.0, 0.001, 0.75, 0.9, 8, 8)
     gain, lost = Difference(12, 2, 9, 8, 1, 0.001, 0.004), Difference(12, 9, 8, 0, 1, 0.5, 0.9)
@@ -135,7 +135,7 @@ def _comparison(folder: Path, codec: SpectrogramCodec, index: ShardIndex) -> Pat
 def _grid(folder: Path, codec: SpectrogramCodec) -> Path:
     sung = [song(one, 30, 0, codec) for one in SPECIES]
     sounds = [[Sound(f"{x}", sung[x], codec.rate_hz, SPECIES[x]) for x in (0, 1)] for _ in range(4)]
-    heard = hear_cells(sounds, FakeJudge(known=SPECIES[:1]))
+    heard = judge_cells(sounds, FakeJudge(known=SPECIES[:1]))
     cells = []
     for number in range(4):
         shown = [

@@ -214,7 +214,7 @@ class Verification:
 
     def _synthetic_shards(self) -> Path:
         from birdsd.shards.prepare.prepare import prepare
-        from birdsd.sound.codec.codec import SpectrogramCodec
+        from birdsd.sound.codec.protocol import Codec
         from birdsd.sound.synthetic import make_aviary
 
         self.say("no data.shards: creating a synthetic data set")
@@ -223,7 +223,7 @@ class Verification:
         prepared = compose(
             "prepare", ["codec=birdsong-small", f"data.recordings={recordings}", f"data.shards={shards}"]
         )
-        prepare(prepared.data, SpectrogramCodec.from_config(prepared.codec), processes=1, progress=False)
+        prepare(prepared.data, Codec.from_config(prepared.codec), processes=1, progress=False)
         return shards
 
     def _untrained_autoencoder(self, settings: list[str]) -> Path:

@@ -408,7 +408,7 @@ def _codec_at(place: Path) -> dict[str, Any]:
 
 def _check_size(vae: Any, codec: Mapping[str, Any]) -> None:
     """The codec must be one, and its pictures must divide by the autoencoder's steps."""
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
-    read = SpectrogramCodec.from_json(dict(codec))
+    read = Codec.from_json(dict(codec))
     models.latent_size(vae.config, read.bands, read.frames)

@@ -19,7 +19,7 @@ from birdsd.files import fingerprint, sha256_file
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
 PICTURE_SUFFIX = ".png"
 _LEAST_SHARE = 0.25  # of a clip that a recording must fill; the rest becomes silence
@@ -111,7 +111,7 @@ class Start:
     identity: str
 
     @classmethod
-    def read(cls, text: str, codec: SpectrogramCodec) -> Start:
+    def read(cls, text: str, codec: Codec) -> Start:
         """The clip that `init=FILE` or `init=RECORDING@SECONDS` names.
 
         A recording's part is cut to the codec's clip and encoded with it; what is missing at its end is
@@ -157,7 +157,7 @@ def split_offset(text: str) -> tuple[Path, float]:
     return Path(before).expanduser(), start_s
 
 
-def _picture(path: Path, codec: SpectrogramCodec) -> np.ndarray:
+def _picture(path: Path, codec: Codec) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -174,7 +174,7 @@ def _picture(path: Path, codec: SpectrogramCodec) -> np.ndarray:
     return picture
 
 
-def _sound(path: Path, start_s: float, codec: SpectrogramCodec) -> np.ndarray:
+def _sound(path: Path, start_s: float, codec: Codec) -> np.ndarray:
     """float32 [channels, samples_per_clip], silence behind the recording's end."""
     from birdsd.sound.audio.levels import SILENCE_DBFS
     from birdsd.sound.audio.recordings import read
@@ -232,9 +232,7 @@ class KnownLatents:
         return self.latents.to(noise.device, noise.dtype).expand_as(noise)
 
 
-def known_latents(
-    start: Start, vae: Any, codec: SpectrogramCodec, skipped: int, span: Span | None
-) -> KnownLatents:
+def known_latents(start: Start, vae: Any, codec: Codec, skipped: int, span: Span | None) -> KnownLatents:
     """The guide for a start, `skipped` steps on its way; in `span`, if there is one, it is made anew."""
     import torch
 
@@ -243,7 +241,7 @@ def known_latents(
     return KnownLatents(latents, skipped, anew)
 
 
-def keep_outside(pictures: np.ndarray, start: Start, span: Span, codec: SpectrogramCodec) -> np.ndarray:
+def keep_outside(pictures: np.ndarray, start: Start, span: Span, codec: Codec) -> np.ndarray:
     """uint8 [B, H, W, 3]: outside the stretch the start's own picture, to the pixel.
 
     The decoder sees over the edge of the stretch, so that what it makes outside is close, not equal.
@@ -253,13 +251,13 @@ def keep_outside(pictures: np.ndarray, start: Start, span: Span, codec: Spectrog
     return mixed.astype(np.uint8)
 
 
-def keep_sound(waveform: np.ndarray, start: Start, span: Span, codec: SpectrogramCodec) -> np.ndarray:
+def keep_sound(waveform: np.ndarray, start: Start, span: Span, codec: Codec) -> np.ndarray:
     """float32 [channels, samples]: outside the stretch the recording's own samples, to the bit.
 
     A picture has no sound of its own to keep, and one without absolute levels (intensity "power") none that
     would fit: then the waveform stays as it was decoded.
     """
-    if start.waveform is None or codec.intensity == "power":
+    if start.waveform is None or not codec.keeps_level:
         return waveform
     new = span.weights(codec.samples_per_clip, codec.clip_s)
     kept: np.ndarray = (new * waveform + (1 - new) * start.waveform).astype(np.float32)

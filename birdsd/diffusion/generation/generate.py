@@ -21,7 +21,7 @@ from birdsd.sharing import private_folder, publish, remove_leftovers
 from birdsd.sound.captions import says_no_bird
 
 if TYPE_CHECKING:
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ def _plan(model: Generator, request: Request, number: int, out: Path, start: Sta
     return _Plan(out, stem, recipe, start, span)
 
 
-def _write(codec: SpectrogramCodec, plan: _Plan, picture: np.ndarray) -> Clip:
+def _write(codec: Codec, plan: _Plan, picture: np.ndarray) -> Clip:
     """The four files of one clip."""
     from PIL import Image
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from birdsd.diffusion.generation.request import Request
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Generator:
     ) -> None:
         import torch
 
-        from birdsd.sound.codec.codec import SpectrogramCodec
+        from birdsd.sound.codec.protocol import Codec
 
         under, lower = small.chain(folder, base)
         self.adapters: tuple[Adapter, ...] = (*lower, *adapters)
@@ -81,7 +81,7 @@ class Generator:
         self.training = _merged(base_training, self.adapters)
         self.sampling = recommended([base_training, *(one.training for one in lower)], str(self.folder))
         self.weaker: WeakerModel | None = None
-        self.codec: SpectrogramCodec = SpectrogramCodec.from_json(_codec(place, lower))
+        self.codec: Codec = Codec.from_json(_codec(place, lower))
         at_base = base_training.get("weights") or (
             weights_fingerprint(Path(place)) if Path(place).is_dir() else place
         )

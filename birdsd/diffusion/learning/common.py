@@ -10,6 +10,7 @@ import numpy as np
 
 from birdsd.errors import UserError
 from birdsd.files import atomic_write, safe_name
+from birdsd.sound.codec.protocol import image_shape
 
 if TYPE_CHECKING:
     from birdsd.schema import TrainConfig
@@ -23,10 +24,10 @@ def codec_of(index: ShardIndex) -> dict[str, Any]:
 
 
 def load_codec(values: dict[str, Any]) -> Any:
-    """The `SpectrogramCodec` of stored settings."""
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    """The codec of stored settings."""
+    from birdsd.sound.codec.protocol import Codec
 
-    return SpectrogramCodec.from_json(values)
+    return Codec.from_json(values)
 
 
 def required_source(config: TrainConfig) -> str:
@@ -49,7 +50,7 @@ def read(index: ShardIndex, split: str, numbers: Iterable[int]) -> list[Sample]:
 
 def picture_of(sample: Sample, codec: dict[str, Any]) -> np.ndarray:
     """uint8 [C, bands, frames]; zeros for a sample that could not be decoded (its weight is 0)."""
-    shape = (int(codec.get("channels", 1)), int(codec["bands"]), int(codec["frames"]))
+    shape = image_shape(codec)
     if sample.image is None:
         return np.zeros(shape, np.uint8)
     if tuple(sample.image.shape) != shape:

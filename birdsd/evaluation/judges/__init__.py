@@ -5,7 +5,16 @@ A judge scores; it never teaches: no loss and no choice of settings looks at its
 
 from birdsd.evaluation.judges.birdnet import installed
 from birdsd.evaluation.judges.find import find_judge
-from birdsd.evaluation.judges.judge import Heard, Judge, Sound
+from birdsd.evaluation.judges.judge import Judge, Sound, WindowScores
 from birdsd.evaluation.judges.judgement import Judgement, Verdict, judge_sounds
 
-__all__ = ["Heard", "Judge", "Judgement", "Sound", "Verdict", "find_judge", "installed", "judge_sounds"]
+__all__ = [
+    "WindowScores",
+    "Judge",
+    "Judgement",
+    "Sound",
+    "Verdict",
+    "find_judge",
+    "installed",
+    "judge_sounds",
+]

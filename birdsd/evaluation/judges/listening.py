@@ -43,12 +43,12 @@ class Listening:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only: the judgement, with the path and what was heard where in every verdict."""
-        told = self.judgement.to_json()
-        for verdict, path, heard in zip(told["verdicts"], self.paths, self.detections, strict=True):
+        values = self.judgement.to_json()
+        for verdict, path, heard in zip(values["verdicts"], self.paths, self.detections, strict=True):
             verdict["path"] = str(path)
-            verdict["heard"] = [asdict(one) for one in heard]
+            verdict["heard"] = [asdict(detection) for detection in heard]
         left_out = [{"path": str(path), "reason": reason} for path, reason in self.left_out]
-        return {**told, "min_confidence": self.min_confidence, "several_species": self.several,
+        return {**values, "min_confidence": self.min_confidence, "several_species": self.several,
                 "left_out": left_out}  # fmt: skip
 
     def text(self) -> str:
@@ -66,8 +66,8 @@ class Listening:
         ):
             parts = [safe_name(part, 150) for part in Path(verdict.name).parts]
             path = out.joinpath(TABLES, *parts[:-1], f"{parts[-1]}.selections.txt")
-            labels = [Label(one.species, one.start_s, one.end_s) for one in heard]
-            scores = [one.score for one in heard]
+            labels = [Label(detection.species, detection.start_s, detection.end_s) for detection in heard]
+            scores = [detection.score for detection in heard]
             write_raven(
                 path, labels, duration_s=duration_s, begin_file=Path(verdict.name).name, scores=scores
             )
@@ -92,21 +92,21 @@ def listen(
     court = Court(judge, among or sounds.species)
     paths, durations_s, detections, left_out = [], [], [], list(sounds.left_out)
     several = 0
-    total_s = round(sum(one.duration_s for one in sounds.files))
+    total_s = round(sum(file.duration_s for file in sounds.files))
     with tqdm(total=total_s, desc=judge.title, unit="s", disable=None if progress else True) as bar:
-        for name, one in zip(sounds.names(), sounds.files, strict=True):
+        for name, file in zip(sounds.names(), sounds.files, strict=True):
             try:
-                heard = hear_file(judge, one.path, min_confidence)
+                heard = hear_file(judge, file.path, min_confidence)
             except UserError as error:
-                left_out.append((one.path, str(error)))
+                left_out.append((file.path, str(error)))
                 continue
             finally:
-                bar.update(min(round(one.duration_s), total_s - bar.n))
-            several += len(one.species) > 1
-            species = one.species[0] if len(one.species) == 1 else None
-            species = expected if not one.species else species
+                bar.update(min(round(file.duration_s), total_s - bar.n))
+            several += len(file.species) > 1
+            species = file.species[0] if len(file.species) == 1 else None
+            species = expected if not file.species else species
             court.take(name, species, heard.logits, heard.embedding, "silence" if heard.silent else "")
-            paths.append(one.path)
+            paths.append(file.path)
             durations_s.append(heard.duration_s)
             detections.append(heard.detections)
     if not paths:
@@ -117,7 +117,7 @@ def listen(
 def _csv(verdicts: Sequence[Verdict]) -> str:
     """A row for every file; empty cells where there is nothing to say."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [one.name for one in fields(Verdict)], lineterminator="\n")
+    writer = csv.DictWriter(text, [field.name for field in fields(Verdict)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(verdict) for verdict in verdicts)
     return text.getvalue()

@@ -44,7 +44,7 @@ class Network:
             self._interpreter: Any = Interpreter(model_content=content, num_threads=threads)
             self._interpreter.allocate_tensors()
         self._input = self._interpreter.get_input_details()[0]["index"]
-        outputs = {one["name"]: one["index"] for one in self._interpreter.get_output_details()}
+        outputs = {output["name"]: output["index"] for output in self._interpreter.get_output_details()}
         self._embedding = outputs.pop(EMBEDDING)
         (self._logits,) = outputs.values()
 

@@ -45,11 +45,11 @@ class SoundFiles:
     @property
     def species(self) -> list[str]:
         """All species that the files are said to hold, sorted."""
-        return sorted({name for one in self.files for name in one.species})
+        return sorted({name for file in self.files for name in file.species})
 
     def names(self) -> list[str]:
         """A short name for each file: its path below the folder that all of them share."""
-        paths = [os.path.abspath(one.path) for one in self.files]
+        paths = [os.path.abspath(file.path) for file in self.files]
         shared = os.path.commonpath([os.path.dirname(path) for path in paths])
         return [Path(os.path.relpath(path, shared)).as_posix() for path in paths]
 
@@ -76,7 +76,7 @@ def find_sounds(sources: Sequence[Path], judge: Judge) -> SoundFiles:
         ]
         for one in sorted(readable, key=lambda recording: recording.path):
             found.files.append(SoundFile(one.path, _species_of(one, judge), one.duration_s))
-    unique = {os.path.abspath(one.path): one for one in found.files}
+    unique = {os.path.abspath(file.path): file for file in found.files}
     found.files = list(unique.values())
     if not found.files:
         reasons = "; ".join(reason for _, reason in found.left_out[:3])
@@ -116,12 +116,13 @@ def _asked_for(path: Path) -> tuple[str, ...]:
     if not recipe.is_file():
         return ()
     try:
-        told = read_json(recipe, "recipe")
+        values = read_json(recipe, "recipe")
     except UserError:
         return ()
-    if not isinstance(told, dict) or not told.get("generated") or not isinstance(told.get("species"), list):
+    if not isinstance(values, dict) or not values.get("generated"):
         return ()
-    return tuple(str(name) for name in told["species"])
+    species = values.get("species")
+    return tuple(str(name) for name in species) if isinstance(species, list) else ()
 
 
 def _in_prompt(stem: str, judge: Judge) -> tuple[str, ...]:
@@ -209,13 +210,13 @@ def hear_file(judge: Judge, path: Path, min_confidence: float) -> HeardFile:
 def _whole_windows(judge: Judge, path: Path) -> Iterator[tuple[float, np.ndarray]]:
     """Blocks of whole windows; what is left at the end, less than a window, comes with the block before, so
     that the judge treats it as the end of a sound."""
-    held: tuple[float, np.ndarray] | None = None
+    pending: tuple[float, np.ndarray] | None = None
     for start_s, block in blocks(path, judge.rate_hz, _BLOCK_WINDOWS * judge.window_s):
-        if held is not None and block.shape[-1] < judge.window_s * judge.rate_hz:
-            held = held[0], np.concatenate([held[1], block], axis=-1)
+        if pending is not None and block.shape[-1] < judge.window_s * judge.rate_hz:
+            pending = pending[0], np.concatenate([pending[1], block], axis=-1)
             continue
-        if held is not None:
-            yield held
-        held = start_s, block
-    if held is not None:
-        yield held
+        if pending is not None:
+            yield pending
+        pending = start_s, block
+    if pending is not None:
+        yield pending

@@ -15,7 +15,7 @@ from birdsd.pages.media import AudioClip, thumbnail
 
 if TYPE_CHECKING:
     from birdsd.shards.index import ShardIndex
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
 # Rows of a page, and clips in a cell: a page of some megabytes is still opened at once.
 _MOST_NEW, _MOST_KNOWN, _CLIPS_OF_NEW = 8, 8, 2
@@ -33,9 +33,9 @@ class _Matrix:
 
 def sounds(comparison: Comparison, index: ShardIndex) -> Markup:
     """The blocks of the section: the new species, those in an environment, and the known ones folded."""
-    from birdsd.sound.codec.codec import SpectrogramCodec
+    from birdsd.sound.codec.protocol import Codec
 
-    codec = SpectrogramCodec.from_json(index.codec or {})
+    codec = Codec.from_json(index.codec or {})
     real = {
         species: thumbnail(
             AudioClip(codec, image, codec.decode(image), codec.rate_hz), f"Training clip of {species}"
@@ -71,13 +71,13 @@ def _scores(arm: ArmResult, kind: str) -> str:
     return ", ".join(scores) or "missing"
 
 
-def _cell(codec: SpectrogramCodec, arm: ArmResult, wanted: tuple[str, str, str], most: int) -> list[Markup]:
+def _cell(codec: Codec, arm: ArmResult, wanted: tuple[str, str, str], most: int) -> list[Markup]:
     """The first clips of an arm for a (kind, species, environment)."""
     return [_made(codec, clip, arm.title) for clip in arm.clips
             if (clip.kind, clip.species, clip.environment) == wanted and clip.index < most]  # fmt: skip
 
 
-def _made(codec: SpectrogramCodec, clip: MadeClip, title: str) -> Markup:
+def _made(codec: Codec, clip: MadeClip, title: str) -> Markup:
     from PIL import Image
 
     from birdsd.sound.audio.recordings import read

@@ -16,7 +16,7 @@ from birdsd.errors import UserError
 from birdsd.files import read_json
 from birdsd.pages.environment import data_uri, macro
 from birdsd.pages.media import audio, picture_levels, png, spectrogram
-from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.protocol import Codec
 
 # Bytes of sound and of pictures in a page, as base64; what does not fit is left out, and the page says so.
 SOUND_BYTES, PICTURE_BYTES = 7_000_000, 2_500_000
@@ -81,7 +81,7 @@ def _cut(grid: np.ndarray | None, count: int) -> list[np.ndarray]:
     return []
 
 
-def codec_of(run_folder: Path) -> SpectrogramCodec | None:
+def codec_of(run_folder: Path) -> Codec | None:
     """The codec of the run's pictures, from its export or its shards; None where neither can be read."""
     places = [Path(run_folder) / "export"]
     with suppress(UserError, KeyError, TypeError):
@@ -90,9 +90,10 @@ def codec_of(run_folder: Path) -> SpectrogramCodec | None:
     for place in places:
         try:
             stored = dict(read_json(place / "codec.json"))
-            # The size of the FFT does not change the axes, and to choose one would need scipy.
-            stored["n_fft"] = stored.get("n_fft") or 1 << 15
-            return SpectrogramCodec.from_json(stored)
+            if "kind" not in stored:
+                # The size of the FFT does not change the axes, and to choose one would need scipy.
+                stored["n_fft"] = stored.get("n_fft") or 1 << 15
+            return Codec.from_json(stored)
         except (UserError, TypeError, ValueError):
             continue
     return None
@@ -162,7 +163,7 @@ def caption(key: str, prompts: Sequence[str]) -> str:
     return prompts[int(number)] if int(number) < len(prompts) else rest.replace("_", " ")
 
 
-def _figure(item: Piece, codec: SpectrogramCodec | None, prompts: Sequence[str], budget: Budget) -> Markup:
+def _figure(item: Piece, codec: Codec | None, prompts: Sequence[str], budget: Budget) -> Markup:
     from birdsd.sound.audio.recordings import written_note
 
     title = caption(item.key, prompts)
@@ -191,7 +192,7 @@ def _sound(path: Path, budget: Budget) -> tuple[np.ndarray | None, int]:
         return None, 0
 
 
-def _levels(picture: np.ndarray | None, codec: SpectrogramCodec | None) -> np.ndarray | None:
+def _levels(picture: np.ndarray | None, codec: Codec | None) -> np.ndarray | None:
     """Loudness to show, uint8 [H, W]."""
     if picture is None or codec is None or picture.shape[0] != codec.bands:
         return None
@@ -201,7 +202,7 @@ def _levels(picture: np.ndarray | None, codec: SpectrogramCodec | None) -> np.nd
 def _films(
     every: Sequence[tuple[int, Path]],
     items: Sequence[Piece],
-    codec: SpectrogramCodec | None,
+    codec: Codec | None,
     prompts: Sequence[str],
     budget: Budget,
 ) -> list[tuple[str, list[tuple[int, Markup]]]]:
@@ -225,7 +226,7 @@ def _films(
     return films
 
 
-def _small_picture(item: Piece | None, codec: SpectrogramCodec | None) -> bytes | None:
+def _small_picture(item: Piece | None, codec: Codec | None) -> bytes | None:
     from PIL import Image
 
     if item is None or item.picture is None:

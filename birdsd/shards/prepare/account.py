@@ -31,9 +31,9 @@ def accounted(
         for path, rows in summary.get("shown", {}).items():
             shown.setdefault(path, set()).update(rows)
         for path, reasons in summary.get("hidden", {}).items():
-            held = hidden.setdefault(path, {})
+            codes = hidden.setdefault(path, {})
             for row, code in reasons.items():
-                held.setdefault(row, code)
+                codes.setdefault(row, code)
     left_out, files_left_out = Counter(found.account.left_out), Counter(found.files_left_out)
     in_clips = used = 0
     for recording in found.recordings:
@@ -53,7 +53,7 @@ def accounted(
     return {
         "labels": {"read": found.account.read, "in_clips": in_clips, "left_out": _counts(left_out)},
         "files": {"found": found.files, "used": used, "left_out": _counts(files_left_out)},
-        "samples": sum(held["samples"] for held in facts["splits"].values()),
+        "samples": sum(counts["samples"] for counts in facts["splits"].values()),
         "most_clips_per_recording": most_clips,
         **({"most_songs_per_recording": most_songs, "cuts_of_songs": _by_count(cuts)} if cuts else {}),
     }
@@ -84,22 +84,22 @@ def account_lines(account: Mapping[str, Any]) -> list[str]:
 
 
 def limit_lines(account: Mapping[str, Any], data: DataConfig) -> list[str]:
-    """What was asked for and not done: settings that changed nothing, songs without room for more cuts."""
+    """Settings that had no effect, and songs without room for as many cuts as were requested."""
     lines = []
     usual, limit = DataConfig(name=""), data.max_clips_per_recording
     most = account.get("most_songs_per_recording", account["most_clips_per_recording"])
-    changed = f"data.max_clips_per_recording={limit} changed nothing"
+    unchanged = f"data.max_clips_per_recording={limit} had no effect"
     if data.segmentation == "whole" and limit != usual.max_clips_per_recording:
-        lines.append(f"{changed}: with segmentation 'whole' a recording is one clip")
+        lines.append(f"{unchanged}: with segmentation 'whole' a recording is one clip")
     elif data.segmentation == "song" and limit > usual.max_clips_per_recording >= most:
         lines.append(
-            f"{changed}: no recording holds more than {most} songs "
+            f"{unchanged}: no recording holds more than {most} songs "
             "(data.cuts_per_song takes more cuts of each)"
         )
     if not (data.mixtures_per_clip or data.background_mixtures):
         for name in ("snr_db_low", "snr_db_high"):
             if (value := getattr(data, name)) != getattr(usual, name):
-                lines.append(f"data.{name}={value:g} changed nothing: no mixture was requested")
+                lines.append(f"data.{name}={value:g} had no effect: no mixture was requested")
     return lines + _cut_lines(account.get("cuts_of_songs", {}), data.cuts_per_song)
 
 

@@ -113,15 +113,15 @@ def card_text(index: ShardIndex) -> str:
         *_table(
             ["split", "samples", "recordings", "hours"],
             [
-                [split, held["samples"], held["recordings"], f"{held['hours']:.2f}"]
-                for split, held in facts["splits"].items()
+                [split, counts["samples"], counts["recordings"], f"{counts['hours']:.2f}"]
+                for split, counts in facts["splits"].items()
             ],
         ),
         *_table(
             ["species", *facts["splits"]],
             [
-                [name, *(held.get(split, {"samples": 0})["samples"] for split in facts["splits"])]
-                for name, held in facts["species"].items()
+                [name, *(counts.get(split, {"samples": 0})["samples"] for split in facts["splits"])]
+                for name, counts in facts["species"].items()
             ],
         ),
         "## Licences",

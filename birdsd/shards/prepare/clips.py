@@ -17,11 +17,11 @@ from birdsd.schema import DataConfig
 from birdsd.shards.prepare.cuts import Band, Cuts, cut, parts, songs_in
 from birdsd.shards.prepare.further import FurtherCuts, Stretch
 from birdsd.shards.prepare.plan import Item, relative
-from birdsd.shards.prepare.survey import Heard, Survey, between_songs
+from birdsd.shards.prepare.survey import Survey, SurveyedRecording, between_songs
 from birdsd.sound.audio.levels import SILENCE_DBFS
 from birdsd.sound.audio.recordings import RecordingError, read
 from birdsd.sound.captions import captions, environment_phrase
-from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.protocol import Codec
 from birdsd.sound.labels.annotation import (
     LIMIT,
     NOT_SHOWN,
@@ -45,7 +45,7 @@ SYNTHETIC = "Synthetic"  # every species of the synthetic aviary begins with thi
 
 
 @dataclass(frozen=True)
-class Clip:
+class PreparedClip:
     """A stretch of a recording: its sound, float32 [channels, samples] at the codec's rate, and labels.
 
     `rows`: which of the recording's labels they are. `unknown`: names that stand there for birds that nobody
@@ -85,7 +85,7 @@ class SampleMaker:
     """Makes the samples of recordings; one in each process. `pool` is None where nothing is mixed in, and
     `survey` where a sample depends on its own recording alone."""
 
-    codec: SpectrogramCodec
+    codec: Codec
     data: DataConfig
     pool: EnvironmentPool | None = None
     survey: Survey | None = None
@@ -102,14 +102,14 @@ class SampleMaker:
             if unsure and not recording.silences:
                 yield Encoded("", None, {}, "its birds are unidentified", UNKNOWN_BIRD)
             elif recording.silences and not recording.labels:
-                said = "its boxes without birds are shorter than a clip"
-                yield Encoded("", None, {}, said, NOT_SHOWN)
+                reason = "its boxes without birds are shorter than a clip"
+                yield Encoded("", None, {}, reason, NOT_SHOWN)
             else:
                 yield Encoded("", None, {}, "nothing is to be heard in it", SILENT)
         for clip in self._clips(recording, cuts, whole, slice(item.first, item.last)):
             yield from self._encode(recording, clip, split)
 
-    def heard(self, recording: Recording, split: str, group: str) -> Heard:
+    def survey_of(self, recording: Recording, split: str, group: str) -> SurveyedRecording:
         """What the survey of a set keeps of a recording; `RecordingError` when it cannot be read."""
         whole = self._read(recording, 0.0, None) if recording.duration_s <= PART_S else None
         levels = []
@@ -124,7 +124,7 @@ class SampleMaker:
             for begin_s in np.arange(0.0, max(recording.duration_s, 0.01), PART_S).tolist():
                 sound = self._read(recording, begin_s, PART_S) if whole is None else whole
                 quiet += between_songs(recording, Stretch(sound, begin_s, self.codec.rate_hz), self.codec)
-        return Heard(
+        return SurveyedRecording(
             str(recording.path), recording.recording_id, group, split, recording.licence,
             recording.recordist, tuple(quiet), tuple(levels),
         )  # fmt: skip
@@ -163,7 +163,7 @@ class SampleMaker:
 
     def _clips(
         self, recording: Recording, cuts: Cuts, whole: np.ndarray | None, which: slice = slice(None)
-    ) -> Iterator[Clip]:
+    ) -> Iterator[PreparedClip]:
         codec = self.codec
         numbers = {segment: number for number, segment in enumerate(cuts.segments, 1)}
         followers = list(enumerate(cuts.followers, 1 + len(numbers)))
@@ -186,24 +186,24 @@ class SampleMaker:
             for segment in part:
                 number = numbers[segment]
                 yield self._clip(recording, segment, segment.start_s, stretch, number, 1)
-                songs = [(number, segment), *(held for held in followers if held[1] == segment)]
+                songs = [(number, segment), *(follower for follower in followers if follower[1] == segment)]
                 for number, song in songs if many else ():
                     for cut_number, start_s in enumerate(further.of(song, number, stretch), 2):
                         yield self._clip(recording, segment, start_s, stretch, number, cut_number)
 
     def _clip(
         self, recording: Recording, segment: Segment, start_s: float, stretch: Stretch, song: int, cut: int
-    ) -> Clip:
+    ) -> PreparedClip:
         first = round((start_s - stretch.begin_s) * self.codec.rate_hz)
         waveform = stretch.sound[:, first : first + self.codec.samples_per_clip]
         rows, labels, unknown, partly = self._shown(recording, start_s, segment.channel)
-        clip = Clip(start_s, waveform, labels, rows, unknown, partly, segment.channel, song, cut)
+        clip = PreparedClip(start_s, waveform, labels, rows, unknown, partly, segment.channel, song, cut)
         gain_db = self._gain_db(recording, clip) if cut > 1 else 0.0
         if gain_db:
             waveform = (waveform * np.float32(10 ** (gain_db / 20))).astype(np.float32)
         return replace(clip, waveform=waveform, gain_db=gain_db)
 
-    def _gain_db(self, recording: Recording, clip: Clip) -> float:
+    def _gain_db(self, recording: Recording, clip: PreparedClip) -> float:
         """Within data.cut_gain_db and what the species' recordings show; a cut outside of that goes no
         further away from it. Nothing is turned up beyond full scale."""
         most_db = self.data.cut_gain_db
@@ -243,7 +243,7 @@ class SampleMaker:
         rows = tuple(row for row, _ in shown)
         return rows, tuple(label for _, label in shown), tuple(unknown), tuple(partly)
 
-    def _encode(self, recording: Recording, clip: Clip, split: str) -> Iterator[Encoded]:
+    def _encode(self, recording: Recording, clip: PreparedClip, split: str) -> Iterator[Encoded]:
         key = sample_key(recording, clip.start_s, self.data, clip.channel)
         key += f"-cut{clip.cut}" if clip.cut > 1 else ""
         facts = self._facts(recording, clip, split)
@@ -277,7 +277,7 @@ class SampleMaker:
             if mixture is not None:
                 yield replace(mixture, rows=clip.rows)
 
-    def _mixed(self, clip: Clip, background: np.ndarray, snr_db: float) -> Mixture:
+    def _mixed(self, clip: PreparedClip, background: np.ndarray, snr_db: float) -> Mixture:
         codec = self.codec
         foreground = np.zeros((codec.channels, codec.samples_per_clip), np.float32)
         foreground[:, : clip.waveform.shape[1]] = clip.waveform
@@ -285,7 +285,9 @@ class SampleMaker:
             foreground, background[:, : codec.samples_per_clip], snr_db, codec.rate_hz, codec.band_hz
         )
 
-    def _over_background(self, key: str, clip: Clip, facts: dict[str, Any], level: float) -> Encoded | None:
+    def _over_background(
+        self, key: str, clip: PreparedClip, facts: dict[str, Any], level: float
+    ) -> Encoded | None:
         """The clip with what lies between the songs of another recording; None where none has anything."""
         assert self.survey is not None
         draw = generator(self.data.seed, "background", key)
@@ -309,7 +311,7 @@ class SampleMaker:
         loudness_db = self.codec.level_db(mixture)
         return self._sample(key, mixture, facts, facts["environment"], loudness_db, bird_db)
 
-    def _mixture(self, key: str, clip: Clip, facts: dict[str, Any], level: float) -> Encoded:
+    def _mixture(self, key: str, clip: PreparedClip, facts: dict[str, Any], level: float) -> Encoded:
         assert self.pool is not None
         draw = generator(self.data.seed, "mixture", key)
         snr_db = float(draw.uniform(self.data.snr_db_low, self.data.snr_db_high))
@@ -347,7 +349,7 @@ class SampleMaker:
         facts = {**facts, "key": key, "loudness_db": round(loudness_db, 2), "captions": wordings}
         return Encoded(key, image, facts)
 
-    def _facts(self, recording: Recording, clip: Clip, split: str) -> dict[str, Any]:
+    def _facts(self, recording: Recording, clip: PreparedClip, split: str) -> dict[str, Any]:
         species = list(species_of(clip.labels))
         more: dict[str, Any] = {"unidentified": list(clip.unknown)} if clip.unknown else {}
         if self.data.cuts_per_song > 1 or self.data.background_mixtures:

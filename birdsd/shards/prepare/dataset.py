@@ -18,7 +18,7 @@ from birdsd.shards.prepare.account import accounted
 from birdsd.shards.prepare.plan import Plan, relative
 from birdsd.shards.storage.table import ShardTable, index_path, load_table
 from birdsd.shards.summary import add_up
-from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.protocol import Codec
 from birdsd.sound.labels.annotation import LabelledSet, Recording
 
 FORMAT = "birdsd-dataset-1"
@@ -26,9 +26,7 @@ PROBLEMS_FILE = "problems.json"
 RECORDINGS_FILE = "recordings.csv"
 
 
-def write_dataset(
-    folder: Path, plan: Plan, data: DataConfig, codec: SpectrogramCodec, found: LabelledSet
-) -> None:
+def write_dataset(folder: Path, plan: Plan, data: DataConfig, codec: Codec, found: LabelledSet) -> None:
     """Describe the finished shards of `folder`; dataset.json makes the set valid, and the card comes last.
 
     The same shards are described in the same bytes, so that two that do so at once do no harm.
@@ -48,7 +46,7 @@ def write_dataset(
         "name": data.name,
         "written_by": f"birdsd {birdsd.__version__}",
         "codec": codec.fingerprint(),
-        "image_shape": [codec.channels, codec.bands, codec.frames],
+        "image_shape": list(codec.image_shape),
         "clip_s": codec.clip_s,
         **facts,
         "problems": len(problems),

@@ -22,7 +22,7 @@ from birdsd.shards.index import listed
 from birdsd.shards.prepare.cuts import USUAL_LIMIT, most_songs, without_invisible
 from birdsd.shards.prepare.splits import SPLITS, assign_splits
 from birdsd.sound.audio.recordings import find_recordings
-from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.protocol import Codec
 from birdsd.sound.labels.annotation import NOT_CHOSEN, OUT_OF_BAND, LabelledSet, Recording
 from birdsd.sound.segments import windows
 from birdsd.sound.species.names import species_key
@@ -106,7 +106,7 @@ def check_settings(data: DataConfig) -> None:
         )
     if data.overlap and data.segmentation != "windows":
         raise UserError(
-            f"data.overlap is {data.overlap}, and does nothing with segmentation '{data.segmentation}'",
+            f"data.overlap is {data.overlap}, and has no effect with segmentation '{data.segmentation}'",
             "songs are cut out where they are; only windows overlap",
             "leave it out, or choose data=soundscape",
         )
@@ -137,7 +137,7 @@ def _check_further_cuts(data: DataConfig) -> None:
     ):
         if (value := getattr(data, name)) > off and data.segmentation != "song":
             raise UserError(
-                f"data.{name} is {value}, and does nothing with segmentation '{data.segmentation}'",
+                f"data.{name} is {value}, and has no effect with segmentation '{data.segmentation}'",
                 rule,
                 "leave it out, or choose data=song",
             )
@@ -150,7 +150,7 @@ def _check_further_cuts(data: DataConfig) -> None:
 
 
 def make_plan(
-    found: LabelledSet, codec: SpectrogramCodec, data: DataConfig, groups: Mapping[str, str] | None = None
+    found: LabelledSet, codec: Codec, data: DataConfig, groups: Mapping[str, str] | None = None
 ) -> Plan:
     """Assign recordings to splits, and pack their segments into shards in an order drawn from the seed.
 
@@ -159,14 +159,14 @@ def make_plan(
     by_id: dict[str, list[Recording]] = {}
     for recording in found.recordings:
         by_id.setdefault(recording.recording_id, []).append(recording)
-    species = {name: sorted({s for r in held for s in r.species}) for name, held in by_id.items()}
+    species = {name: sorted({s for r in recordings for s in r.species}) for name, recordings in by_id.items()}
     splits = assign_splits(species, data.validation_fraction, data.test_fraction, data.seed, groups)
     tasks: list[ShardTask] = []
     for split in SPLITS:
-        held = [r for r in found.recordings if splits[r.recording_id] == split]
-        held.sort(key=lambda r: (r.recording_id, str(r.path)))
-        order = permutation(len(held), data.seed, "prepare", split)
-        tasks += _pack(split, [held[i] for i in order], codec, data)
+        chosen = [r for r in found.recordings if splits[r.recording_id] == split]
+        chosen.sort(key=lambda r: (r.recording_id, str(r.path)))
+        order = permutation(len(chosen), data.seed, "prepare", split)
+        tasks += _pack(split, [chosen[i] for i in order], codec, data)
     facts = _facts(found, codec, data)
     if joined := {one: group for one, group in (groups or {}).items() if one != group}:
         facts["groups"] = joined
@@ -184,7 +184,7 @@ def choose_species(found: LabelledSet, data: DataConfig) -> LabelledSet:
     if both := wanted & unwanted:
         raise UserError(
             f"data.species and data.without_species both name {listed(sorted(both), 5)}",
-            "a species is wanted or it is not",
+            "a species is either wanted or left out",
         )
     if not wanted and not unwanted:
         return found
@@ -205,7 +205,7 @@ def choose_species(found: LabelledSet, data: DataConfig) -> LabelledSet:
     return dataclasses.replace(found, recordings=kept)
 
 
-def leave_out_invisible(found: LabelledSet, codec: SpectrogramCodec) -> LabelledSet:
+def leave_out_invisible(found: LabelledSet, codec: Codec) -> LabelledSet:
     """The set without boxes that lie outside of what the codec shows: a labelled picture of nothing."""
     kept = []
     for recording in found.recordings:
@@ -252,7 +252,7 @@ def samples_per_segment(data: DataConfig) -> int:
     return data.cuts_per_song * (int(data.keep_clean) + data.mixtures_per_clip + data.background_mixtures)
 
 
-def most_segments(recording: Recording, codec: SpectrogramCodec, data: DataConfig) -> int:
+def most_segments(recording: Recording, codec: Codec, data: DataConfig) -> int:
     """How many segments a recording has at most; exact for windows."""
     if data.segmentation == "whole":
         return 1
@@ -270,38 +270,36 @@ def most_segments(recording: Recording, codec: SpectrogramCodec, data: DataConfi
     return max(1, int(min(max(limit, len(recording.species)), room)))
 
 
-def _pack(
-    split: str, recordings: Sequence[Recording], codec: SpectrogramCodec, data: DataConfig
-) -> list[ShardTask]:
+def _pack(split: str, recordings: Sequence[Recording], codec: Codec, data: DataConfig) -> list[ShardTask]:
     counts = [most_segments(recording, codec, data) for recording in recordings]
     per_segment = samples_per_segment(data)
     share = math.ceil(sum(counts) * per_segment / _SHARDS_PER_SPLIT)
     room = max(1, min(data.samples_per_shard, max(_SMALLEST_SHARD, share)) // per_segment)
     tasks: list[ShardTask] = []
     items: list[Item] = []
-    held = 0
+    filled = 0
 
     def close() -> None:
-        nonlocal items, held
+        nonlocal items, filled
         if items:
             tasks.append(ShardTask(f"{split}-{len(tasks):06d}.tar", split, tuple(items)))
-        items, held = [], 0
+        items, filled = [], 0
 
     for recording, count in zip(recordings, counts, strict=True):
         first = 0
         # Only windows are cut across shards: where the songs are is not known before the sound is read.
         while first < count:
-            if held and held + min(count - first, room) > room:
+            if filled and filled + min(count - first, room) > room:
                 close()
-            last = min(count, first + room - held) if data.segmentation == "windows" else count
+            last = min(count, first + room - filled) if data.segmentation == "windows" else count
             items.append(Item(recording, first, last))
-            held += last - first
+            filled += last - first
             first = last
     close()
     return tasks
 
 
-def _facts(found: LabelledSet, codec: SpectrogramCodec, data: DataConfig) -> dict[str, Any]:
+def _facts(found: LabelledSet, codec: Codec, data: DataConfig) -> dict[str, Any]:
     """Everything that the samples depend on; what prepare.json keeps, to say later what changed."""
     root = Path(data.recordings or ".")
     settings = {k: v for k, v in dataclasses.asdict(data).items() if k not in _NOT_SCIENTIFIC}

@@ -41,14 +41,14 @@ from birdsd.shards.prepare.plan import (
     make_plan,
     refuse_other_plan,
 )
-from birdsd.shards.prepare.survey import SURVEY_FILE, Heard, Survey, load_survey, wants_survey
+from birdsd.shards.prepare.survey import SURVEY_FILE, Survey, SurveyedRecording, load_survey, wants_survey
 from birdsd.shards.storage.table import ShardTable, index_path, load_table
 from birdsd.shards.storage.writer import ShardWriter
 from birdsd.shards.summary import Summary
 from birdsd.sharing import beside_others, private_folder, publish, remove_leftovers, waiting_for
 from birdsd.sound.audio.channels import choose_channels
 from birdsd.sound.audio.recordings import RecordingError
-from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.protocol import Codec
 from birdsd.sound.identity import unite
 from birdsd.sound.labels.annotation import UNREADABLE, Recording
 from birdsd.sound.labels.load import load_recordings
@@ -85,7 +85,7 @@ class PrepareReport:
 
 def prepare(
     data: DataConfig,
-    codec: SpectrogramCodec,
+    codec: Codec,
     processes: int = 0,
     progress: bool = True,
     part: Share | None = None,
@@ -172,7 +172,7 @@ class _Work:
     folder: Path
     plan: Plan
     data: DataConfig
-    codec: SpectrogramCodec
+    codec: Codec
     processes: int
     progress: bool
 
@@ -192,11 +192,11 @@ def _survey(work: _Work, recordings: Sequence[Recording], groups: Mapping[str, s
             (r, plan.splits[r.recording_id], groups.get(r.recording_id, r.recording_id)) for r in recordings
         ]
         with _bar(work, len(tasks), "listen") as bar:
-            heard = []
-            for one in _done(work, _Worker.heard, sorted(tasks, key=lambda task: task[0].duration_s)):
-                heard.append(one)
+            surveyed = []
+            for recording in _done(work, _Worker.survey, sorted(tasks, key=lambda task: task[0].duration_s)):
+                surveyed.append(recording)
                 bar.update()
-        survey = Survey(heard)
+        survey = Survey(surveyed)
         write_json(folder / SURVEY_FILE, survey.to_json(plan.fingerprint))
         return survey
 
@@ -251,17 +251,17 @@ class _Worker:
 
     def __init__(self, folder: str, plan: str, data: dict[str, Any], codec: dict[str, Any]) -> None:
         self.folder, self.plan = Path(folder), plan
-        self.data, self.codec = DataConfig(**data), SpectrogramCodec.from_json(codec)
+        self.data, self.codec = DataConfig(**data), Codec.from_json(codec)
         survey = load_survey(self.folder, plan) if wants_survey(self.data) else None
         self.maker = SampleMaker(self.codec, self.data, _environment_pool(self.data), survey)
 
-    def heard(self, task: tuple[Recording, str, str]) -> Heard:
+    def survey(self, task: tuple[Recording, str, str]) -> SurveyedRecording:
         """What is in a recording, in its split and its group; nothing where it cannot be read."""
         recording, split, group = task
         try:
-            return self.maker.heard(recording, split, group)
+            return self.maker.survey_of(recording, split, group)
         except RecordingError:  # said where its samples are made
-            return Heard(str(recording.path), recording.recording_id, group, split)
+            return SurveyedRecording(str(recording.path), recording.recording_id, group, split)
 
     def write(self, task: ShardTask) -> int:
         """Write one shard and its index; what cannot be read goes into the index's summary. How many

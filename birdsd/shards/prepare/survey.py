@@ -21,7 +21,7 @@ from birdsd.schema import DataConfig
 from birdsd.shards.prepare.further import Stretch
 from birdsd.sound.audio.levels import active_level_db, in_band, level_db, sounding
 from birdsd.sound.audio.recordings import read
-from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.protocol import Codec
 from birdsd.sound.labels.annotation import Problem, Recording
 from birdsd.sound.mixing import looped
 
@@ -32,7 +32,7 @@ _FAINTEST_DBFS = -80.0  # what is softer is an encoder's and converter's noise, 
 
 
 @dataclass(frozen=True)
-class Heard:
+class SurveyedRecording:
     """A recording: stretches without a song, in seconds, and the species of its clips with their levels.
 
     `group`: the same for recordings that may be one (see `birdsd.sound.identity`).
@@ -49,11 +49,11 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class Between:
+class BackgroundPiece:
     """A piece from between the songs of a recording, float32 [channels, samples] from `start_s` on."""
 
     waveform: np.ndarray
-    source: Heard
+    source: SurveyedRecording
     start_s: float
 
 
@@ -70,44 +70,44 @@ def least_background_s(clip_s: float) -> float:
 class Survey:
     """What was heard in the recordings of a set."""
 
-    def __init__(self, recordings: Iterable[Heard]) -> None:
-        self.recordings = sorted(recordings, key=lambda heard: (heard.recording_id, heard.path))
-        self._group_of = {heard.recording_id: heard.group for heard in self.recordings}
+    def __init__(self, recordings: Iterable[SurveyedRecording]) -> None:
+        self.recordings = sorted(recordings, key=lambda recording: (recording.recording_id, recording.path))
+        self._group_of = {recording.recording_id: recording.group for recording in self.recordings}
 
     @cached_property
     def _loudness(self) -> dict[str, tuple[float, float]]:
         """{species, or '' for no bird: (lowest, highest level in dBFS)} of the training clips."""
-        held: dict[str, list[float]] = {}
-        for heard in self.recordings:
-            for species, level in heard.levels if heard.split == "train" else ():
+        levels_of: dict[str, list[float]] = {}
+        for recording in self.recordings:
+            for species, level in recording.levels if recording.split == "train" else ():
                 for name in species or ("",):
-                    held.setdefault(name, []).append(level)
-        return {name: (min(levels), max(levels)) for name, levels in held.items()}
+                    levels_of.setdefault(name, []).append(level)
+        return {name: (min(levels), max(levels)) for name, levels in levels_of.items()}
 
     def loudness(self, species: Sequence[str]) -> tuple[float, float] | None:
         """Levels in dBFS between which the training recordings of all these species lie; None: unknown."""
         ranges = [self._loudness.get(name) for name in species or ("",)]
-        known = [held for held in ranges if held is not None]
+        known = [limits for limits in ranges if limits is not None]
         if len(known) < len(ranges):
             return None
         low, high = max(low for low, _ in known), min(high for _, high in known)
         return (low, high) if low <= high else None
 
-    def backgrounds(self, split: str, recording_id: str) -> list[Heard]:
+    def backgrounds(self, split: str, recording_id: str) -> list[SurveyedRecording]:
         """Other recordings of a split that have a stretch without a song."""
         group = self._group_of.get(recording_id, recording_id)
         return [
-            heard
-            for heard in self.recordings
-            if heard.split == split
-            and heard.quiet
-            and heard.recording_id != recording_id
-            and heard.group != group
+            recording
+            for recording in self.recordings
+            if recording.split == split
+            and recording.quiet
+            and recording.recording_id != recording_id
+            and recording.group != group
         ]
 
     def draw(
-        self, draw: np.random.Generator, split: str, recording_id: str, codec: SpectrogramCodec
-    ) -> Between | None:
+        self, draw: np.random.Generator, split: str, recording_id: str, codec: Codec
+    ) -> BackgroundPiece | None:
         """A clip's length from between songs: a recording, uniformly, then a place in it; None: nowhere.
 
         A shorter stretch is repeated with a cross-fade. Raises `RecordingError` for a file damaged inside.
@@ -123,16 +123,16 @@ class Survey:
         piece = read(
             Path(source.path), codec.rate_hz, start_s=start_s, duration_s=length_s, channels=codec.channels
         )
-        return Between(looped(piece, codec.samples_per_clip, codec.rate_hz), source, start_s)
+        return BackgroundPiece(looped(piece, codec.samples_per_clip, codec.rate_hz), source, start_s)
 
     def problems(self, data: DataConfig, clip_s: float) -> list[Problem]:
         """What to say of recordings to which no background can be mixed."""
         if not data.background_mixtures:
             return []
         lacking: dict[str, int] = {}
-        for heard in self.recordings:
-            if not self.backgrounds(heard.split, heard.recording_id):
-                lacking[heard.split] = lacking.get(heard.split, 0) + 1
+        for recording in self.recordings:
+            if not self.backgrounds(recording.split, recording.recording_id):
+                lacking[recording.split] = lacking.get(recording.split, 0) + 1
         return [
             Problem(
                 Path(data.recordings or "."),
@@ -144,23 +144,21 @@ class Survey:
         ]
 
     def to_json(self, plan: str) -> dict[str, Any]:
-        return {"plan": plan, "recordings": [asdict(heard) for heard in self.recordings]}
+        return {"plan": plan, "recordings": [asdict(recording) for recording in self.recordings]}
 
 
-def between_songs(
-    recording: Recording, stretch: Stretch, codec: SpectrogramCodec
-) -> list[tuple[float, float]]:
+def between_songs(recording: Recording, stretch: Stretch, codec: Codec) -> list[tuple[float, float]]:
     """Where in a part of a recording no song is found and no box lies, and something else sounds; seconds."""
     least_s = least_background_s(codec.clip_s)
-    heard = in_band(stretch.sound, codec.rate_hz, *codec.band_hz)
-    song_db = active_level_db(heard)
+    in_the_band = in_band(stretch.sound, codec.rate_hz, *codec.band_hz)
+    song_db = active_level_db(in_the_band)
     found = []
     for quiet_start_s, quiet_end_s in stretch.quiet(least_s):
         for start_s, end_s in _without_boxes(recording, quiet_start_s, quiet_end_s):
             if end_s - start_s < least_s:
                 continue
             first, last = (round((at_s - stretch.begin_s) * codec.rate_hz) for at_s in (start_s, end_s))
-            piece = heard[:, first:last]
+            piece = in_the_band[:, first:last]
             # Of a bird that never pauses nothing stands out: what is not much softer may be its song.
             softer = _FAINTEST_DBFS <= level_db(piece) <= song_db - _BELOW_SONG_DB
             if softer and sounding(piece).all():
@@ -189,18 +187,18 @@ def _without_boxes(recording: Recording, start_s: float, end_s: float) -> Iterat
 def load_survey(folder: Path, plan: str) -> Survey | None:
     """The survey that was made for a plan; None where there is none, or that of another one."""
     try:
-        held = read_json(folder / SURVEY_FILE)
+        stored = read_json(folder / SURVEY_FILE)
     except UserError:
         return None
-    if not isinstance(held, dict) or held.get("plan") != plan:
+    if not isinstance(stored, dict) or stored.get("plan") != plan:
         return None
     return Survey(
-        Heard(
+        SurveyedRecording(
             **{
                 **facts,
                 "quiet": tuple((start_s, end_s) for start_s, end_s in facts["quiet"]),
                 "levels": tuple((tuple(species), level) for species, level in facts["levels"]),
             }
         )
-        for facts in held["recordings"]
+        for facts in stored["recordings"]
     )

@@ -102,7 +102,7 @@ def _deep(image: Any) -> np.ndarray:
         return numbers.astype(np.uint16)
     tags = image.tag_v2
     if tags.get(262) == 0:
-        raise Undecodable("in this TIFF zero is white: store it the usual way round")
+        raise Undecodable("zero is white in this TIFF: store it with zero as black")
     bits = int(tags.get(258, (16,))[0])
     unsigned = int(tags.get(339, (1,))[0]) == 1
     if image.mode.startswith("I") and unsigned and bits <= 16:
@@ -115,7 +115,7 @@ def _refuse_transparency(image: Any) -> None:
         clear = int((np.array(image.convert("RGBA"))[..., 3] < 255).sum())
         if clear:
             raise Undecodable(
-                f"{clear} of its pixels are transparent, and what is behind them is not said: store it "
+                f"{clear} of its pixels are transparent, and no background is given: store it "
                 "without an alpha channel"
             )
 
@@ -136,7 +136,7 @@ def latent(data: np.ndarray, start: int, size: int) -> np.ndarray:
     """The latents of a sample, as stored; floating and finite."""
     found = npy(data, start, size)
     if not np.issubdtype(found.dtype, np.floating):
-        raise Undecodable(f"its latents are {found.dtype}, and no floating numbers")
+        raise Undecodable(f"its latents are {found.dtype}, not floating-point numbers")
     if not np.isfinite(found).all():
         raise Undecodable("its latents have numbers that are not finite")
     return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 
 from birdsd.errors import UserError, unknown_name
 from birdsd.files import fingerprint, read_json
+from birdsd.sound.codec.protocol import image_shape
 
 PIXELS_FILE = "pixels.json"
 Shape = tuple[int, int, int]
@@ -49,16 +51,14 @@ class Pixels:
     @classmethod
     def of(cls, folder: Path, codec: Mapping[str, Any] | None) -> Pixels:
         """What the files beside the shards say; a `pixels.json` that makes no sense is a `UserError`."""
-        sizes = {"channels": 1, **codec} if isinstance(codec, Mapping) else {}
-        channels, bands, frames = (sizes.get(name) for name in ("channels", "bands", "frames"))
         shape = None
-        if isinstance(channels, int) and isinstance(bands, int) and isinstance(frames, int):
-            shape = (channels, bands, frames)
+        with suppress(KeyError, TypeError, ValueError):  # a foreign codec.json may say anything
+            shape = image_shape(codec) if isinstance(codec, Mapping) else None
         path = folder / PIXELS_FILE
-        told = read_json(path, "description of the pictures") if path.is_file() else {}
-        if not isinstance(told, dict):
-            raise _senseless(path, f"a {type(told).__name__}")
-        return cls(shape, {str(name): _range(path, str(name), value) for name, value in told.items()})
+        ranges = read_json(path, "description of the pictures") if path.is_file() else {}
+        if not isinstance(ranges, dict):
+            raise _senseless(path, f"a {type(ranges).__name__}")
+        return cls(shape, {str(name): _range(path, str(name), value) for name, value in ranges.items()})
 
     def fingerprint(self) -> str:
         """What `pixels.json` decides; empty where there is none."""
@@ -107,8 +107,8 @@ class Pixels:
             if shape[2] in (1, 2, 3):
                 return values.transpose(2, 0, 1)
         raise Undecodable(
-            f"an array of the shape {list(shape)} is no picture: [H, W], [C, H, W] or [H, W, C] with 1 to 3 "
-            "channels (latents are stored as .latent.npy)"
+            f"an array of the shape {list(shape)} is not a picture: [H, W], [C, H, W] or [H, W, C] with 1 to "
+            "3 channels (latents are stored as .latent.npy)"
         )
 
     def _scaled(self, values: np.ndarray) -> np.ndarray:
@@ -121,14 +121,14 @@ class Pixels:
         if not math.isfinite(low) or not math.isfinite(high):
             count = int(values.size - np.isfinite(values).sum())
             raise Undecodable(f"{count} of its {values.size} numbers are not finite")
-        told = self.ranges.get(name) or _OWN.get(name)
-        if told is None:
+        limits = self.ranges.get(name) or _OWN.get(name)
+        if limits is None:
             raise Undecodable(
                 f"which {name} is black and which white is not said, and its numbers ({low:.4g} to "
                 f"{high:.4g}) can be read in several ways: say it in {PIXELS_FILE} beside the shards, e.g. "
                 f'{{"{name}": {_likely(low, high)}}}, or store pictures as uint8'
             )
-        black, white = told
+        black, white = limits
         least, most = min(black, white), max(black, white)
         slack = _BEYOND * (most - least)
         if low < least - slack or high > most + slack:
@@ -155,7 +155,7 @@ def _range(path: Path, name: str, value: Any) -> Range:
 def _senseless(path: Path, what: str) -> UserError:
     return UserError(
         f"{path} holds {what}",
-        "it says for a type of number which is black and which white: two numbers that differ",
+        "for each type of number it gives the values of black and of white: two different numbers",
         'e.g. {"float32": [0, 1]}',
     )
 

@@ -73,7 +73,7 @@ def _folder(named: str) -> Path | None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-            raise PermissionError(f"{folder} belongs to somebody else")
+            raise PermissionError(f"{folder} belongs to another user")
     except OSError as error:
         _say(f"shards are not copied to {named}: {error}")
         return None

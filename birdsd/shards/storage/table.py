@@ -155,7 +155,7 @@ def columns(
             raise ShardError(
                 f"shard {tar} holds '{member.name}' twice in a row",
                 "the parts of a sample need different suffixes",
-                "write the shard again with a key of its own for each sample",
+                "write the shard again with a unique key for each sample",
             )
         runs[-1].parts[suffix] = member.offset, member.size, crc
     return _as_columns(_samples(tar, runs))
@@ -184,8 +184,8 @@ def _samples(tar: Path, runs: list[_Run]) -> list[_Run]:
             twice = next((s for s in suffixes if suffixes.count(s) > 1), suffixes[0])
             raise ShardError(
                 f"shard {tar} holds parts of '{key}' in {len(same)} places, '{key}.{twice}' in more than one",
-                "which of them belong together cannot be told",
-                "sort the tar by name, with a key of its own for each sample",
+                "it is unclear which of them belong together",
+                "sort the tar by name, with a unique key for each sample",
             )
     return [run for run in runs if id(run) not in gone]
 
@@ -219,10 +219,10 @@ def make_table(
     """The table of a shard that lies at `tar`; `headers` stands in for checksums that are not known."""
     keys, parts = columns(tar, members)
     state = os.stat(tar)
-    told = {
+    sizes = {
         s: [p.size.tolist(), p.crc32.tolist() if p.crc32 is not None else headers] for s, p in parts.items()
     }
-    contents = fingerprint([list(keys), told], 32)
+    contents = fingerprint([list(keys), sizes], 32)
     return ShardTable(tar.name, state.st_size, state.st_mtime_ns, contents, keys, parts, summary or {})
 
 

@@ -90,11 +90,11 @@ def _walk(path: Path, data: mmap.mmap, end: int) -> tuple[list[Member], list[int
             continue
         positions.append(position)
         kind, start = header[156], position + BLOCK
-        told = {**everywhere, **own}
-        name = told.get("path") or _name(header)
+        extended = {**everywhere, **own}
+        name = extended.get("path") or _name(header)
         if kind in b"\0" and name.endswith("/"):
             kind = _FOLDER  # before POSIX a folder was a file with such a name
-        size = _size(path, position, header, kind, told)
+        size = _size(path, position, header, kind, extended)
         position = start + (size + BLOCK - 1) // BLOCK * BLOCK
         if size < 0 or start + size > end:
             raise _damaged(path, start - BLOCK, f"it ends before the {size} bytes of this member do")
@@ -115,13 +115,13 @@ def _walk(path: Path, data: mmap.mmap, end: int) -> tuple[list[Member], list[int
     raise _damaged(path, position, "it has no end marker")
 
 
-def _size(path: Path, position: int, header: bytes, kind: int, told: dict[str, str]) -> int:
+def _size(path: Path, position: int, header: bytes, kind: int, extended: dict[str, str]) -> int:
     """How many bytes follow a header. Folders have none, whatever their size field says (some programs keep
     an allocation there); refused kinds never get so far as to be skipped."""
     if kind == _FOLDER or kind in _REFUSED:
         return 0
     try:
-        return int(told["size"]) if told.get("size") and kind in _FILE else _number(header[124:136])
+        return int(extended["size"]) if extended.get("size") and kind in _FILE else _number(header[124:136])
     except ValueError:
         raise _damaged(path, position, "the size in its header is not a number") from None
 

@@ -93,7 +93,7 @@ def asked_choice(source: Source, channel: int) -> ChannelChoice:
     if not 1 <= channel <= source.channels:
         raise RecordingError(
             f"{source.path} has {source.channels} channel{'s' * (source.channels > 1)}",
-            f"channel {channel} is asked for; they count from 1",
+            f"channel {channel} was requested; channels count from 1",
         )
     return ChannelChoice(channel)
 
@@ -124,7 +124,7 @@ def _decide(gram: np.ndarray) -> ChannelChoice:
     if loss_db <= 10 * math.log10(count) + _MOST_LOSS_DB:
         return MEAN
     cancels = mean < 0.5 * float(power.sum()) / count**2
-    why = "they cancel each other out" if cancels else "there is next to nothing in the others"
+    why = "they cancel each other out" if cancels else "the others are nearly silent"
     lost = f"{loss_db:.0f} dB softer than channel {strongest + 1}"
     return ChannelChoice(
         strongest + 1, f"the mean of its {count} channels is {lost} ({why}): channel {strongest + 1} is taken"

@@ -37,8 +37,8 @@ _ADVICE = {
     ".zc": "it is zero-crossing data, which hold no waveform",
     ".mid": "it holds notes, not sound",
     ".midi": "it holds notes, not sound",
-    ".raw": "it has no header: say its rate and format, e.g. ffmpeg -f s16le -ar RATE -i IN OUT.flac",
-    ".pcm": "it has no header: say its rate and format, e.g. ffmpeg -f s16le -ar RATE -i IN OUT.flac",
+    ".raw": "it has no header: give its rate and format, e.g. ffmpeg -f s16le -ar RATE -i IN OUT.flac",
+    ".pcm": "it has no header: give its rate and format, e.g. ffmpeg -f s16le -ar RATE -i IN OUT.flac",
     ".dss": "convert it with the recorder's own program",
     ".ds2": "convert it with the recorder's own program",
     ".dvf": "convert it with the recorder's own program",
@@ -68,7 +68,7 @@ def sort_files(paths: Iterable[Path]) -> SortedFiles:
     )
     for path in paths:
         suffix = path.suffix.lower()
-        next((held for suffixes, held in kinds if suffix in suffixes), result.others).append(path)
+        next((files for suffixes, files in kinds if suffix in suffixes), result.others).append(path)
     return result
 
 
@@ -89,8 +89,8 @@ def counted_by_suffix(paths: Iterable[Path]) -> str:
 
 def not_read(paths: Iterable[Path]) -> str:
     """'15 files were not read: .csv 12, .3gp 3'; '' for none."""
-    held = list(paths)
-    if not held:
+    files = list(paths)
+    if not files:
         return ""
-    verb = "file was" if len(held) == 1 else "files were"
-    return f"{len(held)} {verb} not read: {counted_by_suffix(held)}"
+    verb = "file was" if len(files) == 1 else "files were"
+    return f"{len(files)} {verb} not read: {counted_by_suffix(files)}"

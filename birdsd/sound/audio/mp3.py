@@ -123,7 +123,7 @@ def _counted(data: mmap.mmap, start: int, end: int, first: Header, xing: _Xing |
     for begin, stop, kind, headers, frames in _runs(data, body, end, first.kind):
         if kind != first.kind:
             if frames >= 10 and not stranger:
-                stranger = f"from byte {begin} on it goes on with another sample rate or number of channels"
+                stranger = f"from byte {begin} on, its sample rate or number of channels differs"
             continue
         runs.append((begin, stop - begin))
         position = 0
@@ -148,12 +148,12 @@ def _counted(data: mmap.mmap, start: int, end: int, first: Header, xing: _Xing |
     if simple and xing is not None and xing.frames == frames:
         return Survey(rate_hz, whole, (), True, missing, stranger)
     size = sum(length for _, length in runs)
-    told = (
+    header = (
         _own_header(data, start, first, frames)
         if xing is None or not xing.frames
         else xing.telling(data, frames, size)
     )
-    return Survey(rate_hz, whole, (told, *runs), simple and xing is None, missing, stranger)
+    return Survey(rate_hz, whole, (header, *runs), simple and xing is None, missing, stranger)
 
 
 @dataclass(frozen=True)
@@ -220,8 +220,8 @@ def _own_header(data: mmap.mmap, start: int, first: Header, frames: int) -> byte
 
 
 def _tagged(frame: bytes, tag: int, frames: int) -> bytes:
-    told = b"Info" + struct.pack(">II", 1, frames)
-    return frame[:4] + bytes(tag - 4) + told + bytes(len(frame) - tag - len(told))
+    info = b"Info" + struct.pack(">II", 1, frames)
+    return frame[:4] + bytes(tag - 4) + info + bytes(len(frame) - tag - len(info))
 
 
 def _runs(

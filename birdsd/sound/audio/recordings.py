@@ -155,33 +155,33 @@ def blocks(
             columns = 1 if choice.channel is not None else min(channels, source.channels)
             stream = soxr.ResampleStream(file_rate_hz, rate_hz, columns, dtype="float32", quality=_RESAMPLER)
         step = max(1, math.ceil(block_s * file_rate_hz))
-        held: list[np.ndarray] = []
+        parts: list[np.ndarray] = []
         waiting = sent = position = unwanted = 0
         end = source.frames
         while position < end:
-            asked = min(step, end - position)
-            frames = source.decode(position, asked)
-            position += asked
-            if len(frames) < asked:  # the end, a little before where the header put it
+            count = min(step, end - position)
+            frames = source.decode(position, count)
+            position += count
+            if len(frames) < count:  # the end, a little before where the header put it
                 end = position
             part = mixed(frames, channels, choice, path)
             if stream is not None:
-                before, after = _held(part, file_rate_hz, rate_hz, position == asked, position >= end)
+                before, after = _held(part, file_rate_hz, rate_hz, position == count, position >= end)
                 longer = np.concatenate([before, part, after]) if len(before) + len(after) else part
                 part = stream.resample_chunk(longer, last=position >= end)
                 unwanted += len(before) * rate_hz // file_rate_hz
                 part, unwanted = part[unwanted:], unwanted - min(unwanted, len(part))
                 if len(after):
                     part = part[: max(0, round(end * rate_hz / file_rate_hz) - sent - waiting)]
-            held.append(part)
+            parts.append(part)
             waiting += len(part)
             while waiting >= size:
-                joined = np.concatenate(held) if len(held) > 1 else held[0]
-                held, waiting = [joined[size:]], waiting - size
+                joined = np.concatenate(parts) if len(parts) > 1 else parts[0]
+                parts, waiting = [joined[size:]], waiting - size
                 yield sent / rate_hz, _as_channels_first(joined[:size], channels)
                 sent += size
         if waiting:
-            yield sent / rate_hz, _as_channels_first(np.concatenate(held), channels)
+            yield sent / rate_hz, _as_channels_first(np.concatenate(parts), channels)
 
 
 def write_wav(path: Path, waveform: np.ndarray, rate_hz: int, sample_format: str = "int16") -> float:
@@ -220,10 +220,10 @@ def written_note(path: Path) -> str:
     """What `write_wav` had to say of a sound: that it was turned down; '' for any other file."""
     try:
         with soundfile.SoundFile(os.path.abspath(path)) as sound:
-            said = str(sound.comment)
+            comment = str(sound.comment)
     except (soundfile.LibsndfileError, OSError):
         return ""
-    return said if said.startswith(_TURNED_DOWN) else ""
+    return comment if comment.startswith(_TURNED_DOWN) else ""
 
 
 def _choice(
@@ -263,6 +263,13 @@ def _held(
         heard = len(level) and np.abs(level).max() > _STEP
         parts.append(np.repeat(level, count, axis=0) if heard else nothing)
     return parts[0], parts[1]
+
+
+def resampled(waveform: np.ndarray, from_hz: float, to_hz: float) -> np.ndarray:
+    """A whole waveform, [channels, samples] or [samples], at another rate; itself where they are equal."""
+    if from_hz == to_hz:
+        return waveform
+    return np.asarray(soxr.resample(waveform.T, from_hz, to_hz, quality=_RESAMPLER).T)
 
 
 def _as_channels_first(waveform: np.ndarray, channels: int) -> np.ndarray:

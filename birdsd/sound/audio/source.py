@@ -137,15 +137,15 @@ def opened(path: Path) -> Iterator[Source]:
     path = Path(path)
     # Absolute, because libsndfile takes a file named "-" for standard input.
     absolute = os.path.abspath(path)
-    with ExitStack() as held:
+    with ExitStack() as stack:
         try:
             state = os.stat(absolute)
             key = absolute, state.st_size, state.st_mtime_ns
             mended = _mended(*key)
-            sound = held.enter_context(_sound_file(path, key, mended, held))
+            sound = stack.enter_context(_sound_file(path, key, mended, stack))
         except (soundfile.LibsndfileError, OSError, TypeError) as error:
             raise _explain(path, error) from error
-        sound = _whole_mp3(path, key, sound, held)
+        sound = _whole_mp3(path, key, sound, stack)
         _check(path, sound, mended is not None)
         notes = [mended.note] if mended is not None and mended.note else []
         scale = 1.0
@@ -172,17 +172,17 @@ def spread(frames: int, rate_hz: int) -> list[tuple[int, int]]:
 
 
 def _sound_file(
-    path: Path, key: tuple[str, int, int], mended: Unfinished | None, held: ExitStack
+    path: Path, key: tuple[str, int, int], mended: Unfinished | None, stack: ExitStack
 ) -> soundfile.SoundFile:
     if mended is not None:
-        return _quietly(held.enter_context(as_file(path, mended.pieces)))
+        return _quietly(stack.enter_context(as_file(path, mended.pieces)))
     try:
         return _quietly(key[0])
     except soundfile.LibsndfileError:
         # Something before the first frame of an MP3 hides it.
         if path.suffix.lower() not in mp3.SUFFIXES or not (counted := _counted(*key)) or not counted.pieces:
             raise
-        return _quietly(held.enter_context(as_file(path, counted.pieces)))
+        return _quietly(stack.enter_context(as_file(path, counted.pieces)))
 
 
 def _quietly(file: Any) -> soundfile.SoundFile:
@@ -192,7 +192,7 @@ def _quietly(file: Any) -> soundfile.SoundFile:
 
 
 def _whole_mp3(
-    path: Path, key: tuple[str, int, int], sound: soundfile.SoundFile, held: ExitStack
+    path: Path, key: tuple[str, int, int], sound: soundfile.SoundFile, stack: ExitStack
 ) -> soundfile.SoundFile:
     """The same file, opened so that its length is the true one."""
     counted = _counted(*key) if sound.format == "MP3" else None
@@ -202,13 +202,13 @@ def _whole_mp3(
         raise RecordingError(f"{path} was cut short: {counted.missing}", "", _FETCH_AGAIN)
     if counted.stranger:
         raise RecordingError(
-            f"{path} is joined of MP3 streams that differ: {counted.stranger}",
-            "one file has one rate and number of channels",
+            f"{path} consists of MP3 streams that differ: {counted.stranger}",
+            "a file must have one sample rate and one number of channels",
             "convert it, for example: ffmpeg -i INPUT.mp3 OUTPUT.flac",
         )
     if not counted.pieces or (counted.plain and sound.frames == counted.samples):
         return sound
-    return held.enter_context(_quietly(held.enter_context(as_file(path, counted.pieces))))
+    return stack.enter_context(_quietly(stack.enter_context(as_file(path, counted.pieces))))
 
 
 @lru_cache(maxsize=512)
@@ -277,7 +277,7 @@ def _explain(path: Path, error: Exception) -> RecordingError:
     if path.suffix.lower() in FOREIGN_SUFFIXES:
         return RecordingError(
             f"{path} is in a format that libsndfile does not decode",
-            "read are wav, flac, mp3, ogg, opus, aiff, au, caf",
+            "supported are wav, flac, mp3, ogg, opus, aiff, au, caf",
             foreign_reason(path).partition(": ")[2],
         )
     if all(byte >= 32 or byte in b"\t\n\r\f" for byte in head) and head[:4] not in _MAGIC:

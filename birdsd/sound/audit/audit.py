@@ -19,11 +19,19 @@ from birdsd.errors import UserError
 from birdsd.files import safe_name, write_json
 from birdsd.sound.audio.formats import foreign_reason, sort_files
 from birdsd.sound.audio.levels import SILENCE_DBFS, in_band, level_db, without_offset
-from birdsd.sound.audio.recordings import RecordingError, find_recordings, probe, read, walk, write_wav
+from birdsd.sound.audio.recordings import (
+    RecordingError,
+    find_recordings,
+    probe,
+    read,
+    resampled,
+    walk,
+    write_wav,
+)
 from birdsd.sound.audit.fidelity import NEUTRAL_RATE_HZ, Fidelity, compare
-from birdsd.sound.audit.hearing import Ear
+from birdsd.sound.audit.hearing import AuditListener
 from birdsd.sound.audit.result import AuditResult, Stretch, Summary
-from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.protocol import Codec
 
 STRETCH_S = 15.0
 STRETCHES = 3
@@ -39,20 +47,14 @@ def audit_text(result: AuditResult) -> str:
     return report(result)
 
 
-def round_trip(codec: SpectrogramCodec, waveform: np.ndarray, rate_hz: int) -> np.ndarray:
+def round_trip(codec: Codec, waveform: np.ndarray, rate_hz: int) -> np.ndarray:
     """`waveform` [channels, samples] at `rate_hz` through the codec's image and back, same shape and rate."""
-    import soxr
-
-    sound = waveform
-    if rate_hz != codec.rate_hz:
-        sound = soxr.resample(waveform.T, rate_hz, codec.rate_hz, quality="HQ").T
+    sound = resampled(waveform, rate_hz, codec.rate_hz)
     # Whole frames: the end is filled up with silence instead of being cut off.
-    missing = max(-sound.shape[1] % codec.hop, codec.window // 2 + codec.hop - sound.shape[1])
+    missing = max(-sound.shape[1] % codec.hop, codec.least_samples - sound.shape[1])
     sound = without_offset(sound, codec.rate_hz, codec.fmin_hz)  # as in `encode`
-    image = codec.quantise(codec.magnitude(np.pad(sound, ((0, 0), (0, missing)))))
-    copy = codec.decode(image)
-    if rate_hz != codec.rate_hz:
-        copy = soxr.resample(copy.T, codec.rate_hz, rate_hz, quality="HQ").T
+    copy = codec.decode(codec.image_of(np.pad(sound, ((0, 0), (0, missing)))))
+    copy = resampled(copy, codec.rate_hz, rate_hz)
     out = np.zeros_like(waveform)
     length = min(out.shape[1], copy.shape[1])
     out[:, :length] = copy[:, :length]
@@ -61,16 +63,16 @@ def round_trip(codec: SpectrogramCodec, waveform: np.ndarray, rate_hz: int) -> n
 
 def run_audit(
     recordings: Path,
-    codecs: Sequence[SpectrogramCodec],
+    codecs: Sequence[Codec],
     out: Path | None,
     limit: int = 40,
-    ear: Ear | None = None,
+    listener: AuditListener | None = None,
 ) -> AuditResult:
     """Judge `codecs` on at most `limit` recordings (0: all), drawn evenly from the sorted list.
 
     Writes audit.json, a picture and the sounds of a few telling recordings to `out` (None: nothing).
-    `ear` listens to every stretch before and after each codec. Recordings that cannot be read or are silent
-    are listed in `problems`, and the rest goes on.
+    `listener` hears every stretch before and after each codec. Recordings that cannot be read or are
+    silent are listed in `problems`, and the others are judged.
     """
     from tqdm import tqdm
 
@@ -95,8 +97,8 @@ def run_audit(
                     compare(sound, copy, codec.fmin_hz, codec.fmax_hz)
                     for codec, copy in zip(codecs, copies, strict=True)
                 )
-                if ear is not None:
-                    ear.take(path, sound, copies, NEUTRAL_RATE_HZ)
+                if listener is not None:
+                    listener.take(path, sound, copies, NEUTRAL_RATE_HZ)
                 stretches.append(Stretch(path, start_s, sound.shape[1] / NEUTRAL_RATE_HZ, judged))
         except RecordingError as error:
             problems.append((path, str(error)))
@@ -104,7 +106,7 @@ def run_audit(
         named = "; ".join(reason for _, reason in problems[:3])
         raise UserError(f"none of the recordings in {recordings} can be judged: {named}")
     summaries = tuple(_summarise([s.fidelity[i] for s in stretches]) for i in range(len(codecs)))
-    hearing = ear.hearing() if ear is not None else None
+    hearing = listener.hearing() if listener is not None else None
     result = AuditResult(tuple(codecs), summaries, tuple(stretches), tuple(problems), (), hearing)
     if out is None:
         return result
@@ -113,14 +115,14 @@ def run_audit(
     return result
 
 
-def _distinct_names(codecs: Sequence[SpectrogramCodec]) -> list[SpectrogramCodec]:
+def _distinct_names(codecs: Sequence[Codec]) -> list[Codec]:
     """The same preset with other settings gets a number, so that the table tells them apart."""
-    named: list[SpectrogramCodec] = []
+    named: list[Codec] = []
     for codec in codecs:
         taken, name, number = {other.name for other in named}, codec.name, 2
         while name in taken:
             name, number = f"{codec.name}-{number}", number + 1
-        named.append(dataclasses.replace(codec, name=name))
+        named.append(Codec.from_json({**codec.to_json(), "name": name}))
     return named
 
 

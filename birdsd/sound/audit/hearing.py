@@ -36,7 +36,7 @@ class Hearing:
         return asdict(self)
 
 
-class Ear(Protocol):
+class AuditListener(Protocol):
     """Listens to an audit."""
 
     def take(self, path: Path, sound: np.ndarray, copies: Sequence[np.ndarray], rate_hz: int) -> None:

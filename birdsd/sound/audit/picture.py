@@ -11,8 +11,8 @@ import numpy as np
 
 from birdsd.files import atomic_write
 from birdsd.sound.audit.fidelity import NEUTRAL_RATE_HZ
-from birdsd.sound.codec.codec import SpectrogramCodec
 from birdsd.sound.codec.phase import Stft
+from birdsd.sound.codec.protocol import Codec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,7 +47,7 @@ def _liveliest_s(channel: np.ndarray) -> float:
 
 def draw(
     path: Path,
-    codecs: Sequence[SpectrogramCodec],
+    codecs: Sequence[Codec],
     rows: Sequence[tuple[Stretch, np.ndarray, Sequence[np.ndarray]]],
 ) -> Path:
     """Draw (stretch, original, round trips) rows as spectrograms to a PNG at `path`; returns the path."""

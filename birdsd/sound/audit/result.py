@@ -9,7 +9,7 @@ from typing import Any
 
 from birdsd.sound.audit.fidelity import BANDS_HZ, Fidelity
 from birdsd.sound.audit.hearing import Hearing
-from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.protocol import Codec
 
 # Where a median begins to be worth a sentence.
 _LITTLE_LEFT_DB = -6.0
@@ -47,7 +47,7 @@ class Summary:
 class AuditResult:
     """What `run_audit` found; `audit_text` says it in words, `to_json` for machines."""
 
-    codecs: tuple[SpectrogramCodec, ...]
+    codecs: tuple[Codec, ...]
     summaries: tuple[Summary, ...]
     stretches: tuple[Stretch, ...]
     problems: tuple[tuple[Path, str], ...]
@@ -118,12 +118,13 @@ def recommend(result: AuditResult) -> list[str]:
     return sentences
 
 
-def _losses(codec: SpectrogramCodec, summary: Summary) -> Iterator[str]:
+def _losses(codec: Codec, summary: Summary) -> Iterator[str]:
+    remedies = {kind: f": {text}" for kind, text in codec.remedies().items()}
     if summary.above_band_share > _LOST_SHARE:
         share = 100 * summary.above_band_share
         yield (
-            f"drops {share:.0f} % of the energy, which lies above {codec.fmax_hz / 1000:g} kHz: "
-            "raise codec.fmax_hz (and codec.rate_hz to at least twice that)."
+            f"drops {share:.0f} % of the energy, which lies above {codec.fmax_hz / 1000:g} kHz"
+            f"{remedies.get('band', '')}."
         )
     if summary.below_band_share > 0.1:
         yield (
@@ -131,14 +132,10 @@ def _losses(codec: SpectrogramCodec, summary: Summary) -> Iterator[str]:
             f"{codec.fmin_hz:g} Hz; where that is wind, it is no loss."
         )
     if summary.trills_db is not None and summary.trills_db > _SMEARED_DB:
-        shorter = (
-            "set codec.window_ms=16 codec.hop_ms=4" if codec.window_ms > 25 else "set a smaller codec.hop_ms"
-        )
-        trills = f"fast trills ({summary.trills_db:.1f} dB)"
-        yield f"smears {trills} with its {codec.window_ms:g} ms window: {shorter}."
+        yield f"smears fast trills ({summary.trills_db:.1f} dB){remedies.get('trills', '')}."
     for (low, high), value, count in zip(BANDS_HZ, summary.bands_db, summary.bands_count, strict=True):
         if value is not None and value > _LITTLE_LEFT_DB and count >= 3 and low < codec.fmax_hz:
             yield f"leaves little of {low / 1000:g}-{high / 1000:g} kHz ({value:.1f} dB)."
     if summary.loudness_error_db > _LOUDNESS_DB:
-        remedy = ": set codec.intensity=decibel" if codec.intensity == "power" else ""
-        yield f"gets the loudness wrong by {summary.loudness_error_db:.1f} dB (median){remedy}."
+        error = f"{summary.loudness_error_db:.1f} dB (median)"
+        yield f"changes the loudness by {error}{remedies.get('level', '')}."

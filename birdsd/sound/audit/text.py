@@ -29,7 +29,7 @@ def report(result: AuditResult) -> str:
         lines += ["", f"{len(result.problems)} recordings were left out:"]
         lines += [f"  {reason}" for _, reason in result.problems]
     if result.pictures:
-        lines += ["", "Look and listen: " + ", ".join(str(path) for path in result.pictures)]
+        lines += ["", "Pictures and sounds: " + ", ".join(str(path) for path in result.pictures)]
     return "\n".join(lines)
 
 
@@ -50,7 +50,7 @@ def _table(result: AuditResult) -> Iterator[str]:
         label = f"{low / 1000:g}-{high / 1000:g} kHz"
         yield row(label, [_db(s.bands_db[number]) for s in rows], str(rows[0].bands_count[number]))
     yield row("fast trills (20-100/s)", [_db(s.trills_db) for s in rows], str(rows[0].trills_count))
-    yield row("loudness wrong by", [f"{s.loudness_error_db:.1f} dB" for s in rows])
+    yield row("loudness error", [f"{s.loudness_error_db:.1f} dB" for s in rows])
     yield row("energy below its band", [f"{100 * s.below_band_share:.1f} %" for s in rows])
     yield row("energy above its band", [f"{100 * s.above_band_share:.1f} %" for s in rows])
     if (heard := result.hearing) is not None and heard.stretches:

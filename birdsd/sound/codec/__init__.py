@@ -1,5 +1,6 @@
-"""The spectrogram codec: sound to an image and back."""
+"""Codecs: sound to an image and back. What every kind has, and the spectrogram, which is ours."""
 
 from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.protocol import Codec
 
-__all__ = ["SpectrogramCodec"]
+__all__ = ["Codec", "SpectrogramCodec"]

@@ -12,23 +12,23 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from birdsd.errors import UserError, unknown_name
-from birdsd.files import fingerprint
-from birdsd.sound.audio.levels import LOWEST_HZ, band_level_db, without_offset
+from birdsd.schema import SPECTROGRAM, CodecConfig
 from birdsd.sound.codec.phase import Stft, griffin_lim
+from birdsd.sound.codec.protocol import Codec
 from birdsd.sound.codec.scales import MEL_FORMULAS, MEL_NORMS, SCALES, FilterBank, filter_bank
 
 INTENSITIES = ("decibel", "log1p", "power")
-_DECODING_ONLY = ("name", "griffin_lim_iterations", "momentum")
+_LONG_WINDOW_MS = 25.0  # with a longer one, the window is what smears fast notes, and not the hop
 
 
-@dataclass(frozen=True)
-class SpectrogramCodec:
-    """Settings of an image of sound, with both directions beside each other.
+@dataclass(unsafe_hash=True)  # frozen by __setattr__: what OmegaConf fills, CodecConfig, must not be
+class SpectrogramCodec(CodecConfig, Codec):
+    """Magnitudes in frequency bands; the phase is estimated. The fields are those of `CodecConfig`.
 
     intensity "decibel": levels from floor_db to ceiling_db become 0..255, where 0 dB is a full-scale
     sine, so loud and quiet survive; value 0 means silence. "log1p": 255 log(1 + S / F) / log(1 + C / F)
@@ -39,25 +39,10 @@ class SpectrogramCodec:
     Settings that cannot be inverted are refused with the value that would work.
     """
 
+    kind: ClassVar[str] = SPECTROGRAM
+    DECODING_ONLY: ClassVar[tuple[str, ...]] = ("name", "griffin_lim_iterations", "momentum")
+
     name: str = "birdsong"
-    rate_hz: int = 32000
-    window_ms: float = 16.0
-    hop_ms: float = 4.0
-    n_fft: int = 512  # 0: the next suitable size
-    scale: str = "linear"
-    bands: int = 256
-    fmin_hz: float = 62.5
-    fmax_hz: float = 16000.0
-    frames: int = 512
-    channels: int = 1
-    intensity: str = "decibel"
-    floor_db: float = -100.0
-    ceiling_db: float = 0.0
-    exponent: float = 0.25
-    mel_formula: str = "htk"
-    mel_norm: str | None = None
-    griffin_lim_iterations: int = 100
-    momentum: float = 0.99
 
     def __post_init__(self) -> None:
         self._check_choices()
@@ -65,6 +50,12 @@ class SpectrogramCodec:
         self._check_times()
         self._check_frequencies()
         _ = self.filters  # empty filters are refused here, and not in the middle of a job
+        self.__dict__["_fixed"] = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "_fixed" in self.__dict__:
+            raise dataclasses.FrozenInstanceError(f"{name} of a codec is fixed: see dataclasses.replace")
+        super().__setattr__(name, value)
 
     # -- what the settings mean in samples -------------------------------------------------------
 
@@ -77,15 +68,6 @@ class SpectrogramCodec:
     def window(self) -> int:
         """Samples under the window; even, so that its centre is a sample."""
         return max(2, 2 * round(self.window_ms * self.rate_hz / 2000))
-
-    @property
-    def samples_per_clip(self) -> int:
-        return self.frames * self.hop
-
-    @property
-    def clip_s(self) -> float:
-        """The length of the sound in one image, in seconds."""
-        return self.samples_per_clip / self.rate_hz
 
     @cached_property
     def stft(self) -> Stft:
@@ -115,9 +97,28 @@ class SpectrogramCodec:
         return (1 / response).astype(np.float32)
 
     @property
-    def band_hz(self) -> tuple[float, float]:
-        """Between which frequencies an image shows anything; what is below 20 Hz is no sound."""
-        return max(self.fmin_hz, LOWEST_HZ), self.fmax_hz
+    def least_samples(self) -> int:
+        return self.window // 2 + self.hop
+
+    @property
+    def keeps_level(self) -> bool:
+        return self.intensity != "power"
+
+    @property
+    def description(self) -> str:
+        return (
+            f"{self.rate_hz} Hz, window {self.window_ms:g} ms, hop {self.hop_ms:g} ms, "
+            f"{self.bands} {self.scale} bands {self.fmin_hz:g}-{self.fmax_hz:g} Hz, {self.frames} frames"
+        )
+
+    def remedies(self) -> Mapping[str, str]:
+        both = "codec.window_ms=16 codec.hop_ms=4"
+        shorter = f"set {both}" if self.window_ms > _LONG_WINDOW_MS else "set a smaller codec.hop_ms"
+        return {
+            "band": "raise codec.fmax_hz (and codec.rate_hz to at least twice that)",
+            "trills": f"its window is {self.window_ms:g} ms long; {shorter}",
+            **({} if self.keeps_level else {"level": "set codec.intensity=decibel"}),
+        }
 
     @property
     def quietest_db(self) -> float:
@@ -125,13 +126,6 @@ class SpectrogramCodec:
         if self.intensity != "log1p":
             return self.floor_db
         return self.floor_db + 20 * math.log10(math.expm1(self._soft_range / 255))
-
-    def level_db(self, waveform: np.ndarray) -> float:
-        """RMS in dBFS over the codec's band; -inf for silence.
-
-        waveform: [channels, samples] (or [samples]) at the codec's rate.
-        """
-        return band_level_db(waveform, self.rate_hz, *self.band_hz)
 
     def row_hz(self) -> np.ndarray:
         """Centre frequency of every image row, float64 [bands], highest first."""
@@ -149,19 +143,8 @@ class SpectrogramCodec:
 
     # -- sound to image --------------------------------------------------------------------------
 
-    def encode(self, waveform: np.ndarray, rate_hz: int) -> np.ndarray:
-        """The image, uint8 [channels, bands, frames], of one clip.
-
-        waveform: [channels, samples] (or [samples]) at the codec's own rate; what is longer than a
-        clip is cut, what is shorter is filled up with silence. A recorder's offset and its drift do not
-        appear, since they would fill the lowest rows.
-        """
-        sound = self._checked(waveform, rate_hz)
-        sound = without_offset(sound[:, : self.samples_per_clip], rate_hz, self.fmin_hz)
-        clip = np.zeros((sound.shape[0], self.samples_per_clip), np.float32)
-        length = min(sound.shape[1], clip.shape[1])
-        clip[:, :length] = sound[:, :length]
-        return self.quantise(self.magnitude(clip))
+    def image_of(self, sound: np.ndarray) -> np.ndarray:
+        return self.quantise(self.magnitude(sound))
 
     def magnitude(self, waveform: np.ndarray) -> np.ndarray:
         """Band magnitudes float32 [channels, samples // hop, bands] of a waveform of any length.
@@ -221,11 +204,11 @@ class SpectrogramCodec:
             raise UserError(
                 f"an image of shape {image.shape} is not one of codec '{self.name}'",
                 f"its images are [channels, {self.bands}, frames]",
-                "decode it with the codec.json that stands beside it",
+                "decode it with the codec.json beside it",
             )
         sound = self.synthesise(self.dequantise(image), iterations, seed)
         peak = float(np.abs(sound).max(initial=0.0))
-        return sound / peak if self.intensity == "power" and peak > 0 else sound
+        return sound if self.keeps_level or peak == 0 else sound / peak
 
     def synthesise(self, magnitude: np.ndarray, iterations: int | None = None, seed: int = 0) -> np.ndarray:
         """Sound, float32 [channels, frames * hop], of magnitudes [channels, frames, bands]."""
@@ -239,50 +222,6 @@ class SpectrogramCodec:
             bank = self.filters if merged else None
             channels.append(griffin_lim(bins, self.stft, count, self.momentum, seed, bank, bands))
         return np.stack(channels)
-
-    # -- pictures --------------------------------------------------------------------------------
-
-    def to_rgb(self, image: np.ndarray) -> np.ndarray:
-        """uint8 [bands, frames, 3]: mono three times over; stereo as left, right and their mean."""
-        if image.shape[0] == 1:
-            return np.repeat(image[0][..., None], 3, axis=2)
-        mean = np.rint(image[:2].mean(axis=0)).astype(np.uint8)
-        return np.stack([image[0], image[1], mean], axis=2)
-
-    def from_rgb(self, picture: np.ndarray) -> np.ndarray:
-        """The inverse of `to_rgb`: [bands, frames, 3] to [channels, bands, frames], same dtype."""
-        if self.channels == 2:
-            return np.ascontiguousarray(picture.transpose(2, 0, 1)[:2])
-        mean = picture.mean(axis=2, dtype=np.float32)
-        if np.issubdtype(picture.dtype, np.integer):
-            mean = np.rint(mean)
-        return mean.astype(picture.dtype)[None]
-
-    # -- identity --------------------------------------------------------------------------------
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> SpectrogramCodec:
-        """The codec that `to_json` described; an unknown field is refused. `to_json` leaves nothing out; what
-        a file written by hand leaves out is as in birdsong, the default."""
-        fields = {field.name for field in dataclasses.fields(cls)}
-        for key in value:
-            if key not in fields:
-                raise unknown_name("codec field", key, fields)
-        return cls(**value)
-
-    @classmethod
-    def from_config(cls, config: object) -> SpectrogramCodec:
-        """The codec of a CodecConfig, or of anything else that has the same attributes."""
-        return cls(
-            **{f.name: getattr(config, f.name) for f in dataclasses.fields(cls) if hasattr(config, f.name)}
-        )
-
-    def fingerprint(self) -> str:
-        """A short hash of what decides the images; how they are decoded or called does not count."""
-        return fingerprint({k: v for k, v in self.to_json().items() if k not in _DECODING_ONLY})
 
     # -- refusals --------------------------------------------------------------------------------
 
@@ -310,26 +249,6 @@ class SpectrogramCodec:
             except UserError:
                 size = 2 * next_fast_len(int(size * 0.525) + 1, real=True)
         return size
-
-    def _checked(self, waveform: np.ndarray, rate_hz: int) -> np.ndarray:
-        sound = np.atleast_2d(np.asarray(waveform, np.float32))
-        if rate_hz != self.rate_hz:
-            raise UserError(
-                f"sound at {rate_hz} Hz given to codec '{self.name}'",
-                f"it works at {self.rate_hz} Hz",
-                f"read the recording with rate_hz={self.rate_hz}",
-            )
-        if sound.ndim != 2 or sound.shape[0] != self.channels:
-            raise UserError(
-                f"sound of shape {sound.shape} given to codec '{self.name}'",
-                f"it takes [{self.channels}, samples]",
-                f"read the recording with channels={self.channels}",
-            )
-        if not np.isfinite(sound).all():
-            raise UserError(
-                "the sound has samples that are not finite numbers", "", "leave this recording out"
-            )
-        return sound
 
     def _refuse(self, what: str, rule: str, way_out: str) -> UserError:
         return UserError(f"codec '{self.name}': {what}", rule, way_out)
@@ -375,7 +294,7 @@ class SpectrogramCodec:
         if self.hop > self.window // 2:
             raise self._refuse(
                 f"hop_ms={self.hop_ms} with window_ms={self.window_ms}",
-                "the hop must be at most half the window, or no phase can be found for what lies between",
+                "the hop must be at most half the window, or the phase cannot be recovered",
                 f"set hop_ms={self.window // 2 * to_ms:g} or less (a quarter of the window is usual), "
                 f"or window_ms={2 * self.hop * to_ms:g} or more",
             )

@@ -157,10 +157,9 @@ class FilterBank:
 
         A bin takes the mean of what its bands ask for; bins that no band covers get zero.
         """
-        asked = self.apply(magnitude)
-        asked = bands / (asked + np.float32(1e-20))
+        ratio = bands / (self.apply(magnitude) + np.float32(1e-20))
         factors = np.zeros(magnitude.shape, np.float32)
-        np.divide(self._spread(asked), self._cover, out=factors[:, self.used_bins])
+        np.divide(self._spread(ratio), self._cover, out=factors[:, self.used_bins])
         return factors
 
     def apply(self, magnitude: np.ndarray) -> np.ndarray:

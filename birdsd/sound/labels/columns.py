@@ -139,7 +139,7 @@ def without_unit(name: str) -> tuple[str, float]:
     return (stem, _UNITS[last]) if stem and last in _UNITS else (name, 1.0)
 
 
-def map_columns(path: Path, sheet: Sheet, asked: Mapping[str, str]) -> Columns:
+def map_columns(path: Path, sheet: Sheet, choices: Mapping[str, str]) -> Columns:
     """Which column holds what.
 
     None is guessed by elimination, but for a single one of free text in a table of boxes: measurements carry
@@ -149,7 +149,7 @@ def map_columns(path: Path, sheet: Sheet, asked: Mapping[str, str]) -> Columns:
     folded = {fold(name): at for at, name in reversed(list(enumerate(header)))}
     bare = {without_unit(name)[0]: at for name, at in reversed(folded.items())}
     found: dict[str, int] = {}
-    for canonical, column in asked.items():
+    for canonical, column in choices.items():
         if canonical not in COLUMNS:
             raise unknown_name("column", canonical, COLUMNS)
         if column not in header:

@@ -98,8 +98,8 @@ def named_layer(path: Path, sources: Sources, columns: Mapping[str, str] | None)
     if is_audacity(text):
         return _routed(read_track(path), sources)
     raise UserError(
-        f"{path} is not a label file that is known",
-        "read are CSV, TSV, parquet, Raven selection tables, Audacity labels and xeno-canto JSON",
+        f"{path} is not a known kind of label file",
+        "supported are CSV, TSV, parquet, Raven selection tables, Audacity labels and xeno-canto JSON",
     )
 
 
@@ -223,8 +223,8 @@ def _routed(found: LabelFile, sources: Sources, home: Path | None = None) -> Lay
             foreign = Path(row.file).suffix.lower() in FOREIGN_SUFFIXES
             sources.left_out[UNREADABLE if foreign else MISSING_FILE] += count
         elif count or Path(row.file).suffix.lower() in AUDIO_SUFFIXES or not Path(row.file).suffix:
-            said = file or f"the file '{row.file}' is not among the recordings"
-            first, reason, before = absent.get(row.file, (row, said, 0))
+            problem = file or f"the file '{row.file}' is not among the recordings"
+            first, reason, before = absent.get(row.file, (row, problem, 0))
             absent[row.file] = (first, reason, before + count)
     for row, reason, count in absent.values():
         sources.note(found.path, f"row {row.number}: {reason}", MISSING_FILE if count else "", count)
@@ -335,7 +335,8 @@ def belonging(
         for file in same:
             found[file].append((text, stem == stems[0]))
     chosen = {
-        file: [t for t, plain in held if not plain] or [t for t, _ in held] for file, held in found.items()
+        file: [t for t, plain in titles if not plain] or [t for t, _ in titles]
+        for file, titles in found.items()
     }
     return chosen, unmatched
 
@@ -382,11 +383,11 @@ def annotation_layer(by_file: Mapping[Path, list[Path]], sources: Sources) -> La
 
 def _add(layer: Layer, more: Layer, source: Path) -> None:
     for file, facts in more.items():
-        held = layer.setdefault(file, Facts(source=source))
-        held.rows += facts.rows
-        held.said |= facts.said
-        held.doubtful |= facts.doubtful
-        held.named |= facts.named
+        merged = layer.setdefault(file, Facts(source=source))
+        merged.rows += facts.rows
+        merged.said |= facts.said
+        merged.doubtful |= facts.doubtful
+        merged.named |= facts.named
 
 
 def _annotation(path: Path, sources: Sources, quiet: bool = False) -> LabelFile | None:
@@ -458,7 +459,7 @@ def _note_folders(passed: dict[str, bool], below: dict[str, set[str]], root: Pat
     def quoted(names: Iterable[str]) -> str:
         return ", ".join(f"'{name}'" for name in sorted(names)[:5])
 
-    for deep, said in (
+    for deep, effect in (
         (True, "the folders below do"),
         (False, "the recordings in them have no label from it"),
     ):
@@ -466,7 +467,7 @@ def _note_folders(passed: dict[str, bool], below: dict[str, set[str]], root: Pat
         if names:
             one = len(names) == 1
             verb = f"folder {quoted(names)} names" if one else f"folders {quoted(names)} name"
-            sources.note(root, f"the {verb} no species: {said}{' (splits are made anew)' if deep else ''}")
+            sources.note(root, f"the {verb} no species: {effect}{' (splits are made anew)' if deep else ''}")
     # Species whose folders hold the same folders are sites, or families of birds.
     counts = Counter(name for names in below.values() for name in names)
     if len(below) > 1 and any(count > 1 for count in counts.values()):

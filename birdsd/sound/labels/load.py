@@ -48,7 +48,7 @@ from birdsd.sound.labels.layers import (
     named_layer,
 )
 from birdsd.sound.labels.raven import read_raven, read_raven_files, write_raven
-from birdsd.sound.labels.said import Said, covers
+from birdsd.sound.labels.recording_labels import RecordingLabels, covers
 from birdsd.sound.labels.tables import TABLE_SUFFIXES
 from birdsd.sound.labels.xenocanto import read_xenocanto, xenocanto_id
 from birdsd.sound.species.vocabulary import Vocabulary
@@ -123,7 +123,7 @@ def load_recordings(
     listing.report_unread(result, sources.used)
     advice = "it has no label: put it into a folder named after its species, or list it in a label table"
     if not folder_names_count:
-        advice = "it has no label: no table gives it one, and beside a table folder names do not count"
+        advice = "it has no label: no table gives it one, and beside a table, folder names do not count"
     result.problems.extend(Problem(recording.path, advice) for recording in result.unlabelled)
     if not result.recordings and (require_labels or not result.unlabelled):
         raise _nothing_left(source, result.problems)
@@ -230,8 +230,8 @@ def _top_layers(
                 reason = f"it lists none of the {count} recordings: its labels and licences are not used"
                 sources.note(path, reason)
         if layers:
-            said = any(facts.said for layer in layers for facts in layer.values())
-            return layers, not (here and said)
+            any_label = any(facts.said for layer in layers for facts in layer.values())
+            return layers, not (here and any_label)
     return [], True
 
 
@@ -293,20 +293,20 @@ def _assemble(
         count = sum(row.count for row in facts.rows if row.about_birds)
         if facts is chosen or facts is not folder:
             result.account.read += count
-    said = Said(
+    content = RecordingLabels(
         info, [facts for facts in (*known, folder) if facts is not None and facts is not chosen], result
     )
     for facts in known:
         if facts is not chosen:
-            said.take_aside(facts)
+            content.take_aside(facts)
     if chosen is not None:
-        said.take_all(chosen)
-    labels = said.fitting()
+        content.take_all(chosen)
+    labels = content.fitting()
 
     def first(name: str) -> str:
         return next((facts.first(name) for facts in layers if facts.first(name)), "")
 
-    boxed = chosen is not None and (chosen.has_boxes or not chosen.says_of_all) and not said.is_birdless
+    boxed = chosen is not None and (chosen.has_boxes or not chosen.says_of_all) and not content.is_birdless
     recording = Recording(
         path=info.path,
         recording_id=first("recording_id") or default_id,
@@ -316,22 +316,22 @@ def _assemble(
         environment=first("environment"),
         sound_type=first("sound_type") if not boxed else "",
         weak=not boxed,
-        unknown=tuple(said.unknown),
-        silences=() if labels else tuple(said.silences),
-        no_bird_rows=0 if labels else said.no_bird_rows,
+        unknown=tuple(content.unknown),
+        silences=() if labels else tuple(content.silences),
+        no_bird_rows=0 if labels else content.no_bird_rows,
         duration_s=info.duration_s,
         rate_hz=info.rate_hz,
         channels=info.channels,
     )
     if labels:
-        result.account.left_out[SUPERSEDED] += said.no_bird_rows
+        result.account.left_out[SUPERSEDED] += content.no_bird_rows
         result.recordings.append(recording)
     # Labels that were all left out say nothing about the rest of the file, least of all that it has no bird.
-    elif chosen is None or said.expected:
+    elif chosen is None or content.expected:
         result.unlabelled.append(recording)
         result.files_left_out[NO_LABEL] += 1
         result.account.left_out[SUPERSEDED] += recording.no_bird_rows
-    elif any(label.start_s is None for label in said.unknown):
+    elif any(label.start_s is None for label in content.unknown):
         # Somebody heard a bird in it, and nobody knows which.
         result.files_left_out[UNKNOWN_BIRD] += 1
         result.account.left_out[SUPERSEDED] += recording.no_bird_rows

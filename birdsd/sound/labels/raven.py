@@ -58,8 +58,8 @@ def read_raven_files(path: Path, label_column: str | None = None) -> dict[str, l
 def read_selections(path: Path, label_column: str | None = None, *, named: bool = False) -> LabelFile:
     """All rows of a selection table; `named`: refuse one in which no column holds names."""
     sheet = separated(read_text(path), path) if path.suffix.lower() == ".txt" else load_sheet(path)
-    asked = {"label": label_column} if label_column else None
-    columns = map_columns(path, sheet, asked or {})
+    choices = {"label": label_column} if label_column else None
+    columns = map_columns(path, sheet, choices or {})
     shown = listed_names(filter(None, sheet.header))
     if not (columns.has("start") and (columns.has("end") or columns.has("duration"))):
         raise UserError(
@@ -72,7 +72,7 @@ def read_selections(path: Path, label_column: str | None = None, *, named: bool 
             f"known are {listed_names(COLUMNS['label'])}",
             "rename the one that holds the species to 'Species'",
         )
-    return read_sheet(path, sheet, asked)[0]
+    return read_sheet(path, sheet, choices)[0]
 
 
 def write_raven(

@@ -33,9 +33,11 @@ def read_table(path: Path, columns: Mapping[str, str] | None = None) -> LabelFil
     return read_sheet(path, load_sheet(path), columns)[0]
 
 
-def read_sheet(path: Path, sheet: Sheet, asked: Mapping[str, str] | None = None) -> tuple[LabelFile, Columns]:
+def read_sheet(
+    path: Path, sheet: Sheet, choices: Mapping[str, str] | None = None
+) -> tuple[LabelFile, Columns]:
     """The rows of a table that is loaded, and which column holds what."""
-    columns = map_columns(path, sheet, asked or {})
+    columns = map_columns(path, sheet, choices or {})
     if not columns.names_species() and not columns.has("path") and not columns.has("start"):
         require(path, columns, sheet, "label")
     found = LabelFile(path)
@@ -53,8 +55,8 @@ def read_sheet(path: Path, sheet: Sheet, asked: Mapping[str, str] | None = None)
         found.synonyms += synonyms
         found.problems += [Problem(path, f"row {number}: {remark}") for remark in row.names.remarks]
     if columns.marks:
-        held = listed_names([sheet.header[at] for at, _ in columns.marks])
-        found.problems.append(Problem(path, f"its columns {held} are read as what is there (1) or not (0)"))
+        names = listed_names([sheet.header[at] for at, _ in columns.marks])
+        found.problems.append(Problem(path, f"its columns {names} are read as present (1) or absent (0)"))
     if columns.guessed:
         words = f"its column '{columns.guessed}' is taken for the species where nothing else names them"
         found.problems.append(Problem(path, words))
@@ -130,8 +132,8 @@ def _row(number: int, cells: list[str], columns: Columns) -> tuple[Row, list[tup
     about_birds = bool(names.count or names.sound_types) or start is not None
     absent = bool(names.count) and cell("present").casefold() in _NOT_THERE
     if kind.startswith(("environment", "noise", "background")):
-        said = names.no_bird + names.species + names.unknown
-        environment = environment or clean_name((said or ("",))[0].replace("_", " ")).lower()
+        words = names.no_bird + names.species + names.unknown
+        environment = environment or clean_name((words or ("",))[0].replace("_", " ")).lower()
         names, about_birds = Names(no_bird=(environment or "environment",)), True
     elif kind.startswith(("soundscape", "annotation", "unlabelled")) and start is None:
         names, about_birds = Names(), False

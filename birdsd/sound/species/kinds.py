@@ -50,7 +50,7 @@ def kind_of(part: str) -> str:
     if part.casefold() in NOT_GIVEN or _NUMBER.fullmatch(part) or not any(c.isalnum() for c in part):
         return ""
     if "/" in part:  # one of two: known only where both are noises
-        kinds = {kind_of(one) for one in part.split("/") if one.strip()}
+        kinds = {kind_of(name) for name in part.split("/") if name.strip()}
         return "no_bird" if kinds == {"no_bird"} else "unknown"
     # 'Noise 1' and 'unk2' are what they are without their numbers; 'Species 1' is somebody's name for a bird.
     bare = " ".join(filter(None, (re.sub(r"\d+$", "", word) for word in phrase.split())))

@@ -84,10 +84,10 @@ def _taken_apart(name: str) -> tuple[str, str, str]:
     """(scientific name, name, sound type) of a label that holds several of them; '' for those it lacks."""
     if match := _BIRDNET.fullmatch(name):
         first, second = match[1] or match["same"], match[2] or match["same"]
-        said = folded(second)
-        if is_sound_type(said):
-            return "", first, re.sub(r"[\s\d]+$", "", said)
-        if said in QUALIFIERS or any(c.isdigit() for c in said):
+        plain = folded(second)
+        if is_sound_type(plain):
+            return "", first, re.sub(r"[\s\d]+$", "", plain)
+        if plain in QUALIFIERS or any(c.isdigit() for c in plain):
             return "", first, ""
         return (first if first != second else ""), second, ""
     if match := _WITH_LATIN.fullmatch(name):

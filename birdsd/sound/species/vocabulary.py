@@ -43,23 +43,23 @@ class Vocabulary:
         merged: dict[str, list[str]] = {}
         for written, name in self.names().items():
             merged.setdefault(name, []).append(written)
-        told = [
+        findings = [
             f"'{name}' is also written {_quoted(set(written) - {name})}: one species"
             for name, written in sorted(merged.items())
             if len(set(written)) > 1
         ]
         names = sorted(merged)
-        told += [
+        findings += [
             f"'{a}' and '{b}' are nearly equal and counted as two species: rename one if they are the same"
             for a, b in near_equal(names)
         ]
         codes = {code: name for name in names for code in banding_codes(name)}
-        told += [
+        findings += [
             f"'{name}' may be the code of '{codes[name.upper()]}': they are counted as two species"
             for name in names
             if name.upper() in codes and codes[name.upper()] != name
         ]
-        return told
+        return findings
 
 
 def _quoted(names: set[str]) -> str:

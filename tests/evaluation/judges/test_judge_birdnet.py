@@ -206,8 +206,8 @@ def test_a_broken_installation_costs_one_line_and_not_the_page(
         (models / "other.tflite").write_bytes(b"\x1c\0\0\0TFL3" + bytes(100))
     script = (
         "import sys\nfrom birdsd.cli import main\n"
-        "from birdsd.evaluation.judge_at_hand import judge_at_hand\n"
-        f"print(judge_at_hand())\nsys.exit(main.main(['judge', {str(tmp_path)!r}]))"
+        "from birdsd.evaluation.available_judge import available_judge\n"
+        f"print(available_judge())\nsys.exit(main.main(['judge', {str(tmp_path)!r}]))"
     )
     place = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     seen = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=place)

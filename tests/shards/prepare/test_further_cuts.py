@@ -287,7 +287,9 @@ def test_a_raised_limit_finds_more_songs(tmp_path: Path) -> None:
     assert min(np.diff(starts[2])) >= 0.5 * CLIP_S - 0.01, "clips of songs share at most half"
     asked = data_config(tmp_path, tmp_path, max_clips_per_recording=40)
     assert few.facts["account"]["most_clips_per_recording"] <= 3
-    assert "changed nothing" in limit_lines(many.facts["account"], asked)[0]  # there are no more than 5
+    assert (
+        "max_clips_per_recording=40" in limit_lines(many.facts["account"], asked)[0]
+    )  # there are no more than 5
     song_file(tmp_path / "r/wren/a.wav", 12.0, [0.8 + 1.1 * n for n in range(10)], 0.3)
     more = run(tmp_path / "r", tmp_path / "more", max_clips_per_recording=40)
     assert more.facts["account"]["most_clips_per_recording"] > 6 and not limit_lines(
@@ -308,9 +310,7 @@ def test_a_limit_and_ratios_that_change_nothing_are_said(tmp_path: Path) -> None
     settings = {"segmentation": "whole", "max_clips_per_recording": 3, "snr_db_high": 9.0}
     account = run(tmp_path / "r", tmp_path / "s", **settings).facts["account"]
     lines = limit_lines(account, data_config(tmp_path, tmp_path, **settings))
-    assert ["max_clips_per_recording=3 changed nothing" in lines[0], "snr_db_high=9" in lines[1]] == [
-        True
-    ] * 2
+    assert ["max_clips_per_recording=3" in lines[0], "snr_db_high=9" in lines[1]] == [True] * 2
     assert len(lines) == 2 and not limit_lines(account, data_config(tmp_path, tmp_path))
 
 
@@ -389,9 +389,9 @@ def test_other_cuts_are_another_set(flock: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"segmentation": "windows", "cuts_per_song": 4}, "cuts_per_song is 4, and does nothing.*'windows'"),
-        ({"segmentation": "whole", "cuts_per_song": 4}, "cuts_per_song is 4, and does nothing.*'whole'"),
-        ({"segmentation": "windows", "background_mixtures": 1}, "background_mixtures is 1, and does nothing"),
+        ({"segmentation": "windows", "cuts_per_song": 4}, "cuts_per_song is 4.*'windows'"),
+        ({"segmentation": "whole", "cuts_per_song": 4}, "cuts_per_song is 4.*'whole'"),
+        ({"segmentation": "windows", "background_mixtures": 1}, "background_mixtures is 1.*'windows'"),
         ({"cut_gain_db": 6.0}, "cut_gain_db is 6, and data.cuts_per_song is 1"),
         ({"cuts_per_song": 0}, "cuts_per_song is 0.*at least 1"),
         ({"cuts_per_song": 2, "cut_gain_db": -1.0}, "cut_gain_db is -1.0.*at least 0"),

@@ -45,7 +45,7 @@ def test_sound_that_is_not_decoded_is_named_with_the_way_out(tmp_path, suffix):
     assert f"does not decode {suffix}: " in foreign_reason(path) and len(foreign_reason(path)) > 40
     if suffix == ".gsm":  # without a header: anything is taken for sound, but nobody means it
         return
-    with pytest.raises(RecordingError, match=r"does not decode\. read are wav, flac.*\. \w"):
+    with pytest.raises(RecordingError, match=r"does not decode\. supported are wav, flac.*\. \w"):
         probe(path)
 
 

@@ -122,7 +122,7 @@ def test_what_a_header_promises_and_is_not_there_is_told_before_anything_is_deco
 def test_streams_of_another_rate_behind_the_first_are_not_lost_in_silence(tmp_path):
     path = tmp_path / "a.mp3"
     path.write_bytes(encoded(tmp_path, song(3.0, 44100), 44100) + encoded(tmp_path, song(3.0, 22050), 22050))
-    with pytest.raises(RecordingError, match=r"joined of MP3 streams that differ.*ffmpeg"):
+    with pytest.raises(RecordingError, match=r"MP3 streams that differ.*ffmpeg"):
         probe(path)
 
 

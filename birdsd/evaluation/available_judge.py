@@ -16,7 +16,7 @@ NOT_INSTALLED = (
 WEAK_ONLY = "only the weak check was used, for "
 
 
-def judge_at_hand() -> tuple[Judge | None, str]:
+def available_judge() -> tuple[Judge | None, str]:
     """The installed judge and "", or None and one line that says why there is none and what to do."""
     if not judges.installed():
         return None, NOT_INSTALLED

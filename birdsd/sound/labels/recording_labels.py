@@ -43,7 +43,7 @@ def _covered(spans: list[tuple[float, float]], duration_s: float) -> bool:
     return total >= _COVERED * duration_s > 0
 
 
-class Said:
+class RecordingLabels:
     """What the chosen layer says about one file: it takes rows, gives labels, and accounts for the rest."""
 
     def __init__(self, info: AudioInfo, others: list[Facts], result: LabelledSet) -> None:
@@ -127,7 +127,7 @@ class Said:
     def _between(self, silences: list[Label]) -> list[Label]:
         """The stretches of which nobody says that there is no bird."""
         found, reached = [], 0.0
-        for label in sorted(silences, key=lambda one: one.start_s or 0.0):
+        for label in sorted(silences, key=lambda label: label.start_s or 0.0):
             if (label.start_s or 0.0) > reached:
                 found.append(Label("what no box covers", reached, label.start_s))
             reached = max(reached, label.end_s or 0.0)
