@@ -1,6 +1,6 @@
 """The one kind of error that a user is meant to read.
 
-Every `UserError` names the value, the rule it broke and the way out. The command line prints it
+Every `UserError` names the problem with its value, what was expected, and a hint what to do. The command line prints it
 without a traceback and exits with a non-zero status; anything else that escapes is a defect.
 """
 
@@ -13,18 +13,18 @@ from collections.abc import Iterable, Sequence
 class UserError(Exception):
     """Something the user can mend.
 
-    `what` names the thing and its value, `rule` says what was expected of it, `way_out` what to do.
+    `problem` names the thing and its value, `expected` says what it must be, `hint` what to do about it.
     """
 
     exit_status = 2
 
-    def __init__(self, what: str, rule: str = "", way_out: str = "") -> None:
-        self.what, self.rule, self.way_out = what, rule, way_out
-        super().__init__(" ".join(_sentence(part) for part in (what, rule, way_out) if part))
+    def __init__(self, problem: str, expected: str = "", hint: str = "") -> None:
+        self.problem, self.expected, self.hint = problem, expected, hint
+        super().__init__(" ".join(_sentence(part) for part in (problem, expected, hint) if part))
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         # Worker processes send their errors back pickled: the three parts, not the joined sentence.
-        return type(self), (self.what, self.rule, self.way_out)
+        return type(self), (self.problem, self.expected, self.hint)
 
 
 def _sentence(text: str) -> str:
@@ -42,7 +42,7 @@ def unknown_name(
     kind: str,
     name: str,
     valid: Iterable[str],
-    way_out: str = "",
+    more_hint: str = "",
     whole: str = "",
     meant: Sequence[str] = (),
 ) -> UserError:
@@ -61,7 +61,7 @@ def unknown_name(
         rule = f"the nearest of {len(names)}: {', '.join(map(clipped, near))}"
         rule += f"; all of them: {whole}" if whole else ""
     return UserError(
-        f"unknown {kind} '{clipped(name)}'", rule, " ".join(part for part in (hint, way_out) if part)
+        f"unknown {kind} '{clipped(name)}'", rule, " ".join(part for part in (hint, more_hint) if part)
     )
 
 

@@ -165,8 +165,8 @@ def test_a_key_of_another_method_is_refused_and_one_of_its_own_is_not(form: str)
             continue
         with pytest.raises(UserError) as caught:
             config.altered("train", settled, f"method.{key}", value)
-        assert caught.value.what.startswith(f"method.{key}=") and f"method={name}" in caught.value.what
-        assert all(one.partition("_")[0] in caught.value.rule for one in methods)
+        assert caught.value.problem.startswith(f"method.{key}=") and f"method={name}" in caught.value.problem
+        assert all(one.partition("_")[0] in caught.value.expected for one in methods)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_typed_it_is_refused_by_every_job_that_trains(words: list[str], way: str
     for job in ("train", "cache"):
         with pytest.raises(UserError, match="is a setting of") as caught:
             config.compose(job, words)
-        assert way in caught.value.rule
+        assert way in caught.value.expected
 
 
 def test_a_preset_of_ones_own_is_held_to_the_same(tmp_path) -> None:

@@ -155,7 +155,7 @@ def test_what_others_ask_of_a_method_is_asked_of_it_too(site, tmp_path) -> None:
         config.compose("train", [*settings_of(tmp_path), "method.rank=4"])
     with pytest.raises(UserError, match="biases") as caught:
         config.compose("train", ["method=biase"])
-    assert "method=biase" in caught.value.what or "biase" in caught.value.what
+    assert "method=biase" in caught.value.problem or "biase" in caught.value.problem
 
 
 def test_a_login_node_imports_no_torch_for_it(site, tmp_path) -> None:
@@ -366,7 +366,7 @@ def test_a_package_that_does_not_work_is_named(text: str, what: str, tmp_path, m
     assert config.compose("train", ["method=lora"]).method.name == "lora", "others do not mind"
     with pytest.raises(UserError, match=what) as caught:
         method_facts.find("broken")
-    assert "broken" in caught.value.what
+    assert "broken" in caught.value.problem
     monkeypatch.undo()
     plugins.forget()
 

@@ -49,8 +49,8 @@ def error(topic: str, what: str, what_to_do: str) -> Finding:
 
 def explained(level: str, topic: str, problem: UserError, else_do: str = "see there") -> Finding:
     """A finding with the text of an error."""
-    what = ": ".join(part for part in (problem.what, problem.rule) if part)
-    return Finding(topic, level, what, problem.way_out or else_do)
+    what = ": ".join(part for part in (problem.problem, problem.expected) if part)
+    return Finding(topic, level, what, problem.hint or else_do)
 
 
 Findings = Iterator[Finding]

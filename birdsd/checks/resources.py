@@ -31,7 +31,7 @@ def check_limits(context: DoctorContext) -> Findings:
     try:  # several slices of GPUs among them
         site = resources(usual, nodes, tasks, job, context.settings).site
     except UserError as problem:
-        yield error("limits", f"{problem.what}: {problem.rule}", problem.way_out)
+        yield error("limits", f"{problem.problem}: {problem.expected}", problem.hint)
         return
     if site.partition != usual.partition:
         others = [p for p in facts.partitions if p["PartitionName"] == site.partition]

@@ -277,7 +277,7 @@ def check_trial(context: DoctorContext) -> Findings:
     try:
         answer = slurm.would_start(sbatch_arguments(vars(site), context.nodes, tasks))
     except slurm.SlurmError as problem:
-        yield error("sbatch", f"sbatch would refuse a job for this site: {problem.rule}", AGAIN)
+        yield error("sbatch", f"sbatch would refuse a job for this site: {problem.expected}", AGAIN)
         return
     yield ok("sbatch", f"would take a job of {context.nodes} node{'s' * (context.nodes > 1)}: {answer}")
 

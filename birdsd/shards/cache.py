@@ -215,7 +215,7 @@ def _begin(folder: Path, about: dict[str, Any]) -> None:
             write_json(folder / ABOUT_FILE, facts)
     except UserError as error:
         raise UserError(
-            f"the cache cannot be written: {error.what}",
+            f"the cache cannot be written: {error.problem}",
             "latents and text embeddings are kept beside the shards, once for all runs",
             "machine.cache_folder=FOLDER keeps them elsewhere; machine.cache_latents=false disables it",
         ) from error

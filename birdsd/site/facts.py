@@ -63,7 +63,7 @@ def ask(timeout_s: float = slurm.TIMEOUT_S) -> Facts:
         )
     except slurm.SlurmError as error:
         return Facts(
-            config, partitions, nodes, user, no_accounting=f"the database does not answer ({error.rule})"
+            config, partitions, nodes, user, no_accounting=f"the database does not answer ({error.expected})"
         )
 
 

@@ -148,8 +148,8 @@ def test_whatever_needs_the_codec_says_the_same_of_shards_without_one(codec, tmp
         with pytest.raises(UserError, match=r"no codec\.json") as refused:
             ask()
         told.append(refused.value)
-    assert len({one.what for one in told}) == len({one.way_out for one in told}) == 1
-    assert len({one.rule for one in told}) == 3  # each says what it needs the codec for
+    assert len({one.problem for one in told}) == len({one.hint for one in told}) == 1
+    assert len({one.expected for one in told}) == 3  # each says what it needs the codec for
 
 
 def test_without_the_judge_one_line_says_how_to_get_it(index, codec, monkeypatch):

@@ -16,6 +16,6 @@ def refuses(value: str, *offers: str) -> Iterator[None]:
     with pytest.raises(UserError) as caught:
         yield
     error = caught.value
-    assert value in error.what, error
+    assert value in error.problem, error
     for offer in offers:
-        assert offer in f"{error.rule} {error.way_out}", error
+        assert offer in f"{error.expected} {error.hint}", error

@@ -322,7 +322,7 @@ class _Import:
             add_tokens(single_file.load_tokenizer(base), sizes)
         except UserError as error:
             way = "give it another name with --token WORD, in angle brackets for instance: <my-bird>"
-            raise UserError(f"{self.asked.path}: {error.what}", error.rule, way) from error
+            raise UserError(f"{self.asked.path}: {error.problem}", error.expected, way) from error
 
         def write(partial: Path) -> None:
             write_embeddings(partial, named)

@@ -91,8 +91,8 @@ def generate(
                         clips[number] = _write(model.codec, plans[number], picture)
     if failed:
         first, there = failed[0], f"{len(clips)} of {len(plans)} clips are in {out}"
-        what = f"{len(failed)} clips were not made ({there}): {first.what}"
-        raise NotFinite(what, first.rule, first.way_out)
+        what = f"{len(failed)} clips were not made ({there}): {first.problem}"
+        raise NotFinite(what, first.expected, first.hint)
     return [clips[number] for number in wanted]
 
 

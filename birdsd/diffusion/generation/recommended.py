@@ -36,7 +36,7 @@ def checked_sampling(given: Any, where: str) -> dict[str, Any]:
     try:
         Request(("a bird",), **settings)
     except UserError as error:
-        raise UserError(f"{where}: {error.what}", error.rule, error.way_out) from error
+        raise UserError(f"{where}: {error.problem}", error.expected, error.hint) from error
     return settings
 
 

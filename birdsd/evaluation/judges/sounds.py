@@ -96,7 +96,7 @@ def _unreadable(source: Path, error: UserError) -> list[tuple[Path, str]] | None
             reasons.append((path, str(reason)))
         else:
             return None
-    return reasons if paths else [(source, error.what)]
+    return reasons if paths else [(source, error.problem)]
 
 
 def _species_of(recording: Recording, judge: Judge) -> tuple[str, ...]:

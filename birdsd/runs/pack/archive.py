@@ -185,7 +185,7 @@ def _check_info(path: Path, info: zipfile.ZipInfo) -> None:
     try:
         check_name(info.orig_filename)
     except UserError as error:
-        raise damaged(path, error.what) from error
+        raise damaged(path, error.problem) from error
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG):
         raise damaged(path, f"its member {info.filename!r} is a link, a folder or a device")

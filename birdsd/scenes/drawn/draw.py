@@ -51,8 +51,8 @@ def draw_scene(
             last = error
     else:
         raise UserError(
-            f"scene {number} does not fit in {TRIES} draws: {last.what if last else ''}",
-            last.rule if last else "",
+            f"scene {number} does not fit in {TRIES} draws: {last.problem if last else ''}",
+            last.expected if last else "",
             "take fewer or shorter songs, a longer scene, or a higher max_overlap",
         )
     backgrounds = _backgrounds(made, key, duration_s, vocabulary)

@@ -242,7 +242,7 @@ def _float_scale(path: Path, key: tuple[str, int, int], sound: soundfile.SoundFi
         try:
             found = float_scale(peak, integers)
         except UserError as error:
-            raise RecordingError(f"{path}: {error.what}", error.rule, error.way_out) from error
+            raise RecordingError(f"{path}: {error.problem}", error.expected, error.hint) from error
         with _lock:
             if len(_scales) > 4096:
                 _scales.pop(next(iter(_scales)))

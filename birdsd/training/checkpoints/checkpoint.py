@@ -422,7 +422,7 @@ def _failure_of(error: BaseException) -> _Failure:
         cause = cause.__cause__
     if cause is None:
         return _Failure(f"{type(error).__name__}: {error}")
-    reason = error.what if isinstance(error, UserError) else str(error)
+    reason = error.problem if isinstance(error, UserError) else str(error)
     return _Failure(reason, passing=True, disk_full=cause.errno in (errno.ENOSPC, errno.EDQUOT))
 
 

@@ -31,7 +31,7 @@ def refused(grand_folder, tmp_path):
             import_file(Asked(path, **given), tmp_path / "made")
         assert not (tmp_path / "made").exists()
         error = caught.value
-        assert error.what and str(path.name) in str(error), error
+        assert error.problem and str(path.name) in str(error), error
         return str(error)
 
     return attempt

@@ -370,7 +370,7 @@ def test_a_hostile_or_damaged_pack_is_a_sentence_and_leaves_nothing(kind, carrie
     (tmp_path / "runs").mkdir()
     with pytest.raises(UserError, match=expected) as caught:
         unpack(bad, tmp_path / "runs")
-    assert caught.value.way_out
+    assert caught.value.hint
     assert list((tmp_path / "runs").iterdir()) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.zip", "runs"]
 

@@ -277,7 +277,7 @@ def test_settings_that_cannot_work_name_the_value_that_would(changes, says):
 def test_the_fft_size_that_is_named_or_chosen_works():
     with pytest.raises(UserError) as caught:
         preset("birdsong", scale="mel", fmin_hz=0.0)
-    size = int(caught.value.way_out.split("n_fft=")[1].split(",")[0])
+    size = int(caught.value.hint.split("n_fft=")[1].split(",")[0])
     assert preset("birdsong", scale="mel", fmin_hz=0.0, n_fft=size).stft.n_fft == size
     assert preset("birdsong", scale="mel", fmin_hz=0.0, n_fft=0).bands == 256
 

@@ -77,7 +77,7 @@ def test_empty_filters_are_refused_with_sizes_that_work(scale, fmin):
     with pytest.raises(UserError, match="see no FFT bin") as caught:
         filter_bank(scale, 32000, 512, 500, fmin, 15000.0)
     ways = dict(
-        way.removeprefix("set ").split("=") for way in caught.value.way_out.split(", or ") if "=" in way
+        way.removeprefix("set ").split("=") for way in caught.value.hint.split(", or ") if "=" in way
     )
     assert filter_bank(scale, 32000, int(ways["n_fft"]), 500, fmin, 15000.0).weights.bands == 500
     assert filter_bank(scale, 32000, 512, int(ways["bands"]), fmin, 15000.0).centre_hz[-1] > 14000
@@ -87,4 +87,4 @@ def test_empty_filters_are_refused_with_sizes_that_work(scale, fmin):
 def test_where_no_reasonable_fft_would_do_only_fewer_bands_are_named():
     with pytest.raises(UserError, match="set bands=") as caught:
         filter_bank("log", 32000, 512, 512, 30.0, 15000.0)
-    assert "n_fft" not in caught.value.way_out
+    assert "n_fft" not in caught.value.hint
