@@ -23,9 +23,9 @@ import torch
 
 from bench.methods import WAYS, Bench
 from birdsd.errors import UserError
-from birdsd.planning.budget import Layout, budget, tensor_bytes
 from birdsd.planning.hardware import card_called
 from birdsd.planning.live_tensors import LiveTensors
+from birdsd.planning.memory_budget import Layout, budget, tensor_bytes
 from birdsd.planning.trace import trace_step
 from birdsd.training.devices.precision import choose_precision
 

@@ -1,7 +1,7 @@
 """The one kind of error that a user is meant to read.
 
-Every `UserError` names the problem with its value, what was expected, and a hint what to do. The command line prints it
-without a traceback and exits with a non-zero status; anything else that escapes is a defect.
+Every `UserError` names the problem with its value, what was expected, and a hint what to do. The command line
+prints it without a traceback and exits with a non-zero status; anything else that escapes is a defect.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from birdsd import config, schema
-from birdsd.cluster.batch import setup_lines, teardown_lines
+from birdsd.cluster.script_lines import setup_lines, teardown_lines
 from birdsd.errors import UserError
 from birdsd.runs.allocations import Submission
 from birdsd.runs.run import RunStore

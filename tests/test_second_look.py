@@ -9,8 +9,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from birdsd.cluster.batch import check_words
 from birdsd.cluster.rank.ranks import launched
+from birdsd.cluster.script_lines import check_words
 from birdsd.config import compose
 from birdsd.diffusion.generation.generator import pipeline_folder
 from birdsd.errors import UserError

@@ -17,7 +17,7 @@ from birdsd.runs.run import Run, RunStore
 from birdsd.shards.index import ShardIndex
 from birdsd.site import slurm
 from birdsd.site.filesystem import amount, free_space, quota_of, trial_folder, write_speed
-from birdsd.site.request import LEAD_FACTOR, recommended_lead_s
+from birdsd.site.sbatch_options import LEAD_FACTOR, recommended_lead_s
 
 # fp32 weight, two moments and the EMA: the bytes of a trainable parameter in a checkpoint.
 _BYTES_PER_PARAMETER, _BYTES_OF_WEIGHT = 16, 4

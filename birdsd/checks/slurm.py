@@ -21,7 +21,7 @@ from birdsd.site.facts import (
     usable_associations,
 )
 from birdsd.site.gpus import gpus_of_node
-from birdsd.site.request import sbatch_arguments
+from birdsd.site.sbatch_options import sbatch_arguments
 
 _UNUSABLE = ("DOWN", "DRAIN", "FAIL", "FUTURE", "INVAL", "NOT_RESPONDING", "NO_RESPOND", "UNKNOWN")
 AGAIN = "write the site's preset again with `birdsd site detect --force`"

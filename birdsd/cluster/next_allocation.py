@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from birdsd.cluster.batch import jobs_file
+from birdsd.cluster.script_lines import jobs_file
 from birdsd.errors import UserError
 from birdsd.runs.allocations import (
     FOLDER,

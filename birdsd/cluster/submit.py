@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from birdsd import config
-from birdsd.cluster.batch import (
+from birdsd.cluster.script_lines import (
     check_words,
     environment,
     jobs_file,
@@ -37,7 +37,7 @@ from birdsd.schema import SubmitConfig
 from birdsd.site import slurm
 from birdsd.site.caller import left_out, submitting, take_from_environment
 from birdsd.site.choose import check_site, choose_site, tasks_per_node
-from birdsd.site.request import LEAD_FACTOR, extra_options, gpu_options, recommended_lead_s
+from birdsd.site.sbatch_options import LEAD_FACTOR, extra_options, gpu_options, recommended_lead_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,20 +12,13 @@ from fnmatch import fnmatchcase
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from birdsd.diffusion.lora_targets import TARGETS, TEXT_ENCODER, TEXT_LAYERS
 from birdsd.diffusion.method_configs import LoraConfig, TextualInversionConfig, WeightsConfig
 from birdsd.method_facts import Shapes, find, settings_of
 
 if TYPE_CHECKING:
     from birdsd.schema import TrainConfig
 
-TEXT_ENCODER = "text_encoder"
-# method.targets -> the ends of the names of the UNet's layers that a LoRA updates; of the text encoder's.
-TARGETS: dict[str, tuple[str, ...]] = {
-    "attention": ("to_q", "to_k", "to_v", "to_out.0"),
-    "feed_forward": ("ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"),
-    "convolutions": ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv"),
-}
-TEXT_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj")
 # The image tower that method=clip begins with: pixels along a patch's side, patches along the picture's.
 CLIP_PATCH, CLIP_PATCHES = 16, 8
 

@@ -90,7 +90,7 @@ def static(name: str) -> str:
 @cache
 def palette() -> dict[str, tuple[str, str]]:
     """The colours of the pages by name: (light, dark)."""
-    light, dark = static("style.css").split("prefers-color-scheme:dark", 1)
+    light, dark = static("palette.css").split("prefers-color-scheme:dark", 1)
     pairs = [dict(re.findall(r"--([\w-]+):(#[0-9a-f]{6})", text)) for text in (light, dark)]
     return {name: (pairs[0][name], pairs[1][name]) for name in pairs[0]}
 

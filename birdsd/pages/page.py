@@ -60,7 +60,7 @@ class Page:
         """The whole document as text; it refers to nothing outside itself."""
         return environment().get_template("page.html").render(
             page=self, policy=_POLICY, icon=data_uri(_ICON.encode(), "image/svg+xml"),
-            css=Markup("".join(map(static, ("style.css", *self.css)))),
+            css=Markup("".join(map(static, ("palette.css", "style.css", *self.css)))),
             script=Markup("".join(map(static, ("player.js", *self.scripts)))),
         )  # fmt: skip
 

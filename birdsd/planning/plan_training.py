@@ -24,7 +24,7 @@ from birdsd.schema import MODEL_KEYS
 from birdsd.site.choose import check_site
 
 if TYPE_CHECKING:
-    from birdsd.planning.budget import Budget, Layout, Tracer
+    from birdsd.planning.memory_budget import Budget, Layout, Tracer
     from birdsd.planning.trace import Encoding, Step
     from birdsd.schema import MachineConfig, SubmitConfig, TrainConfig
 
@@ -88,7 +88,7 @@ def plan_training(
     """Try the layouts from fast to memory-saving; the first kind of which one fits is chosen.
     `eight_bits`: 8-bit moments are allowed, which need bitsandbytes; `deepspeed`: it is installed. With
     machine=auto, settings that the user typed are kept."""
-    from birdsd.planning.budget import Layout
+    from birdsd.planning.memory_budget import Layout
     from birdsd.training.batches.plan import BatchPlan
     from birdsd.training.engines.choice import check_engine
 
@@ -171,7 +171,7 @@ def _sizes(most: int) -> list[int]:
 
 
 def _choice(trace: Tracer, layout: Layout, target: Hardware, average: bool, global_batch: int) -> Choice:
-    from birdsd.planning.budget import budget
+    from birdsd.planning.memory_budget import budget
 
     planned = budget(trace, layout, average=average, on_cpu=target.card is None)
     lacks = ""

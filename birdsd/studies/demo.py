@@ -24,7 +24,7 @@ from birdsd.site.machine import gpu_devices
 from birdsd.sound.audio.levels import fitted_line
 from birdsd.sound.captions import prompt_for
 from birdsd.studies.records import metrics_by_kind, source_name
-from birdsd.studies.stages import Stages
+from birdsd.studies.stage_runner import Stages
 from birdsd.training.devices.cores import multiplies_bf16
 from birdsd.values import as_setting
 

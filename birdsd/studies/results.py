@@ -19,7 +19,7 @@ from birdsd.pages.comparison.text import text
 from birdsd.runs.run import Run, RunStore
 from birdsd.sharing import waiting_for
 from birdsd.studies.records import metrics_by_kind, trainable_parameters
-from birdsd.studies.stages import Record, Stopped
+from birdsd.studies.stage_runner import Record, Stopped
 from birdsd.studies.study import AUTOENCODER, BASE, CLIP, Arm, Study
 
 PAGE, FACTS = "report.html", "comparison.json"

@@ -1,7 +1,7 @@
 """Studies: several ways of training on the same birds, in order or shared out between tasks.
 
 A study is data: sets of shards, trainings, and arms that name the training to generate clips with, and
-how. Every step is a `birdsd run` of its own (see stages.py), so that an interrupted study resumes, and
+how. Every step is a `birdsd run` of its own (see stage_runner.py), so that an interrupted study resumes, and
 tasks of an array do each step once: the first to take it does it, and the others wait.
 """
 
@@ -26,7 +26,7 @@ from birdsd.schema import ComparisonConfig, MachineConfig
 from birdsd.shards.index import CODEC_FILE, ShardIndex
 from birdsd.sound.captions import prompt_for
 from birdsd.studies.records import source_name
-from birdsd.studies.stages import PROGRAM, Record, Stages
+from birdsd.studies.stage_runner import PROGRAM, Record, Stages
 from birdsd.values import as_setting
 
 BASE, AUTOENCODER, CLIP = "base", "autoencoder", "clip"
@@ -113,7 +113,7 @@ class Study:
     """One task's part of a study, in a folder that all its tasks share.
 
     Its methods do a step unless it is done already. They raise `UserError` where a step fails, and
-    `birdsd.studies.stages.Stopped` where they were told to stop.
+    `birdsd.studies.stage_runner.Stopped` where they were told to stop.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from birdsd.schema import OptimConfig
-    from birdsd.training.checkpoints.committed import Checkpoint
+    from birdsd.training.checkpoints.reading import Checkpoint
 
 WORST = 0.5  # a larger relative error of the mixture is another average than the one asked for
 _LONGEST = 0.28  # beyond about 0.289 early steps would count more than late ones

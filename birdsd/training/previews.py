@@ -10,7 +10,7 @@ import torch
 
 from birdsd.diffusion.networks.finite import NotFinite
 from birdsd.errors import UserError
-from birdsd.training.checkpoints.committed import Checkpoint
+from birdsd.training.checkpoints.reading import Checkpoint
 from birdsd.training.engines.out_of_memory import is_out_of_memory, reason_of
 
 if TYPE_CHECKING:

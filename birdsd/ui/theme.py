@@ -10,7 +10,7 @@ from birdsd.pages.environment import palette, static
 
 _FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 _MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "Liberation Mono", "monospace")
-# Of gradio's theme: a colour of style.css, or (light, dark).
+# Of gradio's theme: a colour of palette.css, or (light, dark).
 _COLOURS = {
     "body_background_fill": "paper",
     "body_text_color": "ink",

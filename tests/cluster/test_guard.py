@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from birdsd.cluster.batch import jobs_file, setup_lines, teardown_lines
 from birdsd.cluster.next_allocation import _array_task, decide
+from birdsd.cluster.script_lines import jobs_file, setup_lines, teardown_lines
 from birdsd.cluster.submit import new_submission
 from birdsd.config import compose
 from birdsd.runs.allocations import BEGAN, END, FOLDER, Allocation, Began, Ended, write_record

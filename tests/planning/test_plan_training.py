@@ -14,8 +14,8 @@ from birdsd.cli.plan import facts_of, plan, text_of
 from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.planning import plan_training as planning
-from birdsd.planning.budget import Layout, budget
 from birdsd.planning.hardware import GIB, Hardware, card_called, hardware
+from birdsd.planning.memory_budget import Layout, budget
 from birdsd.planning.plan_training import make_plan, plan_training, with_chosen_machine
 from birdsd.planning.trace import Step
 

@@ -13,8 +13,8 @@ from bench.methods import ADVERSARY, WAYS, Bench
 from birdsd.diffusion.generation.aesthetics import AestheticSettings, personalise
 from birdsd.diffusion.networks import models
 from birdsd.errors import UserError
-from birdsd.planning.budget import Layout, budget, tensor_bytes
 from birdsd.planning.live_tensors import LiveTensors
+from birdsd.planning.memory_budget import Layout, budget, tensor_bytes
 from birdsd.planning.trace import trace_encoding, trace_step
 from birdsd.planning.trace_clips import trace_generation, trace_personalisation
 

@@ -19,7 +19,7 @@ from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.files import exclusive, fingerprint
 from birdsd.runs.run import RunStore, content_identity
-from birdsd.studies.stages import Stages
+from birdsd.studies.stage_runner import Stages
 from tests.support.toy import make_shards
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from birdsd.cluster.batch import resolved, setup_lines, shell_value
 from birdsd.cluster.resume import _where_to
+from birdsd.cluster.script_lines import resolved, setup_lines, shell_value
 from birdsd.cluster.submit import new_submission, submit
 from birdsd.config import altered, changed, compose
 from birdsd.errors import UserError

@@ -9,7 +9,7 @@ import pytest
 
 from birdsd.cluster.submit import submit
 from birdsd.schema import SiteConfig
-from birdsd.site.request import extra_options, gpu_options, recommended_lead_s, sbatch_arguments
+from birdsd.site.sbatch_options import extra_options, gpu_options, recommended_lead_s, sbatch_arguments
 from tests.support.toy import make_shards
 
 EXTRAS = {"mail-type": ["END", "FAIL"], "exclusive": True, "hold": False, "comment": None, "nice": 5}

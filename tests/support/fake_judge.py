@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from birdsd.evaluation.judges import WindowScores
-from birdsd.evaluation.judges.judge import windows_of
+from birdsd.evaluation.judges.windows import windows_of
 
 NAMES = ("Altus acutus_Synthetic High", "Bassus gravis_Synthetic Low", "Trillo celer_Synthetic Trill",
          "Nemo alienus_Nobody's Bird")  # fmt: skip

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from birdsd.evaluation.judges import WindowScores, birdnet
-from birdsd.evaluation.judges.judge import windows_of
 from birdsd.evaluation.judges.species import SpeciesNames
+from birdsd.evaluation.judges.windows import windows_of
 
 needs_birdnet = pytest.mark.skipif(
     not birdnet.installed(), reason=f"{birdnet.TITLE} is not installed: {birdnet.INSTALL}"

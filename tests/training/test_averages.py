@@ -18,7 +18,7 @@ from birdsd.runs.run import open_training
 from birdsd.schema import OptimConfig
 from birdsd.training import loop
 from birdsd.training.averages import exponential_profile, mixed, mixture_for, power_profile
-from birdsd.training.checkpoints.committed import checkpoint_at, positions
+from birdsd.training.checkpoints.reading import checkpoint_at, positions
 from birdsd.training.engines.ema import Ema
 from birdsd.training.schedule import ema_decay_at
 from tests.support.tiny import autoencoder_folder, index, train_config  # noqa: F401

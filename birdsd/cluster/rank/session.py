@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import platform
 import sys
@@ -12,10 +11,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import birdsd
 from birdsd.cluster.rank.signals import set_run_control, take_flag
+from birdsd.cluster.rank.watchdog import Watchdog
 from birdsd.errors import UserError
 from birdsd.files import exclusive
 from birdsd.runs.allocations import (
@@ -66,20 +66,20 @@ class Session:
         lock: bool = True,
         limit: SessionLimit | None = None,
     ) -> None:
-        self.run, self.part, self.watchdog_s, self.locks = run, part, watchdog_s, lock
+        self.run, self.part, self.locks = run, part, lock
         self.rank, self.world_size = _environment_number("RANK", 0), _environment_number("WORLD_SIZE", 1)
         self.is_first = self.rank == 0
         self.allocation: Allocation = allocation_of_environment(run.folder)
         self.seconds: dict[str, float] = {}
         self.flag = take_flag()
         self._pulse: Pulse | None = None
-        self._beats, self._armed = 0, 0.0
+        self._beats = 0
         self.limit = limit
         self._stop_requested = self._signal_reported = False
         self._done = threading.Event()
         self._held = ExitStack()
         self._thread: threading.Thread | None = None
-        self._stacks: IO[str] | None = None
+        self._watchdog = Watchdog(watchdog_s, self.allocation.stacks(self.rank))
         self._outcome: Ended | None = None
 
     # -- begin and end --------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ class Session:
                 if self.locks:
                     self._lock()
                 self._begin()
-            self._start_watchdog()
+            self._watchdog.start()
         except BaseException:
             self._close()
             raise
@@ -192,12 +192,7 @@ class Session:
         self._done.set()
         if self._thread is not None:
             self._thread.join(timeout=2 * HEARTBEAT_S)
-        faulthandler.cancel_dump_traceback_later()
-        if self._stacks is not None:
-            self._stacks.close()
-            with suppress(OSError):
-                if not self.allocation.stacks(self.rank).stat().st_size:
-                    self.allocation.stacks(self.rank).unlink()
+        self._watchdog.close()
         self._held.close()
         self.flag.restore()
 
@@ -221,18 +216,9 @@ class Session:
         self.run.event({**event, "allocation": self.allocation.name})
 
     def beat(self, pulse: Pulse) -> None:
-        """A heartbeat of the loop. The watchdog is armed during steps only; other phases take their time."""
+        """A heartbeat of the loop."""
         self._pulse = pulse
-        now = time.monotonic()
-        if not self.watchdog_s or self._stacks is None:
-            return
-        if pulse.phase != "train":
-            faulthandler.cancel_dump_traceback_later()
-            self._armed = 0.0
-        elif now - self._armed > min(1.0, self.watchdog_s / 10):
-            # The timer is a C thread without the GIL, so that it also ends a process stuck in C code.
-            faulthandler.dump_traceback_later(self.watchdog_s, exit=True, file=self._stacks)
-            self._armed = now
+        self._watchdog.heard(pulse.phase)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -243,13 +229,7 @@ class Session:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
-    # -- the heartbeat and the watchdog -----------------------------------------------------------------
-
-    def _start_watchdog(self) -> None:
-        if self.watchdog_s:
-            path = self.allocation.stacks(self.rank)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._stacks = open(path, "w", encoding="utf-8")  # noqa: SIM115 - held to the end
+    # -- the heartbeat ----------------------------------------------------------------------------------
 
     def _beat_on(self) -> None:
         while not self._done.wait(HEARTBEAT_S):

@@ -16,9 +16,9 @@ from birdsd.diffusion.adapters import LORA_FILE, write_adapter
 from birdsd.diffusion.learning.base import Modules
 from birdsd.diffusion.learning.denoiser import DenoisingLearner
 from birdsd.diffusion.learning.denoising import DenoisingMethod, Networks
+from birdsd.diffusion.lora_targets import TARGETS, TEXT_ENCODER, TEXT_LAYERS
 from birdsd.diffusion.method_configs import LoraConfig
 from birdsd.diffusion.networks import models
-from birdsd.diffusion.parameters import TARGETS, TEXT_ENCODER, TEXT_LAYERS
 from birdsd.errors import UserError, unknown_name
 from birdsd.method_facts import settings_of
 

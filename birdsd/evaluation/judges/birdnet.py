@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from birdsd.errors import UserError
-from birdsd.evaluation.judges.judge import WindowScores, windows_of
+from birdsd.evaluation.judges.judge import WindowScores
 from birdsd.evaluation.judges.network import Network, check_runtime
 from birdsd.evaluation.judges.species import SpeciesNames
+from birdsd.evaluation.judges.windows import windows_of
 from birdsd.files import sha256_file
 
 TITLE = "BirdNET V2.4"

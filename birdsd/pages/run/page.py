@@ -73,7 +73,7 @@ def write(
         badges=("birdsd report", status.state),
         warns=bad,
         footer=f"{origin} This page needs no network: sounds, images and figures are embedded in the file.",
-        css=("run.css",),
+        css=("timeline.css",),
     )
     log_title, log = facts.end_of_log(run) if bad else ("", [])
     rows, count = facts.log_of_events(events, now)

@@ -19,7 +19,7 @@ def average_run(
     from birdsd.runs.run import RunStore
     from birdsd.schema import OptimConfig
     from birdsd.training.averages import mixed, mixture_for
-    from birdsd.training.checkpoints.committed import checkpoint_at, positions
+    from birdsd.training.checkpoints.reading import checkpoint_at, positions
 
     found = RunStore(runs).find(run)
     place = out if out is not None else found.folder / "averages" / f"{length:g}"

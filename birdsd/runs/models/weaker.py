@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from birdsd.diffusion.generation.generator import Generator, WeakerModel
     from birdsd.schema import ClipsConfig
-    from birdsd.training.checkpoints.committed import Checkpoint
+    from birdsd.training.checkpoints.reading import Checkpoint
 
 
 def split_position(text: str) -> tuple[str, int | None]:
@@ -51,7 +51,7 @@ def load_weaker(config: ClipsConfig, main: Path, like: Generator) -> WeakerModel
     )
     identity = model.identity
     if position is not None:
-        from birdsd.training.checkpoints.committed import checkpoint_at
+        from birdsd.training.checkpoints.reading import checkpoint_at
 
         run = folder if (folder / "checkpoints").is_dir() else folder.parent
         checkpoint = checkpoint_at(run, position)

@@ -27,7 +27,7 @@ from torch import Tensor
 import birdsd
 from birdsd.errors import UserError
 from birdsd.files import explained_write, fsync_folder, write_json
-from birdsd.training.checkpoints.committed import COMMIT, STATE, Checkpoint, json_sum, read_committed
+from birdsd.training.checkpoints.reading import COMMIT, STATE, Checkpoint, json_sum, read_committed
 from birdsd.training.checkpoints.tensorfile import TensorBuffer, TensorFile, TensorStream
 from birdsd.training.devices.world import World
 from birdsd.training.engines.base import Engine

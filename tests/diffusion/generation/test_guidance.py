@@ -182,7 +182,7 @@ def test_the_job_makes_a_led_clip_again_from_its_recipe_alone(run, tmp_path):
 
 def test_the_weaker_model_has_the_weights_of_its_checkpoint(run, model):
     """The averages where there are any, as an export has them."""
-    from birdsd.training.checkpoints.committed import checkpoint_at, positions
+    from birdsd.training.checkpoints.reading import checkpoint_at, positions
 
     assert positions(run) == [16, 32, 48]
     held = [load_model(asked(run, f"guide=@{position}")).weaker for position in (16, 48)]

@@ -10,10 +10,11 @@ import pytest
 
 from birdsd.errors import UserError
 from birdsd.evaluation.judges import Sound, judge_sounds
-from birdsd.evaluation.judges.judge import sigmoid, windows_of
+from birdsd.evaluation.judges.judge import sigmoid
 from birdsd.evaluation.judges.judgement import NOTHING_HEARD, wilson
 from birdsd.evaluation.judges.listening import listen
 from birdsd.evaluation.judges.sounds import find_sounds
+from birdsd.evaluation.judges.windows import windows_of
 from birdsd.files import write_json
 from birdsd.sound.audio.recordings import write_wav
 from birdsd.sound.labels.raven import read_raven

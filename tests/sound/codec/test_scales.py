@@ -76,9 +76,7 @@ def test_correction_brings_bands_closer():
 def test_empty_filters_are_refused_with_sizes_that_work(scale, fmin):
     with pytest.raises(UserError, match="see no FFT bin") as caught:
         filter_bank(scale, 32000, 512, 500, fmin, 15000.0)
-    ways = dict(
-        way.removeprefix("set ").split("=") for way in caught.value.hint.split(", or ") if "=" in way
-    )
+    ways = dict(way.removeprefix("set ").split("=") for way in caught.value.hint.split(", or ") if "=" in way)
     assert filter_bank(scale, 32000, int(ways["n_fft"]), 500, fmin, 15000.0).weights.bands == 500
     assert filter_bank(scale, 32000, 512, int(ways["bands"]), fmin, 15000.0).centre_hz[-1] > 14000
     assert int(ways["n_fft"]) % 2 == 0
