@@ -78,6 +78,11 @@ class FlatParameters:
         """The part of `tensor`, as large as a parameter's chunk (weights, moments, averages), that is its."""
         return _view(tensor, self._places[name])
 
+    def span(self, first: str, last: str) -> slice:
+        """Where in their chunk the parameters from `first` to `last` lie."""
+        begin, end = self._places[first], self._places[last]
+        return slice(begin.offset, end.offset + end.shape.numel())
+
     def zero_gradients(self) -> None:
         """Before a step. The gradients stay where they are: setting them to None would break the views."""
         torch._foreach_zero_(self.gradients)

@@ -74,7 +74,7 @@ class TorchEngine:
         self.parameter_names = sorted(self.shapes)
         muon = optim.optimizer == "muon"
         self.flat = FlatParameters((muon_groups if muon else decay_groups)(learning))
-        self.optimizer = Muon(self.flat, optim) if muon else self._adamw(optim, optimizer_bits)
+        self.optimizer = Muon(self.flat, optim, world) if muon else self._adamw(optim, optimizer_bits)
         if isinstance(self.optimizer, torch.optim.AdamW):
             for chunk in self.flat.chunks:
                 self.optimizer.state[chunk] = {

@@ -11,10 +11,11 @@ from torch import nn
 from birdsd.config import compose, signature
 from birdsd.errors import UserError
 from birdsd.schema import OptimConfig
+from birdsd.training.devices.world import World
 from birdsd.training.engines import muon
 from birdsd.training.engines.flat import FlatParameters
-from birdsd.training.engines.muon import Muon, muon_groups, orthogonal
-from tests.support.toy import OPTIM, OddMethod, losses
+from birdsd.training.engines.muon import Muon, deal, muon_groups, orthogonal
+from tests.support.toy import OPTIM, OddMethod, fork_ranks, losses
 
 MUON = {"optim__optimizer": "muon"}
 
@@ -112,6 +113,73 @@ def test_steps_are_those_of_torch(monkeypatch):
         assert apart.norm() / way.norm() < 0.06, "apart from how bf16 rounds in another order"
 
 
+class Several(nn.Module):
+    """Matrices of all sorts, among them one that costs as much as the others together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = [(6, 20), (64, 70), (20, 6), (8, 8), (5, 30), (12, 9)]
+        self.layers = nn.ModuleList(nn.Linear(*size) for size in sizes)
+        self.filters = nn.Conv2d(7, 9, 3)
+
+
+def stepped(world: World) -> tuple[np.ndarray, int]:
+    """The weights and momenta after three steps, and how many matrices this rank made orthogonal."""
+    made = []
+    torch.manual_seed(0)
+    model = Several()
+    # Small chunks, so that a rank's share may lie in several of them, and a chunk be of several ranks.
+    flat = FlatParameters(muon_groups(list(model.named_parameters())), chunk_elements=600)
+    optimizer = Muon(flat, OptimConfig(**{**OPTIM, "optimizer": "muon", "weight_decay": 0.1}), world)
+    for step in range(3):
+        for name, parameter in model.named_parameters():
+            draw = torch.Generator().manual_seed(step + len(name))
+            parameter.grad.copy_(torch.randn(parameter.shape, generator=draw))
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(muon, "orthogonal", lambda matrix: made.append(1) or orthogonal(matrix))
+            optimizer.step()
+    kept = [t for chunk in flat.chunks for t in (chunk.detach(), optimizer.state[chunk]["exp_avg"])]
+    return torch.cat(kept).numpy(), len(made)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 9])
+def test_dealt_out_over_the_ranks_a_step_is_bit_by_bit_that_of_one(ranks, tmp_path):
+    def work(rank):
+        world = World.from_environment()
+        world.start(torch.device("cpu"))
+        weights, made = stepped(world)
+        np.save(tmp_path / f"{rank}.npy", weights)
+        (tmp_path / f"{rank}.txt").write_text(str(made))
+        world.close()
+
+    assert fork_ranks(ranks, work, tmp_path / "log.txt") == [0] * ranks, (tmp_path / "log.txt").read_text()
+    alone, all_of_them = stepped(World())
+    for rank in range(ranks):
+        assert np.array_equal(np.load(tmp_path / f"{rank}.npy"), alone)
+    made = [int((tmp_path / f"{rank}.txt").read_text()) for rank in range(ranks)]
+    assert sum(made) == all_of_them == 3 * 7, "each matrix by one rank, once a step"
+    assert max(made) < all_of_them
+
+
+def test_shares_are_neighbours_and_the_costliest_is_as_cheap_as_can_be():
+    draw = np.random.default_rng(0)
+    for count in (1, 2, 7, 40):
+        for ranks in (1, 2, 3, 8):
+            costs = draw.integers(1, 100, count).tolist()
+            shares = deal(costs, ranks)
+            assert len(shares) == ranks
+            assert [n for share in shares for n in range(count)[share]] == list(range(count))
+            most = max(sum(costs[share]) for share in shares)
+            assert most <= sum(costs) / ranks + max(costs)
+    assert deal([1, 1, 1, 1, 4, 1, 1], 3) == [slice(0, 4), slice(4, 5), slice(5, 7)]
+    assert deal([], 2) == [slice(0, 0), slice(0, 0)]
+    unet = [torch.zeros(shape) for shape in [(1280, 1280), (1280, 2560, 3, 3), (320, 320), (320, 320, 3, 3)]]
+    costs = [muon._cost(matrix) for matrix in unet]
+    assert costs[1] > costs[0] > costs[3] > costs[2]
+
+
 def test_killed_and_stopped_it_goes_on_bit_by_bit(children, tmp_path):
     assert children.train(tmp_path / "straight", **MUON) == [0]
     run = tmp_path / "run"
@@ -139,6 +207,17 @@ def test_learnt_alike_however_the_work_is_cut(children, tmp_path, world, changes
     np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=2e-2)  # bf16 in between
     commit = json.loads((other / "checkpoints/000000000120/COMMIT.json").read_text())
     assert commit["world_size"] == world
+
+
+def test_two_ranks_killed_and_stopped_go_on_bit_by_bit(children, tmp_path):
+    two = {"world": 2, "method": OddMethod, **MUON}
+    assert children.train(tmp_path / "straight", **two) == [0, 0]
+    run = tmp_path / "run"
+    assert children.train(run, kill="50", **two) == [-signal.SIGKILL] * 2
+    assert children.train(run, stop_at=80, **two) == [0, 0]
+    assert children.train(run, **two) == [0, 0]
+    assert losses(run) == losses(tmp_path / "straight")
+    assert np.array_equal(*[np.load(r / "export/weights.npy") for r in (run, tmp_path / "straight")])
 
 
 @pytest.mark.parametrize("job", ["train", "cache"])
