@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.common import Row
+from bench.common import Row, Size
 from birdsd.files import append_bytes, write_json
 from birdsd.runs.allocations import BEGAN, END, FOLDER, HEARTBEAT, Began, Ended, Heartbeat, write_record
 
@@ -20,13 +20,13 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "scipy", "pandas", "hydra", "diffusers")
 
 
-def run(quick: bool = False) -> list[Row]:
+def run(size: Size) -> list[Row]:
     """How fast `birdsd status` answers with hundreds of runs."""
     with tempfile.TemporaryDirectory(prefix="birdsd-bench-") as folder:
         root = Path(folder) / "runs"
         for number in range(RUNS):
             _write_run(root / f"small-full-{number:012x}", number)
-        repeats = 3 if quick else 9
+        repeats = size.of(9, 3, 1)
         table, everything = (
             _process_s(root, options, repeats) for options in ([], ["--all", "--json"])
         )  # fmt: skip
@@ -91,5 +91,5 @@ def _write_run(folder: Path, number: int) -> None:
 
 
 if __name__ == "__main__":
-    for row in run("--quick" in sys.argv):
+    for row in run(Size.QUICK if "--quick" in sys.argv else Size.FULL):
         print(f"{row.what}: {row.ratio:.2f} (at most {row.floor}); {row.note}")
