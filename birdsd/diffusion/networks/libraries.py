@@ -67,8 +67,8 @@ def _standing_in(names: tuple[str, ...]) -> Iterator[None]:
     try:
         yield
     finally:
-        for name, stand_in in placed.items():
-            if sys.modules.get(name) is stand_in:
+        for name, mine in placed.items():
+            if sys.modules.get(name) is mine:
                 del sys.modules[name]
 
 
@@ -90,7 +90,8 @@ def import_diffusers() -> None:
         whole, part = (importlib.import_module(f"diffusers.utils{rest}") for rest in ("", ".peft_utils"))
         for name in _SCALING:
             spared = _unless_one(getattr(part, name))
-            setattr(whole, name, spared), setattr(part, name, spared)
+            for module in (whole, part):
+                setattr(module, name, spared)
     with _standing_in(_LATER):
         for name in _TAKERS:
             # Another version may have no such module, or need the real ones at once: it will get them.
