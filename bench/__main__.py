@@ -3,6 +3,7 @@
 python -m bench                 all of them
 python -m bench codec reader    some of them
 python -m bench --quick         smaller inputs; the ratios are rougher
+python -m bench --smoke         each once at its smallest: whether it runs, not how fast
 """
 
 from __future__ import annotations
@@ -14,8 +15,12 @@ import os
 import platform
 import sys
 import time
+import traceback
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+
+from bench.common import LeftOut, Row, Size
 
 AREAS = (
     "prepare", "codec", "reader", "loop", "methods", "memory", "checkpoint", "zero", "status", "start",
@@ -23,32 +28,71 @@ AREAS = (
 )  # fmt: skip
 
 
-def main() -> int:
-    """Measure the areas that the command line names; 1 where a floor is missed."""
+def main(words: list[str] | None = None) -> int:
+    """Measure the areas that the command line names; 1 where one fails or a floor is missed."""
     parser = argparse.ArgumentParser(
         "bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("areas", nargs="*", help=f"of {', '.join(AREAS)}; all without any")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--json", type=Path, help="also write the rows to this file")
-    options = parser.parse_args()
+    parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file, as they come")
+    options = parser.parse_args(words)
     if unknown := set(options.areas) - set(AREAS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(AREAS)}")
-    rows = []
-    for area in options.areas or AREAS:
-        start = time.monotonic()
-        found = importlib.import_module(f"bench.{area}").run(quick=options.quick)
-        print(f"# {area}: {time.monotonic() - start:.0f} s", file=sys.stderr)
-        rows.extend(found)
+    size = Size.SMOKE if options.smoke else Size.QUICK if options.quick else Size.FULL
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
-    print(f"{'area':8} {'what':58} {'ratio':>8} {'floor':>8}")
-    for row in rows:
-        sign = ">=" if row.higher_is_better else "<="
-        mark = "" if row.reached else "   MISSED"
-        print(f"{row.area:8} {row.what:58} {row.ratio:8.2f} {sign}{row.floor:6.2f}{mark}  {row.note}")
-    if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
-    return 0 if all(row.reached for row in rows) else 1
+    print(f"{'area':8} {'what':58} {'ratio':>8} {'floor':>8}", flush=True)
+    return measure(options.areas or AREAS, size, options.json)
+
+
+def measure(areas: Iterable[str], size: Size, into: Path | None = None) -> int:
+    """Print each row of `areas` as it comes, and write all to `into`; 1 where one of them fails, or, unless
+    it is SMOKE, misses its floor. What comes after a failure is measured all the same."""
+    kept: list[dict[str, object]] = []
+    failed, missed = [], 0
+    for area in areas:
+        start, cpu_s = time.monotonic(), _cpu_s()
+        try:
+            for row in importlib.import_module(f"bench.{area}").run(size):
+                print(_line(row, size), flush=True)
+                missed += not row.reached
+                kept.append(asdict(row))
+                _write(into, kept)
+        except LeftOut as why:
+            print(f"{area:8} left out: {why}", flush=True)
+            kept.append({"area": area, "left_out": str(why)})
+        except Exception as error:
+            traceback.print_exc()
+            said = f"{type(error).__name__}: {error}".splitlines()[0]
+            print(f"{area:8} FAILED: {said}", flush=True)
+            kept.append({"area": area, "failed": said})
+            failed.append(area)
+        _write(into, kept)
+        took = f"{time.monotonic() - start:.0f} s, {_cpu_s() - cpu_s:.0f} s of processor time"
+        print(f"# {area}: {took}", file=sys.stderr, flush=True)
+    if failed:
+        print(f"\n{len(failed)} of the areas failed: {', '.join(failed)}")
+    if size is not Size.SMOKE and missed:
+        print(f"\n{missed} of {sum('ratio' in row for row in kept)} rows miss their floor")
+    return 1 if failed or (missed and size is not Size.SMOKE) else 0
+
+
+def _line(row: Row, size: Size) -> str:
+    sign = ">=" if row.higher_is_better else "<="
+    mark = "   MISSED" if not row.reached and size is not Size.SMOKE else ""
+    return f"{row.area:8} {row.what:58} {row.ratio:8.2f} {sign}{row.floor:6.2f}{mark}  {row.note}"
+
+
+def _write(into: Path | None, rows: list[dict[str, object]]) -> None:
+    if into:
+        into.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+def _cpu_s() -> float:
+    """Of this process and of those that it waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 if __name__ == "__main__":

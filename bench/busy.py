@@ -24,23 +24,21 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.common import Row
+from bench.common import LeftOut, Row, Size
 from birdsd.training.devices.cores import USERS_CHOICE, Neighbours, read_load, usable_cores
 
 ROOT = Path(__file__).resolve().parents[1]
-# A run looks once a second, and takes three looks to believe that its neighbour is gone.
-_NOTICED_S, _GONE_S = 2.5, 5.0
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", *USERS_CHOICE)
 WAYS = ("minds", "torch alone", "one thread")
 
 
-def run(quick: bool = False) -> list[Row]:
+def run(size: Size) -> list[Row]:
     """Rows of speed, quiet and busy."""
     cores = usable_cores()
     if cores < 2 or sys.platform != "linux":
-        print("# busy: needs two cores and Linux", file=sys.stderr)
-        return []
-    speeds, others = _speeds(rounds=3 if quick else 8, seconds=2.0 if quick else 4.0)
+        raise LeftOut("needs two cores and Linux")
+    noticed_s, gone_s = size.of((2.5, 5.0), (2.5, 5.0), (0.0, 0.0))
+    speeds, others = _speeds(size.of(8, 3, 1), size.of(4.0, 2.0, 0.1), noticed_s, gone_s)
     share = cores / (cores + 1)
 
     def ratio(over: tuple[str, str], under: tuple[str, str]) -> float:
@@ -65,22 +63,28 @@ def run(quick: bool = False) -> list[Row]:
     ]
 
 
-def _speeds(rounds: int, seconds: float) -> tuple[dict[tuple[str, str], list[float]], float]:
-    """Samples a second by way and load, round by round; and the cores that others used in the quiet."""
+def _speeds(
+    rounds: int, seconds: float, noticed_s: float, gone_s: float
+) -> tuple[dict[tuple[str, str], list[float]], float]:
+    """Samples a second by way and load, round by round; and the cores that others used in the quiet.
+
+    A run looks once a second, and takes three looks to believe that its neighbour is gone: it is given
+    `noticed_s` and `gone_s` for that.
+    """
     speeds: dict[tuple[str, str], list[float]] = {}
     strangers = []
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="birdsd-bench-"))
         trainings = {way: stack.enter_context(_child(way, folder)) for way in WAYS}
         for _ in range(rounds):
-            time.sleep(_GONE_S)
+            time.sleep(gone_s)
             before = read_load()
             time.sleep(0.5)
             strangers.append(read_load().others_since(before))
             for way, training in trainings.items():
                 speeds.setdefault((way, "quiet"), []).append(training(seconds))
             with _neighbour():
-                time.sleep(_NOTICED_S)
+                time.sleep(noticed_s)
                 for way, training in trainings.items():
                     speeds.setdefault((way, "busy"), []).append(training(seconds))
     return speeds, statistics.median(strangers)

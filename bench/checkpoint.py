@@ -8,24 +8,27 @@ warm page cache, where the ratios are hardest to reach.
 from __future__ import annotations
 
 import gc
+import math
 import os
 import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from bench.common import Row
+from bench.common import Row, Size
 from bench.loop import BATCH, CPU, UNetLearner
 from bench.zero import ready_batches
 from birdsd.diffusion.learning.base import Learner
 from birdsd.schema import OPTIM_DEFAULTS, MachineConfig, OptimConfig
 from birdsd.training.checkpoints.checkpoint import Checkpointer
+from birdsd.training.devices.cores import read_load, usable_cores
 from birdsd.training.devices.precision import Precision
 from birdsd.training.devices.world import World
 from birdsd.training.engines.base import Engine
@@ -50,13 +53,14 @@ def _engine(learner: Learner) -> Engine:
     return make_engine(learner, optim, machine, Precision("fp32", "the bench"), CPU, World(), 1)
 
 
-def run(quick: bool = False) -> list[Row]:
+def run(size: Size) -> list[Row]:
+    """Rows of saving and restoring."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory() as name:
-            rows = _large(Path(name) / "large", layers=16 if quick else 48, rounds=3 if quick else 7)
-            return [*rows, _stall_of_steps(Path(name) / "steps", rounds=4 if quick else 12)]
+            large = _large(Path(name) / "large", size.of(48, 16, 1), size.of(7, 3, 1), size.of(2, 2, 0))
+            return [*large, _stall_of_steps(Path(name) / "steps", rounds=size.of(12, 4, 1))]
     finally:
         torch.set_num_threads(before)
 
@@ -72,18 +76,26 @@ class _Contest:
     ) -> None:
         self.calls, self.between, self.after = calls, between, after
         self.seconds: dict[str, list[float]] = {}
+        self.cpu_s: dict[str, list[float]] = {}
+        self.others_cores = math.nan  # that other programs kept busy meanwhile
 
-    def hold(self, rounds: int, warm_up: int = 2) -> None:
+    def hold(self, rounds: int, warm_up: int) -> None:
+        load = None
+        with suppress(OSError):  # where the system does not tell
+            load = read_load()
         for number in range(warm_up + rounds):
             for name, call in self.calls.items():
                 self.between()
-                start = time.perf_counter()
+                start, cpu_s = time.perf_counter(), time.process_time()
                 parts = call()
                 taken = {name: time.perf_counter() - start, **(parts or {})}
                 if number >= warm_up:
+                    self.cpu_s.setdefault(name, []).append(time.process_time() - cpu_s)
                     for key, value in taken.items():
                         self.seconds.setdefault(key, []).append(value)
             self.after()
+        with suppress(OSError):
+            self.others_cores = read_load().others_since(load) if load else math.nan
 
     def row(self, above: str, below: str, floor: float, higher_is_better: bool = False) -> Row:
         """The median of the ratios, round by round."""
@@ -188,7 +200,7 @@ class _Large:
         shutil.rmtree(self.folder / "fresh")
 
 
-def _large(folder: Path, layers: int, rounds: int) -> list[Row]:
+def _large(folder: Path, layers: int, rounds: int, warm_up: int) -> list[Row]:
     folder.mkdir()
     state = _Large(folder, layers)
     contest = _Contest(
@@ -206,10 +218,17 @@ def _large(folder: Path, layers: int, rounds: int) -> list[Row]:
         state.settle,
         state.tidy,
     )
-    contest.hold(rounds)
+    contest.hold(rounds, warm_up)
     restore = contest.row("restore", "pread", 1.3)
     in_place = contest.row("restore", "reading into place", 1.3)
     copy = 1000 * statistics.median(contest.seconds["copy"])
+    # Restoring sums and then copies, in several threads: beside others it comes near to what it costs in all.
+    cpu = statistics.median(
+        a / b for a, b in zip(*(contest.cpu_s[n] for n in ("restore", "pread")), strict=True)
+    )
+    depends = (
+        f"{cpu:.1f} in processor time, {usable_cores()} cores of which others used {contest.others_cores:.1f}"
+    )
     return [
         contest.row("save stall", "copy", 1.3),
         contest.row("first save's stall", "copy", 1.3),
@@ -218,7 +237,7 @@ def _large(folder: Path, layers: int, rounds: int) -> list[Row]:
         contest.row("torch.save + fsync", "durable save", 1.3, higher_is_better=True),
         in_place,
         # Reading ends in a small buffer that the cache holds; a restore must put every byte into its place.
-        replace(restore, note=f"{restore.note}; a copy of as many bytes: {copy:.0f} ms"),
+        replace(restore, note=f"{restore.note}; {depends}; a copy of as many bytes: {copy:.0f} ms"),
         contest.row("torch.load", "restore", 2.5, higher_is_better=True),
     ]
 

@@ -8,19 +8,20 @@ import numpy as np
 import yaml
 
 import birdsd
-from bench.common import Row, paired
+from bench.common import Row, Size, paired
 from birdsd.randomness import generator
 from birdsd.sound.codec.codec import SpectrogramCodec
 from birdsd.sound.codec.phase import griffin_lim, spectral_convergence_db
 
 
-def run(quick: bool = False) -> list[Row]:
-    repeats = 3 if quick else 7
+def run(size: Size) -> list[Row]:
+    """Rows of encoding and decoding."""
+    repeats = size.of(7, 3, 1)
     riffusion, birdsong = _preset("riffusion"), _preset("birdsong")
     sound = song(riffusion.rate_hz, riffusion.samples_per_clip)
     return [
         *_encoding(riffusion, sound, repeats),
-        *_phase_recovery(riffusion, sound, 1 if quick else 3),
+        *_phase_recovery(size.of(riffusion, riffusion, birdsong), sound, size.of(3, 1, 1)),
         _real_time(birdsong, song(birdsong.rate_hz, birdsong.samples_per_clip), repeats),
     ]
 

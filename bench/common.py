@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+import enum
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Size(enum.Enum):
+    """How large the inputs of a bench are, and how often it repeats. The ratios of SMOKE mean nothing: it
+    shows that the bench still runs."""
+
+    FULL = 0
+    QUICK = 1
+    SMOKE = 2
+
+    def of(self, full: T, quick: T, smoke: T) -> T:
+        """One of the three."""
+        return (full, quick, smoke)[self.value]
+
+
+class LeftOut(Exception):
+    """An area cannot be measured here; says why."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.common import Row, paired
+from bench.common import LeftOut, Row, Size, paired
 from bench.sounds import recording
 from birdsd.evaluation.judges import birdnet
 from birdsd.evaluation.judges.sounds import hear_file
@@ -29,12 +29,11 @@ from birdsd.files import muted
 _MIN_CONFIDENCE = 0.25
 
 
-def run(quick: bool = False) -> list[Row]:
+def run(size: Size) -> list[Row]:
     """How fast the judge is: beside real time, and beside the loop of the judge's own tool."""
     if not birdnet.installed():
-        print(f"bench judge: left out, {birdnet.TITLE} is not installed ({birdnet.INSTALL})")
-        return []
-    seconds = 30 if quick else 60
+        raise LeftOut(f"{birdnet.TITLE} is not installed ({birdnet.INSTALL})")
+    seconds = size.of(60, 30, 3)
     judge = birdnet.find_judge()
     with tempfile.TemporaryDirectory() as folder:
         path = recording(Path(folder) / "song.wav", seconds, 44100)
@@ -46,7 +45,7 @@ def run(quick: bool = False) -> list[Row]:
             hear_file(judge, path, _MIN_CONFIDENCE)
             core_s.append(time.process_time() - start)
 
-        pair = paired(ours, lambda: peer.analyse(path), repeats=3 if quick else 7)
+        pair = paired(ours, lambda: peer.analyse(path), repeats=size.of(7, 3, 1))
         logits = hear_file(judge, path, _MIN_CONFIDENCE).logits
         error = float(np.abs(logits - peer.logits(path)).max())
     speed, by_the_clock = seconds / statistics.median(core_s[1:]), seconds / pair.ours_s

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.common import Row
+from bench.common import Row, Size
 from birdsd.diffusion.learning.base import Learner, Modules
 from birdsd.randomness import generator
 from birdsd.schema import OPTIM_DEFAULTS, TrainConfig
@@ -114,7 +114,7 @@ def our_steps(config: TrainConfig, folder: Path) -> Any:
     """Yields seconds a step of `Trainer`'s own step, with everything around it."""
     from birdsd.training.loop import Trainer
 
-    index: Any = None
+    index: Any = _Index()
     method: Any = _Method()
     trainer = Trainer(config, method, index, folder, lambda: False, lambda event: None, World())
     torch.manual_seed(0)
@@ -147,6 +147,13 @@ def timed_steps(trainer: Any, parts: Modules, batches: Any) -> Any:
         yield time.perf_counter() - begin
 
 
+class _Index:
+    """Of shards that there are not: the batches come from `_Reader`."""
+
+    def count(self, split: str) -> int:
+        return 0
+
+
 class _Method:
     def encode_batch(self, parts: Modules, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return batch
@@ -158,7 +165,7 @@ class _Silent:
     def lines(self, *arguments: object) -> None: ...
 
 
-def run(quick: bool = False) -> list[Row]:
+def run(size: Size) -> list[Row]:
     """The loop's row."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -168,14 +175,14 @@ def run(quick: bool = False) -> list[Row]:
     config.machine.device, config.machine.micro_batch, config.machine.threads = "cpu", BATCH, 1
     try:
         with tempfile.TemporaryDirectory() as folder:
-            return [_step_row(config, Path(folder), 15 if quick else 60)]
+            return [_step_row(config, Path(folder), size.of(60, 15, 1))]
     finally:
         torch.set_num_threads(before)
 
 
 def _step_row(config: TrainConfig, folder: Path, pairs: int) -> Row:
     ours, bare = our_steps(config, folder), bare_steps(config.optim)
-    for _ in range(5):
+    for _ in range(min(5, pairs)):
         next(ours), next(bare)
     # Step by step in turn: a machine whose speed drifts moves both.
     times = [(next(ours), next(bare)) for _ in range(pairs)]

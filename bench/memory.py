@@ -1,4 +1,4 @@
-"""Preparing 100 hours must not need more memory than one: the peak resident memory of a process each."""
+"""Preparing 50 hours must not need more memory than one: the peak resident memory of a process each."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench.common import Row
-from bench.sounds import linked, recording
+import numpy as np
+
+from bench.common import Row, Size
+from bench.sounds import recording
 from birdsd.schema import DataConfig
 from birdsd.shards.prepare.prepare import prepare
 from birdsd.sound.codec.codec import SpectrogramCodec
 
-# Small images and a low rate, so that 100 hours pass in a minute; what could grow with the hours (plan,
+# Small images and a low rate, so that 50 hours pass in a minute; what could grow with the hours (plan,
 # metadata, index, problems) is as large as ever.
 CODEC = SpectrogramCodec(
     name="memory",
@@ -29,18 +31,18 @@ CODEC = SpectrogramCodec(
 _RECORDING_S = 300.0
 
 
-def run(quick: bool = False) -> list[Row]:
+def run(size: Size) -> list[Row]:
     """Peak memory of prepare for one hour and for many."""
-    hours = 10 if quick else 100
+    few_hours, hours = size.of((1, 50), (1, 10), (0.25, 0.5))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = recording(folder / "source.wav", _RECORDING_S, CODEC.rate_hz)
-        few, many = (_peak_mib(folder, source, count) for count in (1, hours))
+        few, many = (_peak_mib(folder, source, count) for count in (few_hours, hours))
     note = f"{few:.0f} and {many:.0f} MiB, {int(hours * 3600 / _RECORDING_S)} recordings"
     return [
         Row(
             "memory",
-            f"prepare {hours} h / 1 h, peak memory",
+            f"prepare {hours:g} h / {few_hours:g} h, peak memory",
             many / few,
             1.05,
             higher_is_better=False,
@@ -49,12 +51,25 @@ def run(quick: bool = False) -> list[Row]:
     ]
 
 
-def _peak_mib(folder: Path, source: Path, hours: int) -> float:
-    recordings = linked(folder / f"{hours}h" / "Wren", source, int(hours * 3600 / _RECORDING_S)).parent
+def _peak_mib(folder: Path, source: Path, hours: float) -> float:
+    recordings = _recordings(folder / f"{hours}h" / "Wren", source, int(hours * 3600 / _RECORDING_S)).parent
     command = [sys.executable, "-m", "bench.memory", str(recordings), str(folder / f"shards-{hours}h")]
     # Its own account of its peak: the usage that wait4 gives for a child includes the parent's before exec.
     result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return float(result.stdout.split()[-1])
+
+
+def _recordings(folder: Path, source: Path, count: int) -> Path:
+    """In 8 bits, so that 50 hours are 1.4 GB, and each with a beginning of its own: what is the same to the
+    sample is one recording to prepare."""
+    import soundfile
+
+    sound, rate_hz = soundfile.read(source, dtype="float32")
+    folder.mkdir(parents=True)
+    for number in range(count):
+        sound[:64] = np.random.default_rng(number).uniform(-0.5, 0.5, 64)
+        soundfile.write(folder / f"recording_{number:05d}.wav", sound, rate_hz, subtype="PCM_U8")
+    return folder
 
 
 def _own_peak_mib() -> float:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from bench import peers
-from bench.common import Row, paired
+from bench.common import Row, Size, paired
 from bench.loop import timed_steps
 from birdsd.config import compose
 from birdsd.diffusion.generation.aesthetics import AestheticSettings, personalise
@@ -53,15 +53,19 @@ _NOISE = 1.02  # of timings that are equal
 _MEMORY_FLOORS = {"textual_inversion": 0.95, "dreambooth on full": 1.02}
 
 
-def run(quick: bool = False) -> list[Row]:
+def run(size: Size) -> Iterator[Row]:
     """A row of time and one of memory for each method, and one for what a cached text saves."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory() as name:
-            bench = Bench(Path(name), pairs=5 if quick else 20)
-            rows = [row for way in WAYS for row in bench.rows(way)]
-            return [*rows, *bench.aesthetic_rows(), bench.cached_text_row(), bench.adversary_row()]
+            batch, warm_up = size.of((BATCH, 3), (BATCH, 3), (2, 0))
+            bench = Bench(Path(name), pairs=size.of(20, 5, 1), batch=batch, warm_up=warm_up)
+            for way in WAYS:
+                yield from bench.rows(way)
+            yield from bench.aesthetic_rows()
+            yield bench.cached_text_row()
+            yield bench.adversary_row()
     finally:
         torch.set_num_threads(before)
 
@@ -84,8 +88,10 @@ class Bench:
         model: str = "tiny",
         codec: str = "birdsong-small",
         machine: Sequence[str] = ("machine=smoke", "machine.threads=1"),
+        batch: int = BATCH,
+        warm_up: int = 3,
     ) -> None:
-        self.folder, self.pairs = folder, pairs
+        self.folder, self.pairs, self.batch, self.warm_up = folder, pairs, batch, warm_up
         self.method: Any = None  # of the steps that began last
         self._common = [f"model={model}", *machine]
         made = SpectrogramCodec.from_config(compose("prepare", [f"codec={codec}"]).codec)
@@ -102,6 +108,8 @@ class Bench:
             common = [*common, "method.class_samples=16", "method.class_steps=1"]
         config = compose("train", [*common, *settings])
         config.optim.total_samples = 10**9
+        if self.batch != BATCH:
+            config.optim.global_batch = self.batch
         return config
 
     def _made(self, name: str, settings: list[str]) -> Path:
@@ -134,16 +142,21 @@ class Bench:
         yield from peers.timed(peers.PEERS[way](self.base, self.ready()).steps())
 
     def ready(self) -> peers.Ready:
-        pixels = [to_range(torch.from_numpy(self.pictures[i : i + BATCH])) for i in range(0, SAMPLES, BATCH)]
-        said = [[_caption(n) for n in range(i, i + BATCH)] for i in range(0, SAMPLES, BATCH)]
-        return peers.Ready(pixels, said, pixels[0], ["a bird"] * BATCH)
+        size, starts = self.batch, range(0, SAMPLES, self.batch)
+        pixels = [to_range(torch.from_numpy(self.pictures[i : i + size])) for i in starts]
+        said = [[_caption(n) for n in range(i, i + size)] for i in starts]
+        return peers.Ready(pixels, said, pixels[0], ["a bird"] * size)
+
+    def peak(self, begin: Callable[[], Iterator[Any]]) -> int:
+        """Bytes of tensors at the most, from building until the warm-up is over."""
+        return _peak(begin, max(1, self.warm_up))
 
     def rows(self, way: str) -> list[Row]:
         """Time and memory of one method."""
-        most = _peak(lambda: self.ours(WAYS[way]))
-        theirs = _peak(lambda: self.example(way))
+        most = self.peak(lambda: self.ours(WAYS[way]))
+        theirs = self.peak(lambda: self.example(way))
         ours, example = self.ours(WAYS[way]), self.example(way)
-        for _ in range(3):
+        for _ in range(self.warm_up):
             next(ours), next(example)
         times = [(next(ours), next(example)) for _ in range(self.pairs)]
         step = 1000 * statistics.median(mine for mine, _ in times)
@@ -169,8 +182,8 @@ class Bench:
             peer = peers.AestheticGradients(self.base, _clip(self.base), target)
             return lambda: peer(prompt)
 
-        most, theirs = (_peak(lambda make=make: _again(make())) for make in (ours, extension))
-        pair = paired(ours(), extension(), repeats=self.pairs)
+        most, theirs = (self.peak(lambda make=make: _again(make())) for make in (ours, extension))
+        pair = paired(ours(), extension(), repeats=self.pairs, warm_up=min(1, self.warm_up))
         note = f"{1000 * pair.ours_s:.0f} ms for 5 steps"
         what = "aesthetic gradients: a prompt / the web UI's extension"
         memory = "aesthetic gradients: memory / the web UI's extension"
@@ -182,7 +195,7 @@ class Bench:
     def cached_text_row(self) -> Row:
         """A step of `full` that knows its captions' encodings, beside one that encodes them every time."""
         known, fresh = self.ours(WAYS["full"]), self.ours(WAYS["full"])
-        for _ in range(3):
+        for _ in range(self.warm_up):
             next(known), next(fresh)
         forgetful = self.method  # of the steps that began last
         forgetful.caches.use_disk = False
@@ -198,7 +211,7 @@ class Bench:
     def adversary_row(self) -> Row:
         """A step of the autoencoder with its adversary, which teaches from the start, beside one without."""
         plain, judged = (self.ours([*WAYS["autoencoder"], *more]) for more in ([], [ADVERSARY]))
-        for _ in range(3):
+        for _ in range(self.warm_up):
             next(plain), next(judged)
         times = [(next(judged), next(plain)) for _ in range(self.pairs)]
         ratio = statistics.median(mine / other for mine, other in times)
@@ -215,8 +228,8 @@ def _again(call: Callable[[], Any]) -> Iterator[Any]:
         yield call()
 
 
-def _peak(begin: Callable[[], Iterator[Any]]) -> int:
-    """Bytes of tensors at the most, from building to the third step."""
+def _peak(begin: Callable[[], Iterator[Any]], count: int) -> int:
+    """Bytes of tensors at the most, from building until so many steps are done."""
     gc.collect()
     live = LiveTensors()
     live.hold_all()  # what is there already is not of this side
@@ -226,7 +239,7 @@ def _peak(begin: Callable[[], Iterator[Any]]) -> int:
         steps = begin()
         next(steps)
         live.hold_all()
-        for _ in islice(steps, 2):
+        for _ in islice(steps, count - 1):
             live.hold_all()
     most = live.peak_bytes - before
     del steps

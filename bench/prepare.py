@@ -12,15 +12,17 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from bench.common import Row
-from bench.sounds import linked, recording
+from bench.common import Row, Size
+from bench.sounds import recordings
 from birdsd.schema import DataConfig
+from birdsd.shards.index import ShardIndex
 from birdsd.shards.prepare.prepare import prepare
+from birdsd.shards.prepare.splits import SPLITS
 from birdsd.sound.codec.codec import SpectrogramCodec
 
 RIFFUSION = SpectrogramCodec(
@@ -42,14 +44,15 @@ BIRDSONG_MEL = SpectrogramCodec(
 )
 
 
-def run(quick: bool = False) -> list[Row]:
+def run(size: Size) -> Iterator[Row]:
+    """Rows of throughput."""
+    rounds = size.of(4, 4, 2)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        return [
-            _against_librosa(folder, RIFFUSION, 5 if quick else 15, "riffusion's settings"),
-            _against_librosa(folder, BIRDSONG_MEL, 10 if quick else 60, "birdsong's grid, 128 mels"),
-            _two_processes(folder, 40 if quick else 150),
-        ]
+        yield _against_librosa(folder, RIFFUSION, size.of(15, 5, 1), "riffusion's settings", rounds)
+        birdsong = size.of(60, 10, 1)
+        yield _against_librosa(folder, BIRDSONG_MEL, birdsong, "birdsong's grid, 128 mels", rounds)
+        yield _two_processes(folder, size.of(150, 40, 2), size.of(2, 2, 1))
 
 
 def _settings(recordings: Path, shards: Path) -> DataConfig:
@@ -62,23 +65,30 @@ def _settings(recordings: Path, shards: Path) -> DataConfig:
     )
 
 
-def _against_librosa(folder: Path, codec: SpectrogramCodec, files: int, title: str) -> Row:
-    source = recording(folder / f"{codec.name}.wav", 6 * codec.clip_s, 44100)
-    recordings = linked(folder / f"librosa-{codec.name}" / "Wren", source, files)
-    rounds = itertools.count()
+def _against_librosa(folder: Path, codec: SpectrogramCodec, files: int, title: str, times_each: int) -> Row:
+    source = recordings(folder / f"librosa-{codec.name}" / "Wren", files, 6 * codec.clip_s, 44100)
+    number = itertools.count()
     out = folder / "pictures"
     out.mkdir(exist_ok=True)
 
     def ours() -> None:
-        prepare(
-            _settings(recordings.parent, folder / f"{codec.name}-{next(rounds)}"), codec, 1, progress=False
-        )
+        shards = folder / f"{codec.name}-{next(number)}"
+        prepare(_settings(source.parent, shards), codec, 1, progress=False)
+        _all_there(shards, 6 * files)
 
-    pairs = [(_cpu_s(lambda: _librosa(recordings, codec, out)), _cpu_s(ours)) for _ in range(4)][1:]
+    pairs = [(_cpu_s(lambda: _librosa(source, codec, out)), _cpu_s(ours)) for _ in range(times_each)][1:]
     ratio = statistics.median(peer / own for peer, own in pairs)
     per_clip = [1000 * statistics.median(times) / (6 * files) for times in zip(*pairs, strict=True)]
     note = f"{per_clip[1]:.1f} against {per_clip[0]:.1f} ms a clip of {codec.clip_s:.1f} s"
     return Row("prepare", f"librosa + PNG / birdsd, {title}", ratio, 5.0, note=note)
+
+
+def _all_there(shards: Path, clips: int) -> None:
+    """Otherwise it was fast at what it did not do."""
+    index = ShardIndex.open(shards)
+    made = sum(index.count(split) for split in SPLITS)
+    if made != clips:
+        raise RuntimeError(f"prepare made {made} samples of {clips}")
 
 
 def _cpu_s(call: Callable[[], None]) -> float:
@@ -121,18 +131,18 @@ def _librosa(recordings: Path, codec: SpectrogramCodec, out: Path) -> None:
             )
 
 
-def _two_processes(folder: Path, files: int) -> Row:
+def _two_processes(folder: Path, files: int, rounds: int) -> Row:
     """Both with everything that starting and ending takes, so the work must be some seconds long."""
-    source = recording(folder / "source.wav", 6 * RIFFUSION.clip_s, 44100)
-    recordings = linked(folder / "many" / "Wren", source, files).parent
+    source = recordings(folder / "many" / "Wren", files, 6 * RIFFUSION.clip_s, 44100).parent
     ratios, seconds = [], []
-    for number in range(2):
+    for number in range(rounds):
         taken = []
         for processes in (1, 2):
             shards = folder / f"processes-{number}-{processes}"
             start = time.perf_counter()
-            prepare(_settings(recordings, shards), RIFFUSION, processes, progress=False)
+            prepare(_settings(source, shards), RIFFUSION, processes, progress=False)
             taken.append(time.perf_counter() - start)
+            _all_there(shards, 6 * files)
             shutil.rmtree(shards)
         ratios.append(taken[0] / taken[1])
         seconds.append(taken)

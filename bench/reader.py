@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.common import Row, paired
+from bench.common import Row, Size, paired
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.order import SampleOrder
 from birdsd.shards.reader import ShardReader
@@ -18,12 +18,13 @@ from birdsd.shards.storage.writer import ShardWriter
 SHARDS = 10
 
 
-def run(quick: bool = False) -> list[Row]:
-    per_shard = 100 if quick else 400
+def run(size: Size) -> list[Row]:
+    """Rows of reading."""
+    per_shard = size.of(400, 100, 4)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write(folder, per_shard)
-        return [*_throughput(folder), _positioning(folder, SHARDS * per_shard)]
+        return [*_throughput(folder, size), _positioning(folder, SHARDS * per_shard)]
 
 
 def _write(folder: Path, per_shard: int) -> None:
@@ -37,7 +38,7 @@ def _write(folder: Path, per_shard: int) -> None:
                 writer.write(f"s{shard}-{number}", {"npy": latent, "json": facts})
 
 
-def _throughput(folder: Path) -> list[Row]:
+def _throughput(folder: Path, size: Size) -> list[Row]:
     import webdataset
 
     index = ShardIndex.open(folder)
@@ -59,7 +60,8 @@ def _throughput(folder: Path) -> list[Row]:
                 while stream.read(1 << 20):
                     pass
 
-    against_peer, against_raw = paired(ours, peer, repeats=5), paired(ours, raw, repeats=15)
+    against_peer = paired(ours, peer, repeats=size.of(5, 5, 1))
+    against_raw = paired(ours, raw, repeats=size.of(15, 15, 1))
     rate = len(numbers) / against_raw.ours_s
     return [
         Row(

@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.common import Row
+from bench.common import Row, Size
 
 # What training a diffusion model needs of its libraries, and nothing else.
 NEEDED = (
@@ -23,12 +23,12 @@ NEEDED = (
 STEPS = 4
 
 
-def run(quick: bool = False) -> list[Row]:
+def run(size: Size) -> list[Row]:
     """One row: the whole start of a resumed run over those imports; the note splits it."""
     with tempfile.TemporaryDirectory() as folder:
         settings = _made(Path(folder))
         starts, bare, split = [], [], {}
-        for number in range(2 if quick else 4):
+        for number in range(size.of(4, 2, 1)):
             split = _resume(Path(folder), settings, STEPS * (number + 2))
             begun = time.perf_counter()
             subprocess.run([sys.executable, "-c", NEEDED], check=True, env=_environment())
@@ -44,26 +44,14 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
 
 
-def _birdsd(*words: str) -> str:
-    command = [sys.executable, "-m", "birdsd.cli", *words]
-    return subprocess.run(command, check=True, capture_output=True, text=True, env=_environment()).stdout
-
-
 def _made(folder: Path) -> list[str]:
     """Shards, an autoencoder, and the settings of a run on them that is stopped after a few steps."""
-    from birdsd.sound.synthetic import make_aviary
+    from bench.methods import Bench
 
-    make_aviary(folder / "aviary", recordings_per_species=2)
-    shards = folder / "shards"
-    _birdsd("run", "prepare", f"data.recordings={folder / 'aviary'}", f"data.shards={shards}",
-            "codec=birdsong-small")  # fmt: skip
-    common = [f"data.shards={shards}", f"runs={folder / 'runs'}", "model=tiny", "machine=smoke",
-              "save.validate_every_samples=0"]  # fmt: skip
-    told = json.loads(
-        _birdsd("run", "train", *common, "method=autoencoder", "optim.total_samples=8", "--json")
-    )
-    return [*common, "method=full", f"model.autoencoder={told['run']}", "optim.global_batch=4",
-            "save.every_samples=1000000", "optim.total_samples=4000"]  # fmt: skip
+    made = Bench(folder, pairs=0)
+    return [f"data.shards={made.index.folder}", f"runs={folder / 'runs'}", "model=tiny", "machine=smoke",
+            "save.validate_every_samples=0", "method=full", f"model.autoencoder={made.autoencoder}",
+            "optim.global_batch=4", "save.every_samples=1000000", "optim.total_samples=4000"]  # fmt: skip
 
 
 def _resume(folder: Path, settings: list[str], stop_after: int) -> dict[str, float]:
@@ -94,5 +82,5 @@ def _resume(folder: Path, settings: list[str], stop_after: int) -> dict[str, flo
 
 
 if __name__ == "__main__":
-    for row in run(quick=True):
+    for row in run(Size.QUICK):
         print(row)

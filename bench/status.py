@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.common import Row
+from bench.common import Row, Size
 from birdsd.files import append_bytes, write_json
 from birdsd.runs.allocations import BEGAN, END, FOLDER, HEARTBEAT, Began, Ended, Heartbeat, write_record
 
@@ -20,22 +20,23 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "scipy", "pandas", "hydra", "diffusers")
 
 
-def run(quick: bool = False) -> list[Row]:
+def run(size: Size) -> list[Row]:
     """How fast `birdsd status` answers with hundreds of runs."""
     with tempfile.TemporaryDirectory(prefix="birdsd-bench-") as folder:
         root = Path(folder) / "runs"
-        for number in range(RUNS):
+        runs = size.of(RUNS, RUNS, 3)
+        for number in range(runs):
             _write_run(root / f"small-full-{number:012x}", number)
-        repeats = 3 if quick else 9
+        repeats = size.of(9, 3, 1)
         table, everything = (
             _process_s(root, options, repeats) for options in ([], ["--all", "--json"])
         )  # fmt: skip
         modules = _imported(root)
     note = f"s, median of {repeats}; no torch" if not modules else f"imports {', '.join(modules)}"
     return [
-        Row("status", f"`birdsd status`, a process, {RUNS} runs, seconds", table, 1.0,
+        Row("status", f"`birdsd status`, a process, {runs} runs, seconds", table, 1.0,
             higher_is_better=False, note=note),
-        Row("status", f"`birdsd status --all --json`, {RUNS * ALLOCATIONS} allocations, seconds", everything,
+        Row("status", f"`birdsd status --all --json`, {runs * ALLOCATIONS} allocations, seconds", everything,
             1.0, higher_is_better=False, note=f"s, median of {repeats}"),
     ]  # fmt: skip
 
@@ -91,5 +92,5 @@ def _write_run(folder: Path, number: int) -> None:
 
 
 if __name__ == "__main__":
-    for row in run("--quick" in sys.argv):
+    for row in run(Size.QUICK if "--quick" in sys.argv else Size.FULL):
         print(f"{row.what}: {row.ratio:.2f} (at most {row.floor}); {row.note}")

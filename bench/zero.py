@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.common import Row
+from bench.common import Row, Size
 from bench.loop import BATCH, CPU, UNetLearner, _Reader, example, our_steps
 from birdsd.schema import OPTIM_DEFAULTS, TrainConfig
 from birdsd.training.devices.world import World
@@ -38,11 +38,10 @@ def ready_batches() -> list[dict[str, Tensor]]:
     return ready
 
 
-def run(quick: bool = False) -> list[Row]:
+def run(size: Size) -> Iterator[Row]:
     """A row a stage, each in a process of its own: what DeepSpeed keeps, it keeps for the whole process."""
-    rows = []
-    for stage in STAGES:
-        command = [sys.executable, "-m", "bench.zero", str(stage), "15" if quick else "60"]
+    for stage in size.of(STAGES, STAGES, STAGES[-1:]):
+        command = [sys.executable, "-m", "bench.zero", str(stage), str(size.of(60, 15, 1))]
         result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         times = json.loads(result.stdout.splitlines()[-1])
         ratio = statistics.median(ours / bare for ours, bare, _ in times)
@@ -50,8 +49,7 @@ def run(quick: bool = False) -> list[Row]:
         step = 1000 * statistics.median(ours for ours, _, _ in times)
         note = f"{step:.1f} ms a step; {without:.2f} of a bare step that follows no EMA"
         what = f"zero{stage}: a step / bare DeepSpeed"
-        rows.append(Row("loop", what, ratio, 1.05, higher_is_better=False, note=note))
-    return rows
+        yield Row("loop", what, ratio, 1.05, higher_is_better=False, note=note)
 
 
 def bare_steps(config: TrainConfig) -> Iterator[tuple[float, float]]:
@@ -99,7 +97,7 @@ def _times(stage: int, count: int) -> list[tuple[float, float, float]]:
         ours = our_steps(config, Path(folder))
         next(ours)  # sets DeepSpeed up for the CPU
         bare = bare_steps(config)
-        for _ in range(5):
+        for _ in range(min(5, count)):
             next(ours), next(bare)
         # Step by step in turn: a machine whose speed drifts moves both.
         return [(next(ours), *next(bare)) for _ in range(count)]

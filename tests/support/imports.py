@@ -23,9 +23,9 @@ HEAVY = (
 )
 
 
-def imported_by(script: str, *arguments: str) -> list[str]:
+def imported_by(script: str, *arguments: str, heavy: tuple[str, ...] = HEAVY) -> list[str]:
     """Which heavy modules a course of work imports, in a process of its own."""
-    script += f"\nimport sys\nprint([m for m in {HEAVY!r} if m in sys.modules])"
+    script += f"\nimport sys\nprint([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True, cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},

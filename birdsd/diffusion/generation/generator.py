@@ -27,6 +27,7 @@ from birdsd.diffusion.generation.prompts import (
 from birdsd.diffusion.generation.recommended import recommended
 from birdsd.diffusion.generation.words import apply_words, species_in
 from birdsd.diffusion.networks.finite import NotFinite, check_networks, is_finite
+from birdsd.diffusion.networks.libraries import import_diffusers
 from birdsd.diffusion.networks.models import variant_of
 from birdsd.diffusion.networks.placement import Placement
 from birdsd.errors import UserError
@@ -70,6 +71,7 @@ class Generator:
 
         from birdsd.sound.codec.protocol import Codec
 
+        import_diffusers()
         under, lower = small.chain(folder, base)
         self.adapters: tuple[Adapter, ...] = (*lower, *adapters)
         self.on_top, self.base = tuple(adapters), base

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from birdsd.diffusion.networks.libraries import import_diffusers
 from birdsd.errors import UserError
 from birdsd.method_facts import facts_of
 
@@ -24,6 +25,7 @@ def make_method(config: TrainConfig, index: ShardIndex) -> Method:
             f"method={facts.name} learns from at least one",
             "prepare shards from at least one recording, or set data.validation_fraction=0 for very few",
         )
+    import_diffusers()
     module, _, kind = facts.make.partition(":")
     method: Method = getattr(importlib.import_module(module), kind)(config, index)
     return method

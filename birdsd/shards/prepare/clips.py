@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,13 @@ class SampleMaker:
     data: DataConfig
     pool: EnvironmentPool | None = None
     survey: Survey | None = None
+
+    def __post_init__(self) -> None:
+        _place_of.cache_clear()  # what another set's recordings were, links and all
+
+    @cached_property
+    def _codec_fingerprint(self) -> str:
+        return self.codec.fingerprint()
 
     def samples(self, item: Item, split: str) -> Iterator[Encoded]:
         """The samples of some segments of a recording; `RecordingError` when it cannot be read."""
@@ -359,12 +367,12 @@ class SampleMaker:
         kinds = {label.sound_type for label in clip.labels if label.sound_type}
         return {
             "recording_id": recording.recording_id,
-            "path": relative(recording.path, Path(self.data.recordings or ".")),
+            "path": _place_of(recording.path, self.data.recordings),
             "start_s": round(clip.start_s, 6),
             "duration_s": round(self.codec.clip_s, 6),
             "rate_hz": self.codec.rate_hz,
             "species": species,
-            "labels": [asdict(label) for label in clip.labels],
+            "labels": [dict(vars(label)) for label in clip.labels],  # no more than numbers and words
             **more,
             "sound_type": recording.sound_type or ", ".join(sorted(kinds)),
             "environment": "",
@@ -375,7 +383,7 @@ class SampleMaker:
             "environment_licence": "",
             "environment_recordist": "",
             "split": split,
-            "codec": self.codec.fingerprint(),
+            "codec": self._codec_fingerprint,
             "synthetic": any(name.startswith(SYNTHETIC) for name in species),
         }
 
@@ -387,9 +395,15 @@ def _doubtful(
     return bool((unknown and (recording.weak or not labels)) or (partly and not labels))
 
 
+@lru_cache(maxsize=64)
+def _place_of(path: Path, root: str | None) -> str:
+    """`relative`, which asks the file system of each folder above, once for all clips of a recording."""
+    return relative(path, Path(root or "."))
+
+
 def sample_key(recording: Recording, start_s: float, data: DataConfig, channel: int | None = None) -> str:
     """A name for a clip that is unique in the set, safe as a file name, and without a dot."""
-    path = relative(recording.path, Path(data.recordings or "."))
+    path = _place_of(recording.path, data.recordings)
     mark = hashlib.blake2b(path.encode("utf-8", "backslashreplace"), digest_size=4).hexdigest()
     name = safe_name(recording.recording_id, 40).replace(".", "_")
     side = f"-ch{channel}" if channel is not None and recording.channels > 1 else ""

@@ -8,7 +8,8 @@ where it would not fit, and never cut off.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache, wraps
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ _NEGLIGIBLE = 0.02
 _OFFSET_DBFS = -75.0  # of what lies below LOWEST_HZ: less of it leaves no mark in a picture
 _OFFSET_SHARE = 0.01  # of the power: less of an offset is below what is beside it
 _STEADY = 0.2  # change from one 80th of a second to the next, in power: up to some 5 Hz
+_KEPT_SAMPLES = 1 << 19
 _EDGE_S = 0.25  # a waveform is continued by this much at both ends while it is filtered
 # Full scales that programs write as float without scaling: 16, 24 and 32 bits.
 _INTEGER_SCALES = (2.0**15, 2.0**23, 2.0**31)
@@ -161,11 +163,10 @@ def _filtered(sound: np.ndarray, rate_hz: int, low_hz: float, high_hz: float) ->
         after = (2 * _begins_at(exact[::-1], rate_hz) - exact[-2 : -edge - 2 : -1]) * rise[::-1]
         size = scipy.fft.next_fast_len(len(exact) + 2 * edge, real=True)
         spectrum = scipy.fft.rfft(np.concatenate([before, exact, after]), size)
-        hz = np.fft.rfftfreq(size, 1 / rate_hz)
         if low_hz > 0:
-            spectrum *= _rise(hz, low_hz * 5 / 6, low_hz)
+            spectrum *= _rise(size, rate_hz, low_hz * 5 / 6, low_hz)
         if high_hz < math.inf:
-            spectrum *= 1 - _rise(hz, high_hz, high_hz * 1.02)
+            spectrum *= 1 - _rise(size, rate_hz, high_hz, high_hz * 1.02)
         out[channel] = scipy.fft.irfft(spectrum, size)[edge : edge + len(exact)]
     return out
 
@@ -186,7 +187,7 @@ def _without_hum(samples: np.ndarray, rate_hz: int, low_hz: float) -> np.ndarray
     size = len(samples)
     if size < 0.2 * rate_hz:
         return samples
-    window = np.hanning(size)
+    window = _hann(size)
     time = np.arange(size) / size - 0.5
     for _ in range(3):
         count = int(low_hz * size / rate_hz) + 4
@@ -207,8 +208,33 @@ def _without_hum(samples: np.ndarray, rate_hz: int, low_hz: float) -> np.ndarray
     return samples
 
 
-def _rise(hz: np.ndarray, low_hz: float, high_hz: float) -> np.ndarray:
-    """From 0 at `low_hz` to 1 at `high_hz`, smoothly."""
+def _kept(make: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """Keeps what `make(size, ...)` gave last, which takes as long as the filter itself: all clips are of one
+    length. Not what is longer than they are, for the memory. Nobody may write into it."""
+
+    @lru_cache(maxsize=4)
+    def kept(size: int, *more: float) -> np.ndarray:
+        made = make(size, *more)
+        made.flags.writeable = False
+        return made
+
+    @wraps(make)
+    def found(size: int, *more: float) -> np.ndarray:
+        return kept(size, *more) if size <= _KEPT_SAMPLES else make(size, *more)
+
+    return found
+
+
+@_kept
+def _hann(size: int) -> np.ndarray:
+    window: np.ndarray = np.hanning(size)
+    return window
+
+
+@_kept
+def _rise(size: int, rate_hz: int, low_hz: float, high_hz: float) -> np.ndarray:
+    """From 0 at `low_hz` to 1 at `high_hz`, smoothly, at the frequencies of a transform of `size`."""
+    hz = np.fft.rfftfreq(size, 1 / rate_hz)
     at = np.clip((hz - low_hz) / (high_hz - low_hz), 0, 1)
     smooth: np.ndarray = np.sin(0.5 * np.pi * at) ** 2
     return smooth

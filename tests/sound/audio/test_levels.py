@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from birdsd.sound.audio import levels
 from birdsd.sound.audio.levels import (
     SILENCE_DBFS,
     band_level_db,
@@ -131,3 +132,17 @@ def test_what_does_not_fit_is_turned_down_as_a_whole(tmp_path):
     assert write_wav(tmp_path / "a.wav", loud, RATE) == gain_db
     heard = read(tmp_path / "a.wav", RATE)
     np.testing.assert_allclose(heard, fitted, atol=1 / 32768)
+
+
+def test_windows_that_are_kept_are_those_that_would_be_made_and_nobody_can_change_them():
+    for size in (1000, 1001, 1000):
+        assert np.array_equal(levels._hann(size), np.hanning(size))
+        with pytest.raises(ValueError, match="read-only"):
+            levels._hann(size)[0] = 1
+    hz = np.fft.rfftfreq(1000, 1 / 8000)
+    for low_hz, high_hz in ((50.0, 60.0), (3000.0, 3060.0), (50.0, 60.0)):
+        expected = np.sin(0.5 * np.pi * np.clip((hz - low_hz) / (high_hz - low_hz), 0, 1)) ** 2
+        assert np.array_equal(levels._rise(1000, 8000, low_hz, high_hz), expected)
+    assert levels._hann(1000) is levels._hann(1000)
+    long = levels._KEPT_SAMPLES + 1
+    assert levels._hann(long) is not levels._hann(long), "a whole night's would stay in memory"
