@@ -1,0 +1,85 @@
+"""From the card to the CPU and back, and on the same card to the bit."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.gpu.card import BATCH, saved, started, teach, train_toy
+from tests.support.taught import exported
+from tests.support.toy import losses
+
+pytestmark = pytest.mark.gpu
+TOTAL = 6 * BATCH
+FP32 = {"precision": "fp32", "samples": TOTAL}
+
+
+def test_from_the_card_to_the_cpu_and_back(card, shards, pipeline_folder, tmp_path):
+    straight, run = tmp_path / "straight", tmp_path / "run"
+    teach("full", shards, pipeline_folder, straight, device="cpu", **FP32)
+    devices = (card.device, "cpu", card.device)
+    for device, stop_at in zip(devices, (2 * BATCH, 4 * BATCH, 0), strict=True):
+        events = teach("full", shards, pipeline_folder, run, device=device, stop_at=stop_at, **FP32)
+        assert started(events)["device"].startswith(device)
+    found, expected = losses(run), losses(straight)
+    assert list(found) == list(expected) == list(range(BATCH, TOTAL + 1, BATCH))
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=2e-2)
+
+
+def test_what_is_saved_is_taken_up_to_the_bit(card, shards, pipeline_folder, tmp_path):
+    """A save of the CPU's state by the card, before any step, holds the same bits."""
+    from birdsd.shards.index import ShardIndex
+    from birdsd.training.checkpoints.checkpoint import Checkpointer
+    from birdsd.training.devices.world import World
+    from tests.support.toy import OddMethod, toy_config
+
+    toy = tmp_path / "toy"
+    from tests.support.toy import make_shards
+
+    data = make_shards(tmp_path / "toy-shards")
+    train_toy(data, toy, machine__device="cpu", stop_at=60)
+    tensors, state = saved(toy, 60)
+    from birdsd.training.loop import Trainer
+
+    config = toy_config(machine__device=card.device, machine__precision="fp32")
+    index = ShardIndex.open(data)
+    trainer = Trainer(
+        config, OddMethod(config, index), index, toy, lambda: False, lambda event: None, World()
+    )
+    trainer.checkpointer = Checkpointer(toy / "checkpoints", World(), "")
+    trainer._build(trainer.checkpointer.newest())
+    engine = trainer.engine
+    assert engine is not None and engine.device.type == card.device
+    held = {
+        kind: {name: torch.empty(shape) for name, shape in engine.shapes.items()} for kind in engine.kinds
+    }
+    engine.copy_state(held)
+    assert {f"{kind}/{name}" for kind, group in held.items() for name in group} == tensors.keys()
+    for kind, group in held.items():
+        for name, value in group.items():
+            assert torch.equal(value, tensors[f"{kind}/{name}"]), f"{kind}/{name}"
+    assert engine.extra_state()["optimizer_step"] == state["optimizer_step"]
+    engine.close()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("way", ["full", "lora", "autoencoder"])
+def test_stopped_on_the_card_it_goes_on_to_the_bit(
+    card, repeatable, shards, pipeline_folder, tmp_path, way, precision
+):
+    settings = {"device": card.device, "precision": precision, "samples": TOTAL}
+    teach(way, shards, pipeline_folder, tmp_path / "straight", **settings)
+    teach(way, shards, pipeline_folder, tmp_path / "run", stop_at=3 * BATCH, **settings)
+    teach(way, shards, pipeline_folder, tmp_path / "run", **settings)
+    assert losses(tmp_path / "run") == losses(tmp_path / "straight")
+    ours, theirs = exported(tmp_path / "run"), exported(tmp_path / "straight")
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("machine", [{}, {"offload_optimizer": True}], ids=["plain", "offloaded"])
+def test_every_tensor_of_the_checkpoint_is_the_same(card, repeatable, toy_shards, tmp_path, machine):
+    changes = {"machine__device": card.device, **{f"machine__{key}": value for key, value in machine.items()}}
+    train_toy(toy_shards, tmp_path / "straight", **changes)
+    train_toy(toy_shards, tmp_path / "run", stop_at=50, **changes)
+    train_toy(toy_shards, tmp_path / "run", **changes)
+    ours, theirs = saved(tmp_path / "run", 120)[0], saved(tmp_path / "straight", 120)[0]
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
