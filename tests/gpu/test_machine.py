@@ -13,6 +13,7 @@ from tests.gpu.card import saved, started, train_toy
 from tests.support.toy import OddMethod, losses, toy_config
 
 pytestmark = pytest.mark.gpu
+SHORT = {"optim__total_samples": 60, "save__every_samples": 30, "save__validate_every_samples": 0}
 
 
 class Hungry(OddMethod):
@@ -68,7 +69,7 @@ def test_a_step_that_does_not_fit_is_done_in_smaller_pieces(
     card, toy_shards, tmp_path, monkeypatch, method, machine
 ):
     monkeypatch.setattr(method, "too_many_bytes", card.too_many_bytes)
-    changes = {"machine__device": card.device, "machine__micro_batch": 5, **machine}
+    changes = {"machine__device": card.device, "machine__micro_batch": 5, **SHORT, **machine}
     events = train_toy(toy_shards, tmp_path / "run", method=method, **changes)
     train_toy(toy_shards, tmp_path / "straight", **changes)
     (short,) = [event for event in events if event["event"] == "out of memory"]
@@ -76,7 +77,7 @@ def test_a_step_that_does_not_fit_is_done_in_smaller_pieces(
     found, expected = losses(tmp_path / "run"), losses(tmp_path / "straight")
     assert found.keys() == expected.keys()
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
-    ours, theirs = saved(tmp_path / "run", 120)[0], saved(tmp_path / "straight", 120)[0]
+    ours, theirs = saved(tmp_path / "run", 60)[0], saved(tmp_path / "straight", 60)[0]
     for name, value in theirs.items():
         if name.startswith("weights/"):
             torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-4)

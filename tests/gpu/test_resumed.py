@@ -9,7 +9,8 @@ from tests.support.taught import exported
 from tests.support.toy import losses
 
 pytestmark = pytest.mark.gpu
-TOTAL = 6 * BATCH
+TOTAL = 4 * BATCH
+SHORT = {"optim__total_samples": 60, "save__every_samples": 30, "save__validate_every_samples": 0}
 FP32 = {"precision": "fp32", "samples": TOTAL}
 
 
@@ -17,7 +18,7 @@ def test_from_the_card_to_the_cpu_and_back(card, shards, pipeline_folder, tmp_pa
     straight, run = tmp_path / "straight", tmp_path / "run"
     teach("full", shards, pipeline_folder, straight, device="cpu", **FP32)
     devices = (card.device, "cpu", card.device)
-    for device, stop_at in zip(devices, (2 * BATCH, 4 * BATCH, 0), strict=True):
+    for device, stop_at in zip(devices, (BATCH, 3 * BATCH, 0), strict=True):
         events = teach("full", shards, pipeline_folder, run, device=device, stop_at=stop_at, **FP32)
         assert started(events)["device"].startswith(device)
     found, expected = losses(run), losses(straight)
@@ -68,7 +69,7 @@ def test_stopped_on_the_card_it_goes_on_to_the_bit(
 ):
     settings = {"device": card.device, "precision": precision, "samples": TOTAL}
     teach(way, shards, pipeline_folder, tmp_path / "straight", **settings)
-    teach(way, shards, pipeline_folder, tmp_path / "run", stop_at=3 * BATCH, **settings)
+    teach(way, shards, pipeline_folder, tmp_path / "run", stop_at=2 * BATCH, **settings)
     teach(way, shards, pipeline_folder, tmp_path / "run", **settings)
     assert losses(tmp_path / "run") == losses(tmp_path / "straight")
     ours, theirs = exported(tmp_path / "run"), exported(tmp_path / "straight")
@@ -77,9 +78,13 @@ def test_stopped_on_the_card_it_goes_on_to_the_bit(
 
 @pytest.mark.parametrize("machine", [{}, {"offload_optimizer": True}], ids=["plain", "offloaded"])
 def test_every_tensor_of_the_checkpoint_is_the_same(card, repeatable, toy_shards, tmp_path, machine):
-    changes = {"machine__device": card.device, **{f"machine__{key}": value for key, value in machine.items()}}
+    changes = {
+        **SHORT,
+        "machine__device": card.device,
+        **{f"machine__{key}": value for key, value in machine.items()},
+    }
     train_toy(toy_shards, tmp_path / "straight", **changes)
-    train_toy(toy_shards, tmp_path / "run", stop_at=50, **changes)
+    train_toy(toy_shards, tmp_path / "run", stop_at=30, **changes)
     train_toy(toy_shards, tmp_path / "run", **changes)
-    ours, theirs = saved(tmp_path / "run", 120)[0], saved(tmp_path / "straight", 120)[0]
+    ours, theirs = saved(tmp_path / "run", 60)[0], saved(tmp_path / "straight", 60)[0]
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
