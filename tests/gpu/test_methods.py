@@ -6,6 +6,7 @@ import torch
 
 from tests.gpu.card import BATCH, saved, started, teach
 from tests.support.taught import WAYS, exported
+from tests.support.tiny import make_shards
 from tests.support.toy import losses
 
 pytestmark = pytest.mark.gpu
@@ -13,6 +14,7 @@ STEPS = 3
 # Relative differences of a loss: of the first step, before anything was learnt, and of those after it. On a
 # GPU convolutions of fp32 round to TF32.
 TOLERANCES = {"fp32": (2e-3, 2e-2), "bf16": (3e-2, 0.15), "fp16": (1e-2, 5e-2)}
+REHEARSED_IN_BF16 = ("full", "lora", "autoencoder")
 FIRST_SCALE = 65536.0  # of the loss in fp16
 
 
@@ -38,8 +40,8 @@ def test_three_steps_are_those_of_the_cpu(
 ):
     if precision == "fp16" and not card.is_gpu:
         pytest.skip("fp16 trains on GPUs only")
-    from tests.support.tiny import make_shards
-
+    if precision == "bf16" and not card.is_gpu and way not in REHEARSED_IN_BF16:
+        pytest.skip("in bf16 some methods are rehearsed, all on GPUs only")
     expected = on_cpu(way, make_shards(tmp_path_factory.mktemp("cpu") / "shards"))
     events = teach(way, shards, pipeline_folder, tmp_path / "run", device=card.device, precision=precision)
     told = started(events)

@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from birdsd.shards.index import ShardIndex
+from birdsd.training.checkpoints.checkpoint import Checkpointer
+from birdsd.training.devices.world import World
+from birdsd.training.loop import Trainer
 from tests.gpu.card import BATCH, saved, started, teach, train_toy
 from tests.support.taught import exported
-from tests.support.toy import losses
+from tests.support.toy import OddMethod, losses, toy_config
 
 pytestmark = pytest.mark.gpu
 TOTAL = 4 * BATCH
@@ -26,27 +30,16 @@ def test_from_the_card_to_the_cpu_and_back(card, shards, pipeline_folder, tmp_pa
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=2e-2)
 
 
-def test_what_is_saved_is_taken_up_to_the_bit(card, shards, pipeline_folder, tmp_path):
-    """A save of the CPU's state by the card, before any step, holds the same bits."""
-    from birdsd.shards.index import ShardIndex
-    from birdsd.training.checkpoints.checkpoint import Checkpointer
-    from birdsd.training.devices.world import World
-    from tests.support.toy import OddMethod, toy_config
-
-    toy = tmp_path / "toy"
-    from tests.support.toy import make_shards
-
-    data = make_shards(tmp_path / "toy-shards")
-    train_toy(data, toy, machine__device="cpu", stop_at=60)
-    tensors, state = saved(toy, 60)
-    from birdsd.training.loop import Trainer
-
+def test_what_is_saved_is_taken_up_to_the_bit(card, toy_shards, tmp_path):
+    """A save of the CPU's, taken up by the card: what the card would save holds the same bits."""
+    train_toy(toy_shards, tmp_path, machine__device="cpu", stop_at=60)
+    tensors, state = saved(tmp_path, 60)
     config = toy_config(machine__device=card.device, machine__precision="fp32")
-    index = ShardIndex.open(data)
+    index = ShardIndex.open(toy_shards)
     trainer = Trainer(
-        config, OddMethod(config, index), index, toy, lambda: False, lambda event: None, World()
+        config, OddMethod(config, index), index, tmp_path, lambda: False, lambda event: None, World()
     )
-    trainer.checkpointer = Checkpointer(toy / "checkpoints", World(), "")
+    trainer.checkpointer = Checkpointer(tmp_path / "checkpoints", World(), "")
     trainer._build(trainer.checkpointer.newest())
     engine = trainer.engine
     assert engine is not None and engine.device.type == card.device
@@ -67,6 +60,8 @@ def test_what_is_saved_is_taken_up_to_the_bit(card, shards, pipeline_folder, tmp
 def test_stopped_on_the_card_it_goes_on_to_the_bit(
     card, repeatable, shards, pipeline_folder, tmp_path, way, precision
 ):
+    if precision == "bf16" and way != "lora" and not card.is_gpu:
+        pytest.skip("in bf16 one method is rehearsed, all on GPUs only")
     settings = {"device": card.device, "precision": precision, "samples": TOTAL}
     teach(way, shards, pipeline_folder, tmp_path / "straight", **settings)
     teach(way, shards, pipeline_folder, tmp_path / "run", stop_at=2 * BATCH, **settings)
