@@ -29,7 +29,7 @@ METHODS = {"autoencoder": "autoencoder", "denoiser": "full"}
 CLIPS, REHEARSED_CLIPS, REHEARSED_SAMPLES = 60, 2, 8
 # Seconds of an item that are no steps: imports, building, the last save and the export. Of what is left so
 # much is planned for, as previews and validations take their part.
-_BESIDE_S, _PLANNED = 40.0, 0.85
+_BESIDE_S, _PLANNED = 25.0, 0.85
 _MEASURED_S = 6.0
 
 

@@ -125,6 +125,7 @@ def _generation(settings: Settings) -> Iterator[dict[str, Any]]:
         words = [
             "machine=laptop-4gb", f"machine.device={settings.device}", f"run={place.base}", "prompt=a bird",
             f"machine.offload_generation={way}", "steps=2", f"out={out}",
+            f"machine.precision={'fp32' if settings.cpu else 'auto'}",
         ]  # fmt: skip
         facts, _ = plan_clips([word for word in words if not word.startswith("out=")])
         predicted = facts["device_bytes"][way]

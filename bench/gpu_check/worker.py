@@ -23,6 +23,8 @@ _PATIENCE_S = 2.0  # for what was started here to end by itself
 def main() -> int:
     """Print the item's rows as they are found."""
     stage, item, limit_s, settings = sys.argv[1:]
+    # A shell that starts something in the background has it ignore Ctrl+C, and all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     rows, sys.stdout = sys.stdout, sys.stderr
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     try:

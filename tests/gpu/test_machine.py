@@ -8,7 +8,7 @@ from PIL import Image
 from birdsd.config import compose
 from birdsd.runs.auto import chosen_device
 from birdsd.shards.index import ShardIndex
-from birdsd.training.devices.precision import choose_precision, occupy
+from birdsd.training.devices.precision import choose_precision, occupy, release
 from tests.gpu.card import saved, started, train_toy
 from tests.support.toy import OddMethod, losses, toy_config
 
@@ -86,8 +86,10 @@ def test_a_step_that_does_not_fit_is_done_in_smaller_pieces(
 def test_a_limit_on_the_cards_memory_holds(card):
     """machine.max_gpu_memory_gib; a CPU has no such limit, and takes what it is asked for."""
     device, quarter = torch.device(card.device), 2**28
+    release(device)
+    taken_gib = torch.cuda.memory_reserved() / 2**30 if card.is_gpu else 0
     try:
-        occupy(device, 0.5)
+        occupy(device, taken_gib + 0.5)
         held = torch.empty(quarter // 2, dtype=torch.uint8, device=device)
         if card.is_gpu:
             with pytest.raises(torch.OutOfMemoryError):
