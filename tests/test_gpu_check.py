@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from bench.gpu_check import course, data, learning, memory, speed, tests, verify
+from bench.gpu_check import course, data, learning, memory, place, speed, tests, verify
 from bench.gpu_check.__main__ import WEIGHTS, stages
 from bench.gpu_check.course import Item, Stage, carry_out, run
 from bench.gpu_check.record import DONE, FAILED, LINES, TABLES, TIMED_OUT, Record, read_lines
@@ -22,6 +23,8 @@ from bench.gpu_check.settings import Settings
 from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.method_facts import known
+from tests.gpu.test_machine import Hungry
+from tests.support.toy import make_shards, toy_config
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -268,6 +271,20 @@ def test_shards_for_the_journey_stay_within_their_limit(tmp_path: Path, monkeypa
     with pytest.raises(UserError, match="more than 1"):
         data.pack(tmp_path / "recordings", tmp_path / "other", limit_mb=1)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_size_that_does_not_fit_is_no_timing(tmp_path: Path, monkeypatch) -> None:
+    """The trainer would go on in smaller pieces, and be timed with those."""
+    monkeypatch.setattr(Hungry, "too_many_bytes", 2**46)
+    monkeypatch.setattr(place, "make_method", lambda config, index: Hungry(config, index))
+    config = toy_config(data__shards=str(make_shards(tmp_path / "shards")), machine__micro_batch=5)
+    steps = place.steps_of(config, tmp_path)
+    with pytest.raises(torch.OutOfMemoryError, match="with 5 samples at a time"):
+        for _ in range(9):
+            next(steps)
+    steps = place.steps_of(config, tmp_path, whole=False)
+    assert all(next(steps) > 0 for _ in range(9))
+    steps.close()
 
 
 @pytest.mark.slow

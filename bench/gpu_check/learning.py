@@ -109,7 +109,7 @@ def _samples(words: list[str], settings: Settings, limit_s: float, began: float)
 
     config = with_chosen_machine(compose("train", [*words, "optim.total_samples=1000000"]))
     batch = int(config.optim.global_batch or 1)
-    with closing(steps_of(config, settings.work_folder)) as steps:
+    with closing(steps_of(config, settings.work_folder, whole=False)) as steps:
         for _ in islice(steps, 3):  # the caches are made, kernels chosen
             pass
         end, times = time.monotonic() + _MEASURED_S, []

@@ -84,9 +84,12 @@ class Place(Bench):
         release(self.device)
 
 
-def steps_of(config: TrainConfig, work: Path, change: Change = lambda learner: None) -> Iterator[float]:
+def steps_of(
+    config: TrainConfig, work: Path, change: Change = lambda learner: None, whole: bool = True
+) -> Iterator[float]:
     """Seconds a step of the trainer of `config`, with everything around the step but saves. What learns is on
-    the device until this is closed."""
+    the device until this is closed. `whole`: a step that did not fit and was done in smaller pieces, as the
+    trainer does it, is out of memory here."""
     from birdsd.training.loop import Trainer
 
     index, folder = ShardIndex.open(Path(str(config.data.shards))), Path(tempfile.mkdtemp(dir=work))
@@ -102,11 +105,16 @@ def steps_of(config: TrainConfig, work: Path, change: Change = lambda learner: N
     trainer = Trainer(config, method, index, folder, lambda: False, lambda event: None, World())
     trainer.world.start(trainer.device, always=trainer.engine_name == "deepspeed")
     trainer.checkpointer = _NoSaves()  # type: ignore[assignment]
+    trainer._tell = lambda event, line: None  # type: ignore[method-assign]
+    asked = trainer.plan.size
     parts, _ = trainer._build(None)
     batches = global_batches(trainer._maker(parts), trainer.plan, 0, trainer.total, threads=2, ahead=4)
     try:
         with closing(batches):
-            yield from timed_steps(trainer, parts, batches)
+            for seconds in timed_steps(trainer, parts, batches):
+                if whole and trainer.plan.size < asked:
+                    raise torch.OutOfMemoryError(f"out of memory with {asked} samples at a time")
+                yield seconds
     finally:
         assert trainer.engine is not None
         trainer.engine.close()
