@@ -308,12 +308,12 @@ def test_every_stage_runs_on_the_cpu(tmp_path: Path) -> None:
     assert ended == dict.fromkeys(WEIGHTS, DONE)
     rows = {name: [x for x in lines if x["stage"] == name and "outcome" not in x] for name in WEIGHTS}
     results = [row["result"] for row in rows["tests"]]
-    assert "failed" not in results and results.count("passed") > 50
+    assert "failed" not in results and results.count("passed") > 40
     skipped = {row["why"] for row in rows["tests"] if row["result"] == "skipped"}
     assert all("GPUs only" in why or "nothing to move" in why for why in skipped), skipped
     ratios = [row["predicted / measured"] for row in rows["memory"] if "predicted / measured" in row]
     assert len(ratios) == 4 and all(0.8 < ratio < 1.25 for ratio in ratios[:3])
-    speeds = {str(row["what"]): row for row in rows["speed"]}
+    speeds = {str(row["what"]): row for row in rows["speed"] if row["table"].startswith("beside")}
     assert speeds["birdsd"]["samples/s"] > 0 and speeds["bare diffusers loop"]["samples/s"] > 0
     assert not [row for row in rows["speed"] if row["table"] in ("ways", "samples at once") and "why" in row]
     assert [row["finished"] for row in rows["learning"] if row["table"] == "learning"] == ["true", "true"]
