@@ -107,8 +107,8 @@ def _run_stage(
         say(f"{stage.name}, {item.name}: {outcome} after {seconds:.0f} s{'. ' + why if why else ''}")
         if outcome == STOPPED:
             raise KeyboardInterrupt
-        if outcome != DONE:
-            failed.add((stage.name, item.name)) if outcome == FAILED else None
+        if outcome == FAILED:
+            failed.add((stage.name, item.name))
         waiting = waiting[1:]
 
 
