@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RECORDINGS ?=
 DEMO ?= demo
 
-.PHONY: setup demo test notebook faults lint docs bench bench-gpu clean slurm-up slurm-down
+.PHONY: setup demo test notebook faults lint docs bench bench-gpu gpu-check clean slurm-up slurm-down
 
 setup: $(VENV)/.ready
 
@@ -50,6 +50,12 @@ bench: setup
 bench-gpu: setup
 	$(BIN)/python -m bench.gpu $(ARGS)
 
+# A borrowed GPU taken through everything; the same command goes on. A machine without internet cannot do the
+# set-up: there its own Python is taken, with what slurm/offline.sh installed (docs/gpu.md).
+MINUTES ?= 10
+gpu-check:
+	$(if $(wildcard $(VENV)/.ready),$(BIN)/python,$(PYTHON)) -m bench.gpu_check --minutes $(MINUTES) $(ARGS)
+
 # A Slurm cluster on this machine, for tests; needs root.
 slurm-up:
 	slurm/testbed/up.sh
@@ -58,4 +64,4 @@ slurm-down:
 	slurm/testbed/down.sh
 
 clean:
-	rm -rf demo runs shards audit generated site build *.egg-info
+	rm -rf demo runs shards audit generated site build gpu-check *.egg-info

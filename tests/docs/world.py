@@ -28,6 +28,7 @@ EXCEPTIONS = {
     r"^birdsd cache-models": "downloads from a hub: tests/runs/models/test_hub.py",
     r"^birdsd import": "reads a file of the reader's: tests/diffusion/formats",
     r"^birdsd judge .*(runs/RUN|--run RUN)": "judges what a long training leaves: tests/evaluation/judges",
+    r"^birdsd judge clips/": "clips that a borrowed GPU made: tests/test_gpu_check.py",
     r"^birdsd export .*--format (a1111|comfyui|diffusers)": "wants Stable Diffusion 1.5's shape, "
     "or several kinds of runs at once: tests/diffusion/formats",
     r"recipe=": "the recipe of a clip of the reader's: tests/diffusion/generation",

@@ -88,7 +88,7 @@ class ToyMethod:
     def preview(self, parts, prompts, folder):
         folder.mkdir(parents=True, exist_ok=True)
         weights = torch.cat([p.detach().flatten() for p in parts.learner.parameters()])
-        np.save(folder / "weights.npy", weights.numpy())
+        np.save(folder / "weights.npy", weights.cpu().numpy())
         return [folder / "weights.npy"]
 
     def export(self, parts, folder):

@@ -1,0 +1,1 @@
+"""What only a GPU shows. `pytest -m gpu` runs it there; BIRDSD_GPU_REHEARSAL=cpu runs the same on the CPU."""
