@@ -85,7 +85,7 @@ FACTS = (
         PIPELINE,
         parameters.of_weights,
         config=FullConfig,
-        defaults=dict.fromkeys(NOISE_DEFAULTS),
+        defaults={**dict.fromkeys(NOISE_DEFAULTS), "learns": []},
         sizes=_WEIGHTS,
         caches=True,
     ),
