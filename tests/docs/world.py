@@ -24,7 +24,6 @@ EXCEPTIONS = {
     r"^birdsd submit .*--wait": "needs a queue: tests/cluster/test_testbed.py",
     r"^birdsd submit (compare_)?methods": "is one array job of the next: tests/studies/test_study.py",
     r"^birdsd run (compare_methods|finetune_vs_scratch|demo)\b": "trains for minutes: tests/studies",
-    r"^birdsd run (methods|four_ways)\b": "old names of the same: tests/cli/test_verbs.py",
     r"^birdsd cache-models": "downloads from a hub: tests/runs/models/test_hub.py",
     r"^birdsd import": "reads a file of the reader's: tests/diffusion/formats",
     r"^birdsd judge .*(runs/RUN|--run RUN)": "judges what a long training leaves: tests/evaluation/judges",

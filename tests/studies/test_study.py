@@ -294,7 +294,7 @@ def test_parts_share_the_arms_and_the_last_writes_the_whole_page(birds: Path, pl
         assert all(arm.model in models for arm in METHODS if arm in part and arm.model != BASE)
         assert models.isdisjoint({arm.model for other in parts if other is not part for arm in other})
     first = run(birds, place, "part=0/2")
-    assert "not there yet" in first.text and first.facts["missing"]
+    assert "not available yet" in first.text and first.facts["missing"]
     page = Path(first.facts["report"]).read_text(encoding="utf-8")
     assert "arms are missing" in page and "is not trained yet" in page
     last = run(birds, place, "part=1/2")

@@ -335,7 +335,7 @@ def test_export_and_import_on_the_command_line(grand_folder, lora_folder, tmp_pa
     assert (status, made["kind"], made["folder"]) == (0, "lora", f"imported/{lora_folder.parent.name}")
     assert Generator(tmp_path / made["folder"]).adapters
     assert birdsd(capfd, "import", told["file"], "--base", grand_folder)[1].startswith(
-        f"{made['folder']} holds"
+        f"{made['folder']} already contains"
     )
     status, out, error = birdsd(capfd, "export", lora_folder, "--format", "embedding")
     assert (status, out) == (2, "") and "a lora can be exported as" in error

@@ -415,10 +415,10 @@ def test_the_page_and_the_plan_begin_with_what_the_model_recommends(advised, tmp
 
 
 def test_the_demo_passes_on_what_it_is_asked_and_nothing_else():
-    from birdsd.studies.demo import as_asked
+    from birdsd.studies.demo import sampling_settings
 
-    assert as_asked(compose("demo")) == []
-    said = as_asked(
+    assert sampling_settings(compose("demo")) == []
+    said = sampling_settings(
         compose("demo", ["steps=60", "scheduler=euler_ancestral", "guide=@500", "guidance_end=1"])
     )
     given = compose("generate", said)

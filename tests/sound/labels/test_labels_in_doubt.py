@@ -181,7 +181,7 @@ def test_the_folders_own_table_is_the_authority_and_that_is_said(tmp_path):
     (tmp_path / "labels.csv").write_text("file,start,end,label\nGreat Tit/a.flac,1,2,\n")
     found = adds_up(load_recordings(tmp_path))
     assert boxes(found) == {"a.flac": [(1.0, "Great Tit")]}  # a box without a name has its folder's
-    assert "beside a table folder names do not count" in told(found)
+    assert "beside a table, folder names do not count" in told(found)
 
 
 def test_folders_in_folders_are_seen_through_or_asked_about(tmp_path):
@@ -304,7 +304,7 @@ def test_tables_of_counts_keep_their_birds(tmp_path):
         "a.flac": [(0.0, "Great Tit"), (0.0, "Blue Tit")],
         "b.flac": [(0.0, "Great Tit"), (3.0, "Great Tit")],
     }
-    assert "Great Tit, Blue Tit are read as what is there" in told(found)
+    assert "Great Tit, Blue Tit are read as present (1) or absent (0)" in told(found)
 
 
 def test_that_one_bird_is_not_there_says_nothing_of_others(tmp_path):
