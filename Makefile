@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RECORDINGS ?=
 DEMO ?= demo
 
-.PHONY: setup demo test notebook faults lint docs bench bench-gpu gpu-check clean slurm-up slurm-down
+.PHONY: setup demo test test-fast notebook faults lint docs bench bench-gpu gpu-check clean slurm-up slurm-down
 
 setup: $(VENV)/.ready
 
@@ -22,6 +22,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-fast: setup
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not slurm"
 
 # Executes jobs/notebook.ipynb from top to bottom; OUT=FOLDER keeps what it made, with its outputs.
 notebook: setup
