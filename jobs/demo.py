@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from birdsd.jobs_api import Outcome
 from birdsd.schema import DemoConfig
-from birdsd.studies.demo import Demo
 from birdsd.studies.demo_results import write_report
+from birdsd.studies.demo_stages import Demo
 
 
 def run(config: DemoConfig) -> Outcome:

@@ -89,7 +89,7 @@ def plan_training(
     `eight_bits`: 8-bit moments are allowed, which need bitsandbytes; `deepspeed`: it is installed. With
     machine=auto, settings that the user typed are kept."""
     from birdsd.planning.memory_budget import Layout
-    from birdsd.training.batches.plan import BatchPlan
+    from birdsd.training.batches.global_batch import BatchPlan
     from birdsd.training.engines.choice import check_engine
 
     trace = _tracer(config, codec)

@@ -34,7 +34,7 @@ from birdsd.shards.reader import ShardReader
 from birdsd.site.machine import gpu_devices
 from birdsd.sound.audio.recordings import read
 from birdsd.sound.codec.protocol import Codec
-from birdsd.studies.demo import KILLED_FILE, Demo
+from birdsd.studies.demo_stages import KILLED_FILE, Demo
 from birdsd.studies.records import metrics_by_kind, trainable_parameters
 
 REPORTED_FILE = "reported.json"

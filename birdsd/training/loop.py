@@ -29,7 +29,7 @@ from birdsd.training.batches.batches import (
     open_reader,
     provide,
 )
-from birdsd.training.batches.plan import BatchPlan
+from birdsd.training.batches.global_batch import BatchPlan
 from birdsd.training.checkpoints.checkpoint import Checkpoint, Checkpointer, Event
 from birdsd.training.devices.precision import choose_device, choose_precision, occupy, release, set_threads
 from birdsd.training.devices.world import World

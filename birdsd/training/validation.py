@@ -9,7 +9,7 @@ import torch
 
 from birdsd.errors import UserError
 from birdsd.training.batches.batches import BatchMaker, FixedOrder, Reader
-from birdsd.training.batches.plan import BatchPlan
+from birdsd.training.batches.global_batch import BatchPlan
 from birdsd.training.devices.precision import release
 from birdsd.training.devices.world import World
 from birdsd.training.engines.base import Engine

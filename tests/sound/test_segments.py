@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from birdsd.errors import UserError
-from birdsd.sound.segments import find_songs, quiet_stretches, song_energy, sounding_around, windows
+from birdsd.sound.song_finder import find_songs, quiet_stretches, song_energy, sounding_around, windows
 from tests.support.sound_makers import save
 
 

@@ -14,8 +14,8 @@ import pytest
 from birdsd.config import compose
 from birdsd.files import sha256_file, write_json
 from birdsd.studies import demo_results
-from birdsd.studies.demo import Demo
 from birdsd.studies.demo_results import what_it_rests_on, written_before
+from birdsd.studies.demo_stages import Demo
 
 
 def test_the_aviary_is_cut_less_often_than_recordings_of_ones_own(tmp_path: Path) -> None:

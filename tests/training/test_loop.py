@@ -10,7 +10,7 @@ import torch
 from birdsd.errors import UserError
 from birdsd.schema import OptimConfig
 from birdsd.shards.index import ShardIndex
-from birdsd.training.batches.plan import BatchPlan
+from birdsd.training.batches.global_batch import BatchPlan
 from birdsd.training.devices.precision import choose_device, choose_precision
 from birdsd.training.engines.choice import engine_name
 from birdsd.training.engines.ema import Ema

@@ -28,7 +28,7 @@ from birdsd.diffusion.learning.common import (
     write_preview,
 )
 from birdsd.diffusion.learning.measuring import autoencoder_loss, loss_line
-from birdsd.diffusion.learning.picture_losses import (
+from birdsd.diffusion.learning.picture_errors import (
     Features,
     check_features,
     difference_error,

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from birdsd.errors import UserError
+from birdsd.evaluation.judges.birdnet_network import Network, check_runtime
 from birdsd.evaluation.judges.judge import WindowScores
-from birdsd.evaluation.judges.network import Network, check_runtime
 from birdsd.evaluation.judges.species import SpeciesNames
 from birdsd.evaluation.judges.windows import windows_of
 from birdsd.files import sha256_file

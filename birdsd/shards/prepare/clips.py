@@ -35,7 +35,7 @@ from birdsd.sound.labels.annotation import (
     species_of,
 )
 from birdsd.sound.mixing import EnvironmentPool, Mixture, mix_at_snr
-from birdsd.sound.segments import Segment, find_songs
+from birdsd.sound.song_finder import Segment, find_songs
 
 # A recording is held in memory in parts of at most this length, so that a night costs no more than a song.
 PART_S = 120.0

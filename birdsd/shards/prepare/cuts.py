@@ -14,7 +14,7 @@ import numpy as np
 
 from birdsd.schema import DataConfig
 from birdsd.sound.labels.annotation import Label, Recording, shown_labels
-from birdsd.sound.segments import Segment, find_songs, windows
+from birdsd.sound.song_finder import Segment, find_songs, windows
 
 USUAL_LIMIT = DataConfig(name="").max_clips_per_recording
 _DRAWN_BY_HAND = 1.5  # a box is listened to this factor beyond its lowest and highest frequency

@@ -18,7 +18,7 @@ from birdsd.schema import DataConfig
 from birdsd.shards.prepare.cuts import Band, listened_to
 from birdsd.sound.audio.channels import mix_down
 from birdsd.sound.labels.annotation import Recording
-from birdsd.sound.segments import Segment, quiet_stretches, song_energy, sounding_around
+from birdsd.sound.song_finder import Segment, quiet_stretches, song_energy, sounding_around
 
 CUTS_APART_S = 0.064  # about as long as a note: every picture differs, and a song of 6 s has room for dozens
 # Of a clip along a song that fills it: so much of it may lie before the song begins, or after it ended.

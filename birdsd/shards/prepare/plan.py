@@ -24,7 +24,7 @@ from birdsd.shards.prepare.splits import SPLITS, assign_splits
 from birdsd.sound.audio.recordings import find_recordings
 from birdsd.sound.codec.protocol import Codec
 from birdsd.sound.labels.annotation import NOT_CHOSEN, OUT_OF_BAND, LabelledSet, Recording
-from birdsd.sound.segments import windows
+from birdsd.sound.song_finder import windows
 from birdsd.sound.species.names import species_key
 
 FORMAT = "birdsd-plan-1"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from birdsd.errors import UserError
 from birdsd.shards.prefetch import Prefetcher
-from birdsd.training.batches.plan import BatchPlan, MicroBatch
+from birdsd.training.batches.global_batch import BatchPlan, MicroBatch
 from birdsd.training.devices.precision import release
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import torch
 from birdsd.errors import UserError
 from birdsd.files import read_json, write_json
 from birdsd.training.batches.batches import Examples
-from birdsd.training.batches.plan import BatchPlan
+from birdsd.training.batches.global_batch import BatchPlan
 from birdsd.training.devices.world import World
 
 if TYPE_CHECKING:

@@ -415,7 +415,7 @@ def test_the_page_and_the_plan_begin_with_what_the_model_recommends(advised, tmp
 
 
 def test_the_demo_passes_on_what_it_is_asked_and_nothing_else():
-    from birdsd.studies.demo import sampling_settings
+    from birdsd.studies.demo_stages import sampling_settings
 
     assert sampling_settings(compose("demo")) == []
     said = sampling_settings(

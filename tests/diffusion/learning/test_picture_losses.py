@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from birdsd.diffusion.learning.picture_losses import Features, check_features, mean_error, texture_error
+from birdsd.diffusion.learning.picture_errors import Features, check_features, mean_error, texture_error
 from birdsd.diffusion.methods import make_method
 from birdsd.errors import UserError
 from birdsd.planning.trace import trace_step

@@ -16,7 +16,7 @@ import pytest
 from birdsd.cli import main
 from birdsd.errors import UserError
 from birdsd.evaluation.judges import Sound, birdnet, find_judge, judge_sounds
-from birdsd.evaluation.judges.network import EMBEDDING, with_output
+from birdsd.evaluation.judges.birdnet_network import EMBEDDING, with_output
 from birdsd.sound.audio.recordings import read, write_wav
 from tests.support.judge_sounds import needs_birdnet, tone
 

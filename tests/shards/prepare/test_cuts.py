@@ -15,7 +15,7 @@ from birdsd.shards.prepare.cuts import cut, keep_species, without_invisible
 from birdsd.shards.prepare.prepare import prepare
 from birdsd.sound.audio.recordings import write_wav
 from birdsd.sound.labels.annotation import Label, Recording
-from birdsd.sound.segments import Segment
+from birdsd.sound.song_finder import Segment
 from tests.shards.prepare.test_prepare import all_samples
 from tests.support.shard_makers import CODEC, data_config, tone
 

@@ -9,7 +9,7 @@ import torch
 from birdsd.errors import UserError
 from birdsd.shards.index import ShardIndex
 from birdsd.training.batches.batches import Examples
-from birdsd.training.batches.plan import BatchPlan
+from birdsd.training.batches.global_batch import BatchPlan
 from birdsd.training.engines.out_of_memory import MICRO_BATCH_FILE, OutOfMemory, is_out_of_memory, resplit
 from birdsd.training.loop import train
 from birdsd.training.records import Ledger, read_metrics

@@ -1,4 +1,4 @@
-"""Where to cut clips: around the songs of a focal recording, or in windows over a soundscape.
+"""Finds songs: the stretches of a focal recording that hold one, or windows over a soundscape.
 
 The song finder follows Perch (google-research/perch, audio_utils): log spectrum in bands, a two-pass denoise
 per band, the sum over bands, peaks as wide as a song, kept when they stand out. It works through a recording
