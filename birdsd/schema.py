@@ -441,6 +441,56 @@ class FourWaysConfig(ComparisonConfig):
     out: str = "four_ways"
 
 
+@dataclass
+class SongsConfig:
+    """What decides single songs and who makes them: what `bank` and `scene` share."""
+
+    run: Text = None  # a run, or an exported or imported folder, that makes the songs
+    seed: int = 0
+    tries: int = 4  # of a song that the judge does not confirm, each with the next seed
+    judge: Text = None  # folder of BirdNET, an installed judge, weak or none; null: the best there is
+    shards: Text = None  # of the weak check; null: those that the run was trained on
+    steps: Optional[int] = None  # of sampling; this and what follows as for generate
+    guidance: Optional[float] = None
+    scheduler: Text = None
+    batch_size: int = 8  # songs generated at once
+    add: list[str] = field(default_factory=list)  # adapters, as for generate
+    base: Text = None  # base model of an adapter, if it has moved
+    runs: str = "runs"  # folder of the runs
+    part: str = "0/1"  # i/n: the i-th of n tasks that split the songs or scenes
+    machine: MachineConfig = field(default_factory=MachineConfig)
+
+
+@dataclass
+class BankConfig(SongsConfig):
+    """verified songs of every species, made once for any number of scenes"""
+
+    recordings: Text = None  # labelled recordings to cut songs out of, instead of run
+    rate_hz: int = 32000  # of songs cut out of recordings
+    species: list[str] = field(default_factory=list)  # only these; empty: all that the model knows
+    count: int = 16  # individuals per species and sound type, or recordings per species
+    takes: int = 1  # songs per individual
+    out: str = "bank"
+
+
+@dataclass
+class SceneConfig(SongsConfig):
+    """whole soundscapes with measured labels: from prose, a table, or a distribution"""
+
+    prompt: Text = None  # e.g. "a House Sparrow in loud rain followed by a Black Phoebe"
+    scene: Text = None  # a scene as YAML or CSV, or a label table (Raven, Audacity) to sing anew
+    distribution: Text = None  # YAML: what to draw scenes from
+    recipe: Text = None  # the JSON beside a scene: makes that scene again
+    count: int = 1  # scenes; number k depends on the seed and k alone
+    bank: Text = None  # a folder of `birdsd run bank`: no song is generated
+    split: str = ""  # of the bank's songs and the pool's files: train, validation or test
+    pool: Text = None  # recordings for backgrounds, a sub-folder for each environment
+    format: str = "flac"  # or wav; both of 24 bits
+    stems: bool = True  # keep every event and background as a file of its own
+    picture: bool = True  # a spectrogram with the boxes on it
+    out: str = "scenes"
+
+
 # Job name -> its configuration. The module that runs it is jobs/NAME.py.
 JOBS: dict[str, type] = {
     "prepare": PrepareConfig,
@@ -448,6 +498,8 @@ JOBS: dict[str, type] = {
     "train": TrainConfig,
     "generate": GenerateConfig,
     "grid": GridConfig,
+    "bank": BankConfig,
+    "scene": SceneConfig,
     "methods": MethodsConfig,
     "four_ways": FourWaysConfig,
     "demo": DemoConfig,
@@ -463,6 +515,8 @@ GROUP_DEFAULTS: dict[str, dict[str, str]] = {
     "train": {"data": "song", "model": "tiny", "method": "full", "machine": "auto"},
     "generate": {"machine": "auto"},
     "grid": {"machine": "auto"},
+    "bank": {"machine": "auto"},
+    "scene": {"machine": "auto"},
     "methods": {"data": "song", "machine": "auto"},
     "four_ways": {"data": "song", "machine": "auto"},
     "demo": {},

@@ -13,7 +13,7 @@ from birdsd.schema import SiteConfig, SubmitConfig
 HAND_OVERS = ("requeue", "chain", "resubmit", "manual")
 GPU_SYNTAXES = ("gpus", "gres")
 # Jobs of one process each, whose work an array of them shares out.
-SHARED_JOBS = ("prepare", "cache", "generate", "methods", "four_ways")
+SHARED_JOBS = ("prepare", "cache", "generate", "bank", "scene", "methods", "four_ways")
 _SECRET = re.compile(r"token|secret|passw|api_?key|credential", re.IGNORECASE)
 
 

@@ -1,0 +1,50 @@
+"""How loud an event is against what lies under it, in the event's own band."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from birdsd.scenes.heard.band import HOP_S, band_passed, envelope
+from birdsd.scenes.heard.boundaries import Measured, active_frames
+
+BESIDE_S = 0.5  # of background before and behind an event, for its mean
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """`snr_db`: the event's active frames in its band against the background's mean there, over the same span
+    and 0.5 s beside it. `broadband_db`: the same of all frequencies. `audible`: the share of the event's
+    active frames that are at least as strong as the background's mean. inf against silence."""
+
+    snr_db: float
+    broadband_db: float
+    audible: float
+
+
+def around(measured: Measured, start: int, rate_hz: int, samples: int) -> tuple[int, int]:
+    """First and last sample of the scene that the background of an event is measured over. `start`: where the
+    event's waveform begins."""
+    first = start + round((measured.onset_s - BESIDE_S) * rate_hz)
+    last = start + round((measured.offset_s + BESIDE_S) * rate_hz)
+    return max(0, first), min(samples, max(last, first + 1))
+
+
+def ratio(event: np.ndarray, measured: Measured, under: np.ndarray, rate_hz: int) -> Ratio:
+    """Of an event's waveform, float [samples], to the background `under` it (see `around`)."""
+    power = envelope(band_passed(event, rate_hz, *measured.band_hz), rate_hz)
+    frames = active_frames(power, round(measured.onset_s / HOP_S), round(measured.offset_s / HOP_S))
+    loud = float(power[frames].mean()) if len(frames) else 0.0
+    rest = float(np.square(band_passed(under, rate_hz, *measured.band_hz), dtype=np.float64).mean())
+    everything = envelope(event, rate_hz)[frames].mean() if len(frames) else 0.0
+    below = float(np.square(under, dtype=np.float64).mean()) if len(under) else 0.0
+    audible = float((power[frames] >= rest).mean()) if len(frames) else 0.0
+    return Ratio(_db(loud, rest), _db(float(everything), below), audible)
+
+
+def _db(one: float, other: float) -> float:
+    if one <= 0:
+        return -math.inf
+    return 10 * math.log10(one / other) if other > 0 else math.inf
