@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from birdsd.errors import UserError, unknown_name
-from birdsd.files import sha256_file
+from birdsd.files import fingerprint, sha256_file
 from birdsd.randomness import generator
 from birdsd.scenes.backgrounds.joined import joined
 from birdsd.scenes.bank.recorded import forbids_changes
@@ -46,6 +46,12 @@ class Pool:
     @property
     def names(self) -> tuple[str, ...]:
         return self._pool.names
+
+    @property
+    def identity(self) -> str:
+        """A fingerprint of which files there are."""
+        held = [(name, path.name, path.stat().st_size) for name in self.names for path in self.files(name)]
+        return fingerprint([self.split, sorted(held)])
 
     def files(self, environment: str) -> list[Path]:
         """The files that may be used for an environment, in a fixed order. `UserError` for an unknown one."""
