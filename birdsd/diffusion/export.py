@@ -41,6 +41,9 @@ class TrainingSet:
     synthetic: bool
     recordings: tuple[dict[str, str], ...] = field(default_factory=tuple)
     environments: tuple[str, ...] = ()  # by name, those that captions speak of
+    sound_types: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # species -> those of its captions
 
     @property
     def licences(self) -> Counter[str]:
@@ -50,16 +53,20 @@ class TrainingSet:
 def training_set(index: ShardIndex, split: str = "train") -> TrainingSet:
     """Collect species and rights of all recordings of a split, environmental sounds included."""
     from birdsd.shards.reader import ShardReader
+    from birdsd.sound.captions import sound_nouns
 
     recordings: dict[str, dict[str, str]] = {}
     species: set[str] = set()
     environments: set[str] = set()
+    types: dict[str, set[str]] = {}
     synthetic = False
     reader = ShardReader(index, split, want=("metadata",))
     for number in range(len(reader)):
         sample = reader.read(number).metadata
         named = [str(name) for name in sample.get("species", [])]
         species.update(named)
+        for name in named:
+            types.setdefault(name, set()).update(sound_nouns(str(sample.get("sound_type") or "")))
         if sample.get("environment"):
             environments.add(str(sample["environment"]))
         synthetic = synthetic or bool(sample.get("synthetic"))
@@ -73,7 +80,8 @@ def training_set(index: ShardIndex, split: str = "train") -> TrainingSet:
         if sample.get("environment_source"):
             _credit(recordings, sample["environment_source"], "", sample.get("environment_licence"), "")
     ordered = tuple(recordings[key] for key in sorted(recordings))
-    return TrainingSet(tuple(sorted(species)), synthetic, ordered, tuple(sorted(environments)))
+    taught = {name: tuple(sorted(types[name])) for name in sorted(types) if types[name]}
+    return TrainingSet(tuple(sorted(species)), synthetic, ordered, tuple(sorted(environments)), taught)
 
 
 def _credit(
@@ -121,6 +129,7 @@ def write_companions(
         "birdsd": birdsd.__version__,
         "species": list(heard.species),
         **({"environments": list(heard.environments)} if heard.environments else {}),
+        **({"sound_types": {k: list(v) for k, v in heard.sound_types.items()}} if heard.sound_types else {}),
         "synthetic": heard.synthetic,
         "licences": dict(sorted(heard.licences.items())),
         "weights": weights_fingerprint(folder),

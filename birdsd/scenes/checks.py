@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
 from birdsd.errors import UserError, clipped, unknown_name
 from birdsd.scenes.scene import FIRST_ONSET_S, SOURCES, TO_THE_END, Background, Event, Scene, Span
 from birdsd.scenes.vocabulary import Vocabulary
+from birdsd.sound.species.names import clean_name
 
 LONGEST_S = 6 * 3600.0
 SHORTEST_S = 0.1
@@ -34,6 +36,7 @@ RANGES = {
     "repeat": (1, 10_000, ""),
     "individual": (0, 1_000_000, ""),
 }
+_ID = re.compile(r"[\w.-]{1,60}")
 RATES_HZ = (8000, 192_000)
 
 
@@ -68,7 +71,9 @@ def in_range(field: str, value: object, place: str) -> None:
                 f"a number from {least:g} to {most:g}{f' {unit}' if unit else ''} is expected",
             )
     if len(ends) > 1 and ends[0] > ends[1]:
-        raise UserError(f"{place}: {field} is {ends[0]:g} to {ends[1]:g}", "a range begins with its lower end")
+        raise UserError(
+            f"{place}: {field} is {ends[0]:g} to {ends[1]:g}", "a range begins with its lower end"
+        )
 
 
 def check_duration(duration_s: float, place: str = "duration_s") -> None:
@@ -96,10 +101,20 @@ def _check_frame(scene: Scene) -> None:
         raise UserError(f"the scene has {len(scene.events)} events", f"at most {MOST_EVENTS} are possible")
     if scene.max_overlap is not None and scene.max_overlap < 1:
         raise UserError(f"max_overlap is {scene.max_overlap}", "at least one event must be able to sound")
+    if scene.name != clean_name(scene.name):
+        raise UserError(
+            f"the scene's name is '{clipped(scene.name)}'", "one line of at most 120 characters is expected"
+        )
+    if not 0 <= scene.seed < 2**63:
+        raise UserError(f"seed is {scene.seed}", "a whole number from 0 to 2^63 - 1 is expected")
     if scene.loop and scene.duration_s is None:
         raise UserError("a loop has no duration", "where it begins anew must be said", "set duration_s")
     names = [event.id for event in scene.events]
-    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    twice = (
+        next((name for name in names if names.count(name) > 1), None)
+        if len(set(names)) < len(names)
+        else None
+    )
     if twice is not None:
         raise UserError(f"two events are called '{clipped(twice)}'", "links need ids that occur once")
 
@@ -121,9 +136,10 @@ def _with_a_time(event: Event, before: list[Event]) -> Event:
 
 def _check_event(event: Event) -> None:
     place = f"event {_named(event)}"
-    if not event.id or event.id == TO_THE_END or event.id != " ".join(event.id.split()) or len(event.id) > 60:
+    if event.id == TO_THE_END or not _ID.fullmatch(event.id):
         raise UserError(
-            f"'{clipped(event.id)}' is no id for an event", "a short word on one line, other than 'end'"
+            f"'{clipped(event.id)}' is no id for an event",
+            "one word of at most 60 letters, digits, '-', '_' and '.', other than 'end'",
         )
     if not event.species.strip():
         raise UserError(f"{place} names no species", "every event is a bird's", "give it a species")
@@ -144,11 +160,14 @@ def _check_event(event: Event) -> None:
         )
     if event.until_s is not None and event.onset_s is not None and event.until_s <= event.onset_s:
         raise UserError(
-            f"{place} would sing from {event.onset_s:g} s to {event.until_s:g} s", "an end lies behind its onset"
+            f"{place} would sing from {event.onset_s:g} s to {event.until_s:g} s",
+            "an end lies behind its onset",
         )
     if event.every_s is not None and event.repeat == 1 and not any(ends):
         raise UserError(
-            f"{place} sings every {event.every_s:g} s", "how often is not said", "give repeat, until_s or until: end"
+            f"{place} sings every {event.every_s:g} s",
+            "how often is not said",
+            "give repeat, until_s or until: end",
         )
     if event.bearing_end_deg is not None and event.bearing_deg is None:
         raise UserError(f"{place} moves to {event.bearing_end_deg:g} degrees", "where from is not said")
@@ -166,12 +185,16 @@ def _check_links(scene: Scene, events: list[Event]) -> None:
                 raise UserError(f"event {_named(event)} is linked to itself", "a link needs another event")
         if event.until == TO_THE_END and scene.duration_s is None and len(events) == 1:
             raise UserError(
-                f"event {_named(event)} sings to the scene's end", "how long that is nobody says", "set duration_s"
+                f"event {_named(event)} sings to the scene's end",
+                "how long that is nobody says",
+                "set duration_s",
             )
     for background in scene.backgrounds:
         for link in filter(None, (background.from_event, background.to_event)):
             if link not in known:
-                raise unknown_name(f"event that the background {background.environment} is linked to", link, names)
+                raise unknown_name(
+                    f"event that the background {background.environment} is linked to", link, names
+                )
 
 
 def _check_background(background: Background, scene: Scene) -> None:

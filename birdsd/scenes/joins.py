@@ -30,8 +30,12 @@ def place_backgrounds(
             if at != number
         ]
         fade = min(one.fade_s, end - start)
-        fade_in, begin = _faded(start, fade, [other.fade_s for other, edge in others if abs(edge[1] - start) < 1e-6], -1)
-        fade_out, finish = _faded(end, fade, [other.fade_s for other, edge in others if abs(edge[0] - end) < 1e-6], 1)
+        fade_in, begin = _faded(
+            start, fade, [other.fade_s for other, edge in others if abs(edge[1] - start) < 1e-6], -1
+        )
+        fade_out, finish = _faded(
+            end, fade, [other.fade_s for other, edge in others if abs(edge[0] - end) < 1e-6], 1
+        )
         begin, finish = max(begin, 0.0), min(finish, duration_s)
         placed.append(
             PlacedBackground(

@@ -77,7 +77,11 @@ class _Solver:
             if voice:
                 first = self.song(event, 0, 0, 0.0).duration_s
                 onset += self.draw((0.0, _VOICES_APART * first), event.id, voice, "offset")
-            songs += self._repeated(event, voice, onset) if until is None else self._filled(event, voice, onset, until)
+            songs += (
+                self._repeated(event, voice, onset)
+                if until is None
+                else self._filled(event, voice, onset, until)
+            )
         heard = [song for song in songs if song.duration_s > 0]
         self.songs[event.id] = songs
         self.ends[event.id] = max((song.end_s for song in heard), default=self.starts[event.id])
@@ -88,8 +92,13 @@ class _Solver:
         if event.until_s is not None:
             return event.until_s
         if event.until == TO_THE_END:
-            return self.scene.duration_s if self.scene.duration_s is not None else max(
-                (end for name, end in self.ends.items() if name != event.id), default=self.starts[event.id]
+            return (
+                self.scene.duration_s
+                if self.scene.duration_s is not None
+                else max(
+                    (end for name, end in self.ends.items() if name != event.id),
+                    default=self.starts[event.id],
+                )
             )
         return self.ends[event.until] if event.until else None
 
@@ -108,18 +117,21 @@ class _Solver:
     def _filled(self, event: Event, voice: int, onset_s: float, until_s: float) -> list[PlacedEvent]:
         """As many whole songs as end within `SLACK_S` of `until_s`; what is left over lengthens the pauses."""
         songs = [self.song(event, voice, 0, onset_s)]
+        latest = until_s + SLACK_S
+        if self.scene.duration_s is not None and not self.scene.loop:
+            latest = min(latest, self.scene.duration_s)
         while len(songs) < MOST_EVENTS:
             last, take = songs[-1], len(songs)
             pause = self.draw(event.repeat_gap_s, event.id, voice, take - 1, "pause")
             at = last.onset_s + event.every_s if event.every_s is not None else last.end_s + pause
             _check_every(event, last)
             following = self.song(event, voice, take, at)
-            if following.end_s > until_s + SLACK_S or at <= last.onset_s:
+            if following.end_s > latest or at <= last.onset_s:
                 break
             songs.append(following)
         if event.every_s is not None or len(songs) == 1:
             return songs
-        left = until_s - songs[-1].end_s
+        left = min(until_s, latest) - songs[-1].end_s
         most = event.repeat_gap_s[1] * (len(songs) - 1) - sum(
             later.onset_s - song.end_s for song, later in zip(songs, songs[1:], strict=False)
         )

@@ -22,6 +22,7 @@ def clause(reader: Reader, before: Clause | None) -> Clause:
         found.backgrounds = places(reader)
     elif not _silent(reader, found):
         _bird(reader, found, before)
+    found.front = frozenset(found.said)
     while _more(reader, found):
         pass
     return found
@@ -52,6 +53,10 @@ def _more(reader: Reader, found: Clause) -> bool:
         while modifier(reader, trial) or (found.species and _action(reader, trial)):
             pass
         if reader.at > inside and not at_a_name(reader) and trial.gap_s is None:
+            if reader.low() == "," and trial.said:
+                reader.say(
+                    f"'{reader.typed(inside)}' is said of the {found.species or 'background'} before it"
+                )
             reader.at = inside
             return modifier(reader, found) or _action(reader, found)
     reader.at = start
@@ -74,7 +79,14 @@ def _bird(reader: Reader, found: Clause, before: Clause | None) -> None:
     if token.kind == SPECIES:
         reader.take()
         found.species = token.name
-    elif before is not None and before.species and (found.individual or reader.at == start) and _ends(reader, found):
+        if token.plural and found.count == 1:
+            reader.fail(start, "say how many", f"as in 'three {token.text}'", reader.at)
+    elif (
+        before is not None
+        and before.species
+        and (found.individual or reader.at == start)
+        and _ends(reader, found)
+    ):
         found.species = before.species
         found.sound_type = found.sound_type or before.sound_type
     else:
@@ -157,11 +169,14 @@ def _unknown_bird(reader: Reader, start: int, article: bool) -> None:
         ):
             stop += 1
         name = reader.sentence.text[token.start : reader.tokens[stop - 1].end]
-        kind = "species" if article or token.text[:1].isupper() else f"word, or species, at word {token.number}:"
-        raise unknown_name(kind, name, reader.vocabulary.species, "name one of these birds")
+        vocabulary = reader.vocabulary
+        if article or token.text[:1].isupper():
+            raise unknown_name("species", name, vocabulary.species, "name one of these birds")
+        known = [*vocabulary.species, *vocabulary.environments, *vocabulary.pool]
+        raise unknown_name("bird or environment", name, known, f"it is word {token.number} of the sentence")
     reader.fail(
         reader.at, "a bird or an environment is expected",
-        f"the model knows {listed_names(reader.vocabulary.species)}; begin with 'a {(reader.vocabulary.species or ('bird',))[0]}'",
+        f"the model knows {listed_names(reader.vocabulary.species)}",
     )  # fmt: skip
 
 
@@ -173,7 +188,9 @@ def _noun(reader: Reader, found: Clause, start: int, needed: bool) -> None:
     kind = reader.sound_type()
     if kind is None:
         if needed:
-            reader.fail(start, "a sound is expected behind it", "as in \"an American Robin's song\"", reader.at)
+            reader.fail(
+                start, "a sound is expected behind it", 'as in "an American Robin\'s song"', reader.at
+            )
         return
     _set_type(reader, found, kind, here)
     found.once = not kind.endswith("ing")
@@ -182,6 +199,9 @@ def _noun(reader: Reader, found: Clause, start: int, needed: bool) -> None:
 def _action(reader: Reader, found: Clause) -> bool:
     start = reader.at
     reader.phrase(("is", "are"))
+    if reader.phrase("heard"):
+        found.say("heard", heard=True)
+        return True
     if reader.low() in words.GIVING:
         here = reader.at
         reader.take()

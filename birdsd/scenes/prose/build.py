@@ -19,11 +19,11 @@ _SHARED_PAUSE_S: Span = (2.0, 8.0)
 
 @dataclass
 class Group:
-    """Clauses that sound together; `framed`: the number of the one that the others accompany ('while')."""
+    """Clauses that sound together; `frame`: the one until whose end those before it go on ('while')."""
 
     clauses: list[Clause]
     gap_s: Span | None = None
-    framed: int | None = None
+    frame: Clause | None = None
     ids: list[str] = field(default_factory=list)
 
     @property
@@ -51,18 +51,29 @@ def build(
     _choose(builder, groups)
     whole = _of_the_whole(builder, groups)
     sung = [group for group in groups if group.birds]
+    if not sung and builder.backgrounds and length_s is None:
+        raise UserError(
+            f"how long the {builder.backgrounds[0].environment} is to be heard is not said",
+            "without a bird there is nothing else to go by",
+            f"begin with a length, as in '30 s of {builder.backgrounds[0].environment}'",
+        )
     if not sung and not builder.backgrounds:
         raise UserError("the sentence names neither a bird nor an environment", "something must be heard")
-    where = _places(builder, sung)
+    where = [_besides(builder, places) for places in _places(builder, sung)]
     shared = builder.length_s is not None and not any(one.timed for group in sung for one in group.birds)
     for number, group in enumerate(sung):
         under = [*whole, *((one.level_db for one in _stretches(where[number])) if where[number] else ())]
         _events(builder, sung, number, under, shared)
     if shared and sung and length_s is not None:
-        builder.said.append(f"the {len(sung)} clauses share the {length_s:g} s equally" if len(sung) > 1 else f"it goes on for the {length_s:g} s")
+        builder.said.append(
+            f"the {len(sung)} clauses share the {length_s:g} s equally"
+            if len(sung) > 1
+            else f"it goes on for the {length_s:g} s"
+        )
     _stretch_places(builder, sung, where)
     _check_times(builder.events)
-    scene = Scene(tuple(builder.events), tuple(builder.backgrounds), length_s, seed=seed)
+    lasting = sorted(builder.backgrounds, key=lambda one: one.from_s is not None or one.to_s is not None)
+    scene = Scene(tuple(builder.events), tuple(lasting), length_s, seed=seed)
     scene = checked(scene, vocabulary)
     return replace(scene, assumptions=tuple(dict.fromkeys(builder.said)))
 
@@ -76,10 +87,14 @@ def _choose(builder: _Builder, groups: Sequence[Group]) -> None:
             several = [one, *one.alternatives]
             at = int(generator(builder.seed, "scene", "or", number, place).integers(len(several)))
             chosen = several[at]
+            if chosen.bare:  # "a Great Tit or a Little Owl in rain": the rain is for both
+                chosen.share(several[-1])
             chosen.alternatives = []
             group.clauses[place] = chosen
             names = " or ".join(each.species or "background" for each in several)
-            builder.said.append(f"of {names} the {chosen.species or 'background'} is drawn, with seed {builder.seed}")
+            builder.said.append(
+                f"of {names} the {chosen.species or 'background'} is drawn, with seed {builder.seed}"
+            )
 
 
 def _of_the_whole(builder: _Builder, groups: Sequence[Group]) -> list[float]:
@@ -91,6 +106,12 @@ def _of_the_whole(builder: _Builder, groups: Sequence[Group]) -> list[float]:
             if one.species:
                 continue
             _only_a_background(one)
+            if one.silent and birds:
+                raise UserError(
+                    f"at word {one.word} no bird is asked for, and elsewhere there are birds",
+                    "silence is what is left where no bird is named",
+                    "leave it out, or say how long until the next bird: 'then after 5 s a Great Tit'",
+                )
             timed = one.onset_s is not None or one.until_s is not None or one.lasting_s is not None
             if not timed and one.until is None and birds and len(group.clauses) == 1 and len(groups) > 1:
                 names = " and ".join(each.environment for each in one.backgrounds) or "silence"
@@ -106,6 +127,27 @@ def _of_the_whole(builder: _Builder, groups: Sequence[Group]) -> list[float]:
                 builder.backgrounds.append(replace(stretch, from_s=one.onset_s, to_s=end))
                 whole += [] if timed else [stretch.level_db]
     return whole
+
+
+def _besides(builder: _Builder, places: tuple[Place, ...] | None) -> tuple[Place, ...] | None:
+    """A place without what is heard in the whole scene anyway; nothing sounds twice at once."""
+    if places is None:
+        return None
+    whole = {
+        one.environment: one.level_db
+        for one in builder.backgrounds
+        if one.from_s is None and one.to_s is None
+    }
+    names = [one.environment for one in places]
+    for one in places:
+        level_db = levels.BACKGROUND_DB[one.loudness]
+        if names.count(one.environment) > 1 or whole.get(one.environment, level_db) != level_db:
+            raise UserError(
+                f"{one.environment} is said twice for the same time, with two loudnesses",
+                "an environment sounds once",
+                "say how loud it is once",
+            )
+    return tuple(one for one in places if one.environment not in whole)
 
 
 def _only_a_background(one: Clause) -> None:
@@ -189,6 +231,16 @@ def _events(
         fields |= {"level_db": one.level_db} if one.level_db is not None else {}
         fields |= _when(builder, groups, number, at)
         fields |= _how_often(builder, group, at, one)
+        if (
+            one.pauses_s is not None
+            and not shared
+            and not {"repeat", "until_s", "lasting_s", "until"} & set(one.said)
+        ):
+            raise UserError(
+                f"'{one.said['pauses_s']}' needs several songs, and the {one.species} sings once",
+                "a pause lies between two songs",
+                "say how often, as in 'three times' or 'for 20 s'",
+            )
         if shared:
             fields |= _slot(builder, groups, number, at, one)
         builder.events.append(Event(group.ids[at], one.species, one.sound_type, **fields))
@@ -210,6 +262,12 @@ def _common(builder: _Builder, one: Clause, group: Group, at: int) -> dict[str, 
             f"'the same {one.species}', or 'again', at word {one.word}: no {one.species} was named before",
             "the same one follows one that was named before",
             f"write 'a {one.species}'",
+        )
+    if one.individual == "same" and beside and one.onset_s is None:
+        raise UserError(
+            f"the same {one.species} at word {one.word} would sing together with itself",
+            "one bird sings one song at a time",
+            f"write 'then' before it, or 'another {one.species}'",
         )
     if first and not one.individual and not beside and id(one) not in builder.seen:
         builder.said.append(f"both times it is the same {one.species}; say 'another' for a second one")
@@ -268,8 +326,9 @@ def _how_often(builder: _Builder, group: Group, at: int, one: Clause) -> dict[st
                 "begin with a length, as in '30 s: ...', or add 'three times'",
             )
         found["until"] = TO_THE_END
-    if group.framed is not None and at < group.framed and not several:
-        found["until"] = group.ids[group.framed]
+    framed = next((number for number, bird in enumerate(group.birds) if bird is group.frame), 0)
+    if at < framed and not several:
+        found["until"] = group.ids[framed]
     return found
 
 
@@ -281,7 +340,11 @@ def _slot(builder: _Builder, groups: Sequence[Group], number: int, at: int, one:
     if not at:
         found |= {"onset_s": round(number * share + margin, 6), "after": (), "gap_s": None}
     if one.repeat is None and not one.once:
-        found |= {"until_s": round((number + 1) * share - margin, 6), "until": "", "repeat_gap_s": one.pauses_s or _SHARED_PAUSE_S}
+        found |= {
+            "until_s": round((number + 1) * share - margin, 6),
+            "until": "",
+            "repeat_gap_s": one.pauses_s or _SHARED_PAUSE_S,
+        }
     return found
 
 
@@ -291,7 +354,12 @@ def _check_times(events: Sequence[Event]) -> None:
     for event in events:
         if event.onset_s is None:
             continue
-        if onset is not None and onset.onset_s is not None and event.onset_s < onset.onset_s and not event.together:
+        if (
+            onset is not None
+            and onset.onset_s is not None
+            and event.onset_s < onset.onset_s
+            and not event.together
+        ):
             raise UserError(
                 f"the {event.species} is to begin at {event.onset_s:g} s, and the {onset.species}, named before it, at "
                 f"{onset.onset_s:g} s",

@@ -47,6 +47,10 @@ class Clause:
     bearing_deg: float | None = None
     bearing_end_deg: float | None = None
     elevation_deg: float | None = None
+    heard: bool | None = None  # "heard": with no sound of its own, also at the end of a list
+    link: str = ""  # what joins it to the clause before it: AND, WHILE
+    listed: bool = False  # joined by a comma alone
+    front: frozenset[str] = frozenset()  # what was said before its name
     alternatives: list[Clause] = field(default_factory=list)
     said: dict[str, str] = field(default_factory=dict)  # field -> the words that said it
 
@@ -55,7 +59,7 @@ class Clause:
         for name, value in values.items():
             if (before := self.said.get(name)) is not None:
                 raise UserError(
-                    f"'{before}' and '{words}' say two things about {self.species or 'the background'}",
+                    f"'{before}' and '{words}' say two things about {self.species or 'what follows'}",
                     f"one {_CALLED.get(name, name.partition('_')[0])} is possible",
                     "leave one of them out, or use two clauses with 'then' between them",
                 )
@@ -71,13 +75,14 @@ class Clause:
     @property
     def bare(self) -> bool:
         """Whether it is a name and nothing more, which may share what is said of the next."""
-        return bool(self.species) and not self.said and not self.sound_type
+        return bool(self.species) and not set(self.said) - {"loudness", "distance_m"} and not self.sound_type
 
-    def merged(self, other: Clause) -> None:
-        """Take over what was said before the name of this clause."""
+    def share(self, other: Clause) -> None:
+        """Take over what was said behind the name of another clause, and not of this one."""
         for item in fields(other):
-            if item.name in other.said:
+            if item.name in other.said and item.name not in {*self.said, *other.front, "gap_s"}:
                 self.say(other.said[item.name], **{item.name: getattr(other, item.name)})
+        self.sound_type = self.sound_type or other.sound_type
 
 
 _CALLED = {

@@ -108,7 +108,9 @@ def _pauses(reader: Reader, clause: Clause) -> bool:
         low, _ = reader.number(), reader.take()
     high = reader.duration() if reader.phrase("to") else low
     if low is None or high is None:
-        reader.fail(start, "a pause is a time with its unit, as in 'with pauses of 2 s to 8 s'", "", reader.at + 1)
+        reader.fail(
+            start, "a pause is a time with its unit, as in 'with pauses of 2 s to 8 s'", "", reader.at + 1
+        )
     clause.say(reader.typed(start), pauses_s=(low, high))
     return True
 
@@ -121,8 +123,15 @@ def _at(reader: Reader, clause: Clause) -> bool:
     if reader.phrase("the", ("start", "beginning")):
         clause.say(reader.typed(start), onset_s=0.0)
     elif reader.phrase("the", "end"):
-        reader.fail(start, "how long the song will be is not known yet", "say when it begins, as in 'at 25 s'", reader.at)
-    elif (reader.phrase(("a", "an"), "elevation", "of")) and (up := reader.measure(words.DEGREES)) is not None:
+        reader.fail(
+            start,
+            "how long the song will be is not known yet",
+            "say when it begins, as in 'at 25 s'",
+            reader.at,
+        )
+    elif (reader.phrase(("a", "an"), "elevation", "of")) and (
+        up := reader.measure(words.DEGREES)
+    ) is not None:
         clause.say(reader.typed(start), elevation_deg=angle(reader, start, up, 90.0))
     elif (time := reader.duration()) is not None:
         clause.say(reader.typed(start), onset_s=_later_than_zero(reader, start, time))
@@ -134,7 +143,9 @@ def _at(reader: Reader, clause: Clause) -> bool:
                 "as in 'at 12 s', 'at 0:12', 'at 6 dB', 'at 30 degrees', 'at 20 metres'", reader.at + 1,
             )  # fmt: skip
         typed = reader.peek().text
-        reader.fail(start, "a number needs its unit", f"write 'at {typed} s' or 'at {typed} minutes'", reader.at + 1)
+        reader.fail(
+            start, "a number needs its unit", f"write 'at {typed} s' or 'at {typed} minutes'", reader.at + 1
+        )
     return True
 
 
@@ -163,14 +174,21 @@ def _from_to(reader: Reader, start: int, between: bool) -> tuple[float, float | 
         value = reader.number(unit_at - reader.at)
         first = (lone or 0.0) * (second / value if value else 1.0)
     if second <= first:
-        reader.fail(start, f"an end lies behind its beginning, and {second:g} s does not lie behind {first:g} s", "", reader.at)
+        reader.fail(
+            start,
+            f"an end lies behind its beginning, and {second:g} s does not lie behind {first:g} s",
+            "",
+            reader.at,
+        )
     return _later_than_zero(reader, start, first), second
 
 
 def _when(reader: Reader, clause: Clause) -> bool:
     start = reader.at
     low = reader.low()
-    if low == "from" and (reader.peek(1).kind == CLOCK or reader.number(1) is not None or reader.low(1) in ("a", "half")):
+    if low == "from" and (
+        reader.peek(1).kind == CLOCK or reader.number(1) is not None or reader.low(1) in ("a", "half")
+    ):
         reader.take()
         if (metres := reader.metres()) is not None:
             reader.phrase("away")
@@ -282,7 +300,9 @@ def _where(reader: Reader, clause: Clause) -> bool:
             value = reader.number()
             reader.at += value is not None
         if value is None or not 0 <= value <= 360:
-            reader.fail(start, "a compass bearing is a number from 0 to 360", "as in 'bearing 30'", reader.at + 1)
+            reader.fail(
+                start, "a compass bearing is a number from 0 to 360", "as in 'bearing 30'", reader.at + 1
+            )
         turned = -value if value <= 180 else 360 - value
         clause.say(reader.typed(start), bearing_deg=turned + 0.0)
     elif reader.phrase("nearby") or reader.phrase("close", "by") or reader.phrase("close"):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from birdsd.errors import UserError
 from birdsd.scenes.checks import check_duration
 from birdsd.scenes.prose import words
 from birdsd.scenes.prose.birds import clause
@@ -84,7 +85,9 @@ def _length(reader: Reader) -> float | None:
     noun = reader.phrase(words.SCENE_NOUNS)
     if not (reader.phrase(("of", ":")) or (noun and reader.phrase(("with", ",")))):
         if noun:
-            reader.fail(start, "what is in it is expected", "as in 'a 30 second soundscape of ...'", reader.at)
+            reader.fail(
+                start, "what is in it is expected", "as in 'a 30 second soundscape of ...'", reader.at
+            )
         reader.at = start
         return None
     check_duration(time, f"'{reader.typed(start)}'")
@@ -99,7 +102,12 @@ def _opening(reader: Reader, course: _Course) -> None:
         reader.take()
         first = clause(reader, None)
         if not reader.phrase(","):
-            reader.fail(start, "a comma and another clause are expected", "as in 'after a Great Tit, a Little Owl'", reader.at)
+            reader.fail(
+                start,
+                "a comma and another clause are expected",
+                "as in 'after a Great Tit, a Little Owl'",
+                reader.at,
+            )
         course.groups.append(Group([first]))
         _add(course, Join("SEQ" if word == "after" else "REV"), clause(reader, first))
         return
@@ -121,7 +129,9 @@ def _join(reader: Reader, course: _Course) -> Join | None:
         sign = max(sign, reader.take().low, key=",;.!:".find) if sign else reader.take().low
     if reader.peek().kind == END:
         if sign in (",", ";", ":"):
-            reader.fail(start, "nothing follows, and a clause is expected", "leave it out", len(reader.tokens) - 1)
+            reader.fail(
+                start, "nothing follows, and a clause is expected", "leave it out", len(reader.tokens) - 1
+            )
         return None
     conjunction = reader.phrase("and")
     join = _conjunction(reader)
@@ -137,7 +147,9 @@ def _join(reader: Reader, course: _Course) -> Join | None:
     join.words = reader.typed(start)
     reader.phrase(",")
     if reader.peek().kind == END:
-        reader.fail(start, "nothing follows, and a clause is expected", "say what does", len(reader.tokens) - 1)
+        reader.fail(
+            start, "nothing follows, and a clause is expected", "say what does", len(reader.tokens) - 1
+        )
     return join
 
 
@@ -152,7 +164,9 @@ def _conjunction(reader: Reader) -> Join | None:
         return Join("SEQ", between.gap_s or soon)
     if reader.phrase(("then", "next", "afterwards")) or reader.phrase("after", "that"):
         soon = SOON_S if reader.phrase("immediately") else soon
-        return Join("SEQ", LATER_S if reader.phrase("later") or reader.phrase("after", "a", "pause") else soon)
+        return Join(
+            "SEQ", LATER_S if reader.phrase("later") or reader.phrase("after", "a", "pause") else soon
+        )
     if reader.phrase("later") or reader.phrase("after", "a", "pause"):
         return Join("SEQ", LATER_S)
     if soon:
@@ -192,13 +206,19 @@ def _add(course: _Course, join: Join, found: Clause) -> None:
     """Hang a clause on the course of the scene."""
     last = course.groups[-1]
     gap_s = found.gap_s or join.gap_s
-    if join.kind == "AND" and found.gap_s is None:
+    if join.kind == "WHILE" and not found.species:
+        join = Join("AND")  # a background goes with everything
+    if join.kind in ("AND", "WHILE") and found.gap_s is None:
+        found.link, found.listed = join.kind, join.words.strip() == ","
         last.clauses.append(found)
+        if join.kind == "WHILE":
+            _frame(last, found)
         _share(last, course)
-    elif join.kind == "WHILE":
-        last.clauses.append(found)
-        last.framed = len(last.clauses) - 1
     elif join.kind == "OR":
+        # "A, B or C": one of three.
+        while last.clauses[-1].listed and last.clauses[-1].bare and last.clauses[-2].bare:
+            one = last.clauses.pop()
+            last.clauses[-1].alternatives = [one, *one.alternatives]
         last.clauses[-1].alternatives.append(found)
     elif join.kind == "ALT":
         times = found.repeat or 2
@@ -221,12 +241,35 @@ def _add(course: _Course, join: Join, found: Clause) -> None:
         course.groups.append(Group([found], gap_s))
 
 
+def _frame(group: Group, found: Clause) -> None:
+    if group.frame is not None:
+        raise UserError(
+            f"'while' at word {found.word} is the second one for the same birds",
+            "with two of them nobody knows which one goes on until which",
+            "use 'and', or 'then' between two clauses",
+        )
+    group.frame = found
+
+
 def _share(group: Group, course: _Course) -> None:
-    """'A, B and C sing': what the last of a list does, those before it that are bare names do too."""
+    """'A, B and C sing at 5 s': what is said behind the last of a list is said of those before it that are bare
+    names. Without a verb ('A and B at 5 s') it is said of the last alone."""
     last = group.clauses[-1]
-    bare = [one for one in group.clauses[:-1] if one.bare]
-    if last.sound_type and not last.once and bare and last.species:
+    bare: list[Clause] = []
+    for one, following in zip(reversed(group.clauses[:-1]), reversed(group.clauses), strict=False):
+        if following.link != "AND" or not one.bare:
+            break
+        bare.append(one)
+    if not bare or not last.species:
+        return
+    names = ", ".join(one.species for one in [*reversed(bare), last])
+    behind = [words for name, words in last.said.items() if name not in {*last.front, "places", "heard"}]
+    if last.sound_type and not last.once:
+        course.said.append(
+            f"{names}: all with the sound '{last.sound_type}'"
+            + "".join(f", '{one}'" for one in dict.fromkeys(behind))
+        )
         for one in bare:
-            one.sound_type = last.sound_type
-        names = ", ".join(one.species for one in [*bare, last])
-        course.said.append(f"{names}: all with the sound '{last.sound_type}'")
+            one.share(last)
+    elif behind:
+        course.said.append(f"'{behind[0]}' is said of the {last.species} alone")

@@ -50,6 +50,11 @@ class Reader:
         """What was typed from token `start` to here."""
         return shown(self.tokens[start : self.at], self.sentence.text)
 
+    def say(self, reading: str) -> None:
+        """Note how something was read that has two readings."""
+        if reading not in self.sentence.readings:
+            self.sentence.readings.append(reading)
+
     # ------------------------------------------------------------------------------------- errors
 
     def fail(self, start: int, rule: str, way_out: str = "", stop: int | None = None) -> NoReturn:
@@ -78,6 +83,8 @@ class Reader:
     def nearest_word(self, start: int) -> str:
         """A hint at the word of the grammar that is most like the one at `start`, '' where none is."""
         word = self.tokens[start].low
+        if word in words.ALL:
+            return ""
         near = nearest(word, words.ALL, 1)[0] if word else ""
         return f"Did you mean '{near}'?" if near and likeness(word, near) >= _CLOSE else ""
 

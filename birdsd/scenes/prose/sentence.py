@@ -31,21 +31,27 @@ def told(scene: Scene, vocabulary: Vocabulary) -> str:
 def sentence(scene: Scene) -> str:
     """A scene in canonical words."""
     groups = _groups(scene.events)
-    where = [_where(scene, groups, number) for number in range(len(groups))]
+    always = _always(scene)
+    where = [_where(scene, groups, number, always) for number in range(len(groups))]
     voices: dict[str, int] = {}
     pieces: list[str] = []
     for number, group in enumerate(groups):
-        change = where[number] if not number or where[number] != where[number - 1] else None
-        if not number and not change and all(one == where[0] for one in where):
-            change = None  # nothing has to be said of a scene without a place
+        changes = where[number] != where[number - 1] if number else any(where)
+        under = [one.level_db for one in (*where[number], *always)]
         for at, event in enumerate(group):
-            place = _place(change) if change is not None and at == 0 else ""
-            under = [one.level_db for one in where[number]]
-            clause = " ".join(filter(None, (_bird(event, group[:at], voices, under), _times(event, number, at), _space(event), place)))
-            pieces.append(_join(groups, number, at) + clause)
-    text = "".join(pieces)
-    alone = [one for one in scene.backgrounds if not _is_a_place(one) or not scene.events]
-    clauses = [*filter(None, (text,)), *map(_alone, alone)]
+            heard = "heard" if not event.sound_type and any(one.sound_type for one in group[at:]) else ""
+            usual = scene.duration_s is None and not number and not at
+            clause = (
+                _bird(event, group[:at], voices, under, heard),
+                _times(event, usual),
+                _space(event),
+                _place(where[number]) if changes and not at else "",
+            )
+            pieces.append(_join(groups, number, at) + " ".join(filter(None, clause)))
+    timed = [
+        one for one in scene.backgrounds if one in always or one.from_s is not None or one.to_s is not None
+    ]
+    clauses = [*filter(None, ("".join(pieces),)), *map(_alone, timed)]
     length = f"{number_words(scene.duration_s)} s: " if scene.duration_s is not None else ""
     return length + "; ".join(clauses)
 
@@ -59,10 +65,10 @@ def _groups(events: Sequence[Event]) -> list[list[Event]]:
     """Events that are said together: those linked by `together`, and those that others follow together."""
     followed = [set(event.after) for event in events if len(event.after) > 1]
     groups: list[list[Event]] = []
-    for event in events:
+    for at, event in enumerate(events):
         first = groups[-1][0].id if groups else ""
         if groups and (
-            (event.together and event.together == first)
+            any(one.together == first for one in events[at:])
             or any({first, event.id} <= ids for ids in followed)
             or any(one.until == event.id for one in groups[-1])
         ):
@@ -72,21 +78,24 @@ def _groups(events: Sequence[Event]) -> list[list[Event]]:
     return groups
 
 
-def _is_a_place(one: Background) -> bool:
-    return one.from_s is None and one.to_s is None
+def _always(scene: Scene) -> list[Background]:
+    """Backgrounds of the whole scene, where others come and go, or where there is no bird."""
+    untimed = [one for one in scene.backgrounds if one.from_s is None and one.to_s is None]
+    whole = [one for one in untimed if not one.from_event and not one.to_event]
+    return whole if len(untimed) > len(whole) or not scene.events else []
 
 
-def _where(scene: Scene, groups: Sequence[Sequence[Event]], number: int) -> list[Background]:
+def _where(
+    scene: Scene, groups: Sequence[Sequence[Event]], number: int, always: Sequence[Background]
+) -> list[Background]:
     """The places of a group: the stretches that begin at it or before and end behind it."""
     first = {group[0].id: at for at, group in enumerate(groups)}
-    found = []
-    for one in scene.backgrounds:
-        if _is_a_place(one):
-            start = first.get(one.from_event, 0)
-            stop = first.get(one.to_event, len(groups))
-            if start <= number < stop:
-                found.append(one)
-    return found
+    return [
+        one
+        for one in scene.backgrounds
+        if one.from_s is None and one.to_s is None and one not in always
+        and first.get(one.from_event, 0) <= number < first.get(one.to_event, len(groups))
+    ]  # fmt: skip
 
 
 def _place(stretches: Sequence[Background]) -> str:
@@ -125,7 +134,9 @@ def _join(groups: Sequence[Sequence[Event]], number: int, at: int) -> str:
     return ", then "
 
 
-def _bird(event: Event, beside: Sequence[Event], voices: dict[str, int], under_db: Sequence[float]) -> str:
+def _bird(
+    event: Event, beside: Sequence[Event], voices: dict[str, int], under_db: Sequence[float], heard: str
+) -> str:
     """Who and how many, how loud, and what it does."""
     following = voices.get(event.species, 0)
     voices[event.species] = max(following, event.individual + event.count)
@@ -140,7 +151,11 @@ def _bird(event: Event, beside: Sequence[Event], voices: dict[str, int], under_d
         who = f"the same {name}"
     else:
         who = with_article(name)
-    return " ".join(filter(None, (who, action_words(event.sound_type, event.count > 1) if event.sound_type else "", level)))
+    return " ".join(
+        filter(
+            None, (who, action_words(event.sound_type, event.count > 1) if event.sound_type else heard, level)
+        )
+    )
 
 
 def _loudness(event: Event, under_db: Sequence[float]) -> tuple[str, str]:
@@ -154,21 +169,22 @@ def _loudness(event: Event, under_db: Sequence[float]) -> tuple[str, str]:
     return "", f"at {number_words(event.level_db or 0.0)} dBFS"
 
 
-def _times(event: Event, number: int, at: int) -> str:
-    """When and how often."""
-    first = not number and not at
+def _times(event: Event, usual: bool) -> str:
+    """When and how often; `usual`: an onset at 1 s goes without saying."""
     found = []
     if event.onset_s is not None and event.until_s is not None:
         found.append(f"from {number_words(event.onset_s)} s to {number_words(event.until_s)} s")
     else:
-        if event.onset_s is not None and not (first and event.onset_s == FIRST_ONSET_S):
+        if event.onset_s is not None and not (usual and event.onset_s == FIRST_ONSET_S):
             found.append(f"at {number_words(event.onset_s)} s")
         if event.until_s is not None:
             found.append(f"until {number_words(event.until_s)} s")
     if event.lasting_s is not None:
         found.append(f"for {number_words(event.lasting_s)} s")
     if event.repeat > 1:
-        found.append("twice" if event.repeat == 2 else f"{_NUMBER_WORDS.get(event.repeat, event.repeat)} times")
+        found.append(
+            "twice" if event.repeat == 2 else f"{_NUMBER_WORDS.get(event.repeat, event.repeat)} times"
+        )
     if event.every_s is not None:
         found.append(f"every {number_words(event.every_s)} s")
     if event.until == TO_THE_END:
@@ -193,5 +209,7 @@ def _space(event: Event) -> str:
     if event.distance_m is not None:
         found.append(f"{number_words(event.distance_m)} metres away")
     if event.elevation_deg is not None:
-        found.append(f"{number_words(abs(event.elevation_deg))} degrees {'up' if event.elevation_deg >= 0 else 'down'}")
+        found.append(
+            f"{number_words(abs(event.elevation_deg))} degrees {'up' if event.elevation_deg >= 0 else 'down'}"
+        )
     return " ".join(found)

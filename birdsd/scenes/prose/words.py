@@ -55,6 +55,6 @@ ALL = sorted(
         "overhead", "bearing", "at", "from", "to", "between", "and", "for", "until", "till", "every", "times", "again",
         "another", "same", "followed", "then", "next", "afterwards", "later", "before", "after", "preceded", "while",
         "as", "with", "together", "alongside", "over", "alternating", "immediately", "pause", "pauses", "without", "no",
-        "silence", "background", "start", "beginning", "middle", "end", "time", "of", "or", "pair", "song", "call",
+        "silence", "background", "start", "beginning", "middle", "end", "time", "of", "or", "pair", "song", "call", "heard",
     }
 )  # fmt: skip

@@ -15,6 +15,8 @@ from birdsd.sound.codec.codec import SpectrogramCodec
 from birdsd.sound.codec.phase import Stft
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from birdsd.sound.audit.result import Stretch
 
 _SHOWN = Stft(window=512, hop=64, n_fft=1024)  # short, so that trills show
@@ -49,7 +51,7 @@ def draw(
     rows: Sequence[tuple[Stretch, np.ndarray, Sequence[np.ndarray]]],
 ) -> Path:
     """Draw (stretch, original, round trips) rows as spectrograms to a PNG at `path`; returns the path."""
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # not at the top: the command line imports this module
 
     figure = Figure(figsize=(4.2 * (1 + len(codecs)), 2.9 * len(rows) + 0.4), layout="constrained")
     axes = figure.subplots(len(rows), 1 + len(codecs), squeeze=False, sharex="row", sharey=True)
@@ -76,6 +78,11 @@ def draw(
         line[0].set_ylabel("kHz")
     for axis in axes[-1]:
         axis.set_xlabel("seconds")
+    return save_png(figure, path)
+
+
+def save_png(figure: Figure, path: Path) -> Path:
+    """Write a figure atomically as a PNG; returns the path."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110, format="png")
     with atomic_write(path) as stream:
