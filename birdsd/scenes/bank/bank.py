@@ -83,6 +83,15 @@ class Bank:
         ]  # fmt: skip
         return float(np.median(lengths))
 
+    def longest_s(self, species: str, sound_type: str = "") -> float | None:
+        """The length of the longest song of a kind; None where there is none."""
+        lengths = [
+            told["clip"]["measured"]["offset_s"] - told["clip"]["measured"]["onset_s"]
+            for kind, voices in self._clips.items() for takes in voices.values() for told in takes
+            if kind[0] == species and (not sound_type or kind[1] == sound_type)
+        ]  # fmt: skip
+        return max(lengths, default=None)
+
     def clip(self, wanted: Wanted) -> EventClip:
         """The song for what is wanted: the same voice gives the same individual, its takes in turn."""
         kinds = [

@@ -134,10 +134,10 @@ def opened(path: Path, rate_hz: int, channels: int, samples: int) -> soundfile.S
 
 
 def _put(file: soundfile.SoundFile, samples: np.ndarray) -> None:
-    before = file.tell()
-    file.write(samples << (32 - BITS))
-    if file.tell() - before != len(samples):  # libsndfile does not always say that the disk is full
-        raise OSError(28, os.strerror(28), file.name)
+    try:
+        file.write(samples << (32 - BITS))
+    except (soundfile.LibsndfileError, AssertionError) as error:  # fewer samples went out than came in
+        raise _cut_short(Path(file.name)) from error
 
 
 def check_whole(path: Path, samples: int) -> None:
