@@ -62,7 +62,7 @@ def songs_of(recording: Recording, rate_hz: int) -> Iterator[EventClip]:
         identity = identity or sha256_file(recording.path)[:16]
         origin = Origin(
             RECORDED, recording.path.name, identity, recording.licence, recording.recordist,
-            at_s=round(start + cut.measured.onset_s, 3),
+            at_s=round(start + cut.start_s + cut.measured.onset_s, 3),
         )  # fmt: skip
         yield EventClip(
             f"{recording.recording_id}@{start:.3f}", species, label.sound_type or recording.sound_type, rate_hz,

@@ -23,10 +23,11 @@ _KEPT = 0.1  # of the energy at least: else the "floor" was the song, which fill
 
 @dataclass(frozen=True)
 class Cut:
-    """A song by itself, float32 [samples], and where in it the sound lies."""
+    """A song by itself, float32 [samples], where in it the sound lies, and where in the clip it begins."""
 
     samples: np.ndarray
     measured: Measured
+    start_s: float
 
 
 def cut_out(samples: np.ndarray, rate_hz: int, masked: bool = True) -> Cut | None:
@@ -40,7 +41,7 @@ def cut_out(samples: np.ndarray, rate_hz: int, masked: bool = True) -> Cut | Non
     last = min(len(clean), round((found.offset_s + AROUND_S + FADE_S) * rate_hz))
     part = faded(clean[first:last], rate_hz)
     again = measure(part, rate_hz)
-    return None if again is None else Cut(part, again)
+    return None if again is None else Cut(part, again, first / rate_hz)
 
 
 def faded(samples: np.ndarray, rate_hz: int) -> np.ndarray:
