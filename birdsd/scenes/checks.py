@@ -1,4 +1,5 @@
-"""Whether a scene can be: every number in its range, every name known, every link to something that is there."""
+"""Whether a scene can be: every number in its range, every name known, every link to something that is
+there."""
 
 from __future__ import annotations
 
@@ -65,7 +66,7 @@ def in_range(field: str, value: object, place: str) -> None:
     ends = value if isinstance(value, (tuple, list)) else (value,)
     for end in ends:
         number = isinstance(end, (int, float)) and not isinstance(end, bool)
-        if not number or not math.isfinite(float(end)) or not least <= float(end) <= most:  # type: ignore[arg-type]
+        if not number or not math.isfinite(float(end)) or not least <= float(end) <= most:
             raise UserError(
                 f"{place}: {field} is {clipped(end)}",
                 f"a number from {least:g} to {most:g}{f' {unit}' if unit else ''} is expected",
@@ -149,7 +150,8 @@ def _check_event(event: Event) -> None:
             in_range(field, value, place)
     if (event.snr_db is None) == (event.level_db is None):
         raise UserError(
-            f"{place} has {'neither snr_db nor level_db' if event.snr_db is None else 'both snr_db and level_db'}",
+            f"{place} has "
+            f"{'neither snr_db nor level_db' if event.snr_db is None else 'both snr_db and level_db'}",
             "one of them says how loud it is",
         )
     ends = [event.until_s is not None, bool(event.until), event.lasting_s is not None, event.repeat > 1]
@@ -248,7 +250,8 @@ def remarks(scene: Scene) -> list[str]:
     """What is possible, and what a user may not expect of it."""
     under = [event for event in scene.events if event.snr_db is not None and event.snr_db < 0]
     return [
-        f"{_named(event)} is asked for {-(event.snr_db or 0):g} dB below its background: it may not be audible"
+        f"{_named(event)} is asked for {-(event.snr_db or 0):g} dB below its background: it may not be "
+        "audible"
         for event in under
     ]
 

@@ -52,7 +52,8 @@ class _Cast:
             raise UserError(
                 f"the model does not know {clipped(name)}",
                 f"it knows {listed_names(self.vocabulary.species, name)}",
-                f"name a bird that sings its part (birds={{'{clipped(name)}': '...'}}), or let others sing all parts",
+                f"name a bird that sings its part (birds={{'{clipped(name)}': '...'}}), or let others sing "
+                "all parts",
             )
         taken = set(self.chosen.values()) | ({known} if known else set())
         free = [one for one in self.vocabulary.species if one not in taken]
@@ -76,7 +77,8 @@ def scene_of_labels(
 ) -> Scene:
     """The same course of events as in a Raven, Audacity or CSV table.
 
-    `birds`: who sings whose part; `others`: every part that it does not name is sung by another species of the
+    `birds`: who sings whose part; `others`: every part that it does not name is sung by another species of
+    the
     model, drawn by seed. `recording`: which file's rows, where the table is over several. What the table
     has and the scene has not is in `assumptions`. `UserError` for a bird that nobody sings.
     """
@@ -174,7 +176,8 @@ def _events(row: Row, cast: _Cast, left_out: Counter[str], number: int, over_som
     when = {"until_s": row.end_s} if bout else {"duration_s": length}
     return [
         Event(
-            f"e{number + at}", bird := cast.bird(name), _type(row.label(name).sound_type, bird, cast), row.start_s,
+            f"e{number + at}", bird := cast.bird(name), _type(row.label(name).sound_type, bird, cast),
+            row.start_s,
             **when, **loud,  # type: ignore[arg-type]
         )
         for at, name in enumerate(row.names.species)

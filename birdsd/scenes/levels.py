@@ -1,4 +1,5 @@
-"""Loudness words, and what they are in dB: an event's own level, a background's, and one against the other."""
+"""Loudness words, and what they are in dB: an event's own level, a background's, and one against the
+other."""
 
 from __future__ import annotations
 

@@ -63,7 +63,8 @@ def draw_boxes(
     path: Path,
     title: str = "",
 ) -> Path:
-    """A spectrogram [frequencies, frames] in dB, lowest frequency first, linear to `top_hz`, with a box for each
+    """A spectrogram [frequencies, frames] in dB, lowest frequency first, linear to `top_hz`, with a box for
+    each
     label, as a PNG. Labels without times or frequencies reach over all of it."""
     from matplotlib.patches import Rectangle
 
@@ -112,7 +113,7 @@ def _bar(axis: Axes, event: PlacedEvent, lane: int, colour: str) -> None:
         else _share(event.level_db or 0.0, -45.0, -15.0)
     )
     height = 0.3 + 0.5 * loud
-    style = {} if event.measured else {"hatch": "//", "edgecolor": "white"}
+    style: dict[str, Any] = {} if event.measured else {"hatch": "//", "edgecolor": "white"}
     axis.bar(
         event.onset_s,
         height,

@@ -47,7 +47,8 @@ class Event:
     """One bird, or several of a species, that sing once or several times.
 
     When: exactly one of `onset_s` (of the sound itself, not of its clip), `after` (ids of events: `gap_s`
-    behind the last end of theirs) and `together` (an event's id: `gap_s` behind its onset, and before its end).
+    behind the last end of theirs) and `together` (an event's id: `gap_s` behind its onset, and before its
+    end).
     How often: `count` individuals at once, each `repeat` times, `every_s` apart from onset to onset, or with
     `repeat_gap_s` between two songs; as often as fits: until `until_s`, until `until` ends (an event's id, or
     "end" for the scene), or for `lasting_s` from its onset.

@@ -1,19 +1,21 @@
 """From links, counts and gaps to onsets: a scene solved for who sounds when.
 
-Every draw is keyed by (the scene's seed, the event, its voice, its take, what is drawn), so that neither another event nor a
+Every draw is keyed by (the scene's seed, the event, its voice, its take, what is drawn), so that neither
+another event nor a
 clip that turned out longer moves it: solving again with measured durations shifts onsets, and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from birdsd.errors import UserError, clipped
 from birdsd.randomness import generator
 from birdsd.scenes.checks import LONGEST_S, MOST_EVENTS, check_duration, checked, remarks
 from birdsd.scenes.joins import place_backgrounds
-from birdsd.scenes.placed import PlacedEvent, PlacedScene
+from birdsd.scenes.placed import PlacedBackground, PlacedEvent, PlacedScene
 from birdsd.scenes.scene import GAP_S, TAIL_S, TO_THE_END, TOGETHER_S, Event, Scene, Span
 from birdsd.sound.captions import captions, prompt_for
 
@@ -115,7 +117,8 @@ class _Solver:
         return songs
 
     def _filled(self, event: Event, voice: int, onset_s: float, until_s: float) -> list[PlacedEvent]:
-        """As many whole songs as end within `SLACK_S` of `until_s`; what is left over lengthens the pauses."""
+        """As many whole songs as end within `SLACK_S` of `until_s`; what is left over lengthens the
+        pauses."""
         songs = [self.song(event, voice, 0, onset_s)]
         latest = until_s + SLACK_S
         if self.scene.duration_s is not None and not self.scene.loop:
@@ -131,13 +134,15 @@ class _Solver:
             songs.append(following)
         if event.every_s is not None or len(songs) == 1:
             return songs
-        left = min(until_s, latest) - songs[-1].end_s
-        most = event.repeat_gap_s[1] * (len(songs) - 1) - sum(
-            later.onset_s - song.end_s for song, later in zip(songs, songs[1:], strict=False)
-        )
-        stretch = min(left, most) if left > 0 else 0.0  # pauses stay within their range
-        share = max(stretch, 0.0) / (len(songs) - 1)
-        return [replace(song, onset_s=song.onset_s + take * share) for take, song in enumerate(songs)]
+        # What is left lengthens the pauses, each by its share of what it lacks to the longest one.
+        left = max(0.0, min(until_s, latest) - songs[-1].end_s)
+        lacks = [event.repeat_gap_s[1] - (later.onset_s - song.end_s) for song, later in pairwise(songs)]
+        share = min(1.0, left / sum(lacks)) if sum(lacks) > 0 else 0.0
+        moved, shift = songs[:1], 0.0
+        for song, lack in zip(songs[1:], lacks, strict=True):
+            shift += share * lack
+            moved.append(replace(song, onset_s=song.onset_s + shift))
+        return moved
 
 
 def prompt_of(event: Event) -> str:
@@ -246,7 +251,8 @@ def _visit(
 def _check_every(event: Event, song: PlacedEvent) -> None:
     if event.every_s is not None and song.duration_s > event.every_s:
         raise UserError(
-            f"{event.id} ({event.species}) sings every {event.every_s:g} s, and a song of its lasts {song.duration_s:g} s",
+            f"{event.id} ({event.species}) sings every {event.every_s:g} s, and a song of its lasts "
+            f"{song.duration_s:g} s",
             "one bird does not sing two songs at once",
             "lengthen every_s, or ask for another individual",
         )
@@ -256,7 +262,8 @@ def _check_order(scene: Scene, solver: _Solver) -> None:
     for event in scene.events:
         if event.until and event.until != TO_THE_END and solver.ends[event.until] <= solver.starts[event.id]:
             raise UserError(
-                f"{event.id} ({event.species}) sings until {event.until} ends, at {solver.ends[event.until]:.1f} s, and "
+                f"{event.id} ({event.species}) sings until {event.until} ends, at "
+                f"{solver.ends[event.until]:.1f} s, and "
                 f"begins at {solver.starts[event.id]:.1f} s",
                 "an end lies behind its onset",
             )
@@ -304,14 +311,15 @@ def check_overlap(songs: list[PlacedEvent], most: int | None) -> None:
             )
 
 
-def _check_snr(songs: list[PlacedEvent], backgrounds: tuple) -> None:  # type: ignore[type-arg]
+def _check_snr(songs: list[PlacedEvent], backgrounds: Sequence[PlacedBackground]) -> None:
     sounding = [one for one in backgrounds if one.source != "none"]
     for song in songs:
         if song.snr_db is None:
             continue
         if not any(one.from_s < song.end_s and one.to_s > song.onset_s for one in sounding):
             raise UserError(
-                f"{song.key} ({song.species}) at {song.onset_s:.1f} s has an SNR of {song.snr_db:g} dB and no "
+                f"{song.key} ({song.species}) at {song.onset_s:.1f} s has an SNR of {song.snr_db:g} dB and "
+                "no "
                 "background under it",
                 "against silence there is none",
                 "give it level_db, or put a background there",

@@ -154,7 +154,8 @@ def from_csv(path: Path) -> Scene:
         held[role].append({name: _value(name, cell, _ROLES[role]) for name, cell in row.items()})
     if len(held["scene"]) > 1:
         raise UserError(f"{path} has {len(held['scene'])} rows with role scene", "one at most is possible")
-    return _scene(*held["scene"] or [{}], held["background"], held["event"], str(path))
+    frame = held["scene"][0] if held["scene"] else {}
+    return _scene(frame, held["background"], held["event"], str(path))
 
 
 def _cell(value: Any) -> str:

@@ -1,4 +1,5 @@
-"""What a model may be asked for: its species and what else they are called, their sounds, its environments."""
+"""What a model may be asked for: its species and what else they are called, their sounds, its
+environments."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ class Vocabulary:
         return {end: tuple(names) for end, names in found.items()}
 
     def find_species(self, name: str) -> str | None:
-        """The species of a common name in any spelling, a scientific name, a label of BirdNET's, or a code."""
+        """The species of a common name in any spelling, a scientific name, a label of BirdNET's, or a
+        code."""
         if name in self.species:
             return name
         others = self.other_names()

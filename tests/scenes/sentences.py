@@ -1,6 +1,7 @@
 """Sentences and what they mean, written down before the grammar was: a wrong reading is worse than none.
 
-An understood sentence has its whole scene beside it. A refused one has the words that its error must hold: the
+An understood sentence has its whole scene beside it. A refused one has the words that its error must hold:
+the
 word that is not understood, and something that is.
 """
 
@@ -14,7 +15,8 @@ from birdsd.scenes.vocabulary import Vocabulary
 VOCABULARY = Vocabulary(
     species=(
         "American Goldfinch", "American Robin", "Black Phoebe", "Black-and-white Warbler", "Cassin's Finch",
-        "Chipping Sparrow", "Downy Woodpecker", "Great Tit", "House Sparrow", "Laughing Gull", "Lesser Goldfinch",
+        "Chipping Sparrow", "Downy Woodpecker", "Great Tit", "House Sparrow", "Laughing Gull",
+        "Lesser Goldfinch",
         "Little Owl", "Marsh Wren", "Mourning Dove", "Rock Pigeon", "Snow Bunting", "Song Sparrow",
     ),
     environments=("crackling fire", "forest", "rain", "sea waves", "wind"),
@@ -71,7 +73,8 @@ UNDERSTOOD: dict[str, Scene] = {
     "an American Robin followed by a Great Tit in rain": scene(
         [bird("American Robin"), bird("Great Tit")], place("rain")
     ),
-    "a House Sparrow in rain and wind": scene([bird("House Sparrow", snr_db=9.0)], place("rain"), place("wind")),
+    "a House Sparrow in rain and wind": scene([bird("House Sparrow", snr_db=9.0)], place("rain"),
+    place("wind")),
     "a House Sparrow with sea waves in the background": scene([bird("House Sparrow")], place("sea waves")),
     "a Little Owl in rain, then a Great Tit without rain": scene(
         [bird("Little Owl"), lone("Great Tit")], place("rain", to_event="e1")
@@ -106,7 +109,8 @@ UNDERSTOOD: dict[str, Scene] = {
     ),
     # How loud.
     "a loud American Robin in loud rain": scene([bird("American Robin", snr_db=12.0)], place("rain", -33.0)),
-    "an American Robin singing softly in rain": scene([bird("American Robin", "song", snr_db=6.0)], place("rain")),
+    "an American Robin singing softly in rain": scene([bird("American Robin", "song", snr_db=6.0)],
+    place("rain")),
     "a Great Tit at -3 dB in wind": scene([bird("Great Tit", snr_db=-3.0)], place("wind")),
     "a Great Tit at -20 dBFS": scene([lone("Great Tit", level_db=-20.0)]),
     "a Great Tit in the distance in rain": scene(

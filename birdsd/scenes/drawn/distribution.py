@@ -1,4 +1,5 @@
-"""What scenes are drawn from: a YAML file of weights and distributions, checked before the first scene is made."""
+"""What scenes are drawn from: a YAML file of weights and distributions, checked before the first scene is
+made."""
 
 from __future__ import annotations
 
@@ -22,6 +23,9 @@ NONE = "none"  # an environment: silence
 TRIES = 100
 
 Weights = Mapping[str, float]
+_ONCE, _HALF_A_MINUTE, _TWO_SECONDS = Draw.of(1.0), Draw.of(30.0), Draw.of(2.0)
+_SNR, _LEVEL = Draw("uniform", (3.0, 20.0)), Draw("uniform", (-36.0, -24.0))
+_BACKGROUND = Draw.of(DEFAULT_BACKGROUND_DB)
 
 
 @dataclass(frozen=True)
@@ -35,21 +39,21 @@ class Distribution:
     name: str = "scene"
     seed: int = 0
     rate_hz: int | None = None
-    duration_s: Draw = Draw.of(30.0)
+    duration_s: Draw = _HALF_A_MINUTE
     events: Draw | None = None
     events_per_minute: Draw | None = None
-    event_s: Draw = Draw.of(2.0)
+    event_s: Draw = _TWO_SECONDS
     species: Weights = field(default_factory=dict)
     sound_types: Mapping[str, Weights] = field(default_factory=dict)
-    individuals: Draw = Draw.of(1.0)
-    snr_db: Draw = Draw("uniform", (3.0, 20.0))
-    level_db: Draw = Draw("uniform", (-36.0, -24.0))
+    individuals: Draw = _ONCE
+    snr_db: Draw = _SNR
+    level_db: Draw = _LEVEL
     gap_s: Draw | None = None
     max_overlap: int | None = None
     same_species_gap_s: float = 0.3
     environments: Weights = field(default_factory=dict)
-    environments_per_scene: Draw = Draw.of(1.0)
-    background_db: Draw = Draw("choose", (DEFAULT_BACKGROUND_DB,))
+    environments_per_scene: Draw = _ONCE
+    background_db: Draw = _BACKGROUND
     fade_s: float = FADE_S
     pitch_semitones: Draw | None = None
     rate: Draw | None = None
@@ -65,14 +69,17 @@ _DRAWS = {
 }  # fmt: skip
 # Drawn fields -> the field of an event (or a background) whose range holds for them.
 _RANGED = {
-    "snr_db": "snr_db", "level_db": "level_db", "gap_s": "gap_s", "event_s": "duration_s", "background_db": "level_db",
-    "pitch_semitones": "pitch_semitones", "rate": "rate", "distance_m": "distance_m", "bearing_deg": "bearing_deg",
+    "snr_db": "snr_db", "level_db": "level_db", "gap_s": "gap_s", "event_s": "duration_s",
+    "background_db": "level_db",
+    "pitch_semitones": "pitch_semitones", "rate": "rate", "distance_m": "distance_m",
+    "bearing_deg": "bearing_deg",
     "elevation_deg": "elevation_deg",
 }  # fmt: skip
 
 
 def read_distribution(path: Path, vocabulary: Vocabulary) -> Distribution:
-    """The distribution of a YAML file, its names as the vocabulary has them; `UserError` for one that cannot be,
+    """The distribution of a YAML file, its names as the vocabulary has them; `UserError` for one that
+    cannot be,
     with the computation that shows it."""
     path = Path(path)
     if not path.is_file():
@@ -130,7 +137,8 @@ def _value(name: str, value: Any) -> Any:
 
 
 def _weights(value: Any, place: str) -> Weights:
-    """Names with weights; a list, or one name, is equally likely names. A name that stands twice weighs twice."""
+    """Names with weights; a list, or one name, is equally likely names. A name that stands twice weighs
+    twice."""
     if isinstance(value, Mapping):
         return {str(name): weight for name, weight in zip(value, read_weights(value, place), strict=True)}
     names = value if isinstance(value, list) else [value]
@@ -140,7 +148,8 @@ def _weights(value: Any, place: str) -> Weights:
 
 
 def _with_names(made: Distribution, vocabulary: Vocabulary) -> Distribution:
-    """Names as the model has them. Without species all are equally likely, without environments there is silence."""
+    """Names as the model has them. Without species all are equally likely, without environments there is
+    silence."""
     species: dict[str, float] = {}
     for name, weight in (made.species or dict.fromkeys(vocabulary.species, 1.0)).items():
         known = vocabulary.the_species(name, "species")
@@ -192,7 +201,8 @@ def checked_distribution(made: Distribution, vocabulary: Vocabulary) -> Distribu
 
 
 def _check_room(made: Distribution) -> None:
-    """Whether the fewest and shortest songs fit into the longest scene, and the usual number into the usual one."""
+    """Whether the fewest and shortest songs fit into the longest scene, and the usual number into the usual
+    one."""
     cases = (("least", made.duration_s.greatest), ("mean", made.duration_s.mean))
     for which, duration_s in cases:
         count = getattr(made.events, which) if made.events is not None else 0.0
@@ -214,7 +224,8 @@ def _check_room(made: Distribution) -> None:
             gaps = f" and {count} gaps of {gap_s:g} s" if made.gap_s is not None and gap_s else ""
             rows = f", {lanes} at once," if lanes > 1 else ""
             raise UserError(
-                f"{count} songs of {song_s:g} s{gaps}{rows} take {needed:g} s (the {which} of each), and the scene lasts "
+                f"{count} songs of {song_s:g} s{gaps}{rows} take {needed:g} s (the {which} of each), and "
+                "the scene lasts "
                 f"{duration_s:g} s",
                 "without more overlap they do not fit",
                 "take fewer or shorter songs, a longer scene, or a higher max_overlap",

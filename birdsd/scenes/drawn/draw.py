@@ -1,6 +1,8 @@
-"""Scene k of a distribution: a pure function of (seed, k), so that an array job can be stopped, retried, extended.
+"""Scene k of a distribution: a pure function of (seed, k), so that an array job can be stopped, retried,
+extended.
 
-Each field of each event has a stream of its own, keyed (seed, k, event, field): one field or event more moves no
+Each field of each event has a stream of its own, keyed (seed, k, event, field): one field or event more
+moves no
 other draw.
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 import numpy as np
 
@@ -29,7 +32,8 @@ def draw_scene(
 ) -> Scene:
     """Scene `number` (from 0) of a distribution, every onset a number.
 
-    `length_of`: lengths of clips that are there already, as in a bank; else songs are as long as `event_s` has
+    `length_of`: lengths of clips that are there already, as in a bank; else songs are as long as `event_s`
+    has
     it. `UserError` where the draws of this scene cannot be placed.
     """
     if number < 0:
@@ -57,8 +61,10 @@ def draw_scene(
         _event(made, key, events[at], at, place, onsets[at], backgrounds) for place, at in enumerate(order)
     ]
     scene = Scene(
-        tuple(numbered), backgrounds or (() if numbered else (Background("", source="none"),)), duration_s, made.rate_hz,
-        int(generator("scene", *key).integers(2**31)), f"{made.name}{number:06d}", max_overlap=made.max_overlap,
+        tuple(numbered), backgrounds or (() if numbered else (Background("", source="none"),)), duration_s,
+        made.rate_hz,
+        int(generator("scene", *key).integers(2**31)), f"{made.name}{number:06d}",
+        max_overlap=made.max_overlap,
     )  # fmt: skip
     return checked(scene, vocabulary)
 
@@ -136,18 +142,19 @@ def _one_after_the_other(
 def _apart(
     key: tuple[int, ...], duration_s: float, lengths: list[float], songs: list[_Song], same_gap_s: float
 ) -> list[float]:
-    """Onsets of songs that do not overlap, every such placement equally likely: sorted uniforms in the room that
+    """Onsets of songs that do not overlap, every such placement equally likely: sorted uniforms in the room
+    that
     is left over, shifted by what lies before. Nothing is rejected, and nothing piles up at the end."""
     count = len(lengths)
     order = [int(at) for at in generator("scene draw", *key, "order").permutation(count)]
     spaces = [
-        same_gap_s if songs[before][:1] == songs[after][:1] else 0.0
-        for before, after in zip(order, order[1:], strict=False)
+        same_gap_s if songs[before][:1] == songs[after][:1] else 0.0 for before, after in pairwise(order)
     ]
     room = duration_s - sum(lengths) - sum(spaces)
     if room < 0:
         raise UserError(
-            f"{count} songs of {sum(lengths):.1f} s together, and {sum(spaces):.1f} s between those of one species, do not "
+            f"{count} songs of {sum(lengths):.1f} s together, and {sum(spaces):.1f} s between those of one "
+            "species, do not "
             "fit one after the other",
             f"the scene lasts {duration_s:g} s",
         )
@@ -161,7 +168,8 @@ def _apart(
 
 
 def _anywhere(made: Distribution, key: tuple[int, ...], duration_s: float, songs: list[_Song]) -> list[float]:
-    """Onsets anywhere, where fewer than `max_overlap` sound and the same individual is silent: each is drawn up to
+    """Onsets anywhere, where fewer than `max_overlap` sound and the same individual is silent: each is
+    drawn up to
     `TRIES` times, and then put into the first place that is free."""
     onsets: list[float] = []
     for number, song in enumerate(songs):
@@ -188,7 +196,8 @@ def _anywhere(made: Distribution, key: tuple[int, ...], duration_s: float, songs
             )
             if found is None:
                 raise UserError(
-                    f"song {number + 1} of {len(songs)}, {song[3]:g} s of {song[0]}, finds no place beside the others",
+                    f"song {number + 1} of {len(songs)}, {song[3]:g} s of {song[0]}, finds no place beside "
+                    "the others",
                     f"max_overlap allows {made.max_overlap}",
                 )
             at = found
@@ -273,5 +282,6 @@ def _event(
         snr_db=drawn("snr_db", 1) if under else None, level_db=None if under else drawn("level_db", 1),
         pitch_semitones=(0.0, 0.0) if pitch is None else (pitch, pitch),
         rate=(1.0, 1.0) if rate is None else (rate, rate),
-        distance_m=drawn("distance_m", 2), bearing_deg=drawn("bearing_deg", 1), elevation_deg=drawn("elevation_deg", 1),
+        distance_m=drawn("distance_m", 2), bearing_deg=drawn("bearing_deg", 1),
+        elevation_deg=drawn("elevation_deg", 1),
     )  # fmt: skip

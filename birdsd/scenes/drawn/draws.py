@@ -1,4 +1,5 @@
-"""A number, or a name, that is drawn: constant, uniform, normal, truncated normal, log-uniform, Poisson, chosen.
+"""A number, or a name, that is drawn: constant, uniform, normal, truncated normal, log-uniform, Poisson,
+chosen.
 
 In a file each is a number, or one word with its parameters: `{uniform: [3, 20]}`, `{normal: [12, 4]}`,
 `{truncnormal: [12, 4, 0, 24]}` (mean, standard deviation, least, greatest), `{loguniform: [5, 80]}`,
@@ -82,11 +83,11 @@ class Draw:
             return self.values[0]
         source = generator("scene draw", *key)
         if self.kind == "uniform":
-            return float(source.uniform(*self.values))
+            return float(source.uniform(self.values[0], self.values[1]))
         if self.kind == "loguniform":
-            return float(math.exp(source.uniform(*map(math.log, self.values))))
+            return math.exp(float(source.uniform(math.log(self.values[0]), math.log(self.values[1]))))
         if self.kind == "normal":
-            return float(source.normal(*self.values))
+            return float(source.normal(self.values[0], self.values[1]))
         if self.kind == "poisson":
             return float(source.poisson(self.values[0]))
         if self.kind == "truncnormal":
@@ -149,7 +150,8 @@ def _check(kind: str, numbers: Sequence[float], place: str) -> None:
         outside = max(low - mean, mean - high, 0.0)
         if outside > _FARTHEST_SD * deviation and low < high:
             raise UserError(
-                f"{place}: truncnormal of {shown} lies {outside / deviation if deviation else math.inf:.1f} standard "
+                f"{place}: truncnormal of {shown} lies {outside / deviation if deviation else math.inf:.1f} "
+                "standard "
                 "deviations away from its mean",
                 f"at most {_FARTHEST_SD:g} are possible",
                 "use uniform, or move the mean",

@@ -39,7 +39,8 @@ def _silent(reader: Reader, found: Clause) -> bool:
 
 
 def _more(reader: Reader, found: Clause) -> bool:
-    """One more thing that is said of the clause; behind a comma or 'and' too, where no clause begins there."""
+    """One more thing that is said of the clause; behind a comma or 'and' too, where no clause begins
+    there."""
     start = reader.at
     if found.species and _action(reader, found):
         return True
@@ -120,11 +121,8 @@ def _determiners(reader: Reader, found: Clause, start: int) -> bool:
     article = False
     while reader.peek().kind != SPECIES:
         here = reader.at
-        if reader.low() in words.VAGUE and (reader.low() != "some" or reader.leads_to(SPECIES)):
-            if reader.phrase("a", "few") or reader.take():
-                reader.fail(here, "say how many", "as in 'three House Sparrows'", reader.at)
-        if reader.low(1) == "few" and reader.low() == "a":
-            reader.fail(here, "say how many", "as in 'three House Sparrows'", here + 2)
+        if reader.phrase("a", "few") or reader.phrase(words.VAGUE):
+            reader.fail(here, "say how many", "as in 'three House Sparrows'", reader.at)
         if reader.phrase("a", "pair", "of"):
             found.count = 2
         elif reader.phrase("another"):
@@ -155,7 +153,8 @@ def _unknown_bird(reader: Reader, start: int, article: bool) -> None:
         tail = reader.sentence.text[reader.tokens[max(start - 2, 0)].start :].strip()
         reader.fail(
             max(start - 2, 0), "nothing follows, and a bird is expected",
-            f"name one that the model knows: {listed_names(reader.vocabulary.species)}", len(reader.tokens) - 1,
+            f"name one that the model knows: {listed_names(reader.vocabulary.species)}",
+            len(reader.tokens) - 1,
         ) if tail else reader.fail(start, "a bird is expected")  # fmt: skip
     if token.kind == WORD and token.low in ("bird", "birds", "birdsong"):
         reader.fail(
@@ -227,7 +226,7 @@ def _action(reader: Reader, found: Clause) -> bool:
 def _set_type(reader: Reader, found: Clause, kind: str, start: int) -> None:
     if found.sound_type and found.sound_type != kind and not _same_sound(reader, found, kind):
         reader.fail(
-            start, f"the {found.species} sounds in one way at a time, and '{found.sound_type}' was said before",
+            start, f"the {found.species} sounds in one way at a time, and '{found.sound_type}' came before",
             "use two clauses with 'then' between them", reader.at,
         )  # fmt: skip
     found.sound_type = reader.vocabulary.the_type(found.species, kind, f"word {reader.tokens[start].number}")

@@ -61,8 +61,8 @@ def build(
         raise UserError("the sentence names neither a bird nor an environment", "something must be heard")
     where = [_besides(builder, places) for places in _places(builder, sung)]
     shared = builder.length_s is not None and not any(one.timed for group in sung for one in group.birds)
-    for number, group in enumerate(sung):
-        under = [*whole, *((one.level_db for one in _stretches(where[number])) if where[number] else ())]
+    for number, places in enumerate(where):
+        under = [*whole, *(one.level_db for one in _stretches(places or ()))]
         _events(builder, sung, number, under, shared)
     if shared and sung and length_s is not None:
         builder.said.append(
@@ -223,7 +223,8 @@ def _events(
             fields |= levels.relative(levels.EVENT_DB[one.loudness or ""], under_db)
         elif one.snr_db is not None and not under_db:
             raise UserError(
-                f"'{one.said['snr_db']}' says how far the {one.species} stands above a background, and there is none",
+                f"'{one.said['snr_db']}' says how far the {one.species} stands above a background, and "
+                "there is none",
                 "against silence there is no SNR",
                 "name an environment, or say the level as in 'at -20 dBFS'",
             )
@@ -361,7 +362,8 @@ def _check_times(events: Sequence[Event]) -> None:
             and not event.together
         ):
             raise UserError(
-                f"the {event.species} is to begin at {event.onset_s:g} s, and the {onset.species}, named before it, at "
+                f"the {event.species} is to begin at {event.onset_s:g} s, and the {onset.species}, named "
+                "before it, at "
                 f"{onset.onset_s:g} s",
                 "what is said first comes before what follows it",
                 "name them in the order of their times",

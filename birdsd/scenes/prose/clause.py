@@ -86,6 +86,7 @@ class Clause:
 
 
 _CALLED = {
-    "onset_s": "onset", "until_s": "end", "gap_s": "gap", "snr_db": "level", "level_db": "level", "places": "place",
+    "onset_s": "onset", "until_s": "end", "gap_s": "gap", "snr_db": "level", "level_db": "level",
+    "places": "place",
     "bearing_deg": "direction", "lasting_s": "length", "pauses_s": "pause",
 }  # fmt: skip

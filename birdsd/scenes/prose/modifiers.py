@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from birdsd.errors import UserError
 from birdsd.scenes import levels
 from birdsd.scenes.prose import words
 from birdsd.scenes.prose.clause import Clause, Place

@@ -28,7 +28,8 @@ _OPENINGS = (("hear",), ("there", "is"), ("there", "are"))
 
 @dataclass
 class Join:
-    """How a clause hangs on what came before: SEQ, SIGN (a full stop), REV (it comes first), AND, WHILE, ALT, OR."""
+    """How a clause hangs on what came before: SEQ, SIGN (a full stop), REV (it comes first), AND, WHILE,
+    ALT, OR."""
 
     kind: str
     gap_s: Span | None = None
@@ -78,9 +79,8 @@ def _length(reader: Reader) -> float | None:
     time = reader.duration()
     if time is None:
         reader.at = start
-        if reader.phrase(("a", "the"), words.SCENE_NOUNS):
-            if not reader.phrase(("of", "with", ":")):
-                reader.at = start
+        opened = reader.phrase(("a", "the"), words.SCENE_NOUNS) and reader.phrase(("of", "with", ":"))
+        reader.at = reader.at if opened else start
         return None
     noun = reader.phrase(words.SCENE_NOUNS)
     if not (reader.phrase(("of", ":")) or (noun and reader.phrase(("with", ",")))):
@@ -252,7 +252,8 @@ def _frame(group: Group, found: Clause) -> None:
 
 
 def _share(group: Group, course: _Course) -> None:
-    """'A, B and C sing at 5 s': what is said behind the last of a list is said of those before it that are bare
+    """'A, B and C sing at 5 s': what is said behind the last of a list is said of those before it that are
+    bare
     names. Without a verb ('A and B at 5 s') it is said of the last alone."""
     last = group.clauses[-1]
     bare: list[Clause] = []

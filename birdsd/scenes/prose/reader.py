@@ -102,7 +102,8 @@ class Reader:
         return self.take().value if self.peek().kind == CLOCK else None
 
     def duration(self) -> float | None:
-        """A time with its unit, in seconds: '12 s', '2 min 5 s', 'half a minute', '1:30'; or None, and nothing
+        """A time with its unit, in seconds: '12 s', '2 min 5 s', 'half a minute', '1:30'; or None, and
+        nothing
         is taken."""
         if (value := self.clock()) is not None:
             return value

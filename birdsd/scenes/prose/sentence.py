@@ -1,4 +1,5 @@
-"""From a scene to the sentence that says it, in the words of the grammar: `understood(sentence(scene))` is the
+"""From a scene to the sentence that says it, in the words of the grammar: `understood(sentence(scene))` is
+the
 scene again, where words suffice."""
 
 from __future__ import annotations

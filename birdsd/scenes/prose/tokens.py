@@ -82,7 +82,8 @@ def tokenise(text: str, vocabulary: Vocabulary) -> Sentence:
 
 
 def _names(plain: str, vocabulary: Vocabulary) -> list[tuple[int, int, str, str, str, bool]]:
-    """(start, end, kind, name, how it was read, whether it is plural) of all names; a longer one wins where two
+    """(start, end, kind, name, how it was read, whether it is plural) of all names; a longer one wins where
+    two
     overlap."""
     found: list[tuple[int, int, str, str, str, bool]] = []
     rest = plain
@@ -93,7 +94,7 @@ def _names(plain: str, vocabulary: Vocabulary) -> list[tuple[int, int, str, str,
             if re.split(r"[\s_-]+", folded(written))[0].partition("'")[0] not in rest:
                 continue  # a pattern for each of thousands of names would take seconds
             for match in list(re.finditer(species_pattern(written), rest)):
-                plural = match.group().endswith("s") and not written.lower().endswith("s")
+                plural = match.group().endswith("s") and not folded(written).endswith("s")
                 found.append((match.start(), match.end(), kind, name, reading, plural))
                 rest = rest[: match.start()] + "\0" * (match.end() - match.start()) + rest[match.end() :]
 

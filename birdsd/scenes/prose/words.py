@@ -7,10 +7,13 @@ from birdsd.scenes import levels
 NUMBERS = {
     word: value
     for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen twenty".split()
+        (
+            "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+            "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+            "twenty",
+        )
     )
-} | {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "ninety": 90}
+} | {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "ninety": 90}  # fmt: skip
 TIMES = {"once": 1, "twice": 2, "thrice": 3}
 UNITS_S = {
     **dict.fromkeys(("ms", "millisecond", "milliseconds"), 0.001),
@@ -44,17 +47,19 @@ SCENE_NOUNS = frozenset(("soundscape", "scene", "recording", "clip"))
 VAGUE = frozenset(("several", "many", "few", "some", "various", "multiple", "numerous", "lots", "dozens"))
 # What may follow a name, for the messages.
 KNOWN = (
-    "known behind a bird are what it does (singing, calling, drumming), when (at 12 s, from 5 s to 20 s, for 10 s, "
-    "twice), where (in ENVIRONMENT, on the left, at 30 degrees, 20 metres away), and what joins clauses (and, then, "
-    "while, before, after, followed by)"
+    "known behind a bird are what it does (singing, calling, drumming), when (at 12 s, from 5 s to 20 s, "
+    "for 10 s, twice), where (in ENVIRONMENT, on the left, at 30 degrees, 20 metres away), and what joins "
+    "clauses (and, then, while, before, after, followed by)"
 )
+_OTHERS = """
+degrees distance away up down ahead behind overhead bearing at from to between and for until till every times
+again another same followed then next afterwards later before after preceded while as with together alongside
+over alternating immediately pause pauses without no silence background start beginning middle end time of or
+pair song call heard
+"""
 ALL = sorted(
     {
-        *NUMBERS, *TIMES, *UNITS_S, *METRES, *ARTICLES, *ACTIONS, *GIVING, *LOUDNESS, *FAR, *NEAR, *PLACE, *SIDES,
-        *levels.ADVERBS, *SCENE_NOUNS, *WHOLE_SCENE, "degrees", "distance", "away", "up", "down", "ahead", "behind",
-        "overhead", "bearing", "at", "from", "to", "between", "and", "for", "until", "till", "every", "times", "again",
-        "another", "same", "followed", "then", "next", "afterwards", "later", "before", "after", "preceded", "while",
-        "as", "with", "together", "alongside", "over", "alternating", "immediately", "pause", "pauses", "without", "no",
-        "silence", "background", "start", "beginning", "middle", "end", "time", "of", "or", "pair", "song", "call", "heard",
+        *NUMBERS, *TIMES, *UNITS_S, *METRES, *ARTICLES, *ACTIONS, *GIVING, *LOUDNESS, *FAR, *NEAR, *PLACE,
+        *SIDES, *levels.ADVERBS, *SCENE_NOUNS, *WHOLE_SCENE, *_OTHERS.split(),
     }
 )  # fmt: skip

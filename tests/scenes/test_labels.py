@@ -1,0 +1,101 @@
+"""The course of a recording, sung anew from its label table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from birdsd.errors import UserError
+from birdsd.scenes.labels import scene_of_labels
+from birdsd.scenes.schedule import solve
+from birdsd.scenes.vocabulary import Vocabulary
+from birdsd.sound.labels.annotation import Label
+from birdsd.sound.labels.audacity import write_audacity
+from birdsd.sound.labels.raven import write_raven
+from tests.scenes.sentences import VOCABULARY
+
+LABELS = [
+    Label("Great Tit", 1.0, 2.5, 2000.0, 6000.0, "song"),
+    Label("Little Owl", 4.0, 4.5, 500.0, 1500.0),
+    Label("Great Tit", 6.25, 7.0, 2000.0, 6000.0, "song"),
+]
+
+
+@pytest.mark.parametrize("kind", ["raven", "audacity"])
+def test_the_same_course_of_events(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "afternoon.txt"
+    if kind == "raven":
+        write_raven(path, LABELS)
+    else:
+        write_audacity(path, LABELS)
+    scene = scene_of_labels(path, VOCABULARY, environment="rain", seed=3)
+    placed = solve(scene)
+    assert [(e.species, e.onset_s, e.duration_s) for e in placed.events] == [
+        ("Great Tit", 1.0, 1.5), ("Little Owl", 4.0, 0.5), ("Great Tit", 6.25, 0.75),
+    ]  # fmt: skip
+    assert [e.sound_type for e in placed.events] == (
+        ["song", "", "song"] if kind == "raven" else ["", "", ""]
+    )
+    assert placed.duration_s == 9.0 and placed.backgrounds[0].environment == "rain"
+    assert {e.snr_db for e in placed.events} == {12.0}
+
+
+def test_other_birds_sing_the_parts_and_who_sings_whose_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "afternoon.txt"
+    write_raven(path, [*LABELS, Label("Kakapo", 8.0, 9.0)])
+    with pytest.raises(UserError, match="Kakapo"):
+        scene_of_labels(path, VOCABULARY)
+    given = scene_of_labels(path, VOCABULARY, birds={"kakapo": "marsh wren"})
+    assert [e.species for e in given.events] == ["Great Tit", "Little Owl", "Great Tit", "Marsh Wren"]
+    assert "Marsh Wren sings the part of Kakapo" in given.assumptions
+    drawn = scene_of_labels(path, VOCABULARY, others=True, seed=5)
+    assert drawn == scene_of_labels(path, VOCABULARY, others=True, seed=5)
+    parts = [e.species for e in drawn.events]
+    assert parts[0] == parts[2] != "Great Tit" and parts[1] != "Little Owl" and len(set(parts)) == 3
+    with pytest.raises(UserError, match="Robin"):
+        scene_of_labels(path, VOCABULARY, birds={"Robin": "Great Tit"})
+
+
+def test_what_the_scene_has_not_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_text("1.0\t2.0\tGreat Tit\n3.0\t4.0\tunknown\n5.0\t6.0\train\n7.0\t7.0\tGreat Tit\n")
+    said = " ".join(scene_of_labels(path, VOCABULARY).assumptions)
+    assert "1 labels are left out: nobody knows which bird it is" in said
+    assert "1 labels are left out: no bird" in said and "shorter than 0.02 s" in said
+
+
+def test_a_type_that_the_singer_was_never_taught_is_left_out_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    write_raven(path, [Label("Great Tit", 1.0, 2.0, sound_type="drumming")])
+    scene = scene_of_labels(path, VOCABULARY, birds={"Great Tit": "American Robin"})
+    assert scene.events[0].sound_type == "" and any(
+        "'drumming' is not said" in one for one in scene.assumptions
+    )
+
+
+def test_a_long_box_is_a_bout_of_songs(tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    write_audacity(path, [Label("Great Tit", 2.0, 32.0)])
+    placed = solve(scene_of_labels(path, VOCABULARY))
+    assert len(placed.events) > 5 and 31.0 <= placed.events[-1].end_s <= 32.25
+
+
+def test_of_several_recordings_one_is_chosen(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("file,start,end,species\na.wav,1,2,Great Tit\nb.wav,3,4,Little Owl\n")
+    with pytest.raises(UserError, match=r"a\.wav"):
+        scene_of_labels(path, VOCABULARY)
+    assert scene_of_labels(path, VOCABULARY, recording="b.wav").events[0].species == "Little Owl"
+    with pytest.raises(UserError, match=r"c\.wav"):
+        scene_of_labels(path, VOCABULARY, recording="c.wav")
+
+
+def test_a_table_without_a_bird_or_of_no_known_kind_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    for text in ("1.0\t2.0\train\n", "hello\n", "Great Tit\n"):
+        path.write_text(text)
+        with pytest.raises(UserError):
+            scene_of_labels(path, VOCABULARY)
+    with pytest.raises(UserError, match="does not exist"):
+        scene_of_labels(tmp_path / "none.txt", Vocabulary(("Great Tit",)))

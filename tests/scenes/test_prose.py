@@ -1,0 +1,146 @@
+"""Sentences: every one of the list is understood as it was meant, or refused by name; and back again."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from birdsd.errors import UserError
+from birdsd.scenes.prose.parse import understood
+from birdsd.scenes.prose.sentence import MORE, sentence, told
+from birdsd.scenes.scene import Event, Scene
+from birdsd.scenes.schedule import solve
+from birdsd.scenes.vocabulary import Vocabulary
+from tests.scenes.sentences import REFUSED, UNDERSTOOD, VOCABULARY
+
+
+def test_the_list_has_sixty_sentences() -> None:
+    assert len(UNDERSTOOD) + len(REFUSED) >= 60
+
+
+@pytest.mark.parametrize("text", UNDERSTOOD, ids=range(len(UNDERSTOOD)))
+def test_a_sentence_is_understood_as_it_was_meant(text: str) -> None:
+    assert understood(text, VOCABULARY) == UNDERSTOOD[text]
+
+
+@pytest.mark.parametrize("text", REFUSED, ids=range(len(REFUSED)))
+def test_a_sentence_is_refused_by_name(text: str) -> None:
+    with pytest.raises(UserError) as refused:
+        solve(understood(text, VOCABULARY))
+    assert [one for one in REFUSED[text] if one not in str(refused.value)] == []
+
+
+@pytest.mark.parametrize("text", UNDERSTOOD, ids=range(len(UNDERSTOOD)))
+def test_the_sentence_of_a_scene_is_understood_as_that_scene(text: str) -> None:
+    meant = UNDERSTOOD[text]
+    assert understood(sentence(meant), VOCABULARY) == meant
+    assert MORE not in told(meant, VOCABULARY)
+
+
+def test_a_sentence_that_cannot_say_everything_says_so() -> None:
+    scene = Scene((Event("e0", "Great Tit", onset_s=1.0, level_db=-27.0, pitch_semitones=(-1.0, 1.0)),))
+    assert told(scene, VOCABULARY).endswith(MORE)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a goldfinch", "the first of American Goldfinch, Lesser Goldfinch"),
+        ("an American Robin followed by a Great Tit in rain", "rain holds for the whole scene"),
+        ("a Great Tit then a Great Tit", "say 'another'"),
+        ("a Great Tit, at 10 s, a Little Owl", "'at 10 s' is said of the Great Tit"),
+        ("a Great Tit and a Little Owl at 5 s", "'at 5 s' is said of the Little Owl alone"),
+        ("a Great Tit and a Little Owl calling at 5 s", "all with the sound 'call', 'at 5 s'"),
+        ("a Great Tit in rain and a Little Owl in wind", "hear the same: rain and wind"),
+        ("a Great Tit. A Little Owl.", "one after the other"),
+        ("a Great Tit alternating with a Little Owl", "alternate twice"),
+    ],
+)
+def test_what_was_decided_is_said(text: str, said: str) -> None:
+    assert any(said in one for one in understood(text, VOCABULARY).assumptions)
+
+
+def test_what_is_said_behind_a_list_with_a_verb_is_said_of_all_of_it() -> None:
+    first, second = understood("a Great Tit and a Little Owl call twice in rain", VOCABULARY).events
+    assert (first.sound_type, first.repeat) == (second.sound_type, second.repeat) == ("call", 2)
+
+
+def test_of_alternatives_one_is_drawn_by_seed_and_keeps_what_is_said_of_all() -> None:
+    text = "a Great Tit, a Little Owl or a Marsh Wren singing twice in rain"
+    drawn = {seed: understood(text, VOCABULARY, seed) for seed in range(12)}
+    assert {one.events[0].species for one in drawn.values()} == {"Great Tit", "Little Owl", "Marsh Wren"}
+    assert all(one == understood(text, VOCABULARY, seed) for seed, one in drawn.items())
+    for one in drawn.values():
+        (event,) = one.events
+        assert (event.sound_type, event.repeat, one.backgrounds[0].environment) == ("song", 2, "rain")
+        assert "is drawn, with seed" in one.assumptions[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a Great Tit singing and calling",  # two sounds at once
+        "a Great Tit in rain in wind",
+        "Great Tits",  # how many?
+        "silence, then a Great Tit",
+        "30 s: a Great Tit in rain and no bird in wind",
+        "30 s of rain and a Great Tit in loud rain",
+        "a Great Tit while a Little Owl while a Marsh Wren",
+        "a Great Tit, a Little Owl and the same Great Tit",
+        "a Great Tit with pauses of 1 s",
+        "a Great Tit at 6 dB",  # above nothing
+        "a Great Tit at 99:99",
+        "a Great Tit at -5 s",
+        "a very Great Tit",
+        "the same Great Tit",
+        "another Great Tit",
+        "a Great Tit 1000000 metres away",
+        "1000000 Great Tits",
+        "2.5 Great Tits",
+        "rain",
+        "a Great Tit " * 2000,
+    ],
+)
+def test_what_has_no_reading_is_refused(text: str) -> None:
+    with pytest.raises(UserError):
+        understood(text, VOCABULARY)
+
+
+def test_names_of_every_spelling_win_over_words_of_the_grammar() -> None:
+    known = Vocabulary(("Then Bird", "Ünlü Kuş", "Song Sparrow (Red)", "At 5 s"), ("in the distance",))
+    text = "a then bird, then an UNLU KUS, then a Song Sparrow (Red) in in the distance"
+    scene = understood(text, known)
+    assert [one.species for one in scene.events] == ["Then Bird", "Ünlü Kuş", "Song Sparrow (Red)"]
+    assert scene.backgrounds[0].environment == "in the distance"
+
+
+def test_any_words_are_understood_and_said_back_or_refused() -> None:
+    """Sentences put together at random: no crash, and nothing that comes back as another scene."""
+    source = random.Random(16)
+    clauses = [part for text in UNDERSTOOD for part in text.split(" followed by ")]
+    more = [
+        "in rain",
+        "at 12 s",
+        "twice",
+        "softly",
+        "on the left",
+        "for 10 s",
+        "after 2 s",
+        "calling",
+        "again",
+        "",
+    ]
+    joins = [" then ", ", ", " and ", " while ", " followed by ", " after ", "; ", " or ", " with "]
+    read = 0
+    for _ in range(150):
+        text = source.choice(clauses)
+        for _ in range(source.randint(0, 2)):
+            text += f" {source.choice(more)} {source.choice(joins)} {source.choice(clauses)}"
+        try:
+            scene = understood(text, VOCABULARY)
+        except UserError:
+            continue
+        read += 1
+        assert understood(sentence(scene), VOCABULARY) == scene, text
+    assert read > 50
