@@ -15,10 +15,16 @@ from birdsd.scenes.heard.cutting import cut_out
 
 RATE_HZ = 16000
 SPECIES = ("Synthetic High", "Synthetic Low", "Synthetic Trill")
-_PITCH_HZ = {"Synthetic High": (5200.0, 6400.0), "Synthetic Low": (900.0, 1500.0), "Synthetic Trill": (2600.0, 3600.0)}
+_PITCH_HZ = {
+    "Synthetic High": (5200.0, 6400.0),
+    "Synthetic Low": (900.0, 1500.0),
+    "Synthetic Trill": (2600.0, 3600.0),
+}
 
 
-def sweep(seconds: float, low_hz: float, high_hz: float, level: float = 0.3, rate_hz: int = RATE_HZ) -> np.ndarray:
+def sweep(
+    seconds: float, low_hz: float, high_hz: float, level: float = 0.3, rate_hz: int = RATE_HZ
+) -> np.ndarray:
     """float32: a rising tone with edges of 5 ms."""
     count = round(seconds * rate_hz)
     hz = np.linspace(low_hz, high_hz, count)
@@ -29,7 +35,9 @@ def sweep(seconds: float, low_hz: float, high_hz: float, level: float = 0.3, rat
     return tone.astype(np.float32)
 
 
-def clip_with(song: np.ndarray, at_s: float, total_s: float = 2.0, floor: float = 0.0, seed: int = 0) -> np.ndarray:
+def clip_with(
+    song: np.ndarray, at_s: float, total_s: float = 2.0, floor: float = 0.0, seed: int = 0
+) -> np.ndarray:
     """The song in a clip, over white noise of RMS `floor`."""
     clip = floor * np.random.default_rng(seed).standard_normal(round(total_s * RATE_HZ))
     start = round(at_s * RATE_HZ)
@@ -41,7 +49,9 @@ def a_song(species: str, number: int, judge: str = "Fake judge") -> EventClip:
     """A song of a species, each number another."""
     draw = np.random.default_rng([number, SPECIES.index(species)])
     low, high = _PITCH_HZ[species]
-    song = sweep(float(draw.uniform(0.3, 1.2)), low * draw.uniform(0.95, 1.05), high, float(draw.uniform(0.05, 0.5)))
+    song = sweep(
+        float(draw.uniform(0.3, 1.2)), low * draw.uniform(0.95, 1.05), high, float(draw.uniform(0.05, 0.5))
+    )
     cut = cut_out(clip_with(song, 0.4, 2.2, floor=2e-4, seed=number), RATE_HZ)
     assert cut is not None
     origin = Origin(GENERATED, "model/export", "f00d", "CC BY 4.0", "", f"a {species}", number)

@@ -1,10 +1,10 @@
 """Latents of any length: windows over one canvas, joined by swapping frames at every step (SaFa).
 
-After "Latent Swap Joint Diffusion for Long-Form Audio Generation" (2502.05130): where two windows overlap, the
-columns of one and of the other take turns, instead of being averaged, which would dull what is random in them.
-Both then see the same columns at the next step, and so fit. Here the predictions are swapped, and one
-scheduler steps the whole canvas: since windows agree on what they share, that is the same, and schedulers that
-look back or add noise need nothing of their own.
+After "Latent Swap Joint Diffusion for Long-Form Audio Generation" (arXiv 2502.05130): where two windows
+overlap, the columns of one and of the other take turns, instead of being averaged, which would dull what is
+random in them. Both then see the same columns at the next step, and so fit. Here the predictions are swapped,
+and one scheduler steps the whole canvas: since windows agree on what they share, that is the same, and
+schedulers that look back or add noise need nothing of their own.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ def rising(samples: int) -> np.ndarray:
 
 
 def joined(parts: Iterator[np.ndarray], fade: int, samples: int) -> Iterator[np.ndarray]:
-    """Exactly `samples` samples of the parts (or fewer, where they end), each overlapping the one before it by
-    `fade` samples, or by a third of the shorter one."""
+    """Exactly `samples` samples of the parts (or fewer, where they end), each overlapping the one before it
+    by `fade` samples, or by a third of the shorter one."""
     sent = 0
     held: np.ndarray | None = None
     for part in parts:
@@ -29,7 +29,7 @@ def joined(parts: Iterator[np.ndarray], fade: int, samples: int) -> Iterator[np.
             yield before
         if sent >= samples:
             return
-        keep = min(fade, len(part) // 3) if held is None else min(fade, len(part) // 3)
+        keep = min(fade, len(part) // 3)
         body = part[: len(part) - keep][: samples - sent]
         sent += len(body)
         yield body
@@ -40,9 +40,7 @@ def joined(parts: Iterator[np.ndarray], fade: int, samples: int) -> Iterator[np.
         yield held[: samples - sent]
 
 
-def faded_in_out(
-    samples: np.ndarray, start: int, total: int, fade_in: int, fade_out: int
-) -> np.ndarray:
+def faded_in_out(samples: np.ndarray, start: int, total: int, fade_in: int, fade_out: int) -> np.ndarray:
     """`samples` are those from `start` on of a piece of `total`: its fades on them, at equal power."""
     place = np.arange(start, start + len(samples))
     gain = np.ones(len(samples), np.float32)

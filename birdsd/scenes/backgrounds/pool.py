@@ -72,7 +72,9 @@ class Pool:
         """What is to be said of a file."""
         return UsedFile(path, _sha256(path), self._pool.licence(path), self._pool.recordist(path))
 
-    def sound(self, environment: str, samples: int, rate_hz: int, seed: int) -> tuple[list[UsedFile], Iterator[np.ndarray]]:
+    def sound(
+        self, environment: str, samples: int, rate_hz: int, seed: int
+    ) -> tuple[list[UsedFile], Iterator[np.ndarray]]:
         """The files that a background of so many samples takes, and its sound in mono float32 parts."""
         files = self.files(environment)
         plan = list(_plan(files, samples / rate_hz, seed))
@@ -85,15 +87,21 @@ def one_file(path: Path, samples: int, rate_hz: int) -> tuple[list[UsedFile], It
     if not path.is_file():
         raise UserError(f"the background {path} does not exist", "", "name a sound file with path")
     plan = list(_plan([path], samples / rate_hz, None))
-    return [UsedFile(path, _sha256(path), "", "")], joined(_parts(plan, rate_hz), round(FADE_S * rate_hz), samples)
+    return [UsedFile(path, _sha256(path), "", "")], joined(
+        _parts(plan, rate_hz), round(FADE_S * rate_hz), samples
+    )
 
 
 def _plan(files: list[Path], duration_s: float, seed: int | None) -> Iterator[tuple[Path, float, float]]:
-    """(file, start, length) of enough parts for `duration_s`: all files in a drawn order, then again in another.
+    """(file, start, length) of enough parts for `duration_s`: all files in a drawn order, then in another.
     Without a seed: from the beginning of each."""
     left_s, last = duration_s + FADE_S, None
     for turn in itertools.count():
-        order = files if seed is None else [files[n] for n in generator(seed, "pool", turn).permutation(len(files))]
+        order = (
+            files
+            if seed is None
+            else [files[n] for n in generator(seed, "pool", turn).permutation(len(files))]
+        )
         if len(order) > 1 and order[0] == last:
             order = [*order[1:], order[0]]
         for at, path in enumerate(order):

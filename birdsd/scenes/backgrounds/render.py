@@ -100,7 +100,9 @@ def at_rate(parts: Iterator[np.ndarray], from_hz: int, to_hz: int, samples: int)
     """The parts resampled as one stream, exactly `samples` in the end."""
     import soxr
 
-    stream = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality="HQ") if from_hz != to_hz else None
+    stream = (
+        soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality="HQ") if from_hz != to_hz else None
+    )
     sent = 0
     for part in parts:
         done = part if stream is None else stream.resample_chunk(np.ascontiguousarray(part, np.float32))

@@ -39,7 +39,9 @@ class Piece:
     def active_db(self) -> float:
         """`levels.active_level_db` of the whole piece, read in blocks."""
         power = [
-            np.square(block[: len(block) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)).mean(axis=1)
+            np.square(block[: len(block) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)).mean(
+                axis=1
+            )
             for block in self.blocks(256 * FRAME_SAMPLES)
         ]
         return active_power_db(np.concatenate(power)) if power else -np.inf
@@ -60,7 +62,7 @@ class Spool:
         with explained_write(self.path):
             self._file.seek(0, os.SEEK_END)
             for part in parts:
-                data = memoryview(np.ascontiguousarray(part, dtype="<f4")).cast("B")
+                data = memoryview(np.ascontiguousarray(part, dtype="<f4").tobytes())
                 while data:
                     data = data[self._file.write(data) :]
                 self._samples += len(part)

@@ -1,1 +1,1 @@
-"""Clips of single songs: made by a model or cut out of recordings, judged, and kept for any number of scenes."""
+"""Single songs: made by a model or cut out of recordings, judged, and kept for any number of scenes."""

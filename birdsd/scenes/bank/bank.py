@@ -1,7 +1,7 @@
 """A bank: judged songs in a folder, from which any number of scenes is made without a network.
 
-bank.json says what it was made of; clips/NAME.flac and clips/NAME.json are a song each, the JSON written last.
-A song that did not come out has a JSON alone, so that nobody tries again.
+bank.json says what it was made of; clips/NAME.flac and clips/NAME.json are a song each, the JSON written
+last. A song that did not come out has a JSON alone, so that nobody tries again.
 """
 
 from __future__ import annotations
@@ -68,40 +68,52 @@ class Bank:
     @property
     def identity(self) -> str:
         """A fingerprint of the songs that it offers: with more of them, scenes draw others."""
-        held = sorted((told["name"], told["sha256"]) for voices in self._clips.values()
-                      for takes in voices.values() for told in takes)  # fmt: skip
+        held = sorted(
+            (told["name"], told["sha256"])
+            for voices in self._clips.values()
+            for takes in voices.values()
+            for told in takes
+        )
         return fingerprint([self.facts, held])
 
     def __len__(self) -> int:
         return sum(len(takes) for voices in self._clips.values() for takes in voices.values())
 
-    def typical_s(self) -> float:
-        """The median length of its songs."""
+    def shortest_s(self) -> float:
+        """The length that 95% of its songs exceed."""
         lengths = [
             told["clip"]["measured"]["offset_s"] - told["clip"]["measured"]["onset_s"]
-            for voices in self._clips.values() for takes in voices.values() for told in takes
-        ]  # fmt: skip
-        return float(np.median(lengths))
+            for voices in self._clips.values()
+            for takes in voices.values()
+            for told in takes
+        ]
+        return float(np.percentile(lengths, 5))
 
     def longest_s(self, species: str, sound_type: str = "") -> float | None:
         """The length of the longest song of a kind; None where there is none."""
         lengths = [
             told["clip"]["measured"]["offset_s"] - told["clip"]["measured"]["onset_s"]
-            for kind, voices in self._clips.items() for takes in voices.values() for told in takes
+            for kind, voices in self._clips.items()
+            for takes in voices.values()
+            for told in takes
             if kind[0] == species and (not sound_type or kind[1] == sound_type)
-        ]  # fmt: skip
+        ]
         return max(lengths, default=None)
 
     def clip(self, wanted: Wanted) -> EventClip:
         """The song for what is wanted: the same voice gives the same individual, its takes in turn."""
         kinds = [
-            kind for kind in self._clips
+            kind
+            for kind in self._clips
             if kind[0] == wanted.species and (not wanted.sound_type or kind[1] == wanted.sound_type)
-        ]  # fmt: skip
+        ]
         if not kinds:
-            asked = f"'{wanted.sound_type}' of {wanted.species}" if wanted.sound_type else f"'{wanted.species}'"
+            for_split = f" for {self.split}" if self.split else ""
+            asked = (
+                f"'{wanted.sound_type}' of {wanted.species}" if wanted.sound_type else f"'{wanted.species}'"
+            )
             raise UserError(
-                f"the bank {self.folder} has no song of {asked}{f' for {self.split}' if self.split else ''}",
+                f"the bank {self.folder} has no song of {asked}{for_split}",
                 f"it has {listed_names(self.species, wanted.species)}",
                 "ask for one of these, or make more with `birdsd run bank`",
             )
@@ -135,8 +147,8 @@ class Bank:
 
 def clip_name(species: str, sound_type: str, voice: int, take: int) -> str:
     """The name of a song's files; kinds whose names look alike as file names are kept apart by a hash."""
-    kind = f"{safe_name(species, 40)}-{safe_name(sound_type or 'any', 24)}-{fingerprint([species, sound_type], 4)}"
-    return f"{kind}-v{voice:04d}-t{take:02d}"
+    named = f"{safe_name(species, 40)}-{safe_name(sound_type or 'any', 24)}"
+    return f"{named}-{fingerprint([species, sound_type], 4)}-v{voice:04d}-t{take:02d}"
 
 
 def keep_clip(folder: Path, name: str, clip: EventClip, voice: int, take: int, split: str) -> None:

@@ -15,9 +15,9 @@ GENERATED, RECORDED = "generated", "recorded"
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a clip comes from. `kind` is "generated" or "recorded"; `source` a model's folder or a recording's
-    file; `identity` the fingerprint of the model's weights or of the file; `licence` and `attribution` of a
-    recording, or of what the model stands on."""
+    """Where a clip comes from. `kind` is "generated" or "recorded"; `source` a model's folder or a
+    recording's file; `identity` the fingerprint of the model's weights or of the file; `licence` and
+    `attribution` of a recording, or of what the model stands on."""
 
     kind: str
     source: str

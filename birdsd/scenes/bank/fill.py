@@ -1,4 +1,4 @@
-"""Filling a bank: which songs it should hold, dealt out over the tasks of an array, and made where missing."""
+"""Filling a bank: which songs it should hold, dealt out over tasks, and made where they are missing."""
 
 from __future__ import annotations
 

@@ -60,7 +60,14 @@ class Maker:
         clips = []
         for at, (one, seed) in enumerate(zip(group, seeds, strict=True)):
             origin = Origin(
-                GENERATED, str(self.model.folder), self.model.identity, self.licence, "", one.prompt, seed, number + 1
+                GENERATED,
+                str(self.model.folder),
+                self.model.identity,
+                self.licence,
+                "",
+                one.prompt,
+                seed,
+                number + 1,
             )
             cut = None
             if at not in spoilt:
@@ -68,13 +75,33 @@ class Maker:
                 cut = cut_out(sound, codec.rate_hz)
             if cut is None:
                 verdict = EventVerdict(self.gate.title, False, 0.0, "nothing heard")
-                clips.append(EventClip(one.key, one.species, one.sound_type, codec.rate_hz, origin, verdict, None,
-                                       np.zeros(0, np.float32)))  # fmt: skip
+                clips.append(
+                    EventClip(
+                        one.key,
+                        one.species,
+                        one.sound_type,
+                        codec.rate_hz,
+                        origin,
+                        verdict,
+                        None,
+                        np.zeros(0, np.float32),
+                    )
+                )
                 continue
             # Judged as it will sound: by itself, cut out.
             verdict = self.gate.verdict(one.species, cut.samples, codec.rate_hz)
-            clips.append(EventClip(one.key, one.species, one.sound_type, codec.rate_hz, origin, verdict,
-                                   cut.measured, cut.samples))  # fmt: skip
+            clips.append(
+                EventClip(
+                    one.key,
+                    one.species,
+                    one.sound_type,
+                    codec.rate_hz,
+                    origin,
+                    verdict,
+                    cut.measured,
+                    cut.samples,
+                )
+            )
         return clips
 
 

@@ -52,8 +52,13 @@ def songs_of(recording: Recording, rate_hz: int) -> Iterator[EventClip]:
         start = max(0.0, (label.start_s or 0.0) - _BESIDE_S)
         end = min(recording.duration_s, (label.end_s or recording.duration_s) + _BESIDE_S)
         try:
-            part = read(recording.path, rate_hz, start_s=start, duration_s=min(end - start, _LONGEST_S),
-                        channel=label.channel)[0]  # fmt: skip
+            part = read(
+                recording.path,
+                rate_hz,
+                start_s=start,
+                duration_s=min(end - start, _LONGEST_S),
+                channel=label.channel,
+            )[0]
         except RecordingError:
             return
         cut = cut_out(part, rate_hz)
@@ -61,13 +66,23 @@ def songs_of(recording: Recording, rate_hz: int) -> Iterator[EventClip]:
             continue
         identity = identity or sha256_file(recording.path)[:16]
         origin = Origin(
-            RECORDED, recording.path.name, identity, recording.licence, recording.recordist,
+            RECORDED,
+            recording.path.name,
+            identity,
+            recording.licence,
+            recording.recordist,
             at_s=round(start + cut.start_s + cut.measured.onset_s, 3),
-        )  # fmt: skip
+        )
         yield EventClip(
-            f"{recording.recording_id}@{start:.3f}", species, label.sound_type or recording.sound_type, rate_hz,
-            origin, EventVerdict(PEOPLE, True, None, species), cut.measured, cut.samples,
-        )  # fmt: skip
+            f"{recording.recording_id}@{start:.3f}",
+            species,
+            label.sound_type or recording.sound_type,
+            rate_hz,
+            origin,
+            EventVerdict(PEOPLE, True, None, species),
+            cut.measured,
+            cut.samples,
+        )
 
 
 def _boxes(recording: Recording) -> list[Label]:
@@ -76,6 +91,11 @@ def _boxes(recording: Recording) -> list[Label]:
         return sorted(timed, key=lambda label: (label.start_s or 0.0, label.end_s or 0.0))
     songs = find_songs(recording.path, _FOCAL_S, _MOST_FOCAL)
     return [
-        Label(recording.species[0], song.start_s, song.start_s + song.duration_s, sound_type=recording.sound_type)
+        Label(
+            recording.species[0],
+            song.start_s,
+            song.start_s + song.duration_s,
+            sound_type=recording.sound_type,
+        )
         for song in songs
     ]

@@ -1,4 +1,4 @@
-"""Training, validation and test: whole voices of a bank, and whole files of a pool, never the scenes made of them."""
+"""Training, validation and test: voices of a bank and files of a pool, never the scenes made of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scenes by number into a folder: each published by one rename, those that are there left alone, a manifest."""
+"""Scenes by number into a folder: each published by one rename, those that are there left alone."""
 
 from __future__ import annotations
 
@@ -20,9 +20,19 @@ from birdsd.sharing import private_folder, publish, remove_leftovers, waiting_fo
 LABELS = "labels.json"
 MANIFEST = "manifest.csv"
 _COLUMNS = (
-    "path", "recording_id", "duration_s", "licence", "recordist", "generated", "events", "left_out", "split", "gate",
-    "seed", "number",
-)  # fmt: skip
+    "path",
+    "recording_id",
+    "duration_s",
+    "licence",
+    "recordist",
+    "generated",
+    "events",
+    "left_out",
+    "split",
+    "gate",
+    "seed",
+    "number",
+)
 
 
 @dataclass
@@ -45,9 +55,11 @@ class Batch:
     settings: Mapping[str, Any]
     identities: Mapping[str, Any]
 
-    def make(self, numbers: Sequence[int], scene_of: Callable[[int], Scene], name_of: Callable[[int], str]) -> Made:
-        """Make the scenes of these numbers that are not there. One that cannot be is named and the others go on,
-        unless it is the only one; a full disk ends it at once, and nothing half-made is left."""
+    def make(
+        self, numbers: Sequence[int], scene_of: Callable[[int], Scene], name_of: Callable[[int], str]
+    ) -> Made:
+        """Make the scenes of these numbers that are not there. One that cannot be is named and the others go
+        on, unless it is the only one; a full disk ends it at once, and nothing half-made is left."""
         done = Made()
         remove_leftovers(self.out, alone=False)
         for number in numbers:
@@ -103,8 +115,8 @@ class Batch:
 
 
 def write_manifest(out: Path) -> None:
-    """A row for every scene in the folder, whoever made it, so that `prepare` takes it for labelled recordings
-    and says that they are generated."""
+    """A row for every scene in the folder, whoever made it, so that `prepare` takes it for labelled
+    recordings and says that they are generated."""
     with waiting_for(out / ".lock-manifest"):
         rows = [_row(out, path.parent) for path in sorted(out.glob(f"*/{LABELS}"))]
         buffer = io.StringIO()
@@ -116,30 +128,49 @@ def write_manifest(out: Path) -> None:
 
 def _row(out: Path, folder: Path) -> dict[str, Any]:
     labels, told = read_json(folder / LABELS, "labels"), read_json(folder / recipe.NAME, "recipe")
-    sound = next((path for path in (folder / f"{folder.name}.{kind}" for kind in ("flac", "wav")) if path.is_file()), None)
+    sound = next(
+        (path for path in (folder / f"{folder.name}.{kind}" for kind in ("flac", "wav")) if path.is_file()),
+        None,
+    )
     if sound is None:
         return {}
     settings = told["settings"]
     return {
-        "path": str(sound.relative_to(out)), "recording_id": f"generated-{folder.name}",
-        "duration_s": f"{labels['duration_s']:.3f}", "licence": _licence(labels), "recordist": _by(labels),
-        "generated": "yes", "events": len(labels["came_out"]),
-        "left_out": sum(one["fate"] != "placed" for one in labels["asked"]), "split": settings.get("split", ""),
-        "gate": labels["gate"], "seed": told["scene"]["seed"], "number": told.get("number", 0),
-    }  # fmt: skip
+        "path": str(sound.relative_to(out)),
+        "recording_id": f"generated-{folder.name}",
+        "duration_s": f"{labels['duration_s']:.3f}",
+        "licence": _licence(labels),
+        "recordist": _by(labels),
+        "generated": "yes",
+        "events": len(labels["came_out"]),
+        "left_out": sum(one["fate"] != "placed" for one in labels["asked"]),
+        "split": settings.get("split", ""),
+        "gate": labels["gate"],
+        "seed": told["scene"]["seed"],
+        "number": told.get("number", 0),
+    }
 
 
 def _licence(labels: Mapping[str, Any]) -> str:
     """Of the mix, marked as generated: recordings bind it, and what a model learnt from is listed."""
-    learnt = sorted({one["licence"] for one in labels["trail"] if one["kind"] == "generated" and one["licence"]})
+    learnt = sorted(
+        {one["licence"] for one in labels["trail"] if one["kind"] == "generated" and one["licence"]}
+    )
     parts = ["generated"] + ([f"with recordings under {labels['licence']}"] if labels["licence"] else [])
     parts += [f"by a model that learnt from {one}" for one in learnt]
     return " ".join(parts)
 
 
 def _by(labels: Mapping[str, Any]) -> str:
-    sources = sorted({Path(one["source"]).parent.name if Path(one["source"]).name == "export" else Path(one["source"]).name
-                      for one in labels["trail"] if one["kind"] == "generated"})  # fmt: skip
+    sources = sorted(
+        {
+            Path(one["source"]).parent.name
+            if Path(one["source"]).name == "export"
+            else Path(one["source"]).name
+            for one in labels["trail"]
+            if one["kind"] == "generated"
+        }
+    )
     return "generated by birdsd" + (f" with {', '.join(sources)}" if sources else " from recordings")
 
 

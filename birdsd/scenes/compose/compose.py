@@ -14,7 +14,16 @@ from birdsd.scenes.bank.clip import RECORDED, EventClip
 from birdsd.scenes.compose.events import EventStem, Song, Songs, louder, place, song_of, wanted_of
 from birdsd.scenes.compose.licences import licence_of
 from birdsd.scenes.compose.mixing import FORMATS, Written, fitting_gain_db, true_peak, write_mix
-from birdsd.scenes.compose.record import BEYOND, DID_NOT_COME_OUT, PLACED, Asked, CameOut, Composed, Trail, why_not
+from birdsd.scenes.compose.record import (
+    BEYOND,
+    DID_NOT_COME_OUT,
+    PLACED,
+    Asked,
+    CameOut,
+    Composed,
+    Trail,
+    why_not,
+)
 from birdsd.scenes.placed import PlacedEvent, PlacedScene
 from birdsd.scenes.scene import Scene
 from birdsd.scenes.schedule import solve
@@ -53,36 +62,41 @@ class Composer:
             placed, songs, clips = self._sung(scene, spool)
             rate_hz = placed.rate_hz
             samples = round(placed.duration_s * rate_hz)
-            done = Composed(name, placed.duration_s, rate_hz, placed.channels, notes=list(placed.notes), gate=self.gate)
+            done = Composed(
+                name, placed.duration_s, rate_hz, placed.channels, notes=list(placed.notes), gate=self.gate
+            )
             done.backgrounds = list(placed.backgrounds)
             found = [self.backgrounds.layer(told, rate_hz, spool) for told in placed.backgrounds]
             layers = [layer for layer in found if layer is not None]
             stems: list[EventStem] = []
             for event in placed.events:
+                if event.key not in songs:
+                    continue
                 stem, came_out, note = place(event, songs[event.key], layers, rate_hz, samples)
                 stems.append(stem)
                 done.came_out.append(came_out)
                 done.notes += [note] if note else []
             done.asked = _asked(scene, placed, clips, songs)
-            done.notes += [f"{one.placed.key} ({one.placed.species}) is left out: {one.why}" for one in done.asked
-                           if one.fate == DID_NOT_COME_OUT]  # fmt: skip
+            done.notes += [
+                f"{one.placed.key} ({one.placed.species}) is left out: {one.why}"
+                for one in done.asked
+                if one.fate == DID_NOT_COME_OUT
+            ]
             done.notes += _unrendered(placed)
             done.trail = _trail(done.came_out, songs, layers, self.backgrounds)
-            # Whether generated sound inherits the terms of what a model learnt from is unsettled: the trail lists
-            # them, and only recordings bind the mix.
+            # Whether generated sound inherits the terms of what a model learnt from is unsettled: the trail
+            # lists them, and only recordings bind the mix.
             done.licence = licence_of(one.licence for one in done.trail if one.kind == RECORDED)
             _write(done, folder, [*layers, *stems], samples, look)
             return done
 
-    def _sung(
-        self, scene: Scene, spool: Spool
-    ) -> tuple[PlacedScene, dict[str, Song], dict[str, EventClip]]:
+    def _sung(self, scene: Scene, spool: Spool) -> tuple[PlacedScene, dict[str, Song], dict[str, EventClip]]:
         """The scene solved with measured songs: those, and every clip that was asked for."""
         lengths: dict[str, float] = {}
         songs: dict[str, Song] = {}
         clips: dict[str, EventClip] = {}
-        typical_s = self.songs.typical_s()
-        # A song longer than the typical one may run over before anything is measured: nobody refuses it yet.
+        # Before a song is measured it counts as short: what would fit must not be left out unheard.
+        typical_s = self.songs.shortest_s()
         placed = solve(scene, rate_hz=self.rate_hz, typical_s=typical_s, overrun="leave_out")
         for _ in range(_ROUNDS):
             new = [event for event in placed.events if event.key in placed.unmeasured]
@@ -95,14 +109,16 @@ class Composer:
                 song = song_of(event, made[event.key], placed.rate_hz, spool)
                 if song is not None:
                     songs[event.key] = song
-                lengths[event.key] = song.duration_s if song else 0.0
+                # One that did not come out keeps its place, so that the others keep theirs.
+                lengths[event.key] = song.duration_s if song else event.duration_s
             placed = solve(
                 scene, rate_hz=self.rate_hz, durations=lengths, typical_s=typical_s, overrun="leave_out"
             )
         raise UserError(
-            f"after {_ROUNDS} rounds the scene still asks for further songs", "its repeats do not end",
+            f"after {_ROUNDS} rounds the scene still asks for further songs",
+            "its repeats do not end",
             "give them a number (repeat) instead of an end",
-        )  # fmt: skip
+        )
 
 
 def stem_path(folder: Path, number: int, role: str, label: str, suffix: str) -> Path:
@@ -127,10 +143,16 @@ def _write(done: Composed, folder: Path, stems: list[Layer | EventStem], samples
         counts[role] += 1
         written.append(Written(stem, path))
     write_mix(
-        folder / f"{done.name}.{look.format}", written, samples, done.rate_hz, channels=done.channels,
+        folder / f"{done.name}.{look.format}",
+        written,
+        samples,
+        done.rate_hz,
+        channels=done.channels,
         gain_db=done.gain_db,
-    )  # fmt: skip
-    names = [f"stems/{one.path.name}" if one.path else "" for one in written if isinstance(one.stem, EventStem)]
+    )
+    names = [
+        f"stems/{one.path.name}" if one.path else "" for one in written if isinstance(one.stem, EventStem)
+    ]
     done.came_out = [
         replace(louder(event, done.gain_db), stem=name)
         for event, name in zip(done.came_out, names, strict=True)
@@ -143,21 +165,29 @@ def _asked(
     scene: Scene, placed: PlacedScene, clips: dict[str, EventClip], songs: dict[str, Song]
 ) -> list[Asked]:
     """What was asked for, and what became of each: songs that failed stand where they would have been."""
+    asked = [
+        Asked(event, PLACED)
+        if event.key in songs
+        else Asked(event, DID_NOT_COME_OUT, why_not(clips[event.key]))
+        for event in placed.events
+    ]
     there = {event.key for event in placed.events}
-    asked = [Asked(event, PLACED) for event in placed.events]
     for key, clip in clips.items():
-        if key in there:
-            continue
-        event_id = key.split(".")[0]
-        told = scene.event(event_id)
+        if key in there or not any(note.startswith(f"{key} (") for note in placed.notes):
+            continue  # a repeat for which, once the others were measured, there was no time
+        told = scene.event(key.split(".")[0])
         ghost = PlacedEvent(
-            key, event_id, told.species, told.sound_type, clip.origin.prompt, told.onset_s or 0.0, 0.0,
-            snr_db=told.snr_db, level_db=told.level_db,
-        )  # fmt: skip
-        if key in songs:
-            asked.append(Asked(ghost, BEYOND, "once measured, it would end behind the scene"))
-        else:
-            asked.append(Asked(ghost, DID_NOT_COME_OUT, why_not(clip)))
+            key,
+            told.id,
+            told.species,
+            told.sound_type,
+            clip.origin.prompt,
+            told.onset_s or 0.0,
+            0.0,
+            snr_db=told.snr_db,
+            level_db=told.level_db,
+        )
+        asked.append(Asked(ghost, BEYOND, "once measured, it would end behind the scene"))
     return asked
 
 

@@ -30,8 +30,8 @@ class Songs(Protocol):
     def clips(self, wanted: list[Wanted]) -> dict[str, EventClip]:
         """A song for each, by its key; those that did not come out too."""
 
-    def typical_s(self) -> float:
-        """About how long a song is."""
+    def shortest_s(self) -> float:
+        """About how short a song may be."""
 
 
 @dataclass(frozen=True)
@@ -106,25 +106,45 @@ def place(
             change_db = quietest
             note = (
                 f"{event.key} ({event.species}): its band is nearly silent in the background; it is held at "
-                f"{QUIETEST_DB:.0f} dBFS, {as_it_is.snr_db + quietest:.1f} dB above it instead of {event.snr_db:g}"
+                f"{QUIETEST_DB:.0f} dBFS, {as_it_is.snr_db + quietest:.1f} dB "
+                f"above it instead of {event.snr_db:g}"
             )
     stem = EventStem(song, start, 10 ** (change_db / 20))
     heard = ratio(waveform * np.float32(stem.gain), song.measured, under, rate_hz)
     return stem, _came_out(event, song, stem, heard, rate_hz, samples), note
 
 
-def _came_out(event: PlacedEvent, song: Song, stem: EventStem, heard: Ratio, rate_hz: int, samples: int) -> CameOut:
+def _came_out(
+    event: PlacedEvent, song: Song, stem: EventStem, heard: Ratio, rate_hz: int, samples: int
+) -> CameOut:
     first = max(0, stem.start)
     at, found, verdict = stem.start / rate_hz, song.measured, song.clip.verdict
     return CameOut(
-        event.key, event.event, event.species, event.sound_type or song.clip.sound_type,
-        round(at + found.onset_s, 6), round(at + found.offset_s, 6), round(found.low_hz, 2), round(found.high_hz, 2),
-        _finite(heard.snr_db), event.snr_db, _finite(heard.broadband_db),
-        round(found.active_db + 20 * math.log10(stem.gain), 3), round(heard.audible, 4), verdict.judge,
-        verdict.confirmed, verdict.score, verdict.named, song.clip.id, song.clip.origin.kind,
-        song.clip.origin.tries, event.individual, event.take, first,
+        event.key,
+        event.event,
+        event.species,
+        event.sound_type or song.clip.sound_type,
+        round(at + found.onset_s, 6),
+        round(at + found.offset_s, 6),
+        round(found.low_hz, 2),
+        round(found.high_hz, 2),
+        _finite(heard.snr_db),
+        event.snr_db,
+        _finite(heard.broadband_db),
+        round(found.active_db + 20 * math.log10(stem.gain), 3),
+        round(heard.audible, 4),
+        verdict.judge,
+        verdict.confirmed,
+        verdict.score,
+        verdict.named,
+        song.clip.id,
+        song.clip.origin.kind,
+        song.clip.origin.tries,
+        event.individual,
+        event.take,
+        first,
         min(stem.start + stem.samples, samples) - first,
-    )  # fmt: skip
+    )
 
 
 def louder(event: CameOut, gain_db: float) -> CameOut:

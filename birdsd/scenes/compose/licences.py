@@ -13,8 +13,8 @@ OPEN = ("CC0", "PUBLIC DOMAIN", "PDM")
 def licence_of(parts: Iterable[str]) -> str:
     """Of everything that is mixed: "" where nothing is known of any.
 
-    A share-alike licence demands itself of the mix: BY-SA and BY-NC-SA exclude each other. Raises `UserError` for
-    those, and for a licence that forbids derivatives.
+    A share-alike licence demands itself of the mix: BY-SA and BY-NC-SA exclude each other. Raises `UserError`
+    for those, and for a licence that forbids derivatives.
     """
     known = sorted({one.strip() for text in parts for one in text.split(";") if one.strip()})
     kinds = {name: _elements(name) for name in known}

@@ -95,7 +95,13 @@ def quantised(samples: np.ndarray, gain: float) -> np.ndarray:
 
 
 def write_mix(
-    path: Path, stems: Sequence[Written], samples: int, rate_hz: int, *, channels: int = 1, gain_db: float = 0.0
+    path: Path,
+    stems: Sequence[Written],
+    samples: int,
+    rate_hz: int,
+    *,
+    channels: int = 1,
+    gain_db: float = 0.0,
 ) -> None:
     """Write the mix and every stem that has a path, cropped to where it sounds."""
     gain = 10 ** (gain_db / 20)

@@ -21,8 +21,8 @@ _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#
 
 
 def levels_of(sound: Path, columns: int) -> tuple[np.ndarray, float]:
-    """dB float32 [HEIGHT, columns] of a sound file, row 0 the highest frequency, and half its rate in Hz; read
-    in blocks, each column the loudest of its frames."""
+    """dB float32 [HEIGHT, columns] of a sound file, row 0 the highest frequency, and half its rate in Hz;
+    read in blocks, each column the loudest of its frames."""
     with soundfile.SoundFile(sound) as file:
         rate_hz, total = file.samplerate, file.frames
         window = 2 * round(_WINDOW_S * rate_hz / 2)

@@ -1,4 +1,4 @@
-"""The recipe of a scene: everything that decides its bytes, written before them and compared before making."""
+"""The recipe of a scene: everything that decides its bytes, compared before anything is made again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ FORMAT = "birdsd-scene-recipe/1"
 NAME = "recipe.json"
 
 
-def recipe_of(scene: Scene, name: str, settings: Mapping[str, Any], identities: Mapping[str, Any]) -> dict[str, Any]:
+def recipe_of(
+    scene: Scene, name: str, settings: Mapping[str, Any], identities: Mapping[str, Any]
+) -> dict[str, Any]:
     """`settings`: of the job; `identities`: fingerprints of model, bank and pool."""
     import json
 
@@ -37,7 +39,9 @@ def read_recipe(path: Path) -> tuple[Scene, dict[str, Any]]:
     try:
         return scene_from(told["scene"]), told
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {error})", "", "make the scene anew") from error
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: {error})", "", "make the scene anew"
+        ) from error
 
 
 def check_identities(path: Path, told: Mapping[str, Any], there: Mapping[str, Any]) -> None:

@@ -38,8 +38,8 @@ class Scenes:
 
 
 def scenes_of(config: SceneConfig, vocabulary: Vocabulary, length_of: LengthOf | None = None) -> Scenes:
-    """What the configuration asks for: exactly one of prompt, scene and distribution. `UserError` for names and
-    numbers that cannot be, before anything is made."""
+    """What the configuration asks for: exactly one of prompt, scene and distribution. `UserError` for names
+    and numbers that cannot be, before anything is made."""
     given = [name for name in ("prompt", "scene", "distribution") if getattr(config, name)]
     if len(given) != 1:
         raise UserError(
@@ -51,7 +51,9 @@ def scenes_of(config: SceneConfig, vocabulary: Vocabulary, length_of: LengthOf |
         raise UserError(f"count={config.count}", "at least one scene is made, and at most ten million")
     if config.prompt:
         text = config.prompt
-        return Scenes(lambda k: understood(text, vocabulary, seed=seed_of(config.seed, k)), safe_name(text, 40))
+        return Scenes(
+            lambda k: understood(text, vocabulary, seed=seed_of(config.seed, k)), safe_name(text, 40)
+        )
     if config.distribution:
         made = read_distribution(Path(config.distribution), vocabulary)
         made = replace(made, seed=config.seed) if config.seed else made
@@ -60,7 +62,8 @@ def scenes_of(config: SceneConfig, vocabulary: Vocabulary, length_of: LengthOf |
     scene = _read(path, vocabulary, config.seed)
     # A scene has a seed of its own, which the job's is added to: the first one is as the file says.
     return Scenes(
-        lambda k: replace(scene, seed=seed_of(scene.seed + config.seed, k)), safe_name(scene.name or path.stem, 40)
+        lambda k: replace(scene, seed=seed_of(scene.seed + config.seed, k)),
+        safe_name(scene.name or path.stem, 40),
     )
 
 
@@ -74,6 +77,8 @@ def _read(path: Path, vocabulary: Vocabulary, seed: int) -> Scene:
         raise UserError(f"the scene {path} does not exist", "it is a YAML or CSV file, or a label table")
     if path.suffix.lower() in (".yaml", ".yml"):
         return read_scene(path, vocabulary)
-    if path.suffix.lower() in (".csv", ".tsv") and ("role" in read_text(path).split("\n", 1)[0] or FORMAT in read_text(path)[:400]):
+    if path.suffix.lower() in (".csv", ".tsv") and (
+        "role" in read_text(path).split("\n", 1)[0] or FORMAT in read_text(path)[:400]
+    ):
         return read_scene(path, vocabulary)
     return scene_of_labels(path, vocabulary, seed=seed)

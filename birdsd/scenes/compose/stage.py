@@ -23,9 +23,24 @@ from birdsd.schema import SceneConfig
 
 # Settings that decide a scene's bytes; a recipe holds them, and fills them in again.
 _DECIDING = (
-    "run", "bank", "pool", "split", "judge", "shards", "tries", "steps", "guidance", "scheduler", "batch_size", "add",
-    "base", "format", "stems", "picture",
-)  # fmt: skip
+    "run",
+    "bank",
+    "pool",
+    "split",
+    "judge",
+    "shards",
+    "tries",
+    "steps",
+    "guidance",
+    "scheduler",
+    "batch_size",
+    "add",
+    "base",
+    "format",
+    "stems",
+    "picture",
+)
+SHORT_S = 0.5  # of a model's songs, whose lengths nobody knows yet
 _PLACES = ("run", "bank", "pool")
 
 
@@ -38,8 +53,8 @@ class MadeSongs:
     def clips(self, wanted: list[Wanted]) -> dict[str, EventClip]:
         return self.maker.clips(wanted)
 
-    def typical_s(self) -> float:
-        return self.maker.model.codec.clip_s / 2
+    def shortest_s(self) -> float:
+        return min(SHORT_S, self.maker.model.codec.clip_s / 2)
 
 
 @dataclass(frozen=True)
@@ -62,9 +77,10 @@ def set_up(config: SceneConfig) -> Stage:
     check_split(config.split)
     if not config.run and not config.bank:
         raise UserError(
-            "neither run nor bank is set", "a model or a bank of songs must sing",
+            "neither run nor bank is set",
+            "a model or a bank of songs must sing",
             "run=RUN, or bank=FOLDER made by `birdsd run bank`",
-        )  # fmt: skip
+        )
     pool = Pool(Path(config.pool), config.split) if config.pool else None
     bank = Bank(Path(config.bank), config.split) if config.bank else None
     names: Sequence[str] = pool.names if pool else ()
@@ -74,29 +90,44 @@ def set_up(config: SceneConfig) -> Stage:
         songs, rate_hz, gate = bank, bank.rate_hz, str(bank.facts.get("judge", "the recordings' labels"))
         known = words.environments if words else ()
         words = Vocabulary(
-            bank.species, known, bank.sound_types, words.scientific if words else {},
-            tuple(name for name in names if name not in known), rate_hz,
-        )  # fmt: skip
+            bank.species,
+            known,
+            bank.sound_types,
+            words.scientific if words else {},
+            tuple(name for name in names if name not in known),
+            rate_hz,
+        )
     else:
         assert maker is not None
         songs, rate_hz, gate = MadeSongs(maker), maker.model.codec.rate_hz, maker.gate.title
     assert words is not None
     backgrounds = Backgrounds(
-        maker.model if maker else None, maker.request if maker else None, pool,
+        maker.model if maker else None,
+        maker.request if maker else None,
+        pool,
         Path(config.scene).parent if config.scene else Path(),
-    )  # fmt: skip
-    identities = {"model": maker.model.identity if maker else None, "bank": bank.identity if bank else None,
-                  "pool": pool.identity if pool else None}  # fmt: skip
+    )
+    identities = {
+        "model": maker.model.identity if maker else None,
+        "bank": bank.identity if bank else None,
+        "pool": pool.identity if pool else None,
+    }
     batch = Batch(
-        Composer(songs, backgrounds, rate_hz, gate), Path(config.out),
-        Look(config.format, config.stems, config.picture), _settings(config, maker), identities,
-    )  # fmt: skip
+        Composer(songs, backgrounds, rate_hz, gate),
+        Path(config.out),
+        Look(config.format, config.stems, config.picture),
+        _settings(config, maker),
+        identities,
+    )
     return Stage(batch, words, bank)
 
 
 def _settings(config: SceneConfig, maker: Maker | None) -> dict[str, Any]:
     told = {name: getattr(config, name) for name in _DECIDING}
-    told |= {name: str(Path(told[name]).resolve()) if told[name] and Path(told[name]).exists() else told[name] for name in _PLACES}
+    told |= {
+        name: str(Path(told[name]).resolve()) if told[name] and Path(told[name]).exists() else told[name]
+        for name in _PLACES
+    }
     if maker is not None:  # as it was used: a later version may recommend something else
         told |= {name: getattr(maker.request, name) for name in ("steps", "guidance", "scheduler")}
         told["judge"] = config.judge or None
@@ -105,7 +136,7 @@ def _settings(config: SceneConfig, maker: Maker | None) -> dict[str, Any]:
 
 
 def with_recipe(config: SceneConfig, told: dict[str, Any]) -> SceneConfig:
-    """The configuration with what a recipe says, but for the folders that the user names: they may have moved."""
+    """The configuration with what a recipe says, but for folders that the user names: they may have moved."""
     settings = {name: value for name, value in told["settings"].items() if name in _DECIDING}
     for name in _PLACES:
         if getattr(config, name):

@@ -17,9 +17,22 @@ from birdsd.sound.labels.audacity import write_audacity
 from birdsd.sound.species.names import clean_name
 
 _RAVEN = (
-    "Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)", "Species",
-    "Type", "Begin File", "SNR (dB)", "Audible", "Verified", "Individual", "Event Id",
-)  # fmt: skip
+    "Selection",
+    "View",
+    "Channel",
+    "Begin Time (s)",
+    "End Time (s)",
+    "Low Freq (Hz)",
+    "High Freq (Hz)",
+    "Species",
+    "Type",
+    "Begin File",
+    "SNR (dB)",
+    "Audible",
+    "Verified",
+    "Individual",
+    "Event Id",
+)
 AUDIBLE = 0.2  # of an event's frames at least as strong as the background, for it to count as audible
 
 
@@ -51,11 +64,22 @@ def write_raven_table(path: Path, events: Sequence[CameOut], sound: str) -> None
     lines = ["\t".join(_RAVEN)]
     for number, one in enumerate(sorted(events, key=lambda e: (e.onset_s, e.key)), start=1):
         cells = (
-            str(number), "Spectrogram 1", "1", f"{one.onset_s:.6f}", f"{one.offset_s:.6f}", f"{one.low_hz:.3f}",
-            f"{one.high_hz:.3f}", clean_name(one.species), clean_name(one.sound_type), sound,
-            "" if one.snr_db is None else f"{one.snr_db:.2f}", _yes(one.audible >= AUDIBLE), _yes(one.verified),
-            str(one.individual), one.key,
-        )  # fmt: skip
+            str(number),
+            "Spectrogram 1",
+            "1",
+            f"{one.onset_s:.6f}",
+            f"{one.offset_s:.6f}",
+            f"{one.low_hz:.3f}",
+            f"{one.high_hz:.3f}",
+            clean_name(one.species),
+            clean_name(one.sound_type),
+            sound,
+            "" if one.snr_db is None else f"{one.snr_db:.2f}",
+            _yes(one.audible >= AUDIBLE),
+            _yes(one.verified),
+            str(one.individual),
+            one.key,
+        )
         lines.append("\t".join(cells))
     write_text(path, "\n".join(lines) + "\n")
 
@@ -80,36 +104,74 @@ def as_csv(kind: type, rows: Sequence[dict[str, Any]], columns: Sequence[str] = 
 
 
 def jams(done: Composed, sound: str) -> dict[str, Any]:
-    """JAMS with an annotation in Scaper's namespace and one of plain tags; our own fields in the sandboxes."""
+    """JAMS with an annotation in Scaper's namespace and one of plain tags; our own fields in sandboxes."""
     events = sorted(done.came_out, key=lambda one: (one.onset_s, one.key))
     scaper = [
         {
-            "time": one.onset_s, "duration": round(one.offset_s - one.onset_s, 6), "confidence": one.score if one.score is not None else 1.0,
+            "time": one.onset_s,
+            "duration": round(one.offset_s - one.onset_s, 6),
+            "confidence": one.score if one.score is not None else 1.0,
             "value": {
-                "label": one.species, "source_file": one.stem or one.clip, "source_time": 0.0, "event_time": one.onset_s,
-                "event_duration": round(one.offset_s - one.onset_s, 6), "snr": one.snr_db if one.snr_db is not None else 0.0,
-                "role": "foreground", "pitch_shift": None, "time_stretch": None,
+                "label": one.species,
+                "source_file": one.stem or one.clip,
+                "source_time": 0.0,
+                "event_time": one.onset_s,
+                "event_duration": round(one.offset_s - one.onset_s, 6),
+                "snr": one.snr_db if one.snr_db is not None else 0.0,
+                "role": "foreground",
+                "pitch_shift": None,
+                "time_stretch": None,
             },
         }
         for one in events
-    ]  # fmt: skip
+    ]
     scaper = [_jams_background(one) for one in done.backgrounds] + scaper
     tags = [
-        {"time": one.onset_s, "duration": round(one.offset_s - one.onset_s, 6), "value": one.species,
-         "confidence": one.score} for one in events
-    ]  # fmt: skip
+        {
+            "time": one.onset_s,
+            "duration": round(one.offset_s - one.onset_s, 6),
+            "value": one.species,
+            "confidence": one.score,
+        }
+        for one in events
+    ]
     about = {"annotation_tools": "birdsd", "data_source": "generated", "validation": done.gate}
     box = {
-        "duration": done.duration_s, "sr": done.rate_hz, "n_channels": done.channels, "fg_spec": [], "bg_spec": [],
-        "n_events": len(events), "polyphony_max": polyphony(events), "isolated_events_audio_path": [one.stem for one in events if one.stem],
-    }  # fmt: skip
+        "duration": done.duration_s,
+        "sr": done.rate_hz,
+        "n_channels": done.channels,
+        "fg_spec": [],
+        "bg_spec": [],
+        "n_events": len(events),
+        "polyphony_max": polyphony(events),
+        "isolated_events_audio_path": [one.stem for one in events if one.stem],
+    }
     annotations = [
-        {"namespace": "scaper", "time": 0, "duration": done.duration_s, "data": scaper, "annotation_metadata": about,
-         "sandbox": {"scaper": box, "birdsd": done.to_json()}},
-        {"namespace": "tag_open", "time": 0, "duration": done.duration_s, "data": tags, "annotation_metadata": about,
-         "sandbox": {}},
-    ]  # fmt: skip
-    meta = {"title": done.name, "artist": "", "release": "", "duration": done.duration_s, "identifiers": {}, "jams_version": "0.3.5"}
+        {
+            "namespace": "scaper",
+            "time": 0,
+            "duration": done.duration_s,
+            "data": scaper,
+            "annotation_metadata": about,
+            "sandbox": {"scaper": box, "birdsd": done.to_json()},
+        },
+        {
+            "namespace": "tag_open",
+            "time": 0,
+            "duration": done.duration_s,
+            "data": tags,
+            "annotation_metadata": about,
+            "sandbox": {},
+        },
+    ]
+    meta = {
+        "title": done.name,
+        "artist": "",
+        "release": "",
+        "duration": done.duration_s,
+        "identifiers": {},
+        "jams_version": "0.3.5",
+    }
     return {"file_metadata": meta, "annotations": annotations, "sandbox": {"sound": sound}}
 
 
@@ -128,26 +190,44 @@ def came_out_text(done: Composed) -> str:
     rows = [("event", "species", "onset", "offset", "low Hz", "high Hz", "SNR dB", "judge")]
     rows += [
         (
-            one.key, one.species, f"{one.onset_s:.2f}", f"{one.offset_s:.2f}", f"{one.low_hz:.0f}",
-            f"{one.high_hz:.0f}", "-" if one.snr_db is None else f"{one.snr_db:.1f}",
-            one.judge + (f" {one.score:.2f}" if one.score is not None else "") + ("" if one.verified else " (unconfirmed)"),
+            one.key,
+            one.species,
+            f"{one.onset_s:.2f}",
+            f"{one.offset_s:.2f}",
+            f"{one.low_hz:.0f}",
+            f"{one.high_hz:.0f}",
+            "-" if one.snr_db is None else f"{one.snr_db:.1f}",
+            one.judge
+            + (f" {one.score:.2f}" if one.score is not None else "")
+            + ("" if one.verified else " (unconfirmed)"),
         )
         for one in sorted(done.came_out, key=lambda e: (e.onset_s, e.key))
-    ]  # fmt: skip
+    ]
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
     return "\n".join([*lines, *(f"note: {note}" for note in done.notes)])
 
 
 def _jams_background(one: Any) -> dict[str, Any]:
     length = round(one.to_s - one.from_s, 6)
     return {
-        "time": one.from_s, "duration": length, "confidence": 1.0,
+        "time": one.from_s,
+        "duration": length,
+        "confidence": 1.0,
         "value": {
-            "label": one.environment, "source_file": one.path, "source_time": 0.0, "event_time": one.from_s,
-            "event_duration": length, "snr": 0.0, "role": "background", "pitch_shift": None, "time_stretch": None,
+            "label": one.environment,
+            "source_file": one.path,
+            "source_time": 0.0,
+            "event_time": one.from_s,
+            "event_duration": length,
+            "snr": 0.0,
+            "role": "background",
+            "pitch_shift": None,
+            "time_stretch": None,
         },
-    }  # fmt: skip
+    }
 
 
 def _asked_columns() -> list[str]:

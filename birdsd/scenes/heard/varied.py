@@ -17,7 +17,7 @@ def varied(samples: np.ndarray, rate_hz: int, semitones: float = 0.0, rate: floa
     if not abs(semitones) <= _MOST_SEMITONES or not 1 / _FASTEST <= rate <= _FASTEST:
         raise UserError(
             f"a song changed by {semitones:g} semitones and a rate of {rate:g}",
-            f"within {_MOST_SEMITONES:g} semitones and {1 / _FASTEST:g}-{_FASTEST:g} it may still be that bird",
+            f"within {_MOST_SEMITONES:g} semitones and {1 / _FASTEST:g} to {_FASTEST:g} it may be that bird",
         )
     if semitones == 0 and rate == 1:
         return samples

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -38,7 +40,7 @@ def test_every_column_is_covered_and_taken_from_a_window_that_holds_it(columns):
     assert starts[0] == 0 and starts[-1] == max(0, columns - 16)
     for column, number in enumerate(takes):
         assert starts[number] <= column < starts[number] + 16
-    for one, other in zip(starts, starts[1:], strict=False):
+    for one, other in pairwise(starts):
         shared = takes[other : one + 16]
         if len(shared) > 3:
             assert len(set(shared.tolist())) >= 2, "columns of both in an overlap"
@@ -59,9 +61,15 @@ def test_one_window_is_an_ordinary_clip(model, scheduler):
         context, negative = model.conditioning(request, [PROMPT])
     made = sampling.make_scheduler(scheduler, model.pipeline.scheduler.config)
     usual = sampling.sample_latents(
-        model.pipeline.unet, made, context, negative, torch.from_numpy(column_noise(5, width, model.latent_shape()[:2]))[None],
-        steps=4, guidance=request.led(), generators=[sampling.torch_generator(5, "canvas sampler")],
-    )  # fmt: skip
+        model.pipeline.unet,
+        made,
+        context,
+        negative,
+        torch.from_numpy(column_noise(5, width, model.latent_shape()[:2]))[None],
+        steps=4,
+        guidance=request.led(),
+        generators=[sampling.torch_generator(5, "canvas sampler")],
+    )
     assert torch.allclose(alone, usual, atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Backgrounds of any length: at their level, without hard cuts, out of other files, generated without seams."""
+"""Backgrounds of any length: at their level, without hard cuts, from other files, or generated."""
 
 from __future__ import annotations
 
@@ -27,7 +27,15 @@ from tests.support.tiny import trained as trained
 
 
 def told(**changes) -> PlacedBackground:
-    given = {"environment": "rain", "prompt": "rain", "level_db": -39.0, "from_s": 0.0, "to_s": 20.0, "source": "pool", "seed": 3}
+    given = {
+        "environment": "rain",
+        "prompt": "rain",
+        "level_db": -39.0,
+        "from_s": 0.0,
+        "to_s": 20.0,
+        "source": "pool",
+        "seed": 3,
+    }
     return PlacedBackground(**{**given, **changes})
 
 
@@ -40,7 +48,9 @@ def pool_folder(tmp_path_factory):
 @pytest.mark.parametrize("samples", [1, 77, 150])
 def test_pieces_are_joined_to_exactly_the_length_or_what_there_is(lengths, samples):
     parts = list(joined(iter([np.ones(n, np.float32) for n in lengths]), 20, samples))
-    assert sum(map(len, parts)) == min(samples, sum(map(len, joined(iter([np.ones(n, np.float32) for n in lengths]), 20, 10**6))))
+    assert sum(map(len, parts)) == min(
+        samples, sum(map(len, joined(iter([np.ones(n, np.float32) for n in lengths]), 20, 10**6)))
+    )
     assert np.concatenate(parts).min() > 0.99, "no dip at a join"
 
 
@@ -55,10 +65,17 @@ def test_unlike_pieces_keep_their_level_across_the_join():
 def test_fades_on_blocks_are_those_of_the_whole():
     whole = faded_in_out(np.ones(1000, np.float32), 0, 1000, 100, 200)
     parts = [faded_in_out(np.ones(50, np.float32), at, 1000, 100, 200) for at in range(0, 1000, 50)]
-    assert np.array_equal(np.concatenate(parts), whole) and whole[0] < 0.02 and whole[-1] < 0.02 and whole[500] == 1
+    assert (
+        np.array_equal(np.concatenate(parts), whole)
+        and whole[0] < 0.02
+        and whole[-1] < 0.02
+        and whole[500] == 1
+    )
 
 
-def test_a_background_of_the_pool_has_its_level_its_length_and_other_files_one_after_the_other(pool_folder, tmp_path):
+def test_a_background_of_the_pool_has_its_level_its_length_and_other_files_one_after_the_other(
+    pool_folder, tmp_path
+):
     with Spool(tmp_path / "spool") as spool:
         layer = Backgrounds(pool=Pool(pool_folder)).layer(told(), RATE_HZ, spool)
         sound = layer.read(0, 20 * RATE_HZ)
@@ -83,7 +100,7 @@ def test_what_is_missing_is_named(pool_folder, tmp_path):
     with Spool(tmp_path / "spool") as spool:
         with pytest.raises(UserError, match="pool=FOLDER"):
             Backgrounds().layer(told(), RATE_HZ, spool)
-        with pytest.raises(UserError, match="'snow'.*rain, stream"):
+        with pytest.raises(UserError, match=r"'snow'.*rain, stream"):
             Backgrounds(pool=Pool(pool_folder)).layer(told(environment="snow"), RATE_HZ, spool)
         with pytest.raises(UserError, match="no model"):
             Backgrounds().layer(told(source="generate"), RATE_HZ, spool)
@@ -98,7 +115,9 @@ def test_a_file_is_repeated_with_a_fade_where_it_is_shorter(tmp_path):
     noise = 0.1 * np.random.default_rng(0).standard_normal(4 * RATE_HZ)
     soundfile.write(tmp_path / "wind.wav", noise, RATE_HZ)
     with Spool(tmp_path / "spool") as spool:
-        layer = Backgrounds(folder=tmp_path).layer(told(source="file", path="wind.wav", to_s=10.0), RATE_HZ, spool)
+        layer = Backgrounds(folder=tmp_path).layer(
+            told(source="file", path="wind.wav", to_s=10.0), RATE_HZ, spool
+        )
         sound = layer.read(0, 10 * RATE_HZ)
     assert np.ptp([10 * np.log10(np.square(part).mean()) for part in np.array_split(sound, 20)]) < 1.5
 

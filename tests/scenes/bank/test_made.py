@@ -1,4 +1,4 @@
-"""Songs made by a model of a few steps: a function of what is wanted, tried again until the judge is content."""
+"""Songs made by a model of a few steps: a function of what is wanted, tried until the judge is content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stems are rounded first and the mix is their sum; nothing is lost to a full scale, a block's edge or a disk."""
+"""Stems are rounded first and the mix is their sum; full scale, blocks and full disks lose nothing."""
 
 from __future__ import annotations
 
@@ -49,7 +49,12 @@ class Noise:
 @pytest.mark.parametrize("suffix", ["flac", "wav"])
 def test_the_stems_sum_to_the_mix_exactly(tmp_path, suffix):
     samples = BLOCK + 12345
-    stems = [Noise(0, samples, 0.1), Noise(-50, 5000, 0.3, 1), Noise(BLOCK - 700, 2000, 0.2, 2), Noise(samples - 100, 400, 0.5, 3)]
+    stems = [
+        Noise(0, samples, 0.1),
+        Noise(-50, 5000, 0.3, 1),
+        Noise(BLOCK - 700, 2000, 0.2, 2),
+        Noise(samples - 100, 400, 0.5, 3),
+    ]
     paths = [tmp_path / f"stem{n}.{suffix}" for n in range(len(stems))]
     written = [Written(stem, path) for stem, path in zip(stems, paths, strict=True)]
     write_mix(tmp_path / f"mix.{suffix}", written, samples, RATE_HZ, gain_db=-1.5)
@@ -64,7 +69,9 @@ def test_the_stems_sum_to_the_mix_exactly(tmp_path, suffix):
 def test_an_error_in_the_sum_would_be_seen(tmp_path):
     stem = Noise(0, 1000, 0.1)
     write_mix(tmp_path / "mix.flac", [Written(stem, tmp_path / "a.flac")], 1000, RATE_HZ)
-    write_mix(tmp_path / "other.flac", [Written(Noise(0, 1000, 0.1 + 2**-22), tmp_path / "b.flac")], 1000, RATE_HZ)
+    write_mix(
+        tmp_path / "other.flac", [Written(Noise(0, 1000, 0.1 + 2**-22), tmp_path / "b.flac")], 1000, RATE_HZ
+    )
     assert largest_error(tmp_path / "mix.flac", [(tmp_path / "b.flac", 0)], 1000) > 0
 
 
@@ -119,7 +126,7 @@ except UserError as error:
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "disk is full" in told.stdout and "mix.wav" in told.stdout
     soundfile.write(tmp_path / "short.flac", np.zeros(100), RATE_HZ)
-    with pytest.raises(UserError, match="disk is full while writing .*short.flac"):
+    with pytest.raises(UserError, match=r"disk is full while writing .*short\.flac"):
         check_whole(tmp_path / "short.flac", 101)
 
 

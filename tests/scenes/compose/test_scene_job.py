@@ -77,8 +77,8 @@ def many(stage, tmp_path_factory) -> Path:
 
 
 def energy_boundaries(stem: np.ndarray) -> tuple[float, float]:
-    """An independent detector: first and last time that the envelope of the analytic signal is within 23 dB of its
-    peak, in s."""
+    """An independent detector: first and last time that the envelope of the analytic signal is within 23 dB
+    of its peak, in s."""
     from scipy.signal import hilbert
 
     loud = np.convolve(np.abs(hilbert(stem)), np.ones(80) / 80, "same")
@@ -88,7 +88,11 @@ def energy_boundaries(stem: np.ndarray) -> tuple[float, float]:
 
 def test_prose_becomes_sound_with_the_events_in_order(composed):
     told = labels_of(composed)
-    assert [one["species"] for one in told["came_out"]] == ["Synthetic High", "Synthetic Low", "Synthetic Low"]
+    assert [one["species"] for one in told["came_out"]] == [
+        "Synthetic High",
+        "Synthetic Low",
+        "Synthetic Low",
+    ]
     onsets = [one["onset_s"] for one in told["came_out"]]
     assert onsets == sorted(onsets)
     for one in told["asked"]:
@@ -155,12 +159,25 @@ def test_every_table_holds_the_measured_events(composed):
     foreground = [one for one in jams["annotations"][0]["data"] if one["value"]["role"] == "foreground"]
     for number, one in enumerate(sorted(told["came_out"], key=lambda e: e["onset_s"])):
         for label in (raven[number], track[number]):
-            assert (label.label, label.start_s, label.end_s) == (one["species"], one["onset_s"], one["offset_s"])
+            assert (label.label, label.start_s, label.end_s) == (
+                one["species"],
+                one["onset_s"],
+                one["offset_s"],
+            )
             assert (label.low_hz, label.high_hz) == pytest.approx((one["low_hz"], one["high_hz"]), abs=0.01)
         assert float(rows[number]["snr_db"]) == one["snr_db"] and rows[number]["judge"] == "Fake judge"
         value = foreground[number]["value"]
-        assert set(value) == {"label", "source_file", "source_time", "event_time", "event_duration", "snr", "role",
-                              "pitch_shift", "time_stretch"}  # fmt: skip
+        assert set(value) == {
+            "label",
+            "source_file",
+            "source_time",
+            "event_time",
+            "event_duration",
+            "snr",
+            "role",
+            "pitch_shift",
+            "time_stretch",
+        }
         assert value["event_duration"] > 0 and value["label"] == one["species"]
         assert strong[1 + number].split("\t")[3] == one["species"]
     with open(composed / "tables" / "attribution.csv", newline="") as stream:
@@ -179,7 +196,9 @@ def test_a_jams_file_is_as_the_schema_of_its_namespace_wants_it(composed):
     for annotation in jams["annotations"]:
         assert {"namespace", "data", "annotation_metadata"} <= set(annotation)
         for one in annotation["data"]:
-            assert set(one) == {"time", "duration", "value", "confidence"} and one["duration"] > 0 <= one["time"]
+            assert (
+                set(one) == {"time", "duration", "value", "confidence"} and one["duration"] > 0 <= one["time"]
+            )
     assert jams["annotations"][0]["sandbox"]["scaper"]["n_events"] == 3
 
 
@@ -194,7 +213,9 @@ def test_a_recipe_whose_bank_has_changed_is_refused(stage, composed, tmp_path):
     make_bank(tmp_path / "bank", voices=5)
     with pytest.raises(UserError, match="the bank is not the one"):
         load_job("scene")(
-            SceneConfig(recipe=str(composed / "recipe.json"), bank=str(tmp_path / "bank"), out=str(tmp_path / "out"))
+            SceneConfig(
+                recipe=str(composed / "recipe.json"), bank=str(tmp_path / "bank"), out=str(tmp_path / "out")
+            )
         )
 
 
@@ -211,19 +232,27 @@ def test_scenes_are_made_once_extended_and_shared_out(stage, many, tmp_path):
     assert len(more.facts["made"]) == 2 and len(more.facts["kept"]) == 12
     with open(tmp_path / "manifest.csv", newline="") as stream:
         assert len(list(csv.DictReader(stream))) == 14
-    with pytest.raises(UserError, match="another scene.*never overwritten"):
+    with pytest.raises(UserError, match=r"another scene.*never overwritten"):
         run(stage, tmp_path, **{**settings, "count": 1, "distribution": None, "prompt": PROSE}) and run(
             stage, tmp_path, **{**settings, "count": 1, "distribution": None, "prompt": PROSE, "seed": 5}
         )
 
 
 def test_a_task_that_was_killed_leaves_nothing_half_made_and_completes_afterwards(stage, many, tmp_path):
-    words = [f"bank={stage / 'bank'}", f"pool={stage / 'pool'}", f"distribution={stage / 'drawn.yaml'}",
-             "count=12", "picture=false", f"out={tmp_path}"]  # fmt: skip
+    words = [
+        f"bank={stage / 'bank'}",
+        f"pool={stage / 'pool'}",
+        f"distribution={stage / 'drawn.yaml'}",
+        "count=12",
+        "picture=false",
+        f"out={tmp_path}",
+    ]
     command = [sys.executable, "-m", "birdsd.cli", "run", "scene", *words]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 300
-    while time.monotonic() < until and len(list(tmp_path.glob("*/labels.json"))) < 2 and process.poll() is None:
+    while (
+        time.monotonic() < until and len(list(tmp_path.glob("*/labels.json"))) < 2 and process.poll() is None
+    ):
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -269,17 +298,29 @@ def test_prepare_takes_the_scenes_back_as_labelled_recordings_and_knows_that_the
         came_out = told[recording.path.parent.name]["came_out"]
         assert len(recording.labels) == len(came_out) and not recording.weak
         assert recording.recording_id.startswith("generated-")
-        assert recording.recordist.startswith("generated by birdsd") and recording.licence.startswith("generated")
+        assert recording.recordist.startswith("generated by birdsd") and recording.licence.startswith(
+            "generated"
+        )
     assert found.account.read == sum(len(one["came_out"]) for one in told.values())
 
 
 def test_the_songs_of_training_scenes_are_in_no_test_scene(stage, tmp_path):
     heard, files = {}, {}
     for split in ("train", "test"):
-        run(stage, tmp_path / split, distribution=str(stage / "drawn.yaml"), count=6, split=split, picture=False, stems=False)
+        run(
+            stage,
+            tmp_path / split,
+            distribution=str(stage / "drawn.yaml"),
+            count=6,
+            split=split,
+            picture=False,
+            stems=False,
+        )
         told = [labels_of(path.parent) for path in (tmp_path / split).glob("*/labels.json")]
         heard[split] = {one["clip"] for scene in told for one in scene["came_out"]}
-        files[split] = {one["source"] for scene in told for one in scene["trail"] if one["kind"] == "recorded"}
+        files[split] = {
+            one["source"] for scene in told for one in scene["trail"] if one["kind"] == "recorded"
+        }
     assert heard["train"] and heard["test"] and not heard["train"] & heard["test"]
     assert files["train"] and files["test"] and not files["train"] & files["test"]
 
@@ -301,7 +342,9 @@ def test_what_cannot_be_is_said_before_anything_is_made(stage, tmp_path):
     assert not list((tmp_path / "out").glob("*/labels.json"))
 
 
-def test_an_event_of_a_species_that_never_came_out_is_left_out_of_the_labels_and_said(stage, tmp_path, monkeypatch):
+def test_an_event_of_a_species_that_never_came_out_is_left_out_of_the_labels_and_said(
+    stage, tmp_path, monkeypatch
+):
     from birdsd.scenes.bank import bank as files
 
     usual = files.Bank.clip
@@ -317,6 +360,8 @@ def test_an_event_of_a_species_that_never_came_out_is_left_out_of_the_labels_and
     told = labels_of(only(tmp_path))
     assert {one["species"] for one in told["came_out"]} == {"Synthetic Low"}
     missing = [one for one in told["asked"] if one["fate"] != "placed"]
-    assert [one["species"] for one in missing] == ["Synthetic High"] and "nothing sounded" in missing[0]["why"]
+    assert [one["species"] for one in missing] == ["Synthetic High"] and "nothing sounded" in missing[0][
+        "why"
+    ]
     assert "Synthetic High) is left out" in outcome.text
     assert SPECIES[0] not in (only(tmp_path) / "tables" / "strong.tsv").read_text()

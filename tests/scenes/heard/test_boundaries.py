@@ -39,7 +39,9 @@ def test_notes_of_one_song_are_one_event_and_a_far_louder_one_is_another():
     assert (found.onset_s, found.offset_s) == pytest.approx((2.0, 2.5), abs=0.01)
 
 
-@pytest.mark.parametrize("samples", [np.zeros(RATE_HZ), np.zeros(0), np.full(RATE_HZ, np.nan), np.eye(1, 8000)[0]])
+@pytest.mark.parametrize(
+    "samples", [np.zeros(RATE_HZ), np.zeros(0), np.full(RATE_HZ, np.nan), np.eye(1, 8000)[0]]
+)
 def test_silence_nothing_and_a_click_are_no_events(samples):
     assert measure(samples.astype(np.float32), RATE_HZ) is None
 
@@ -69,7 +71,9 @@ def test_the_ratio_is_that_of_the_band_alone():
     noise = 0.05 * np.random.default_rng(1).standard_normal(2 * RATE_HZ).astype(np.float32)
     heard = ratio(tone, found, noise, RATE_HZ)
     # The filter's skirts are 100 Hz and more beside the band: half of them counts.
-    width = found.high_hz - found.low_hz + 0.375 * (max(100, found.low_hz / 10) + max(100, found.high_hz / 20))
+    width = (
+        found.high_hz - found.low_hz + 0.375 * (max(100, found.low_hz / 10) + max(100, found.high_hz / 20))
+    )
     expected = 10 * math.log10((0.1**2 / 2) / (0.05**2 * width / 8000))
     assert heard.snr_db == pytest.approx(expected, abs=0.6)
     assert heard.broadband_db == pytest.approx(10 * math.log10((0.1**2 / 2) / 0.05**2), abs=0.4)
