@@ -19,7 +19,7 @@ from pathlib import Path
 
 AREAS = (
     "prepare", "codec", "reader", "loop", "methods", "memory", "checkpoint", "zero", "status", "start",
-    "busy", "judge",
+    "busy", "judge", "scenes",
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,7 +95,9 @@ class Batch:
             tables.write_tables(done, folder, sound)
             if self.look.picture:
                 picture.draw_scene(done, folder / sound, folder / f"{name}.png")
-            write_json(folder / LABELS, done.to_json())
+            write_text(
+                folder / LABELS, json.dumps(done.to_json(), ensure_ascii=False, allow_nan=False) + "\n"
+            )
             write_json(folder / recipe.NAME, told)
             publish(place, self.out, name)
         return done

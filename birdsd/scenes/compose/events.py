@@ -110,8 +110,7 @@ def place(
                 f"above it instead of {event.snr_db:g}"
             )
     stem = EventStem(song, start, 10 ** (change_db / 20))
-    heard = ratio(waveform * np.float32(stem.gain), song.measured, under, rate_hz)
-    return stem, _came_out(event, song, stem, heard, rate_hz, samples), note
+    return stem, _came_out(event, song, stem, as_it_is.after(change_db), rate_hz, samples), note
 
 
 def _came_out(

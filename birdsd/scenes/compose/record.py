@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from birdsd.scenes.bank.clip import EventClip
@@ -47,7 +47,7 @@ class CameOut:
         return self.confirmed is True
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Asked:
     why: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self.placed), "fate": self.fate, "why": self.why}
+        return {**vars(self.placed), "fate": self.fate, "why": self.why}
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ class Composed:
             "gain_db": self.gain_db, "gate": self.gate, "licence": self.licence,
             "asked": [one.to_json() for one in self.asked],
             "came_out": [one.to_json() for one in self.came_out],
-            "backgrounds": [asdict(one) for one in self.backgrounds],
-            "trail": [asdict(one) for one in self.trail], "notes": self.notes,
+            "backgrounds": [dict(vars(one)) for one in self.backgrounds],
+            "trail": [dict(vars(one)) for one in self.trail], "notes": self.notes,
         }  # fmt: skip
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from birdsd.files import write_json, write_text
 from birdsd.scenes.compose.record import Asked, CameOut, Composed, Trail
 from birdsd.scenes.placed import PlacedEvent
 from birdsd.sound.labels.annotation import Label
-from birdsd.sound.labels.audacity import write_audacity
+from birdsd.sound.labels.audacity import audacity_text
 from birdsd.sound.species.names import clean_name
 
 _RAVEN = (
@@ -45,18 +45,18 @@ def write_tables(done: Composed, folder: Path, sound: str) -> None:
     tables = folder / "tables"
     for place in (tables, folder / "stems"):
         if place == tables or place.is_dir():
-            write_text(place / NOT_RECORDINGS, "Parts and tables of the scene that lies above.\n")
+            _put(place / NOT_RECORDINGS, "Parts and tables of the scene that lies above.\n")
     labels = [
         Label(one.species, one.onset_s, one.offset_s, one.low_hz, one.high_hz, one.sound_type)
         for one in done.came_out
     ]
-    write_audacity(tables / "audacity.txt", labels)
-    write_text(tables / "came_out.csv", as_csv(CameOut, [one.to_json() for one in done.came_out]))
-    write_text(tables / "asked.csv", as_csv(Asked, [_flat(one) for one in done.asked], _asked_columns()))
-    write_text(tables / "attribution.csv", as_csv(Trail, [asdict(one) for one in done.trail]))
-    write_text(tables / "strong.tsv", dcase_strong(sound, done.came_out))
-    write_text(tables / "durations.tsv", f"filename\tduration\n{sound}\t{done.duration_s:.3f}\n")
-    write_json(tables / f"{done.name}.jams", jams(done, sound))
+    _put(tables / "audacity.txt", audacity_text(labels))
+    _put(tables / "came_out.csv", as_csv(CameOut, [one.to_json() for one in done.came_out]))
+    _put(tables / "asked.csv", as_csv(Asked, [_flat(one) for one in done.asked], _asked_columns()))
+    _put(tables / "attribution.csv", as_csv(Trail, [dict(vars(one)) for one in done.trail]))
+    _put(tables / "strong.tsv", dcase_strong(sound, done.came_out))
+    _put(tables / "durations.tsv", f"filename\tduration\n{sound}\t{done.duration_s:.3f}\n")
+    _put(tables / f"{done.name}.jams", json.dumps(jams(done, sound), ensure_ascii=False) + "\n")
 
 
 def write_raven_table(path: Path, events: Sequence[CameOut], sound: str) -> None:
@@ -81,7 +81,7 @@ def write_raven_table(path: Path, events: Sequence[CameOut], sound: str) -> None
             one.key,
         )
         lines.append("\t".join(cells))
-    write_text(path, "\n".join(lines) + "\n")
+    _put(path, "\n".join(lines) + "\n")
 
 
 def dcase_strong(sound: str, events: Iterable[CameOut]) -> str:
@@ -236,6 +236,12 @@ def _asked_columns() -> list[str]:
 
 def _flat(one: Asked) -> dict[str, Any]:
     return one.to_json()
+
+
+def _put(path: Path, text: str) -> None:
+    """Into a folder that is published whole, and whose labels.json is what lasts: no wait for the disk."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def _yes(value: bool) -> str:

@@ -8,23 +8,28 @@ import scipy.fft
 HOP_S = 0.002
 SMOOTHED_S = 0.005
 _SKIRT_HZ = 100.0  # of the filter at least: a steeper one rings, and moves what is measured in time
+_EXACT_HZ = 40.0
 _EDGE_S = 0.05
 
 
-def band_passed(samples: np.ndarray, rate_hz: int, low_hz: float, high_hz: float) -> np.ndarray:
-    """float32 [samples]: what lies between two frequencies. The phase stays; the skirts lie outside."""
+def band_passed(
+    samples: np.ndarray, rate_hz: int, low_hz: float, high_hz: float, exact: bool = False
+) -> np.ndarray:
+    """float32 [samples]: what lies between two frequencies. The phase stays; the skirts lie outside, wide
+    enough not to ring. `exact`: narrow ones, centred on the edges, so that noise loses what lies outside."""
     edge = round(_EDGE_S * rate_hz)
     size = scipy.fft.next_fast_len(len(samples) + 2 * edge, real=True)
     padded = np.zeros(size, np.float32)
     padded[edge : edge + len(samples)] = samples
     spectrum = scipy.fft.rfft(padded)
     hz = np.arange(len(spectrum), dtype=np.float32) * np.float32(rate_hz / size)
+    inside = 0.5 if exact else 0.0  # the share of a skirt that lies in the band
     if low_hz > 0:
-        skirt = max(_SKIRT_HZ, low_hz / 10)
-        spectrum *= _rise((hz - (low_hz - skirt)) / skirt)
+        skirt = _EXACT_HZ if exact else max(_SKIRT_HZ, low_hz / 10)
+        spectrum *= _rise((hz - low_hz) / skirt + 1 - inside)
     if high_hz < rate_hz / 2:
-        skirt = max(_SKIRT_HZ, high_hz / 20)
-        spectrum *= _rise((high_hz + skirt - hz) / skirt)
+        skirt = _EXACT_HZ if exact else max(_SKIRT_HZ, high_hz / 20)
+        spectrum *= _rise((high_hz - hz) / skirt + 1 - inside)
     filtered: np.ndarray = scipy.fft.irfft(spectrum, size)[edge : edge + len(samples)]
     return filtered
 

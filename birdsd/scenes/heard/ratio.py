@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,7 +21,17 @@ class Ratio:
 
     snr_db: float
     broadband_db: float
-    audible: float
+    frames: np.ndarray = field(repr=False, compare=False)  # power of the event's active frames in its band
+    under: float = 0.0  # the background's
+
+    @property
+    def audible(self) -> float:
+        return float((self.frames >= self.under).mean()) if len(self.frames) else 0.0
+
+    def after(self, gain_db: float) -> Ratio:
+        """With the event louder by so much."""
+        louder = self.frames * 10 ** (gain_db / 10)
+        return Ratio(self.snr_db + gain_db, self.broadband_db + gain_db, louder, self.under)
 
 
 def around(measured: Measured, start: int, rate_hz: int, samples: int) -> tuple[int, int]:
@@ -34,14 +44,15 @@ def around(measured: Measured, start: int, rate_hz: int, samples: int) -> tuple[
 
 def ratio(event: np.ndarray, measured: Measured, under: np.ndarray, rate_hz: int) -> Ratio:
     """Of an event's waveform, float [samples], to the background `under` it (see `around`)."""
-    power = envelope(band_passed(event, rate_hz, *measured.band_hz), rate_hz)
+    power = envelope(band_passed(event, rate_hz, *measured.band_hz, exact=True), rate_hz)
     frames = active_frames(power, round(measured.onset_s / HOP_S), round(measured.offset_s / HOP_S))
     loud = float(power[frames].mean()) if len(frames) else 0.0
-    rest = float(np.square(band_passed(under, rate_hz, *measured.band_hz), dtype=np.float64).mean())
+    rest = float(
+        np.square(band_passed(under, rate_hz, *measured.band_hz, exact=True), dtype=np.float64).mean()
+    )
     everything = envelope(event, rate_hz)[frames].mean() if len(frames) else 0.0
     below = float(np.square(under, dtype=np.float64).mean()) if len(under) else 0.0
-    audible = float((power[frames] >= rest).mean()) if len(frames) else 0.0
-    return Ratio(_db(loud, rest), _db(float(everything), below), audible)
+    return Ratio(_db(loud, rest), _db(float(everything), below), power[frames], rest)
 
 
 def _db(one: float, other: float) -> float:

@@ -70,10 +70,7 @@ def test_the_ratio_is_that_of_the_band_alone():
     found = measure(tone, RATE_HZ)
     noise = 0.05 * np.random.default_rng(1).standard_normal(2 * RATE_HZ).astype(np.float32)
     heard = ratio(tone, found, noise, RATE_HZ)
-    # The filter's skirts are 100 Hz and more beside the band: half of them counts.
-    width = (
-        found.high_hz - found.low_hz + 0.375 * (max(100, found.low_hz / 10) + max(100, found.high_hz / 20))
-    )
+    width = found.high_hz - found.low_hz
     expected = 10 * math.log10((0.1**2 / 2) / (0.05**2 * width / 8000))
     assert heard.snr_db == pytest.approx(expected, abs=0.6)
     assert heard.broadband_db == pytest.approx(10 * math.log10((0.1**2 / 2) / 0.05**2), abs=0.4)
