@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from birdsd.errors import UserError
+from birdsd.site.choose import SHARED_JOBS
 
 # Those whose processes find each other; every other job is one process, or takes part=i/n.
 _OF_RANKS = ("train",)
@@ -51,7 +52,7 @@ def join(job: str, settings: Sequence[str], environ: MutableMapping[str, str] | 
             f"{launch.launcher} started `birdsd run {job}` {launch.size} times",
             "it is a single-process job; copies would overwrite each other's files",
             f"start it once; `birdsd submit {job} array=N` or part=i/n splits the work"
-            if job in ("prepare", "cache", "generate", "methods", "four_ways")
+            if job in SHARED_JOBS
             else "start it once, e.g. with srun -n 1",
         )
     address = environ.get("MASTER_ADDR") or launch.address

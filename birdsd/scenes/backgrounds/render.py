@@ -54,7 +54,6 @@ class Backgrounds:
     model: Generator | None = None
     request: Request | None = None
     pool: Pool | None = None
-    folder: Path = Path()  # that the paths of files are relative to
 
     def layer(self, told: PlacedBackground, rate_hz: int, spool: Spool) -> Layer | None:
         """Render one at `rate_hz`; None for silence."""
@@ -85,7 +84,7 @@ class Backgrounds:
                 )  # fmt: skip
             return self.pool.sound(told.environment, samples, rate_hz, told.seed)
         if told.source == "file":
-            return one_file(self.folder / Path(told.path).expanduser(), samples, rate_hz)
+            return one_file(Path(told.path), samples, rate_hz)
         if self.model is None or self.request is None:
             raise UserError(
                 f"the background '{told.environment}' is to be generated, and there is no model",

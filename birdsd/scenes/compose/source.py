@@ -59,7 +59,7 @@ def scenes_of(config: SceneConfig, vocabulary: Vocabulary, length_of: LengthOf |
         made = replace(made, seed=config.seed) if config.seed else made
         return Scenes(lambda k: draw_scene(made, k, vocabulary, length_of), safe_name(made.name, 40))
     path = Path(str(config.scene))
-    scene = _read(path, vocabulary, config.seed)
+    scene = _with_whole_paths(_read(path, vocabulary, config.seed), path.parent)
     # A scene has a seed of its own, which the job's is added to: the first one is as the file says.
     return Scenes(
         lambda k: replace(scene, seed=seed_of(scene.seed + config.seed, k)),
@@ -70,6 +70,15 @@ def scenes_of(config: SceneConfig, vocabulary: Vocabulary, length_of: LengthOf |
 def seed_of(seed: int, number: int) -> int:
     """The seed of scene `number`: the first has the job's own."""
     return seed if number == 0 else int(generator(seed, "scene", number).integers(2**31))
+
+
+def _with_whole_paths(scene: Scene, folder: Path) -> Scene:
+    """The files of backgrounds are named from where the scene's file lies, and its recipe lies elsewhere."""
+    backgrounds = tuple(
+        replace(one, path=str((folder / Path(one.path).expanduser()).resolve())) if one.path else one
+        for one in scene.backgrounds
+    )
+    return replace(scene, backgrounds=backgrounds)
 
 
 def _read(path: Path, vocabulary: Vocabulary, seed: int) -> Scene:

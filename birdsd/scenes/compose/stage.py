@@ -105,7 +105,6 @@ def set_up(config: SceneConfig) -> Stage:
         maker.model if maker else None,
         maker.request if maker else None,
         pool,
-        Path(config.scene).parent if config.scene else Path(),
     )
     identities = {
         "model": maker.model.identity if maker else None,

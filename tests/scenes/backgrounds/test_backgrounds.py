@@ -115,8 +115,8 @@ def test_a_file_is_repeated_with_a_fade_where_it_is_shorter(tmp_path):
     noise = 0.1 * np.random.default_rng(0).standard_normal(4 * RATE_HZ)
     soundfile.write(tmp_path / "wind.wav", noise, RATE_HZ)
     with Spool(tmp_path / "spool") as spool:
-        layer = Backgrounds(folder=tmp_path).layer(
-            told(source="file", path="wind.wav", to_s=10.0), RATE_HZ, spool
+        layer = Backgrounds().layer(
+            told(source="file", path=str(tmp_path / "wind.wav"), to_s=10.0), RATE_HZ, spool
         )
         sound = layer.read(0, 10 * RATE_HZ)
     assert np.ptp([10 * np.log10(np.square(part).mean()) for part in np.array_split(sound, 20)]) < 1.5

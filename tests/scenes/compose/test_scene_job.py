@@ -365,3 +365,41 @@ def test_an_event_of_a_species_that_never_came_out_is_left_out_of_the_labels_and
     ]
     assert "Synthetic High) is left out" in outcome.text
     assert SPECIES[0] not in (only(tmp_path) / "tables" / "strong.tsv").read_text()
+
+
+def test_a_scene_file_with_a_background_of_its_own_is_made_again_from_its_recipe(stage, tmp_path):
+    """The file lies beside the scene, and the recipe elsewhere."""
+    noise = 0.1 * np.random.default_rng(0).standard_normal(3 * RATE_HZ)
+    soundfile.write(tmp_path / "wind.wav", noise, RATE_HZ)
+    (tmp_path / "mine.yaml").write_text(
+        "seed: 1\nduration_s: 8\nname: mine\nbackgrounds:\n"
+        "  - environment: wind\n    source: file\n    path: wind.wav\n"
+        "events:\n  - species: Synthetic Trill\n    onset_s: 2.5\n    snr_db: 15\n"
+        "  - species: Synthetic Low\n    onset_s: 5\n    snr_db: 10\n"
+        "    pitch_semitones: [2, 2]\n    rate: [1.2, 1.2]\n"
+    )
+    run(stage, tmp_path / "one", scene=str(tmp_path / "mine.yaml"))
+    told = labels_of(tmp_path / "one" / "mine")
+    assert [one["onset_s"] for one in told["came_out"]] == pytest.approx([2.5, 5.0], abs=0.002)
+    load_job("scene")(
+        SceneConfig(recipe=str(tmp_path / "one" / "mine" / "recipe.json"), out=str(tmp_path / "two"))
+    )
+    one, two = ((tmp_path / name / "mine" / "mine.flac").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
+def test_an_event_at_the_very_beginning_and_one_at_the_end_are_whole_in_their_labels(stage, tmp_path):
+    (tmp_path / "edges.yaml").write_text(
+        "seed: 1\nduration_s: 6\nname: edges\nbackgrounds:\n  - environment: rain\n    source: pool\n"
+        "events:\n  - species: Synthetic Trill\n    onset_s: 0\n    snr_db: 15\n"
+        "  - species: Synthetic Low\n    onset_s: 5.9\n    snr_db: 15\n"
+    )
+    outcome = run(stage, tmp_path / "out", scene=str(tmp_path / "edges.yaml"))
+    told = labels_of(tmp_path / "out" / "edges")
+    assert [one["key"] for one in told["came_out"]] == ["e0"], "the other would end behind the scene"
+    assert told["came_out"][0]["onset_s"] == pytest.approx(0, abs=0.002) and told["came_out"][0]["start"] == 0
+    assert "behind the scene" in outcome.text
+    folder = tmp_path / "out" / "edges"
+    placed = [(folder / one["stem"], one["start"]) for one in told["came_out"]]
+    placed.append((next(folder.glob("stems/background0_*")), 0))
+    assert largest_error(folder / "edges.flac", placed, 6 * RATE_HZ) == 0
