@@ -20,8 +20,8 @@ from birdsd.scenes.heard.varied import varied
 from birdsd.scenes.levels import EVENT_DB
 from birdsd.scenes.placed import PlacedEvent
 
-QUIETEST_DB = -60.0  # active level of an event: under a background that is silent in its band, an SNR would
-# make it inaudible, and 16 bits could not hold it
+QUIETEST_DB = -80.0  # active level: under a background that is silent in its band, an SNR would make an event
+# inaudible, and no file of 16 bits would hold it
 
 
 class Songs(Protocol):
