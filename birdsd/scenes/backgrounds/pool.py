@@ -21,7 +21,7 @@ from birdsd.sound.audio.recordings import probe, read
 from birdsd.sound.mixing import EnvironmentPool
 
 FADE_S = 1.0
-_PART_S = 60.0  # of a file at most at a time: memory does not grow with it
+_PART_S = 15.0  # of a file at most at a time: memory does not grow with it
 _LEVEL_DB = -30.0  # files are brought to one level, so that none is heard to begin
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from birdsd.schema_machine import MISSING as MISSING
-from birdsd.schema_machine import MachineConfig as MachineConfig
-from birdsd.schema_machine import SiteConfig as SiteConfig
-from birdsd.schema_machine import SubmitConfig as SubmitConfig
-from birdsd.schema_machine import Text as Text
+from birdsd.schema.machine import MISSING as MISSING
+from birdsd.schema.machine import MachineConfig as MachineConfig
+from birdsd.schema.machine import SiteConfig as SiteConfig
+from birdsd.schema.machine import SubmitConfig as SubmitConfig
+from birdsd.schema.machine import Text as Text
 
 
 @dataclass
