@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from birdsd.diffusion.generation.request import Request
 
 OVERLAP = 0.2  # of a window; averaging wants 0.8
+_BLIND = 0.05  # of a window, at each of its ends: it does not see what its neighbour joins on there
 
 
 def window_starts(columns: int, width: int, overlap: float = OVERLAP) -> list[int]:
@@ -36,12 +37,18 @@ def window_starts(columns: int, width: int, overlap: float = OVERLAP) -> list[in
 
 
 def owners(columns: int, starts: Sequence[int], width: int) -> np.ndarray:
-    """int [columns]: the window whose prediction each column takes; in an overlap they take turns."""
+    """int [columns]: the window whose prediction each column takes. In an overlap they take turns, but for
+    the columns at a window's end, which are left to the one that sees both sides of them."""
+    blind = max(1, round(_BLIND * width))
     covering: list[list[int]] = [[] for _ in range(columns)]
+    sighted: list[list[int]] = [[] for _ in range(columns)]
     for number, start in enumerate(starts):
         for column in range(start, min(start + width, columns)):
             covering[column].append(number)
-    return np.array([over[column % len(over)] for column, over in enumerate(covering)])
+            if column >= start + blind * (start > 0) and column < start + width - blind:
+                sighted[column].append(number)
+    chosen = [seeing or all_of for seeing, all_of in zip(sighted, covering, strict=True)]
+    return np.array([over[column % len(over)] for column, over in enumerate(chosen)])
 
 
 def column_noise(seed: int, columns: int, shape: tuple[int, int]) -> np.ndarray:
