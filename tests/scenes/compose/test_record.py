@@ -14,7 +14,10 @@ from tests.support.songs_of_scenes import a_song
 @pytest.mark.parametrize(
     ("verdict", "said"),
     [
-        (EventVerdict("BirdNET", False, 0.01, "Great Tit"), "not confirmed in 4 tries by BirdNET, which heard Great Tit"),
+        (
+            EventVerdict("BirdNET", False, 0.01, "Great Tit"),
+            "not confirmed in 4 tries by BirdNET, which heard Great Tit",
+        ),
         (EventVerdict("BirdNET", False, 0.12, "Synthetic Low"), "whose best score for it was 0.12"),
     ],
 )  # fmt: skip
