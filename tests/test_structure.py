@@ -49,7 +49,7 @@ WINGS = {
     "diffusion": {"sound", "shards"},
     "training": {"sound", "shards", "diffusion"},
     "evaluation": {"sound", "shards", "diffusion"},
-    "scenes": {"sound", "diffusion"},
+    "scenes": {"sound", "shards", "diffusion", "evaluation", "runs"},
     "site": set(),
     "runs": {"sound", "shards", "diffusion", "training", "site"},
     "planning": {"sound", "shards", "diffusion", "training", "site", "runs"},
@@ -62,11 +62,11 @@ WINGS = {
     "ui": {"sound", "diffusion", "runs", "pages"},
     "jobs": {
         "sound", "shards", "diffusion", "training", "evaluation", "site", "runs", "planning", "cluster",
-        "pages", "studies",
+        "pages", "studies", "scenes",
     },
     "cli": {
         "sound", "shards", "diffusion", "training", "evaluation", "site", "runs", "planning", "cluster",
-        "pages", "checks", "studies", "ui", "jobs",
+        "pages", "checks", "studies", "ui", "jobs", "scenes",
     },
 }  # fmt: skip
 # The rooms from the ground up: a room imports only from those before it.
@@ -81,6 +81,7 @@ ORDER = (
     "scenes", "scenes.prose", "scenes.drawn",
     "site",
     "runs", "runs.models", "runs.pack", "runs.status",
+    "scenes.heard", "scenes.bank", "scenes.backgrounds", "scenes.compose",
     "planning",
     "cluster.rank", "cluster",
     "pages", "pages.comparison", "pages.run",

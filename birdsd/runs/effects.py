@@ -20,6 +20,8 @@ _MACHINE: dict[str, tuple[str, ...]] = {
     "prepare": (*_OF_TRAINING, *_OF_CLIPS, "precision", "max_gpu_memory_gib"),
     "generate": (*_OF_TRAINING, "processes"),
     "grid": (*_OF_TRAINING, "processes"),
+    "bank": (*_OF_TRAINING, "processes"),
+    "scene": (*_OF_TRAINING, "processes"),
     "train": ("processes", *_OF_CLIPS),
 }
 # With recipe=FILE these still take effect; everything else comes from the recipe.
@@ -52,6 +54,24 @@ def _unused(job: str, settled: Any, keys: set[str]) -> Iterator[tuple[str, str]]
             yield from _of_machine(settled)
     elif job in ("generate", "grid"):
         yield from _of_clips(settled, keys)
+    elif job in ("bank", "scene"):
+        yield from _of_songs(job, settled)
+
+
+# What decides songs that a model makes.
+_OF_SONGS = ("tries", "judge", "shards", "steps", "guidance", "scheduler", "batch_size", "add", "base")
+
+
+def _of_songs(job: str, settled: Any) -> Iterator[tuple[str, str]]:
+    there = settled.recordings if job == "bank" else settled.bank and not settled.run
+    if there:
+        why = "songs are cut out of recordings" if job == "bank" else "all songs come from the bank"
+        yield from ((key, why) for key in _OF_SONGS)
+    if job == "bank" and not settled.recordings:
+        yield "rate_hz", "a model's songs have the rate of its codec"
+    if job == "scene" and settled.recipe:
+        kept = ("seed", "count", "part", "split", "format", "stems", "picture")
+        yield from ((key, "recipe= says it") for key in (*_OF_SONGS, *kept))
 
 
 def _of_training(settled: TrainConfig, keys: set[str]) -> Iterator[tuple[str, str]]:

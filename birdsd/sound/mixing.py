@@ -132,6 +132,10 @@ class EnvironmentPool:
         """The environments, sorted."""
         return tuple(sorted(self._files))
 
+    def files(self, name: str) -> list[Path]:
+        """The files of an environment; [] for an unknown one."""
+        return list(self._files.get(name, ()))
+
     def licence(self, path: Path) -> str:
         """The licence of one of the pool's files, '' where no table says."""
         return self._facts.get(path.resolve(), ("", "", ""))[1]

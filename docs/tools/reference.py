@@ -1,6 +1,6 @@
 """Pages about jobs, presets and commands, made from the code when the site is built.
 
-A key's meaning is the comment beside its field (birdsd/schema.py; of a method's own settings
+A key's meaning is the comment beside its field (birdsd/schema; of a method's own settings
 birdsd/diffusion/method_configs.py); its default is the field's. Whoever adds
 a key, a job, a preset or a verb has documented it with that.
 """

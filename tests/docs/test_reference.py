@@ -11,6 +11,7 @@ import pytest
 
 from birdsd import config, schema
 from birdsd.diffusion import method_configs
+from birdsd.schema import machine
 from docs.tools import reference
 from tests.docs.commands import check, commands_in
 
@@ -54,7 +55,9 @@ def test_defaults_are_those_of_the_schema_and_of_the_presets(job: str) -> None:
 
 
 def test_every_comment_of_the_schema_is_the_meaning_of_its_key() -> None:
-    text = "".join(Path(one.__file__).read_text(encoding="utf-8") for one in (schema, method_configs))
+    text = "".join(
+        Path(one.__file__).read_text(encoding="utf-8") for one in (schema, machine, method_configs)
+    )
     comments = re.findall(r"^    (\w+): [^#\n]+  # (.+)$", text, re.MULTILINE)
     assert len(comments) > 80
     rows = "\n".join(reference.job_page(job) for job in JOBS)

@@ -22,6 +22,8 @@ EXCEPTIONS = {
     r"^birdsd site detect": "asks Slurm: tests/site/test_detect.py",
     r"^birdsd (cancel|resume)\b": "acts on jobs in a queue: tests/cluster/test_resume.py",
     r"^birdsd submit .*--wait": "needs a queue: tests/cluster/test_testbed.py",
+    r"^birdsd (run|submit) (scene|bank)\b": "sings what a long training taught: tests/scenes/compose",
+    r"^birdsd run prepare data.recordings=scenes": "takes back what they made: tests/scenes/compose",
     r"^birdsd submit (compare_)?methods": "is one array job of the next: tests/studies/test_study.py",
     r"^birdsd run (compare_methods|finetune_vs_scratch|demo)\b": "trains for minutes: tests/studies",
     r"^birdsd cache-models": "downloads from a hub: tests/runs/models/test_hub.py",

@@ -64,8 +64,9 @@ def _after_job(run: Run, job: str, config: Mapping[str, Any]) -> list[tuple[str,
         )
     if job_name(job) in ("compare_methods", "finetune_vs_scratch"):
         return [("the report", shlex.join(["ls", f"{_place(config['out'])}/report.html"]))]
-    if job == "generate":
-        return [("the clips", shlex.join(["ls", _place(config["out"])]))]
+    names = {"generate": "the clips", "bank": "the songs", "scene": "the scenes"}
+    if job in names:
+        return [(names[job], shlex.join(["ls", _place(config["out"])]))]
     return []
 
 

@@ -18,7 +18,7 @@ from birdsd.errors import UserError
 
 SILENCE_DBFS = -90.0  # below it nothing is there but the last bits of a converter
 LOWEST_HZ = 20.0  # what is below is no sound, also where a codec begins at 0 Hz
-_FRAME_SAMPLES = 2048
+FRAME_SAMPLES = 2048
 _ACTIVE_RANGE_DB = 15.0  # frames this far below the loud ones belong to the pauses
 # A share of a sound's power that changes its level by less than 0.1 dB.
 _NEGLIGIBLE = 0.02
@@ -57,6 +57,13 @@ def active_level_db(waveform: np.ndarray) -> float:
     power = _frame_power(waveform)
     if len(power) < 2:
         return level_db(waveform)
+    return active_power_db(power)
+
+
+def active_power_db(power: np.ndarray) -> float:
+    """`active_level_db` of a sound whose frames of `FRAME_SAMPLES` samples have these mean powers."""
+    if not len(power):
+        return -math.inf
     active = power >= float(np.percentile(power, 95)) * 10.0 ** (-_ACTIVE_RANGE_DB / 10.0)
     mean = float(power[active].mean())
     return 10.0 * math.log10(mean) if mean > 0 else -math.inf
@@ -80,8 +87,8 @@ def sounding(waveform: np.ndarray, floor_db: float = SILENCE_DBFS) -> np.ndarray
 
 
 def _frame_power(waveform: np.ndarray) -> np.ndarray:
-    count = waveform.shape[1] // _FRAME_SAMPLES
-    frames = waveform[:, : count * _FRAME_SAMPLES].reshape(len(waveform), count, _FRAME_SAMPLES)
+    count = waveform.shape[1] // FRAME_SAMPLES
+    frames = waveform[:, : count * FRAME_SAMPLES].reshape(len(waveform), count, FRAME_SAMPLES)
     power: np.ndarray = np.square(frames).mean(axis=(0, 2))
     return power
 

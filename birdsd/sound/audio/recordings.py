@@ -42,6 +42,7 @@ __all__ = [
 # sides, so that it equals the same part of the whole file.
 _MARGIN_SAMPLES = 512
 _RESAMPLER = "HQ"
+NOT_RECORDINGS = ".not-recordings"  # in a folder: parts and tables of the sounds that lie above it
 _TURNED_DOWN = fitted_words(-1.0).partition(" by ")[0]
 # A step of less at a file's ends makes nothing ring that could be heard.
 _STEP, _EDGE_S = 2e-3, 0.02
@@ -59,7 +60,8 @@ class AudioInfo:
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """Every file below `folder` in a fixed order; hidden ones are skipped, linked folders followed once."""
+    """Every file below `folder` in a fixed order; hidden ones are skipped, linked folders followed once, and
+    folders left out that hold a file called `NOT_RECORDINGS`."""
     seen: set[str] = set()
     for here, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
@@ -67,6 +69,9 @@ def walk(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
+        if NOT_RECORDINGS in names:
+            folders.clear()
+            continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith("."):

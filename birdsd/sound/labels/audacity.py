@@ -62,7 +62,12 @@ def read_track(path: Path) -> LabelFile:
 
 
 def write_audacity(path: Path, labels: Sequence[Label], *, duration_s: float = 0.0) -> None:
-    """Write a label track atomically, sorted by time; labels without times span [0, duration_s]."""
+    """Write a label track atomically, see `audacity_text`."""
+    write_text(Path(path), audacity_text(labels, duration_s=duration_s))
+
+
+def audacity_text(labels: Sequence[Label], *, duration_s: float = 0.0) -> str:
+    """A label track, sorted by time; labels without times span [0, duration_s]."""
     lines = []
     for label in sorted(labels, key=lambda item: (item.start_s or 0.0, item.end_s or 0.0, item.label)):
         end = label.end_s if label.end_s is not None else duration_s
@@ -70,4 +75,4 @@ def write_audacity(path: Path, labels: Sequence[Label], *, duration_s: float = 0
         if label.low_hz is not None or label.high_hz is not None:
             low, high = (-1.0 if hz is None else hz for hz in (label.low_hz, label.high_hz))
             lines.append(f"\\\t{low:.6f}\t{high:.6f}\n")
-    write_text(Path(path), "".join(lines))
+    return "".join(lines)

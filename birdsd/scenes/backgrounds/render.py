@@ -1,0 +1,116 @@
+"""A background of a scene, whatever it comes from, into the spool at its level."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from birdsd.errors import UserError
+from birdsd.scenes.backgrounds.joined import faded_in_out
+from birdsd.scenes.backgrounds.made import made_background
+from birdsd.scenes.backgrounds.pool import Pool, UsedFile, one_file
+from birdsd.scenes.backgrounds.spool import Piece, Spool
+from birdsd.scenes.placed import PlacedBackground
+
+if TYPE_CHECKING:
+    from birdsd.diffusion.generation.generator import Generator
+    from birdsd.diffusion.generation.request import Request
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A background in the scene: samples `start`.. of it, `gain` and fades applied on reading."""
+
+    told: PlacedBackground
+    piece: Piece
+    start: int
+    gain: float
+    fade_in: int
+    fade_out: int
+    files: list[UsedFile] = field(default_factory=list)
+
+    @property
+    def samples(self) -> int:
+        return self.piece.samples
+
+    def read(self, first: int, count: int) -> np.ndarray:
+        """float32 [count]: of the scene's samples from `first` on; zeros where it is silent."""
+        at = first - self.start
+        sound = self.piece.read(at, count)
+        if at + count <= 0 or at >= self.samples:
+            return sound
+        return faded_in_out(sound, at, self.samples, self.fade_in, self.fade_out) * np.float32(self.gain)
+
+
+@dataclass(frozen=True)
+class Backgrounds:
+    """Where backgrounds come from: a model with the settings of its sampling, a pool of recordings, files."""
+
+    model: Generator | None = None
+    request: Request | None = None
+    pool: Pool | None = None
+
+    def layer(self, told: PlacedBackground, rate_hz: int, spool: Spool) -> Layer | None:
+        """Render one at `rate_hz`; None for silence."""
+        if told.source == "none":
+            return None
+        samples = max(1, round(told.duration_s * rate_hz))
+        files, sound = self._sound(told, samples, rate_hz)
+        piece = spool.add(sound)
+        level_db = piece.active_db()
+        if not math.isfinite(level_db):
+            raise UserError(
+                f"the background '{told.environment}' is silent", "against silence nothing has an SNR",
+                "another seed, or another environment",
+            )  # fmt: skip
+        return Layer(
+            told, piece, round(told.from_s * rate_hz), 10 ** ((told.level_db - level_db) / 20),
+            round(told.fade_in_s * rate_hz), round(told.fade_out_s * rate_hz), files,
+        )  # fmt: skip
+
+    def _sound(
+        self, told: PlacedBackground, samples: int, rate_hz: int
+    ) -> tuple[list[UsedFile], Iterator[np.ndarray]]:
+        if told.source == "pool":
+            if self.pool is None:
+                raise UserError(
+                    f"the background '{told.environment}' is to come from a pool, and there is none", "",
+                    "pool=FOLDER with a sub-folder of recordings for each environment",
+                )  # fmt: skip
+            return self.pool.sound(told.environment, samples, rate_hz, told.seed)
+        if told.source == "file":
+            return one_file(Path(told.path), samples, rate_hz)
+        if self.model is None or self.request is None:
+            raise UserError(
+                f"the background '{told.environment}' is to be generated, and there is no model",
+                "a bank holds songs alone",
+                "run=RUN of a model that knows this environment, or pool=FOLDER",
+            )
+        made = made_background(self.model, self.request, told.prompt, told.duration_s, told.seed)
+        return [], at_rate(made, self.model.codec.rate_hz, rate_hz, samples)
+
+
+def at_rate(parts: Iterator[np.ndarray], from_hz: int, to_hz: int, samples: int) -> Iterator[np.ndarray]:
+    """The parts resampled as one stream, exactly `samples` in the end."""
+    import soxr
+
+    stream = (
+        soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality="HQ") if from_hz != to_hz else None
+    )
+    sent = 0
+    for part in parts:
+        done = part if stream is None else stream.resample_chunk(np.ascontiguousarray(part, np.float32))
+        done = done[: samples - sent]
+        sent += len(done)
+        yield done
+    if stream is not None and sent < samples:
+        rest = stream.resample_chunk(np.zeros(0, np.float32), last=True)[: samples - sent]
+        sent += len(rest)
+        yield rest
+    if sent < samples:
+        yield np.zeros(samples - sent, np.float32)

@@ -1,0 +1,84 @@
+"""Sound that waits on disk, so that memory does not grow with the scene."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from birdsd.files import explained_write
+from birdsd.sound.audio.levels import FRAME_SAMPLES, active_power_db
+
+BLOCK_S = 8.0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Mono float32 samples in a spool: `first` is where they begin in it."""
+
+    spool: Spool
+    first: int
+    samples: int
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        """float32 [count]: samples from `start` on, zeros where the piece does not reach."""
+        out = np.zeros(count, np.float32)
+        low, high = max(0, start), min(self.samples, start + count)
+        if high > low:
+            out[low - start : high - start] = self.spool.read(self.first + low, high - low)
+        return out
+
+    def blocks(self, size: int) -> Iterator[np.ndarray]:
+        """All samples, `size` at a time."""
+        for start in range(0, self.samples, size):
+            yield self.spool.read(self.first + start, min(size, self.samples - start))
+
+    def active_db(self) -> float:
+        """`levels.active_level_db` of the whole piece, read in blocks."""
+        power = [
+            np.square(block[: len(block) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)).mean(
+                axis=1
+            )
+            for block in self.blocks(256 * FRAME_SAMPLES)
+        ]
+        return active_power_db(np.concatenate(power)) if power else -np.inf
+
+
+class Spool:
+    """One file of float32 samples that only grows."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        with explained_write(self.path):
+            self._file = open(self.path, "w+b", buffering=0)  # noqa: SIM115 - closed with the spool
+        self._samples = 0
+
+    def add(self, parts: Iterator[np.ndarray] | list[np.ndarray]) -> Piece:
+        """Append mono float [n] arrays, one after the other: one piece."""
+        first = self._samples
+        with explained_write(self.path):
+            self._file.seek(0, os.SEEK_END)
+            for part in parts:
+                data = memoryview(np.ascontiguousarray(part, dtype="<f4").tobytes())
+                while data:
+                    data = data[self._file.write(data) :]
+                self._samples += len(part)
+        return Piece(self, first, self._samples - first)
+
+    def read(self, first: int, count: int) -> np.ndarray:
+        """float32 [count]."""
+        self._file.seek(4 * first)
+        return np.frombuffer(self._file.read(4 * count), dtype="<f4")
+
+    def close(self) -> None:
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,206 @@
+"""A bank: judged songs in a folder, from which any number of scenes is made without a network.
+
+bank.json says what it was made of; clips/NAME.flac and clips/NAME.json are a song each, the JSON written
+last. A song that did not come out has a JSON alone, so that nobody tries again.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from birdsd.errors import UserError, listed_names
+from birdsd.files import explained_write, fingerprint, read_json, safe_name, write_json
+from birdsd.scenes.bank.clip import EventClip, Wanted
+from birdsd.scenes.bank.split import check_split
+from birdsd.sharing import private_folder, publish
+
+FORMAT = "birdsd-bank/1"
+_HELD = 128  # decoded clips in memory at once
+
+
+class Bank:
+    """The songs of a folder, or those of one `split` of it."""
+
+    def __init__(self, folder: Path, split: str = "") -> None:
+        self.folder, self.split = Path(folder), check_split(split)
+        self.facts = read_json(self.folder / "bank.json", "bank")
+        if not isinstance(self.facts, dict) or self.facts.get("format") != FORMAT:
+            raise UserError(f"{folder} is no bank of songs", f"its bank.json is not of the format {FORMAT}")
+        self._clips: dict[tuple[str, str], dict[int, list[dict[str, Any]]]] = {}
+        self.failed = 0
+        for told in _told(self.folder):
+            if not told["came_out"]:
+                self.failed += 1
+            elif not split or told["split"] == split:
+                voices = self._clips.setdefault((told["clip"]["species"], told["clip"]["sound_type"]), {})
+                voices.setdefault(int(told["voice"]), []).append(told)
+        if not self._clips:
+            raise UserError(
+                f"the bank {folder} holds no song{f' for {split}' if split else ''}",
+                f"{self.failed} were tried and did not come out" if self.failed else "nothing was made yet",
+                "make it with `birdsd run bank`",
+            )
+        self._sound = lru_cache(maxsize=_HELD)(self._decoded)
+
+    @property
+    def species(self) -> tuple[str, ...]:
+        return tuple(sorted({species for species, _ in self._clips}))
+
+    @property
+    def sound_types(self) -> dict[str, tuple[str, ...]]:
+        """Species -> its sound types, '' left out."""
+        found: dict[str, list[str]] = {}
+        for species, kind in sorted(self._clips):
+            found.setdefault(species, []).extend([kind] if kind else [])
+        return {species: tuple(kinds) for species, kinds in found.items() if kinds}
+
+    @property
+    def rate_hz(self) -> int:
+        return int(self.facts["rate_hz"])
+
+    @property
+    def identity(self) -> str:
+        """A fingerprint of the songs that it offers: with more of them, scenes draw others."""
+        held = sorted(
+            (told["name"], told["sha256"])
+            for voices in self._clips.values()
+            for takes in voices.values()
+            for told in takes
+        )
+        return fingerprint([self.facts, held])
+
+    def __len__(self) -> int:
+        return sum(len(takes) for voices in self._clips.values() for takes in voices.values())
+
+    def shortest_s(self) -> float:
+        """The length that 95% of its songs exceed."""
+        lengths = [
+            told["clip"]["measured"]["offset_s"] - told["clip"]["measured"]["onset_s"]
+            for voices in self._clips.values()
+            for takes in voices.values()
+            for told in takes
+        ]
+        return float(np.percentile(lengths, 5))
+
+    def longest_s(self, species: str, sound_type: str = "") -> float | None:
+        """The length of the longest song of a kind; None where there is none."""
+        lengths = [
+            told["clip"]["measured"]["offset_s"] - told["clip"]["measured"]["onset_s"]
+            for kind, voices in self._clips.items()
+            for takes in voices.values()
+            for told in takes
+            if kind[0] == species and (not sound_type or kind[1] == sound_type)
+        ]
+        return max(lengths, default=None)
+
+    def clip(self, wanted: Wanted) -> EventClip:
+        """The song for what is wanted: the same voice gives the same individual, its takes in turn."""
+        kinds = [
+            kind
+            for kind in self._clips
+            if kind[0] == wanted.species and (not wanted.sound_type or kind[1] == wanted.sound_type)
+        ]
+        if not kinds:
+            for_split = f" for {self.split}" if self.split else ""
+            asked = (
+                f"'{wanted.sound_type}' of {wanted.species}" if wanted.sound_type else f"'{wanted.species}'"
+            )
+            raise UserError(
+                f"the bank {self.folder} has no song of {asked}{for_split}",
+                f"it has {listed_names(self.species, wanted.species)}",
+                "ask for one of these, or make more with `birdsd run bank`",
+            )
+        voices = sorted((kind, voice) for kind in kinds for voice in self._clips[kind])
+        kind, voice = voices[wanted.voice_seed % len(voices)]
+        takes = sorted(self._clips[kind][voice], key=lambda told: told["name"])
+        told = takes[wanted.take % len(takes)]
+        return EventClip.from_json(told["clip"], self._sound(told["name"], told["sha256"]))
+
+    def clips(self, wanted: list[Wanted]) -> dict[str, EventClip]:
+        """A song for each, by its key."""
+        return {one.key: self.clip(one) for one in wanted}
+
+    def _decoded(self, name: str, sha256: str) -> np.ndarray:
+        path = self.folder / "clips" / f"{name}.flac"
+        import hashlib
+
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}", "", "make the bank again") from error
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise UserError(
+                f"{path} is not the song that stands in its JSON",
+                "its checksum differs: the file was changed or damaged",
+                "delete both files and run `birdsd run bank` again",
+            )
+        samples, _ = soundfile.read(io.BytesIO(data), dtype="float32")
+        return samples
+
+
+def clip_name(species: str, sound_type: str, voice: int, take: int) -> str:
+    """The name of a song's files; kinds whose names look alike as file names are kept apart by a hash."""
+    named = f"{safe_name(species, 40)}-{safe_name(sound_type or 'any', 24)}"
+    return f"{named}-{fingerprint([species, sound_type], 4)}-v{voice:04d}-t{take:02d}"
+
+
+def keep_clip(folder: Path, name: str, clip: EventClip, voice: int, take: int, split: str) -> None:
+    """Write a song into a bank: the sound, then the JSON that vouches for it."""
+    told = {"name": name, "voice": voice, "take": take, "split": split, "came_out": clip.came_out}
+    with explained_write(folder), private_folder(folder / "clips") as place:
+        names = [f"{name}.json"]
+        if clip.came_out:
+            import hashlib
+
+            data = encoded(clip.samples, clip.rate_hz)
+            (place / f"{name}.flac").write_bytes(data)
+            told["sha256"] = hashlib.sha256(data).hexdigest()
+            names.insert(0, f"{name}.flac")
+        write_json(place / f"{name}.json", {**told, "clip": clip.to_json()})
+        publish(place, folder / "clips", *names)
+
+
+def encoded(samples: np.ndarray, rate_hz: int) -> bytes:
+    """FLAC of 24 bits; a song beyond full scale is turned down as a whole: its level is set in the scene."""
+    from birdsd.sound.audio.levels import fit
+
+    buffer = io.BytesIO()
+    with soundfile.SoundFile(buffer, "w", rate_hz, 1, format="FLAC", subtype="PCM_24") as sound:
+        sound.write(fit(samples).waveform)
+    return buffer.getvalue()
+
+
+def begin(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write what the bank is made of; `UserError` where the folder holds a bank of something else."""
+    path = Path(folder) / "bank.json"
+    told = {"format": FORMAT, **facts}
+    if path.is_file():
+        there = read_json(path, "bank")
+        differing = sorted(key for key in {*told, *there} if told.get(key) != there.get(key))
+        if differing:
+            raise UserError(
+                f"{folder} holds a bank that was made with other {listed_names(differing)}",
+                "a bank is made of one thing throughout, so that its songs can be named and made again",
+                "name another folder with out=",
+            )
+        return
+    write_json(path, told)
+
+
+def has(folder: Path, name: str) -> bool:
+    """Whether a song was made already, or tried and given up."""
+    return (Path(folder) / "clips" / f"{name}.json").is_file()
+
+
+def _told(folder: Path) -> Iterator[dict[str, Any]]:
+    for path in sorted((folder / "clips").glob("*.json")):
+        told = read_json(path, "song of a bank")
+        if isinstance(told, dict) and {"name", "voice", "split", "came_out", "clip"} <= told.keys():
+            yield told

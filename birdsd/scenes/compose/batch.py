@@ -1,0 +1,190 @@
+"""Scenes by number into a folder: each published by one rename, those that are there left alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from birdsd.errors import UserError
+from birdsd.files import explained_write, read_json, write_json, write_text
+from birdsd.scenes.compose import picture, recipe, tables
+from birdsd.scenes.compose.compose import Composer, Look
+from birdsd.scenes.compose.record import Composed
+from birdsd.scenes.scene import Scene
+from birdsd.sharing import private_folder, publish, remove_leftovers, waiting_for
+
+LABELS = "labels.json"
+MANIFEST = "manifest.csv"
+_COLUMNS = (
+    "path",
+    "recording_id",
+    "duration_s",
+    "licence",
+    "recordist",
+    "generated",
+    "events",
+    "left_out",
+    "split",
+    "gate",
+    "seed",
+    "number",
+)
+
+
+@dataclass
+class Made:
+    """What a call did: names of the scenes made and those that were there; scenes that cannot be, and why."""
+
+    made: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    last: Composed | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Scenes that share songs, backgrounds and settings."""
+
+    composer: Composer
+    out: Path
+    look: Look
+    settings: Mapping[str, Any]
+    identities: Mapping[str, Any]
+
+    def make(
+        self, numbers: Sequence[int], scene_of: Callable[[int], Scene], name_of: Callable[[int], str]
+    ) -> Made:
+        """Make the scenes of these numbers that are not there. One that cannot be is named and the others go
+        on, unless it is the only one; a full disk ends it at once, and nothing half-made is left."""
+        done = Made()
+        remove_leftovers(self.out, alone=False)
+        for number in numbers:
+            name = name_of(number)
+            try:
+                scene = scene_of(number)
+                told = recipe.recipe_of(scene, name, self.settings, self.identities) | {"number": number}
+                if self._is_there(name, told):
+                    done.kept.append(name)
+                    continue
+                done.last = self.make_one(scene, name, told)
+                done.made.append(name)
+            except UserError as error:
+                if len(numbers) == 1 or isinstance(error.__cause__, OSError) or "disk is full" in error.problem:
+                    raise
+                done.refused.append((name, str(error)))
+        write_manifest(self.out)
+        if done.refused and not done.made and not done.kept:
+            name, why = done.refused[0]
+            raise UserError(f"none of {len(numbers)} scenes can be made; {name}: {why}")
+        return done
+
+    def make_one(self, scene: Scene, name: str, told: Mapping[str, Any]) -> Composed:
+        """Make one scene and publish its folder."""
+        with explained_write(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+        with private_folder(self.out) as place, explained_write(self.out / name):
+            folder = place / name
+            folder.mkdir()
+            done = self.composer.compose(scene, name, folder, self.look)
+            sound = f"{name}.{self.look.format}"
+            tables.write_tables(done, folder, sound)
+            if self.look.picture:
+                picture.draw_scene(done, folder / sound, folder / f"{name}.png")
+            write_text(
+                folder / LABELS, json.dumps(done.to_json(), ensure_ascii=False, allow_nan=False) + "\n"
+            )
+            write_json(folder / recipe.NAME, told)
+            publish(place, self.out, name)
+        return done
+
+    def _is_there(self, name: str, told: Mapping[str, Any]) -> bool:
+        folder = self.out / name
+        if not folder.is_dir():
+            return False
+        there = read_json(folder / recipe.NAME, "recipe")
+        if there == told:
+            return True
+        differing = sorted(key for key in {*there, *told} if there.get(key) != told.get(key))
+        raise UserError(
+            f"{folder} holds another scene: it differs in {', '.join(differing)}",
+            "scenes that are there are never overwritten",
+            "name another folder with out=, or delete this one",
+        )
+
+
+def write_manifest(out: Path) -> None:
+    """A row for every scene in the folder, whoever made it, so that `prepare` takes it for labelled
+    recordings and says that they are generated."""
+    with waiting_for(out / ".lock-manifest"):
+        rows = [_row(out, path.parent) for path in sorted(out.glob(f"*/{LABELS}"))]
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, _COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row for row in rows if row)
+        write_text(out / MANIFEST, buffer.getvalue())
+
+
+def _row(out: Path, folder: Path) -> dict[str, Any]:
+    labels, told = read_json(folder / LABELS, "labels"), read_json(folder / recipe.NAME, "recipe")
+    sound = next(
+        (path for path in (folder / f"{folder.name}.{kind}" for kind in ("flac", "wav")) if path.is_file()),
+        None,
+    )
+    if sound is None:
+        return {}
+    settings = told["settings"]
+    return {
+        "path": str(sound.relative_to(out)),
+        "recording_id": f"generated-{folder.name}",
+        "duration_s": f"{labels['duration_s']:.3f}",
+        "licence": _licence(labels),
+        "recordist": _by(labels),
+        "generated": "yes",
+        "events": len(labels["came_out"]),
+        "left_out": sum(one["fate"] != "placed" for one in labels["asked"]),
+        "split": settings.get("split", ""),
+        "gate": labels["gate"],
+        "seed": told["scene"]["seed"],
+        "number": told.get("number", 0),
+    }
+
+
+def _licence(labels: Mapping[str, Any]) -> str:
+    """Of the mix, marked as generated: recordings bind it, and what a model learnt from is listed."""
+    learnt = sorted(
+        {one["licence"] for one in labels["trail"] if one["kind"] == "generated" and one["licence"]}
+    )
+    parts = ["generated"] + ([f"with recordings under {labels['licence']}"] if labels["licence"] else [])
+    parts += [f"by a model that learnt from {one}" for one in learnt]
+    return " ".join(parts)
+
+
+def _by(labels: Mapping[str, Any]) -> str:
+    sources = sorted(
+        {
+            Path(one["source"]).parent.name
+            if Path(one["source"]).name == "export"
+            else Path(one["source"]).name
+            for one in labels["trail"]
+            if one["kind"] == "generated"
+        }
+    )
+    return "generated by birdsd" + (f" with {', '.join(sources)}" if sources else " from recordings")
+
+
+def numbered(name: str, count: int) -> Callable[[int], str]:
+    """Names of scenes by number: scene-00012; of a single one just its name."""
+    return (lambda number: f"{name}-{number:05d}") if count > 1 else (lambda number: name)
+
+
+def refused_lines(done: Made, most: int = 5) -> Iterable[str]:
+    """What to say of scenes that cannot be."""
+    for name, why in done.refused[:most]:
+        yield f"  {name} was not made: {why}"
+    if len(done.refused) > most:
+        yield f"  and {len(done.refused) - most} more"

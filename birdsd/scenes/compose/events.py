@@ -1,0 +1,156 @@
+"""Events at their places: each varied as asked, put where its onset is measured, and as loud as asked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from birdsd.scenes.backgrounds.render import Layer
+from birdsd.scenes.backgrounds.spool import Piece, Spool
+from birdsd.scenes.bank.clip import EventClip, Wanted
+from birdsd.scenes.compose.mixing import total
+from birdsd.scenes.compose.record import CameOut
+from birdsd.scenes.heard.boundaries import Measured, measure
+from birdsd.scenes.heard.ratio import MARGIN_S, Ratio, around, ratio
+from birdsd.scenes.heard.varied import varied
+from birdsd.scenes.levels import EVENT_DB
+from birdsd.scenes.placed import PlacedEvent
+
+QUIETEST_DB = -80.0  # active level: under a background that is silent in its band, an SNR would make an event
+# inaudible, and no file of 16 bits would hold it
+
+
+class Songs(Protocol):
+    """Where songs come from: a bank, or a model that makes them."""
+
+    def clips(self, wanted: list[Wanted]) -> dict[str, EventClip]:
+        """A song for each, by its key; those that did not come out too."""
+
+    def shortest_s(self) -> float:
+        """About how short a song may be."""
+
+
+@dataclass(frozen=True)
+class Song:
+    """A song as it will sound, but for its loudness: in the spool, with where it lies measured there."""
+
+    clip: EventClip
+    piece: Piece
+    measured: Measured
+
+    @property
+    def duration_s(self) -> float:
+        return self.measured.duration_s
+
+
+def wanted_of(event: PlacedEvent) -> Wanted:
+    """What a placed event asks of a bank or a model."""
+    return Wanted(event.key, event.species, event.sound_type, event.prompt, event.voice_seed, event.take)
+
+
+def song_of(event: PlacedEvent, clip: EventClip, rate_hz: int, spool: Spool) -> Song | None:
+    """A clip at the scene's rate, varied as the event asks; None where nothing of it is left."""
+    if not clip.came_out:
+        return None
+    samples = clip.samples
+    if clip.rate_hz != rate_hz:
+        import soxr
+
+        samples = soxr.resample(samples, clip.rate_hz, rate_hz, quality="HQ")
+    samples = varied(samples, rate_hz, event.pitch_semitones, event.rate)
+    untouched = clip.rate_hz == rate_hz and event.pitch_semitones == 0 and event.rate == 1
+    found = clip.measured if untouched else measure(samples, rate_hz)
+    return None if found is None else Song(replace(clip, samples=samples[:0]), spool.add([samples]), found)
+
+
+@dataclass(frozen=True)
+class EventStem:
+    """A song in the scene: from sample `start` on, with its gain."""
+
+    song: Song
+    start: int
+    gain: float
+
+    @property
+    def samples(self) -> int:
+        return self.song.piece.samples
+
+    def read(self, first: int, count: int) -> np.ndarray:
+        return self.song.piece.read(first - self.start, count) * np.float32(self.gain)
+
+
+def place(
+    event: PlacedEvent, song: Song, layers: Sequence[Layer], rate_hz: int, samples: int
+) -> tuple[EventStem, CameOut, str]:
+    """Put a song where its measured onset is asked for, as loud as asked: the stem, what came out, and a note
+    ('' for none)."""
+    start = round((event.onset_s - song.measured.onset_s) * rate_hz)
+    waveform = song.piece.read(0, song.piece.samples)
+    first, last = around(song.measured, start, rate_hz, samples)
+    margin = round(MARGIN_S * rate_hz)
+    under = total(layers, first - margin, last - first + 2 * margin)
+    as_it_is = ratio(waveform, song.measured, under, rate_hz, margin)
+    note = ""
+    if event.snr_db is None:
+        change_db = (event.level_db if event.level_db is not None else EVENT_DB[""]) - song.measured.active_db
+    elif not math.isfinite(as_it_is.snr_db):
+        change_db = EVENT_DB[""] - song.measured.active_db
+        note = f"{event.key} ({event.species}): nothing lies under it in its band, so it is as loud as usual"
+    else:
+        change_db = event.snr_db - as_it_is.snr_db
+        quietest = QUIETEST_DB - song.measured.active_db
+        if change_db < quietest:
+            change_db = quietest
+            note = (
+                f"{event.key} ({event.species}): its band is nearly silent in the background; it is held at "
+                f"{QUIETEST_DB:.0f} dBFS, {as_it_is.snr_db + quietest:.1f} dB "
+                f"above it instead of {event.snr_db:g}"
+            )
+    stem = EventStem(song, start, 10 ** (change_db / 20))
+    return stem, _came_out(event, song, stem, as_it_is.after(change_db), rate_hz, samples), note
+
+
+def _came_out(
+    event: PlacedEvent, song: Song, stem: EventStem, heard: Ratio, rate_hz: int, samples: int
+) -> CameOut:
+    first = max(0, stem.start)
+    at, found, verdict = stem.start / rate_hz, song.measured, song.clip.verdict
+    return CameOut(
+        event.key,
+        event.event,
+        event.species,
+        event.sound_type or song.clip.sound_type,
+        round(at + found.onset_s, 6),
+        round(at + found.offset_s, 6),
+        round(found.low_hz, 2),
+        round(found.high_hz, 2),
+        _finite(heard.snr_db),
+        event.snr_db,
+        _finite(heard.broadband_db),
+        round(found.active_db + 20 * math.log10(stem.gain), 3),
+        round(heard.audible, 4),
+        verdict.judge,
+        verdict.confirmed,
+        verdict.score,
+        verdict.named,
+        song.clip.id,
+        song.clip.origin.kind,
+        song.clip.origin.tries,
+        event.individual,
+        event.take,
+        first,
+        min(stem.start + stem.samples, samples) - first,
+    )
+
+
+def louder(event: CameOut, gain_db: float) -> CameOut:
+    """After a gain on everything: ratios stay."""
+    return replace(event, level_db=round(event.level_db + gain_db, 3)) if gain_db else event
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 3) if math.isfinite(value) else None

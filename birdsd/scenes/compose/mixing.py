@@ -1,0 +1,195 @@
+"""Layers to integers: stems are rounded first, and the mix is their sum, so that the sum is exact.
+
+Everything is read, added and written in blocks: memory does not grow with the scene.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import soundfile
+
+from birdsd.errors import UserError
+from birdsd.files import explained_write
+
+BITS = 24
+FULL = 2 ** (BITS - 1)
+CEILING_DB = -1.0  # of the true peak, as in EBU R 128
+BLOCK = 1 << 18  # samples
+_OVER = 4  # times oversampled for the true peak (ITU-R BS.1770 Annex 2)
+_SAFE = 0.4  # sample peaks below it hide no true peak near the ceiling
+_BESIDE = 64
+_WAV_LIMIT = 0xFFFF0000 // 3
+FORMATS = ("flac", "wav")
+
+
+class Stem(Protocol):
+    """A part of the mix."""
+
+    @property
+    def start(self) -> int: ...
+
+    @property
+    def samples(self) -> int: ...
+
+    def read(self, first: int, count: int) -> np.ndarray:
+        """float32 [count] of the scene's samples from `first` on, zeros beyond the stem."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A stem with its file; None: it is not kept by itself."""
+
+    stem: Stem
+    path: Path | None
+
+
+def spans(samples: int, size: int = BLOCK) -> Iterator[tuple[int, int]]:
+    """(first, count) of every block."""
+    for first in range(0, samples, size):
+        yield first, min(size, samples - first)
+
+
+def total(stems: Sequence[Stem], first: int, count: int) -> np.ndarray:
+    """float32 [count]: the sum of those stems that sound there."""
+    out = np.zeros(count, np.float32)
+    for stem in stems:
+        low, high = max(first, stem.start), min(first + count, stem.start + stem.samples)
+        if high > low:
+            out[low - first : high - first] += stem.read(low, high - low)
+    return out
+
+
+def true_peak(stems: Sequence[Stem], samples: int) -> float:
+    """The peak of the mix between its samples too (4 times oversampled where it is loud)."""
+    from scipy.signal import resample_poly
+
+    peak = 0.0
+    for first, count in spans(samples):
+        low, high = max(0, first - _BESIDE), min(samples, first + count + _BESIDE)
+        mix = total(stems, low, high - low)
+        highest = float(np.abs(mix).max(initial=0.0))
+        if highest > _SAFE:
+            highest = max(highest, float(np.abs(resample_poly(mix, _OVER, 1)).max()))
+        peak = max(peak, highest)
+    return peak
+
+
+def fitting_gain_db(peak: float) -> float:
+    """The gain in dB (a multiple of 0.0001) that brings a true peak under the ceiling; 0.0 where it is."""
+    if peak <= 10 ** (CEILING_DB / 20):
+        return 0.0
+    return math.floor(10000 * (CEILING_DB - 20 * math.log10(peak))) / 10000
+
+
+def quantised(samples: np.ndarray, gain: float) -> np.ndarray:
+    """int32 [n]: in steps of the file's 24 bits."""
+    return np.rint(samples * np.float32(gain * FULL)).astype(np.int32)
+
+
+def write_mix(
+    path: Path,
+    stems: Sequence[Written],
+    samples: int,
+    rate_hz: int,
+    *,
+    channels: int = 1,
+    gain_db: float = 0.0,
+) -> None:
+    """Write the mix and every stem that has a path, cropped to where it sounds."""
+    gain = 10 ** (gain_db / 20)
+    with ExitStack() as stack, explained_write(path):
+        mix_file = stack.enter_context(opened(path, rate_hz, channels, samples))
+        files: dict[int, soundfile.SoundFile] = {}
+        for first, count in spans(samples):
+            mix = np.zeros(count, np.int32)
+            for number, written in enumerate(stems):
+                stem = written.stem
+                low = max(first, stem.start)
+                high = min(first + count, stem.start + stem.samples, samples)
+                if high <= low:
+                    continue
+                part = quantised(stem.read(low, high - low), gain)
+                mix[low - first : high - first] += part
+                if written.path is None:
+                    continue
+                if number not in files:
+                    files[number] = opened(written.path, rate_hz, 1, stem.samples)
+                    stack.callback(files[number].close)
+                _put(files[number], part)
+                if high >= min(stem.start + stem.samples, samples):
+                    files.pop(number).close()
+            _put(mix_file, mix if channels == 1 else np.repeat(mix[:, None], channels, axis=1))
+    for one, length in [(path, samples), *((w.path, _kept(w.stem, samples)) for w in stems if w.path)]:
+        check_whole(one, length)
+
+
+def opened(path: Path, rate_hz: int, channels: int, samples: int) -> soundfile.SoundFile:
+    """A file of 24 bits for writing; WAV beyond 4 GiB is RF64."""
+    kind = "FLAC" if path.suffix == ".flac" else "WAV"
+    if kind == "WAV" and samples * channels > _WAV_LIMIT:
+        kind = "RF64"
+    return soundfile.SoundFile(path, "w", rate_hz, channels, format=kind, subtype="PCM_24")
+
+
+def _put(file: soundfile.SoundFile, samples: np.ndarray) -> None:
+    try:
+        file.write(samples << (32 - BITS))
+    except (soundfile.LibsndfileError, AssertionError) as error:  # fewer samples went out than came in
+        raise _cut_short(Path(file.name)) from error
+
+
+def check_whole(path: Path, samples: int) -> None:
+    """Refuse a file that is shorter than what was written: its end fell to a full disk."""
+    try:
+        with soundfile.SoundFile(path) as sound:
+            there = sound.frames
+            sound.seek(max(0, there - 4096))
+            there = there - 4096 + len(sound.read(4096)) if there >= 4096 else len(sound.read())
+        with open(path, "rb") as stream:
+            os.fsync(stream.fileno())
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise _cut_short(path) from error
+    if there != samples:
+        raise _cut_short(path)
+
+
+def read_stem(path: Path, first: int = 0, count: int = -1) -> np.ndarray:
+    """int32 [n] in steps of 24 bits, of the first channel."""
+    with soundfile.SoundFile(path) as sound:
+        sound.seek(first)
+        return sound.read(count, dtype="int32", always_2d=True)[:, 0] >> (32 - BITS)
+
+
+def largest_error(path: Path, stems: Sequence[tuple[Path, int]], samples: int) -> int:
+    """The largest difference between a written mix and the sum of its written stems (path, start), in LSB."""
+    worst = 0
+    for first, count in spans(samples):
+        mix = read_stem(path, first, count).astype(np.int64)
+        for stem, start in stems:
+            with soundfile.SoundFile(stem) as sound:
+                length = sound.frames
+            low, high = max(first, start), min(first + count, start + length)
+            if high > low:
+                mix[low - first : high - first] -= read_stem(stem, low - start, high - low)
+        worst = max(worst, int(np.abs(mix).max(initial=0)))
+    return worst
+
+
+def _kept(stem: Stem, samples: int) -> int:
+    return min(stem.start + stem.samples, samples) - max(0, stem.start)
+
+
+def _cut_short(path: Path) -> UserError:
+    return UserError(
+        f"the disk is full while writing {path}",
+        "nothing that was already complete is lost, and the unfinished scene was removed",
+        "free some space (or choose another folder) and run the same command again",
+    )

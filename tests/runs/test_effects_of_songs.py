@@ -1,0 +1,24 @@
+"""Settings of `bank` and `scene` that change nothing are told."""
+
+from __future__ import annotations
+
+import pytest
+
+from birdsd.config import compose
+from birdsd.runs.effects import without_effect
+
+
+@pytest.mark.parametrize(
+    ("job", "words", "told"),
+    [
+        ("scene", ["bank=b", "prompt=x", "steps=9"], ["steps=9"]),
+        ("scene", ["bank=b", "run=R", "prompt=x", "steps=9"], []),
+        ("scene", ["recipe=r.json", "seed=4", "out=o"], ["seed=4"]),
+        ("bank", ["recordings=r", "tries=9", "rate_hz=16000"], ["tries=9"]),
+        ("bank", ["run=R", "tries=9", "rate_hz=16000"], ["rate_hz=16000"]),
+        ("bank", ["run=R", "machine.micro_batch=3"], ["machine.micro_batch=3"]),
+    ],
+)
+def test_it_is_said(job: str, words: list[str], told: list[str]) -> None:
+    lines = without_effect(job, words, compose(job, words))
+    assert [line.split(" ")[0] for line in lines] == told

@@ -1,0 +1,67 @@
+"""Songs made by a model of a few steps: a function of what is wanted, tried until the judge is content."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from birdsd.diffusion.generation.generator import Generator
+from birdsd.diffusion.generation.request import Request
+from birdsd.scenes.bank.clip import Wanted
+from birdsd.scenes.bank.gate import EventVerdict
+from birdsd.scenes.bank.made import Maker, try_seed
+from tests.support.threads import one_thread as one_thread
+from tests.support.tiny import autoencoder_folder as autoencoder_folder
+from tests.support.tiny import index as index
+from tests.support.tiny import pipeline_folder as pipeline_folder
+from tests.support.tiny import trained as trained
+
+ROBIN = "American Robin"
+
+
+class Stubborn:
+    """Confirms a clip only after it refused so many, with a score that rises with its energy."""
+
+    title = "stubborn"
+
+    def __init__(self, refusals: int) -> None:
+        self.left, self.heard = refusals, []
+
+    def verdict(self, species, samples, rate_hz):
+        self.heard.append(len(samples))
+        self.left -= 1
+        return EventVerdict(self.title, self.left < 0, float(np.abs(samples).max()), species)
+
+
+@pytest.fixture(scope="module")
+def model(pipeline_folder) -> Generator:
+    return Generator(pipeline_folder)
+
+
+def maker(model, gate, tries=4) -> Maker:
+    return Maker(model, Request((ROBIN,), steps=3, batch_size=4), gate, tries, "CC BY 4.0")
+
+
+def wanted(key: str, voice: int = 7, take: int = 0) -> Wanted:
+    return Wanted(key, ROBIN, "", "an American Robin", voice, take)
+
+
+def test_a_refused_song_is_made_again_with_the_next_seed(model):
+    clip = maker(model, Stubborn(2)).clips([wanted("e0")])["e0"]
+    assert clip.came_out and clip.origin.tries == 3 and clip.origin.seed == try_seed(7, 0, 2)
+    assert clip.origin.licence == "CC BY 4.0" and clip.origin.identity == model.identity
+    assert clip.measured is not None and clip.measured.offset_s <= len(clip.samples) / clip.rate_hz
+
+
+def test_after_the_last_try_it_did_not_come_out_and_says_how_often_it_was_tried(model):
+    gate = Stubborn(99)
+    clip = maker(model, gate, tries=3).clips([wanted("e0")])["e0"]
+    assert not clip.came_out and clip.origin.tries == 3 and len(gate.heard) == 3
+
+
+def test_a_song_is_a_function_of_voice_and_take_alone(model):
+    gate = Stubborn(0)
+    both = maker(model, gate).clips([wanted("a"), wanted("b", 8), wanted("c", 7, 1)])
+    alone = maker(model, gate).clips([wanted("x", 8)])["x"]
+    assert np.abs(both["b"].samples - alone.samples).max() < 1e-3
+    assert both["a"].origin.seed != both["c"].origin.seed != both["b"].origin.seed

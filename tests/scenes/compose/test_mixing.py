@@ -1,0 +1,142 @@
+"""Stems are rounded first and the mix is their sum; full scale, blocks and full disks lose nothing."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import tracemalloc
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import soundfile
+
+from birdsd.errors import UserError
+from birdsd.scenes.compose.licences import licence_of
+from birdsd.scenes.compose.mixing import (
+    BLOCK,
+    CEILING_DB,
+    Written,
+    check_whole,
+    fitting_gain_db,
+    largest_error,
+    read_stem,
+    total,
+    true_peak,
+    write_mix,
+)
+
+RATE_HZ = 16000
+
+
+@dataclass
+class Noise:
+    """A stem of noise that needs no memory: its samples follow from their place."""
+
+    start: int
+    samples: int
+    level: float
+    seed: int = 0
+
+    def read(self, first, count):
+        place = np.arange(first, first + count, dtype=np.float64)
+        sound = np.sin(place * (1.1 + self.seed) + np.sin(place * place % 97 + self.seed))
+        inside = (place >= self.start) & (place < self.start + self.samples)
+        return (self.level * sound * inside).astype(np.float32)
+
+
+@pytest.mark.parametrize("suffix", ["flac", "wav"])
+def test_the_stems_sum_to_the_mix_exactly(tmp_path, suffix):
+    samples = BLOCK + 12345
+    stems = [
+        Noise(0, samples, 0.1),
+        Noise(-50, 5000, 0.3, 1),
+        Noise(BLOCK - 700, 2000, 0.2, 2),
+        Noise(samples - 100, 400, 0.5, 3),
+    ]
+    paths = [tmp_path / f"stem{n}.{suffix}" for n in range(len(stems))]
+    written = [Written(stem, path) for stem, path in zip(stems, paths, strict=True)]
+    write_mix(tmp_path / f"mix.{suffix}", written, samples, RATE_HZ, gain_db=-1.5)
+    placed = [(path, max(0, stem.start)) for path, stem in zip(paths, stems, strict=True)]
+    assert largest_error(tmp_path / f"mix.{suffix}", placed, samples) == 0
+    assert soundfile.info(tmp_path / f"mix.{suffix}").subtype == "PCM_24"
+    floats = total(stems, 0, samples).astype(np.float64) * 10 ** (-1.5 / 20) * 2**23
+    assert np.abs(read_stem(tmp_path / f"mix.{suffix}") - floats).max() < len(stems)
+    assert [soundfile.info(path).frames for path in paths] == [samples, 4950, 2000, 100]
+
+
+def test_an_error_in_the_sum_would_be_seen(tmp_path):
+    stem = Noise(0, 1000, 0.1)
+    write_mix(tmp_path / "mix.flac", [Written(stem, tmp_path / "a.flac")], 1000, RATE_HZ)
+    write_mix(
+        tmp_path / "other.flac", [Written(Noise(0, 1000, 0.1 + 2**-22), tmp_path / "b.flac")], 1000, RATE_HZ
+    )
+    assert largest_error(tmp_path / "mix.flac", [(tmp_path / "b.flac", 0)], 1000) > 0
+
+
+def test_the_peak_between_the_samples_counts():
+    """A tone at a quarter of the rate, sampled beside its crests: 3 dB above what the samples show."""
+
+    class Tone:
+        start, samples = 0, 8000
+
+        def read(self, first, count):
+            return (0.9 * np.sin(np.pi / 2 * np.arange(first, first + count) + np.pi / 4)).astype(np.float32)
+
+    assert np.abs(Tone().read(0, 8000)).max() < 0.64
+    peak = true_peak([Tone()], 8000)
+    assert peak == pytest.approx(0.9, abs=0.03)
+    assert 20 * math.log10(peak * 10 ** (fitting_gain_db(peak) / 20)) <= CEILING_DB
+    assert fitting_gain_db(0.5) == 0.0
+
+
+def test_memory_does_not_grow_with_the_duration(tmp_path):
+    def peak(seconds: float) -> int:
+        samples = round(seconds * 32000)
+        stems = [Noise(0, samples, 0.1), Noise(1000, 20000, 0.2, 1)]
+        written = [Written(stem, tmp_path / f"{n}.flac") for n, stem in enumerate(stems)]
+        tracemalloc.start()
+        true_peak(stems, samples)
+        write_mix(tmp_path / "mix.flac", written, samples, RATE_HZ)
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return used
+
+    peak(20)
+    assert peak(200) / peak(20) <= 1.1
+
+
+def test_a_full_disk_is_said_and_a_file_cut_short_is_seen(tmp_path):
+    """A limit on the size of files stands in for the disk: libsndfile meets it inside of its own writing."""
+    script = f"""
+import resource, signal, sys
+from pathlib import Path
+sys.path.insert(0, {str(tmp_path)!r})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from birdsd.errors import UserError
+from birdsd.scenes.compose.mixing import Written, write_mix
+from tests.scenes.compose.test_mixing import Noise
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+try:
+    write_mix(Path({str(tmp_path / "mix.wav")!r}), [Written(Noise(0, 400_000, 0.1), None)], 400_000, 16000)
+except UserError as error:
+    print(error)
+"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "disk is full" in told.stdout and "mix.wav" in told.stdout
+    soundfile.write(tmp_path / "short.flac", np.zeros(100), RATE_HZ)
+    with pytest.raises(UserError, match=r"disk is full while writing .*short\.flac"):
+        check_whole(tmp_path / "short.flac", 101)
+
+
+def test_the_licence_of_a_mix_is_the_strictest_and_some_cannot_be_joined():
+    assert licence_of(["CC0", "CC BY 4.0", "CC BY-NC 4.0"]) == "CC BY-NC 4.0"
+    assert licence_of(["CC BY-NC-SA 3.0", "CC BY-NC-SA 4.0"]) == "CC BY-NC-SA 4.0"
+    assert licence_of(["", ""]) == "" and licence_of(["CC0"]) == "CC0"
+    with pytest.raises(UserError, match=r"CC BY-NC-SA 4.0 and CC BY-SA 4.0"):
+        licence_of(["CC BY-SA 4.0", "CC BY-NC-SA 4.0", "CC0"])
+    with pytest.raises(UserError, match="nobody"):
+        licence_of(["CC BY-SA 4.0", "CC BY-NC 4.0"])
+    with pytest.raises(UserError, match="forbids"):
+        licence_of(["CC BY-ND 4.0", "CC0"])
