@@ -74,7 +74,8 @@ class Batch:
                 done.last = self.make_one(scene, name, told)
                 done.made.append(name)
             except UserError as error:
-                if len(numbers) == 1 or isinstance(error.__cause__, OSError) or "disk is full" in error.problem:
+                full = isinstance(error.__cause__, OSError) or "disk is full" in error.problem
+                if len(numbers) == 1 or full:
                     raise
                 done.refused.append((name, str(error)))
         write_manifest(self.out)
