@@ -252,6 +252,7 @@ class ClipsConfig:
     strength: Optional[float] = None  # of the change, 0 (none) to 1 (all); null: 0.6, with a mask 1
     mask_start_s: Optional[float] = None  # regenerate only this span of it
     mask_end_s: Optional[float] = None  # where this span ends
+    loop: bool = False  # the end of each clip goes on with its beginning
     emphasis: bool = True  # (word:1.3) weights a word; false: brackets are plain text
     aesthetic_steps: Optional[int] = None  # of personalising each prompt; null: 5, 0 turns it off
     aesthetic_rate: float = 1e-4  # learning rate of this personalisation
