@@ -397,6 +397,14 @@ class SceneConfig(SongsConfig):
     distribution: Text = None  # YAML: what to draw scenes from
     recipe: Text = None  # the JSON beside a scene: makes that scene again
     count: int = 1  # scenes; number k depends on the seed and k alone
+    loop: bool = False  # the end of the scene goes on with its beginning
+    way: str = (
+        "events"  # on a background, with measured labels; canvas: at once, labels say what was asked for
+    )
+    prompts: list[str] = field(default_factory=list)  # an animation from prompt to prompt
+    times: list[float] = field(default_factory=list)  # seconds at which each prompt alone is heard
+    duration_s: Optional[float] = None  # of an animation; null: to its last prompt
+    moving: str = "auto"  # picture of an animation: gif, mp4, none; auto: both where ffmpeg is installed
     bank: Text = None  # a folder of `birdsd run bank`: no song is generated
     split: str = ""  # of the bank's songs and the pool's files: train, validation or test
     pool: Text = None  # recordings for backgrounds, a sub-folder for each environment

@@ -82,7 +82,7 @@ ORDER = (
     "scenes", "scenes.prose", "scenes.drawn",
     "site",
     "runs", "runs.models", "runs.pack", "runs.status",
-    "scenes.heard", "scenes.bank", "scenes.backgrounds", "scenes.compose",
+    "scenes.heard", "scenes.bank", "scenes.backgrounds", "scenes.compose", "scenes.canvas",
     "planning",
     "cluster.rank", "cluster",
     "pages", "pages.comparison", "pages.run",

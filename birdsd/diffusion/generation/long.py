@@ -130,7 +130,13 @@ class _Asker:
     """Asks the network for windows, each with what its columns are told."""
 
     def __init__(
-        self, unet: Any, request: Request, told: Told, negative: Tensor, timesteps: Sequence[float], height: int
+        self,
+        unet: Any,
+        request: Request,
+        told: Told,
+        negative: Tensor,
+        timesteps: Sequence[float],
+        height: int,
     ) -> None:
         self._unet, self._told, self._negative, self._timesteps = unet, told, negative, timesteps
         self._led = request.led()

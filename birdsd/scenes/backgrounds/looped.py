@@ -11,7 +11,6 @@ import numpy as np
 
 from birdsd.diffusion.generation.long import long_latents, looped_picture
 from birdsd.scenes.backgrounds.joined import rising
-from birdsd.scenes.backgrounds.made import made_background
 from birdsd.scenes.placed import PlacedBackground
 
 if TYPE_CHECKING:
@@ -82,15 +81,3 @@ def loop_at(sound: np.ndarray, samples: int) -> np.ndarray:
     if len(sound) == samples:
         return sound
     return np.asarray(resample(sound.astype(np.float64), samples), np.float32)
-
-
-def looped_background(
-    model: Generator, request: Request, told: PlacedBackground, rate_hz: int, samples: int, fade: int
-) -> tuple[Iterator[np.ndarray], int]:
-    """Parts of a generated background that goes round, and their rate in Hz: at `rate_hz` where it is a loop
-    in itself; a longer one at the codec's, with what `rounded` fades away."""
-    if told.duration_s <= WHOLE_S:
-        return made_loop(model, request, told.prompt, told.duration_s, told.seed, samples), rate_hz
-    further_s = told.duration_s + fade / rate_hz
-    made = made_background(model, request, told.prompt, further_s, told.seed, loop_s=told.duration_s)
-    return made, model.codec.rate_hz

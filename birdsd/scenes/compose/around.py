@@ -45,8 +45,10 @@ def folded(stem: Stem, total: int) -> Stem:
     return stem if inside else Around(stem, total)
 
 
-def folded_rows(event: CameOut, loop_s: float) -> Iterator[CameOut]:
+def folded_rows(event: CameOut, stem: Stem, loop_s: float, total: int) -> Iterator[CameOut]:
     """The label of an event inside of the loop; one that goes over the end has two rows with one key."""
+    if isinstance(stem, Around):
+        event = replace(event, start=0, samples=total)
     turns = int(event.onset_s // loop_s) * loop_s
     onset_s, offset_s = round(event.onset_s - turns, 6), round(event.offset_s - turns, 6)
     yield replace(event, onset_s=onset_s, offset_s=min(offset_s, loop_s))
