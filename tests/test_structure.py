@@ -83,6 +83,7 @@ ORDER = (
     "site",
     "runs", "runs.models", "runs.pack", "runs.status",
     "scenes.heard", "scenes.bank", "scenes.backgrounds", "scenes.compose", "scenes.canvas",
+    "scenes.book",
     "planning",
     "cluster.rank", "cluster",
     "pages", "pages.comparison", "pages.run",

@@ -14,7 +14,7 @@ from typing import Any
 
 VERBS = (
     "submit", "resume", "status", "logs", "cancel", "report", "doctor", "site", "verify", "cache-models",
-    "export", "ema", "import", "ui", "pack", "unpack", "plan", "judge",
+    "export", "ema", "import", "ui", "pack", "unpack", "plan", "judge", "prompts",
 )  # fmt: skip
 _TEXT = argparse.RawDescriptionHelpFormatter
 RUN_HELP = "name, signature or folder of the run; a unique prefix will do"
@@ -197,10 +197,12 @@ def _add_formats(verbs: Any) -> None:
     from birdsd.cli.judge import add_judge
     from birdsd.cli.pack import add_packing
     from birdsd.cli.plan import add_plan
+    from birdsd.cli.prompts import add_prompts
 
     add_packing(verbs)
     add_plan(verbs)
     add_judge(verbs)
+    add_prompts(verbs)
 
 
 def _add_runs(parser: argparse.ArgumentParser, as_json: bool = True) -> None:

@@ -100,7 +100,9 @@ def _make(
         folder = place / name
         folder.mkdir()
         parts = made_canvas(model, request, canvas)
-        shown = write_canvas(canvas, parts, model, folder, name, config.format, moving, recipe)
+        shown = write_canvas(
+            canvas, parts, model, folder, name, config.format, moving, recipe, config.picture
+        )
         publish(place, out, name)
     return [out / name / path.name for path in shown]
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import soundfile
 
 from birdsd.files import atomic_write, explained_write, write_json, write_text
+from birdsd.scenes.backgrounds.spool import Piece, Spool
 from birdsd.scenes.canvas.asked import ANIMATION, Canvas
 from birdsd.scenes.canvas.moving import write_moving
+from birdsd.scenes.compose.mixing import Written, fitting_gain_db, true_peak, write_mix
 from birdsd.scenes.compose.picture import levels_of
-from birdsd.sound.audio.levels import fit
 from birdsd.sound.audio.recordings import NOT_RECORDINGS
 from birdsd.sound.labels.annotation import Label
 from birdsd.sound.labels.audacity import audacity_text
@@ -32,16 +33,31 @@ _NOTE = (
 )
 
 
+@dataclass(frozen=True)
+class _Whole:
+    """A piece that lasts from the beginning to the end: all of the mix."""
+
+    piece: Piece
+    start: int = 0
+
+    @property
+    def samples(self) -> int:
+        return self.piece.samples
+
+    def read(self, first: int, count: int) -> np.ndarray:
+        return self.piece.read(first, count)
+
+
 def write_canvas(
     canvas: Canvas, parts: Iterable[np.ndarray], model: Generator, folder: Path, name: str, kind: str,
-    moving: list[str], recipe: Mapping[str, Any],
+    moving: list[str], recipe: Mapping[str, Any], picture: bool = True,
 ) -> list[Path]:  # fmt: skip
     """Write everything into `folder`; returns what people look at or listen to. `kind`: flac or wav."""
-    sound = folder / f"{name}.{kind}"
-    with explained_write(sound):
-        fitted = fit(np.concatenate(list(parts))[None])
-        rate_hz = model.codec.rate_hz
-        soundfile.write(sound, fitted.waveform[0], rate_hz, subtype="PCM_24", format=kind.upper())
+    sound, rate_hz = folder / f"{name}.{kind}", model.codec.rate_hz
+    with Spool(folder / ".spool") as spool:  # memory does not grow with the duration
+        stem = _Whole(spool.add(iter(parts)))
+        gain_db = fitting_gain_db(true_peak([stem], stem.samples))
+        write_mix(sound, [Written(stem, None)], stem.samples, rate_hz, gain_db=gain_db)
     stretches = canvas.stretches()
     lowest, highest = model.codec.band_hz
     labels = [Label(one.label, one.from_s, one.to_s, lowest, highest) for one in stretches]
@@ -49,16 +65,16 @@ def write_canvas(
     write_text(folder / f"{name}.asked.csv", _csv(canvas))
     # A folder with this file holds no recordings to learn from: nobody knows what is heard in them.
     write_text(folder / NOT_RECORDINGS, _NOTE + "\n")
-    picture = folder / f"{name}.png"
-    draw_canvas(canvas, sound, picture)
-    shown = [sound, picture]
+    shown = [sound]
+    if picture:
+        shown.append(draw_canvas(canvas, sound, folder / f"{name}.png"))
     for ending in moving if canvas.kind == ANIMATION else []:
         shown.append(write_moving(canvas, sound, folder / f"{name}.{ending}"))
     told = {
         "format": FORMAT, "name": name, "labels": ASKED, "measured": False, "note": _NOTE,
         "generated": True, "synthetic": bool(model.training.get("synthetic", False)),
         "licences": sorted(model.training.get("licences") or ()), "duration_s": canvas.duration_s,
-        "rate_hz": rate_hz, "gain_db": fitted.gain_db, "recipe": dict(recipe),
+        "rate_hz": rate_hz, "gain_db": gain_db, "recipe": dict(recipe),
         "asked": [{**vars(one), "species": list(one.species), "status": ASKED} for one in stretches],
     }  # fmt: skip
     write_json(folder / NAME, told)
@@ -75,7 +91,7 @@ def _csv(canvas: Canvas) -> str:
     return text.getvalue()
 
 
-def draw_canvas(canvas: Canvas, sound: Path, path: Path) -> None:
+def draw_canvas(canvas: Canvas, sound: Path, path: Path) -> Path:
     """A spectrogram as PNG, with what was asked for above it."""
     from PIL import Image, ImageDraw
 
@@ -97,3 +113,4 @@ def draw_canvas(canvas: Canvas, sound: Path, path: Path) -> None:
         draw.text((left + 3, 14 * (number % lanes) + 1), text, fill="#222222")
     with explained_write(path), atomic_write(path) as stream:
         picture.save(stream, format="PNG")
+    return path
