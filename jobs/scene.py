@@ -30,7 +30,7 @@ def run(config: SceneConfig) -> Outcome:
     name_of = numbered(scenes.name, config.count)
     with beside_others(out, str(part)):
         done = stage.batch.make(part.share(range(config.count)), scenes.of, name_of)
-    return _outcome(out, done, scenes.told() if config.count == 1 else "")
+    return _outcome(out, done, scenes.told(stage.batch.composer.rate_hz) if config.count == 1 else "")
 
 
 def _again(config: SceneConfig, out: Path) -> Outcome:

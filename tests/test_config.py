@@ -222,5 +222,5 @@ def test_the_models_that_a_run_stands_on_are_listed_once() -> None:
                     lists.append((path.name, tuple(sorted(words))))
     # Of a signature (runs/run.py) the first two are part even where they are not named.
     assert sorted(lists) == [
-        ("run.py", ("autoencoder", "source")), ("schema.py", ("autoencoder", "clip", "source")),
+        ("__init__.py", ("autoencoder", "clip", "source")), ("run.py", ("autoencoder", "source")),
     ]  # fmt: skip

@@ -30,8 +30,7 @@ MOST_FILES, MOST_LINES, MOST_LINES_OF_A_FUNCTION = 13, 500, 80
 BASE = {
     "errors": set(),
     "randomness": set(),
-    "schema_machine": set(),
-    "schema": {"schema_machine"},
+    "schema": set(),
     "yamltext": set(),
     "quiet": set(),
     "format": set(),

@@ -37,7 +37,7 @@ RANGES = {
     "repeat": (1, 10_000, ""),
     "individual": (0, 1_000_000, ""),
 }
-_ID = re.compile(r"[\w.-]{1,60}")
+_ID = re.compile(r"[\w-]{1,60}")
 RATES_HZ = (8000, 192_000)
 
 
@@ -140,7 +140,7 @@ def _check_event(event: Event) -> None:
     if event.id == TO_THE_END or not _ID.fullmatch(event.id):
         raise UserError(
             f"'{clipped(event.id)}' is no id for an event",
-            "one word of at most 60 letters, digits, '-', '_' and '.', other than 'end'",
+            "one word of at most 60 letters, digits, '-' and '_', other than 'end'",
         )
     if not event.species.strip():
         raise UserError(f"{place} names no species", "every event is a bird's", "give it a species")

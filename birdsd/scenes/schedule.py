@@ -33,7 +33,9 @@ class _Solver:
     starts: dict[str, float] = field(default_factory=dict)
     ends: dict[str, float] = field(default_factory=dict)
     songs: dict[str, list[PlacedEvent]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.events = {event.id: event for event in self.scene.events}
 
     def draw(self, span: Span, *key: int | str) -> float:
         if span[0] == span[1]:
@@ -64,7 +66,7 @@ class _Solver:
             return event.onset_s
         if event.together:
             offset = self.draw(event.gap_s or TOGETHER_S, event.id, "gap")
-            partner = self.scene.event(event.together)
+            partner = self.events[event.together]
             # "Together" holds only while the other one is still to be heard.
             first = self.song(partner, 0, 0, 0.0).duration_s
             return self.starts[event.together] + min(offset, 0.8 * first)
@@ -170,9 +172,9 @@ def solve(
     solver = _Solver(scene, durations or {}, typical_s)
     for name, what in _order(scene):
         if what == "start":
-            solver.starts[name] = solver.start(scene.event(name))
+            solver.starts[name] = solver.start(solver.events[name])
         else:
-            solver.sing(scene.event(name))
+            solver.sing(solver.events[name])
     songs = [song for event in scene.events for song in solver.songs[event.id] if song.duration_s > 0]
     if len(songs) > MOST_EVENTS:
         raise UserError(f"the scene has {len(songs)} songs", f"at most {MOST_EVENTS} are possible")

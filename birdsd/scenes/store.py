@@ -26,6 +26,7 @@ from birdsd.sound.labels.sheets import separated
 
 FORMAT = "birdsd-scene/1"
 _LARGEST_BYTES = 20_000_000
+_DEEPEST = 20
 _OF_SCENE = {one.name: one for one in fields(Scene) if one.name not in ("events", "backgrounds")}
 _OF_EVENT = {one.name: one for one in fields(Event)}
 _OF_BACKGROUND = {one.name: one for one in fields(Background)}
@@ -83,13 +84,12 @@ def from_yaml(text: str, place: str = "the scene") -> Scene:
 
 
 def load_document(text: str, place: str) -> dict[str, Any]:
-    """A YAML document of fields, its values as YAML 1.2 has them. References are refused: a few lines of them
-    can stand for gigabytes."""
+    """A YAML document of fields, its values as YAML 1.2 has them. References are refused, since a few lines
+    of them can stand for gigabytes, and so is deep nesting, which takes the parser minutes."""
     import yaml
 
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise UserError(f"{place} refers to another place by *name", "every value is written out")
+        _check_events(yaml.parse(text, Loader=yaml.SafeLoader), place)
         document = yamltext.typed(yamltext.load(text))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         problem = getattr(error, "problem", None) or type(error).__name__
@@ -99,6 +99,21 @@ def load_document(text: str, place: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise UserError(f"{place} holds no fields", "it is a YAML file of key: value lines")
     return document
+
+
+def _check_events(events: Iterable[Any], place: str) -> None:
+    """Stops at the first event that a scene never has; the parser has then read no further."""
+    import yaml
+
+    depth = 0
+    for event in events:
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            raise UserError(f"{place} refers to another place by *name", "every value is written out")
+        if depth > _DEEPEST:
+            raise UserError(
+                f"{place} is no YAML of ours: lists stand {depth} deep in each other", "3 are enough"
+            )
 
 
 def _text(path: Path) -> str:

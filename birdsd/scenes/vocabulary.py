@@ -147,18 +147,20 @@ def vocabulary_of_run(folder: Path, base: str | None = None, pool: Iterable[str]
     """
     from birdsd.diffusion.adapters import chain
     from birdsd.diffusion.export import read_codec, read_training
-    from birdsd.diffusion.generation.generator import pipeline_folder
     from birdsd.sound.codec.codec import SpectrogramCodec
 
     under, additions = chain(folder, base)
-    if not additions:
-        under = str(pipeline_folder(Path(folder)))
-    elif Path(under).exists():
-        under = str(pipeline_folder(Path(under)))
-    places = [Path(under), *(one.folder for one in additions)]
+    lowest = [one for one in (Path(under), Path(under) / "export") if (one / "training.json").is_file()]
+    if not lowest and not additions:
+        raise UserError(
+            f"{folder} holds no model that says what it was taught",
+            "expected a finished run, or an exported model with its training.json",
+            "finish the run first, or name another model",
+        )
+    places = [*lowest[:1], *(one.folder for one in additions)]
     with_codec = next((one for one in reversed(places) if (one / "codec.json").is_file()), places[0])
     codec = SpectrogramCodec.from_json(read_codec(with_codec))
-    told = [read_training(Path(under)), *(one.training for one in additions)]
+    told = [*map(read_training, lowest[:1]), *(one.training for one in additions)]
     found = vocabulary_of(told, codec, pool)
     if not found.species:
         raise UserError(

@@ -1,6 +1,6 @@
 """Pages about jobs, presets and commands, made from the code when the site is built.
 
-A key's meaning is the comment beside its field in birdsd/schema.py; its default is the field's. Whoever adds
+A key's meaning is the comment beside its field in birdsd/schema; its default is the field's. Whoever adds
 a key, a job, a preset or a verb has documented it with that.
 """
 

@@ -9,7 +9,8 @@ from typing import Optional
 
 import pytest
 
-from birdsd import config, schema, schema_machine
+from birdsd import config, schema
+from birdsd.schema import machine
 from docs.tools import reference
 from tests.docs.commands import check, commands_in
 
@@ -54,7 +55,7 @@ def test_defaults_are_those_of_the_schema_and_of_the_presets(job: str) -> None:
 
 def test_every_comment_of_the_schema_is_the_meaning_of_its_key() -> None:
     text = Path(schema.__file__).read_text(encoding="utf-8")
-    text += Path(schema_machine.__file__).read_text(encoding="utf-8")
+    text += Path(machine.__file__).read_text(encoding="utf-8")
     comments = re.findall(r"^    (\w+): [^#\n]+  # (.+)$", text, re.MULTILINE)
     assert len(comments) > 80
     rows = "\n".join(reference.job_page(job) for job in JOBS)

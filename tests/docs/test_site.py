@@ -125,7 +125,7 @@ def test_the_picture_has_every_box_and_arrow_of_the_text() -> None:
     graph = picture.read_graph(source)
     shown = picture.drawn(ARCHITECTURE)
     assert "```mermaid" not in shown
-    assert shown.count("<rect") == len(graph.words) == 15
+    assert shown.count("<rect") == len(graph.words) == 16
     assert shown.count("marker-end") == len(graph.arrows) == len(source.strip().splitlines()) - 1
     assert ("cli", "jobs", "by name") in graph.arrows
     assert graph.words["jobs"] == "jobs: recipes"

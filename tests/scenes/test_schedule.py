@@ -107,6 +107,7 @@ CANNOT_BE = [
     (scene(event(count=0)), ("count is 0",)),
     (scene(event("end")), ("'end'",)),
     (scene(event("../../x")), ("../../x",)),
+    (scene(event("e0.t1")), ("e0.t1",)),  # it would be the key of another event's second song
     (scene(event(), event()), ("two events", "e0")),
     (scene(event(species=" ")), ("no species",)),
     (scene(event(until="end")), ("duration_s",)),

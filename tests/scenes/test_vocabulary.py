@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from birdsd.diffusion.export import read_training, training_set, write_companions
 from birdsd.errors import UserError
+from birdsd.files import write_json
 from birdsd.scenes.vocabulary import Vocabulary, vocabulary_of, vocabulary_of_run
+from birdsd.shards.index import ShardIndex
+from birdsd.shards.storage.writer import ShardWriter
 from tests.scenes.sentences import VOCABULARY
-from tests.support.tiny import CODEC, SPECIES
+from tests.support.tiny import CODEC, SPECIES, picture
 from tests.support.untrained import make_model
 
 
@@ -30,6 +34,24 @@ def test_a_model_says_what_it_was_taught(tmp_path: Path) -> None:
     (tmp_path / "run" / "export" / "training.json").write_text("{}")
     with pytest.raises(UserError, match="names no species"):
         vocabulary_of_run(tmp_path / "run")
+    with pytest.raises(UserError, match="holds no model"):
+        vocabulary_of_run(tmp_path)
+
+
+def test_training_notes_which_sounds_of_a_species_its_captions_named(tmp_path: Path) -> None:
+    write_json(tmp_path / "codec.json", CODEC.to_json())
+    types = ["song", "adult, male, dawn song", "", "song"]
+    with ShardWriter(tmp_path / "train-000000.tar") as writer:
+        for number, sound_type in enumerate(types):
+            facts = {
+                "key": f"k{number}", "recording_id": "XC1", "species": [SPECIES[number % 3 // 2]],
+                "sound_type": sound_type, "captions": ["x"],
+            }  # fmt: skip
+            writer.write(f"k{number}", {"npy": picture(0, number), "json": facts})
+    heard = training_set(ShardIndex.open(tmp_path))
+    assert heard.sound_types == {SPECIES[0]: ("dawn song", "song")}
+    write_companions(tmp_path, CODEC.to_json(), heard, {})
+    assert vocabulary_of([read_training(tmp_path)]).sound_types == heard.sound_types
 
 
 def test_what_stands_on_a_model_adds_to_it() -> None:
@@ -64,7 +86,10 @@ def test_a_code_of_two_species_is_none() -> None:
 
 def test_data_of_scenes_need_no_torch() -> None:
     rooms = "import birdsd.scenes.prose.sentence, birdsd.scenes.drawn.draw, birdsd.scenes.labels, "
-    rooms += "birdsd.scenes.store, birdsd.scenes.picture, birdsd.scenes.table, sys; "
+    rooms += "birdsd.scenes.store, birdsd.scenes.picture, birdsd.scenes.table, sys\n"
+    # Reading a model's vocabulary loads none of its networks either.
+    rooms += "try: birdsd.scenes.vocabulary.vocabulary_of_run('nowhere')\n"
+    rooms += "except birdsd.errors.UserError: pass\n"
     script = (
         rooms + "print([m for m in ('torch', 'diffusers', 'matplotlib', 'transformers') if m in sys.modules])"
     )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from birdsd.diffusion.generation.request import Request
 
 OVERLAP = 0.2  # of a window; averaging wants 0.8
+_BLIND = 0.05  # of a window, at each of its ends: it does not see what its neighbour joins on there
 
 
 def window_starts(columns: int, width: int, overlap: float = OVERLAP, loop: bool = False) -> list[int]:
@@ -42,19 +43,28 @@ def window_starts(columns: int, width: int, overlap: float = OVERLAP, loop: bool
 
 
 def owners(columns: int, starts: Sequence[int], width: int) -> np.ndarray:
-    """int [columns]: the window whose prediction each column takes; in an overlap they take turns."""
+    """int [columns]: the window whose prediction each column takes. In an overlap they take turns, but for
+    the columns at a window's end, which are left to the one that sees both sides of them."""
     return _turns(columns, starts, width)[0]
 
 
-def _turns(columns: int, starts: Sequence[int], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """int [columns] twice: the window that each column is taken from, and where in it. What reaches over the
-    end goes on at the beginning."""
+def _turns(
+    columns: int, starts: Sequence[int], width: int, loop: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """int [columns] twice: the window that each column is taken from, as `owners` says, and where in it. In a
+    loop, what reaches over the end goes on at the beginning."""
+    blind = max(1, round(_BLIND * width))
     covering: list[list[tuple[int, int]]] = [[] for _ in range(columns)]
+    sighted: list[list[tuple[int, int]]] = [[] for _ in range(columns)]
     for number, start in enumerate(starts):
-        for place in range(width):
-            covering[(start + place) % columns].append((number, place))
-    chosen = np.array([over[column % len(over)] for column, over in enumerate(covering)])
-    return chosen[:, 0], chosen[:, 1]
+        for place in range(width if loop else min(width, columns - start)):
+            column = (start + place) % columns
+            covering[column].append((number, place))
+            if place >= blind * (loop or start > 0) and place < width - blind:
+                sighted[column].append((number, place))
+    chosen = [seeing or all_of for seeing, all_of in zip(sighted, covering, strict=True)]
+    taken = np.array([over[column % len(over)] for column, over in enumerate(chosen)])
+    return taken[:, 0], taken[:, 1]
 
 
 def column_noise(seed: int, columns: int, shape: tuple[int, int]) -> np.ndarray:
@@ -108,7 +118,7 @@ def canvas_latents(
     with model.working("unet"), torch.no_grad(), asker.attention:
         for number, step in enumerate(timesteps):
             moved = [start + int(shifts[number]) for start in starts] if loop else starts
-            takes, at = _turns(columns, moved, width)
+            takes, at = _turns(columns, moved, width, loop)
             predicted = torch.empty_like(canvas)
             for first in range(0, len(moved), request.batch_size):
                 batch = moved[first : first + request.batch_size]

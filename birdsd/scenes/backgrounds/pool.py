@@ -21,7 +21,8 @@ from birdsd.sound.audio.recordings import probe, read
 from birdsd.sound.mixing import EnvironmentPool
 
 FADE_S = 1.0
-_PART_S = 60.0  # of a file at most at a time: memory does not grow with it
+_MOST_DB = 30.0  # louder than it was recorded
+_PART_S = 15.0  # of a file at most at a time: memory does not grow with it
 _LEVEL_DB = -30.0  # files are brought to one level, so that none is heard to begin
 
 
@@ -115,7 +116,7 @@ def _plan(files: list[Path], duration_s: float, seed: int | None) -> Iterator[tu
                 part_s = min(_PART_S, length_s - start_s, left_s + FADE_S)
                 yield path, start_s, part_s
                 left_s -= max(part_s - FADE_S, 2 / 3 * part_s if part_s < 3 * FADE_S else 0.0)
-                # What was faded out is faded in again: a file that goes on has no join to be heard.
+                # What fades in is what comes behind, not what fades out: unlike, as equal power wants it.
                 start_s += part_s
             last = path
             if left_s <= 0:
@@ -126,7 +127,9 @@ def _parts(plan: list[tuple[Path, float, float]], rate_hz: int) -> Iterator[np.n
     for path, start_s, length_s in plan:
         part = read(path, rate_hz, start_s=start_s, duration_s=length_s)[0]
         level_db = active_level_db(part)
-        yield part * np.float32(10 ** ((_LEVEL_DB - level_db) / 20)) if np.isfinite(level_db) else part
+        # A pause in a recording stays one: nobody wants to hear its recorder's hiss at full level.
+        gain_db = min(_LEVEL_DB - level_db, _MOST_DB) if np.isfinite(level_db) else 0.0
+        yield part * np.float32(10 ** (gain_db / 20))
 
 
 @lru_cache(maxsize=4096)

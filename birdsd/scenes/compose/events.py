@@ -15,7 +15,7 @@ from birdsd.scenes.bank.clip import EventClip, Wanted
 from birdsd.scenes.compose.mixing import total
 from birdsd.scenes.compose.record import CameOut
 from birdsd.scenes.heard.boundaries import Measured, measure
-from birdsd.scenes.heard.ratio import Ratio, around, ratio
+from birdsd.scenes.heard.ratio import MARGIN_S, Ratio, around, ratio
 from birdsd.scenes.heard.varied import varied
 from birdsd.scenes.levels import EVENT_DB
 from birdsd.scenes.placed import PlacedEvent
@@ -91,8 +91,9 @@ def place(
     start = round((event.onset_s - song.measured.onset_s) * rate_hz)
     waveform = song.piece.read(0, song.piece.samples)
     first, last = around(song.measured, start, rate_hz, samples)
-    under = total(layers, first, last - first)
-    as_it_is = ratio(waveform, song.measured, under, rate_hz)
+    margin = round(MARGIN_S * rate_hz)
+    under = total(layers, first - margin, last - first + 2 * margin)
+    as_it_is = ratio(waveform, song.measured, under, rate_hz, margin)
     note = ""
     if event.snr_db is None:
         change_db = (event.level_db if event.level_db is not None else EVENT_DB[""]) - song.measured.active_db

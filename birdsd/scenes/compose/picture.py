@@ -15,6 +15,7 @@ from birdsd.scenes.compose.record import CameOut, Composed
 HEIGHT, WIDEST, PER_SECOND = 256, 3000, 60
 _WINDOW_S = 0.016
 _RANGE_DB = 70.0
+_FRAMES = 512  # at a time
 _MARGIN, _AXIS = 46, 18
 # Okabe and Ito's colours: told apart by everyone.
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2")
@@ -32,7 +33,7 @@ def levels_of(sound: Path, columns: int) -> tuple[np.ndarray, float]:
         tail = np.zeros(window // 2, np.float32)
         first = 0
         while True:
-            block = file.read(hop * 4096, dtype="float32", always_2d=True)[:, 0]
+            block = file.read(hop * _FRAMES, dtype="float32", always_2d=True)[:, 0]
             if not len(block):
                 break
             joined = np.concatenate([tail, block])

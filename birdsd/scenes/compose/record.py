@@ -108,5 +108,8 @@ def why_not(clip: EventClip) -> str:
     """Why an event is left out, in words."""
     if clip.measured is None:
         return f"nothing sounded in {clip.origin.tries} tries"
-    heard = f", which heard {clip.verdict.named}" if clip.verdict.named else ""
+    named, score = clip.verdict.named, clip.verdict.score
+    heard = f", which heard {named}" if named else ""
+    if named == clip.species and score is not None:
+        heard = f", whose best score for it was {score:.2f}"
     return f"not confirmed in {clip.origin.tries} tries by {clip.verdict.judge}{heard}"

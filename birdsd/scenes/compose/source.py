@@ -30,10 +30,10 @@ class Scenes:
     of: Callable[[int], Scene]
     name: str
 
-    def told(self) -> str:
-        """The first scene as it was understood: a sentence and a table."""
+    def told(self, rate_hz: int) -> str:
+        """The first scene as it was understood: a sentence and a table. `rate_hz`: of the songs."""
         scene = self.of(0)
-        placed = solve(scene, overrun="leave_out")
+        placed = solve(scene, rate_hz=rate_hz, overrun="leave_out")
         return "\n".join([sentence(scene), "", table(placed)])
 
 

@@ -11,6 +11,8 @@ from birdsd.scenes.heard.band import HOP_S, band_passed, envelope
 from birdsd.scenes.heard.boundaries import Measured, active_frames
 
 BESIDE_S = 0.5  # of background before and behind an event, for its mean
+# Beyond that, to be faded out: cut off hard, a rumble far below the band would leak into it.
+MARGIN_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -42,17 +44,28 @@ def around(measured: Measured, start: int, rate_hz: int, samples: int) -> tuple[
     return max(0, first), min(samples, max(last, first + 1))
 
 
-def ratio(event: np.ndarray, measured: Measured, under: np.ndarray, rate_hz: int) -> Ratio:
-    """Of an event's waveform, float [samples], to the background `under` it (see `around`)."""
+def ratio(event: np.ndarray, measured: Measured, under: np.ndarray, rate_hz: int, margin: int = 0) -> Ratio:
+    """Of an event's waveform, float [samples], to the background `under` it (see `around`), which has
+    `margin` samples more on either side."""
     power = envelope(band_passed(event, rate_hz, *measured.band_hz, exact=True), rate_hz)
     frames = active_frames(power, round(measured.onset_s / HOP_S), round(measured.offset_s / HOP_S))
     loud = float(power[frames].mean()) if len(frames) else 0.0
-    rest = float(
-        np.square(band_passed(under, rate_hz, *measured.band_hz, exact=True), dtype=np.float64).mean()
-    )
+    inside = slice(margin, len(under) - margin)
+    behind = band_passed(_tapered(under, margin), rate_hz, *measured.band_hz, exact=True)[inside]
+    rest = float(np.square(behind, dtype=np.float64).mean())
     everything = envelope(event, rate_hz)[frames].mean() if len(frames) else 0.0
-    below = float(np.square(under, dtype=np.float64).mean()) if len(under) else 0.0
+    below = float(np.square(under[inside], dtype=np.float64).mean()) if len(under) else 0.0
     return Ratio(_db(loud, rest), _db(float(everything), below), power[frames], rest)
+
+
+def _tapered(samples: np.ndarray, margin: int) -> np.ndarray:
+    if not margin:
+        return samples
+    tapered = np.array(samples, np.float32)
+    rise = np.sin(0.5 * np.pi * (np.arange(margin) + 0.5) / margin).astype(np.float32) ** 2
+    tapered[:margin] *= rise
+    tapered[len(tapered) - margin :] *= rise[::-1]
+    return tapered
 
 
 def _db(one: float, other: float) -> float:

@@ -54,7 +54,8 @@ def _more(reader: Reader, found: Clause) -> bool:
         while modifier(reader, trial) or (found.species and _action(reader, trial)):
             pass
         if reader.at > inside and not at_a_name(reader) and trial.gap_s is None:
-            if reader.low() == "," and trial.said:
+            if trial.said and reader.phrase(",") and at_a_name(reader):
+                reader.at -= 1
                 reader.say(
                     f"'{reader.typed(inside)}' is said of the {found.species or 'background'} before it"
                 )

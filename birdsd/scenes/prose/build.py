@@ -64,7 +64,7 @@ def build(
     for number, places in enumerate(where):
         under = [*whole, *(one.level_db for one in _stretches(places or ()))]
         _events(builder, sung, number, under, shared)
-    if shared and sung and length_s is not None:
+    if shared and length_s is not None and any(event.until_s is not None for event in builder.events):
         builder.said.append(
             f"the {len(sung)} clauses share the {length_s:g} s equally"
             if len(sung) > 1

@@ -205,6 +205,10 @@ def _conjunction(reader: Reader) -> Join | None:
 def _add(course: _Course, join: Join, found: Clause) -> None:
     """Hang a clause on the course of the scene."""
     last = course.groups[-1]
+    if join.kind == "AND" and "gap_s" in found.said and "gap_s" not in found.front:
+        course.said.append(
+            f"'{found.said['gap_s']}' counts from the end of what comes before the {found.species}"
+        )
     gap_s = found.gap_s or join.gap_s
     if join.kind == "WHILE" and not found.species:
         join = Join("AND")  # a background goes with everything

@@ -41,10 +41,16 @@ def test_every_column_is_covered_and_taken_from_a_window_that_holds_it(columns):
     for column, number in enumerate(takes):
         assert starts[number] <= column < starts[number] + 16
     for one, other in pairwise(starts):
-        shared = takes[other : one + 16]
-        if len(shared) > 3:
-            assert len(set(shared.tolist())) >= 2, "columns of both in an overlap"
-            assert (np.diff(shared) != 0).mean() > 0.9, "in turns"
+        assert other == starts[-1] or takes[other] == starts.index(one), "a window does not see before itself"
+
+
+def test_in_the_middle_of_an_overlap_the_columns_take_turns():
+    starts = window_starts(96 * 5, 96)
+    takes = owners(96 * 5, starts, 96)
+    for number, (one, other) in enumerate(pairwise(starts[:-1])):
+        shared = takes[other : one + 96]
+        assert set(shared[:5]) == {number} and set(shared[-5:]) == {number + 1}
+        assert (np.diff(shared[5:-5]) != 0).all() and len(shared) == 19
 
 
 def test_a_longer_canvas_begins_with_the_same_noise():

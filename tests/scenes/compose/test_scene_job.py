@@ -357,6 +357,7 @@ def test_an_event_of_a_species_that_never_came_out_is_left_out_of_the_labels_and
 
     monkeypatch.setattr(files.Bank, "clip", failing)
     outcome = run(stage, tmp_path, prompt=PROSE)
+    assert f"at {RATE_HZ} Hz" in outcome.text, "understood, with the rate that it will have"
     told = labels_of(only(tmp_path))
     assert {one["species"] for one in told["came_out"]} == {"Synthetic Low"}
     missing = [one for one in told["asked"] if one["fate"] != "placed"]

@@ -10,7 +10,7 @@ import pytest
 from birdsd.errors import UserError
 from birdsd.scenes.heard.boundaries import measure
 from birdsd.scenes.heard.cutting import cut_out, without_floor
-from birdsd.scenes.heard.ratio import around, ratio
+from birdsd.scenes.heard.ratio import MARGIN_S, around, ratio
 from birdsd.scenes.heard.varied import varied
 from tests.support.songs_of_scenes import RATE_HZ, clip_with, sweep
 
@@ -80,6 +80,19 @@ def test_the_ratio_is_that_of_the_band_alone():
     assert around(found, RATE_HZ, RATE_HZ, 10**6) == (
         RATE_HZ + round((found.onset_s - 0.5) * RATE_HZ), RATE_HZ + round((found.offset_s + 0.5) * RATE_HZ)
     )  # fmt: skip
+
+
+def test_a_rumble_far_below_the_band_does_not_leak_into_it():
+    """80 dB above what lies in the band, as wind may be, and cut off at its crest."""
+    tone = clip_with(sweep(0.6, 3000, 4000, level=0.01), 0.1, 0.8)
+    found = measure(tone, RATE_HZ)
+    noise = 1e-4 * np.random.default_rng(1).standard_normal(2 * RATE_HZ).astype(np.float32)
+    rumble = np.cos(2 * np.pi * 40 * np.arange(2 * RATE_HZ) / RATE_HZ).astype(np.float32)
+    margin = round(MARGIN_S * RATE_HZ)
+    alone = ratio(tone, found, noise[margin:-margin], RATE_HZ).snr_db
+    assert ratio(tone, found, noise + rumble, RATE_HZ, margin).snr_db == pytest.approx(alone, abs=0.3)
+    cut_hard = ratio(tone, found, (noise + rumble)[margin:-margin], RATE_HZ).snr_db
+    assert cut_hard < alone - 3, "what the margin is for"
 
 
 def test_a_song_is_shifted_and_hurried_as_asked():

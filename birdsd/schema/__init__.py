@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from birdsd.schema_machine import MISSING as MISSING
-from birdsd.schema_machine import MachineConfig as MachineConfig
-from birdsd.schema_machine import SiteConfig as SiteConfig
-from birdsd.schema_machine import SubmitConfig as SubmitConfig
-from birdsd.schema_machine import Text as Text
+from birdsd.schema.machine import MISSING as MISSING
+from birdsd.schema.machine import MachineConfig as MachineConfig
+from birdsd.schema.machine import SiteConfig as SiteConfig
+from birdsd.schema.machine import SubmitConfig as SubmitConfig
+from birdsd.schema.machine import Text as Text
 
 
 @dataclass
@@ -398,9 +398,7 @@ class SceneConfig(SongsConfig):
     recipe: Text = None  # the JSON beside a scene: makes that scene again
     count: int = 1  # scenes; number k depends on the seed and k alone
     loop: bool = False  # the end of the scene goes on with its beginning
-    way: str = (
-        "events"  # on a background, with measured labels; canvas: at once, labels say what was asked for
-    )
+    way: str = "events"  # on a background; canvas: in one latent, whose labels say what was asked for
     prompts: list[str] = field(default_factory=list)  # an animation from prompt to prompt
     times: list[float] = field(default_factory=list)  # seconds at which each prompt alone is heard
     duration_s: Optional[float] = None  # of an animation; null: to its last prompt
