@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from birdsd.jobs_api import Outcome
 from birdsd.runs.share import Part
+from birdsd.scenes.canvas.job import is_canvas, make_canvases
 from birdsd.scenes.compose import recipe
 from birdsd.scenes.compose.batch import Made, numbered, refused_lines, write_manifest
 from birdsd.scenes.compose.source import scenes_of
@@ -18,6 +20,9 @@ from birdsd.sharing import beside_others
 def run(config: SceneConfig) -> Outcome:
     """Make this part's scenes that are not there yet, each published whole."""
     out, part = Path(config.out), Part.parse(config.part)
+    if is_canvas(config):
+        done, lines = make_canvases(config)
+        return _outcome(out, done, "", lines)
     if config.recipe:
         return _again(config, out)
     stage = set_up(config)
@@ -39,9 +44,9 @@ def _again(config: SceneConfig, out: Path) -> Outcome:
     return _outcome(out, done, "")
 
 
-def _outcome(out: Path, done: Made, understood: str) -> Outcome:
+def _outcome(out: Path, done: Made, understood: str, further: Sequence[str] = ()) -> Outcome:
     kept = f", {len(done.kept)} already existed" if done.kept else ""
-    lines = [f"{len(done.made)} scenes made in {out}{kept}", *refused_lines(done)]
+    lines = [f"{len(done.made)} scenes made in {out}{kept}", *refused_lines(done), *further]
     if understood:
         lines = [understood, "", *lines]
     if done.last is not None and len(done.made) == 1:

@@ -69,6 +69,11 @@ def _of_songs(job: str, settled: Any) -> Iterator[tuple[str, str]]:
         yield from ((key, why) for key in _OF_SONGS)
     if job == "bank" and not settled.recordings:
         yield "rate_hz", "a model's songs have the rate of its codec"
+    if job == "scene" and (settled.prompts or settled.way == "canvas"):
+        on_canvas = ("tries", "split", "stems")
+        yield from ((key, "on a canvas there are no single songs") for key in on_canvas)
+    if job == "scene" and not settled.prompts:
+        yield "moving", "only an animation (prompts=) moves"
     if job == "scene" and settled.recipe:
         kept = ("seed", "count", "part", "split", "format", "stems", "picture")
         yield from ((key, "recipe= says it") for key in (*_OF_SONGS, *kept))

@@ -231,6 +231,7 @@ class ClipsConfig:
     strength: Optional[float] = None  # of the change, 0 (none) to 1 (all); null: 0.6, with a mask 1
     mask_start_s: Optional[float] = None  # regenerate only this span of it
     mask_end_s: Optional[float] = None  # where this span ends
+    loop: bool = False  # the end of each clip goes on with its beginning
     emphasis: bool = True  # (word:1.3) weights a word; false: brackets are plain text
     aesthetic_steps: Optional[int] = None  # of personalising each prompt; null: 5, 0 turns it off
     aesthetic_rate: float = 1e-4  # learning rate of this personalisation
@@ -375,6 +376,12 @@ class SceneConfig(SongsConfig):
     distribution: Text = None  # YAML: what to draw scenes from
     recipe: Text = None  # the JSON beside a scene: makes that scene again
     count: int = 1  # scenes; number k depends on the seed and k alone
+    loop: bool = False  # the end of the scene goes on with its beginning
+    way: str = "events"  # on a background; canvas: in one latent, whose labels say what was asked for
+    prompts: list[str] = field(default_factory=list)  # an animation from prompt to prompt
+    times: list[float] = field(default_factory=list)  # seconds at which each prompt alone is heard
+    duration_s: Optional[float] = None  # of an animation; null: to its last prompt
+    moving: str = "auto"  # picture of an animation: gif, mp4, none; auto: both where ffmpeg is installed
     bank: Text = None  # a folder of `birdsd run bank`: no song is generated
     split: str = ""  # of the bank's songs and the pool's files: train, validation or test
     pool: Text = None  # recordings for backgrounds, a sub-folder for each environment

@@ -13,6 +13,7 @@ import numpy as np
 from birdsd.diffusion.generation import sampling
 from birdsd.diffusion.generation.conditioning import Span, Start, keep_sound
 from birdsd.diffusion.generation.generator import Generator
+from birdsd.diffusion.generation.loops import looped_images, looped_steps
 from birdsd.diffusion.generation.request import Request
 from birdsd.diffusion.networks.finite import NotFinite
 from birdsd.errors import UserError
@@ -82,7 +83,12 @@ def generate(
             numbers = request.numbers_of(batch)
             prompts, seeds, indices = zip(*(request.work(number) for number in numbers), strict=True)
             spoilt: dict[int, NotFinite] = {}
-            pictures = model.images(request, prompts, indices, tick, seeds=seeds, start=start, spoilt=spoilt)
+            if request.loop:
+                pictures = looped_images(model, request, prompts, indices, tick, seeds=seeds, spoilt=spoilt)
+            else:
+                pictures = model.images(
+                    request, prompts, indices, tick, seeds=seeds, start=start, spoilt=spoilt
+                )
             for position, (number, picture) in enumerate(zip(numbers, pictures, strict=True)):
                 if number in plans and number not in clips:
                     if position in spoilt:
@@ -98,6 +104,8 @@ def generate(
 
 def steps_of(model: Generator, request: Request) -> int:
     """How often one batch of the request asks the network."""
+    if request.loop:
+        return looped_steps(model, request)
     trained = model.pipeline.scheduler.config
     return sampling.network_steps(request.scheduler, trained, request.steps, request.skipped_steps())
 
@@ -271,7 +279,8 @@ def _write(codec: Codec, plan: _Plan, picture: np.ndarray) -> Clip:
     from birdsd.sound.audio.recordings import write_wav
     from birdsd.sound.labels.load import Label, write_raven
 
-    sound = codec.decode(codec.from_rgb(picture))
+    decode = codec.decode_loop if plan.recipe["request"].get("loop") else codec.decode
+    sound = decode(codec.from_rgb(picture))
     begin_s, end_s = 0.0, codec.clip_s
     if plan.span is not None and plan.start is not None:
         begin_s, end_s = plan.span.start_s, plan.span.end_s

@@ -307,7 +307,7 @@ class Generator:
         for position, picture in enumerate(decoded):
             if position in steps or not is_finite(picture):
                 clip = (prompts[position], drawn[position], indices[position])
-                found[position] = self._not_finite(request, clip, steps.get(position), watch.steps)
+                found[position] = self.not_finite(request, clip, steps.get(position), watch.steps)
         if found and spoilt is None:
             raise next(iter(found.values()))
         (found if spoilt is None else spoilt).update(found)
@@ -315,7 +315,7 @@ class Generator:
         span = request.span(self.codec.clip_s)
         return keep_outside(pictures, start, span, self.codec) if start and span else pictures
 
-    def _not_finite(
+    def not_finite(
         self, request: Request, clip: tuple[str, int, int], step: int | None, steps: int
     ) -> NotFinite:
         """Which clip (prompt, seed, index), where it happened, and the likely reason."""

@@ -10,11 +10,13 @@ schedulers that look back or add noise need nothing of their own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from birdsd.diffusion.generation import sampling
+from birdsd.diffusion.generation.columns import ColumnAttention, Told
 from birdsd.diffusion.generation.guidance import Predictor
 from birdsd.randomness import generator
 
@@ -28,27 +30,41 @@ OVERLAP = 0.2  # of a window; averaging wants 0.8
 _BLIND = 0.05  # of a window, at each of its ends: it does not see what its neighbour joins on there
 
 
-def window_starts(columns: int, width: int, overlap: float = OVERLAP) -> list[int]:
-    """First columns of the windows that cover `columns`; the last one is flush with the end."""
+def window_starts(columns: int, width: int, overlap: float = OVERLAP, loop: bool = False) -> list[int]:
+    """First columns of the windows that cover `columns`; the last one is flush with the end, in a loop they
+    lie evenly around it."""
+    step = max(1, width - max(1, round(overlap * width)))
+    if loop:
+        count = -(-columns // step)
+        return [round(number * columns / count) for number in range(count)]
     if columns <= width:
         return [0]
-    step = max(1, width - max(1, round(overlap * width)))
     return [*range(0, columns - width, step), columns - width]
 
 
 def owners(columns: int, starts: Sequence[int], width: int) -> np.ndarray:
     """int [columns]: the window whose prediction each column takes. In an overlap they take turns, but for
     the columns at a window's end, which are left to the one that sees both sides of them."""
+    return _turns(columns, starts, width)[0]
+
+
+def _turns(
+    columns: int, starts: Sequence[int], width: int, loop: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """int [columns] twice: the window that each column is taken from, as `owners` says, and where in it. In a
+    loop, what reaches over the end goes on at the beginning."""
     blind = max(1, round(_BLIND * width))
-    covering: list[list[int]] = [[] for _ in range(columns)]
-    sighted: list[list[int]] = [[] for _ in range(columns)]
+    covering: list[list[tuple[int, int]]] = [[] for _ in range(columns)]
+    sighted: list[list[tuple[int, int]]] = [[] for _ in range(columns)]
     for number, start in enumerate(starts):
-        for column in range(start, min(start + width, columns)):
-            covering[column].append(number)
-            if column >= start + blind * (start > 0) and column < start + width - blind:
-                sighted[column].append(number)
+        for place in range(width if loop else min(width, columns - start)):
+            column = (start + place) % columns
+            covering[column].append((number, place))
+            if place >= blind * (loop or start > 0) and place < width - blind:
+                sighted[column].append((number, place))
     chosen = [seeing or all_of for seeing, all_of in zip(sighted, covering, strict=True)]
-    return np.array([over[column % len(over)] for column, over in enumerate(chosen)])
+    taken = np.array([over[column % len(over)] for column, over in enumerate(chosen)])
+    return taken[:, 0], taken[:, 1]
 
 
 def column_noise(seed: int, columns: int, shape: tuple[int, int]) -> np.ndarray:
@@ -59,57 +75,105 @@ def column_noise(seed: int, columns: int, shape: tuple[int, int]) -> np.ndarray:
 
 def long_latents(
     model: Generator, request: Request, prompt: str, columns: int, seed: int,
-    tick: Callable[[], object] | None = None,
+    tick: Callable[[], object] | None = None, *, loop: bool = False,
 ) -> Tensor:  # fmt: skip
     """Scaled latents float32 [1, C, h, columns] on the CPU, all under one prompt; shorter than a window: its
-    beginning. Asks the network for every window at every step (see `window_starts`)."""
+    beginning, or with `loop` a loop all the same. Asks the network for every window at every step (see
+    `window_starts`)."""
     import torch
 
-    parts = model.pipeline
     channels, height, width = model.latent_shape()
-    canvas_columns = max(columns, width)
-    starts = window_starts(canvas_columns, width)
-    takes = owners(canvas_columns, starts, width)
-    scheduler = sampling.make_scheduler(request.scheduler, parts.scheduler.config)
+    whole = columns if loop else max(columns, width)
+    with model.working("text_encoder"):
+        context, negative = model.conditioning(request, [prompt])
+    noise = torch.from_numpy(column_noise(seed, whole, (channels, height)))[None]
+    told = Told.same(context, whole)
+    return canvas_latents(model, request, told, negative, noise, seed, tick, loop=loop)[..., :columns]
+
+
+def canvas_latents(
+    model: Generator, request: Request, told: Told, negative: Tensor, noise: Tensor, seed: int,
+    tick: Callable[[], object] | None = None, *, loop: bool = False, watch: sampling.Watch | None = None,
+) -> Tensor:  # fmt: skip
+    """Scaled latents float32 [1, C, h, columns] on the CPU, from `noise` of that shape, every column under
+    what it is `told`. `negative`: [1, n, width], what guidance leads away from.
+
+    A loop has windows that reach over its end, and they move around it from step to step: where it begins
+    anew is a place like any other.
+    """
+    import torch
+
+    unet, width, columns = model.pipeline.unet, model.latent_shape()[2], noise.shape[-1]
+    scheduler = sampling.make_scheduler(request.scheduler, model.pipeline.scheduler.config)
     scheduler.set_timesteps(request.steps, device=model.device)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)
     timesteps = scheduler.timesteps
-    with model.working("text_encoder"):
-        context, negative = model.conditioning(request, [prompt])
-    unet = parts.unet
-    noise = torch.from_numpy(column_noise(seed, canvas_columns, (channels, height)))[None]
+    starts = window_starts(columns, width, loop=loop)
+    shifts = generator(seed, "loop offsets").integers(columns, size=len(timesteps)) if loop else ()
     canvas = noise.to(model.device, unet.dtype) * scheduler.init_noise_sigma
     extra = _extra(scheduler, seed)
-    batches = [starts[at : at + request.batch_size] for at in range(0, len(starts), request.batch_size)]
-    predictors = [
-        Predictor(
-            unet, context.to(unet.dtype).expand(len(batch), -1, -1),
-            negative.to(unet.dtype).expand(len(batch), -1, -1), request.led(), timesteps.tolist(),
-        )
-        for batch in batches
-    ]  # fmt: skip
-    with model.working("unet"), torch.no_grad():
+    told = Told(told.states.to(unet.dtype), told.which)
+    asker = _Asker(unet, request, told, negative.to(unet.dtype), timesteps.tolist(), noise.shape[2])
+    with model.working("unet"), torch.no_grad(), asker.attention:
         for number, step in enumerate(timesteps):
+            moved = [start + int(shifts[number]) for start in starts] if loop else starts
+            takes, at = _turns(columns, moved, width, loop)
             predicted = torch.empty_like(canvas)
-            first = 0
-            for batch, predict in zip(batches, predictors, strict=True):
-                windows = torch.cat([canvas[..., at : at + width] for at in batch])
-                told = predict(_Asked(scheduler, number), windows, number, step)
-                for offset, at in enumerate(batch):
-                    mine = np.flatnonzero(takes[at : at + width] == first + offset)
-                    predicted[..., at + mine] = told[offset : offset + 1][..., mine]
-                first += len(batch)
+            for first in range(0, len(moved), request.batch_size):
+                batch = moved[first : first + request.batch_size]
+                places = [(start + np.arange(width)) % columns for start in batch]
+                answered = asker.ask(_Asked(scheduler, number), canvas, places, number, step)
+                for offset in range(len(batch)):
+                    mine = np.flatnonzero(takes == first + offset)
+                    predicted[..., mine] = answered[offset : offset + 1][..., at[mine]]
                 if tick is not None:
                     tick()
             _settle(scheduler, number)
             canvas = scheduler.step(predicted, step, canvas, **extra, return_dict=False)[0]
-    return canvas[..., :columns].float().cpu()
+            if watch is not None:
+                watch.look(canvas)
+    return canvas.float().cpu()
 
 
-def network_calls(model: Generator, request: Request, columns: int) -> int:
+class _Asker:
+    """Asks the network for windows, each with what its columns are told."""
+
+    def __init__(
+        self,
+        unet: Any,
+        request: Request,
+        told: Told,
+        negative: Tensor,
+        timesteps: Sequence[float],
+        height: int,
+    ) -> None:
+        self._unet, self._told, self._negative, self._timesteps = unet, told, negative, timesteps
+        self._led = request.led()
+        several = len(told.states) > 1
+        self._columns = ColumnAttention(unet, height) if several else None
+        self.attention = self._columns or nullcontext()
+
+    def ask(
+        self, scheduler: _Asked, canvas: Tensor, places: list[np.ndarray], number: int, step: Tensor
+    ) -> Tensor:
+        """What is predicted for the windows at `places`, each int [w]: [B, C, h, w]."""
+        import torch
+
+        windows = torch.cat([canvas[..., place] for place in places])
+        entering, local = self._told.windows(places)
+        texts = entering.shape[1] // self._negative.shape[1]
+        if self._columns is not None:
+            self._columns.tell(local, texts)
+        negative = self._negative.expand(len(places), -1, -1).repeat(1, texts, 1)
+        predict = Predictor(self._unet, entering, negative, self._led, self._timesteps)
+        return predict(scheduler, windows, number, step)
+
+
+def network_calls(model: Generator, request: Request, columns: int, loop: bool = False) -> int:
     """How often `tick` is called: batches of windows, times steps of the network."""
-    windows = len(window_starts(max(columns, model.latent_shape()[2]), model.latent_shape()[2]))
+    width = model.latent_shape()[2]
+    windows = len(window_starts(columns if loop else max(columns, width), width, loop=loop))
     steps = sampling.network_steps(request.scheduler, model.pipeline.scheduler.config, request.steps)
     return steps * -(-windows // request.batch_size)
 
@@ -137,6 +201,28 @@ def _extra(scheduler: Any, seed: int) -> dict[str, Any]:
 
     takes = inspect.signature(scheduler.step).parameters
     return {"generator": sampling.torch_generator(seed, "canvas sampler")} if "generator" in takes else {}
+
+
+def looped_picture(model: Generator, latents: Tensor, block: int | None = None) -> np.ndarray:
+    """The picture of the latents of a loop [1, C, h, columns], float32 [H, columns * factor, 3] of 0..255.
+
+    The decoder sees what lies beyond either end, and where its blocks meet at the loop point they are
+    cross-faded, like everywhere else.
+    """
+    import torch
+
+    factor = model.codec.frames // model.latent_shape()[2]
+    columns, around, fade = latents.shape[-1], 8, 4
+    places = torch.arange(-around, columns + around + fade) % columns
+    wide = latents[..., places]
+    frames = wide.shape[-1] * factor
+    whole = np.concatenate(list(picture_blocks(model, wide, frames, block or frames)), axis=1)
+    whole = whole[:, around * factor : (around + columns + fade) * factor]
+    picture, further = whole[:, : columns * factor].copy(), whole[:, columns * factor :]
+    width = min(further.shape[1], picture.shape[1])
+    rise = ((np.arange(width) + 0.5) / width)[None, :, None].astype(np.float32)
+    picture[:, :width] = picture[:, :width] * rise + further[:, :width] * (1 - rise)
+    return picture
 
 
 def picture_blocks(model: Generator, latents: Tensor, frames: int, block: int) -> Any:

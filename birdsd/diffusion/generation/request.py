@@ -61,6 +61,7 @@ class Request:
     guidance_end: float = 1.0
     guidance_rescale: float = 0.0
     guide_weight: float | None = None  # None: there is no weaker model to lead away from
+    loop: bool = False
 
     def __post_init__(self) -> None:
         sampling.check_request(self.steps, self.guidance, self.count, self.batch_size)
@@ -79,6 +80,13 @@ class Request:
                     f"{name}={getattr(self, name)} without init",
                     "it says how much, or what, of a recording is regenerated",
                     "add init=RECORDING, or leave it out",
+                )
+        for name in ("init", "guide_weight"):
+            if self.loop and getattr(self, name) is not None:
+                raise UserError(
+                    f"loop=true with {'guide' if name == 'guide_weight' else name}",
+                    "a loop is made from noise, by one model, in windows that reach over its end",
+                    "leave one of them out",
                 )
         self.skipped_steps()
         self.aesthetics()

@@ -11,6 +11,8 @@ from birdsd.diffusion.generation.long import long_latents, picture_blocks
 from birdsd.scenes.backgrounds.joined import joined
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from birdsd.diffusion.generation.generator import Generator
     from birdsd.diffusion.generation.request import Request
 
@@ -19,21 +21,33 @@ OVERLAP_S = 0.25
 
 
 def made_background(
-    model: Generator, request: Request, prompt: str, duration_s: float, seed: int
+    model: Generator, request: Request, prompt: str, duration_s: float, seed: int, *, loop_s: float = 0.0
 ) -> Iterator[np.ndarray]:
-    """Mono float32 parts at the codec's rate, `duration_s` in all."""
+    """Mono float32 parts at the codec's rate, `duration_s` in all; with `loop_s`, of a loop of that length,
+    as often as it takes."""
     codec = model.codec
     frame_s = codec.hop / codec.rate_hz
     factor = codec.frames // model.latent_shape()[2]
     overlap = max(factor, round(OVERLAP_S / frame_s))
     frames = int(np.ceil(duration_s / frame_s)) + factor
     columns = -(-(frames + overlap) // factor)
-    latents = long_latents(model, request, prompt, columns, seed)
-    block = max(factor, round(BLOCK_S / frame_s) // factor * factor)
-    pictures = picture_blocks(model, latents, columns * factor, block)
-    fade = overlap * codec.hop
+    around = max(1, round(loop_s / (factor * frame_s))) if loop_s else columns
+    latents = long_latents(model, request, prompt, around, seed, loop=loop_s > 0)
+    if loop_s:
+        latents = latents[..., np.arange(columns) % around]
+    return sound_of_latents(model, latents, duration_s)
+
+
+def sound_of_latents(model: Generator, latents: Tensor, duration_s: float) -> Iterator[np.ndarray]:
+    """Mono float32 parts at the codec's rate, `duration_s` in all, of latents [1, C, h, columns] (a little
+    longer, where the last samples are not to fade)."""
+    codec = model.codec
+    factor = codec.frames // model.latent_shape()[2]
+    overlap = max(factor, round(OVERLAP_S * codec.rate_hz / codec.hop))
+    block = max(factor, round(BLOCK_S * codec.rate_hz / codec.hop) // factor * factor)
+    pictures = picture_blocks(model, latents, latents.shape[-1] * factor, block)
     samples = round(duration_s * codec.rate_hz)
-    return joined(_sounds(model, pictures, overlap), fade, samples)
+    return joined(_sounds(model, pictures, overlap), overlap * codec.hop, samples)
 
 
 def _sounds(model: Generator, pictures: Iterator[np.ndarray], overlap: int) -> Iterator[np.ndarray]:

@@ -12,6 +12,14 @@ import numpy as np
 
 from birdsd.errors import UserError
 from birdsd.scenes.backgrounds.joined import faded_in_out
+from birdsd.scenes.backgrounds.looped import (
+    FADE_S,
+    WHOLE_S,
+    goes_round,
+    made_loop,
+    reaching_over,
+    rounded,
+)
 from birdsd.scenes.backgrounds.made import made_background
 from birdsd.scenes.backgrounds.pool import Pool, UsedFile, one_file
 from birdsd.scenes.backgrounds.spool import Piece, Spool
@@ -55,12 +63,17 @@ class Backgrounds:
     request: Request | None = None
     pool: Pool | None = None
 
-    def layer(self, told: PlacedBackground, rate_hz: int, spool: Spool) -> Layer | None:
-        """Render one at `rate_hz`; None for silence."""
+    def layer(self, told: PlacedBackground, rate_hz: int, spool: Spool, loop_s: float = 0.0) -> Layer | None:
+        """Render one at `rate_hz`; None for silence. In a loop of `loop_s`, one over all of it goes round,
+        and another may begin before the scene or end behind it."""
         if told.source == "none":
             return None
+        told = reaching_over(told, loop_s) if loop_s else told
         samples = max(1, round(told.duration_s * rate_hz))
-        files, sound = self._sound(told, samples, rate_hz)
+        if loop_s and goes_round(told, loop_s):
+            files, sound = self._around(told, samples, rate_hz)
+        else:
+            files, sound = self._sound(told, samples, rate_hz)
         piece = spool.add(sound)
         level_db = piece.active_db()
         if not math.isfinite(level_db):
@@ -73,8 +86,20 @@ class Backgrounds:
             round(told.fade_in_s * rate_hz), round(told.fade_out_s * rate_hz), files,
         )  # fmt: skip
 
-    def _sound(
+    def _around(
         self, told: PlacedBackground, samples: int, rate_hz: int
+    ) -> tuple[list[UsedFile], Iterator[np.ndarray]]:
+        fade = round(min(FADE_S, told.duration_s / 4) * rate_hz)
+        whole = told.source == "generate" and told.duration_s <= WHOLE_S
+        if whole and self.model is not None and self.request is not None:
+            made = made_loop(self.model, self.request, told.prompt, told.duration_s, told.seed, samples)
+            return [], made
+        longer = told.duration_s if told.source == "generate" else 0.0
+        files, sound = self._sound(told, samples + fade, rate_hz, longer)
+        return files, rounded(sound, samples, fade)
+
+    def _sound(
+        self, told: PlacedBackground, samples: int, rate_hz: int, loop_s: float = 0.0
     ) -> tuple[list[UsedFile], Iterator[np.ndarray]]:
         if told.source == "pool":
             if self.pool is None:
@@ -91,7 +116,10 @@ class Backgrounds:
                 "a bank holds songs alone",
                 "run=RUN of a model that knows this environment, or pool=FOLDER",
             )
-        made = made_background(self.model, self.request, told.prompt, told.duration_s, told.seed)
+        made = made_background(
+            self.model, self.request, told.prompt, samples / rate_hz if loop_s else told.duration_s,
+            told.seed, loop_s=loop_s,
+        )  # fmt: skip
         return [], at_rate(made, self.model.codec.rate_hz, rate_hz, samples)
 
 

@@ -11,9 +11,10 @@ from birdsd.errors import UserError
 from birdsd.scenes.backgrounds.render import Backgrounds, Layer
 from birdsd.scenes.backgrounds.spool import Spool
 from birdsd.scenes.bank.clip import RECORDED, EventClip
+from birdsd.scenes.compose.around import folded, folded_rows
 from birdsd.scenes.compose.events import EventStem, Song, Songs, louder, place, song_of, wanted_of
 from birdsd.scenes.compose.licences import licence_of
-from birdsd.scenes.compose.mixing import FORMATS, Written, fitting_gain_db, true_peak, write_mix
+from birdsd.scenes.compose.mixing import FORMATS, Stem, Written, fitting_gain_db, true_peak, write_mix
 from birdsd.scenes.compose.record import (
     BEYOND,
     DID_NOT_COME_OUT,
@@ -66,7 +67,8 @@ class Composer:
                 name, placed.duration_s, rate_hz, placed.channels, notes=list(placed.notes), gate=self.gate
             )
             done.backgrounds = list(placed.backgrounds)
-            found = [self.backgrounds.layer(told, rate_hz, spool) for told in placed.backgrounds]
+            loop_s = placed.duration_s if placed.loop else 0.0
+            found = [self.backgrounds.layer(told, rate_hz, spool, loop_s) for told in placed.backgrounds]
             layers = [layer for layer in found if layer is not None]
             stems: list[EventStem] = []
             for event in placed.events:
@@ -87,7 +89,7 @@ class Composer:
             # Whether generated sound inherits the terms of what a model learnt from is unsettled: the trail
             # lists them, and only recordings bind the mix.
             done.licence = licence_of(one.licence for one in done.trail if one.kind == RECORDED)
-            _write(done, folder, [*layers, *stems], samples, look)
+            _write(done, folder, [*layers, *stems], samples, look, placed.loop)
             return done
 
     def _sung(self, scene: Scene, spool: Spool) -> tuple[PlacedScene, dict[str, Song], dict[str, EventClip]]:
@@ -129,19 +131,22 @@ def stem_path(folder: Path, number: int, role: str, label: str, suffix: str) -> 
     return folder / "stems" / f"{role}{count}_{safe_name(label, 40)}.{suffix}"
 
 
-def _write(done: Composed, folder: Path, stems: list[Layer | EventStem], samples: int, look: Look) -> None:
+def _write(
+    done: Composed, folder: Path, stems: list[Layer | EventStem], samples: int, look: Look, loop: bool
+) -> None:
     """The mix and its stems, turned down together where the mix would not fit."""
-    done.gain_db = fitting_gain_db(true_peak(stems, samples))
+    heard: list[Stem] = [folded(stem, samples) if loop else stem for stem in stems]
+    done.gain_db = fitting_gain_db(true_peak(heard, samples))
     written = []
     if look.stems:
         (folder / "stems").mkdir()
     counts = {"background": 0, "event": 0}
-    for stem in stems:
+    for stem, sound in zip(stems, heard, strict=True):
         role = "event" if isinstance(stem, EventStem) else "background"
         label = stem.song.clip.species if isinstance(stem, EventStem) else stem.told.environment
         path = stem_path(folder, counts[role], role, label, look.format) if look.stems else None
         counts[role] += 1
-        written.append(Written(stem, path))
+        written.append(Written(sound, path))
     write_mix(
         folder / f"{done.name}.{look.format}",
         written,
@@ -151,12 +156,21 @@ def _write(done: Composed, folder: Path, stems: list[Layer | EventStem], samples
         gain_db=done.gain_db,
     )
     names = [
-        f"stems/{one.path.name}" if one.path else "" for one in written if isinstance(one.stem, EventStem)
+        f"stems/{one.path.name}" if one.path else ""
+        for one, stem in zip(written, stems, strict=True)
+        if isinstance(stem, EventStem)
     ]
     done.came_out = [
         replace(louder(event, done.gain_db), stem=name)
         for event, name in zip(done.came_out, names, strict=True)
     ]
+    if loop:
+        songs = [one for one, stem in zip(heard, stems, strict=True) if isinstance(stem, EventStem)]
+        done.came_out = [
+            row
+            for event, one in zip(done.came_out, songs, strict=True)
+            for row in folded_rows(event, one, done.duration_s, samples)
+        ]
     if done.gain_db:
         done.notes.append(f"everything was turned down by {-done.gain_db:.1f} dB, so that nothing is cut off")
 

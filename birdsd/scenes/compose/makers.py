@@ -22,13 +22,18 @@ if TYPE_CHECKING:
     from birdsd.evaluation.weak_check import WeakCheck
 
 
-def song_maker(config: SongsConfig, pool: Sequence[str] = ()) -> tuple[Maker, Vocabulary]:
-    """The model of the configuration as a maker of songs, and what may be asked of it."""
-    clips = ClipsConfig(
+def clips_of(config: SongsConfig) -> ClipsConfig:
+    """The settings of the model, as `generate` has them."""
+    return ClipsConfig(
         prompt=["a song"], run=config.run, steps=config.steps, guidance=config.guidance,
         scheduler=config.scheduler, batch_size=config.batch_size, add=config.add, base=config.base,
         runs=config.runs, machine=config.machine,
     )  # fmt: skip
+
+
+def song_maker(config: SongsConfig, pool: Sequence[str] = ()) -> tuple[Maker, Vocabulary]:
+    """The model of the configuration as a maker of songs, and what may be asked of it."""
+    clips = clips_of(config)
     place = model_place(clips)
     request = Request.of(clips, recommended_sampling(clips))
     vocabulary = vocabulary_of_run(place, config.base, pool)

@@ -47,6 +47,17 @@ def scenes_of(config: SceneConfig, vocabulary: Vocabulary, length_of: LengthOf |
             "exactly one of prompt, scene and distribution says what is heard",
             'e.g. prompt="a House Sparrow singing in rain, then a Black Phoebe"',
         )
+    scenes = _scenes_of(config, vocabulary, length_of)
+    return replace(scenes, of=lambda k: as_loop(scenes.of(k))) if config.loop else scenes
+
+
+def as_loop(scene: Scene) -> Scene:
+    """The scene as a loop, as long as it would have been."""
+    duration_s = solve(scene).duration_s if scene.duration_s is None else scene.duration_s
+    return replace(scene, loop=True, duration_s=duration_s)
+
+
+def _scenes_of(config: SceneConfig, vocabulary: Vocabulary, length_of: LengthOf | None) -> Scenes:
     if not 1 <= config.count <= 10_000_000:
         raise UserError(f"count={config.count}", "at least one scene is made, and at most ten million")
     if config.prompt:

@@ -193,11 +193,14 @@ class SpectrogramCodec(CodecConfig, Codec):
             magnitude = np.where(values < 0.5, np.float32(0), np.exp(db * np.float32(math.log(10) / 20)))
         return np.ascontiguousarray(magnitude, dtype=np.float32)
 
-    def decode(self, image: np.ndarray, iterations: int | None = None, seed: int = 0) -> np.ndarray:
+    def decode(
+        self, image: np.ndarray, iterations: int | None = None, seed: int = 0, *, circular: bool = False
+    ) -> np.ndarray:
         """Sound, float32 [channels, frames * hop] at rate_hz, of an image [channels, bands, frames].
 
         The image may have any number of frames. The same seed gives the same sound. With intensity
-        "power" the level is unknown, and the loudest sample is put at full scale.
+        "power" the level is unknown, and the loudest sample is put at full scale. With `circular` the sound
+        is a loop, whose end goes on with its beginning.
         """
         image = np.asarray(image)
         if image.ndim != 3 or image.shape[1] != self.bands:
@@ -206,12 +209,24 @@ class SpectrogramCodec(CodecConfig, Codec):
                 f"its images are [channels, {self.bands}, frames]",
                 "decode it with the codec.json beside it",
             )
-        sound = self.synthesise(self.dequantise(image), iterations, seed)
+        sound = self.synthesise(self.dequantise(image), iterations, seed, circular=circular)
         peak = float(np.abs(sound).max(initial=0.0))
         return sound if self.keeps_level or peak == 0 else sound / peak
 
-    def synthesise(self, magnitude: np.ndarray, iterations: int | None = None, seed: int = 0) -> np.ndarray:
+    def decode_loop(self, image: np.ndarray) -> np.ndarray:
+        """As `decode`, with phases that are found on a circle."""
+        return self.decode(image, circular=True)
+
+    def synthesise(
+        self,
+        magnitude: np.ndarray,
+        iterations: int | None = None,
+        seed: int = 0,
+        *,
+        circular: bool = False,
+    ) -> np.ndarray:
         """Sound, float32 [channels, frames * hop], of magnitudes [channels, frames, bands]."""
+        stft = dataclasses.replace(self.stft, circular=circular)
         count = self.griffin_lim_iterations if iterations is None else iterations
         merged = not self.filters.identity and self.stft.phase_divisor == 1
         channels = []
@@ -220,7 +235,7 @@ class SpectrogramCodec(CodecConfig, Codec):
             bins = self.filters.invert(bands)
             # One seed for all channels: what is equal in left and right stays equal.
             bank = self.filters if merged else None
-            channels.append(griffin_lim(bins, self.stft, count, self.momentum, seed, bank, bands))
+            channels.append(griffin_lim(bins, stft, count, self.momentum, seed, bank, bands))
         return np.stack(channels)
 
     # -- refusals --------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ iteration. The FFTs are scipy's (pocketfft), which transforms several frames at 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -27,11 +27,13 @@ class Stft:
     padded with zeros to `n_fft`. Only magnitudes are given out, so where the window lies inside the
     FFT does not matter. `length` samples make length // hop frames: the image of a clip of
     frames * hop samples is exactly `frames` wide (libraries that centre give one frame more).
+    With `circular` the signal is a loop: beyond either end lies the other one, not a mirror image.
     """
 
     window: int
     hop: int
     n_fft: int
+    circular: bool = False
 
     @cached_property
     def hann(self) -> np.ndarray:
@@ -57,8 +59,9 @@ class Stft:
         return max(16, _BLOCK_BYTES // (8 * self.bins) // 16 * 16)
 
     def mirrored(self, waveform: np.ndarray) -> np.ndarray:
-        """`waveform` [samples] with half a window of its mirror image on either side."""
-        return np.pad(waveform, self.window // 2, mode="reflect")
+        """`waveform` [samples] with half a window on either side: of its mirror image, in a loop of its other
+        end."""
+        return np.pad(waveform, self.window // 2, mode="wrap" if self.circular else "reflect")
 
     def _frames(self, mirrored: np.ndarray, count: int) -> np.ndarray:
         return np.lib.stride_tricks.sliding_window_view(mirrored, self.window)[:: self.hop][:count]
@@ -110,8 +113,15 @@ class _Synthesis:
             rows[:, : piece.shape[1]] += piece
 
     def _fold(self, signal: np.ndarray) -> np.ndarray:
-        """Add what lies in the mirrored margins to the samples that they mirror."""
+        """Add what lies in the margins to the samples that they mirror, or in a loop repeat."""
         half, n = self.stft.window // 2, self.samples
+        if self.stft.circular:
+            out = np.zeros(n, np.float32)
+            for first in range(-half, half + n, n):  # a loop shorter than half a window goes around often
+                low, high = max(first, -half), min(first + n, half + n)
+                out[low - first : high - first] += signal[half + low : half + high]
+            # Pieces begin at -half: turned back to where the loop begins.
+            return np.roll(out, -half)
         out = signal[half : half + n].copy()
         out[1 : half + 1] += signal[:half][::-1]
         tail = signal[half + n : half + n + half]
@@ -152,7 +162,7 @@ def griffin_lim(
     """
     divisor = 1 if bank is not None else stft.phase_divisor
     target = np.ascontiguousarray(magnitude[:, ::divisor], dtype=np.float32)
-    small = Stft(stft.window, stft.hop, stft.n_fft // divisor)
+    small = replace(stft, n_fft=stft.n_fft // divisor)
     synthesis = _Synthesis(small, len(target))
     _start(synthesis, target, seed)
     previous = np.zeros(target.shape, np.complex64)

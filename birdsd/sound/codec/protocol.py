@@ -110,6 +110,11 @@ class Codec(ABC):
         above fmax_hz), "trills" (fast notes are smeared), "level" (the loudness is wrong)."""
         return {}
 
+    def decode_loop(self, image: np.ndarray) -> np.ndarray:
+        """As `decode`, of sound that is to go round: its end goes on with its beginning."""
+        samples = image.shape[-1] * self.hop
+        return self.decode(np.concatenate([image] * 3, axis=-1))[:, samples : 2 * samples]
+
     # -- what follows ----------------------------------------------------------------------------
 
     @property

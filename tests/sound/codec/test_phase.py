@@ -75,3 +75,43 @@ def test_silence_and_single_cells_stay_finite():
     empty[20, 100] = 1.0
     assert np.isfinite(griffin_lim(empty, stft, 4)).all()
     assert np.isfinite(griffin_lim(np.ones((40, 257), np.float32), stft, 4)).all()
+
+
+@pytest.mark.parametrize("stft", [Stft(512, 128, 512), Stft(256, 32, 512), Stft(512, 128, 2048)])
+def test_a_loop_is_the_same_wherever_it_begins(stft):
+    """Nothing is mirrored at the ends of a loop: turned sound has turned spectra, which invert."""
+    around = Stft(stft.window, stft.hop, stft.n_fft, circular=True)
+    sound = generator("loop").standard_normal(40 * stft.hop).astype(np.float32)
+    turned = np.roll(sound, 7 * stft.hop)
+    assert np.allclose(around.magnitude(turned), np.roll(around.magnitude(sound), 7, axis=0), atol=1e-3)
+    assert not np.allclose(stft.magnitude(turned), np.roll(stft.magnitude(sound), 7, axis=0), atol=1e-3)
+    synthesis = _Synthesis(around, 40)
+    for part, spectrum in around.spectra(sound):
+        synthesis.add(spectrum, part.start)
+    assert np.allclose(synthesis.waveform(), sound, atol=2e-4)
+
+
+def test_a_very_short_loop_goes_around_the_window_several_times():
+    around = Stft(512, 128, 512, circular=True)
+    sound = generator("short loop").standard_normal(128).astype(np.float32)
+    synthesis = _Synthesis(around, 1)
+    for part, spectrum in around.spectra(sound):
+        synthesis.add(spectrum, part.start)
+    assert np.isfinite(synthesis.waveform()).all() and len(synthesis.waveform()) == 128
+
+
+def test_the_phase_of_a_loop_goes_on_over_its_end():
+    """A steady low tone: where the ends are found apart, they meet with a step that no place inside has."""
+    magnitude = np.zeros((61, 257), np.float32)
+    magnitude[:, 4:7] = (64, 128, 64)
+
+    def steps(circular: bool) -> float:
+        ratios = []
+        for seed in range(6):
+            settings = Stft(512, 128, 512, circular=circular)
+            sound = griffin_lim(magnitude, settings, 200, seed=seed)
+            inside = np.percentile(np.abs(np.diff(sound)), 99)
+            ratios.append(abs(float(sound[0] - sound[-1])) / inside)
+        return max(ratios)
+
+    assert steps(True) <= 1 < steps(False)

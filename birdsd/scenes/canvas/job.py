@@ -1,0 +1,178 @@
+"""`birdsd run scene` with prompts, or with way=canvas: from settings to folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from birdsd.diffusion.generation.generator import Generator
+from birdsd.diffusion.generation.request import Request
+from birdsd.errors import UserError, clipped, unknown_name
+from birdsd.files import explained_write, read_json, safe_name
+from birdsd.runs.models.loading import load_model, recommended_sampling
+from birdsd.runs.models.places import model_place
+from birdsd.runs.share import ArrayShare
+from birdsd.scenes.canvas.asked import Canvas, animation, regions
+from birdsd.scenes.canvas.made import made_canvas
+from birdsd.scenes.canvas.moving import NO_FFMPEG, kinds_of
+from birdsd.scenes.canvas.written import FORMAT, NAME, write_canvas
+from birdsd.scenes.compose.batch import Made, numbered
+from birdsd.scenes.compose.makers import clips_of
+from birdsd.scenes.compose.mixing import FORMATS
+from birdsd.scenes.compose.source import scenes_of
+from birdsd.scenes.schedule import TYPICAL_S, solve
+from birdsd.scenes.vocabulary import vocabulary_of_run
+from birdsd.schema import SceneConfig
+from birdsd.sharing import private_folder, publish, remove_leftovers
+
+WAYS = ("events", "canvas")
+_WITHOUT = ("bank", "pool", "judge", "shards")
+
+
+def is_canvas(config: SceneConfig) -> bool:
+    """Whether the settings ask for one canvas instead of events on a background."""
+    if config.way not in WAYS:
+        raise unknown_name("way", config.way, WAYS)
+    if config.recipe:
+        told = read_json(Path(config.recipe), "recipe")
+        return isinstance(told, dict) and told.get("format") == FORMAT
+    if not config.prompts:
+        for name in ("times", "duration_s"):
+            if getattr(config, name):
+                raise UserError(
+                    f"{name} is set, and prompts is not", "it belongs to an animation from prompt to prompt",
+                    'prompts=["...", "..."], or leave it out',
+                )  # fmt: skip
+    return bool(config.prompts) or config.way == "canvas"
+
+
+def make_canvases(config: SceneConfig) -> tuple[Made, list[str]]:
+    """Make this part's canvases that are not there yet; also lines about what came of them."""
+    _check(config)
+    moving = kinds_of(config.moving)
+    told: dict[str, Any] = {}
+    if config.recipe:
+        told = read_json(Path(config.recipe), "recipe")
+        config, canvas_of, name_of = _of_recipe(config, told)
+    else:
+        canvas_of, name_of = _asked(config)
+    settings = clips_of(config)
+    model_place(settings)
+    request = Request.of(settings, recommended_sampling(settings))
+    out, done, lines = Path(config.out), Made(), []
+    remove_leftovers(out, alone=False)
+    model: Generator | None = None
+    for number in ArrayShare.parse(config.part).share(range(config.count)):
+        name = name_of(number)
+        model = model or load_model(settings)
+        if told and told["recipe"]["model"] != model.identity:
+            raise UserError(
+                f"the model is not the one that {config.recipe} was made with",
+                f"its fingerprint is {model.identity}, the recipe names {told['recipe']['model']}", "run=RUN",
+            )  # fmt: skip
+        canvas = canvas_of(number)
+        recipe = json.loads(json.dumps({
+            "canvas": canvas.to_json(), "request": request.to_json(), "model": model.identity,
+            "run": config.run, "add": list(config.add), "base": config.base, "format": config.format,
+        }))  # fmt: skip
+        if _is_there(out / name, recipe):
+            done.kept.append(name)
+            continue
+        shown = _make(model, request, canvas, config, name, moving, recipe)
+        done.made.append(name)
+        lines += [f"  {path}" for path in shown]
+    if config.prompts and config.moving == "auto" and "mp4" not in moving and done.made:
+        lines.append(NO_FFMPEG)
+    return done, lines
+
+
+def _make(
+    model: Generator, request: Request, canvas: Canvas, config: SceneConfig, name: str, moving: list[str],
+    recipe: dict[str, Any],
+) -> list[Path]:  # fmt: skip
+    out = Path(config.out)
+    with explained_write(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with private_folder(out) as place:
+        folder = place / name
+        folder.mkdir()
+        parts = made_canvas(model, request, canvas)
+        shown = write_canvas(
+            canvas, parts, model, folder, name, config.format, moving, recipe, config.picture
+        )
+        publish(place, out, name)
+    return [out / name / path.name for path in shown]
+
+
+def _asked(config: SceneConfig) -> tuple[Callable[[int], Canvas], Callable[[int], str]]:
+    """Canvas and name by number."""
+    if config.prompts:
+        if given := [name for name in ("prompt", "scene", "distribution") if getattr(config, name)]:
+            raise UserError(
+                f"prompts and {' and '.join(given)} are both set", "one is an animation, the other a scene",
+                "leave one of them out",
+            )  # fmt: skip
+        settings = clips_of(config)
+        clip_s = vocabulary_of_run(model_place(settings), config.base).clip_s
+        first = animation(
+            config.prompts, config.times, config.duration_s, seed=config.seed, loop=config.loop, clip_s=clip_s
+        )
+        name = safe_name(f"{config.prompts[0]} to {config.prompts[-1]}", 60)
+        name = name if len(config.prompts) > 1 else safe_name(config.prompts[0], 60)
+        return lambda k: replace(first, seed=config.seed + k), numbered(name, config.count)
+    vocabulary = vocabulary_of_run(model_place(clips_of(config)), config.base)
+    scenes = scenes_of(config, vocabulary)
+    typical_s = min(TYPICAL_S, vocabulary.clip_s or TYPICAL_S)
+    of: Callable[[int], Canvas] = lambda k: regions(  # noqa: E731
+        solve(scenes.of(k), typical_s=typical_s, overrun="leave_out")
+    )
+    return of, numbered(f"{scenes.name}-canvas", config.count)
+
+
+def _of_recipe(
+    config: SceneConfig, told: dict[str, Any]
+) -> tuple[SceneConfig, Callable[[int], Canvas], Callable[[int], str]]:
+    try:
+        recipe = told["recipe"]
+        canvas, request = Canvas.from_json(recipe["canvas"]), Request.from_json(recipe["request"])
+        name = safe_name(str(told["name"]), 100)
+        config = replace(
+            config, run=config.run or recipe["run"], add=config.add or recipe["add"],
+            base=config.base or recipe["base"], format=recipe["format"], steps=request.steps, count=1,
+            guidance=request.guidance, scheduler=request.scheduler, batch_size=request.batch_size,
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{config.recipe} is damaged ({type(error).__name__}: {error})", "", "make the canvas anew"
+        ) from error
+    return config, lambda _: canvas, lambda _: name
+
+
+def _is_there(folder: Path, recipe: dict[str, Any]) -> bool:
+    if not folder.is_dir():
+        return False
+    path = folder / NAME
+    there = read_json(path, "recipe").get("recipe") if path.is_file() else None
+    if there == recipe:
+        return True
+    raise UserError(
+        f"{clipped(str(folder), 200)} holds something else",
+        "what is there is never overwritten", "name another folder with out=, or delete this one",
+    )  # fmt: skip
+
+
+def _check(config: SceneConfig) -> None:
+    if config.format not in FORMATS:
+        raise UserError(f"format={config.format}", f"valid: {', '.join(FORMATS)}", "leave it out for flac")
+    for name in _WITHOUT:
+        if getattr(config, name):
+            raise UserError(
+                f"{name} is set for a canvas",
+                "on one canvas the model makes birds and background at once, and nothing is judged",
+                f"leave {name} out, or way=events without prompts",
+            )
+    if not config.run and not config.recipe:
+        raise UserError("run is not set", "a model must draw the canvas", "run=RUN")
