@@ -72,7 +72,7 @@ def _of_songs(job: str, settled: Any) -> Iterator[tuple[str, str]]:
     if job == "scene" and (settled.prompts or settled.way == "canvas"):
         on_canvas = ("tries", "split", "stems")
         yield from ((key, "on a canvas there are no single songs") for key in on_canvas)
-    if job == "scene" and not settled.prompts:
+    if job == "scene" and not settled.prompts and not settled.recipe:
         yield "moving", "only an animation (prompts=) moves"
     if job == "scene" and settled.recipe:
         kept = ("seed", "count", "part", "split", "format", "stems", "picture")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from birdsd.diffusion.generation import sampling
 from birdsd.diffusion.generation.columns import Told
 from birdsd.diffusion.generation.long import canvas_latents, column_noise, looped_picture
 from birdsd.randomness import generator
@@ -73,7 +74,12 @@ def drawn(
     mixed = torch.einsum("tp,pnw->tnw", torch.from_numpy(texts).to(states), states)
     noise = torch.from_numpy(canvas_noise(canvas, weights, (channels, height)))[None]
     told = Told(mixed, which.reshape(-1))
-    made = canvas_latents(model, request, told, negative[:1], noise, canvas.seed, tick, loop=canvas.loop)
+    watch = sampling.Watch()
+    made = canvas_latents(
+        model, request, told, negative[:1], noise, canvas.seed, tick, loop=canvas.loop, watch=watch
+    )
+    if (step := watch.spoilt().get(0)) is not None:
+        raise model.not_finite(request, (canvas.prompts[0], canvas.seed, 0), step, watch.steps)
     return made[..., :columns]
 
 

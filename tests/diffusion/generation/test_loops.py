@@ -66,8 +66,9 @@ def test_white_noise_has_no_seam_where_the_loop_begins_anew(model):
         latents = long_latents(model, asked(steps=2), PROMPT, columns, seed, loop=True)
         assert latents.shape[-1] == columns
         loops.append(looped_picture(model, latents).mean(-1))
-        line = long_latents(model, asked(steps=2), PROMPT, columns, seed)
-        lines.append(plain_picture(model, line))
+        if seed < 40:
+            line = long_latents(model, asked(steps=2), PROMPT, columns, seed)
+            lines.append(plain_picture(model, line))
     assert flux_at_the_join(loops) <= 1.05
     assert flux_at_the_join(lines) > flux_at_the_join(loops)
 

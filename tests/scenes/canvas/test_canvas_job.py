@@ -14,6 +14,7 @@ import soundfile
 from birdsd.diffusion.generation.generator import Generator
 from birdsd.diffusion.generation.long import window_starts
 from birdsd.diffusion.generation.request import Request
+from birdsd.diffusion.networks.finite import NotFinite
 from birdsd.errors import UserError
 from birdsd.jobs_api import load_job
 from birdsd.scenes.canvas import moving
@@ -195,3 +196,9 @@ def test_ffmpeg_is_given_every_frame_whole(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no such encoder"):
         moving.write_moving(animation((ROBIN, WREN), (0, 2), 2), sound, tmp_path / "other.mp4")
     assert not list(tmp_path.glob("*other.mp4*"))
+
+
+def test_numbers_that_are_not_finite_are_no_sound(model, monkeypatch):
+    monkeypatch.setattr(model.pipeline.unet, "forward", lambda x, *rest, **named: (x * float("nan"),))
+    with pytest.raises(NotFinite, match="after step 1"):
+        drawn(model, Request((ROBIN,), steps=2, guidance=1.0), animation((ROBIN, WREN), (0, 2)))
