@@ -6,7 +6,7 @@ from pathlib import Path
 
 from birdsd.errors import UserError
 from birdsd.jobs_api import Outcome
-from birdsd.runs.share import Part
+from birdsd.runs.share import ArrayShare
 from birdsd.scenes.bank import bank as files
 from birdsd.scenes.bank.fill import Filled, fill, fill_from_recordings, groups, kinds_of
 from birdsd.scenes.bank.offer import filled_text, songs_made_of
@@ -16,7 +16,7 @@ from birdsd.schema import BankConfig
 
 def run(config: BankConfig) -> Outcome:
     """Make this part's songs that are not there yet, by a model or out of recordings."""
-    out, part = Path(config.out), Part.parse(config.part)
+    out, part = Path(config.out), ArrayShare.parse(config.part)
     if config.count < 1 or config.takes < 1 or config.tries < 1:
         raise UserError(
             f"count={config.count} takes={config.takes} tries={config.tries}", "each must be at least 1"

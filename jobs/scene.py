@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from birdsd.jobs_api import Outcome
-from birdsd.runs.share import Part
+from birdsd.runs.share import ArrayShare
 from birdsd.scenes.canvas.job import is_canvas, make_canvases
 from birdsd.scenes.compose import recipe
 from birdsd.scenes.compose.batch import Made, numbered, refused_lines, write_manifest
@@ -19,7 +19,7 @@ from birdsd.sharing import beside_others
 
 def run(config: SceneConfig) -> Outcome:
     """Make this part's scenes that are not there yet, each published whole."""
-    out, part = Path(config.out), Part.parse(config.part)
+    out, part = Path(config.out), ArrayShare.parse(config.part)
     if is_canvas(config):
         done, lines = make_canvases(config)
         return _outcome(out, done, "", lines)

@@ -14,7 +14,7 @@ from birdsd.sound.audio.recordings import read
 from birdsd.sound.audio.source import RecordingError
 from birdsd.sound.labels.annotation import Label, Recording
 from birdsd.sound.labels.load import load_recordings
-from birdsd.sound.segments import find_songs
+from birdsd.sound.song_finder import find_songs
 
 _BESIDE_S = 0.1  # of a box: people draw them tight
 _FOCAL_S = 3.0  # of a recording without boxes, around its loudest songs

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from birdsd.diffusion.generation.request import Request
 from birdsd.errors import UserError
-from birdsd.evaluation.judge_at_hand import judge_at_hand
+from birdsd.evaluation.available_judge import available_judge
 from birdsd.evaluation.judges import find_judge
 from birdsd.files import read_json
 from birdsd.runs.models.loading import load_model, recommended_sampling
@@ -56,7 +56,7 @@ def gate_of(config: SongsConfig, place: Path, species: Sequence[str]) -> Gate:
                 "shards=FOLDER",
             )  # fmt: skip
         return weak()
-    judge = find_judge(config.judge) if config.judge else judge_at_hand()[0]
+    judge = find_judge(config.judge) if config.judge else available_judge()[0]
     if judge is None:
         return weak() if weak else OpenGate()
     unknown = [name for name in species if judge.class_of(name) is None]

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from birdsd.errors import UserError
-from birdsd.runs.share import Part
+from birdsd.runs.share import ArrayShare
 from birdsd.scenes.bank import bank as files
 from birdsd.scenes.bank.bank import Bank
 from birdsd.scenes.bank.clip import Wanted
@@ -88,7 +88,7 @@ def test_the_tasks_of_an_array_fill_a_bank_together_and_nobody_makes_a_song_twic
     files.begin(tmp_path, {"rate_hz": RATE_HZ})
     plan = groups(kinds_of(SPECIES, {}), 10)
     for index in (1, 0, 2, 1):  # the second task is tried again
-        fill(tmp_path, Part(index, 3).share(plan), 1, 0, make)
+        fill(tmp_path, ArrayShare(index, 3).share(plan), 1, 0, make)
     assert len(made) == len(set(made)) == 30
     bank = Bank(tmp_path)
     assert len(bank) == 29 and bank.failed == 1
@@ -120,7 +120,7 @@ def test_songs_cut_out_of_recordings_keep_their_licence_and_who_wrote_the_label(
         "path,licence,recordist\none.wav,CC BY 4.0,A. Person\ntwo.wav,CC BY-NC-ND 4.0,B. Person\n"
     )
     files.begin(tmp_path / "bank", {"rate_hz": RATE_HZ})
-    done = fill_from_recordings(tmp_path / "bank", recordings, RATE_HZ, 10, Part(0, 1).share)
+    done = fill_from_recordings(tmp_path / "bank", recordings, RATE_HZ, 10, ArrayShare(0, 1).share)
     assert done.made == {"Great Tit": 2}, "the recording without derivatives is left out"
     clips = [Bank(tmp_path / "bank").clip(wanted("Great Tit", 0, take)) for take in (0, 1)]
     assert [clip.origin.kind for clip in clips] == ["recorded", "recorded"]
