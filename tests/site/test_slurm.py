@@ -106,7 +106,7 @@ def test_without_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert not slurm.available() and slurm.jobs(["12"]) == {}
     with pytest.raises(slurm.SlurmError, match="not installed") as caught:
         slurm.ping()
-    assert pickle.loads(pickle.dumps(caught.value)).what == caught.value.problem
+    assert pickle.loads(pickle.dumps(caught.value)).problem == caught.value.problem
 
 
 def test_a_failure_says_what_was_run_and_what_it_said() -> None:
