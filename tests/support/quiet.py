@@ -20,7 +20,7 @@ OURS = re.compile(
     | \d+\ clips?\ in\ \S+
     | \d+\ clips?\ (was|were)\ louder\ than\ a\ file\ can\ hold
     | \ {2}\S+\.wav\ {2}
-    | (diffusers|peft|ckpt|a1111)\ {2,}\S+\ {2}\([\d.]+\ [kMG]?B\ with\ its\ companion\ files\)$
+    | (diffusers|peft|ckpt|a1111)\ {2,}\S+\ {2}\([\d.]+\ ([KMG]i)?B\ with\ its\ companion\ files\)$
     | \ {17}\S.*
     | \ {2}birdsd\ run\ generate\ run=
     | ==\ (allocation\ )?\S

@@ -63,6 +63,9 @@ class ToyMethod:
     def __init__(self, config: TrainConfig, index: ShardIndex, events=None) -> None:
         self.config, self.index, self.built = config, index, 0
 
+    def run(self, work):
+        return work.loop(self)
+
     def build(self, device, dtype):
         self.built += 1
         return Modules(self.learner().to(device), device=device, dtype=dtype)
