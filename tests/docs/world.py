@@ -46,6 +46,7 @@ _READERS = {
     r"^(SITE|NAME)$|(?<=^site=)SITE$|(?<=^site=)NAME$": lambda found: "testbed",
     r"(?<==)FOLDER$": lambda found: "RUN",
     r"array=N": lambda found: "array=2",
+    r"(?<=^optim\.total_samples=)\d{4,}$": lambda found: "64",  # the length of a recipe is the reader's
 }
 
 
