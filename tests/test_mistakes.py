@@ -140,7 +140,9 @@ def test_few_names_are_told_in_full_and_many_are_not() -> None:
     assert few == "unknown fruit 'aple'. valid: apple, pear. Did you mean 'apple'?"
     names = [f"species {number}" for number in range(500)]
     many = unknown_name("species", "species 77x", names, whole="birdsd inspect SHARDS")
-    assert "species 77" in str(many) and "of 500" in many.expected and "birdsd inspect SHARDS" in many.expected
+    assert (
+        "species 77" in str(many) and "of 500" in many.expected and "birdsd inspect SHARDS" in many.expected
+    )
     assert len(str(many)) < 250
     assert str(unknown_name("run", "x", [])).count("there are none") == 1
     assert len(str(unknown_name("x", "n" * 999, ["m" * 999 + str(k) for k in range(9)]))) <= LONGEST

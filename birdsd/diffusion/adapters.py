@@ -147,7 +147,7 @@ def apply(pipeline: Any, adapters: Sequence[Adapter]) -> list[Adapter]:
 
 def expanded(text: str, adapters: Sequence[Adapter]) -> str:
     """`text` with each learnt token followed by its further vectors, weighted as its adapter is."""
-    from birdsd.diffusion.networks.token_rows import expand_tokens
+    from birdsd.diffusion.networks.token_vectors import expand_tokens
 
     for adapter in adapters:
         if adapter.tokens:

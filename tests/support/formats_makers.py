@@ -10,7 +10,7 @@ import torch
 from birdsd.diffusion import export
 from birdsd.diffusion.adapters import write_adapter
 from birdsd.diffusion.networks import models
-from birdsd.diffusion.networks.token_rows import write_embeddings
+from birdsd.diffusion.networks.token_vectors import write_embeddings
 from tests.support.tiny import CODEC, SPECIES
 
 PROMPTS = ["an American Robin singing", "a Eurasian Wren in rain"]

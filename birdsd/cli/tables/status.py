@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from birdsd.format import ELLIPSIS, event_words, moment, printable, short, span, table
 from birdsd.runs.status.overview import RECENT, counts
-from birdsd.runs.status.records import RunStatus
+from birdsd.runs.status.run_status import RunStatus
 from birdsd.runs.status.state import CANCELLED, FINISHED
 from birdsd.runs.status.timing import START_PARTS, AllocationTimes, TimeBreakdown, title
 

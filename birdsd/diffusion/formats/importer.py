@@ -305,7 +305,7 @@ class _Import:
         )
 
     def tokens(self, tokens: Mapping[str, Tensor]) -> Imported:
-        from birdsd.diffusion.networks.token_rows import add_tokens, write_embeddings
+        from birdsd.diffusion.networks.token_vectors import add_tokens, write_embeddings
 
         base = self._base("an embedding")
         named = self._named(tokens)

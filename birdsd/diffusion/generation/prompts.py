@@ -94,7 +94,7 @@ def emphasise_tokens(text: str, tokens: Mapping[str, int], weight: float) -> str
     >>> emphasise_tokens("a <wren> in rain", {"<wren>": 2}, 0.5)
     'a (<wren> <wren>_1:0.5) in rain'
     """
-    from birdsd.diffusion.networks.token_rows import expand_tokens, new_names
+    from birdsd.diffusion.networks.token_vectors import expand_tokens, new_names
 
     text = expand_tokens(text, tokens)
     if weight != 1:

@@ -21,7 +21,7 @@ from birdsd.diffusion.learning.base import Modules
 from birdsd.diffusion.learning.denoiser import DenoisingLearner
 from birdsd.diffusion.learning.denoising import DenoisingMethod, Networks, check_pretrained
 from birdsd.diffusion.method_configs import TextualInversionConfig
-from birdsd.diffusion.networks.token_rows import (
+from birdsd.diffusion.networks.token_vectors import (
     TokenRows,
     add_tokens,
     embedding_files,

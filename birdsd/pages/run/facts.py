@@ -15,7 +15,7 @@ from birdsd.pages.page import name
 from birdsd.runs.allocations import Submission
 from birdsd.runs.run import Run
 from birdsd.runs.status.logs import newest_source, tail, text_of
-from birdsd.runs.status.records import RunRecords
+from birdsd.runs.status.run_status import RunRecords
 
 LOG_LINES, LOG_BYTES = 60, 24_000
 _EVENTS = 60

@@ -22,7 +22,7 @@ from birdsd.pages.run.previews import Budget, listen
 from birdsd.runs.run import Run
 from birdsd.runs.status.detail import as_typed, in_words
 from birdsd.runs.status.overview import look, status_of
-from birdsd.runs.status.records import RunStatus
+from birdsd.runs.status.run_status import RunStatus
 from birdsd.runs.status.state import CHAIN_STOPPED, FAILED, FINISHED, KILLED, RUNNING
 from birdsd.runs.status.timing import TimeBreakdown
 

@@ -14,7 +14,7 @@ from birdsd.format import moment
 from birdsd.runs.allocations import Submission
 from birdsd.runs.run import Run
 from birdsd.runs.status.overview import look, status_of
-from birdsd.runs.status.records import RunRecords, RunStatus
+from birdsd.runs.status.run_status import RunRecords, RunStatus
 from birdsd.runs.status.state import ACTIVE, CHAIN_STOPPED, FAILED, FAILING, FINISHED, KILLED, QUEUED, RUNNING
 from birdsd.runs.status.timing import TimeBreakdown
 from birdsd.runs.status.what_next import after

@@ -20,7 +20,7 @@ from birdsd.runs.allocations import Allocation, Submission, allocations
 from birdsd.runs.run import Run
 from birdsd.runs.starts import SUBMITIT_FOLDER, launcher_logs, silent_starts, supervisor_log
 from birdsd.runs.status.overview import status
-from birdsd.runs.status.records import RunStatus
+from birdsd.runs.status.run_status import RunStatus
 from birdsd.runs.status.state import ACTIVE, RUNNING
 
 _BLOCK = 1 << 16

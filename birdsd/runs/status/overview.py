@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from birdsd.runs.run import Run
-from birdsd.runs.status.records import (
+from birdsd.runs.status.run_status import (
     FINISHED,
     RunRecords,
     RunStatus,

@@ -8,7 +8,7 @@ from birdsd.format import first_line, moment, span
 from birdsd.runs.allocations import SILENT_S, Ended
 from birdsd.runs.share import ArrayShare
 from birdsd.runs.starts import has_supervisor, silent_limit
-from birdsd.runs.status.records import FINISHED, RunRecords, RunStatus
+from birdsd.runs.status.run_status import FINISHED, RunRecords, RunStatus
 from birdsd.runs.status.timing import AllocationTimes
 from birdsd.site.slurm import JobState
 

@@ -21,7 +21,7 @@ from birdsd.scenes.canvas.moving import NO_FFMPEG, kinds_of
 from birdsd.scenes.canvas.written import FORMAT, NAME, write_canvas
 from birdsd.scenes.compose.batch import Made, numbered
 from birdsd.scenes.compose.makers import clips_of
-from birdsd.scenes.compose.mixing import FORMATS
+from birdsd.scenes.compose.mixdown import FORMATS
 from birdsd.scenes.compose.source import scenes_of
 from birdsd.scenes.schedule import TYPICAL_S, solve
 from birdsd.scenes.vocabulary import vocabulary_of_run

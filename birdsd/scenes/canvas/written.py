@@ -15,7 +15,7 @@ from birdsd.files import atomic_write, explained_write, write_json, write_text
 from birdsd.scenes.backgrounds.spool import Piece, Spool
 from birdsd.scenes.canvas.asked import ANIMATION, Canvas
 from birdsd.scenes.canvas.moving import write_moving
-from birdsd.scenes.compose.mixing import Written, fitting_gain_db, true_peak, write_mix
+from birdsd.scenes.compose.mixdown import Written, fitting_gain_db, true_peak, write_mix
 from birdsd.scenes.compose.picture import levels_of
 from birdsd.sound.audio.recordings import NOT_RECORDINGS
 from birdsd.sound.labels.annotation import Label

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from birdsd.scenes.compose.mixing import Stem
+from birdsd.scenes.compose.mixdown import Stem
 from birdsd.scenes.compose.record import CameOut
 
 

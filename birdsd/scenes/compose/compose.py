@@ -12,9 +12,9 @@ from birdsd.scenes.backgrounds.render import Backgrounds, Layer
 from birdsd.scenes.backgrounds.spool import Spool
 from birdsd.scenes.bank.clip import RECORDED, EventClip
 from birdsd.scenes.compose.around import folded, folded_rows
-from birdsd.scenes.compose.events import EventStem, Song, Songs, louder, place, song_of, wanted_of
 from birdsd.scenes.compose.licences import licence_of
-from birdsd.scenes.compose.mixing import FORMATS, Stem, Written, fitting_gain_db, true_peak, write_mix
+from birdsd.scenes.compose.mixdown import FORMATS, Stem, Written, fitting_gain_db, true_peak, write_mix
+from birdsd.scenes.compose.placing import EventStem, Song, Songs, louder, place, song_of, wanted_of
 from birdsd.scenes.compose.record import (
     BEYOND,
     DID_NOT_COME_OUT,

@@ -16,8 +16,8 @@ from birdsd.scenes.bank.made import Maker
 from birdsd.scenes.bank.split import check_split
 from birdsd.scenes.compose.batch import Batch
 from birdsd.scenes.compose.compose import Composer, Look
-from birdsd.scenes.compose.events import Songs
 from birdsd.scenes.compose.makers import song_maker
+from birdsd.scenes.compose.placing import Songs
 from birdsd.scenes.vocabulary import Vocabulary
 from birdsd.schema import SceneConfig
 

@@ -206,7 +206,7 @@ def token(pipeline_folder, tmp_path_factory):
     """A word of two vectors that stands on the model and was taught one more species."""
     from birdsd.diffusion.adapters import write_adapter
     from birdsd.diffusion.export import TrainingSet
-    from birdsd.diffusion.networks.token_rows import write_embeddings
+    from birdsd.diffusion.networks.token_vectors import write_embeddings
 
     vectors = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
     return write_adapter(

@@ -15,7 +15,7 @@ from birdsd.diffusion.generation.generator import Generator
 from birdsd.diffusion.generation.request import Request
 from birdsd.diffusion.methods import make_method
 from birdsd.diffusion.networks import models
-from birdsd.diffusion.networks.token_rows import add_tokens, fold_rows, install_rows
+from birdsd.diffusion.networks.token_vectors import add_tokens, fold_rows, install_rows
 from birdsd.errors import UserError
 from birdsd.files import read_json, write_json
 from birdsd.method_facts import names

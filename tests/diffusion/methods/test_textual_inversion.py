@@ -15,7 +15,7 @@ from birdsd.diffusion.generation import sampling
 from birdsd.diffusion.methods import make_method
 from birdsd.diffusion.methods.textual_inversion import token_words
 from birdsd.diffusion.networks import models
-from birdsd.diffusion.networks.token_rows import (
+from birdsd.diffusion.networks.token_vectors import (
     TokenRows,
     add_tokens,
     expand_tokens,

@@ -148,7 +148,7 @@ def test_an_embedding_is_refused_in_every_form(grand_folder, tmp_path):
 @pytest.fixture
 def loud(pipeline_folder, tmp_path):
     """A model with a token whose vector is finite, and far beyond what the text encoder computes with."""
-    from birdsd.diffusion.networks.token_rows import write_embeddings
+    from birdsd.diffusion.networks.token_vectors import write_embeddings
 
     folder = adapters.write_adapter(
         tmp_path / "loud",

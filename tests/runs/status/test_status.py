@@ -14,7 +14,7 @@ from birdsd.format import moment, short, span
 from birdsd.runs.allocations import STOP, request_stop
 from birdsd.runs.status.detail import detail
 from birdsd.runs.status.overview import in_order, overview, status_of
-from birdsd.runs.status.records import RunStatus, read_records
+from birdsd.runs.status.run_status import RunStatus, read_records
 from birdsd.runs.status.state import ENDS, reason
 from birdsd.site.slurm import JobState
 from tests.support.histories import HOUR, T0, History, job_state

@@ -18,7 +18,7 @@ import soundfile
 
 from birdsd.errors import UserError
 from birdsd.jobs_api import load_job
-from birdsd.scenes.compose.mixing import largest_error, read_stem
+from birdsd.scenes.compose.mixdown import largest_error, read_stem
 from birdsd.schema import SceneConfig
 from birdsd.sound.labels.audacity import read_audacity
 from birdsd.sound.labels.load import load_recordings

@@ -14,7 +14,7 @@ import soundfile
 
 from birdsd.errors import UserError
 from birdsd.scenes.compose.licences import licence_of
-from birdsd.scenes.compose.mixing import (
+from birdsd.scenes.compose.mixdown import (
     BLOCK,
     CEILING_DB,
     Written,
@@ -115,7 +115,7 @@ from pathlib import Path
 sys.path.insert(0, {str(tmp_path)!r})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 from birdsd.errors import UserError
-from birdsd.scenes.compose.mixing import Written, write_mix
+from birdsd.scenes.compose.mixdown import Written, write_mix
 from tests.scenes.compose.test_mixing import Noise
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 try:

@@ -12,7 +12,7 @@ import numpy as np
 from birdsd.scenes.backgrounds.render import Layer
 from birdsd.scenes.backgrounds.spool import Piece, Spool
 from birdsd.scenes.bank.clip import EventClip, Wanted
-from birdsd.scenes.compose.mixing import total
+from birdsd.scenes.compose.mixdown import total
 from birdsd.scenes.compose.record import CameOut
 from birdsd.scenes.heard.boundaries import Measured, measure
 from birdsd.scenes.heard.ratio import MARGIN_S, Ratio, around, ratio
