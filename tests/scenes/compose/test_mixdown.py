@@ -116,7 +116,7 @@ sys.path.insert(0, {str(tmp_path)!r})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 from birdsd.errors import UserError
 from birdsd.scenes.compose.mixdown import Written, write_mix
-from tests.scenes.compose.test_mixing import Noise
+from tests.scenes.compose.test_mixdown import Noise
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 try:
     write_mix(Path({str(tmp_path / "mix.wav")!r}), [Written(Noise(0, 400_000, 0.1), None)], 400_000, 16000)
