@@ -16,7 +16,7 @@ import torch
 
 from bench.gpu_check.settings import Settings
 from bench.loop import timed_steps
-from bench.methods import Bench, _NoSaves, _pictures, _shards
+from bench.methods import BATCH, Bench, _NoSaves, _pictures, _shards
 from birdsd.config import compose
 from birdsd.diffusion.methods import make_method
 from birdsd.planning.live_tensors import LiveTensors
@@ -38,6 +38,7 @@ class Place(Bench):
     def __init__(self, settings: Settings, machine: Sequence[str] = ()) -> None:
         self.settings = settings
         self.folder, self.pairs, self.method = settings.work_folder / "model", 0, None
+        self.batch, self.warm_up = BATCH, 3
         self.device = torch.device(settings.device)
         threads = ["machine.threads=1"] if settings.cpu else []
         self._common = [f"model={settings.model}", f"machine.device={settings.device}", *threads, *machine]
