@@ -93,8 +93,6 @@ def test_the_demo_walks_the_whole_way_through_a_kill(tmp_path: Path) -> None:
     # The kill is real, it came before the end, and the steps done twice had the same losses.
     steps = r"Of the (\d+) steps that had to be recomputed, (\d+) gave a bitwise identical loss"
     said = re.search(steps, page)
-        r"Of the (\d+) steps that had to be recomputed, (\d+) gave a bitwise identical loss", page
-    )
     records = [json.loads(path.read_text()) for path in (work / "stages").glob("*.json")]
     killed = next(record for record in records if record["stage"] == "full, killed half-way")
     assert killed["pieces"][0]["disturbed"]
