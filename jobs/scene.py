@@ -13,6 +13,7 @@ from birdsd.scenes.compose.batch import Made, numbered, refused_lines, write_man
 from birdsd.scenes.compose.source import scenes_of
 from birdsd.scenes.compose.stage import set_up, with_recipe
 from birdsd.scenes.compose.tables import came_out_text
+from birdsd.scenes.picture import draw_timeline
 from birdsd.schema import SceneConfig
 from birdsd.sharing import beside_others
 
@@ -30,7 +31,12 @@ def run(config: SceneConfig) -> Outcome:
     name_of = numbered(scenes.name, config.count)
     with beside_others(out, str(part)):
         done = stage.batch.make(part.share(range(config.count)), scenes.of, name_of)
-    return _outcome(out, done, scenes.told(stage.batch.composer.rate_hz) if config.count == 1 else "")
+    if config.count > 1:
+        return _outcome(out, done, "")
+    rate_hz, lines = stage.batch.composer.rate_hz, []
+    if config.picture and done.made:
+        lines = [f"as asked for: {draw_timeline(scenes.placed(rate_hz), out / f'{done.made[0]}.asked.png')}"]
+    return _outcome(out, done, scenes.told(rate_hz), lines)
 
 
 def _again(config: SceneConfig, out: Path) -> Outcome:

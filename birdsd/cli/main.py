@@ -22,6 +22,7 @@ EXAMPLES = """examples:
   birdsd run train method=autoencoder model=tiny data.shards=shards/
   birdsd run train method=full model=tiny model.autoencoder=RUN data.shards=shards/
   birdsd run generate run=RUN prompt="an American Robin singing" count=4
+  birdsd run scene run=RUN pool=SOUNDS prompt="a House Sparrow in loud rain, then a Black Phoebe"
   birdsd judge generated/                             which species BirdNET hears in them
   birdsd submit train machine=cluster site=SITE nodes=2 model=sd15 data.shards=shards/
   birdsd status; birdsd logs -f RUN; birdsd report RUN

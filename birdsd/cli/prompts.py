@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 _EXAMPLES = """examples:
   birdsd prompts RUN                                 species, sound types, environments, loudness, scenes
-  birdsd prompts RUN --sounds generated/ --out book  also how often the judge believed these clips; a page
-  birdsd prompts RUN --make 4 --out book             make 4 clips of every prompt first
+  birdsd prompts RUN --sounds generated/ --out book  also how often the judge agreed, as an HTML page
+  birdsd prompts RUN --make 4 --out book             generate 4 clips per prompt first
   birdsd prompts RUN --json
 
 The judge is BirdNET where it is installed and knows the species, else the weak check of the run's shards,
-else nobody, which is said."""
+else there is no verdict, and it says so."""
 
 
 def _add_prompts(parser: argparse.ArgumentParser) -> None:
@@ -29,18 +29,20 @@ def _add_prompts(parser: argparse.ArgumentParser) -> None:
         "--sounds",
         type=Path,
         metavar="FOLDER",
-        help="clips of `birdsd run generate` to judge by their recipes",
+        help="folder of clips from `birdsd run generate`, to be judged",
     )
     parser.add_argument(
-        "--make", type=int, default=0, metavar="N", help="first make N clips of every prompt in OUT/sounds"
+        "--make", type=int, default=0, metavar="N", help="first generate N clips per prompt into OUT/sounds"
     )
     parser.add_argument(
         "--judge",
         metavar="NAME",
-        help="folder of BirdNET, an installed judge, weak or none (default: the best)",
+        help="a BirdNET folder, an installed judge, weak, or none (default: the best available)",
     )
     parser.add_argument(
-        "--shards", metavar="FOLDER", help="of the weak check (default: those of the training)"
+        "--shards",
+        metavar="FOLDER",
+        help="shards that the weak check is fitted on (default: those of the training)",
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write prompts.html and prompts.json here")
     parser.add_argument("--base", help="base model of an adapter, if it has moved")

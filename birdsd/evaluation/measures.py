@@ -21,7 +21,7 @@ from birdsd.evaluation.features import (
     modulation_db,
     thumbnail,
 )
-from birdsd.evaluation.judges.judgement import table_lines
+from birdsd.format import table
 
 if TYPE_CHECKING:
     from birdsd.sound.codec.protocol import Codec
@@ -95,7 +95,7 @@ class Measures:
     def text(self) -> str:
         """A table for a terminal."""
         head = ["other measures", "held-out", "generated"]
-        lines = table_lines([head, *([row.title, *row.cells()] for row in self.rows)], {0})
+        lines = table([head, *([row.title, *row.cells()] for row in self.rows)])
         lines.append(
             f"({self.held_out} held-out, {self.generated} generated, {self.training} training clips; "
             "distances: 0 is a copy; generated clips much nearer than held-out ones are copies)"

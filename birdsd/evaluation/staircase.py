@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from birdsd.evaluation.judges.judge import Sound
-from birdsd.evaluation.judges.judgement import CONFIDENT, judge_sounds, table_lines, wilson
+from birdsd.evaluation.judges.judgement import CONFIDENT, judge_sounds, wilson
 from birdsd.evaluation.real_clips import FIGURES, RealClip, decoded
+from birdsd.format import table
 
 if TYPE_CHECKING:
     from birdsd.evaluation.judges.judge import Judge
@@ -180,7 +181,7 @@ class Staircase:
                 shares = [share.text() for share in (named.right, named.among, named.confident)]
                 rows.append([step.title, *shares, f"{named.median_score:.2f}", named.counted()])
         head = f"{self.credit}, percent with Wilson's 95% interval:"
-        return "\n".join([head, *table_lines(rows, {0}), *self.remarks()])
+        return "\n".join([head, *table(rows), *self.remarks()])
 
     def remarks(self) -> list[str]:
         """Which clips were used, which stage loses most, what is left out and why."""

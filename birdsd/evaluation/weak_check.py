@@ -22,8 +22,9 @@ import numpy as np
 
 from birdsd.errors import UserError, unknown_name
 from birdsd.evaluation.features import band_levels_db, distances, nearest, statistics, thumbnail
-from birdsd.evaluation.judges.judgement import table_lines, wilson
+from birdsd.evaluation.judges.judgement import wilson
 from birdsd.evaluation.real_clips import as_the_codec_takes
+from birdsd.format import table
 from birdsd.randomness import generator
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class LearningCheck:
         rows += [[name, *(_cell(score, name) for score in scores)] for name in self.species]
         rows.append(["all", *(f"{s.accuracy:.0%} of {s.clips}" if s else "-" for s in scores)])
         rows.append(["chance", *2 * [f"{100 * self.chance:.3g}%"]])
-        lines = table_lines(rows, {0})
+        lines = table(rows)
         for title, one_score in zip(("held-out", "generated"), scores, strict=True):
             if one_score:
                 lines.append(f"{title}: {one_score.verdict()}")

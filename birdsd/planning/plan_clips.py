@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from birdsd import config as configuration
-from birdsd.planning.hardware import GIB, hardware
+from birdsd.format import size
+from birdsd.planning.hardware import hardware
 from birdsd.planning.plan_training import codec_for, precision_on, preset_in
 
 if TYPE_CHECKING:
@@ -103,17 +104,17 @@ def _lines(facts: dict[str, Any], codec: dict[str, Any], generation: Generation)
         f"on    {facts['hardware']['described']}",
         *(f"note  {note}" for note in facts["notes"]),
         "",
-        f"UNet {_gib(generation.unet_bytes)} and {_gib(generation.unet_activations)} while it samples; "
-        f"text encoder {_gib(generation.text_bytes)}; "
-        f"autoencoder {_gib(generation.vae_bytes)} and {_gib(generation.decoder_activations)} while decoding",
-        f"aesthetic gradients: {_gib(facts['personalisation'])} beside the text encoder "
+        f"UNet {size(generation.unet_bytes)} and {size(generation.unet_activations)} while it samples; "
+        f"text encoder {size(generation.text_bytes)}; "
+        f"autoencoder {size(generation.vae_bytes)} and {size(generation.decoder_activations)} while decoding",
+        f"aesthetic gradients: {size(facts['personalisation'])} beside the text encoder "
         "while a prompt is personalised" + ("" if facts["personalises"] else " (none is requested)"),
         "",
     ]
     for way, takes in facts["device_bytes"].items():
         sign = "fits" if way in facts["fitting"] else "does not fit"
         mark = "   <- as requested" if way == facts["asked"] else ""
-        lines.append(f"machine.offload_generation={way:11} {_gib(takes):>10}  {sign}{mark}")
+        lines.append(f"machine.offload_generation={way:11} {size(takes):>10}  {sign}{mark}")
     if facts["fitting"]:
         lines += ["", f"the fastest that fits: machine.offload_generation={facts['chosen']}"]
     else:
@@ -160,7 +161,3 @@ def _device_bytes(generation: Generation, tuning: int) -> dict[str, int]:
         "model": max(text, generation.unet_bytes + generation.unet_activations, decoding),
         "sequential": max(text, layers, decoding),
     }
-
-
-def _gib(size: float) -> str:
-    return f"{size / GIB:.2f} GiB"

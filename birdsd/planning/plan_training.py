@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from birdsd import config as configuration
 from birdsd.errors import UserError, unknown_name
 from birdsd.files import fingerprint, read_json, write_json
+from birdsd.format import size
 from birdsd.method_facts import facts_of
-from birdsd.planning.hardware import GIB, Hardware, hardware
+from birdsd.planning.hardware import Hardware, hardware
 from birdsd.runs.auto import AUTO
 from birdsd.runs.run import RunStore
 from birdsd.schema import MODEL_KEYS
@@ -113,7 +114,7 @@ def plan_training(
         for layout in kind:
             if layout.sharded and not deepspeed and layout.engine != requested.engine:
                 continue
-            choices = [tried(replace(layout, micro_batch=size)) for size in sizes]
+            choices = [tried(replace(layout, micro_batch=count)) for count in sizes]
             tried_layouts += choices
         if fitting := [choice for choice in tried_layouts if choice.fits]:
             chosen = min(fitting, key=lambda choice: (round(choice.sample_s, 6), choice.budget.gpu_bytes))
@@ -179,11 +180,11 @@ def _choice(trace: Tracer, layout: Layout, target: Hardware, average: bool, glob
         lacks = "plain torch offloads for one process; machine.engine=deepspeed does for several"
     elif target.card is not None and planned.gpu_bytes * _FRAGMENTED > target.gpu_bytes:
         lacks = (
-            f"{_gib(planned.gpu_bytes)} of the GPU's {_gib(target.gpu_bytes)}, most of it {planned.largest()}"
+            f"{size(planned.gpu_bytes)} of the GPU's {size(target.gpu_bytes)}, most of it {planned.largest()}"
         )
     elif planned.host_bytes > target.host_bytes:
         most = max(planned.host, key=lambda name: planned.host[name])
-        lacks = f"{_gib(planned.host_bytes)} of the host's {_gib(target.host_bytes)}, most of it {most}"
+        lacks = f"{size(planned.host_bytes)} of the host's {size(target.host_bytes)}, most of it {most}"
     return Choice(planned, not lacks, lacks, _sample_s(planned, target, global_batch))
 
 
@@ -384,7 +385,3 @@ def with_chosen_machine(config: TrainConfig, ranks: int = 1, ranks_here: int = 1
         )
     chosen: dict[str, Any] = plan.chosen.layout.settings()
     return replace(config, machine=replace(config.machine, **chosen))
-
-
-def _gib(size: float) -> str:
-    return f"{size / GIB:.2f} GiB"

@@ -1,8 +1,7 @@
-"""Pictures of scenes: the plan as a time line, and a sound's spectrogram with the boxes of its labels."""
+"""The picture of a scene that is asked for: its birds and backgrounds as a time line."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +9,10 @@ import numpy as np
 
 from birdsd.scenes.placed import PlacedEvent, PlacedScene
 from birdsd.sound.audit.picture import save_png
-from birdsd.sound.labels.annotation import Label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_RANGE_DB = 70.0
 _WIDEST_INCHES = 60.0
 # Told apart without colour vision too (Okabe and Ito).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
@@ -52,46 +49,6 @@ def draw_timeline(scene: PlacedScene, path: Path) -> Path:
     axis.grid(axis="x", alpha=0.3)
     if scene.name:
         axis.set_title(_short(scene.name), fontsize=9, parse_math=False)
-    return save_png(figure, path)
-
-
-def draw_boxes(
-    levels_db: np.ndarray,
-    duration_s: float,
-    top_hz: float,
-    labels: Sequence[Label],
-    path: Path,
-    title: str = "",
-) -> Path:
-    """A spectrogram [frequencies, frames] in dB, lowest frequency first, linear to `top_hz`, with a box for
-    each
-    label, as a PNG. Labels without times or frequencies reach over all of it."""
-    from matplotlib.patches import Rectangle
-
-    figure = _figure(duration_s, 3.6)
-    axis = figure.subplots()
-    loudest = float(np.max(levels_db)) if levels_db.size else 0.0
-    axis.imshow(
-        levels_db, origin="lower", aspect="auto", cmap="magma", vmin=loudest - _RANGE_DB, vmax=loudest,
-        extent=(0.0, duration_s, 0.0, top_hz / 1000),
-    )  # fmt: skip
-    names = sorted({label.label for label in labels})
-    for label in labels:
-        start, end = label.start_s or 0.0, duration_s if label.end_s is None else label.end_s
-        low = (label.low_hz or 0.0) / 1000
-        high = (top_hz if label.high_hz is None else label.high_hz) / 1000
-        colour = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#ffffff")[
-            names.index(label.label) % 6
-        ]
-        axis.add_patch(
-            Rectangle((start, low), end - start, high - low, fill=False, edgecolor=colour, linewidth=1.2)
-        )
-        text = _short(f"{label.label} {label.sound_type}".strip())
-        axis.text(start, high, text, color=colour, fontsize=7, va="bottom", clip_on=True, parse_math=False)
-    axis.set_ylabel("kHz")
-    axis.set_xlabel("seconds")
-    if title:
-        axis.set_title(_short(title), fontsize=9, parse_math=False)
     return save_png(figure, path)
 
 

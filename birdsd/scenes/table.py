@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from birdsd.format import printable
+from birdsd.format import table as lines_of
 from birdsd.scenes.placed import PlacedBackground, PlacedEvent, PlacedScene
 
 _MOST_ROWS = 60
@@ -40,11 +41,8 @@ def table(scene: PlacedScene, most: int = _MOST_ROWS) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines, each column as wide as its widest cell."""
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    """Rows as lines, the first of them the headings; all columns begin at the left."""
+    return lines_of(rows, left=range(len(rows[0])))
 
 
 def _event(one: PlacedEvent) -> tuple[str, ...]:

@@ -387,7 +387,7 @@ class SceneConfig(SongsConfig):
     pool: Text = None  # recordings for backgrounds, a sub-folder for each environment
     format: str = "flac"  # or wav; both of 24 bits
     stems: bool = True  # keep every event and background as a file of its own
-    picture: bool = True  # a spectrogram with the boxes on it
+    picture: bool = True  # a spectrogram with the boxes on it; for a single scene also what was asked for
     out: str = "scenes"
 
 

@@ -245,7 +245,7 @@ def _gathered(data: ShardBytes, parts: _Parts) -> tuple[np.ndarray, _Parts]:
 
 
 def _no_part(key: str, suffixes: Sequence[str], what: str = "") -> str:
-    """Why a sample without a part that is read has none, with the way out where its name is the reason."""
+    """Why a sample without a part that is read has none, with a hint where its name is the reason."""
     known = [suffix for kind in _KINDS.values() for suffix in kind]
     lack = "it has no image" if what else "it has none of the parts that are read"
     dotted = next((s for s in suffixes if s not in known and s.rpartition(".")[2] in known), None)

@@ -11,6 +11,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from birdsd.format import span
+
 _LINE_EVERY_S = 30.0
 
 
@@ -77,7 +79,7 @@ class Progress:
             per_s = (position - self._first) / max(1e-9, self._said - self._began)
             self.say(
                 f"{position}/{self._total} samples  loss {values['loss']:.4f}  "
-                f"{per_s:.1f}/s  {duration((self._total - position) / max(1e-9, per_s))} left"
+                f"{per_s:.1f}/s  {span((self._total - position) / max(1e-9, per_s))} left"
             )
 
     def close(self) -> None:
@@ -102,10 +104,3 @@ class Stopwatch:
 
     def rounded(self) -> dict[str, float]:
         return {name: round(seconds, 3) for name, seconds in self.seconds.items()}
-
-
-def duration(seconds: float) -> str:
-    """12 s, 3 min, 2.5 h."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

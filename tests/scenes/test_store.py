@@ -9,13 +9,12 @@ import pytest
 from PIL import Image
 
 from birdsd.errors import UserError
-from birdsd.scenes.picture import draw_boxes, draw_timeline
+from birdsd.scenes.picture import draw_timeline
 from birdsd.scenes.prose.parse import understood
 from birdsd.scenes.scene import Background, Event, Scene
 from birdsd.scenes.schedule import solve
 from birdsd.scenes.store import from_yaml, read_scene, to_yaml, write_scene
 from birdsd.scenes.table import clock, table
-from birdsd.sound.labels.annotation import Label
 from tests.scenes.sentences import UNDERSTOOD, VOCABULARY
 
 FULL = Scene(
@@ -169,7 +168,3 @@ def test_pictures_show_where_it_sounds(tmp_path: Path) -> None:
     orange = np.argwhere(abs(picture - np.array([0xD5, 0x5E, 0x00])).sum(axis=2) < 30)
     assert len(blue) > 50 and len(orange) > 50
     assert blue[:, 1].max() < orange[:, 1].min() and blue[:, 0].max() < orange[:, 0].min()
-    levels = np.full((40, 200), -80.0)
-    labels = [Label("A $x$ \\frac", 1.0, 3.0, 2000.0, 5000.0, "song"), Label("B")]
-    boxes = draw_boxes(levels, 20.0, 12_000.0, labels, tmp_path / "boxes.png", "a title")
-    assert Image.open(boxes).size[0] > 300

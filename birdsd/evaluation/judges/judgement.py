@@ -10,6 +10,7 @@ import numpy as np
 
 from birdsd.errors import UserError, listed_names
 from birdsd.evaluation.judges.judge import Judge, Sound, sigmoid
+from birdsd.format import table
 
 CONFIDENT = 0.25  # a score from which users of BirdNET keep a detection
 NOTHING_HEARD = "nothing heard"
@@ -269,7 +270,7 @@ def judgement_text(judgement: Judgement) -> str:
     lines = []
     if judgement.clips:
         head = ["species", "clips", "top-1 of all", best_of_title(judgement), "score >= 0.25", "median score"]
-        lines += table_lines([head, *(_cells(row) for row in [*judgement.rows, judgement.total])], {0})
+        lines += table([head, *(_cells(row) for row in [*judgement.rows, judgement.total])])
     silent = sum(bool(verdict.note) for verdict in judgement.verdicts)
     if silent:
         lines.append(f"nothing was heard in {silent} of {len(judgement.verdicts)} clips")
@@ -288,18 +289,6 @@ def best_of_title(judgement: Judgement) -> str:
 def _cells(row: Row) -> list[str]:
     median = "-" if row.median_score is None else f"{row.median_score:.2f}"
     return [row.species, str(row.clips), str(row.right), str(row.right_among), str(row.confident), median]
-
-
-def table_lines(rows: Sequence[Sequence[str]], left: set[int]) -> list[str]:
-    """Lines with the columns one below the other; those of `left` begin at the left, the others end alike."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if number in left else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def wilson(right: float, n: int, z: float = 1.959964) -> tuple[float, float]:

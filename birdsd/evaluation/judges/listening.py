@@ -17,10 +17,10 @@ from birdsd.evaluation.judges.judgement import (
     Verdict,
     best_of_title,
     judgement_text,
-    table_lines,
 )
 from birdsd.evaluation.judges.sounds import Detection, SoundFiles, hear_file
 from birdsd.files import safe_name, write_json, write_text
+from birdsd.format import table
 from birdsd.sound.labels.load import Label, write_raven
 
 _MOST_FILES = 100
@@ -67,10 +67,9 @@ class Listening:
             parts = [safe_name(part, 150) for part in Path(verdict.name).parts]
             path = out.joinpath(TABLES, *parts[:-1], f"{parts[-1]}.selections.txt")
             labels = [Label(detection.species, detection.start_s, detection.end_s) for detection in heard]
-            scores = [detection.score for detection in heard]
-            write_raven(
-                path, labels, duration_s=duration_s, begin_file=Path(verdict.name).name, scores=scores
-            )
+            scores = {"Confidence": [f"{detection.score:.4f}" for detection in heard]} if heard else None
+            name = Path(verdict.name).name
+            write_raven(path, labels, duration_s=duration_s, begin_file=name, further=scores)
             written.append(path)
         return written
 
@@ -128,7 +127,7 @@ def listening_text(listening: Listening) -> str:
     judgement = listening.judgement
     shown = judgement.verdicts[:_MOST_FILES]
     head = ["file", "top-1 of all", "confidence", "should be", "rank", "score", best_of_title(judgement)]
-    lines = table_lines([head, *map(_file_cells, shown)], {0, 1, 3, 6})
+    lines = table([head, *map(_file_cells, shown)], {0, 1, 3, 6})
     if more := len(judgement.verdicts) - len(shown):
         lines.append(f"... and {more} more: --out FOLDER or --json")
     unsaid = sum(verdict.species is None for verdict in judgement.verdicts) - listening.several

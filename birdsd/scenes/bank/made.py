@@ -75,33 +75,12 @@ class Maker:
                 cut = cut_out(sound, codec.rate_hz)
             if cut is None:
                 verdict = EventVerdict(self.gate.title, False, 0.0, "nothing heard")
-                clips.append(
-                    EventClip(
-                        one.key,
-                        one.species,
-                        one.sound_type,
-                        codec.rate_hz,
-                        origin,
-                        verdict,
-                        None,
-                        np.zeros(0, np.float32),
-                    )
-                )
-                continue
-            # Judged as it will sound: by itself, cut out.
-            verdict = self.gate.verdict(one.species, cut.samples, codec.rate_hz)
-            clips.append(
-                EventClip(
-                    one.key,
-                    one.species,
-                    one.sound_type,
-                    codec.rate_hz,
-                    origin,
-                    verdict,
-                    cut.measured,
-                    cut.samples,
-                )
-            )
+                measured, samples = None, np.zeros(0, np.float32)
+            else:  # judged as it will sound: by itself, cut out
+                verdict = self.gate.verdict(one.species, cut.samples, codec.rate_hz)
+                measured, samples = cut.measured, cut.samples
+            of = (one.key, one.species, one.sound_type, codec.rate_hz)
+            clips.append(EventClip(*of, origin, verdict, measured, samples))
         return clips
 
 

@@ -71,8 +71,11 @@ def draw_scene(done: Composed, sound: Path, path: Path) -> None:
         text = one.species if one.verified else f"{one.species} ?"
         at = (box[0], max(_AXIS, box[1] - 12))
         if ends.get(at[1], -1.0) < at[0]:  # no name over another
-            draw.text(at, text, fill=colour)
-            ends[at[1]] = at[0] + draw.textlength(text)
+            end = at[0] + draw.textlength(text)
+            # On a plate of the box's colour, or no colour would stand out from grey noise.
+            draw.rectangle((at[0], at[1], end + 3, at[1] + 11), fill=colour)
+            draw.text((at[0] + 2, at[1]), text, fill="black")
+            ends[at[1]] = end + 3
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     with atomic_write(path) as stream:

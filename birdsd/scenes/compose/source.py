@@ -12,6 +12,7 @@ from birdsd.randomness import generator
 from birdsd.scenes.drawn.distribution import read_distribution
 from birdsd.scenes.drawn.draw import LengthOf, draw_scene
 from birdsd.scenes.labels import scene_of_labels
+from birdsd.scenes.placed import PlacedScene
 from birdsd.scenes.prose.parse import understood
 from birdsd.scenes.prose.sentence import sentence
 from birdsd.scenes.scene import Scene
@@ -32,9 +33,11 @@ class Scenes:
 
     def told(self, rate_hz: int) -> str:
         """The first scene as it was understood: a sentence and a table. `rate_hz`: of the songs."""
-        scene = self.of(0)
-        placed = solve(scene, rate_hz=rate_hz, overrun="leave_out")
-        return "\n".join([sentence(scene), "", table(placed)])
+        return "\n".join([sentence(self.of(0)), "", table(self.placed(rate_hz))])
+
+    def placed(self, rate_hz: int) -> PlacedScene:
+        """The first scene with the times that its events would have, were they as long as asked."""
+        return solve(self.of(0), rate_hz=rate_hz, overrun="leave_out")
 
 
 def scenes_of(config: SceneConfig, vocabulary: Vocabulary, length_of: LengthOf | None = None) -> Scenes:

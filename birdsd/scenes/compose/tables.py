@@ -10,29 +10,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from birdsd.format import table
 from birdsd.scenes.compose.record import Asked, CameOut, Composed, Trail
 from birdsd.scenes.placed import PlacedEvent
 from birdsd.sound.labels.annotation import Label
 from birdsd.sound.labels.audacity import audacity_text
+from birdsd.sound.labels.raven import raven_text
 from birdsd.sound.species.names import clean_name
 
-_RAVEN = (
-    "Selection",
-    "View",
-    "Channel",
-    "Begin Time (s)",
-    "End Time (s)",
-    "Low Freq (Hz)",
-    "High Freq (Hz)",
-    "Species",
-    "Type",
-    "Begin File",
-    "SNR (dB)",
-    "Audible",
-    "Verified",
-    "Individual",
-    "Event Id",
-)
 AUDIBLE = 0.2  # of an event's frames at least as strong as the background, for it to count as audible
 
 
@@ -41,16 +26,12 @@ def write_tables(done: Composed, folder: Path, sound: str) -> None:
     whom to name."""
     from birdsd.sound.audio.recordings import NOT_RECORDINGS
 
-    write_raven_table(folder / f"{done.name}.Table.1.selections.txt", done.came_out, sound)
+    _put(folder / f"{done.name}.Table.1.selections.txt", raven_table(done.came_out, sound))
     tables = folder / "tables"
     for place in (tables, folder / "stems"):
         if place == tables or place.is_dir():
             _put(place / NOT_RECORDINGS, "Parts and tables of the scene that lies above.\n")
-    labels = [
-        Label(one.species, one.onset_s, one.offset_s, one.low_hz, one.high_hz, one.sound_type)
-        for one in done.came_out
-    ]
-    _put(tables / "audacity.txt", audacity_text(labels))
+    _put(tables / "audacity.txt", audacity_text(_labels(done.came_out)))
     _put(tables / "came_out.csv", as_csv(CameOut, [one.to_json() for one in done.came_out]))
     _put(tables / "asked.csv", as_csv(Asked, [_flat(one) for one in done.asked], _asked_columns()))
     _put(tables / "attribution.csv", as_csv(Trail, [dict(vars(one)) for one in done.trail]))
@@ -59,29 +40,23 @@ def write_tables(done: Composed, folder: Path, sound: str) -> None:
     _put(tables / f"{done.name}.jams", json.dumps(jams(done, sound), ensure_ascii=False) + "\n")
 
 
-def write_raven_table(path: Path, events: Sequence[CameOut], sound: str) -> None:
-    """A selection table with a row an event, in order of time."""
-    lines = ["\t".join(_RAVEN)]
-    for number, one in enumerate(sorted(events, key=lambda e: (e.onset_s, e.key)), start=1):
-        cells = (
-            str(number),
-            "Spectrogram 1",
-            "1",
-            f"{one.onset_s:.6f}",
-            f"{one.offset_s:.6f}",
-            f"{one.low_hz:.3f}",
-            f"{one.high_hz:.3f}",
-            clean_name(one.species),
-            clean_name(one.sound_type),
-            sound,
-            "" if one.snr_db is None else f"{one.snr_db:.2f}",
-            _yes(one.audible >= AUDIBLE),
-            _yes(one.verified),
-            str(one.individual),
-            one.key,
-        )
-        lines.append("\t".join(cells))
-    _put(path, "\n".join(lines) + "\n")
+def raven_table(events: Sequence[CameOut], sound: str) -> str:
+    """A selection table with a row for each event, in order of time."""
+    further = {
+        "SNR (dB)": ["" if one.snr_db is None else f"{one.snr_db:.2f}" for one in events],
+        "Audible": [_yes(one.audible >= AUDIBLE) for one in events],
+        "Verified": [_yes(one.verified) for one in events],
+        "Individual": [str(one.individual) for one in events],
+        "Event Id": [one.key for one in events],
+    }
+    return raven_text(_labels(events), begin_file=sound, further=further)
+
+
+def _labels(events: Sequence[CameOut]) -> list[Label]:
+    return [
+        Label(one.species, one.onset_s, one.offset_s, one.low_hz, one.high_hz, one.sound_type)
+        for one in events
+    ]
 
 
 def dcase_strong(sound: str, events: Iterable[CameOut]) -> str:
@@ -203,10 +178,7 @@ def came_out_text(done: Composed) -> str:
         )
         for one in sorted(done.came_out, key=lambda e: (e.onset_s, e.key))
     ]
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    lines = table(rows, left=range(len(rows[0])))
     return "\n".join([*lines, *(f"note: {note}" for note in done.notes)])
 
 

@@ -6,8 +6,9 @@ Columns as Raven Pro writes them; a table over several files adds 'Begin Path' o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from birdsd.errors import UserError, listed_names
 from birdsd.files import write_text
@@ -75,18 +76,23 @@ def read_selections(path: Path, label_column: str | None = None, *, named: bool 
     return read_sheet(path, sheet, choices)[0]
 
 
-def write_raven(
-    path: Path,
+def write_raven(path: Path, labels: Sequence[Label], **how: Any) -> None:
+    """Write a selection table atomically: `raven_text` with its keywords."""
+    write_text(Path(path), raven_text(labels, **how))
+
+
+def raven_text(
     labels: Sequence[Label],
     *,
     duration_s: float = 0.0,
     top_hz: float = 24000.0,
     begin_file: str = "",
-    scores: Sequence[float] = (),
-) -> None:
-    """Write a selection table atomically, sorted by time. Labels without times span [0, duration_s], those
-    without frequencies [0, top_hz]. `scores`, one for each label, make a last column 'Confidence'."""
-    lines = ["\t".join([*_WRITTEN, "Confidence"] if scores else _WRITTEN)]
+    further: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """A selection table, sorted by time. Labels without times span [0, duration_s], those without frequencies
+    [0, top_hz]. `further` are more columns, by their headings: a cell for each label."""
+    further = further or {}
+    lines = ["\t".join([*_WRITTEN, *further])]
     order = [(label.start_s or 0.0, label.end_s or 0.0, label.label) for label in labels]
     for number, at in enumerate(sorted(range(len(labels)), key=order.__getitem__), start=1):
         label = labels[at]
@@ -94,6 +100,6 @@ def write_raven(
         high = label.high_hz if label.high_hz is not None else top_hz
         where = f"{label.start_s or 0.0:.6f}\t{end:.6f}\t{label.low_hz or 0.0:.3f}\t{high:.3f}"
         names = "\t".join(map(clean_name, (label.label, label.sound_type, begin_file)))
-        score = f"\t{scores[at]:.4f}" if scores else ""
-        lines.append(f"{number}\tSpectrogram 1\t{label.channel or 1}\t{where}\t{names}{score}")
-    write_text(Path(path), "\n".join(lines) + "\n")
+        cells = [f"{number}\tSpectrogram 1\t{label.channel or 1}\t{where}\t{names}"]
+        lines.append("\t".join([*cells, *(column[at] for column in further.values())]))
+    return "\n".join(lines) + "\n"

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image
 
 from birdsd.errors import UserError
 from birdsd.jobs_api import load_job
@@ -99,6 +100,8 @@ def test_prose_becomes_sound_with_the_events_in_order(composed):
         came = next(two for two in told["came_out"] if two["key"] == one["key"])
         assert came["onset_s"] == pytest.approx(one["onset_s"], abs=0.002), "placed by what was measured"
     assert {one["environment"] for one in told["backgrounds"]} == {"rain", "stream"}
+    with Image.open(composed.parent / f"{composed.name}.asked.png") as plan:
+        assert plan.size[0] >= 600, "what was asked for is drawn beside the folder"
 
 
 def test_stems_sum_to_the_mix_in_every_scene(many, composed):
@@ -150,6 +153,11 @@ def test_every_table_holds_the_measured_events(composed):
     told = labels_of(composed)
     name = composed.name
     raven = read_raven(composed / f"{name}.Table.1.selections.txt")
+    header, first = (composed / f"{name}.Table.1.selections.txt").read_text().splitlines()[:2]
+    cells = dict(zip(header.split("\t"), first.split("\t"), strict=True))
+    came = min(told["came_out"], key=lambda event: event["onset_s"])
+    assert cells["Event Id"] == came["key"] and cells["SNR (dB)"] == f"{came['snr_db']:.2f}"
+    assert cells["Begin File"] == f"{name}.flac" and cells["Verified"] in ("yes", "no")
     track = read_audacity(composed / "tables" / "audacity.txt")
     with open(composed / "tables" / "came_out.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
