@@ -39,9 +39,7 @@ class WeightsConfig(DenoisingConfig):
     """What methods have that train the weights themselves."""
 
     train_text_encoder: bool = True
-    learns: list[str] = field(
-        default_factory=list
-    )  # patterns of parameter names; empty: as recommended, else all
+    learns: list[str] = field(default_factory=list)  # patterns of parameter names; empty: all of them
 
 
 @dataclass

@@ -85,7 +85,7 @@ FACTS = (
         PIPELINE,
         parameters.of_weights,
         config=FullConfig,
-        defaults={**dict.fromkeys(NOISE_DEFAULTS), "learns": []},
+        defaults=dict.fromkeys(NOISE_DEFAULTS),
         sizes=_WEIGHTS,
         caches=True,
     ),

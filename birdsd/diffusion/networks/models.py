@@ -94,17 +94,10 @@ def build_unet(
 ) -> UNet2DConditionModel:
     """An untrained UNet2DConditionModel for latents [latent_channels, *sample_size] and text [n,
     context_width].
-
-    `arguments` are diffusers', and one of ours: `zero_init: true` makes every block begin as the identity.
     """
     from diffusers import UNet2DConditionModel
 
     given = dict(arguments)
-    zero_init = given.pop("zero_init", False)
-    if not isinstance(zero_init, bool):
-        raise UserError(
-            f"model.unet.zero_init={zero_init}", "it is true or false", "write model.unet.zero_init=true"
-        )
     channels = given.get("block_out_channels", (320, 640, 1280, 1280))
     types = given.get("down_block_types")
     if types is not None:
@@ -118,29 +111,8 @@ def build_unet(
         "norm_num_groups": min(32, int(channels[0])),
     }
     with seeded(seed, "weights", "unet"), _explained("unet", given):
-        unet = UNet2DConditionModel(**_plain({**defaults, **given}))
-    if zero_init:
-        silence_residuals(unet)
-    return unet
+        return UNet2DConditionModel(**_plain({**defaults, **given}))
 
-
-def silence_residuals(unet: Any) -> None:
-    """Set to zero the last layer of every residual block, attention and feed-forward, and of the network, as
-    the UNets of Dhariwal and Nichol (2021) begin; diffusers begins with PyTorch's weights everywhere.
-
-    Each block is then the identity at first and joins in as it learns, which is worth about a tenth more
-    samples to a small network (docs/denoiser.md).
-    """
-    from torch import nn
-
-    for name, module in unet.named_modules():
-        if name == "conv_out" or name.endswith(_ENDS_OF_RESIDUALS):
-            nn.init.zeros_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
-_ENDS_OF_RESIDUALS = (".conv2", ".to_out.0", ".proj_out", ".ff.net.2")
 
 _UP = {"DownBlock2D": "UpBlock2D", "CrossAttnDownBlock2D": "CrossAttnUpBlock2D"}
 

@@ -103,37 +103,3 @@ def test_an_autoencoder_is_found_in_a_run_an_export_and_a_pipeline(tmp_path):
     for folder in ("run", "run/export", "pipeline", "pipeline/vae"):
         assert models.weights_key(models.load_vae(str(tmp_path / folder))) == models.weights_key(vae)
     assert models.weights_key(models.build_vae(VAE, seed=2)) != models.weights_key(vae)
-
-
-def test_with_zero_init_every_block_begins_as_the_identity_and_all_of_them_learn():
-    def built(**given):
-        return models.build_unet(
-            {**UNET, **given}, latent_channels=4, sample_size=(8, 16), context_width=32, seed=3
-        )
-
-    def of(unet, latents, text):
-        return unet(latents, torch.tensor([10, 600]), encoder_hidden_states=text).sample
-
-    torch.manual_seed(0)
-    latents, text, wanted = torch.randn(2, 4, 8, 16), torch.randn(2, 5, 32), torch.randn(2, 4, 8, 16)
-    usual, unet = built(zero_init=False), built(zero_init=True)
-    assert "zero_init" not in unet.config  # diffusers reads the export
-    assert of(usual, latents, text).abs().max() > 0 and of(unet, latents, text).abs().max() == 0
-    for block in unet.mid_block.resnets:
-        hidden = torch.randn(2, block.in_channels, 4, 4)
-        assert torch.equal(block(hidden, torch.randn(2, unet.time_embedding.linear_2.out_features)), hidden)
-
-    begun = {name: weight.clone() for name, weight in unet.named_parameters()}
-    optimizer = torch.optim.AdamW(unet.parameters(), 1e-3, weight_decay=0.0)
-    for _ in range(6):  # a layer behind another that is zero learns once that one has moved
-        optimizer.zero_grad()
-        (of(unet, latents, text) - wanted).square().mean().backward()
-        optimizer.step()
-    assert not [name for name, weight in unet.named_parameters() if torch.equal(weight, begun[name])]
-
-
-def test_zero_init_is_true_or_false():
-    with pytest.raises(UserError, match="true or false"):
-        models.build_unet(
-            {**UNET, "zero_init": "yes"}, latent_channels=4, sample_size=(8, 16), context_width=32
-        )
