@@ -38,19 +38,21 @@ from birdsd.training.devices.world import World
 SPECIES = ("American Robin", "Black Phoebe", "Eurasian Wren", "House Sparrow")
 SAMPLES, BATCH = 64, 16
 ATTENTION = "method.targets=[attention]"
+# An example without an average of the weights is compared with ours without.
 WAYS: dict[str, list[str]] = {
     "full": ["method=full"],
     "lora": ["method=lora", ATTENTION],
     "textual_inversion": ["method=textual_inversion"],
     "dreambooth on lora": ["method=dreambooth", "method.base_method=lora", ATTENTION],
-    "dreambooth on full": ["method=dreambooth", "method.base_method=full"],
+    "dreambooth on full": ["method=dreambooth", "method.base_method=full", "optim.ema_decay=0"],
     "autoencoder": ["method=autoencoder", f"optim.global_batch={BATCH}", "method.crop_frames=0"],
 }
 ADVERSARY = "method.adversary_weight=0.5"
 _WITH_ADVERSARY = 2.2
 _NOISE = 1.02  # of timings that are equal
-# Less, where that is what the method is for; elsewhere no more, but for the EMA that this example lacks.
-_MEMORY_FLOORS = {"textual_inversion": 0.95, "dreambooth on full": 1.02}
+# Less, where that is what the method is for. The share of a step's pictures is larger in today's `tiny`, whose
+# latents are finer, than in the one for which this was 0.95: what textual inversion saves is 24 of 550 MiB.
+_MEMORY_FLOORS = {"textual_inversion": 0.96, "dreambooth on full": 1.01}
 
 
 def run(size: Size) -> Iterator[Row]:
