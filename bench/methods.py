@@ -50,8 +50,8 @@ WAYS: dict[str, list[str]] = {
 ADVERSARY = "method.adversary_weight=0.5"
 _WITH_ADVERSARY = 2.2
 _NOISE = 1.02  # of timings that are equal
-# Less, where that is what the method is for. The share of a step's pictures is larger in today's `tiny`, whose
-# latents are finer, than in the one for which this was 0.95: what textual inversion saves is 24 of 550 MiB.
+# Less, where that is what the method is for. The share of a step's pictures is larger in today's `tiny`,
+# whose latents are finer, than in the one for which this was 0.95: textual inversion saves 24 of 550 MiB.
 _MEMORY_FLOORS = {"textual_inversion": 0.96, "dreambooth on full": 1.01}
 
 

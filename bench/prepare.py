@@ -45,7 +45,7 @@ BIRDSONG_MEL = SpectrogramCodec(
     name="birdsong-mel", n_fft=2048, scale="mel", bands=128, fmin_hz=300.0, mel_formula="htk"
 )
 
-# Times the chain's throughput; where the limit is not well above it, prepare must be no slower than the chain.
+# Times the chain's throughput; where the limit is not well above it, prepare must be no slower than that.
 _FLOOR, _WITHIN_REACH, _NO_SLOWER = 5.0, 1.5, 1.0
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from bench.common import Row, Size
 from birdsd.files import append_bytes, write_json
-from birdsd.runs.allocations import BEGAN, END, FOLDER, HEARTBEAT, Began, Ended, Heartbeat, write_record
+from birdsd.runs.allocations import BEGAN, END, FOLDER, Began, Ended, write_record
+from birdsd.runs.heartbeat import HEARTBEAT, Heartbeat
 
 RUNS, ALLOCATIONS = 200, 6
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from birdsd.checks import caller, resources, saving, slurm, software
-from birdsd.checks import run as doctor_run
+from birdsd.checks import caller, folders, resources, saving, slurm, software
 from birdsd.checks.context import ERROR, OK, WARNING, DoctorContext, Finding, Findings, explained, warning
 from birdsd.errors import UserError
 from birdsd.runs.run import Run
@@ -44,13 +43,13 @@ CHECKS: tuple[Callable[[DoctorContext], Findings], ...] = (
     slurm.check_preemption,
     saving.check_lead,
     saving.check_interval,
-    doctor_run.check_runs_folder,
+    folders.check_runs_folder,
     saving.check_space,
-    doctor_run.check_scratch,
-    doctor_run.check_shards,
-    doctor_run.check_models,
-    doctor_run.check_checkpoints,
-    doctor_run.check_leftovers,
+    folders.check_scratch,
+    folders.check_shards,
+    folders.check_models,
+    folders.check_checkpoints,
+    folders.check_leftovers,
 )
 _MARKS = {OK: "ok", WARNING: "WARNING", ERROR: "ERROR"}
 

@@ -82,6 +82,7 @@ def _judge(options: argparse.Namespace) -> int:
     from birdsd.evaluation.judges import find_judge
     from birdsd.evaluation.judges.listening import listen
     from birdsd.evaluation.judges.sounds import find_sounds
+    from birdsd.evaluation.judges.table import listening_text
 
     judge = find_judge(options.judge)
     among = options.species or (species_in(options.species_from) if options.species_from else [])
@@ -92,7 +93,7 @@ def _judge(options: argparse.Namespace) -> int:
     result = listen(judge, sounds, among, min_confidence=options.min_confidence, expected=expected)
     _explain_unknown(judge, result.judgement.unknown)
     written = result.write(options.out) if options.out else []
-    text = result.text()
+    text = listening_text(result)
     if written:
         text += f"\nwritten to {options.out}: judge.json, judge.csv, {len(written) - 2} Raven tables"
     return emit(options, result.to_json(), text)
@@ -101,7 +102,7 @@ def _judge(options: argparse.Namespace) -> int:
 def _stages(options: argparse.Namespace, judge: Judge, sounds: SoundFiles) -> int:
     """The staircase of a run, with the sounds as its last step."""
     from birdsd.evaluation.judged_run import staircase_of
-    from birdsd.evaluation.judges.listening import left_out_lines
+    from birdsd.evaluation.judges.table import left_out_lines
     from birdsd.files import write_json
     from birdsd.runs.run import RunStore
     from birdsd.shards.index import ShardIndex

@@ -37,7 +37,7 @@ from birdsd.schema import SubmitConfig
 from birdsd.site import slurm
 from birdsd.site.caller import left_out, submitting, take_from_environment
 from birdsd.site.choose import check_site, choose_site, tasks_per_node
-from birdsd.site.sbatch_options import LEAD_FACTOR, extra_options, gpu_options, recommended_lead_s
+from birdsd.site.sbatch_options import LEAD_FACTOR, recommended_lead_s, submitit_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -212,42 +212,13 @@ def _executor(run: Run, submission: Submission) -> Any:
         folder=str(folder), cluster="slurm", slurm_python=shell_value(submission.python)
     )
     tasks = tasks_per_node(requested)
-    options: dict[str, Any] = {
-        "name": safe_name(run.folder.name, 60),
-        "nodes": int(requested["nodes"]),
-        "tasks_per_node": tasks,
-        "timeout_min": int(site["time_limit_min"]),
-        "slurm_signal_delay_s": int(site["signal_lead_s"]),
-        "slurm_setup": setup_lines(submission, run.folder),
-        "slurm_teardown": teardown_lines(),
-        "slurm_srun_args": _srun_arguments(site),
-        "slurm_additional_parameters": _additional(submission, site, tasks),
-    }
-    if site["cpus_per_task"]:
-        options["cpus_per_task"] = int(site["cpus_per_task"])
-    if site["memory_gb_per_node"]:
-        options["mem_gb"] = float(site["memory_gb_per_node"])
-    for name in ("partition", "account", "qos", "constraint"):
-        if site[name]:
-            options[f"slurm_{name}"] = str(site[name])
-    executor.update_parameters(**options)
+    executor.update_parameters(
+        name=safe_name(run.folder.name, 60),
+        slurm_setup=setup_lines(submission, run.folder),
+        slurm_teardown=teardown_lines(),
+        **submitit_parameters(site, int(requested["nodes"]), tasks, submission.cwd),
+    )
     return executor
-
-
-def _additional(submission: Submission, site: Mapping[str, Any], tasks: int) -> dict[str, Any]:
-    # After a node failure the job must be requeued wherever the site allows it.
-    requeue = "requeue" if site["hand_over"] == "requeue" else "no-requeue"
-    options = {"chdir": submission.cwd, **gpu_options(site, tasks), requeue: True, "export": "ALL"}
-    return {**options, **extra_options(site)}
-
-
-def _srun_arguments(site: Mapping[str, Any]) -> list[str]:
-    # One dead rank must not leave the others waiting for it; and ranks get the script's environment, even
-    # where SBATCH_EXPORT or SLURM_EXPORT_ENV says NONE.
-    arguments = ["--kill-on-bad-exit=1", "--export=ALL"]
-    if site["cpus_per_task"]:
-        arguments.append(f"--cpus-per-task={int(site['cpus_per_task'])}")  # not inherited since 22.05
-    return [*arguments, *map(str, site["srun"])]
 
 
 def _check_lead(run: Run, site: Mapping[str, Any]) -> None:

@@ -28,14 +28,12 @@ from typing import Any, TypeVar
 
 from birdsd.errors import UserError
 from birdsd.files import safe_name, write_json
+from birdsd.runs.heartbeat import HEARTBEAT, Heartbeat, is_recent
 
 FOLDER, SUBMISSION, STOP, CLAIM = "allocations", "submission.json", "stop.json", "claim.json"
 # Holds the id of the submission that a process belongs to; unset where a run is run by hand.
 SUBMISSION_VARIABLE = "BIRDSD_SUBMISSION"
-BEGAN, HEARTBEAT, END = "allocation.json", "heartbeat.json", "end.json"
-HEARTBEAT_S = 5.0
-# A heartbeat older than this does not count; file servers may show it half a minute late.
-SILENT_S = 60.0
+BEGAN, END = "allocation.json", "end.json"
 
 T = TypeVar("T")
 
@@ -99,21 +97,6 @@ class Began:
 
 
 @dataclass
-class Heartbeat:
-    """The progress of an allocation. `seconds`: its time so far, by phase."""
-
-    time: float
-    count: int
-    phase: str
-    position: int
-    total: int
-    samples_per_s: float = 0.0
-    seconds: dict[str, float] = field(default_factory=dict)
-    loss: float | None = None
-    resumed_from: int | None = None
-
-
-@dataclass
 class Ended:
     """How an allocation ended: `reason` is finished, stopped, error or refused; `status` is the job's exit
     status."""
@@ -153,9 +136,7 @@ class Allocation:
         """Whether its heartbeat is recent by this machine's clock; unreliable where clocks differ."""
         if (self.folder / END).is_file():
             return False
-        with suppress(OSError):
-            return abs(time.time() - (self.folder / HEARTBEAT).stat().st_mtime) < SILENT_S
-        return False
+        return is_recent(self.folder / HEARTBEAT)
 
     def log(self, rank: int) -> Path:
         return self.folder / f"rank-{rank:05d}.log"

@@ -36,13 +36,42 @@ def extra_options(site: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+# Given as they are, where the site names them.
+_NAMED = ("partition", "account", "qos", "constraint")
+
+
+def submitit_parameters(
+    site: Mapping[str, Any], nodes: int, tasks_per_node: int, folder: str
+) -> dict[str, Any]:
+    """What a job of this site that begins in `folder` requests, as submitit's AutoExecutor takes it."""
+    # After a node failure the job must be requeued wherever the site allows it.
+    requeue = "requeue" if site["hand_over"] == "requeue" else "no-requeue"
+    gpus = gpu_options(site, tasks_per_node)
+    parameters: dict[str, Any] = {
+        "nodes": nodes,
+        "tasks_per_node": tasks_per_node,
+        "timeout_min": int(site["time_limit_min"]),
+        **{f"slurm_{name}": str(site[name]) for name in _NAMED if site[name]},
+        "slurm_signal_delay_s": int(site["signal_lead_s"]),
+        "slurm_srun_args": _srun_arguments(site),
+        "slurm_additional_parameters": {
+            "chdir": folder, **gpus, requeue: True, "export": "ALL", **extra_options(site),
+        },
+    }  # fmt: skip
+    if site["cpus_per_task"]:
+        parameters["cpus_per_task"] = int(site["cpus_per_task"])
+    if site["memory_gb_per_node"]:
+        parameters["mem_gb"] = float(site["memory_gb_per_node"])
+    return parameters
+
+
 def sbatch_arguments(site: Mapping[str, Any], nodes: int, tasks_per_node: int) -> list[str]:
     """The command-line options of sbatch for a job of this site, as `sbatch --test-only` takes them."""
     options: dict[str, Any] = {
         "nodes": nodes,
         "time": site["time_limit_min"],
         "ntasks-per-node": tasks_per_node,
-        **{name: site[name] for name in ("partition", "account", "qos", "constraint") if site[name]},
+        **{name: site[name] for name in _NAMED if site[name]},
         **gpu_options(site, tasks_per_node),
     }
     if site["cpus_per_task"]:
@@ -51,3 +80,12 @@ def sbatch_arguments(site: Mapping[str, Any], nodes: int, tasks_per_node: int) -
         options["mem"] = f"{round(site['memory_gb_per_node'] * 1024)}M"
     options.update(extra_options(site))
     return [f"--{key}" if value is True else f"--{key}={value}" for key, value in options.items()]
+
+
+def _srun_arguments(site: Mapping[str, Any]) -> list[str]:
+    # One dead rank must not leave the others waiting for it; and ranks get the script's environment, even
+    # where SBATCH_EXPORT or SLURM_EXPORT_ENV says NONE.
+    arguments = ["--kill-on-bad-exit=1", "--export=ALL"]
+    if site["cpus_per_task"]:
+        arguments.append(f"--cpus-per-task={int(site['cpus_per_task'])}")  # not inherited since 22.05
+    return [*arguments, *map(str, site["srun"])]

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from birdsd.checks import doctor, run, saving
+from birdsd.checks import doctor, folders, saving
 from birdsd.checks import slurm as doctor_slurm
 from birdsd.checks.context import DoctorContext, Finding
 from birdsd.config import compose
@@ -309,7 +309,7 @@ def test_a_check_that_fails_does_not_end_the_others(tmp_path: Path, monkeypatch:
         yield Finding("early", "ok", "seen")
         raise PermissionError(13, "Permission denied", "/secret")
 
-    monkeypatch.setattr(doctor, "CHECKS", (broken, unreadable, run.check_runs_folder))
+    monkeypatch.setattr(doctor, "CHECKS", (broken, unreadable, folders.check_runs_folder))
     found = doctor.diagnose(runs_root=tmp_path)
     assert "this broke: it should not" in found[0].what and found[0].what_to_do == "mend it"
     assert any("/secret" in one.what and one.level == "warning" for one in found)

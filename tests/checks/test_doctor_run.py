@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from birdsd.checks import run
+from birdsd.checks import folders
 from birdsd.checks.context import DoctorContext, Finding
 from birdsd.config import compose
 from birdsd.files import exclusive, write_json
@@ -78,7 +78,7 @@ def test_what_a_folder_can_do(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("ahead", "level"), [(0.0, "ok"), (1.0, "ok"), (5.0, "warning"), (-45.0, "error")])
 def test_clocks(ahead: float, level: str) -> None:
-    (found,) = run._clock(ahead)
+    (found,) = folders._clock(ahead)
     assert found.level == level
 
 
@@ -87,17 +87,17 @@ def test_a_folder_of_runs_on_the_wrong_file_system() -> None:
     if filesystem.mount_of(memory).kind != "tmpfs":
         pytest.skip("no /dev/shm in memory here")
     here = list(
-        run.check_runs_folder(DoctorContext(SiteConfig(name="l", executor="local"), None, None, memory))
+        folders.check_runs_folder(DoctorContext(SiteConfig(name="l", executor="local"), None, None, memory))
     )
     only(here, "warning", "lost at the next reboot")
-    there = list(run.check_runs_folder(case(ALMA, facts_of_university(), runs_root=memory)))
+    there = list(folders.check_runs_folder(case(ALMA, facts_of_university(), runs_root=memory)))
     only(there, "warning", "this machine's memory", "compute nodes can see")
     assert not list(memory.glob(".birdsd-doctor-*"))
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
-    found = run.check_runs_folder(DoctorContext(None, None, None, tmp_path / "file" / "runs"))
+    found = folders.check_runs_folder(DoctorContext(None, None, None, tmp_path / "file" / "runs"))
     only(found, "error", "cannot write")
 
 
@@ -106,7 +106,7 @@ def test_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLACE", str(tmp_path))
 
     def look(scratch: str) -> Finding:
-        (found,) = run.check_scratch(case(replace(TESTBED, scratch=scratch), facts_of_testbed()))
+        (found,) = folders.check_scratch(case(replace(TESTBED, scratch=scratch), facts_of_testbed()))
         return found
 
     assert look("$PLACE").level == "ok" and "can be written" in look("$PLACE").what
@@ -124,13 +124,13 @@ def test_shards(tmp_path: Path) -> None:
 
     def look(deep: bool = False) -> list[Finding]:
         settings = compose("train", [f"data.shards={folder}"])
-        return list(run.check_shards(DoctorContext(None, settings, deep=deep)))
+        return list(folders.check_shards(DoctorContext(None, settings, deep=deep)))
 
     (found,) = look()
     assert found.level == "ok" and "3 in " in found.what and "15 train" in found.what
     (found,) = look(deep=True)
     assert found.level == "ok" and "all checksums match" in found.what
-    (found,) = run.check_shards(DoctorContext(None, compose("train")))
+    (found,) = folders.check_shards(DoctorContext(None, compose("train")))
     assert found.level == "error" and "data.shards is not set" in found.what
     # The run began with these; then one of them changed.
     from birdsd.shards.index import ShardIndex
@@ -138,10 +138,10 @@ def test_shards(tmp_path: Path) -> None:
     history = History(tmp_path / "runs")
     inventory = ShardIndex.open(folder).inventory()
     write_json(history.folder / "shards.json", {"folder": str(folder), "inventory": inventory})
-    (found,) = run.check_shards(DoctorContext(run=history.run))
+    (found,) = folders.check_shards(DoctorContext(run=history.run))
     assert found.level == "ok"
     (folder / "train-000001.tar").unlink()
-    (found,) = run.check_shards(DoctorContext(run=history.run))
+    (found,) = folders.check_shards(DoctorContext(run=history.run))
     assert found.level == "error" and "train-000001.tar is missing" in found.what
     shutil.rmtree(folder)
     (found,) = look()
@@ -153,7 +153,7 @@ def test_shards_of_others_that_lack_something_or_cannot_be_read(tmp_path: Path, 
     def look(*members: tuple[str, bytes]) -> list[Finding]:
         tar_of(tmp_path / "shards" / "train-0.tar", list(members))
         settings = compose("train", [f"data.shards={tmp_path / 'shards'}"])
-        return list(run.check_shards(DoctorContext(None, settings, deep=deep)))
+        return list(folders.check_shards(DoctorContext(None, settings, deep=deep)))
 
     whole = [*sample_members("a", 1), *sample_members("b", 2)]
     found = look(*whole, ("c.npy", npy(np.ones((1, 4, 4), np.uint8))), ("d.json", b"{}"))
@@ -171,36 +171,38 @@ def test_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     settings = compose("train", ["model=sd15", "model.source=someone/bird"])
     one = case(TESTBED, facts_of_testbed(), settings=settings, runs_root=tmp_path)
-    only(run.check_models(one), "error", "not in", "birdsd cache-models someone/bird")
+    only(folders.check_models(one), "error", "not in", "birdsd cache-models someone/bird")
     online = case(replace(TESTBED, offline=False), facts_of_testbed(), settings=settings, runs_root=tmp_path)
-    only(run.check_models(online), "warning", "birdsd cache-models")
+    only(folders.check_models(online), "warning", "birdsd cache-models")
     made = pipeline(tmp_path / "made")
     snapshot = into_cache(tmp_path / "hub", made)
-    assert levels(run.check_models(one)) == {"models": "ok", "offline": "ok"}
+    assert levels(folders.check_models(one)) == {"models": "ok", "offline": "ok"}
     (snapshot / "unet" / "config.json").unlink()
-    only(run.check_models(one), "error", "unet: no config.json")
+    only(folders.check_models(one), "error", "unet: no config.json")
     settings.model.source = str(made)
-    assert levels(run.check_models(one))["models"] == "ok"
+    assert levels(folders.check_models(one))["models"] == "ok"
     (made / "tokenizer" / "merges.txt").unlink()
-    only(run.check_models(one), "error", "tokenizer")
+    only(folders.check_models(one), "error", "tokenizer")
     settings.model.source = "./nowhere"
-    only(run.check_models(one), "error", "./nowhere does not exist")
+    only(folders.check_models(one), "error", "./nowhere does not exist")
 
 
 def test_leftovers(tmp_path: Path) -> None:
     history = History(tmp_path)
     folder = history.folder
-    assert list(run.check_leftovers(DoctorContext(run=history.run))) == []
+    assert list(folders.check_leftovers(DoctorContext(run=history.run))) == []
     (folder / "submitit").mkdir()
     (folder / "submitit" / "12_submitted.pkl.save_tmp").touch()
     (folder / "checkpoints" / "000000000016.partial").mkdir(parents=True)
     (folder / "checkpoints" / "000000000008.bad").mkdir()
     allocations.request_stop(folder, "robin on login1")
-    said = "\n".join(f"{one.level} {one.what}" for one in run.check_leftovers(DoctorContext(run=history.run)))
+    said = "\n".join(
+        f"{one.level} {one.what}" for one in folders.check_leftovers(DoctorContext(run=history.run))
+    )
     assert "warning submitit/12_submitted.pkl.save_tmp" in said
     assert "ok checkpoints/000000000016.partial" in said
     assert "warning robin on login1 asked this run to stop on 20" in said
-    only(run.check_checkpoints(DoctorContext(run=history.run)), "warning", "000000000008.bad")
+    only(folders.check_checkpoints(DoctorContext(run=history.run)), "warning", "000000000008.bad")
 
 
 def test_a_lock_that_is_held(tmp_path: Path) -> None:
@@ -215,13 +217,13 @@ def test_a_lock_that_is_held(tmp_path: Path) -> None:
     try:
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
         only(
-            run.check_leftovers(DoctorContext(run=history.run)),
+            folders.check_leftovers(DoctorContext(run=history.run)),
             "warning",
             f"process {holder.pid} holds .lock",
         )
     finally:
         holder.communicate()
-    assert list(run.check_leftovers(DoctorContext(run=history.run))) == []
+    assert list(folders.check_leftovers(DoctorContext(run=history.run))) == []
     with exclusive(history.folder):
         pass  # looking at the lock has not taken it
 
@@ -231,7 +233,7 @@ def test_a_damaged_checkpoint(tmp_path: Path) -> None:
     from birdsd.training.checkpoints.tensorfile import TensorFile
 
     history = History(tmp_path)
-    (found,) = run.check_checkpoints(DoctorContext(run=history.run))
+    (found,) = folders.check_checkpoints(DoctorContext(run=history.run))
     assert found.level == "ok" and "none yet" in found.what
     folder = history.folder / "checkpoints" / "000000000008"
     folder.mkdir(parents=True)
@@ -240,7 +242,7 @@ def test_a_damaged_checkpoint(tmp_path: Path) -> None:
     write_json(folder / "COMMIT.json", {"files": {weights.name: TensorFile(weights).sum().to_json()}})
 
     def look(deep: bool) -> Finding:
-        (found,) = run.check_checkpoints(DoctorContext(run=history.run, deep=deep))
+        (found,) = folders.check_checkpoints(DoctorContext(run=history.run, deep=deep))
         return found
 
     assert look(deep=False).level == look(deep=True).level == "ok"

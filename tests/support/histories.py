@@ -11,17 +11,8 @@ from typing import Any
 
 from birdsd.config import compose
 from birdsd.files import append_bytes, write_json
-from birdsd.runs.allocations import (
-    BEGAN,
-    END,
-    FOLDER,
-    HEARTBEAT,
-    Began,
-    Ended,
-    Heartbeat,
-    Submission,
-    write_record,
-)
+from birdsd.runs.allocations import BEGAN, END, FOLDER, Began, Ended, Submission, write_record
+from birdsd.runs.heartbeat import HEARTBEAT, Heartbeat
 from birdsd.runs.run import Run
 from birdsd.schema import SubmitConfig
 from birdsd.site.slurm import JobState

@@ -21,13 +21,10 @@ from birdsd.files import exclusive
 from birdsd.runs.allocations import (
     BEGAN,
     END,
-    HEARTBEAT,
-    HEARTBEAT_S,
     SUBMISSION_VARIABLE,
     Allocation,
     Began,
     Ended,
-    Heartbeat,
     allocation_of_environment,
     allocations,
     boot_id,
@@ -39,6 +36,7 @@ from birdsd.runs.allocations import (
     withdraw_stop,
     write_record,
 )
+from birdsd.runs.heartbeat import HEARTBEAT, HEARTBEAT_S, Heartbeat
 from birdsd.runs.resources import uses_gpus
 from birdsd.runs.run import Run
 from birdsd.site.machine import gpu_devices

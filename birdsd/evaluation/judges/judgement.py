@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from birdsd.errors import UserError, listed_names
+from birdsd.errors import UserError
 from birdsd.evaluation.judges.judge import Judge, Sound, sigmoid
-from birdsd.format import table
 
 CONFIDENT = 0.25  # a score from which users of BirdNET keep a detection
 NOTHING_HEARD = "nothing heard"
@@ -162,10 +161,6 @@ class Judgement:
             "verdicts": [asdict(verdict) for verdict in self.verdicts],
         }
 
-    def text(self) -> str:
-        """A table with a row per species, the total, and what was left out."""
-        return judgement_text(self)
-
 
 def judge_sounds(
     judge: Judge, sounds: Iterable[Sound], among: Sequence[str], progress: bool = True
@@ -263,32 +258,6 @@ class Court:
             judge.title, judge.licence, judge.fingerprint, self._verdicts, list(self._among),
             sorted(self._unknown), np.stack(self._embeddings),
         )  # fmt: skip
-
-
-def judgement_text(judgement: Judgement) -> str:
-    """A table with a row per species and the total; what was left out, and the licence, below it."""
-    lines = []
-    if judgement.clips:
-        head = ["species", "clips", "top-1 of all", best_of_title(judgement), "score >= 0.25", "median score"]
-        lines += table([head, *(_cells(row) for row in [*judgement.rows, judgement.total])])
-    silent = sum(bool(verdict.note) for verdict in judgement.verdicts)
-    if silent:
-        lines.append(f"nothing was heard in {silent} of {len(judgement.verdicts)} clips")
-    if judgement.unknown:
-        lines.append(f"{judgement.judge} has no class for {listed_names(judgement.unknown)}: left out")
-    intervals = "; in brackets 95% intervals (Wilson)" if judgement.clips else ""
-    lines.append(f"judge: {judgement.judge}, a model under {judgement.licence}{intervals}")
-    return "\n".join(lines)
-
-
-def best_of_title(judgement: Judgement) -> str:
-    """The head of the column for the best among the set's own species."""
-    return f"best of {len(judgement.among)}"
-
-
-def _cells(row: Row) -> list[str]:
-    median = "-" if row.median_score is None else f"{row.median_score:.2f}"
-    return [row.species, str(row.clips), str(row.right), str(row.right_among), str(row.confident), median]
 
 
 def wilson(right: float, n: int, z: float = 1.959964) -> tuple[float, float]:

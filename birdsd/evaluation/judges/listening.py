@@ -9,22 +9,16 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from birdsd.errors import UserError, clipped
+from birdsd.errors import UserError
 from birdsd.evaluation.judges.judge import Judge
 from birdsd.evaluation.judges.judgement import (
     Court,
     Judgement,
     Verdict,
-    best_of_title,
-    judgement_text,
 )
 from birdsd.evaluation.judges.sounds import Detection, SoundFiles, hear_file
 from birdsd.files import safe_name, write_json, write_text
-from birdsd.format import table
 from birdsd.sound.labels.load import Label, write_raven
-
-_MOST_FILES = 100
-_MOST_PROBLEMS = 10
 
 TABLES = "tables"
 
@@ -50,11 +44,6 @@ class Listening:
         left_out = [{"path": str(path), "reason": reason} for path, reason in self.left_out]
         return {**values, "min_confidence": self.min_confidence, "several_species": self.several,
                 "left_out": left_out}  # fmt: skip
-
-    def text(self) -> str:
-        """For a terminal: file by file, then the table of species."""
-
-        return listening_text(self)
 
     def write(self, out: Path) -> list[Path]:
         """Write judge.json, judge.csv and a Raven table for every file; returns the paths."""
@@ -120,39 +109,3 @@ def _csv(verdicts: Sequence[Verdict]) -> str:
     writer.writeheader()
     writer.writerows(asdict(verdict) for verdict in verdicts)
     return text.getvalue()
-
-
-def listening_text(listening: Listening) -> str:
-    """A row for every file, then the table of species, then what could not be judged."""
-    judgement = listening.judgement
-    shown = judgement.verdicts[:_MOST_FILES]
-    head = ["file", "top-1 of all", "confidence", "should be", "rank", "score", best_of_title(judgement)]
-    lines = table([head, *map(_file_cells, shown)], {0, 1, 3, 6})
-    if more := len(judgement.verdicts) - len(shown):
-        lines.append(f"... and {more} more: --out FOLDER or --json")
-    unsaid = sum(verdict.species is None for verdict in judgement.verdicts) - listening.several
-    lines += ["", *judgement_text(judgement).splitlines()]
-    if unsaid:
-        lines.append(f"{unsaid} without a label: heard, but not counted")
-    if listening.several:
-        lines.append(f"{listening.several} with several species: heard, but not counted")
-    return "\n".join([*lines, *left_out_lines(listening.left_out)])
-
-
-def left_out_lines(left_out: Sequence[tuple[Path, str]]) -> list[str]:
-    """The files that could not be judged, each with its reason, where they are many the first of them."""
-    lines = [f"left out: {path.name}: {clipped(reason, 200)}" for path, reason in left_out[:_MOST_PROBLEMS]]
-    more = len(left_out) - _MOST_PROBLEMS
-    return [*lines, f"left out: {more} more"] if more > 0 else lines
-
-
-def _file_cells(verdict: Verdict) -> list[str]:
-    rank = "-" if verdict.rank is None else str(verdict.rank)
-    score = "-" if verdict.score is None else f"{verdict.score:.2f}"
-    should = verdict.species or "-"
-    should = should if verdict.known or not verdict.species else f"({should})"
-    named = f"({verdict.note}: {verdict.named})" if verdict.note else verdict.named
-    return [
-        clipped(verdict.name), named, f"{verdict.confidence:.2f}", should,
-        rank, score, verdict.named_among or "-",
-    ]  # fmt: skip

@@ -22,7 +22,8 @@ from birdsd.errors import UserError
 from birdsd.files import read_json, safe_name
 from birdsd.jobs_api import STOPPED_STATUS
 from birdsd.method_facts import stored
-from birdsd.runs.allocations import BEGAN, END, HEARTBEAT, Ended, allocations
+from birdsd.runs.allocations import BEGAN, END, Ended, allocations
+from birdsd.runs.heartbeat import HEARTBEAT
 from birdsd.runs.pack.archive import PackWriter, names_below
 from birdsd.runs.run import SHARDS_FOLDER, SIGNATURE_FILE, Run, content_identity
 from birdsd.schema import MODEL_KEYS

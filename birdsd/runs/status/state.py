@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from birdsd.format import first_line, moment, span
-from birdsd.runs.allocations import SILENT_S, Ended
+from birdsd.runs.allocations import Ended
+from birdsd.runs.heartbeat import SILENT_S
 from birdsd.runs.share import ArrayShare
 from birdsd.runs.starts import has_supervisor, silent_limit
 from birdsd.runs.status.run_status import FINISHED, RunRecords, RunStatus

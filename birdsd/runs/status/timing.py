@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from birdsd.runs.allocations import FOLDER, SILENT_S, Allocation, Began, Ended, Heartbeat, Submission
+from birdsd.runs.allocations import FOLDER, Allocation, Began, Ended, Submission
+from birdsd.runs.heartbeat import Heartbeat, is_silent
 
 if TYPE_CHECKING:
     from birdsd.site.slurm import JobState
@@ -71,7 +72,7 @@ class Trace:
 
     def is_silent(self, now: float) -> bool:
         """Whether it has been silent for so long that only Slurm can tell whether it is alive."""
-        return all(abs(now - sign) > SILENT_S for sign in (self.last_sign, self.heard) if sign)
+        return is_silent(now, (self.last_sign, self.heard))
 
     @property
     def resumed(self) -> int | None:

@@ -14,6 +14,7 @@ from birdsd.evaluation.judges.judge import sigmoid
 from birdsd.evaluation.judges.judgement import NOTHING_HEARD, wilson
 from birdsd.evaluation.judges.listening import listen
 from birdsd.evaluation.judges.sounds import find_sounds
+from birdsd.evaluation.judges.table import judgement_text, listening_text
 from birdsd.evaluation.judges.windows import windows_of
 from birdsd.files import write_json
 from birdsd.sound.audio.recordings import write_wav
@@ -73,7 +74,7 @@ def test_a_set_is_counted_by_species_with_wilson_intervals() -> None:
     assert found.embeddings.shape == (4, 4)
     told = json.loads(json.dumps(found.to_json()))
     assert told["total"]["right"]["low"] == wilson(3, 4)[0] and told["licence"] == "CC0"
-    assert "CC0" in found.text() and "75% (30%-95%)" in found.text()
+    assert "CC0" in judgement_text(found) and "75% (30%-95%)" in judgement_text(found)
 
 
 def test_a_species_without_a_class_is_named_and_in_no_figure() -> None:
@@ -86,7 +87,7 @@ def test_a_species_without_a_class_is_named_and_in_no_figure() -> None:
     assert found.unknown == ["Synthetic High", "Synthetic Low"]
     verdict = found.verdicts[1]
     assert (verdict.known, verdict.right, verdict.rank, verdict.score) == (False, None, None, None)
-    assert "no class for Synthetic High, Synthetic Low: left out" in found.text()
+    assert "no class for Synthetic High, Synthetic Low: left out" in judgement_text(found)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_where_there_is_nothing_to_hear_it_is_said_and_counts_as_wrong(
     assert verdict.score == verdict.confidence == 0.0 and verdict.named_among is None
     assert (found.right.right, found.clips) == (1, 2)
     assert np.isfinite(found.embeddings).all()
-    assert "nothing was heard in 1 of 2 clips" in found.text()
+    assert "nothing was heard in 1 of 2 clips" in judgement_text(found)
 
 
 def test_no_sounds_are_refused() -> None:
@@ -162,7 +163,7 @@ def test_a_folder_of_four_letters_is_a_species_by_its_name_alone(tmp_path: Path)
 def test_a_set_that_lacks_the_right_species_says_nothing_of_it() -> None:
     found = judge_sounds(PitchJudge(), [Sound("a", tone(4000), RATE_HZ, "TOWA")], SPECIES, progress=False)
     assert found.verdicts[0].right is True and found.verdicts[0].right_among is None
-    assert found.right_among.share is None and " - " in found.text()
+    assert found.right_among.share is None and " - " in judgement_text(found)
 
 
 def test_a_damaged_recipe_costs_nothing(tmp_path: Path) -> None:
@@ -191,7 +192,7 @@ def test_files_that_cannot_be_read_are_named_and_the_others_go_on(tmp_path: Path
         "empty.wav", "cut.flac", "nan.wav", "alone.mp3", "nothing",
     }  # fmt: skip
     for path, _ in found.left_out:
-        assert f"left out: {path.name}" in found.text()
+        assert f"left out: {path.name}" in listening_text(found)
     with pytest.raises(UserError, match=r"no sound to judge.*alone"):
         find_sounds([alone], judge)
     with pytest.raises(UserError, match="nowhere does not exist"):
@@ -240,6 +241,6 @@ def test_files_of_several_species_and_of_none_are_heard_and_in_no_figure(tmp_pat
     written(tmp_path / "loose.wav", 8000)
     found = listen(judge, find_sounds([tmp_path], judge), progress=False)
     assert found.judgement.clips == 0 and found.several == 1
-    assert "1 with several species" in found.text() and "1 without a label" in found.text()
+    assert "1 with several species" in listening_text(found) and "1 without a label" in listening_text(found)
     expected = listen(judge, find_sounds([tmp_path], judge), ["HOSP"], expected="HOSP", progress=False)
     assert (expected.judgement.clips, expected.judgement.right.right) == (1, 1)
