@@ -88,7 +88,7 @@ def _at_work(records: RunRecords, alive: AllocationTimes | None, state: JobState
         status.note = f"{records.stop.get('by') or 'somebody'} asked it to stop: it is saving and will exit"
     elif state is not None and state.state == "COMPLETING":
         status.state = STOPPING
-    elif trace is None or trace.heartbeat is None or trace.heartbeat.phase in ("start", "restore", "build"):
+    elif trace is None or trace.heartbeat is None or _is_starting(records.job, trace.heartbeat.phase):
         status.state = STARTING
     silent_s = records.now - trace.last_sign if trace is not None else 0.0
     if trace is not None and trace.is_silent(records.now) and silent_s > SILENT_S:
@@ -97,6 +97,12 @@ def _at_work(records: RunRecords, alive: AllocationTimes | None, state: JobState
             "(machine.watchdog_s), and `birdsd logs` may show more"
         )
     return status
+
+
+def _is_starting(job: str, phase: str) -> bool:
+    """Whether a training has not come to its first step. Other jobs do not tell their phases: where there is a
+    heartbeat, they are at work."""
+    return job == "train" and phase in ("start", "restore", "build")
 
 
 def _failing(records: RunRecords, status: RunStatus) -> RunStatus:

@@ -84,6 +84,13 @@ def test_before_its_first_step_it_is_starting(history: History, phase: str) -> N
     assert judged(history, 1.01, job_state("12", "RUNNING", start=1)).state == "starting"
 
 
+def test_a_job_that_tells_no_phases_is_at_work_once_its_heart_beats(tmp_path: Path) -> None:
+    history = History(tmp_path, "scene-0123456789ab", job="scene")
+    history.submitted(0, ["12"])
+    history.ran("12.0", 1, took={}, end=None, last=1.01, phase="start", part="0/4")
+    assert judged(history, 1.01, job_state("12", "RUNNING", start=1)).state == "running"
+
+
 def test_around_an_allocation_slurm_calls_the_job_running(history: History) -> None:
     history.submitted(0, ["12"])
     assert judged(history, 1, job_state("12", "RUNNING", nodes="n1")).note.startswith(
