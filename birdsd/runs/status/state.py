@@ -100,8 +100,8 @@ def _at_work(records: RunRecords, alive: AllocationTimes | None, state: JobState
 
 
 def _is_starting(job: str, phase: str) -> bool:
-    """Whether a training has not come to its first step. Other jobs do not tell their phases: where there is a
-    heartbeat, they are at work."""
+    """Whether a training has not come to its first step. Other jobs do not tell their phases: where there is
+    a heartbeat, they are at work."""
     return job == "train" and phase in ("start", "restore", "build")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from birdsd.errors import UserError
+from birdsd.scenes.backgrounds.birds import BirdCheck
 from birdsd.scenes.backgrounds.render import Backgrounds, Layer
 from birdsd.scenes.backgrounds.spool import Spool
 from birdsd.scenes.bank.clip import RECORDED, EventClip
@@ -47,12 +48,14 @@ class Look:
 
 @dataclass(frozen=True)
 class Composer:
-    """Songs, backgrounds, and the rate of scenes that name none. `gate`: who judged the songs."""
+    """Songs, backgrounds, and the rate of scenes that name none. `gate`: who judged the songs; `birds`: who
+    hears whether there are birds in the backgrounds, if anybody does."""
 
     songs: Songs
     backgrounds: Backgrounds
     rate_hz: int
     gate: str
+    birds: BirdCheck | None = None
 
     def compose(self, scene: Scene, name: str, folder: Path, look: Look) -> Composed:
         """Write the sound of a scene into `folder` (see `stem_path`, and NAME.flac), and say what came out.
@@ -85,6 +88,9 @@ class Composer:
                 if one.fate == DID_NOT_COME_OUT
             ]
             done.notes += _unrendered(placed)
+            if self.birds is not None:
+                for number, layer in enumerate(layers):
+                    done.notes += self.birds.notes(f"background{number}", layer, rate_hz)
             done.trail = _trail(done.came_out, songs, layers, self.backgrounds)
             # Whether generated sound inherits the terms of what a model learnt from is unsettled: the trail
             # lists them, and only recordings bind the mix.

@@ -13,6 +13,7 @@ from birdsd.evaluation.judges import find_judge
 from birdsd.files import read_json
 from birdsd.runs.models.loading import load_model, recommended_sampling
 from birdsd.runs.models.places import model_place
+from birdsd.scenes.backgrounds.birds import BirdCheck
 from birdsd.scenes.bank.gate import Gate, JudgeGate, OpenGate, WeakGate
 from birdsd.scenes.bank.made import Maker
 from birdsd.scenes.vocabulary import Vocabulary, vocabulary_of_run
@@ -61,6 +62,14 @@ def gate_of(config: SongsConfig, place: Path, species: Sequence[str]) -> Gate:
         return weak() if weak else OpenGate()
     unknown = [name for name in species if judge.class_of(name) is None]
     return JudgeGate(judge, species, weak() if unknown and weak else None)
+
+
+def bird_check(config: SongsConfig, species: Sequence[str]) -> BirdCheck | None:
+    """Who hears birds in backgrounds: the judge of the songs, where it is a judge of any sound; else nobody."""
+    if config.judge in ("none", "weak"):
+        return None
+    judge = find_judge(config.judge) if config.judge else available_judge()[0]
+    return BirdCheck(judge, species) if judge is not None else None
 
 
 def _weak_gate(config: SongsConfig, place: Path) -> Callable[[], WeakGate] | None:

@@ -16,7 +16,7 @@ from birdsd.scenes.bank.made import Maker
 from birdsd.scenes.bank.split import check_split
 from birdsd.scenes.compose.batch import Batch
 from birdsd.scenes.compose.compose import Composer, Look
-from birdsd.scenes.compose.makers import song_maker
+from birdsd.scenes.compose.makers import bird_check, song_maker
 from birdsd.scenes.compose.placing import Songs
 from birdsd.scenes.vocabulary import Vocabulary
 from birdsd.schema import SceneConfig
@@ -112,7 +112,7 @@ def set_up(config: SceneConfig) -> Stage:
         "pool": pool.identity if pool else None,
     }
     batch = Batch(
-        Composer(songs, backgrounds, rate_hz, gate),
+        Composer(songs, backgrounds, rate_hz, gate, bird_check(config, words.species)),
         Path(config.out),
         Look(config.format, config.stems, config.picture),
         _settings(config, maker),
