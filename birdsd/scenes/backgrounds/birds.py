@@ -1,7 +1,7 @@
 """Birds in a background: a judge hears it, since a song that no label names would make the labels untrue.
 
-Only the species that scenes are asked for count. Recordings are heard once, whole; a generated background as it
-is. What is heard is told, in the notes of the scene; nothing is left out, so that a scene is the same bytes
+Only the species that scenes are asked for count. Recordings are heard once, whole; a generated background as
+it is. What is heard is told in the notes of the scene; nothing is left out, so that a scene sounds the same
 whether or not there is a judge.
 """
 
@@ -50,9 +50,9 @@ class BirdCheck:
             found = [(f" in {file.path.name}", self.in_file(file.path)) for file in layer.files]
         else:
             found = [("", _best(list(self._windows(layer, rate_hz))))]
+        heard = f"{part} ({layer.told.environment}): {self.judge.title} hears"
         return [
-            f"{part} ({layer.told.environment}): {self.judge.title} hears {one.species}, score {one.score:.2f}, "
-            f"at {one.at_s:.0f} s{where}; no label names it"
+            f"{heard} {one.species}, score {one.score:.2f}, at {one.at_s:.0f} s{where}; no label names it"
             for where, birds in found
             for one in birds
         ]
@@ -65,12 +65,8 @@ class BirdCheck:
                 heard = hear_file(self.judge, path, CONFIDENT).detections
             except UserError:
                 heard = []
-            birds = [
-                HeardBird(labels[one.species], one.score, one.start_s)
-                for one in heard
-                if one.species in labels
-            ]
-            self._known[path] = _best(birds)
+            own = [one for one in heard if one.species in labels]
+            self._known[path] = _best([HeardBird(labels[one.species], one.score, one.start_s) for one in own])
         return self._known[path]
 
     def _windows(self, layer: Layer, rate_hz: int) -> Iterator[HeardBird]:

@@ -65,7 +65,7 @@ def gate_of(config: SongsConfig, place: Path, species: Sequence[str]) -> Gate:
 
 
 def bird_check(config: SongsConfig, species: Sequence[str]) -> BirdCheck | None:
-    """Who hears birds in backgrounds: the judge of the songs, where it is a judge of any sound; else nobody."""
+    """Who hears birds in backgrounds: the judge of the songs, where it judges any sound; else nobody."""
     if config.judge in ("none", "weak"):
         return None
     judge = find_judge(config.judge) if config.judge else available_judge()[0]

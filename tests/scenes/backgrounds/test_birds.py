@@ -23,9 +23,8 @@ def layer(tmp_path):
     with Spool(tmp_path / "spool") as spool:
 
         def make(sound: np.ndarray, path=None) -> Layer:
-            told = PlacedBackground(
-                "rain", "rain", -39.0, 0.0, len(sound) / RATE_HZ, "pool" if path else "generate"
-            )
+            source = "pool" if path else "generate"
+            told = PlacedBackground("rain", "rain", -39.0, 0.0, len(sound) / RATE_HZ, source)
             files = [UsedFile(path, "f00d", "CC0", "")] if path else []
             return Layer(told, spool.add([sound]), 0, 1.0, 0, 0, files)
 
