@@ -24,8 +24,9 @@ from birdsd.evaluation.real_clips import decoded
 from birdsd.evaluation.staircase import CODEC, GENERATED
 from birdsd.evaluation.weak_check import GeneratedClip, LearningCheck, learning_check
 from birdsd.files import fingerprint, read_json, sha256_file, write_json
-from birdsd.pages.demo import DemoData, Interruption, Losses, Pair, Training, demo_page
+from birdsd.pages.demo import ClosingScene, DemoData, Interruption, Losses, Pair, Training, demo_page
 from birdsd.pages.media import AudioClip
+from birdsd.pages.scene import LABELS, SceneFolder
 from birdsd.runs.auto import AUTO
 from birdsd.runs.run import Run
 from birdsd.schema import DemoConfig
@@ -70,18 +71,19 @@ class Written:
 
 
 def write_report(
-    demo: Demo, index: ShardIndex, runs: list[Run], generated: Mapping[str, Any], recordings: Path
-) -> Written:
+    demo: Demo, index: ShardIndex, runs: list[Run], generated: Mapping[str, Any], recordings: Path,
+    scene: ClosingScene | None = None,
+) -> Written:  # fmt: skip
     """Judge the generated sounds of `runs` (autoencoder, then diffusion) and write `report.html` and
-    `check.json`; `recordings` is the folder that the shards were prepared from.
+    `check.json`; `recordings` is the folder that the shards were prepared from. The page ends with `scene`.
 
     Nothing is judged again unless something has changed that the page depends on.
     """
     page, kept = demo.out / "report.html", demo.work / REPORTED_FILE
-    rests_on = what_it_rests_on(demo.config, index, runs, generated)
+    rests_on = what_it_rests_on(demo.config, index, runs, generated, scene)
     written = written_before(kept, rests_on, page)
     if written is None:
-        report = _judge(demo, index, runs, generated, recordings, page)
+        report = _judge(demo, index, runs, generated, recordings, page, scene)
         written = Written(page, report.text(), report.to_json())
         stored = {"words": written.text, "told": written.facts}  # names that stored files have
         write_json(kept, {"rests_on": rests_on, "page": sha256_file(page), **stored})
@@ -90,10 +92,11 @@ def write_report(
 
 
 def what_it_rests_on(
-    config: DemoConfig, index: ShardIndex, runs: Sequence[Run], generated: Mapping[str, Any]
-) -> str:
-    """A hash of everything that a report depends on: settings, shards, runs, sounds and pictures, the judge,
-    and the code that makes it."""
+    config: DemoConfig, index: ShardIndex, runs: Sequence[Run], generated: Mapping[str, Any],
+    scene: ClosingScene | None = None,
+) -> str:  # fmt: skip
+    """A hash of everything that a report depends on: settings, shards, runs, sounds and pictures, the scene,
+    the judge, and the code that makes it."""
     judge, absent = available_judge()
     clips = [
         [clip["prompt"], clip["species"], *(sha256_file(Path(clip[kind])) for kind in ("sound", "picture"))]
@@ -102,9 +105,17 @@ def what_it_rests_on(
     return fingerprint(
         [
             asdict(config), index.fingerprint, [run.signature for run in runs], clips,
-            judge.fingerprint if judge else absent, code_fingerprint(),
+            judge.fingerprint if judge else absent, code_fingerprint(), _told(scene),
         ]
     )  # fmt: skip
+
+
+def _told(scene: ClosingScene | None) -> list[str]:
+    """What of a scene the page shows."""
+    if scene is None or scene.folder is None:
+        return [scene.prompt, scene.why] if scene is not None else []
+    held = SceneFolder(scene.folder)
+    return [scene.prompt, sha256_file(held.sound), sha256_file(held.folder / LABELS)]
 
 
 def written_before(kept: Path, rests_on: str, page: Path) -> Written | None:
@@ -121,8 +132,9 @@ def written_before(kept: Path, rests_on: str, page: Path) -> Written | None:
 
 
 def _judge(
-    demo: Demo, index: ShardIndex, runs: list[Run], generated: Mapping[str, Any], recordings: Path, page: Path
-) -> Report:
+    demo: Demo, index: ShardIndex, runs: list[Run], generated: Mapping[str, Any], recordings: Path,
+    page: Path, scene: ClosingScene | None,
+) -> Report:  # fmt: skip
     """Judge everything, and write the page."""
     began = time.monotonic()
     codec = Codec.from_json(index.codec or {})
@@ -166,6 +178,7 @@ def _judge(
             "Versions": f"birdsd {birdsd.__version__}, Python {platform.python_version()}",
         },
         created=date.today().isoformat(),
+        scene=scene,
     )
     return Report(demo_page(page, data), check, judged)
 
@@ -295,6 +308,10 @@ def _commands(demo: Demo, run: Run) -> list[tuple[str, str]]:
         (
             "Generate more sounds with this model",
             f'birdsd run generate run={run.folder} prompt="..." count=4 out=generated',
+        ),
+        (
+            "Compose a scene, with labels that are measured",
+            f'birdsd run scene run={run.folder} prompt="..."',
         ),
         ("Inspect the shards", f"birdsd inspect {demo.work / 'shards'}"),
         (

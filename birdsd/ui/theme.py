@@ -55,4 +55,4 @@ def look() -> dict[str, Any]:
     )
     theme.set(**colours, block_title_text_weight="500")
     script = f"<script>{static('player.js')}</script>"
-    return {"theme": theme, "css": static("ui.css"), "head": script}
+    return {"theme": theme, "css": static("ui.css") + static("scene.css"), "head": script}

@@ -13,9 +13,11 @@ import pytest
 
 from birdsd.config import compose
 from birdsd.files import sha256_file, write_json
+from birdsd.pages.demo import ClosingScene
 from birdsd.studies import demo_results
 from birdsd.studies.demo_results import what_it_rests_on, written_before
 from birdsd.studies.demo_stages import Demo
+from tests.support.page_samples import scene_folder
 
 
 def test_the_aviary_is_cut_less_often_than_recordings_of_ones_own(tmp_path: Path) -> None:
@@ -43,8 +45,8 @@ def test_a_report_is_made_again_where_anything_changed_that_it_rests_on(
     clip = {"prompt": "a Robin", "species": ["Robin"], "sound": str(sound), "picture": str(picture)}
     index, run, config = SimpleNamespace(fingerprint="s"), SimpleNamespace(signature="r"), compose("demo")
 
-    def rests_on(config=config, index=index, run=run, clip=clip) -> str:
-        return what_it_rests_on(config, index, [run], {"clips": [clip]})
+    def rests_on(config=config, index=index, run=run, clip=clip, scene=None) -> str:
+        return what_it_rests_on(config, index, [run], {"clips": [clip]}, scene)
 
     first = rests_on()
     assert rests_on() == first and written_before(kept, first, page) is None
@@ -58,6 +60,10 @@ def test_a_report_is_made_again_where_anything_changed_that_it_rests_on(
         rests_on(run=SimpleNamespace(signature="q")),
         rests_on(clip={**clip, "prompt": "another"}),
     ]
+    scene = ClosingScene("a Robin in rain", scene_folder(tmp_path / "evening"))
+    others += [rests_on(scene=scene), rests_on(scene=ClosingScene("a Robin in rain", None, "it failed"))]
+    (tmp_path / "evening" / "evening.flac").write_text("another sound")
+    others.append(rests_on(scene=scene))
     for path in (sound, picture):
         path.write_text("other")
         others.append(rests_on())
@@ -101,7 +107,14 @@ def test_the_demo_walks_the_whole_way_through_a_kill(tmp_path: Path) -> None:
     # One picture, sound, table and recipe for each of the eight species, and the page shows them all.
     for ending in ("png", "wav", "selections.txt", "json"):
         assert len(list((work / "generated").glob(f"*.{ending}"))) == 8
-    assert page.count("<audio") == 16
+    assert page.count("<audio") == 16 + 1
+    # It ends with a scene, whose labels are measured.
+    scenes = [json.loads(path.read_text()) for path in (work / "scenes").glob("*/*/labels.json")]
+    assert len(scenes) == 1 and len(scenes[0]["asked"]) == 2 and len(scenes[0]["backgrounds"]) == 2
+    assert re.search(
+        r"in loud synthetic rain followed by .* in quiet synthetic rain", page[page.rindex("<section") :]
+    )
+    assert page[page.rindex("<section") :].count('class="box') == len(scenes[0]["came_out"])
     assert facts["check"]["generated"]["clips"] == 8
     assert facts["check"]["chance"] == 1 / 8
     # Again: what is done is not done twice.
