@@ -9,7 +9,7 @@ from birdsd.studies.demo_stages import Demo
 
 
 def run(config: DemoConfig) -> Outcome:
-    """Recordings -> shards -> autoencoder -> diffusion, killed and resumed -> sound -> scene -> page."""
+    """Recordings -> shards -> autoencoder -> diffusion, killed and resumed -> sound -> check -> page."""
     demo = Demo(config)
     recordings = demo.recordings()
     shards = demo.prepare(recordings)
@@ -17,8 +17,7 @@ def run(config: DemoConfig) -> Outcome:
     demo.train_on(autoencoder)
     diffusion = demo.train("full", shards, config.diffusion_samples, kill=True)
     clips = demo.generate(diffusion, shards)
-    scene = demo.scene(diffusion, recordings)
-    report = write_report(demo, shards, [autoencoder, diffusion], clips, recordings, scene)
+    report = write_report(demo, shards, [autoencoder, diffusion], clips, recordings)
     return Outcome(
         f"\n{report.text}\n\nreport: {report.page}",
         {"report": str(report.page), "shards": str(shards.folder), "check": report.facts},

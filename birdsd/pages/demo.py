@@ -70,6 +70,7 @@ class ClosingScene:
     prompt: str
     folder: Path | None
     why: str = ""
+    chosen: str = ""  # how its species were
 
 
 @dataclass(frozen=True)
@@ -138,11 +139,11 @@ def _scene(scene: ClosingScene | None) -> dict[str, Any] | None:
     if scene is None:
         return None
     if scene.folder is None:
-        return {"prompt": scene.prompt, "why": scene.why, "figure": "", "table": "", "labels": None}
+        return {"prompt": scene.prompt, "why": scene.why}
     held = SceneFolder(scene.folder)
     figure = scene_figure(held, f"Spectrogram of the scene: {scene.prompt}")
-    told = {"figure": figure, "table": scene_table(held), "labels": held.labels}
-    return {"prompt": scene.prompt, "why": "", **told}
+    told = {"figure": figure, "table": scene_table(held), "labels": held.labels, "notes": held.notes}
+    return {"prompt": scene.prompt, "why": "", "chosen": scene.chosen, **told}
 
 
 def _species(data: DemoData, species: str) -> tuple[Pair, list[tuple[Markup, Markup | None]]]:

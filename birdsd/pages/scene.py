@@ -45,6 +45,12 @@ class SceneFolder:
         return next(p for p in (self.folder / f"{name}.{kind}" for kind in _FORMATS) if p.is_file())
 
     @property
+    def notes(self) -> list[str]:
+        """What is to be said of it, but for what the table says already."""
+        lost = tuple(f"{one['key']} (" for one in self.labels["asked"] if one["fate"] != "placed")
+        return [note for note in self.labels["notes"] if not (lost and note.startswith(lost))]
+
+    @property
     def species(self) -> list[str]:
         """Those that sing, each once."""
         return list(dict.fromkeys(one["species"] for one in self.labels["came_out"]))

@@ -21,6 +21,8 @@ EVENT_COLUMNS = ("event", "onset, s", "begins", "species", "sound", "birds", "ti
 ID, ONSET, BEGINS, SPECIES, SOUND, BIRDS, TIMES, LOUDNESS = range(len(EVENT_COLUMNS))
 BACKGROUND_COLUMNS = ("background", "from, s", "to, s", "environment", "level, dBFS")
 _NUMBER, FROM, TO, ENVIRONMENT, LEVEL = range(len(BACKGROUND_COLUMNS))
+# Before an onset that follows from others: it says nothing of its own, however the others have moved since.
+ESTIMATED = "~"
 SHORT_S = 0.5  # as a composer has it: what may still fit must not be refused before it is measured
 _LOUDNESS = re.compile(r"([+-]?\d+(?:\.\d+)?) *(dB SNR|SNR|dB|dBFS)?", re.IGNORECASE)
 _UNTIL = re.compile(r"until +(?:the +)?(.+?)(?: +ends| +s)?", re.IGNORECASE)
@@ -108,8 +110,8 @@ def edited(
     if problems:
         return Edited(None, tuple(problems))
     try:
-        told = {name: tuple(held) for name, held in made.items()}
-        return Edited(possible(replace(scene, **told, **frame), vocabulary))
+        frame |= {name: tuple(held) for name, held in made.items()}
+        return Edited(possible(replace(scene, **frame), vocabulary))
     except UserError as error:
         return Edited(None, (error,))
 
@@ -139,9 +141,11 @@ def _frame(duration: Any, seed: Any) -> dict[str, Any]:
 def _event_row(event: Event, onset_s: float | None) -> tuple[str, ...]:
     begins = f"after {', '.join(event.after)}" if event.after else ""
     begins = f"with {event.together}" if event.together else begins
-    onset = event.onset_s if event.onset_s is not None else onset_s
+    onset = "" if onset_s is None else f"{ESTIMATED}{onset_s:.2f}"
+    if event.onset_s is not None:
+        onset = f"{event.onset_s:.10g}"
     return (
-        event.id, "" if onset is None else f"{onset:.2f}", begins, event.species, event.sound_type,
+        event.id, onset, begins, event.species, event.sound_type,
         str(event.count), _times(event),
         f"{event.level_db:g} dBFS" if event.snr_db is None else f"{event.snr_db:g} dB SNR",
     )  # fmt: skip
@@ -168,6 +172,8 @@ def _event(
         loud: dict[str, Any] = {"snr_db": DEFAULT_SNR_DB} if grounded else {"level_db": levels.EVENT_DB[""]}
         event, before = Event(name, "", **loud), ("",) * len(EVENT_COLUMNS)
     changed = [at for at in range(len(cells)) if cells[at] != before[at] and at not in (ID, BEGINS)]
+    if cells[ONSET].startswith(ESTIMATED) and ONSET in changed:
+        changed.remove(ONSET)
     place = f"event {clipped(event.id)}" + (f" ({clipped(cells[SPECIES])})" if cells[SPECIES] else "")
     for at in changed:
         if cells[at] or at in (ONSET, SPECIES, SOUND):
@@ -251,7 +257,8 @@ def _background(scene: Scene, cells: tuple[str, ...], known: Sequence[tuple[str,
             continue
         match = _BEFORE.fullmatch(cells[at])
         time_s = None if match or not cells[at] else _number(cells[at], f"{name}_s", place)
-        one = replace(one, **{f"{name}_event": match[1] if match else "", f"{name}_s": time_s})
+        edge: dict[str, Any] = {f"{name}_event": match[1] if match else "", f"{name}_s": time_s}
+        one = replace(one, **edge)
     return one
 
 

@@ -24,9 +24,8 @@ from birdsd.evaluation.real_clips import decoded
 from birdsd.evaluation.staircase import CODEC, GENERATED
 from birdsd.evaluation.weak_check import GeneratedClip, LearningCheck, learning_check
 from birdsd.files import fingerprint, read_json, sha256_file, write_json
-from birdsd.pages.demo import ClosingScene, DemoData, Interruption, Losses, Pair, Training, demo_page
+from birdsd.pages.demo import DemoData, Interruption, Losses, Pair, Training, demo_page
 from birdsd.pages.media import AudioClip
-from birdsd.pages.scene import LABELS, SceneFolder
 from birdsd.runs.auto import AUTO
 from birdsd.runs.run import Run
 from birdsd.schema import DemoConfig
@@ -71,19 +70,18 @@ class Written:
 
 
 def write_report(
-    demo: Demo, index: ShardIndex, runs: list[Run], generated: Mapping[str, Any], recordings: Path,
-    scene: ClosingScene | None = None,
-) -> Written:  # fmt: skip
+    demo: Demo, index: ShardIndex, runs: list[Run], generated: Mapping[str, Any], recordings: Path
+) -> Written:
     """Judge the generated sounds of `runs` (autoencoder, then diffusion) and write `report.html` and
-    `check.json`; `recordings` is the folder that the shards were prepared from. The page ends with `scene`.
+    `check.json`; `recordings` is the folder that the shards were prepared from.
 
     Nothing is judged again unless something has changed that the page depends on.
     """
     page, kept = demo.out / "report.html", demo.work / REPORTED_FILE
-    rests_on = what_it_rests_on(demo.config, index, runs, generated, scene)
+    rests_on = what_it_rests_on(demo.config, index, runs, generated)
     written = written_before(kept, rests_on, page)
     if written is None:
-        report = _judge(demo, index, runs, generated, recordings, page, scene)
+        report = _judge(demo, index, runs, generated, recordings, page)
         written = Written(page, report.text(), report.to_json())
         stored = {"words": written.text, "told": written.facts}  # names that stored files have
         write_json(kept, {"rests_on": rests_on, "page": sha256_file(page), **stored})
@@ -92,11 +90,10 @@ def write_report(
 
 
 def what_it_rests_on(
-    config: DemoConfig, index: ShardIndex, runs: Sequence[Run], generated: Mapping[str, Any],
-    scene: ClosingScene | None = None,
-) -> str:  # fmt: skip
-    """A hash of everything that a report depends on: settings, shards, runs, sounds and pictures, the scene,
-    the judge, and the code that makes it."""
+    config: DemoConfig, index: ShardIndex, runs: Sequence[Run], generated: Mapping[str, Any]
+) -> str:
+    """A hash of everything that a report depends on: settings, shards, runs, sounds and pictures, the judge,
+    and the code that makes it."""
     judge, absent = available_judge()
     clips = [
         [clip["prompt"], clip["species"], *(sha256_file(Path(clip[kind])) for kind in ("sound", "picture"))]
@@ -105,17 +102,9 @@ def what_it_rests_on(
     return fingerprint(
         [
             asdict(config), index.fingerprint, [run.signature for run in runs], clips,
-            judge.fingerprint if judge else absent, code_fingerprint(), _told(scene),
+            judge.fingerprint if judge else absent, code_fingerprint(),
         ]
     )  # fmt: skip
-
-
-def _told(scene: ClosingScene | None) -> list[str]:
-    """What of a scene the page shows."""
-    if scene is None or scene.folder is None:
-        return [scene.prompt, scene.why] if scene is not None else []
-    held = SceneFolder(scene.folder)
-    return [scene.prompt, sha256_file(held.sound), sha256_file(held.folder / LABELS)]
 
 
 def written_before(kept: Path, rests_on: str, page: Path) -> Written | None:
@@ -132,9 +121,8 @@ def written_before(kept: Path, rests_on: str, page: Path) -> Written | None:
 
 
 def _judge(
-    demo: Demo, index: ShardIndex, runs: list[Run], generated: Mapping[str, Any], recordings: Path,
-    page: Path, scene: ClosingScene | None,
-) -> Report:  # fmt: skip
+    demo: Demo, index: ShardIndex, runs: list[Run], generated: Mapping[str, Any], recordings: Path, page: Path
+) -> Report:
     """Judge everything, and write the page."""
     began = time.monotonic()
     codec = Codec.from_json(index.codec or {})
@@ -150,6 +138,7 @@ def _judge(
     judged = staircase_of(index, sounds, autoencoder=runs[0].export_folder, recordings=recordings)
     pairs = _pairs(codec, clips, sounds, check, judged)
     judging_s = time.monotonic() - began
+    scene = demo.scene(runs[-1], recordings, *_most_believed(check, judged))
     facts = list(_metadata(index))
     heard = {entry["recording_id"]: entry for entry in facts}
     costs = list(demo.stages.costs.values())
@@ -181,6 +170,22 @@ def _judge(
         scene=scene,
     )
     return Report(demo_page(page, data), check, judged)
+
+
+def _most_believed(check: LearningCheck | None, judged: JudgedRun) -> tuple[list[str], str]:
+    """The two species whose generated clips were named right most often, by the judge or else by the weak
+    check, and that in words; nothing where neither knows two of them."""
+    right: dict[str, list[bool]] = defaultdict(list)
+    for verdict in judged.verdicts(GENERATED) or ():
+        if verdict.species and verdict.known:
+            right[verdict.species].append(bool(verdict.right))
+    shares = {name: sum(one) / len(one) for name, one in right.items()}
+    who = judged.staircase.credit if judged.staircase else ""
+    if len(shares) < 2 and check is not None and check.generated is not None:
+        shares = {name: one for name, one in check.generated.per_species.items() if one is not None}
+        who = "the weak check"
+    best = sorted(shares, key=lambda name: (-shares[name], name))[:2]
+    return (best, f"its birds are the two that {who} named right most often") if len(best) == 2 else ([], "")
 
 
 def _check(index: ShardIndex, sounds: list[Sound]) -> LearningCheck | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -216,16 +217,18 @@ class Demo:
             print(louder, flush=True)
         return facts
 
-    def scene(self, run: Run, recordings: Path) -> ClosingScene:
+    def scene(self, run: Run, recordings: Path, first: Sequence[str] = (), chosen: str = "") -> ClosingScene:
         """One bird singing followed by another, over what the model knows of environments, else over the
-        aviary's, else over nothing. A scene that cannot be made is no reason to lose a demo: the page says
-        why."""
+        aviary's, else over nothing. `first`: the species to take before others, and in words how they were
+        `chosen`. A scene that cannot be made is no reason to lose a demo: the page says why."""
         folder = recordings / "environment" if self.synthetic else None
         names = EnvironmentPool(folder).names if folder is not None and folder.is_dir() else ()
         try:
-            prompt = first_scene(vocabulary_of_run(run.folder, pool=names))
+            words = vocabulary_of_run(run.folder, pool=names)
         except UserError as error:  # a model without species
             return ClosingScene("a scene", None, str(error))
+        known = [name for name in first if name in words.species]
+        prompt = first_scene(replace(words, species=tuple(dict.fromkeys([*known, *words.species]))))
         given = {name: getattr(self.config, name) for name in ("steps", "guidance", "scheduler")}
         settings = [
             f"run={run.folder}",
@@ -241,7 +244,7 @@ class Demo:
             facts = self.stages.run("scene", "scene", settings)
         except UserError as error:
             return ClosingScene(prompt, None, str(error))
-        return ClosingScene(prompt, Path(facts["out"]) / (facts["made"] or facts["kept"])[0])
+        return ClosingScene(prompt, Path(facts["out"]) / (facts["made"] or facts["kept"])[0], chosen=chosen)
 
 
 def sampling_settings(config: DemoConfig) -> list[str]:

@@ -18,7 +18,9 @@ from birdsd.ui.session import UiSession
 
 _PROGRESS = gr.Progress()  # gradio looks for one among a function's defaults
 _FILE = "/gradio_api/file="
-_WIDTHS = ("9%", "10%", "12%", "23%", "13%", "8%", "11%", "14%")
+# In pixels, so that a narrow window scrolls the table rather than breaking its words.
+_WIDTHS = ("72px", "88px", "96px", "184px", "96px", "68px", "104px", "120px")
+_BACKGROUND_WIDTHS = ("104px", "116px", "116px", "200px", "116px")
 
 
 def build(session: UiSession) -> None:
@@ -48,7 +50,11 @@ class _Tab:
                     EVENT_COLUMNS, self.first.rows.events, "scene-events", _WIDTHS, [ID, BEGINS]
                 )
                 self.backgrounds = _table(
-                    BACKGROUND_COLUMNS, self.first.rows.backgrounds, "scene-backgrounds", None, [0]
+                    BACKGROUND_COLUMNS,
+                    self.first.rows.backgrounds,
+                    "scene-backgrounds",
+                    _BACKGROUND_WIDTHS,
+                    [0],
                 )
             with gr.Column(scale=2, min_width=240):
                 self.beside = gr.HTML(_beside(self.first), elem_id="scene-beside")
@@ -115,7 +121,7 @@ class _Tab:
     def _events(self) -> None:
         rows = [self.events, self.backgrounds, self.duration, self.seed, self.pool]
         understood = [self.state, self.beside, self.events, self.backgrounds, self.duration]
-        asked = {"show_progress": "hidden", "concurrency_id": "scene"}
+        asked: dict[str, Any] = {"show_progress": "hidden", "concurrency_id": "scene"}
         for event in (self.read.click, self.prose.submit):
             event(self._understand, [self.prose, self.seed, self.pool], understood, **asked)
         for event in (
@@ -184,13 +190,13 @@ def _table(
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],
     name: str,
-    widths: Sequence[str] | None,
+    widths: Sequence[str],
     fixed: list[int],
 ) -> Any:
     return gr.Dataframe(
         value=_values(rows, columns), headers=list(columns), datatype="str", type="array", interactive=True,
-        wrap=True, column_count=len(columns), column_limits=(len(columns), len(columns)), buttons=[],
-        static_columns=fixed, column_widths=list(widths) if widths else None, elem_id=name, show_label=False,
+        wrap=True, column_count=len(columns), buttons=[],
+        static_columns=fixed, column_widths=list(widths), elem_id=name, show_label=False,
         max_height=420,
     )  # fmt: skip
 
@@ -215,4 +221,4 @@ def _problems(errors: Sequence[UserError]) -> str:
 def _result(made: SceneFolder) -> str:
     alt = f"Spectrogram of the scene {made.folder.name}"
     figure = scene_figure(made, alt, _FILE + quote(str(made.sound)))
-    return str(blocks("ui.html").scene(figure, scene_table(made), made.labels["notes"], made.folder))
+    return str(blocks("ui.html").scene(figure, scene_table(made), made.notes, made.folder))

@@ -27,6 +27,11 @@ _COLOURS = {
     "button_secondary_text_color": "accent",
     "button_secondary_text_color_hover": "accent",
     "slider_color": "accent",
+    "table_even_background_fill": "card",
+    "table_odd_background_fill": "wash",
+    "table_border_color": "rule",
+    "table_row_focus": "accent-wash",
+    "table_text_color": "ink",
     # Shades that no other page has.
     "input_background_fill": ("#f7f5ef", "#20282c"),
     "input_border_color": ("#e2dfd6", "#36424a"),

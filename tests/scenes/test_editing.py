@@ -58,10 +58,12 @@ def problem(found) -> str:
 def test_rows_show_what_was_understood():
     events, backgrounds = rows()
     assert [row[:5] for row in events] == [
-        ["e0", "1.00", "", "American Robin", "song"],
+        ["e0", "1", "", "American Robin", "song"],
         ["e1", events[1][ONSET], "after e0", "Great Tit", ""],
     ]
-    assert float(events[1][ONSET]) > 3.0, "after a song of the usual length"
+    assert events[1][ONSET][0] == "~" and float(events[1][ONSET][1:]) > 3.0, (
+        "after a song of the usual length"
+    )
     assert [row[LOUDNESS] for row in events] == ["6 dB SNR", "24 dB SNR"]
     assert [row[ENVIRONMENT] for row in backgrounds] == ["rain", "rain"]
     assert backgrounds[0][TO] == backgrounds[1][FROM] == "before e1"
@@ -85,6 +87,15 @@ def test_an_onset_of_its_own_replaces_what_the_event_followed_and_the_rest_stays
     moved = after(e0={ONSET: "4"}).scene
     assert moved.event("e1").after == ("e0",)
     assert solve(moved).events[1].onset_s == pytest.approx(solve(SCENE).events[1].onset_s + 3)
+
+
+def test_an_onset_that_follows_is_not_fixed_by_rows_that_are_older_than_the_scene():
+    """Edits may overtake each other: the table still shows where an event lay before the other was moved."""
+    events, backgrounds = rows()
+    events[0][ONSET] = "5"
+    once = edited(SCENE, KNOWN, events, backgrounds, "", "0").scene
+    again = edited(once, KNOWN, events, backgrounds, "", "0").scene
+    assert again == once and again.event("e1").after == ("e0",) and again.event("e1").onset_s is None
 
 
 def test_species_sound_number_and_times_are_edited():

@@ -13,11 +13,9 @@ import pytest
 
 from birdsd.config import compose
 from birdsd.files import sha256_file, write_json
-from birdsd.pages.demo import ClosingScene
 from birdsd.studies import demo_results
 from birdsd.studies.demo_results import what_it_rests_on, written_before
 from birdsd.studies.demo_stages import Demo
-from tests.support.page_samples import scene_folder
 
 
 def test_the_aviary_is_cut_less_often_than_recordings_of_ones_own(tmp_path: Path) -> None:
@@ -45,8 +43,8 @@ def test_a_report_is_made_again_where_anything_changed_that_it_rests_on(
     clip = {"prompt": "a Robin", "species": ["Robin"], "sound": str(sound), "picture": str(picture)}
     index, run, config = SimpleNamespace(fingerprint="s"), SimpleNamespace(signature="r"), compose("demo")
 
-    def rests_on(config=config, index=index, run=run, clip=clip, scene=None) -> str:
-        return what_it_rests_on(config, index, [run], {"clips": [clip]}, scene)
+    def rests_on(config=config, index=index, run=run, clip=clip) -> str:
+        return what_it_rests_on(config, index, [run], {"clips": [clip]})
 
     first = rests_on()
     assert rests_on() == first and written_before(kept, first, page) is None
@@ -60,10 +58,6 @@ def test_a_report_is_made_again_where_anything_changed_that_it_rests_on(
         rests_on(run=SimpleNamespace(signature="q")),
         rests_on(clip={**clip, "prompt": "another"}),
     ]
-    scene = ClosingScene("a Robin in rain", scene_folder(tmp_path / "evening"))
-    others += [rests_on(scene=scene), rests_on(scene=ClosingScene("a Robin in rain", None, "it failed"))]
-    (tmp_path / "evening" / "evening.flac").write_text("another sound")
-    others.append(rests_on(scene=scene))
     for path in (sound, picture):
         path.write_text("other")
         others.append(rests_on())

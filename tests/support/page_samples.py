@@ -101,7 +101,7 @@ def scene_folder(folder: Path, species: str = SPECIES[0]) -> Path:
     }
     second = {**first, "key": "e1", "species": SPECIES[1], "onset_s": 4.0, "offset_s": 5.5, "high_hz": 7900.0}
     nobody = {"sound_type": "", "judge": "energy alone", "confirmed": None, "score": None, "snr_db": None}
-    asked = {"species": SPECIES[2], "onset_s": 6.0, "fate": "did not come out",
+    asked = {"key": "e2", "species": SPECIES[2], "onset_s": 6.0, "fate": "did not come out",
              "why": "not confirmed in 4 tries by Fake judge"}  # fmt: skip
     write_json(
         folder / "labels.json",
