@@ -19,8 +19,8 @@ from birdsd.ui.session import UiSession
 _PROGRESS = gr.Progress()  # gradio looks for one among a function's defaults
 _FILE = "/gradio_api/file="
 # In pixels, so that a narrow window scrolls the table rather than breaking its words.
-_WIDTHS = ("72px", "88px", "96px", "184px", "96px", "68px", "104px", "120px")
-_BACKGROUND_WIDTHS = ("104px", "116px", "116px", "200px", "116px")
+_WIDTHS = ("88px", "88px", "100px", "184px", "96px", "68px", "108px", "124px")
+_BACKGROUND_WIDTHS = ("140px", "130px", "130px", "256px", "200px")
 
 
 def build(session: UiSession) -> None:

@@ -183,7 +183,7 @@ def test_what_the_tab_says_is_escaped_and_errors_are_in_the_words_of_user_error(
     assert "Unknown species in event e0" in problem and "<script>" not in problem
     assert "/nowhere" in tab._edit(scene, *_rows(desk, scene), "", "0", "/nowhere")[1]
     state, beside, shown, places = tab._edit(scene, *_rows(desk, scene, e0={ONSET: "2"}), "", "0", "")
-    assert state.event("e0").onset_s == 2.0 and shown[0][ONSET] == "2.00" and "Understood as" in beside
+    assert state.event("e0").onset_s == 2.0 and shown[0][ONSET] == "2" and "Understood as" in beside
     assert len(places) == 3 and not any(places[-1]), "an empty row to begin a background in"
 
 
