@@ -52,8 +52,8 @@ class SceneFolder:
 
     @property
     def species(self) -> list[str]:
-        """Those that sing, each once."""
-        return list(dict.fromkeys(one["species"] for one in self.labels["came_out"]))
+        """Those that sing, each once, in the order of time."""
+        return list(dict.fromkeys(one["species"] for one in _in_order(self.labels)))
 
 
 def scene_figure(scene: SceneFolder, alt: str, address: str = "") -> Markup:

@@ -113,7 +113,8 @@ def scene_folder(folder: Path, species: str = SPECIES[0]) -> Path:
             "backgrounds": [{"environment": "rain", "from_s": 0.0, "to_s": 8.0, "level_db": -33.0}],
             "trail": [{"kind": "recorded", "licence": "CC BY 4.0", "attribution": "Recordist <1>"},
                       {"kind": "generated", "licence": "", "attribution": ""}],
-            "notes": ["e2 is left out: not confirmed in 4 tries"],
+            "notes": ["e2 (Synthetic Trill) is left out: not confirmed in 4 tries",
+                      "everything was turned down by 1 dB"],
         },
     )  # fmt: skip
     return folder
