@@ -40,6 +40,7 @@ MUON = "optim.optimizer=muon"
 # Of each song. The aviary's 96 training recordings then make about as many training clips (some 700) as eight
 # recordings each of ten species do.
 OWN_CUTS, AVIARY_CUTS = 16, 5
+TRIES = 8  # of a song of the scene: a model of a few minutes is believed now and then
 
 
 class Demo:
@@ -235,6 +236,7 @@ class Demo:
             as_setting("prompt", prompt),
             *([f"pool={folder}"] if names else []),
             *(as_setting(name, value) for name, value in given.items() if value is not None),
+            f"tries={TRIES}",
             f"seed={self.config.seed}",
         ]
         # A scene is never overwritten, and its bytes depend on the code too.
