@@ -54,12 +54,13 @@ WINGS = {
     "runs": {"sound", "shards", "diffusion", "training", "site"},
     "planning": {"sound", "shards", "diffusion", "training", "site", "runs"},
     "cluster": {"training", "site", "runs"},
-    "pages": {"sound", "shards", "training", "evaluation", "runs"},
+    "pages": {"sound", "shards", "training", "evaluation", "runs", "scenes"},
     "checks": {"sound", "shards", "diffusion", "training", "evaluation", "site", "runs", "cluster"},
     "studies": {
         "sound", "shards", "diffusion", "training", "evaluation", "site", "runs", "cluster", "pages",
+        "scenes",
     },
-    "ui": {"sound", "diffusion", "runs", "pages"},
+    "ui": {"sound", "diffusion", "runs", "pages", "scenes"},
     "jobs": {
         "sound", "shards", "diffusion", "training", "evaluation", "site", "runs", "planning", "cluster",
         "pages", "studies", "scenes",

@@ -16,6 +16,7 @@ from birdsd.pages.environment import amount, duration
 from birdsd.pages.judge import clip_caption, judged
 from birdsd.pages.media import SHOWN_DB, AudioClip, spectrogram
 from birdsd.pages.page import Page
+from birdsd.pages.scene import SceneFolder, scene_figure, scene_table
 from birdsd.sound.codec.protocol import Codec
 
 
@@ -62,6 +63,17 @@ class Training:
 
 
 @dataclass(frozen=True)
+class ClosingScene:
+    """The scene that the page ends with: the sentence that it was made of, and its folder; None: it could
+    not be made, and `why`."""
+
+    prompt: str
+    folder: Path | None
+    why: str = ""
+    chosen: str = ""  # how its species were
+
+
+@dataclass(frozen=True)
 class DemoData:
     """Everything the page shows."""
 
@@ -83,6 +95,7 @@ class DemoData:
     facts: Mapping[str, str] = field(default_factory=dict)  # more details: versions, seed, signature
     created: str = ""  # date, as text
     judged: JudgedRun | None = None
+    scene: ClosingScene | None = None
 
     @property
     def interrupted(self) -> bool:
@@ -101,6 +114,7 @@ def demo_page(out: Path, data: DemoData) -> Path:
         f"{duration(whole_s)} on {data.machine}, and evaluated on held-out recordings.",
         badges=("birdsd demo", kind),
         warns=data.synthetic,
+        css=("scene.css",),
         footer=f"Made by birdsd{' on ' + data.created if data.created else ''}, {data.machine}. "
         "This page needs no network: sounds, images and figures are embedded in the file.",
     )
@@ -115,8 +129,21 @@ def demo_page(out: Path, data: DemoData) -> Path:
         scores=_scores(data.check, data.synthetic) if data.check else [],
         unconvincing=data.check is not None and not _convinces(data.check),
         time_bar=time_bar(data.stages),
+        scene=_scene(data.scene),
     )  # fmt: skip
     return page.write(out)
+
+
+def _scene(scene: ClosingScene | None) -> dict[str, Any] | None:
+    """What the template shows of the scene; None without one."""
+    if scene is None:
+        return None
+    if scene.folder is None:
+        return {"prompt": scene.prompt, "why": scene.why}
+    held = SceneFolder(scene.folder)
+    figure = scene_figure(held, f"Spectrogram of the scene: {scene.prompt}")
+    told = {"figure": figure, "table": scene_table(held), "labels": held.labels, "notes": held.notes}
+    return {"prompt": scene.prompt, "why": "", "chosen": scene.chosen, **told}
 
 
 def _species(data: DemoData, species: str) -> tuple[Pair, list[tuple[Markup, Markup | None]]]:

@@ -145,7 +145,7 @@ def _finite(waveform: np.ndarray) -> np.ndarray:
     return np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0)
 
 
-def _khz_ticks(row_hz: np.ndarray) -> list[tuple[float, str]]:
+def khz_ticks(row_hz: np.ndarray) -> list[tuple[float, str]]:
     """Places (share of the height from below) and labels of round frequencies, no two too close."""
     rising = np.asarray(row_hz, dtype=np.float64)[::-1]
     placed: list[tuple[float, str]] = []
@@ -174,5 +174,5 @@ def spectrogram(
     duration_s = codec.clip_s * levels.shape[-1] / codec.frames
     times = [(t / duration_s, f"{t:g}") for t in nice_ticks(0, duration_s, 5)]
     player = audio(waveform, rate_hz, alt) if waveform is not None else ""
-    khz = _khz_ticks(np.asarray(codec.row_hz()))
+    khz = khz_ticks(np.asarray(codec.row_hz()))
     return _spectrogram(data_uri(png(levels), "image/png"), alt, khz, times, title, player, caption)

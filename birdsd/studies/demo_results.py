@@ -138,6 +138,7 @@ def _judge(
     judged = staircase_of(index, sounds, autoencoder=runs[0].export_folder, recordings=recordings)
     pairs = _pairs(codec, clips, sounds, check, judged)
     judging_s = time.monotonic() - began
+    scene = demo.scene(runs[-1], recordings, *_most_believed(check, judged))
     facts = list(_metadata(index))
     heard = {entry["recording_id"]: entry for entry in facts}
     costs = list(demo.stages.costs.values())
@@ -166,8 +167,25 @@ def _judge(
             "Versions": f"birdsd {birdsd.__version__}, Python {platform.python_version()}",
         },
         created=date.today().isoformat(),
+        scene=scene,
     )
     return Report(demo_page(page, data), check, judged)
+
+
+def _most_believed(check: LearningCheck | None, judged: JudgedRun) -> tuple[list[str], str]:
+    """The two species whose generated clips were named right most often, by the judge or else by the weak
+    check, and that in words; nothing where neither knows two of them."""
+    right: dict[str, list[bool]] = defaultdict(list)
+    for verdict in judged.verdicts(GENERATED) or ():
+        if verdict.species and verdict.known:
+            right[verdict.species].append(bool(verdict.right))
+    shares = {name: sum(one) / len(one) for name, one in right.items()}
+    who = judged.staircase.credit if judged.staircase else ""
+    if len(shares) < 2 and check is not None and check.generated is not None:
+        shares = {name: one for name, one in check.generated.per_species.items() if one is not None}
+        who = "the weak check"
+    best = sorted(shares, key=lambda name: (-shares[name], name))[:2]
+    return (best, f"its birds are the two that {who} named right most often") if len(best) == 2 else ([], "")
 
 
 def _check(index: ShardIndex, sounds: list[Sound]) -> LearningCheck | None:
@@ -295,6 +313,10 @@ def _commands(demo: Demo, run: Run) -> list[tuple[str, str]]:
         (
             "Generate more sounds with this model",
             f'birdsd run generate run={run.folder} prompt="..." count=4 out=generated',
+        ),
+        (
+            "Compose a scene, with labels that are measured",
+            f'birdsd run scene run={run.folder} prompt="..."',
         ),
         ("Inspect the shards", f"birdsd inspect {demo.work / 'shards'}"),
         (

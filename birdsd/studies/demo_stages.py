@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from birdsd.cluster.snapshot import code_fingerprint
 from birdsd.config import compose
 from birdsd.diffusion.generation.recommended import SETTINGS
 from birdsd.errors import UserError
-from birdsd.files import read_json, write_json
+from birdsd.files import fingerprint, read_json, write_json
+from birdsd.pages.demo import ClosingScene
 from birdsd.runs.allocations import allocations
 from birdsd.runs.auto import AUTO
 from birdsd.runs.run import Run, RunStore
+from birdsd.scenes.book.book import first_scene
+from birdsd.scenes.compose.recipe import made_with
+from birdsd.scenes.vocabulary import vocabulary_of_run
 from birdsd.schema import DemoConfig
 from birdsd.shards import inspect
 from birdsd.shards.index import ShardIndex
 from birdsd.site.machine import gpu_devices
 from birdsd.sound.audio.levels import fitted_line
 from birdsd.sound.captions import prompt_for
+from birdsd.sound.mixing import EnvironmentPool
 from birdsd.studies.records import metrics_by_kind, source_name
 from birdsd.studies.stage_runner import Stages
 from birdsd.training.devices.cores import multiplies_bf16
@@ -33,6 +40,7 @@ MUON = "optim.optimizer=muon"
 # Of each song. The aviary's 96 training recordings then make about as many training clips (some 700) as eight
 # recordings each of ten species do.
 OWN_CUTS, AVIARY_CUTS = 16, 5
+TRIES = 8  # of a song of the scene: a model of a few minutes is believed now and then
 
 
 class Demo:
@@ -209,6 +217,36 @@ class Demo:
         if louder := fitted_line([clip.get("gain_db", 0.0) for clip in facts["clips"]]):
             print(louder, flush=True)
         return facts
+
+    def scene(self, run: Run, recordings: Path, first: Sequence[str] = (), chosen: str = "") -> ClosingScene:
+        """One bird singing followed by another, over what the model knows of environments, else over the
+        aviary's, else over nothing. `first`: the species to take before others, and in words how they were
+        `chosen`. A scene that cannot be made is no reason to lose a demo: the page says why."""
+        folder = recordings / "environment" if self.synthetic else None
+        names = EnvironmentPool(folder).names if folder is not None and folder.is_dir() else ()
+        try:
+            words = vocabulary_of_run(run.folder, pool=names)
+        except UserError as error:  # a model without species
+            return ClosingScene("a scene", None, str(error))
+        known = [name for name in first if name in words.species]
+        prompt = first_scene(replace(words, species=tuple(dict.fromkeys([*known, *words.species]))))
+        given = {name: getattr(self.config, name) for name in ("steps", "guidance", "scheduler")}
+        settings = [
+            f"run={run.folder}",
+            as_setting("prompt", prompt),
+            *([f"pool={folder}"] if names else []),
+            *(as_setting(name, value) for name, value in given.items() if value is not None),
+            f"tries={TRIES}",
+            f"seed={self.config.seed}",
+        ]
+        # A scene is never overwritten, and its bytes depend on the code too.
+        mark = fingerprint([settings, code_fingerprint(), made_with()], 8)
+        settings += [f"out={self.work / 'scenes' / mark}", *self._common]
+        try:
+            facts = self.stages.run("scene", "scene", settings)
+        except UserError as error:
+            return ClosingScene(prompt, None, str(error))
+        return ClosingScene(prompt, Path(facts["out"]) / (facts["made"] or facts["kept"])[0], chosen=chosen)
 
 
 def sampling_settings(config: DemoConfig) -> list[str]:

@@ -12,6 +12,9 @@ from birdsd.diffusion.generation.request import USUAL_STRENGTH
 from birdsd.diffusion.generation.sampling import SCHEDULERS
 from birdsd.errors import UserError
 from birdsd.pages.environment import blocks
+from birdsd.pages.prompts import prompts_page
+from birdsd.ui import scene_tab
+from birdsd.ui.scenes import SceneDesk
 from birdsd.ui.session import FormValues, UiSession
 
 MOST_EARLIER = 6  # clips that stay in sight below the newest
@@ -24,25 +27,44 @@ def build(session: UiSession) -> gr.Blocks:
     """The page of a session, not yet served."""
     with gr.Blocks(title="birdsd", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(str(session.facts()))
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=2, min_width=320):
-                fields, button, again = _fields(session)
-            with gr.Column(scale=3, min_width=420):
-                shown, labels, downloads, earlier = _results()
-        kept = gr.State([])
-
-        def make(kept: list[str], *values: Any, progress: gr.Progress = _PROGRESS) -> list[Any]:
-            return _made(session, kept, values, progress)
-
-        inputs = [kept, *fields]
-        outputs = [shown, labels, *downloads, earlier, kept]
-        event = {"show_progress": "full", "show_progress_on": [shown], "concurrency_limit": 1}
-        button.click(make, inputs, outputs, **event)
-        fields[0].submit(make, inputs, outputs, **event)
-        seed = fields[3]
-        another = again.click(lambda: random.randrange(MOST_SEED), None, seed, show_progress="hidden")
-        another.then(make, inputs, outputs, **event)
+        with gr.Tabs():
+            with gr.Tab("Clip", id="clip"):
+                _clip_tab(session)
+            with gr.Tab("Scene", id="scene"):
+                scene_tab.build(session)
+            with gr.Tab("What to ask for", id="book"):
+                gr.HTML(_book(session), elem_id="book")
     return page
+
+
+def _clip_tab(session: UiSession) -> None:
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=320):
+            fields, button, again = _fields(session)
+        with gr.Column(scale=3, min_width=420):
+            shown, labels, downloads, earlier = _results()
+    kept = gr.State([])
+
+    def make(kept: list[str], *values: Any, progress: gr.Progress = _PROGRESS) -> list[Any]:
+        return _made(session, kept, values, progress)
+
+    inputs = [kept, *fields]
+    outputs = [shown, labels, *downloads, earlier, kept]
+    event = {"show_progress": "full", "show_progress_on": [shown], "concurrency_limit": 1}
+    button.click(make, inputs, outputs, **event)
+    fields[0].submit(make, inputs, outputs, **event)
+    seed = fields[3]
+    another = again.click(lambda: random.randrange(MOST_SEED), None, seed, show_progress="hidden")
+    another.then(make, inputs, outputs, **event)
+
+
+def _book(session: UiSession) -> str:
+    """The prompt book; where the model says nothing of itself, the reason."""
+    template = blocks("ui.html")
+    try:
+        return str(template.book(prompts_page(SceneDesk(session).book().to_json())))
+    except UserError as error:
+        return str(template.problems([str(error)]))
 
 
 def _fields(session: UiSession) -> tuple[list[Any], Any, Any]:

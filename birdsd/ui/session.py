@@ -62,7 +62,7 @@ class UiSession:
     out: Path
 
     def __post_init__(self) -> None:
-        self._busy = Lock()
+        self.busy = Lock()
 
     @classmethod
     def open(cls, config: GenerateConfig) -> UiSession:
@@ -144,7 +144,7 @@ class UiSession:
         if values.init:
             values = replace(values, init=self.keep_recording(values.init))
         request = self.request(values)
-        with self._busy:
+        with self.busy:
             whole = generation.steps_of(self.model, request) or 1
             done = [0]
 
@@ -189,12 +189,16 @@ class UiSession:
         ]
         return blocks("ui.html").labels(rows, self.out)
 
+    @property
+    def title(self) -> str:
+        """What the model is called: its run, or its folder."""
+        folder = self.model.folder.resolve()
+        return folder.parent.name if folder.name == "export" else folder.name
+
     def facts(self) -> Markup:
         """The head of the page: what the model is, and the licences that bind its sounds."""
         model = self.model
         kinds = [f"{one.kind} {one.folder.parent.name}" for one in model.adapters]
-        folder = model.folder.resolve()
-        title = folder.parent.name if folder.name == "export" else folder.name
         birds = f"{len(model.species)} species" if model.species else "unknown species"
         synthetic = "synthetic birds, " if model.training.get("synthetic") else ""
         line = (
@@ -202,7 +206,7 @@ class UiSession:
             f"{model.device}" + (f", with {', '.join(kinds)}" if kinds else "")
         )
         licences = sorted(name for name in model.training.get("licences", {}) if "NC" in name or "SA" in name)
-        return blocks("ui.html").facts(title, line, ", ".join(licences))
+        return blocks("ui.html").facts(self.title, line, ", ".join(licences))
 
 
 def _khz(hz: Any) -> str:

@@ -27,6 +27,11 @@ _COLOURS = {
     "button_secondary_text_color": "accent",
     "button_secondary_text_color_hover": "accent",
     "slider_color": "accent",
+    "table_even_background_fill": "card",
+    "table_odd_background_fill": "wash",
+    "table_border_color": "rule",
+    "table_row_focus": "accent-wash",
+    "table_text_color": "ink",
     # Shades that no other page has.
     "input_background_fill": ("#f7f5ef", "#20282c"),
     "input_border_color": ("#e2dfd6", "#36424a"),
@@ -55,4 +60,4 @@ def look() -> dict[str, Any]:
     )
     theme.set(**colours, block_title_text_weight="500")
     script = f"<script>{static('player.js')}</script>"
-    return {"theme": theme, "css": static("ui.css"), "head": script}
+    return {"theme": theme, "css": static("ui.css") + static("scene.css"), "head": script}

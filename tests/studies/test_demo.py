@@ -14,7 +14,7 @@ import pytest
 from birdsd.config import compose
 from birdsd.files import sha256_file, write_json
 from birdsd.studies import demo_results
-from birdsd.studies.demo_results import what_it_rests_on, written_before
+from birdsd.studies.demo_results import _most_believed, what_it_rests_on, written_before
 from birdsd.studies.demo_stages import Demo
 
 
@@ -73,6 +73,33 @@ def test_a_report_is_made_again_where_anything_changed_that_it_rests_on(
     assert written_before(kept, first, page) is None
 
 
+def test_the_scene_takes_the_birds_that_were_believed_most() -> None:
+    def verdicts(**right: str):
+        return [
+            SimpleNamespace(species=name, known=name != "Unknown", right=mark == "+")
+            for name, marks in right.items()
+            for mark in marks
+        ]
+
+    def chosen(heard, weak=None):
+        staircase = SimpleNamespace(credit="BirdNET (CC)") if heard else None
+        check = SimpleNamespace(generated=SimpleNamespace(per_species=weak)) if weak else None
+        return _most_believed(check, SimpleNamespace(verdicts=lambda stage: heard, staircase=staircase))
+
+    heard = verdicts(Wren="+--", Robin="+++", Tit="++-", Unknown="+++")
+    assert chosen(heard)[0] == ["Robin", "Tit"] and "BirdNET (CC)" in chosen(heard)[1]
+    # Where the judge knows fewer than two, the weak check is asked.
+    assert chosen(verdicts(Unknown="++"), {"A": 0.2, "B": 0.9, "C": None, "D": 0.9})[0] == ["B", "D"]
+    assert "weak check" in chosen(None, {"A": 0.2, "B": 0.9})[1]
+    assert chosen(None) == chosen(verdicts(Robin="+")) == ([], "")
+
+
+def test_a_scene_that_cannot_be_made_does_not_end_the_demo(tmp_path: Path) -> None:
+    demo = Demo(compose("demo", [f"out={tmp_path}"]))
+    scene = demo.scene(SimpleNamespace(folder=tmp_path / "nothing"), tmp_path)
+    assert scene.folder is None and str(tmp_path / "nothing") in scene.why
+
+
 @pytest.mark.slow
 def test_the_demo_walks_the_whole_way_through_a_kill(tmp_path: Path) -> None:
     short = ["autoencoder_samples=32", "diffusion_samples=320", "clips_per_species=1", "steps=2"]
@@ -101,7 +128,14 @@ def test_the_demo_walks_the_whole_way_through_a_kill(tmp_path: Path) -> None:
     # One picture, sound, table and recipe for each of the eight species, and the page shows them all.
     for ending in ("png", "wav", "selections.txt", "json"):
         assert len(list((work / "generated").glob(f"*.{ending}"))) == 8
-    assert page.count("<audio") == 16
+    assert page.count("<audio") == 16 + 1
+    # It ends with a scene, whose labels are measured.
+    scenes = [json.loads(path.read_text()) for path in (work / "scenes").glob("*/*/labels.json")]
+    assert len(scenes) == 1 and len(scenes[0]["asked"]) == 2 and len(scenes[0]["backgrounds"]) == 2
+    assert re.search(
+        r"in loud synthetic rain followed by .* in quiet synthetic rain", page[page.rindex("<section") :]
+    )
+    assert page[page.rindex("<section") :].count('class="box') == len(scenes[0]["came_out"])
     assert facts["check"]["generated"]["clips"] == 8
     assert facts["check"]["chance"] == 1 / 8
     # Again: what is done is not done twice.

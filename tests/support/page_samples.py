@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import soundfile
 from PIL import Image
 
 from birdsd.evaluation.background import Background
@@ -28,7 +29,7 @@ from birdsd.evaluation.staircase import CODEC, GENERATED
 from birdsd.evaluation.weak_check import CopyCheck, GeneratedClip, Score, learning_check
 from birdsd.files import append_bytes, write_json
 from birdsd.pages.comparison.page import comparison_page
-from birdsd.pages.demo import Pair, demo_page
+from birdsd.pages.demo import ClosingScene, Pair, demo_page
 from birdsd.pages.grid import Cell, GridData, write_grid_page
 from birdsd.pages.media import AudioClip
 from birdsd.pages.run.page import write
@@ -77,7 +78,46 @@ def _demo(folder: Path, codec: SpectrogramCodec, index: ShardIndex) -> Path:
     generated = [GeneratedClip(s, image=codec.encode(song(s, 20 + i, 0, codec), codec.rate_hz))
                  for s in SPECIES for i in range(3)]  # fmt: skip
     data = _data(codec, learning_check(index, generated), True, SPECIES[0])
-    return demo_page(folder / "demo.html", dataclasses.replace(data, judged=judged, pairs=pairs))
+    scene = ClosingScene("a <Synthetic> High in rain", scene_folder(folder / "evening"))
+    return demo_page(folder / "demo.html", dataclasses.replace(data, judged=judged, pairs=pairs, scene=scene))
+
+
+def scene_folder(folder: Path, species: str = SPECIES[0]) -> Path:
+    """What `birdsd run scene` leaves of a scene of 8 s at 16 kHz: a confirmed song, one that nobody judged,
+    one that did not come out, and a background out of recordings."""
+    folder.mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    sound = 0.001 * draw.standard_normal(8 * 16000)
+    sound[16000:32000] += 0.3 * np.sin(2 * np.pi * 3000 * np.arange(16000) / 16000)
+    soundfile.write(folder / f"{folder.name}.flac", sound, 16000, subtype="PCM_24")
+    heard = {"sound_type": "song", "judge": "Fake judge", "confirmed": True, "score": 0.9, "snr_db": 6.0}
+    first = {
+        "key": "e0",
+        "species": species,
+        "onset_s": 1.0,
+        "offset_s": 2.0,
+        "low_hz": 2000.0,
+        "high_hz": 4000.0,
+    }
+    second = {**first, "key": "e1", "species": SPECIES[1], "onset_s": 4.0, "offset_s": 5.5, "high_hz": 7900.0}
+    nobody = {"sound_type": "", "judge": "energy alone", "confirmed": None, "score": None, "snr_db": None}
+    asked = {"key": "e2", "species": SPECIES[2], "onset_s": 6.0, "fate": "did not come out",
+             "why": "not confirmed in 4 tries by Fake judge"}  # fmt: skip
+    write_json(
+        folder / "labels.json",
+        {
+            "name": folder.name, "duration_s": 8.0, "rate_hz": 16000, "licence": "CC BY 4.0",
+            "gate": "Fake judge",
+            "came_out": [{**second, **nobody}, {**first, **heard}],
+            "asked": [{**first, "fate": "placed", "why": ""}, asked],
+            "backgrounds": [{"environment": "rain", "from_s": 0.0, "to_s": 8.0, "level_db": -33.0}],
+            "trail": [{"kind": "recorded", "licence": "CC BY 4.0", "attribution": "Recordist <1>"},
+                      {"kind": "generated", "licence": "", "attribution": ""}],
+            "notes": ["e2 (Synthetic Trill) is left out: not confirmed in 4 tries",
+                      "everything was turned down by 1 dB"],
+        },
+    )  # fmt: skip
+    return folder
 
 
 def _score(right: float) -> Score:

@@ -3,7 +3,7 @@ the loop point with their fades."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -62,14 +62,15 @@ def rounded(parts: Iterator[np.ndarray], samples: int, fade: int) -> Iterator[np
 
 
 def made_loop(
-    model: Generator, request: Request, prompt: str, duration_s: float, seed: int, samples: int
-) -> Iterator[np.ndarray]:
+    model: Generator, request: Request, prompt: str, duration_s: float, seed: int, samples: int,
+    tick: Callable[[], object] | None = None,
+) -> Iterator[np.ndarray]:  # fmt: skip
     """Mono float32 parts, `samples` in all, of a generated loop of `duration_s`: windows, decoder and phases
     go around. A loop lasts whole columns of the latents, so its tempo is changed by up to half of one."""
     codec = model.codec
     factor = codec.frames // model.latent_shape()[2]
     columns = max(1, round(duration_s * codec.rate_hz / (factor * codec.hop)))
-    latents = long_latents(model, request, prompt, columns, seed, loop=True)
+    latents = long_latents(model, request, prompt, columns, seed, tick, loop=True)
     sound = codec.decode_loop(codec.from_rgb(looped_picture(model, latents))).mean(axis=0)
     yield loop_at(sound, samples)
 

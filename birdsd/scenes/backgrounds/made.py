@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,8 +21,9 @@ OVERLAP_S = 0.25
 
 
 def made_background(
-    model: Generator, request: Request, prompt: str, duration_s: float, seed: int, *, loop_s: float = 0.0
-) -> Iterator[np.ndarray]:
+    model: Generator, request: Request, prompt: str, duration_s: float, seed: int,
+    tick: Callable[[], object] | None = None, *, loop_s: float = 0.0,
+) -> Iterator[np.ndarray]:  # fmt: skip
     """Mono float32 parts at the codec's rate, `duration_s` in all; with `loop_s`, of a loop of that length,
     as often as it takes."""
     codec = model.codec
@@ -32,7 +33,7 @@ def made_background(
     frames = int(np.ceil(duration_s / frame_s)) + factor
     columns = -(-(frames + overlap) // factor)
     around = max(1, round(loop_s / (factor * frame_s))) if loop_s else columns
-    latents = long_latents(model, request, prompt, around, seed, loop=loop_s > 0)
+    latents = long_latents(model, request, prompt, around, seed, tick, loop=loop_s > 0)
     if loop_s:
         latents = latents[..., np.arange(columns) % around]
     return sound_of_latents(model, latents, duration_s)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,11 +57,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class Backgrounds:
-    """Where backgrounds come from: a model with the settings of its sampling, a pool of recordings, files."""
+    """Where backgrounds come from: a model with the settings of its sampling, a pool of recordings, files.
+    `tick` is called once for every window of a step of the network."""
 
     model: Generator | None = None
     request: Request | None = None
     pool: Pool | None = None
+    tick: Callable[[], object] | None = None
 
     def layer(self, told: PlacedBackground, rate_hz: int, spool: Spool, loop_s: float = 0.0) -> Layer | None:
         """Render one at `rate_hz`; None for silence. In a loop of `loop_s`, one over all of it goes round,
@@ -92,7 +94,9 @@ class Backgrounds:
         fade = round(min(FADE_S, told.duration_s / 4) * rate_hz)
         whole = told.source == "generate" and told.duration_s <= WHOLE_S
         if whole and self.model is not None and self.request is not None:
-            made = made_loop(self.model, self.request, told.prompt, told.duration_s, told.seed, samples)
+            made = made_loop(
+                self.model, self.request, told.prompt, told.duration_s, told.seed, samples, self.tick
+            )
             return [], made
         longer = told.duration_s if told.source == "generate" else 0.0
         files, sound = self._sound(told, samples + fade, rate_hz, longer)
@@ -118,7 +122,7 @@ class Backgrounds:
             )
         made = made_background(
             self.model, self.request, told.prompt, samples / rate_hz if loop_s else told.duration_s,
-            told.seed, loop_s=loop_s,
+            told.seed, self.tick, loop_s=loop_s,
         )  # fmt: skip
         return [], at_rate(made, self.model.codec.rate_hz, rate_hz, samples)
 

@@ -90,6 +90,30 @@ def book_of(vocabulary: Vocabulary, model: str) -> Book:
     return Book(model, (*entries, *phrases), (*_lacking(vocabulary), *refused))
 
 
+def first_scene(vocabulary: Vocabulary) -> str:
+    """A sentence of the kind that birdsd was begun for, in this model's words: one bird singing in a loud
+    place, followed by another in a quiet one; without a place where the model has none, and without "singing"
+    where it was not taught song."""
+    one, other = (with_article(name) for name in (vocabulary.species[0], vocabulary.species[:2][-1]))
+    sings = [" singing", ""] if vocabulary.sound_types.get(vocabulary.species[0]) else [""]
+    places = [*vocabulary.environments, *vocabulary.pool]
+    around = [(f" in loud {places[0]}", f" in quiet {places[0]}")] if places else []
+    told = [
+        f"{one}{singing}{loud} followed by {other}{quiet}"
+        for loud, quiet in (*around, ("", ""))
+        for singing in sings
+    ]
+    return next((text for text in told if _is_read(text, vocabulary)), one)
+
+
+def _is_read(text: str, vocabulary: Vocabulary) -> bool:
+    try:
+        solve(understood(text, vocabulary))
+    except UserError:
+        return False
+    return True
+
+
 def _species(vocabulary: Vocabulary) -> Iterable[Entry]:
     others: dict[str, list[str]] = {}
     for name, species in vocabulary.other_names().items():

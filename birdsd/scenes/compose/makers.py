@@ -20,6 +20,7 @@ from birdsd.scenes.vocabulary import Vocabulary, vocabulary_of_run
 from birdsd.schema import ClipsConfig, SongsConfig
 
 if TYPE_CHECKING:
+    from birdsd.diffusion.generation.generator import Generator
     from birdsd.evaluation.weak_check import WeakCheck
 
 
@@ -32,14 +33,17 @@ def clips_of(config: SongsConfig) -> ClipsConfig:
     )  # fmt: skip
 
 
-def song_maker(config: SongsConfig, pool: Sequence[str] = ()) -> tuple[Maker, Vocabulary]:
-    """The model of the configuration as a maker of songs, and what may be asked of it."""
+def song_maker(
+    config: SongsConfig, pool: Sequence[str] = (), model: Generator | None = None
+) -> tuple[Maker, Vocabulary]:
+    """The model of the configuration as a maker of songs, and what may be asked of it. `model`: that one,
+    where it is loaded already."""
     clips = clips_of(config)
     place = model_place(clips)
     request = Request.of(clips, recommended_sampling(clips))
     vocabulary = vocabulary_of_run(place, config.base, pool)
     gate = gate_of(config, place, vocabulary.species)
-    model = load_model(clips)
+    model = model or load_model(clips)
     licences = sorted(model.training.get("licences") or ())
     return Maker(model, request, gate, config.tries, "; ".join(licences)), vocabulary
 

@@ -24,7 +24,7 @@ def recipe_of(
 
     told = {
         "format": FORMAT, "name": name, "scene": asdict(scene), "settings": dict(settings),
-        "identities": dict(identities), "made_with": _versions(),
+        "identities": dict(identities), "made_with": made_with(),
     }  # fmt: skip
     plain: dict[str, Any] = json.loads(json.dumps(told))
     return plain
@@ -70,7 +70,8 @@ def _tuples(kind: type, told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @lru_cache
-def _versions() -> dict[str, str]:
+def made_with() -> dict[str, str]:
+    """Versions of what decides a scene's bytes."""
     from importlib.metadata import version
 
     return {name: version(name) for name in ("birdsd", "numpy", "scipy", "soundfile", "soxr")}

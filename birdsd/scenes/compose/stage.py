@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from birdsd.errors import UserError
 from birdsd.scenes.backgrounds.pool import Pool
@@ -20,6 +20,9 @@ from birdsd.scenes.compose.makers import bird_check, song_maker
 from birdsd.scenes.compose.placing import Songs
 from birdsd.scenes.vocabulary import Vocabulary
 from birdsd.schema import SceneConfig
+
+if TYPE_CHECKING:
+    from birdsd.diffusion.generation.generator import Generator
 
 # Settings that decide a scene's bytes; a recipe holds them, and fills them in again.
 _DECIDING = (
@@ -46,12 +49,13 @@ _PLACES = ("run", "bank", "pool")
 
 @dataclass(frozen=True)
 class MadeSongs:
-    """Songs that a model makes as they are asked for."""
+    """Songs that a model makes as they are asked for. `tick` is called once a step of the network."""
 
     maker: Maker
+    tick: Callable[[], object] | None = None
 
     def clips(self, wanted: list[Wanted]) -> dict[str, EventClip]:
-        return self.maker.clips(wanted)
+        return self.maker.clips(wanted, self.tick)
 
     def shortest_s(self) -> float:
         return min(SHORT_S, self.maker.model.codec.clip_s / 2)
@@ -72,8 +76,13 @@ class Stage:
         return self.vocabulary.clip_s or None
 
 
-def set_up(config: SceneConfig) -> Stage:
-    """Load what the configuration names. `UserError` where neither a model nor a bank is named."""
+def set_up(
+    config: SceneConfig, model: Generator | None = None, tick: Callable[[], object] | None = None
+) -> Stage:
+    """Load what the configuration names. `UserError` where neither a model nor a bank is named.
+
+    `model`: that of `run`, where it is loaded already; `tick` is called once a step of the network.
+    """
     check_split(config.split)
     if not config.run and not config.bank:
         raise UserError(
@@ -84,7 +93,7 @@ def set_up(config: SceneConfig) -> Stage:
     pool = Pool(Path(config.pool), config.split) if config.pool else None
     bank = Bank(Path(config.bank), config.split) if config.bank else None
     names: Sequence[str] = pool.names if pool else ()
-    maker, words = song_maker(config, names) if config.run else (None, None)
+    maker, words = song_maker(config, names, model) if config.run else (None, None)
     songs: Songs
     if bank is not None:
         songs, rate_hz, gate = bank, bank.rate_hz, str(bank.facts.get("judge", "the recordings' labels"))
@@ -99,12 +108,13 @@ def set_up(config: SceneConfig) -> Stage:
         )
     else:
         assert maker is not None
-        songs, rate_hz, gate = MadeSongs(maker), maker.model.codec.rate_hz, maker.gate.title
+        songs, rate_hz, gate = MadeSongs(maker, tick), maker.model.codec.rate_hz, maker.gate.title
     assert words is not None
     backgrounds = Backgrounds(
         maker.model if maker else None,
         maker.request if maker else None,
         pool,
+        tick,
     )
     identities = {
         "model": maker.model.identity if maker else None,

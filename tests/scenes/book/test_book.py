@@ -13,7 +13,7 @@ from birdsd.files import write_json
 from birdsd.pages.prompts import prompts_page
 from birdsd.scenes.bank.gate import EventVerdict
 from birdsd.scenes.book.believed import judged
-from birdsd.scenes.book.book import KINDS, book_of, book_text
+from birdsd.scenes.book.book import KINDS, book_of, book_text, first_scene
 from birdsd.scenes.prose.parse import understood
 from birdsd.scenes.schedule import solve
 from birdsd.scenes.vocabulary import Vocabulary
@@ -37,6 +37,24 @@ def test_every_example_for_a_scene_is_understood(vocabulary):
         solve(understood(one.example, vocabulary))
     assert {one.name for one in book.of("species")} == set(vocabulary.species)
     assert all(one.species in one.example for one in book.entries if one.species)
+
+
+def test_the_first_scene_is_of_the_kind_that_this_was_begun_for():
+    birds = ("American Robin", "American Goldfinch", "Great Tit")
+    taught = {"American Robin": ("song",)}
+    for vocabulary, text in (
+        (Vocabulary(birds, ("forest",), taught),
+         "an American Robin singing in loud forest followed by an American Goldfinch in quiet forest"),
+        (Vocabulary(birds, ("rain",)),
+         "an American Robin in loud rain followed by an American Goldfinch in quiet rain"),
+        (Vocabulary(birds, pool=("wind",)),
+         "an American Robin in loud wind followed by an American Goldfinch in quiet wind"),
+        (Vocabulary(birds, (), {"American Robin": ("call",)}),
+         "an American Robin followed by an American Goldfinch"),
+        (BARE, "a House Sparrow followed by a House Sparrow"),
+    ):  # fmt: skip
+        assert first_scene(vocabulary) == text
+        solve(understood(text, vocabulary))
 
 
 def test_what_a_model_was_never_taught_is_listed_among_what_it_cannot():

@@ -1,0 +1,112 @@
+"""A scene on a page: its spectrogram with the boxes that came out, its player, and its table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from birdsd.errors import UserError
+from birdsd.files import read_json
+from birdsd.pages.charts import nice_ticks
+from birdsd.pages.environment import blocks, data_uri
+from birdsd.pages.media import SHOWN_DB, khz_ticks, png, sound_uri
+from birdsd.scenes.compose.picture import HEIGHT, PER_SECOND, WIDEST, levels_of
+
+LABELS = "labels.json"
+_FORMATS = ("flac", "wav")
+_PIXELS_PER_SECOND = 24  # of a long scene, which is scrolled
+_COLOURS = 6  # of palette.css
+
+
+@dataclass(frozen=True)
+class SceneFolder:
+    """A scene as `birdsd run scene` leaves it."""
+
+    folder: Path
+
+    @cached_property
+    def labels(self) -> Mapping[str, Any]:
+        """labels.json; `UserError` where the folder holds no scene."""
+        told = read_json(self.folder / LABELS, "labels of a scene")
+        if not isinstance(told, dict) or not {"came_out", "asked", "duration_s"} <= set(told):
+            raise UserError(f"{self.folder} holds no scene", "`birdsd run scene` makes one")
+        return told
+
+    @cached_property
+    def sound(self) -> Path:
+        """The mix."""
+        name = self.folder.name
+        return next(p for p in (self.folder / f"{name}.{kind}" for kind in _FORMATS) if p.is_file())
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of it, but for what the table says already."""
+        lost = tuple(f"{one['key']} (" for one in self.labels["asked"] if one["fate"] != "placed")
+        return [note for note in self.labels["notes"] if not (lost and note.startswith(lost))]
+
+    @property
+    def species(self) -> list[str]:
+        """Those that sing, each once, in the order of time."""
+        return list(dict.fromkeys(one["species"] for one in _in_order(self.labels)))
+
+
+def scene_figure(scene: SceneFolder, alt: str, address: str = "") -> Markup:
+    """The long spectrogram with a box for each event that came out, and the player below it: a click plays
+    from there, or from where a box begins.
+
+    `address`: where a browser finds the sound; without one it is embedded.
+    """
+    duration_s = float(scene.labels["duration_s"])
+    columns = int(np.clip(duration_s * PER_SECOND, 200, WIDEST))
+    levels, nyquist_hz = levels_of(scene.sound, columns)
+    top_db = float(np.percentile(levels, 99.9))
+    shown = (255 * (1 + (levels - top_db) / SHOWN_DB).clip(0, 1)).round().astype(np.uint8)
+    count = max(5, round(duration_s * _PIXELS_PER_SECOND / 90))
+    return Markup(
+        blocks("scene.html").figure(
+            data_uri(png(shown), "image/png"), alt, khz_ticks(np.linspace(nyquist_hz, 0, HEIGHT)),
+            [(at / duration_s, f"{at:g}") for at in nice_ticks(0, duration_s, count)],
+            [_box(scene, one, duration_s, nyquist_hz) for one in _in_order(scene.labels)],
+            address or _embedded(scene.sound), round(duration_s * _PIXELS_PER_SECOND),
+        )
+    )  # fmt: skip
+
+
+def scene_table(scene: SceneFolder) -> Markup:
+    """What came out, what of it nobody confirmed, and what did not come out, with the reason."""
+    labels = scene.labels
+    missing = [(one["species"], one["onset_s"], one["why"] or one["fate"]) for one in labels["asked"]
+               if one["fate"] != "placed"]  # fmt: skip
+    return Markup(
+        blocks("scene.html").came_out(_in_order(labels), missing, labels["backgrounds"], scene.species)
+    )
+
+
+def _in_order(labels: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return sorted(labels["came_out"], key=lambda one: (one["onset_s"], one["key"]))
+
+
+def _box(scene: SceneFolder, one: Mapping[str, Any], duration_s: float, nyquist_hz: float) -> dict[str, Any]:
+    """Shares of the picture, from the left and from below."""
+    left, right = (min(one[edge] / duration_s, 1.0) for edge in ("onset_s", "offset_s"))
+    low, high = (min(one[edge] / nyquist_hz, 1.0) for edge in ("low_hz", "high_hz"))
+    return {
+        "left": left, "width": max(right - left, 0.002), "bottom": low, "height": max(high - low, 0.01),
+        "at": one["onset_s"], "to": one["offset_s"], "species": one["species"],
+        "sure": one["confirmed"] is True, "under": high > 0.88,
+        "colour": scene.species.index(one["species"]) % _COLOURS + 1,
+    }  # fmt: skip
+
+
+def _embedded(sound: Path) -> Markup:
+    import soundfile
+
+    with soundfile.SoundFile(sound) as file:
+        samples = file.read(dtype="float32", always_2d=True)
+        return sound_uri(samples.T, file.samplerate)
