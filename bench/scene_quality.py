@@ -71,6 +71,7 @@ class Tally:
     left_out: int = 0
     at_label: list[tuple[bool, float]] = field(default_factory=list)
     alone: list[tuple[bool, float]] = field(default_factory=list)
+    snrs_db: list[float] = field(default_factory=list)  # one for each of at_label; NaN against silence
     labels: int = 0
     detected: int = 0
     agree: int = 0
@@ -86,11 +87,22 @@ class Tally:
             ("scenes; events; left out", f"{self.scenes}; {self.labels}; {self.left_out}"),
             ("order as asked for", f"{self.in_order} of {self.scenes}"),
             ("heard at its label, best of the bank's species", heard),
+            *(
+                (f"... {low} to {low + 6} dB SNR", told)
+                for low in range(-6, 42, 6)
+                if (told := self._at(low))
+            ),
             ("the same songs alone", alone),
             ("boundaries, event F1 with collars of 200 ms", f"{self.f1:.3f}"),
             ("SNR within 1 dB of the one asked for", within if len(errors) else "-"),
             ("stems against the mix, steps of 24 bits", f"{self.largest_steps:.2f}"),
         ]
+
+    def _at(self, low_db: float) -> str:
+        """How many were heard of those with an SNR from `low_db` to 6 dB more."""
+        pairs = zip(self.at_label, self.snrs_db, strict=True)
+        heard = [best for (best, _), snr in pairs if low_db <= snr < low_db + 6]
+        return f"{sum(heard)} of {len(heard)}" if heard else ""
 
     @property
     def f1(self) -> float:
@@ -138,9 +150,8 @@ def measure(folder: Path, labels: dict[str, Any], ear: Ear, names: dict[str, str
         under[start : start + len(sound)] += sound[: len(under) - start]
     tally.scenes += 1
     tally.largest_steps = max(tally.largest_steps, float(largest_error(file, placed, len(mix))))
-    wanted = [
-        one["key"] for one in sorted(labels["asked"], key=lambda e: e["onset_s"]) if one["fate"] == "placed"
-    ]
+    asked = sorted(labels["asked"], key=lambda one: one["onset_s"])
+    wanted = [one["key"] for one in asked if one["fate"] == "placed"]
     tally.in_order += wanted == [one["key"] for one in sorted(came_out, key=lambda e: e["onset_s"])]
     tally.left_out += sum(one["fate"] != "placed" for one in asked)
     for one in came_out:
@@ -151,6 +162,7 @@ def measure(folder: Path, labels: dict[str, Any], ear: Ear, names: dict[str, str
         size = 3 * rate_hz
         begin = max(0, min((first + end) // 2 - size // 2, len(mix) - size))
         tally.at_label.append(ear.hears(mix[begin : begin + size], rate_hz, one["species"]))
+        tally.snrs_db.append(math.nan if one["snr_db"] is None else float(one["snr_db"]))
         tally.alone.append(ear.hears_song(one["clip"], names[one["clip"]], one["species"]))
 
 
