@@ -41,6 +41,8 @@ class Summary:
     loudness_error_db: float
     below_band_share: float
     above_band_share: float
+    waveform_db: float
+    picture_db: float | None
 
 
 @dataclass(frozen=True)
