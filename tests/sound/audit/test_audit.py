@@ -109,6 +109,7 @@ def test_the_audit_shows_what_becomes_of_the_phase(folder):
     assert "kept" in rows["start, iterations"] and "pghi, 8" in rows["start, iterations"]
     assert "random, 8" in rows["start, iterations"] and f"{kept.waveform_db:.1f}" in rows["waveform"]
     assert result.to_json()["codecs"][0]["waveform_db"] == kept.waveform_db
+    assert "codec=birdsong-phase has the phase in its images, too" in audit_text(result)
 
 
 def test_limits_and_refusals(folder, tmp_path):
