@@ -19,7 +19,7 @@ import numpy as np
 from birdsd.errors import UserError, unknown_name
 from birdsd.schema import SPECTROGRAM, CodecConfig
 from birdsd.sound.codec.kept_phase import directions, from_centre, phase_images, spectrum_of
-from birdsd.sound.codec.phase import STARTS, griffin_lim, inverse
+from birdsd.sound.codec.phase import PGHI, STARTS, griffin_lim, inverse
 from birdsd.sound.codec.protocol import Codec
 from birdsd.sound.codec.scales import MEL_FORMULAS, MEL_NORMS, SCALES, FilterBank, filter_bank
 from birdsd.sound.codec.stft import Stft
@@ -266,6 +266,7 @@ class SpectrogramCodec(CodecConfig, Codec):
         """Sound, float32 [channels, frames * hop], of magnitudes [channels, frames, bands]."""
         stft = dataclasses.replace(self.stft, circular=circular)
         count = self.griffin_lim_iterations if iterations is None else iterations
+        start = PGHI if self.phase == KEPT else self.phase  # of magnitudes alone no phase was kept
         merged = not self.filters.identity and self.stft.phase_divisor == 1
         channels = []
         for calibrated in magnitude:
@@ -273,7 +274,7 @@ class SpectrogramCodec(CodecConfig, Codec):
             bins = self.filters.invert(bands)
             # One seed for all channels: what is equal in left and right stays equal.
             bank = self.filters if merged else None
-            channels.append(griffin_lim(bins, stft, count, self.momentum, seed, bank, bands, self.phase))
+            channels.append(griffin_lim(bins, stft, count, self.momentum, seed, bank, bands, start))
         return np.stack(channels)
 
     # -- refusals --------------------------------------------------------------------------------

@@ -85,6 +85,7 @@ def test_pictures_loops_and_what_a_network_gives_decode():
     inside = np.abs(np.diff(loop[0])).max()
     assert abs(float(loop[0, 0] - loop[0, -1])) <= 1.05 * inside
     assert fitted_error_db(tone[:, 512:-512], loop[:, 512:-512]) < -30
+    assert codec.synthesise(codec.dequantise(image), 2).shape == tone.shape  # a level alone has no phase
     with pytest.raises(UserError, match=r"an image with 1 channels.*three: level, cosine and sine"):
         codec.decode(image[:1])
 
