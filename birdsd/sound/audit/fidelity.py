@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from birdsd.sound.codec.stft import Stft
+from birdsd.sound.codec.transform import Stft
 
 NEUTRAL_RATE_HZ = 44100
 _NEUTRAL = Stft(window=1024, hop=256, n_fft=1024)

@@ -22,7 +22,7 @@ from birdsd.sound.codec.kept_phase import directions, from_centre, phase_images,
 from birdsd.sound.codec.phase import PGHI, STARTS, griffin_lim, inverse
 from birdsd.sound.codec.protocol import Codec
 from birdsd.sound.codec.scales import MEL_FORMULAS, MEL_NORMS, SCALES, FilterBank, filter_bank
-from birdsd.sound.codec.stft import Stft
+from birdsd.sound.codec.transform import Stft
 
 INTENSITIES = ("decibel", "log1p", "power")
 KEPT = "kept"  # the phase is in the image, and not estimated

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from birdsd.sound.codec.stft import Stft
+from birdsd.sound.codec.transform import Stft
 
 _FULL_LEVEL = 48  # of 255, about 19 dB above a floor at -100 dB: from here up a vector has its full length
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from birdsd.sound.codec.stft import Stft
+from birdsd.sound.codec.transform import Stft
 
 # A Hann window of W samples is closest to the Gaussian exp(-pi t^2 / gamma) with gamma = 0.25645 W^2.
 _GAMMA_OF_HANN = 0.25645

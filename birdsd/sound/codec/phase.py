@@ -1,7 +1,7 @@
 """Phases of magnitudes (Griffin-Lim), and spectra back to sound, written for speed on one core.
 
-As in `birdsd.sound.codec.stft` everything is frame-major and walks over blocks of frames that stay in the
-processor's cache: a whole spectrogram passes through memory once an iteration.
+As in `birdsd.sound.codec.transform` everything is frame-major and walks over blocks of frames that stay in
+the processor's cache: a whole spectrogram passes through memory once an iteration.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from birdsd.errors import unknown_name
 from birdsd.randomness import generator
 from birdsd.sound.codec.pghi import integrated_phase
 from birdsd.sound.codec.scales import FilterBank
-from birdsd.sound.codec.stft import Stft
+from birdsd.sound.codec.transform import Stft
 
 PGHI, RANDOM = "pghi", "random"
 STARTS = (PGHI, RANDOM)  # where the estimation of phases begins
