@@ -40,8 +40,9 @@ class CodecConfig:
     exponent: float = 0.25  # of intensity=power
     mel_formula: str = "htk"  # or slaney; for scale=mel
     mel_norm: Text = None  # or slaney; for scale=mel
-    griffin_lim_iterations: int = 100  # to estimate the phase
-    momentum: float = 0.99  # of Griffin-Lim
+    phase: str = "pghi"  # or random: where its estimation begins; kept: stored beside the level
+    griffin_lim_iterations: int = 32  # to estimate the phase
+    momentum: float = 0.95  # of Griffin-Lim
 
 
 @dataclass

@@ -14,14 +14,14 @@ from torch.nn import functional
 from birdsd.diffusion.export import read_codec
 from birdsd.diffusion.networks.clip import clip_place
 from birdsd.errors import UserError, listed_names
+from birdsd.schema import SPECTROGRAM
+from birdsd.sound.codec.protocol import find_kind
 
 if TYPE_CHECKING:
     from birdsd.diffusion.networks.clip import Clip
 
 _BLOCK = 8  # pixels along each side of the blocks whose statistics are compared
 _VARIANCE = 1e-6  # below it the square root's gradient would be huge: blocks of one colour
-# Of a codec's settings, those that only say how pictures become sound again, or what it is called.
-_NOT_SEEN = ("name", "griffin_lim_iterations", "momentum")
 
 
 def mean_error(error: Tensor) -> Tensor:
@@ -85,7 +85,8 @@ def check_features(source: str | None, codec: Mapping[str, Any]) -> str:
             "train one with method=clip and set model.clip=RUN, or set method.feature_weight=0",
         )
     theirs = read_codec(Path(clip_place(source)))
-    names = sorted({*theirs, *codec} - {*_NOT_SEEN})
+    not_seen = find_kind(codec.get("kind", SPECTROGRAM)).DECODING_ONLY  # how pictures become sound again
+    names = sorted({*theirs, *codec} - {*not_seen})
     other = [name for name in names if theirs.get(name) != codec.get(name)]
     if other:
         raise UserError(

@@ -28,7 +28,7 @@ from birdsd.sound.audio.recordings import (
     walk,
     write_wav,
 )
-from birdsd.sound.audit.fidelity import NEUTRAL_RATE_HZ, Fidelity, compare
+from birdsd.sound.audit.fidelity import NEUTRAL_RATE_HZ, Fidelity, compare, fitted_error_db
 from birdsd.sound.audit.hearing import AuditListener
 from birdsd.sound.audit.result import AuditResult, Stretch, Summary
 from birdsd.sound.codec.protocol import Codec
@@ -49,16 +49,23 @@ def audit_text(result: AuditResult) -> str:
 
 def round_trip(codec: Codec, waveform: np.ndarray, rate_hz: int) -> np.ndarray:
     """`waveform` [channels, samples] at `rate_hz` through the codec's image and back, same shape and rate."""
+    return _round_trip(codec, waveform, rate_hz)[0]
+
+
+def _round_trip(codec: Codec, waveform: np.ndarray, rate_hz: int) -> tuple[np.ndarray, float]:
+    """The copy, and how far its picture is from the one that it was made of, in dB."""
     sound = resampled(waveform, rate_hz, codec.rate_hz)
     # Whole frames: the end is filled up with silence instead of being cut off.
     missing = max(-sound.shape[1] % codec.hop, codec.least_samples - sound.shape[1])
     sound = without_offset(sound, codec.rate_hz, codec.fmin_hz)  # as in `encode`
-    copy = codec.decode(codec.image_of(np.pad(sound, ((0, 0), (0, missing)))))
+    image = codec.image_of(np.pad(sound, ((0, 0), (0, missing))))
+    copy = codec.decode(image)
+    picture_db = fitted_error_db(codec.dequantise(image), codec.magnitude(copy))
     copy = resampled(copy, codec.rate_hz, rate_hz)
     out = np.zeros_like(waveform)
     length = min(out.shape[1], copy.shape[1])
     out[:, :length] = copy[:, :length]
-    return out
+    return out, picture_db
 
 
 def run_audit(
@@ -92,13 +99,15 @@ def run_audit(
     for path in tqdm(_drawn(find_recordings(Path(recordings)), limit, recordings), unit="file", disable=None):
         try:
             for start_s, sound in _stretches(path, codecs[0].channels):
-                copies = [round_trip(codec, sound, NEUTRAL_RATE_HZ) for codec in codecs]
+                trips = [_round_trip(codec, sound, NEUTRAL_RATE_HZ) for codec in codecs]
                 judged = tuple(
-                    compare(sound, copy, codec.fmin_hz, codec.fmax_hz)
-                    for codec, copy in zip(codecs, copies, strict=True)
+                    dataclasses.replace(
+                        compare(sound, copy, codec.fmin_hz, codec.fmax_hz), picture_db=picture_db
+                    )
+                    for codec, (copy, picture_db) in zip(codecs, trips, strict=True)
                 )
                 if listener is not None:
-                    listener.take(path, sound, copies, NEUTRAL_RATE_HZ)
+                    listener.take(path, sound, [copy for copy, _ in trips], NEUTRAL_RATE_HZ)
                 stretches.append(Stretch(path, start_s, sound.shape[1] / NEUTRAL_RATE_HZ, judged))
         except RecordingError as error:
             problems.append((path, str(error)))
@@ -176,6 +185,8 @@ def _summarise(judged: Sequence[Fidelity]) -> Summary:
         trills_db=_median(trills),
         trills_count=sum(value is not None for value in trills),
         loudness_error_db=float(median(abs(f.loudness_error_db) for f in judged)),
+        waveform_db=float(median(f.waveform_db for f in judged)),
+        picture_db=_median([f.picture_db for f in judged]),
         below_band_share=float(np.mean([f.below_band_share for f in judged])),
         above_band_share=float(np.mean([f.above_band_share for f in judged])),
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from birdsd.sound.codec.phase import Stft
+from birdsd.sound.codec.transform import Stft
 
 NEUTRAL_RATE_HZ = 44100
 _NEUTRAL = Stft(window=1024, hop=256, n_fft=1024)
@@ -38,6 +38,8 @@ class Fidelity:
     below_band_share: float
     above_band_share: float
     trill_share: float = field(default=0.0)
+    waveform_db: float = 0.0  # of the samples: far below 0 only where the phase is kept
+    picture_db: float | None = None  # of the codec's picture of the copy: how well the phase fits
 
 
 def neutral_magnitude(waveform: np.ndarray) -> np.ndarray:
@@ -82,6 +84,19 @@ def trill_mask(waveform: np.ndarray) -> np.ndarray:
     return np.concatenate(masks)
 
 
+def fitted_error_db(original: np.ndarray, copy: np.ndarray) -> float:
+    """Spectral convergence of `copy` times the factor that fits `original` best, of magnitudes or samples.
+
+    Of samples it is, where far below 0, minus the scale-invariant signal-to-distortion ratio (SI-SDR).
+    """
+    return _convergence_db(original, np.float32(_best_gain(original, copy)) * copy)
+
+
+def _best_gain(original: np.ndarray, copy: np.ndarray) -> float:
+    power = float(np.sum(copy**2, dtype=np.float64))
+    return float(np.sum(original * copy, dtype=np.float64)) / power if power > 0 else 0.0
+
+
 def _convergence_db(original: np.ndarray, copy: np.ndarray) -> float:
     error = float(np.sum((original - copy) ** 2, dtype=np.float64))
     total = float(np.sum(original**2, dtype=np.float64))
@@ -95,9 +110,7 @@ def compare(original: np.ndarray, copy: np.ndarray, low_hz: float, high_hz: floa
     """
     before, after = neutral_magnitude(original), neutral_magnitude(copy)
     total = float(np.sum(before**2, dtype=np.float64)) or 1e-30
-    power = float(np.sum(after**2, dtype=np.float64))
-    gain = float(np.sum(before * after, dtype=np.float64)) / power if power > 0 else 0.0
-    after *= np.float32(gain)
+    after *= np.float32(_best_gain(before, after))
     bands: list[float | None] = []
     for part in band_slices():
         share = float(np.sum(before[:, part] ** 2, dtype=np.float64)) / total
@@ -117,4 +130,5 @@ def compare(original: np.ndarray, copy: np.ndarray, low_hz: float, high_hz: floa
         below_band_share=float(energy[hz < low_hz].sum()),
         above_band_share=float(energy[hz > high_hz].sum()),
         trill_share=trill_share,
+        waveform_db=fitted_error_db(original, copy),
     )

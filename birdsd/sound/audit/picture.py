@@ -11,8 +11,8 @@ import numpy as np
 
 from birdsd.files import atomic_write
 from birdsd.sound.audit.fidelity import NEUTRAL_RATE_HZ
-from birdsd.sound.codec.phase import Stft
 from birdsd.sound.codec.protocol import Codec
+from birdsd.sound.codec.transform import Stft
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -41,6 +41,8 @@ class Summary:
     loudness_error_db: float
     below_band_share: float
     above_band_share: float
+    waveform_db: float
+    picture_db: float | None
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,11 @@ def recommend(result: AuditResult) -> list[str]:
         more = "" if trills is None else f", and {trills:.0f} dB closer on fast trills"
         sentences.append(
             f"Use codec={best.name}: its round trip is {gain:.0f} dB closer than codec={codec.name}'s{more}."
+        )
+    if len(result.codecs) > 1 and best.image_channels > best.channels:
+        sentences.append(
+            f"codec={best.name} has the phase in its images, too: right for what is only stored; a model has "
+            "to learn it beside the level."
         )
     for codec, summary in zip(result.codecs, result.summaries, strict=True):
         sentences += [f"codec={codec.name} {loss}" for loss in _losses(codec, summary)]

@@ -18,17 +18,20 @@ import numpy as np
 
 from birdsd.errors import UserError, unknown_name
 from birdsd.schema import SPECTROGRAM, CodecConfig
-from birdsd.sound.codec.phase import Stft, griffin_lim
+from birdsd.sound.codec.kept_phase import directions, from_centre, phase_images, spectrum_of
+from birdsd.sound.codec.phase import PGHI, STARTS, griffin_lim, inverse
 from birdsd.sound.codec.protocol import Codec
 from birdsd.sound.codec.scales import MEL_FORMULAS, MEL_NORMS, SCALES, FilterBank, filter_bank
+from birdsd.sound.codec.transform import Stft
 
 INTENSITIES = ("decibel", "log1p", "power")
+KEPT = "kept"  # the phase is in the image, and not estimated
 _LONG_WINDOW_MS = 25.0  # with a longer one, the window is what smears fast notes, and not the hop
 
 
 @dataclass(unsafe_hash=True)  # frozen by __setattr__: what OmegaConf fills, CodecConfig, must not be
 class SpectrogramCodec(CodecConfig, Codec):
-    """Magnitudes in frequency bands; the phase is estimated. The fields are those of `CodecConfig`.
+    """Magnitudes in frequency bands; the phase is estimated, or kept. The fields are those of `CodecConfig`.
 
     intensity "decibel": levels from floor_db to ceiling_db become 0..255, where 0 dB is a full-scale
     sine, so loud and quiet survive; value 0 means silence. "log1p": 255 log(1 + S / F) / log(1 + C / F)
@@ -36,11 +39,14 @@ class SpectrogramCodec(CodecConfig, Codec):
     it turns linear and takes the noise between notes down to silence gently, where decibels show every dip of
     it as a black speck. "power": riffusion's 255 - 255 (S / max)^exponent with the maximum of each image, so
     loudness is lost.
+    phase "pghi", "random": estimated, from there on. "kept": an image has three channels, level and the
+    cosine and sine of the phase, so that even the waveform comes back; the bands have to be the FFT's bins,
+    and the sound mono.
     Settings that cannot be inverted are refused with the value that would work.
     """
 
     kind: ClassVar[str] = SPECTROGRAM
-    DECODING_ONLY: ClassVar[tuple[str, ...]] = ("name", "griffin_lim_iterations", "momentum")
+    DECODING_ONLY: ClassVar[tuple[str, ...]] = ("name", "phase", "griffin_lim_iterations", "momentum")
 
     name: str = "birdsong"
 
@@ -50,6 +56,7 @@ class SpectrogramCodec(CodecConfig, Codec):
         self._check_times()
         self._check_frequencies()
         _ = self.filters  # empty filters are refused here, and not in the middle of a job
+        self._check_kept_phase()
         self.__dict__["_fixed"] = True
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -97,6 +104,10 @@ class SpectrogramCodec(CodecConfig, Codec):
         return (1 / response).astype(np.float32)
 
     @property
+    def image_channels(self) -> int:
+        return 3 if self.phase == KEPT else self.channels
+
+    @property
     def least_samples(self) -> int:
         return self.window // 2 + self.hop
 
@@ -110,6 +121,10 @@ class SpectrogramCodec(CodecConfig, Codec):
             f"{self.rate_hz} Hz, window {self.window_ms:g} ms, hop {self.hop_ms:g} ms, "
             f"{self.bands} {self.scale} bands {self.fmin_hz:g}-{self.fmax_hz:g} Hz, {self.frames} frames"
         )
+
+    @property
+    def phase_note(self) -> str:
+        return KEPT if self.phase == KEPT else f"{self.phase}, {self.griffin_lim_iterations}"
 
     def remedies(self) -> Mapping[str, str]:
         both = "codec.window_ms=16 codec.hop_ms=4"
@@ -144,7 +159,12 @@ class SpectrogramCodec(CodecConfig, Codec):
     # -- sound to image --------------------------------------------------------------------------
 
     def image_of(self, sound: np.ndarray) -> np.ndarray:
-        return self.quantise(self.magnitude(sound))
+        level = self.quantise(self.magnitude(sound))
+        if self.phase != KEPT:
+            return level
+        spectrum = spectrum_of(sound[0], self.stft, self.filters.used_bins)
+        loudness = level[0] if self.intensity != "power" else 255 - level[0]
+        return np.concatenate([level, phase_images(spectrum, loudness)])
 
     def magnitude(self, waveform: np.ndarray) -> np.ndarray:
         """Band magnitudes float32 [channels, samples // hop, bands] of a waveform of any length.
@@ -178,12 +198,13 @@ class SpectrogramCodec(CodecConfig, Codec):
     # -- image to sound --------------------------------------------------------------------------
 
     def dequantise(self, image: np.ndarray) -> np.ndarray:
-        """Magnitudes float32 [channels, frames, bands] of an image [channels, bands, frames].
+        """Magnitudes float32 [channels, frames, bands] of an image [image_channels, bands, frames].
 
         The image may be float (what a decoder network gives), on the same 0..255. With intensity
         "power" the loudest possible magnitude is 1.
         """
-        values = np.clip(np.asarray(image, np.float32), 0, 255)[:, ::-1].transpose(0, 2, 1)
+        levels = image[:1] if self.phase == KEPT else image
+        values = np.clip(np.asarray(levels, np.float32), 0, 255)[:, ::-1].transpose(0, 2, 1)
         if self.intensity == "power":
             magnitude = ((255 - values) / 255) ** np.float32(1 / self.exponent)
         elif self.intensity == "log1p":
@@ -196,9 +217,10 @@ class SpectrogramCodec(CodecConfig, Codec):
     def decode(
         self, image: np.ndarray, iterations: int | None = None, seed: int = 0, *, circular: bool = False
     ) -> np.ndarray:
-        """Sound, float32 [channels, frames * hop] at rate_hz, of an image [channels, bands, frames].
+        """Sound, float32 [channels, frames * hop] at rate_hz, of an image [image_channels, bands, frames].
 
-        The image may have any number of frames. The same seed gives the same sound. With intensity
+        The image may have any number of frames. The same seed gives the same sound; where the phase is kept,
+        there is nothing to draw and nothing to iterate. With intensity
         "power" the level is unknown, and the loudest sample is put at full scale. With `circular` the sound
         is a loop, whose end goes on with its beginning.
         """
@@ -209,9 +231,25 @@ class SpectrogramCodec(CodecConfig, Codec):
                 f"its images are [channels, {self.bands}, frames]",
                 "decode it with the codec.json beside it",
             )
-        sound = self.synthesise(self.dequantise(image), iterations, seed, circular=circular)
+        if self.phase == KEPT:
+            sound = self._with_its_phase(image, circular)
+        else:
+            sound = self.synthesise(self.dequantise(image), iterations, seed, circular=circular)
         peak = float(np.abs(sound).max(initial=0.0))
         return sound if self.keeps_level or peak == 0 else sound / peak
+
+    def _with_its_phase(self, image: np.ndarray, circular: bool) -> np.ndarray:
+        """Level times direction."""
+        if len(image) != self.image_channels:
+            raise UserError(
+                f"an image with {len(image)} channels is not one of codec '{self.name}'",
+                "with phase=kept it has three: level, cosine and sine",
+                "decode it with the codec.json beside it",
+            )
+        stft = dataclasses.replace(self.stft, circular=circular)
+        bins = self.filters.invert(self.dequantise(image)[0] / self.band_gain).astype(np.complex64)
+        bins[:, self.filters.used_bins] *= directions(image[1:])
+        return inverse(from_centre(bins, stft), stft)[None]
 
     def decode_loop(self, image: np.ndarray) -> np.ndarray:
         """As `decode`, with phases that are found on a circle."""
@@ -228,6 +266,7 @@ class SpectrogramCodec(CodecConfig, Codec):
         """Sound, float32 [channels, frames * hop], of magnitudes [channels, frames, bands]."""
         stft = dataclasses.replace(self.stft, circular=circular)
         count = self.griffin_lim_iterations if iterations is None else iterations
+        start = PGHI if self.phase == KEPT else self.phase  # of magnitudes alone no phase was kept
         merged = not self.filters.identity and self.stft.phase_divisor == 1
         channels = []
         for calibrated in magnitude:
@@ -235,7 +274,7 @@ class SpectrogramCodec(CodecConfig, Codec):
             bins = self.filters.invert(bands)
             # One seed for all channels: what is equal in left and right stays equal.
             bank = self.filters if merged else None
-            channels.append(griffin_lim(bins, stft, count, self.momentum, seed, bank, bands))
+            channels.append(griffin_lim(bins, stft, count, self.momentum, seed, bank, bands, start))
         return np.stack(channels)
 
     # -- refusals --------------------------------------------------------------------------------
@@ -274,12 +313,32 @@ class SpectrogramCodec(CodecConfig, Codec):
             ("intensity", self.intensity, INTENSITIES),
             ("mel formula", self.mel_formula, MEL_FORMULAS),
             ("mel norm", self.mel_norm or "none", MEL_NORMS),
+            ("phase", self.phase, (*STARTS, KEPT)),
         ):
             if value not in valid:
                 raise unknown_name(kind, value, valid)
         if self.channels not in (1, 2):
             raise self._refuse(
                 f"channels={self.channels}", "an image holds mono or stereo", "set channels=1 or 2"
+            )
+
+    def _check_kept_phase(self) -> None:
+        if self.phase != KEPT:
+            return
+        if self.channels != 1:
+            raise self._refuse(
+                f"phase=kept with channels={self.channels}",
+                "an image has three channels: level, cosine and sine of one",
+                "set channels=1, or phase=pghi",
+            )
+        if not self.filters.identity:
+            last, step_hz = self.stft.n_fft // 2, self.rate_hz / self.stft.n_fft
+            between = f"{self.fmin_hz:g} to {self.fmax_hz:g} Hz"
+            bins = f"bands={last} fmin_hz={step_hz:g} fmax_hz={last * step_hz:g}"
+            raise self._refuse(
+                f"phase=kept with {self.bands} {self.scale} bands from {between}",
+                "a band has a phase where it is one bin of the FFT",
+                f"set scale=linear {bins}, or phase=pghi",
             )
 
     def _check_numbers(self) -> None:

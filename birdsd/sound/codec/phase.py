@@ -1,92 +1,23 @@
-"""Short-time Fourier transforms and phase recovery (Griffin-Lim), written for speed on one core.
+"""Phases of magnitudes (Griffin-Lim), and spectra back to sound, written for speed on one core.
 
-Everything is frame-major, [frames, bins] in float32/complex64, and walks over blocks of frames that
-stay in the processor's cache: a whole spectrogram never passes through memory more than once an
-iteration. The FFTs are scipy's (pocketfft), which transforms several frames at a time with SIMD.
+As in `birdsd.sound.codec.transform` everything is frame-major and walks over blocks of frames that stay in
+the processor's cache: a whole spectrogram passes through memory once an iteration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 
 import numpy as np
 
+from birdsd.errors import unknown_name
 from birdsd.randomness import generator
+from birdsd.sound.codec.pghi import integrated_phase
 from birdsd.sound.codec.scales import FilterBank
+from birdsd.sound.codec.transform import Stft
 
-_BLOCK_BYTES = 1 << 20  # of complex spectrum a block: with its few temporaries it fits a second-level cache
-
-
-@dataclass(frozen=True)
-class Stft:
-    """A centred short-time Fourier transform with a periodic Hann window of `window` samples.
-
-    Frame t is centred on sample t * hop; the signal is mirrored at its ends, and the window is
-    padded with zeros to `n_fft`. Only magnitudes are given out, so where the window lies inside the
-    FFT does not matter. `length` samples make length // hop frames: the image of a clip of
-    frames * hop samples is exactly `frames` wide (libraries that centre give one frame more).
-    With `circular` the signal is a loop: beyond either end lies the other one, not a mirror image.
-    """
-
-    window: int
-    hop: int
-    n_fft: int
-    circular: bool = False
-
-    @cached_property
-    def hann(self) -> np.ndarray:
-        """The window, float32 [window]."""
-        return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(self.window) / self.window)).astype(np.float32)
-
-    @property
-    def bins(self) -> int:
-        return self.n_fft // 2 + 1
-
-    @property
-    def phase_divisor(self) -> int:
-        """Every how many bins are enough for the phase: zero padding beyond the window adds none.
-
-        The largest divisor of n_fft that leaves an even FFT no shorter than the window.
-        """
-        fits = [d for d in range(1, self.n_fft // self.window + 1) if self.n_fft % (2 * d) == 0]
-        return fits[-1] if fits else 1
-
-    @cached_property
-    def frames_per_block(self) -> int:
-        # A multiple of 16: pocketfft takes that many frames at once, and any rest one by one.
-        return max(16, _BLOCK_BYTES // (8 * self.bins) // 16 * 16)
-
-    def mirrored(self, waveform: np.ndarray) -> np.ndarray:
-        """`waveform` [samples] with half a window on either side: of its mirror image, in a loop of its other
-        end."""
-        return np.pad(waveform, self.window // 2, mode="wrap" if self.circular else "reflect")
-
-    def _frames(self, mirrored: np.ndarray, count: int) -> np.ndarray:
-        return np.lib.stride_tricks.sliding_window_view(mirrored, self.window)[:: self.hop][:count]
-
-    def spectra(self, waveform: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-        """Complex spectra of `waveform` [samples], block by block: (frames, complex64 [n, bins])."""
-        from scipy.fft import rfft
-
-        count = len(waveform) // self.hop
-        frames = self._frames(self.mirrored(waveform), count)
-        # Zero padding is written once: scipy would allocate and clear it for every block.
-        padded = np.zeros((min(count, self.frames_per_block), self.n_fft), np.float32)
-        for start in range(0, count, self.frames_per_block):
-            part = slice(start, min(start + self.frames_per_block, count))
-            block = padded[: part.stop - start]
-            np.multiply(frames[part], self.hann, out=block[:, : self.window])
-            yield part, rfft(block, axis=1)
-
-    def magnitude(self, waveform: np.ndarray, bins: slice | None = None) -> np.ndarray:
-        """Magnitudes float32 [len(waveform) // hop, bins], of all bins or of those asked for."""
-        bins = bins or slice(0, self.bins)
-        out = np.empty((len(waveform) // self.hop, bins.stop - bins.start), np.float32)
-        for part, spectrum in self.spectra(np.asarray(waveform, np.float32)):
-            np.abs(spectrum[:, bins], out=out[part])
-        return out
+PGHI, RANDOM = "pghi", "random"
+STARTS = (PGHI, RANDOM)  # where the estimation of phases begins
 
 
 class _Synthesis:
@@ -142,6 +73,14 @@ class _Synthesis:
         return self._fold(self.padded) / self.weight
 
 
+def inverse(spectrum: np.ndarray, stft: Stft) -> np.ndarray:
+    """The waveform, float32 [frames * hop], whose spectra come closest to `spectrum` [frames, stft.bins]."""
+    synthesis = _Synthesis(stft, len(spectrum))
+    for start in range(0, len(spectrum), stft.frames_per_block):
+        synthesis.add(spectrum[start : start + stft.frames_per_block].astype(np.complex64), start)
+    return synthesis.waveform()
+
+
 def griffin_lim(
     magnitude: np.ndarray,
     stft: Stft,
@@ -150,21 +89,25 @@ def griffin_lim(
     seed: int = 0,
     bank: FilterBank | None = None,
     bands: np.ndarray | None = None,
+    start: str = PGHI,
 ) -> np.ndarray:
     """A waveform, float32 [frames * hop], whose STFT magnitudes are close to `magnitude`.
 
-    magnitude: float32 [frames, stft.bins]. Fast Griffin-Lim (Perraudin, Balazs and Sondergaard 2013)
-    from a random phase that depends on `seed` alone.
+    magnitude: float32 [frames, stft.bins]. Fast Griffin-Lim (Perraudin, Balazs and Sondergaard 2013),
+    `iterations` of it, from the phases that `magnitude` itself gives (`start` "pghi") or from random ones
+    ("random"). Where a sum of phases begins is drawn, too, and depends on `seed` alone.
 
     With `bank` and `bands` [frames, bands], only the bands are held fast, and the magnitudes of the
     bins inside a band are found together with their phases (`magnitude` is where they start). What a
     filter bank has merged comes back 3 to 5 dB better than from any guess made beforehand.
     """
+    if start not in STARTS:
+        raise unknown_name("start of the phase", start, STARTS)
     divisor = 1 if bank is not None else stft.phase_divisor
     target = np.ascontiguousarray(magnitude[:, ::divisor], dtype=np.float32)
     small = replace(stft, n_fft=stft.n_fft // divisor)
     synthesis = _Synthesis(small, len(target))
-    _start(synthesis, target, seed)
+    _start(synthesis, target, seed, start)
     previous = np.zeros(target.shape, np.complex64)
     inertia = np.float32(momentum / (1 + momentum))
     for _ in range(iterations):
@@ -185,18 +128,24 @@ def griffin_lim(
     return synthesis.waveform()
 
 
-def _start(synthesis: _Synthesis, target: np.ndarray, seed: int) -> None:
-    """Synthesise `target` [frames, bins] with first phases that depend on `seed`.
+def _start(synthesis: _Synthesis, target: np.ndarray, seed: int, start: str) -> None:
+    """Synthesise `target` [frames, bins] with first phases: those that it gives itself, or random ones.
 
-    Random ones, or, where frames overlap eightfold and more, phases that follow the peaks: measured on
-    songs the latter gain 1 to 3 dB there, and lose as much on fast sweeps where frames overlap fourfold.
+    Random ones only where frames overlap less than eightfold. Elsewhere they follow the peaks: measured on
+    songs that gains 1 to 3 dB there, and loses as much on fast sweeps where frames overlap fourfold.
     """
     stft = synthesis.stft
     draw = generator(seed, "griffin-lim")
     phase = draw.random(target.shape[1], dtype=np.float32) * np.float32(2 * np.pi)
-    for start in range(0, len(target), stft.frames_per_block):
-        part = target[start : start + stft.frames_per_block]
-        if stft.window >= 8 * stft.hop:
+    integrated = None
+    if start == PGHI:
+        drawn = draw.random(target.shape, dtype=np.float32) * np.float32(2 * np.pi)
+        integrated = integrated_phase(target, drawn, stft)
+    for first in range(0, len(target), stft.frames_per_block):
+        part = target[first : first + stft.frames_per_block]
+        if integrated is not None:
+            angle = integrated[first : first + stft.frames_per_block]
+        elif stft.window >= 8 * stft.hop:
             angle = _followed_peaks(part, phase, stft)
             phase = angle[-1]
         else:
@@ -204,7 +153,7 @@ def _start(synthesis: _Synthesis, target: np.ndarray, seed: int) -> None:
         spectrum = np.empty(part.shape, np.complex64)
         np.multiply(part, np.cos(angle), out=spectrum.real)
         np.multiply(part, np.sin(angle), out=spectrum.imag)
-        synthesis.add(spectrum, start)
+        synthesis.add(spectrum, first)
 
 
 def _followed_peaks(magnitude: np.ndarray, phase: np.ndarray, stft: Stft) -> np.ndarray:

@@ -105,6 +105,16 @@ class Codec(ABC):
         band = f"{self.bands} bands {self.fmin_hz:g}-{self.fmax_hz:g} Hz"
         return f"{self.rate_hz} Hz, {band}, {self.frames} frames"
 
+    @property
+    def phase_note(self) -> str:
+        """How `decode` comes by the phase, in a word or two for the table of an audit; empty: not said."""
+        return ""
+
+    def magnitude(self, waveform: np.ndarray) -> np.ndarray:
+        """Magnitudes as those of `dequantise`, up to one factor, of sound [channels, samples]; before they
+        are rounded to an image, where the kind can say so."""
+        return self.dequantise(self.image_of(waveform))
+
     def remedies(self) -> Mapping[str, str]:
         """What would help where `birdsd audit` finds a loss, by the kind of loss: "band" (the energy lies
         above fmax_hz), "trills" (fast notes are smeared), "level" (the loudness is wrong)."""

@@ -1,5 +1,6 @@
 """The audit tells apart what codecs keep: on synthetic songs and trills, in bad folders, on real birds."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -92,6 +93,23 @@ def test_the_audit_recommends_shows_and_goes_on(folder, tmp_path):
     written = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert written == json.loads(json.dumps(result.to_json()))
     assert written["best"] == "birdsong" and len(written["stretches"]) == 2
+
+
+def test_the_audit_shows_what_becomes_of_the_phase(folder):
+    codecs = [preset("birdsong-phase"), preset("birdsong"), preset("birdsong", phase="random")]
+    codecs = [dataclasses.replace(codec, griffin_lim_iterations=8) for codec in codecs]
+    result = run_audit(folder / "song.wav", codecs, None, 0)
+    kept, integrated, random = result.summaries
+    assert kept.waveform_db < -35 and random.waveform_db > -3
+    assert kept.waveform_db < integrated.waveform_db - 10
+    assert integrated.picture_db < random.picture_db - 5
+    assert kept.picture_db < -30
+    rows = {line[:26].strip(): line[26:] for line in audit_text(result).splitlines()}
+    assert f"{integrated.picture_db:.1f}" in rows["phase: its picture again"]
+    assert "kept" in rows["start, iterations"] and "pghi, 8" in rows["start, iterations"]
+    assert "random, 8" in rows["start, iterations"] and f"{kept.waveform_db:.1f}" in rows["waveform"]
+    assert result.to_json()["codecs"][0]["waveform_db"] == kept.waveform_db
+    assert "codec=birdsong-phase has the phase in its images, too" in audit_text(result)
 
 
 def test_limits_and_refusals(folder, tmp_path):
