@@ -1,0 +1,6 @@
+"""Whether what is tested on was learnt from: recordings, recordists and near-identical sound across splits."""
+
+from birdsd.evaluation.leakage.check import AUDIO, RECORDING, RECORDIST, Leak, Leaks, leaks
+from birdsd.evaluation.leakage.sets import from_folder, from_shards
+
+__all__ = ["AUDIO", "RECORDING", "RECORDIST", "Leak", "Leaks", "from_folder", "from_shards", "leaks"]

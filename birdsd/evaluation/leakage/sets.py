@@ -1,0 +1,58 @@
+"""The recordings of a split, out of shards or a folder of sound files, as the check compares them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from birdsd.evaluation.real_clips import SourceRecordings
+from birdsd.shards.index import ShardIndex
+from birdsd.shards.reader import ShardReader
+from birdsd.sound.audio.recordings import RecordingError, probe
+from birdsd.sound.labels.annotation import Recording
+from birdsd.sound.labels.load import load_recordings
+
+
+def from_folder(source: Path) -> list[Recording]:
+    """The recordings of a folder or file, labelled or not."""
+    found = load_recordings(source, require_labels=False)
+    return [*found.recordings, *found.unlabelled]
+
+
+def from_shards(index: ShardIndex, split: str, recordings: Path | None = None) -> list[Recording]:
+    """The recordings that the samples of a split were cut from, each once; none of a split that is not there.
+
+    `recordings` is the folder that the shards were prepared from: only with it is their sound compared. A
+    recording whose background lies under a clip counts too; environmental sound that was mixed in does not.
+    """
+    if not index.count(split):
+        return []
+    source = SourceRecordings(recordings) if recordings else None
+    reader = ShardReader(index, split, want=("metadata",))
+    found: dict[str, Recording] = {}
+    for number in range(len(reader)):
+        sample = reader.read(number)
+        for name, named, recordist in _parents(sample.key, sample.metadata):
+            if name in found:
+                continue
+            path = (source.find(named) if source and named else None) or Path(named or name)
+            duration_s = _duration_s(path) if source else 0.0
+            found[name] = Recording(path, name, recordist=recordist, duration_s=duration_s)
+    return list(found.values())
+
+
+def _parents(key: str, metadata: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(id, path, recordist) of the recording that a sample was cut from, and of that which lies under it."""
+    named = str(metadata.get("path") or "")
+    yield str(metadata.get("recording_id") or named or key), named, str(metadata.get("recordist") or "")
+    if background := metadata.get("background_id"):
+        named = str(metadata.get("background_path") or "")
+        yield str(background), named, str(metadata.get("background_recordist") or "")
+
+
+def _duration_s(path: Path) -> float:
+    try:
+        return probe(path).duration_s
+    except (RecordingError, OSError):
+        return 0.0
