@@ -39,8 +39,9 @@ def run(config: EvaluateConfig) -> Outcome:
     if thresholds is None:
         thresholds = fixed(scored(hearing), config.threshold)
     result = evaluated(
-        hearing, scored(hearing), thresholds, sounds.title, decoded=sounds.decoded, resamples=config.resamples,
-        seed=config.seed, mistakes=config.mistakes, leaks=leaks, remarks=[*remarks, *further],
+        hearing, scored(hearing), thresholds, sounds.title, decoded=sounds.decoded,
+        resamples=config.resamples, seed=config.seed, mistakes=config.mistakes, leaks=leaks,
+        remarks=[*remarks, *further],
         events=event_scores(hearing, thresholds, config.collar_s) if config.strong else None,
     )  # fmt: skip
     return _outcome(config, result)

@@ -24,8 +24,9 @@ from birdsd.sound.codec.codec import SpectrogramCodec
 
 _MOST_CURVES = 5
 _MOST_IN_CONFUSION = 60
+_CONFUSION = "What is there, and what scored highest"
 _SHOWN_RATE_HZ = 32000
-_FRAMES = 320
+_FRAMES = 512
 
 
 def write_evaluation_page(out: Path, result: Evaluation) -> Path:
@@ -48,13 +49,13 @@ def write_evaluation_page(out: Path, result: Evaluation) -> Path:
         [name, interval_text(interval), MEANINGS.get(name, "")] for name, interval in result.means.items()
     ]
     events = result.events.cells() if result.events else []
+    confusion = confusion_table(names, counts.tolist(), _CONFUSION, "is there", "named")
     page.fill(
         "evaluation.html", result=result, curves=_curves(result), reliability=_reliability(result),
         figures=table(["figure", "value", "what it is"], figures, numeric=(1,)),
         classes=table(class_head(), [class_cells(row) for row in result.classes],
                       numeric=tuple(range(1, len(class_head()))), wide=True),
-        confusion=confusion_table(names, counts.tolist(), "What is there, and what scored highest", "is there",
-                                  "named") if len(names) <= _MOST_IN_CONFUSION else None,
+        confusion=confusion if len(names) <= _MOST_IN_CONFUSION else None,
         events=table(events[0], events[1:], numeric=tuple(range(1, 6)), total=True) if events else None,
         mistakes=[_mistake(result, one) for one in result.mistakes],
         leaks=[[leak.kind, f"{leak.first_split}: {leak.first}", f"{leak.second_split}: {leak.second}",
@@ -85,7 +86,8 @@ def _curves(result: Evaluation) -> Markup:
         curves.append(Curve(name, recall[::-1], precision[::-1], "line", colour))
     lowest = ", ".join(f"{row.name} {row.figures['AP'].estimate:.2f}" for row in ranked[:_MOST_CURVES])
     return line_chart(
-        curves, x_label="recall", y_label="precision", alt=f"Precision over recall; average precision: {lowest}",
+        curves, x_label="recall", y_label="precision",
+        alt=f"Precision over recall; average precision: {lowest}",
         caption=f"All classes together, and the {min(len(ranked), _MOST_CURVES)} with the lowest average "
         "precision.",
     )  # fmt: skip
@@ -125,9 +127,11 @@ def _mistake(result: Evaluation, one: Mistake) -> Markup:
         return Markup("<p>{}. It cannot be read any more: {}</p>").format(words, str(error))
     sound = resampled(np.atleast_2d(waveform).mean(axis=0, keepdims=True), rate_hz, _SHOWN_RATE_HZ)
     length_s = max(0.2, sound.shape[1] / _SHOWN_RATE_HZ)
+    hop_ms = 1000 * length_s / _FRAMES
     codec = SpectrogramCodec(
-        name="page", rate_hz=_SHOWN_RATE_HZ, hop_ms=1000 * length_s / _FRAMES, frames=_FRAMES, fmax_hz=12000.0
-    )
+        name="page", rate_hz=_SHOWN_RATE_HZ, hop_ms=hop_ms, window_ms=max(16.0, 3 * hop_ms), n_fft=0,
+        frames=_FRAMES, fmax_hz=12000.0,
+    )  # fmt: skip
     credit = f"{words}. {one.item.sound.credit}" if one.item.sound.credit else words
     clip = AudioClip(codec, codec.encode(sound, _SHOWN_RATE_HZ), sound, _SHOWN_RATE_HZ, caption)
     return thumbnail(clip, caption, credit)

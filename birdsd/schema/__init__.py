@@ -268,13 +268,13 @@ class EvaluateConfig:
     """a classifier or judge on labelled sounds: figures with intervals, curves, its worst mistakes"""
 
     run: Text = None  # a trained classifier
-    judge: Text = None  # instead of run: folder of BirdNET, or an installed judge; null: the installed BirdNET
-    split: str = "test"  # of data.shards; without shards, the labelled recordings in data.recordings are heard
+    judge: Text = None  # instead of run: a folder of BirdNET, an installed judge; null: installed BirdNET
+    split: str = "test"  # of data.shards; without shards, all of the labelled data.recordings are heard
     threshold: float = 0.5  # from which score a class counts as named, 0 to 1
     thresholds: str = "fixed"  # or validation: of each class, where F1 is highest on the validation split
     strong: bool = False  # also F1 of events with collars and PSDS, where labels say when
     collar_s: float = 0.5  # by how much the start of an event may differ
-    trained_on: Text = None  # shards or recordings it learnt from; null: those of the run, or the other splits
+    trained_on: Text = None  # shards or recordings it learnt from; null: the run's, or the other splits
     leaks: str = "refuse"  # recordings and near-identical audio in two splits; strict: recordists too; list
     resamples: int = 10_000  # draws of recordings for the intervals
     seed: int = 0  # of these draws

@@ -79,8 +79,9 @@ def find_alike_across(
     """Pairs of a recording of `paths` and one of `others` that have a stretch of sound in common.
 
     Unlike `find_alike` it listens to all of each recording, so that a clip from the tenth minute of another
-    file is found, and it finds any number of copies of one sound. `Alike.first` counts in `paths`, `second` in
-    `others`. `same(i, j)`: this pair need not be looked at. Recordings that cannot be read are like no other.
+    file is found, and it finds any number of copies of one sound. `Alike.first` counts in `paths`, `second`
+    in `others`. `same(i, j)`: this pair need not be looked at. Recordings that cannot be read are like no
+    other.
     """
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         looked_up, table = list(pool.map(_all_words_of, paths)), list(pool.map(_all_words_of, others))

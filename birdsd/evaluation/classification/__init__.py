@@ -1,1 +1,1 @@
-"""How well a classifier names labelled sounds: figures with intervals, its calibration, its worst mistakes."""
+"""How well a classifier names labelled sounds: figures with intervals, calibration, mistakes."""

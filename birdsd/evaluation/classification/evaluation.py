@@ -1,4 +1,4 @@
-"""An evaluation: every figure with its interval, the classes, the mistakes, and what it rests on; as files."""
+"""An evaluation: every figure with its interval, the classes and mistakes, and what it rests on; as files."""
 
 from __future__ import annotations
 
@@ -160,8 +160,8 @@ def evaluated(
             )
         )  # fmt: skip
     return Evaluation(
-        hearing, table, figures, title, means, rows, worst_mistakes(figures, mistakes), decoded, leaks, events,
-        tuple(remarks),
+        hearing, table, figures, title, means, rows, worst_mistakes(figures, mistakes), decoded, leaks,
+        events, tuple(remarks),
     )  # fmt: skip
 
 
@@ -237,8 +237,8 @@ def _notes(evaluation: Evaluation) -> list[str]:
     if silent:
         reasons = listed_names(sorted({item.note for item in table.items if item.note}))
         notes.append(
-            f"nothing was heard in {len(silent)} of {len(table.items)} items ({reasons}): counted as not named; "
-            f"the first is {silent[0]}"
+            f"nothing was heard in {len(silent)} of {len(table.items)} items ({reasons}): counted as not "
+            f"named; the first is {silent[0]}"
         )
     if hearing.left_out:
         name, reason = hearing.left_out[0]

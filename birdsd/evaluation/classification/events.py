@@ -118,8 +118,8 @@ class EventScores:
         """For a terminal."""
         lines = table(self.cells())
         lines.append(
-            f"events of {self.files} files ({self.hours:.2f} h): the start within {self.collar_s:g} s, the end "
-            f"within {self.collar_s:g} s or {OFFSET_SHARE:.0%} of the event; segments of {SEGMENT_S:g} s"
+            f"events of {self.files} files ({self.hours:.2f} h): the start within {self.collar_s:g} s, the "
+            f"end within {self.collar_s:g} s or {OFFSET_SHARE:.0%} of the event; segments of {SEGMENT_S:g} s"
         )
         return "\n".join([*lines, *([self.psds.text()] if self.psds else [])])
 
@@ -174,10 +174,11 @@ def event_scores(hearing: Hearing, thresholds: Thresholds, collar_s: float) -> E
         ]
         for level in levels
     ]
+    spans = [_spans(true, name) for name in used]
+    named_at = [[_spans(point, name) for name in used] for point in points]
     return EventScores(
-        matched(true, named, names, collar_s), segments(true, named, names, lengths_s), collar_s, hours, len(timed),
-        psds([_spans(true, name) for name in used], [[_spans(point, name) for name in used] for point in points],
-             hours) if used else None,
+        matched(true, named, names, collar_s), segments(true, named, names, lengths_s), collar_s, hours,
+        len(timed), psds(spans, named_at, hours) if used else None,
     )  # fmt: skip
 
 
@@ -201,14 +202,14 @@ def true_events(heard: Heard, hearing: Hearing) -> Iterator[Event]:
 def named_events(
     heard: Heard, names: Sequence[str], thresholds: np.ndarray, window_s: float
 ) -> Iterator[Event]:
-    """Windows with a score at or above the threshold of a class; those that touch or overlap are one event."""
+    """Windows with a score at or above a class's threshold; touching or overlapping ones are one event."""
     from scipy.special import expit
 
     scores = expit(heard.logits.astype(np.float64))
     usable = ~(heard.silent | heard.broken)
     above = (scores >= thresholds) & usable[:, None]
     end_s = heard.sound.duration_s or np.inf
-    for column in np.flatnonzero(above.any(axis=0)):
+    for column in np.flatnonzero(above.any(axis=0)).tolist():
         starts = heard.starts_s[above[:, column]]
         breaks = np.flatnonzero(np.diff(starts) > window_s + 1e-6) + 1
         for run in np.split(starts, breaks):

@@ -64,8 +64,8 @@ class Figures:
 
     @cached_property
     def names(self) -> list[tuple[str, str]]:
-        """(figure, class) of what `__call__` gives, column by column: the means first, whose class is "", then
-        the figures of each class."""
+        """(figure, class) of what `__call__` gives, column by column: the means first, whose class is "",
+        then the figures of each class."""
         means = [(name, "") for name, _ in self._means(np.ones((1, len(self.table.items))))]
         return [*means, *((figure, name) for figure in PER_CLASS for name in self.table.classes)]
 

@@ -67,9 +67,10 @@ def classes_of(judge: Judge, species: Sequence[str]) -> Classes:
             numbers.setdefault(number, name)
             columns[name] = number
     if not numbers:
+        some = [judge.label_of(number) for number in range(min(3, len(judge.names)))]
         raise UserError(
             f"{judge.title} has a class for none of {listed_names(unknown)}",
-            f"its classes are {listed_names([judge.label_of(n) for n in range(min(3, len(judge.names)))])}, ...",
+            f"its {len(judge.names)} classes begin with {listed_names(some)}",
             "name another judge, or sounds of species that it knows",
         )
     total = len(judge.names)
@@ -135,8 +136,8 @@ def _heard(judge: Judge, sound: LabelledSound, classes: Classes) -> Heard:
         heard = judge.hear(block, rate_hz)
         scores = np.asarray(heard.logits, dtype=np.float32)
         starts.append(np.asarray(heard.starts_s, dtype=np.float64) + begin_s)
-        bad = ~np.isfinite(scores).all(axis=1)
-        scores = np.where(bad[:, None], np.float32(0), scores)
+        bad = np.logical_not(np.isfinite(scores).all(axis=1))
+        scores = np.where(np.reshape(bad, (-1, 1)), np.float32(0), scores)
         logits.append(scores[:, classes.numbers])
         best.append(scores.argmax(axis=1))
         best_logit.append(scores.max(axis=1))

@@ -1,5 +1,5 @@
-"""The polyphonic sound detection score (Bilen et al. 2020): how much is found at how many false alarms an hour,
-by overlap instead of by exact ends. As `psds_eval` computes it, without its tables."""
+"""The polyphonic sound detection score (Bilen et al. 2020): how much is found at how many false alarms an
+hour, by overlap instead of by exact ends. As `psds_eval` computes it, without its tables."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ MOST_AN_HOUR = 100.0  # false alarms, up to which the area counts
 @dataclass(frozen=True)
 class Scenario:
     """What counts as found. `detection`: the share of a detection that must lie in true events of its class;
-    `truth`: the share of a true event that such detections must cover; `cross`: the share of a false alarm that
-    makes it one of another class, which counts `cross_weight`; `spread_weight`: the cost of classes that differ.
+    `truth`: the share of a true event that such detections must cover; `cross`: the share of a false alarm
+    that makes it one of another class, which counts `cross_weight`; `spread_weight`: the cost of classes that
+    differ.
     """
 
     detection: float
@@ -75,7 +76,7 @@ def merged(spans: np.ndarray) -> np.ndarray:
 def _rates(
     true: Sequence[Spans], named: Sequence[Spans], scenario: Scenario, hours: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of each class: the share of true events found, and effective false alarms an hour, float64 [classes]."""
+    """Of each class the share of true events found, and effective false alarms an hour; float64 [classes]."""
     classes = len(true)
     lengths_h = np.array([sum(np.ptp(spans, axis=1).sum() for spans in one.values()) for one in true]) / 3600
     found, alarms, crossed = np.zeros(classes), np.zeros(classes), np.zeros((classes, classes))

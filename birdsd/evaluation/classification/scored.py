@@ -49,8 +49,7 @@ class Scored:
     @property
     def present(self) -> np.ndarray:
         """bool [classes]: those that occur. Others have no recall, and are in no mean."""
-        present: np.ndarray = self.truth.any(axis=0)
-        return present
+        return np.asarray(self.truth.any(axis=0))
 
     @property
     def recordings(self) -> np.ndarray:

@@ -105,9 +105,8 @@ def from_shards(index: ShardIndex, split: str, recordings: Path | None = None) -
     """The clips of a split: as they were recorded where the recordings are at hand, else as the codec gives
     them back. Clips with something mixed in are no test: they are taken only where there are no others."""
     if not index.count(split):
-        there = ", ".join(index.splits)
         raise UserError(
-            f"the shards in {index.folder} have no split '{split}'", f"there is {there}",
+            f"the shards in {index.folder} have no split '{split}'", f"there is {', '.join(index.splits)}",
             "set split=..., or prepare with data.test_fraction=0.1",
         )  # fmt: skip
     reader = ShardReader(index, split, want=("metadata",))

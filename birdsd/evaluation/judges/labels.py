@@ -11,8 +11,8 @@ from birdsd.sound.species.names import read_names
 
 
 def birdnet_label() -> Callable[[str], str]:
-    """What gives a species its label: BirdNET's own where it is installed and knows the species, else what the
-    name itself says of both; a name that says one of them stays as it is."""
+    """What gives a species its label: BirdNET's own where it is installed and knows the species, else what
+    the name itself says of both; a name that says one of them stays as it is."""
     try:
         judge: Judge | None = birdnet.find_judge()
     except UserError:

@@ -1,4 +1,4 @@
-"""Whether what is tested on was learnt from: recordings, recordists and near-identical sound across splits."""
+"""Whether what is tested on was learnt from: recordings, recordists, near-identical sound."""
 
 from birdsd.evaluation.leakage.check import AUDIO, RECORDING, RECORDIST, Leak, Leaks, leaks
 from birdsd.evaluation.leakage.sets import from_folder, from_shards

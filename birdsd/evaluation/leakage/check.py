@@ -15,7 +15,7 @@ from birdsd.sound.likeness import find_alike_across
 
 RECORDING, RECORDIST, AUDIO = "recording", "recordist", "near-identical audio"
 SPLITS = ("train", "validation", "test")
-# In sets with more sound than this (ten minutes of work for one core), near-identical sound is not looked for.
+# In sets with more sound than this (ten minutes for one core), near-identical sound is not looked for.
 MOST_LISTENED_S = 48 * 3600.0
 _SHOWN = 20
 _INAUDIBLE_S = 0.1  # an offset that is not worth a word
@@ -198,8 +198,8 @@ class _Sets:
         if not gone:
             return []
         return [
-            f"near-identical sound was not looked for in {gone} of {len(self.placed)} recordings: their files "
-            "are not at hand (data.recordings=FOLDER says where they lie)"
+            f"near-identical sound was not looked for in {gone} of {len(self.placed)} recordings: their "
+            "files are not at hand (data.recordings=FOLDER says where they lie)"
         ]
 
     def _keyed(self) -> list[Recording]:
@@ -208,8 +208,8 @@ class _Sets:
     def _across(self, first: str, second: str, detail: str) -> Iterator[Leak]:
         one, other = self.placed[first], self.placed[second]
         if one.split != other.split:
-            ordered = sorted((one, other), key=lambda placed: SPLITS.index(placed.split))
-            yield _leak(RECORDING, *ordered, detail)
+            first_split, second_split = sorted((one, other), key=lambda placed: SPLITS.index(placed.split))
+            yield _leak(RECORDING, first_split, second_split, detail)
 
     def same_samples(self) -> Iterator[Leak]:
         """Files of the same bytes or samples."""
@@ -234,8 +234,8 @@ class _Sets:
         listened_s = sum(one.recording.duration_s for one in self.there.values())
         if listened_s > MOST_LISTENED_S:
             unchecked.append(
-                f"near-identical sound was not looked for: {listened_s / 3600:.0f} h is more than the limit of "
-                f"{MOST_LISTENED_S / 3600:.0f} h"
+                f"near-identical sound was not looked for: {listened_s / 3600:.0f} h is more than the limit "
+                f"of {MOST_LISTENED_S / 3600:.0f} h"
             )
             return
         known = {_place(leak) for leak in found}

@@ -120,7 +120,7 @@ class Cutting:
             for clip in self._maker.clips(recording):
                 count += 1
                 yield Clip(
-                    self._full(clip.waveform), self.asked.rate_hz, f"{stem}_{round(1000 * clip.start_s):07d}ms"
+                    self._full(clip.waveform), self.asked.rate_hz, _named(stem, clip.start_s)
                     + (f"_ch{clip.channel}" if clip.channel is not None else ""), split,
                     species_of(clip.labels), clip.labels, recording.recording_id, clip.start_s, origin,
                     recording.licence, recording.recordist, recording.path.name,
@@ -157,7 +157,7 @@ class Cutting:
                         break
                     yield Clip(
                         self._full(clip.waveform), self.asked.rate_hz,
-                        f"{safe_name(identity, 60)}_{round(1000 * clip.start_s):07d}ms", TRAIN, (), (), identity,
+                        _named(safe_name(identity, 60), clip.start_s), TRAIN, (), (), identity,
                         clip.start_s, origin_of(path), recording.licence, recording.recordist, path.name,
                     )  # fmt: skip
 
@@ -165,6 +165,11 @@ class Cutting:
         """Padded with zeros at its end to the length of a clip."""
         size = round(self.asked.seconds * self.asked.rate_hz)
         return np.pad(waveform[:1, :size], ((0, 0), (0, max(0, size - waveform.shape[1]))))
+
+
+def _named(stem: str, start_s: float) -> str:
+    """XC123_0001500ms: a clip of a recording by where it begins."""
+    return f"{stem}_{round(1000 * start_s):07d}ms"
 
 
 def origin_of(path: Path) -> str:
@@ -181,7 +186,7 @@ def origin_of(path: Path) -> str:
 
 
 def write_clip(path: Path, clip: Clip) -> None:
-    """Write a clip as 16 bits, WAV or FLAC by its name; what is beyond full scale is turned down as a whole."""
+    """Write a clip as 16 bits, WAV or FLAC by its name; beyond full scale it is turned down as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     samples = fit(clip.waveform).waveform[0]
     soundfile.write(path, samples, clip.rate_hz, format=path.suffix[1:].upper(), subtype="PCM_16")

@@ -1,4 +1,4 @@
-"""A folder that Hugging Face's `datasets` loads: train/ and test/ with metadata.parquet and FLAC, and a card."""
+"""A folder that Hugging Face's `datasets` loads: train/, test/, metadata.parquet, FLAC, a card."""
 
 from __future__ import annotations
 

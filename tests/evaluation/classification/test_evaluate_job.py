@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from birdsd.jobs import evaluate
 
 from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.evaluation.judges import WindowScores
-from birdsd.jobs import evaluate
 from birdsd.runs.effects import without_effect
 from birdsd.shards.index import ShardIndex
 from tests.support.fake_judge import FakeJudge
@@ -172,7 +172,7 @@ def test_silent_sounds_are_missed_and_nothing_but_silence_is_refused(codec, judg
     only = tmp_path / "only" / SPECIES[0]
     only.mkdir(parents=True)
     shutil.copy(silent, only / "a.wav")
-    with pytest.raises(UserError, match="all 1 sounds .* are silent"):
+    with pytest.raises(UserError, match=r"all 1 sounds .* are silent"):
         run(tmp_path / "out", f"data={tmp_path / 'only'}")
 
 

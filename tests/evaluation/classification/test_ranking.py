@@ -1,4 +1,4 @@
-"""Figures are those of scikit-learn and torchmetrics, over the classes that occur; weights are repetitions."""
+"""Figures are those of scikit-learn and torchmetrics, over classes that occur; weights are repetitions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROWS, CLASSES = 60, 5
 
 @pytest.fixture(params=[0, 1, 2])
 def drawn(request):
-    """Truth with several birds in a sound, none in some, and a class that does not occur; scores with ties."""
+    """Truth with several birds in a sound, none in some, a class that does not occur; scores with ties."""
     draw = np.random.default_rng(request.param)
     truth = draw.random((ROWS, CLASSES)) < 0.25
     truth[:, 3] = False

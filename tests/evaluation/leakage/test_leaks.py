@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import soxr
 
 from birdsd.errors import UserError
@@ -55,7 +56,7 @@ def test_other_recordings_of_the_species_are_no_leak(tmp_path):
 
 def test_a_clip_out_of_the_midst_of_a_long_recording_is_found(tmp_path):
     """Beyond the 30 s that `prepare` listens to."""
-    long = song(5, 90.0)
+    long = np.hstack([song(n) for n in range(5, 17)])
     train = [recording(save(tmp_path / "long.wav", long, RATE), "Wren")]
     clip = save(tmp_path / "clip.wav", 0.5 * long[:, 61 * RATE : 65 * RATE], RATE)
     (leak,) = leaks(train, [], [recording(clip, "Wren")]).found
@@ -86,7 +87,8 @@ def test_the_same_id_bytes_or_samples_or_name(tmp_path):
     copy = tmp_path / "test" / "other.wav"
     copy.parent.mkdir()
     shutil.copy(first.path, copy)
-    flac = save(tmp_path / "validation" / "third.flac", song(1), RATE, "PCM_16")
+    samples = soundfile.read(first.path, dtype="int16", always_2d=True)[0].T
+    flac = save(tmp_path / "validation" / "third.flac", samples, RATE, "PCM_16")
     found = leaks([first], [recording(flac, "Wren")], [recording(copy, "Wren")], listen=False)
     assert {(leak.first_split, leak.second_split) for leak in found.of(RECORDING)} == {
         ("train", "validation"), ("train", "test"), ("validation", "test"),
