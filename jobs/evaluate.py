@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from birdsd import plugins
 from birdsd.errors import UserError, unknown_name
 from birdsd.evaluation import leakage
 from birdsd.evaluation.classification.evaluation import Evaluation, evaluated
@@ -16,7 +17,7 @@ from birdsd.evaluation.judges import Judge, find_judge
 from birdsd.evaluation.leakage import Leaks
 from birdsd.jobs_api import Outcome
 from birdsd.pages.evaluation import write_evaluation_page
-from birdsd.runs.run import Run, RunStore
+from birdsd.runs.run import SIGNATURE_FILE, Run, RunStore
 from birdsd.schema import EvaluateConfig
 from birdsd.shards.index import ShardIndex
 from birdsd.sound.labels.annotation import Recording
@@ -28,7 +29,7 @@ LEAKS = ("refuse", "strict", "list")
 def run(config: EvaluateConfig) -> Outcome:
     """Check what was learnt from, hear every sound, and write the figures and their page."""
     _check(config)
-    trained = RunStore(Path(config.runs)).find(config.run) if config.run else None
+    trained = _run_of(config)
     index = ShardIndex.open(Path(config.data.shards)) if config.data.shards else None
     sounds = readable(_sounds(config, index, config.split))
     judge = find_judge(_named(config, trained))
@@ -87,9 +88,21 @@ def _check(config: EvaluateConfig) -> None:
         )
 
 
+def _run_of(config: EvaluateConfig) -> Run | None:
+    """The run whose classifier is heard; None for a judge that no run of ours made."""
+    store, named = RunStore(Path(config.runs)), config.run or config.judge or ""
+    if not named or (not config.run and named in plugins.names(plugins.JUDGES)):
+        return None
+    place = Path(named).expanduser()
+    if place.is_dir() and not (place / SIGNATURE_FILE).is_file():
+        return None  # a classifier that was copied from its run, or a folder of BirdNET
+    known = [run for run in store.runs("train") if named in (run.folder.name, run.signature)]
+    return store.find(named) if config.run or place.is_dir() or known else None
+
+
 def _named(config: EvaluateConfig, trained: Run | None) -> str | None:
     """What `find_judge` takes."""
-    return config.judge if trained is None else str(trained.folder)
+    return config.run or config.judge if trained is None else str(trained.folder)
 
 
 def _sounds(config: EvaluateConfig, index: ShardIndex | None, split: str) -> LabelledSounds:

@@ -17,7 +17,7 @@ from birdsd.evaluation.classification.evaluation import (
 )
 from birdsd.evaluation.classification.figures import ACCURACY, CMAP, F1, MEANINGS
 from birdsd.pages.charts import Curve, confusion_table, line_chart
-from birdsd.pages.media import AudioClip, thumbnail
+from birdsd.pages.media import picture_levels, spectrogram
 from birdsd.pages.page import Page, table
 from birdsd.sound.audio.recordings import resampled
 from birdsd.sound.codec.codec import SpectrogramCodec
@@ -110,7 +110,7 @@ def _reliability(result: Evaluation) -> Markup:
     )
     return line_chart(
         curves, x_label="score", y_label="share that is right", alt=f"Calibration: {counts}",
-        caption=f"Of {what}, in 15 bins. Right of the diagonal the judge is surer than it is right.",
+        caption=f"Of {what}, in 15 bins. Below the pale line the judge is surer than it is right.",
     )  # fmt: skip
 
 
@@ -118,13 +118,13 @@ def _mistake(result: Evaluation, one: Mistake) -> Markup:
     """A mistake with its sound and picture; in words alone where it cannot be read any more."""
     judge = result.hearing.judge
     there = ", ".join(one.there) or "no bird"
-    score = "" if one.score_there is None else f" ({one.score_there:.2f})"
-    caption = f"{there}{score}, named {one.named} ({one.score:.2f})"
-    words = f"{caption}: {one.item.name}, from {one.item.start_s:.1f} s"
+    score = "" if one.score_there is None else f" {one.score_there:.2f}"
+    title = f"{there}{score}; {one.named} {one.score:.2f}"
+    words = f"{one.item.name}, from {one.item.start_s:.1f} s"
     try:
         waveform, rate_hz = one.item.sound.stretch(judge, one.item.start_s, judge.window_s)
     except UserError as error:
-        return Markup("<p>{}. It cannot be read any more: {}</p>").format(words, str(error))
+        return Markup("<p>{}: {}. It cannot be read any more: {}</p>").format(title, words, str(error))
     sound = resampled(np.atleast_2d(waveform).mean(axis=0, keepdims=True), rate_hz, _SHOWN_RATE_HZ)
     length_s = max(0.2, sound.shape[1] / _SHOWN_RATE_HZ)
     hop_ms = 1000 * length_s / _FRAMES
@@ -132,6 +132,8 @@ def _mistake(result: Evaluation, one: Mistake) -> Markup:
         name="page", rate_hz=_SHOWN_RATE_HZ, hop_ms=hop_ms, window_ms=max(16.0, 3 * hop_ms), n_fft=0,
         frames=_FRAMES, fmax_hz=12000.0,
     )  # fmt: skip
-    credit = f"{words}. {one.item.sound.credit}" if one.item.sound.credit else words
-    clip = AudioClip(codec, codec.encode(sound, _SHOWN_RATE_HZ), sound, _SHOWN_RATE_HZ, caption)
-    return thumbnail(clip, caption, credit)
+    return spectrogram(
+        picture_levels(codec, codec.encode(sound, _SHOWN_RATE_HZ)), codec, title=title,
+        alt=f"{there} taken for {one.named}: {words}", waveform=sound, rate_hz=_SHOWN_RATE_HZ,
+        caption=". ".join(filter(None, [words, one.item.sound.credit])),
+    )  # fmt: skip
