@@ -152,7 +152,7 @@ def event_scores(hearing: Hearing, thresholds: Thresholds, collar_s: float) -> E
     if not collar_s > 0:
         raise UserError(f"collar_s={collar_s:g}", "it must be above 0", "0.25 and 0.5 are usual")
     timed = [heard for heard in hearing.sounds if is_timed(heard)]
-    if not timed:
+    if not any(heard.sound.labels for heard in timed):
         raise UserError(
             "strong=true asks when each bird sings, and no label says so",
             "a label needs a start and an end (Raven, Audacity, or a table with both)",
@@ -183,11 +183,11 @@ def event_scores(hearing: Hearing, thresholds: Thresholds, collar_s: float) -> E
 
 
 def is_timed(heard: Heard) -> bool:
-    """Whether all labels of a sound say when, so that what is not labelled is not there."""
+    """Whether all labels of a sound say when, so that what is not labelled is not there; a sound without a
+    bird has none, and what is named in it is a false alarm."""
     labels = heard.sound.labels
-    return not heard.sound.unknown and bool(labels) and all(
-        label.start_s is not None and label.end_s is not None for label in labels
-    )  # fmt: skip
+    timed = all(label.start_s is not None and label.end_s is not None for label in labels)
+    return timed and not heard.sound.unknown
 
 
 def true_events(heard: Heard, hearing: Hearing) -> Iterator[Event]:

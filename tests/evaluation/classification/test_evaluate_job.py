@@ -15,7 +15,9 @@ from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.evaluation.judges import WindowScores
 from birdsd.runs.effects import without_effect
+from birdsd.schema import DataConfig
 from birdsd.shards.index import ShardIndex
+from birdsd.shards.prepare.prepare import prepare
 from tests.support.fake_judge import FakeJudge
 from tests.support.pages import _Checker
 from tests.support.songs import SPECIES, song, write_shards
@@ -94,6 +96,27 @@ def test_a_folder_is_heard_and_checked_against_what_was_learnt_from(codec, judge
     shutil.copy(sounds / SPECIES[0] / "High40.wav", other / SPECIES[0] / "renamed.wav")
     with pytest.raises(UserError, match=r"renamed.wav.*High40.wav"):
         run(tmp_path / "out", f"data={sounds}", trained_on=other)
+
+
+def test_clips_are_cut_from_their_recordings_where_those_are_at_hand(codec, judge, tmp_path):
+    sounds = folder_of(tmp_path / "sounds", codec, count=4)
+    data = DataConfig(
+        name="t", recordings=str(sounds), shards=str(tmp_path / "shards"), segmentation="whole",
+        validation_fraction=0.0, test_fraction=0.5,
+    )  # fmt: skip
+    prepare(data, codec, processes=1, progress=False)
+    words = f"data.shards={data.shards}", f"data.recordings={sounds}"
+    facts = run(tmp_path / "out", *words).facts
+    assert facts["items"] == 6 and not facts["decoded_by_the_codec"]
+    assert facts["figures"]["accuracy"]["value"] == 1.0
+    assert facts["leakage"] == {"recordings": {"train": 6, "test": 6}, "found": [], "unchecked": []}
+    tested = {row["recording"] for row in csv.DictReader((tmp_path / "out" / "scores.csv").open())}
+    # A test recording in the place of a training one.
+    files = {path.stem: path for path in sounds.glob("*/*.wav")}
+    learnt = next(path for stem, path in sorted(files.items()) if stem not in tested)
+    shutil.copy(next(files[stem] for stem in sorted(tested)), learnt)
+    with pytest.raises(UserError, match=r"1 recording in two splits.*same samples"):
+        run(tmp_path / "out", *words)
 
 
 def test_labels_with_times_are_judged_window_by_window(judge, tmp_path):

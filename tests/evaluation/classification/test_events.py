@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -162,6 +163,15 @@ def test_windows_above_the_threshold_become_one_event():
     assert "Synthetic High" in found.text() and found.csv().startswith("class,events true")
     close = room.event_scores(hearing, threshold, 0.05)
     assert close.events["Synthetic High"].hits == 0 and close.macro(close.events) == 0.0
+
+
+def test_what_is_named_where_no_bird_is_counts_against_the_judge():
+    hearing = heard([Label("Synthetic High", 2.1, 3.9)])
+    hearing.sounds += [replace(heard([]).sounds[0], sound=replace(heard([]).sounds[0].sound, name="empty"))]
+    threshold = Thresholds(np.full(len(hearing.classes.names), 0.9), "")
+    found = room.event_scores(hearing, threshold, 0.5)
+    assert found.events["Synthetic High"] == room.Counts(1, 2, 1) and found.files == 2
+    assert found.psds is not None and found.psds.scores["PSDS1"] == 0.0, "300 false alarms an hour"
 
 
 def test_labels_without_times_have_no_events():
