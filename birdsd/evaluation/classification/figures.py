@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -66,25 +66,27 @@ class Figures:
     def names(self) -> list[tuple[str, str]]:
         """(figure, class) of what `__call__` gives, column by column: the means first, whose class is "",
         then the figures of each class."""
-        means = [(name, "") for name, _ in self._means(np.ones((1, len(self.table.items))))]
+        ones = np.ones((1, len(self.table.items)))
+        means = [(name, "") for name, _ in self._means(ones, self._per_class(ones))]
         return [*means, *((figure, name) for figure in PER_CLASS for name in self.table.classes)]
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
         """float64 [draws, figures] under weights float [draws, rows]; NaN where a figure has no meaning."""
-        parts = [values[:, None] for _, values in self._means(weights)]
-        return np.concatenate([*parts, *self._per_class(weights)], axis=1)
+        classes = self._per_class(weights)
+        means = [values[:, None] for _, values in self._means(weights, classes)]
+        return np.concatenate([*means, *classes], axis=1)
 
     def _per_class(self, weights: np.ndarray) -> list[np.ndarray]:
         return [*self._ranking(weights), *self._decisions(weights)]
 
-    def _means(self, weights: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    def _means(self, weights: np.ndarray, classes: Sequence[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
         table = self.table
-        precision, auroc = self._ranking(weights)
+        precision, auroc, *decided = classes
         yield CMAP, _mean(precision)
         if self._enough.any():
             yield CMAP5, _mean(precision[:, self._enough])
         yield AUROC, _mean(auroc)
-        for name, values in zip((PRECISION, RECALL, F1), self._decisions(weights), strict=True):
+        for name, values in zip((PRECISION, RECALL, F1), decided, strict=True):
             yield name, _mean(values)
         birds = weights * self._bird
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -18,6 +19,7 @@ SPLITS = ("train", "validation", "test")
 # In sets with more sound than this (ten minutes for one core), near-identical sound is not looked for.
 MOST_LISTENED_S = 48 * 3600.0
 _SHOWN = 20
+_NO_NAMES = re.compile(r"\bhttps?://\S+|\bXC\s?\d+\b|(?<=,)\s*,")
 _INAUDIBLE_S = 0.1  # an offset that is not worth a word
 
 
@@ -170,17 +172,26 @@ def _only_a_file_name(first: _Placed, second: _Placed) -> bool:
     return from_names and paths[0] != paths[1] and not xenocanto_id(paths[0].stem)
 
 
+def person(recordist: str) -> str:
+    """The name in what a table says of a recordist, where a number and an address may follow it.
+
+    >>> person("Ann  Lee, XC536501, https://xeno-canto.org/536501")
+    'Ann Lee'
+    """
+    return " ".join(_NO_NAMES.sub(" ", recordist).split()).strip(" ,;/")
+
+
 def _same_recordist(splits: dict[str, list[_Placed]]) -> Iterator[Leak]:
     for one, other in _pairs(splits):
         by_name: list[dict[str, list[_Placed]]] = [{}, {}]
         for people, members in zip(by_name, (one, other), strict=True):
             for placed in members:
-                if name := " ".join(placed.recording.recordist.split()):
+                if name := person(placed.recording.recordist):
                     people.setdefault(name.casefold(), []).append(placed)
         for key in sorted(by_name[0].keys() & by_name[1].keys()):
             first, second = by_name[0][key], by_name[1][key]
-            name = first[0].recording.recordist
-            counts = f"{len(first)} recordings", f"{len(second)} recordings"
+            counts = [f"{len(made)} recording{'s' if len(made) > 1 else ''}" for made in (first, second)]
+            name = person(first[0].recording.recordist)
             yield Leak(RECORDIST, first[0].split, second[0].split, counts[0], counts[1], name)
 
 

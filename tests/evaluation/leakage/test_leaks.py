@@ -112,13 +112,13 @@ def test_file_names_that_are_mere_numbers_are_no_leak(tmp_path):
 
 
 def test_recordists_are_listed_and_refused_where_asked(tmp_path):
-    train = named(tmp_path / "train", 1, 2, recordist="Ann  Lee")
+    train = named(tmp_path / "train", 1, 2, recordist="Ann  Lee, XC5, https://xeno-canto.org/5")
     test = [*named(tmp_path / "test", 11, 1, recordist="ann lee"), *named(tmp_path / "more", 12, 1)]
     found = leaks(train, [], test)
     (leak,) = found.found
-    assert (leak.kind, leak.detail, leak.second) == (RECORDIST, "Ann  Lee", "1 recordings")
+    assert (leak.kind, leak.detail, leak.second) == (RECORDIST, "Ann Lee", "1 recording")
     found.refuse()
-    with pytest.raises(UserError, match="Ann  Lee recorded for train and test"):
+    with pytest.raises(UserError, match="Ann Lee recorded for train and test"):
         found.refuse(recordists=True)
     assert "1 recordist in two splits" in found.text()
 
