@@ -14,6 +14,7 @@ from birdsd.jobs import evaluate
 from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.evaluation.judges import WindowScores
+from birdsd.files import write_json
 from birdsd.runs.effects import without_effect
 from birdsd.schema import DataConfig
 from birdsd.shards.index import ShardIndex
@@ -117,6 +118,28 @@ def test_clips_are_cut_from_their_recordings_where_those_are_at_hand(codec, judg
     shutil.copy(next(files[stem] for stem in sorted(tested)), learnt)
     with pytest.raises(UserError, match=r"1 recording in two splits.*same samples"):
         run(tmp_path / "out", *words)
+
+
+@pytest.mark.parametrize("key", ["run", "judge"])
+def test_a_run_is_heard_and_what_it_learnt_from_is_compared(index, codec, monkeypatch, tmp_path, key):
+    asked = []
+    monkeypatch.setattr(evaluate, "find_judge", lambda named=None: asked.append(named) or FakeJudge())
+    folder = tmp_path / "runs" / "tiny-classifier-abc"
+    folder.mkdir(parents=True)
+    write_json(folder / "signature.json", {"signature": "abcdef", "job": "train"})
+    write_json(folder / "config.json", {"data": {"shards": str(index.folder)}})
+    other = tmp_path / "other"
+    other.mkdir()
+    write_shards(other, codec, {"test": range(6, 9)})  # of which 6 and 7 were learnt from
+    words = [f"{key}=tiny-classifier-abc", f"runs={tmp_path / 'runs'}", f"data.shards={other}"]
+    facts = run(tmp_path / "out", *words, leaks="list").facts
+    assert asked == [str(folder)]
+    splits = {(leak["first_split"], leak["kind"]) for leak in facts["leakage"]["found"]}
+    assert splits >= {("train", "recording"), ("validation", "recording")}
+    with pytest.raises(UserError, match="Synthetic High 6"):
+        run(tmp_path / "out", *words)
+    with pytest.raises(UserError, match="unknown run 'nowhere'"):
+        run(tmp_path / "out", "run=nowhere", *words[1:])
 
 
 def test_labels_with_times_are_judged_window_by_window(judge, tmp_path):
