@@ -9,7 +9,7 @@ from birdsd.errors import UserError, unknown_name
 from birdsd.evaluation import leakage
 from birdsd.evaluation.classification.evaluation import Evaluation, evaluated
 from birdsd.evaluation.classification.events import event_scores
-from birdsd.evaluation.classification.figures import Thresholds, best_thresholds, fixed
+from birdsd.evaluation.classification.figures import Thresholds, best_thresholds, fixed, own_thresholds
 from birdsd.evaluation.classification.hearing import classes_of, hear
 from birdsd.evaluation.classification.scored import scored
 from birdsd.evaluation.classification.sounds import LabelledSounds, from_folder, from_shards, readable
@@ -23,7 +23,7 @@ from birdsd.shards.index import ShardIndex
 from birdsd.sound.labels.annotation import Recording
 
 VALIDATION = "validation"
-LEAKS = ("refuse", "strict", "list")
+LEAKS, THRESHOLDS = ("refuse", "strict", "list"), ("fixed", "own", VALIDATION)
 
 
 def run(config: EvaluateConfig) -> Outcome:
@@ -66,8 +66,8 @@ def _check(config: EvaluateConfig) -> None:
         )
     if not 0 < config.threshold < 1:
         raise UserError(f"threshold={config.threshold:g}", "it must be above 0 and below 1", "0.5 is usual")
-    if config.thresholds not in ("fixed", VALIDATION):
-        raise unknown_name("kind of thresholds", config.thresholds, ("fixed", VALIDATION))
+    if config.thresholds not in THRESHOLDS:
+        raise unknown_name("kind of thresholds", config.thresholds, THRESHOLDS)
     if config.leaks not in LEAKS:
         raise unknown_name("way to treat leaks", config.leaks, LEAKS)
     for key in ("resamples", "mistakes"):
@@ -117,7 +117,9 @@ def _sounds(config: EvaluateConfig, index: ShardIndex | None, split: str) -> Lab
 def _thresholds(
     config: EvaluateConfig, index: ShardIndex | None, judge: Judge, sounds: LabelledSounds
 ) -> tuple[Thresholds | None, list[str]]:
-    """Those that are best on the validation split, where they are asked for, and what to say of them."""
+    """Those of the judge, or the best on the validation split, where they are asked for; and what to say."""
+    if config.thresholds == "own":
+        return own_thresholds(judge, classes_of(judge, sounds.species)), []
     if config.thresholds != VALIDATION or index is None:
         return None, []
     classes = classes_of(judge, sounds.species)
@@ -144,11 +146,20 @@ def _leaks(
         return None, [
             "leakage was not checked: trained_on=SHARDS (or a folder) says what the judge learnt from"
         ]
-    train, validation = learnt
-    found = leakage.leaks(train, validation if config.split != VALIDATION else [], test)
+    train, validation, shards = learnt
+    found = leakage.leaks(train, validation, test)
+    if shards is not None and index is not None:
+        for split in _learnt_splits(config, index, shards):
+            found.found.extend(leakage.same_pictures(shards, split, index, config.split))
     if config.leaks != "list":
         found.refuse(recordists=config.leaks == "strict")
     return found, []
+
+
+def _learnt_splits(config: EvaluateConfig, index: ShardIndex | None, shards: ShardIndex) -> list[str]:
+    """Training and validation, but for what is evaluated itself."""
+    tested = (index.folder.resolve(), config.split) if index is not None else None
+    return [split for split in ("train", VALIDATION) if (shards.folder.resolve(), split) != tested]
 
 
 def _tested(config: EvaluateConfig, index: ShardIndex | None) -> list[Recording]:
@@ -161,28 +172,23 @@ def _tested(config: EvaluateConfig, index: ShardIndex | None) -> list[Recording]
 
 def _learnt_from(
     config: EvaluateConfig, index: ShardIndex | None, trained: Run | None
-) -> tuple[list[Recording], list[Recording]] | None:
-    """The training and the validation recordings; None where nothing says which they are."""
+) -> tuple[list[Recording], list[Recording], ShardIndex | None] | None:
+    """Training and validation recordings, and their shards; None where nothing says which they are."""
     recordings = Path(config.data.recordings) if config.data.recordings else None
     source = config.trained_on or (trained.config["data"]["shards"] if trained else None)
-    if source is None:
-        if index is None:
-            return None
-        learnt = index
-    else:
+    shards = index
+    if source is not None:
         place = Path(source)
-        if not place.exists():
-            if not config.trained_on:
-                return None
+        if not place.exists() and config.trained_on:
             raise UserError(
                 f"trained_on={place} does not exist", "", "name a folder of shards or of recordings"
             )
-        if not any(place.glob("*.tar")):
-            return leakage.from_folder(place), []
-        learnt = ShardIndex.open(place)
-    sets = [
-        leakage.from_shards(learnt, split, recordings)
-        for split in ("train", VALIDATION)
-        if (learnt.folder, split) != (index.folder if index else None, config.split)
-    ]
-    return sets[0], sets[1] if len(sets) > 1 else []
+        if place.exists() and not any(place.glob("*.tar")):
+            return leakage.from_folder(place), [], None
+        shards = ShardIndex.open(place) if place.exists() else None
+    if shards is None:
+        return None
+    sets: dict[str, list[Recording]] = {"train": [], VALIDATION: []}
+    for split in _learnt_splits(config, index, shards):
+        sets[split] = leakage.from_shards(shards, split, recordings)
+    return sets["train"], sets[VALIDATION], shards

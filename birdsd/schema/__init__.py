@@ -271,7 +271,7 @@ class EvaluateConfig:
     judge: Text = None  # instead of run: a folder of BirdNET, an installed judge; null: installed BirdNET
     split: str = "test"  # of data.shards; without shards, all of the labelled data.recordings are heard
     threshold: float = 0.5  # from which score a class counts as named, 0 to 1
-    thresholds: str = "fixed"  # or validation: of each class, where F1 is highest on the validation split
+    thresholds: str = "fixed"  # or own: the classifier's; validation: each where F1 is highest on that split
     strong: bool = False  # also F1 of events with collars and PSDS, where labels say when
     collar_s: float = 0.5  # by how much the start of an event may differ
     trained_on: Text = None  # shards or recordings it learnt from; null: the run's, or the other splits

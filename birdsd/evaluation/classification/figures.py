@@ -8,8 +8,11 @@ from functools import cached_property
 
 import numpy as np
 
+from birdsd.errors import UserError
+from birdsd.evaluation.classification.hearing import Classes
 from birdsd.evaluation.classification.ranking import Calibration, Decisions, Ranking
 from birdsd.evaluation.classification.scored import Scored
+from birdsd.evaluation.judges.judge import Judge
 
 ENOUGH = 5  # positive rows for cmAP5
 TOPS = (1, 3, 5)
@@ -47,6 +50,19 @@ class Thresholds:
 def fixed(table: Scored, threshold: float) -> Thresholds:
     """The same threshold for every class."""
     return Thresholds(np.full(len(table.classes), threshold), f"{threshold:g} for every class")
+
+
+def own_thresholds(judge: Judge, classes: Classes) -> Thresholds:
+    """Those that a classifier keeps for its classes; `UserError` for a judge without any."""
+    classifier = getattr(judge, "classifier", None)
+    kept = getattr(judge, "thresholds", None) or getattr(classifier, "thresholds", None)
+    if not kept:
+        raise UserError(
+            f"{judge.title} has no thresholds of its own", "a classifier of method=classifier has",
+            "set thresholds=fixed, or thresholds=validation with data.shards=SHARDS",
+        )  # fmt: skip
+    values = np.array([float(kept[number]) for number in classes.numbers])
+    return Thresholds(values, "of each class, as the classifier has it")
 
 
 class Figures:

@@ -134,7 +134,9 @@ class _Placed:
     def name(self) -> str:
         """What it is called in a table: its file below its folder, or its id."""
         path = self.recording.path
-        return f"{path.parent.name}/{path.name}" if path.name else self.recording.recording_id
+        if not path.name:
+            return self.recording.recording_id
+        return f"{path.parent.name}/{path.name}" if path.parent.name else path.name
 
 
 def _named_apart(split: str, recordings: Sequence[Recording]) -> list[_Placed]:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from birdsd.evaluation.leakage.check import RECORDING, Leak
 from birdsd.evaluation.real_clips import SourceRecordings
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
+from birdsd.shards.storage.decode import IMAGE_SUFFIXES
+from birdsd.shards.storage.table import ABSENT
 from birdsd.sound.audio.recordings import RecordingError, probe
 from birdsd.sound.labels.annotation import Recording
 from birdsd.sound.labels.load import load_recordings
@@ -40,6 +46,45 @@ def from_shards(index: ShardIndex, split: str, recordings: Path | None = None) -
             duration_s = _duration_s(path) if source else 0.0
             found[name] = Recording(path, name, recordist=recordist, duration_s=duration_s)
     return list(found.values())
+
+
+def same_pictures(one: ShardIndex, one_split: str, other: ShardIndex, other_split: str) -> list[Leak]:
+    """Samples of two splits with the same picture under the ids of different recordings: all that can be
+    compared of clips whose recordings are not at hand. Those without a stored checksum are not compared."""
+    if not one.count(one_split) or not other.count(other_split):
+        return []
+    known, found = _checksums(one, one_split), []
+    want = ("image", "metadata")
+    readers = ShardReader(one, one_split, want=want), ShardReader(other, other_split, want=want)
+    for mark, numbers in _checksums(other, other_split).items():
+        for number, twin in product(known.get(mark, ()), numbers):
+            first, second = readers[0].read(number), readers[1].read(twin)
+            ids = [next(_parents(sample.key, sample.metadata))[0] for sample in (first, second)]
+            if ids[0] == ids[1] or first.image is None or second.image is None or np.ptp(first.image) == 0:
+                continue
+            if np.array_equal(first.image, second.image):
+                found.append(
+                    Leak(RECORDING, one_split, other_split, first.key, second.key, "the same picture")
+                )
+    return found
+
+
+def _checksums(index: ShardIndex, split: str) -> dict[tuple[str, int, int], list[int]]:
+    """The numbers of the samples with each (kind, size, checksum) of a stored picture."""
+    found: dict[tuple[str, int, int], list[int]] = {}
+    first = 0
+    for shard in index.shards(split):
+        table = index.table(shard)
+        for suffix in IMAGE_SUFFIXES:
+            part = table.parts.get(suffix)
+            if part is None or part.crc32 is None:
+                continue
+            rows = zip(part.offset.tolist(), part.size.tolist(), part.crc32.tolist(), strict=True)
+            for row, (offset, size, crc32) in enumerate(rows):
+                if offset != ABSENT:
+                    found.setdefault((suffix, size, crc32), []).append(first + row)
+        first += len(table)
+    return found
 
 
 def _parents(key: str, metadata: dict[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -23,7 +23,7 @@ _MANIFEST = "manifest.csv"
 
 
 def export_birdnet(asked: Asked, out: Path) -> Exported:
-    """Write the folders; `UserError` where no clip is left, or nothing tells a single class from others."""
+    """Write the folders; `UserError` where no clip shows a species: there would be nothing to learn."""
     cutting = Cutting(asked)
     names = {species: folder_name(asked.class_label(species)) for species in cutting.species}
     result = Exported(BIRDNET, out)
@@ -44,9 +44,9 @@ def export_birdnet(asked: Asked, out: Path) -> Exported:
             else:
                 cutting.left_out.append((clip.name, f"a test clip of '{name}', which has no training clip"))
         result.left_out = cutting.left_out
-        if not rows:
+        if not learnt - {NOISE}:
             why = f": {result.left_out[0][0]}: {result.left_out[0][1]}" if result.left_out else ""
-            raise UserError(f"no clip could be cut from {asked.sounds}{why}")
+            raise UserError(f"no clip of {asked.sounds} shows a labelled species{why}")
         write_text(folder / _MANIFEST, _csv(rows))
     _remark(result, names, learnt, asked)
     return result

@@ -19,6 +19,7 @@ from birdsd.runs.effects import without_effect
 from birdsd.schema import DataConfig
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.prepare.prepare import prepare
+from birdsd.shards.storage.writer import ShardWriter
 from tests.support.fake_judge import FakeJudge
 from tests.support.pages import _Checker
 from tests.support.songs import SPECIES, song, write_shards
@@ -162,6 +163,23 @@ def test_thresholds_are_chosen_on_validation_recordings(index, judge, tmp_path):
     assert len({row["threshold"] for row in facts["classes"]}) > 1
     with pytest.raises(UserError, match="split=validation"):
         run(tmp_path / "out", f"data.shards={index.folder}", thresholds="validation", split="validation")
+
+
+def test_a_classifier_may_bring_its_own_thresholds(index, judge, tmp_path):
+    with pytest.raises(UserError, match="Fake judge has no thresholds"):
+        run(tmp_path / "out", f"data.shards={index.folder}", thresholds="own")
+    judge.thresholds = (0.11, 0.22, 0.33, 0.44)  # in the order of its classes: High, Low, Trill, Nobody's
+    facts = run(tmp_path / "out", f"data.shards={index.folder}", thresholds="own").facts
+    assert [row["threshold"] for row in facts["classes"]] == [0.11, 0.22, 0.33]
+
+
+def test_the_same_picture_under_another_id_is_a_leak(codec, judge, tmp_path):
+    write_shards(tmp_path, codec, {"train": range(3), "test": range(3, 6)})
+    with ShardWriter(tmp_path / "train-000001.tar") as writer:
+        image = codec.encode(song(SPECIES[0], 4, 0, codec), codec.rate_hz)
+        writer.write("renamed", {"npy": image, "json": {"recording_id": "new", "species": [SPECIES[1]]}})
+    with pytest.raises(UserError, match=r"1 recording in two splits: renamed .* High-4-0"):
+        run(tmp_path / "out", f"data.shards={tmp_path}")
 
 
 def test_species_without_a_class_are_left_out_and_a_judge_that_knows_none_is_refused(index, judge, tmp_path):
