@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,7 +31,7 @@ from birdsd.format import table
 JSON_FILE, CLASSES_FILE, SCORES_FILE, EVENTS_FILE = (
     "evaluation.json", "classes.csv", "scores.csv", "events.csv",
 )  # fmt: skip
-_MOST_NUMBERS = 4e9  # rows x classes x draws: beyond that there are fewer draws, in a minute or so
+_MOST_NUMBERS = 4e9  # rows x classes x draws: beyond that, two minutes or so, there are fewer draws
 _FEWEST_DRAWS = 1000
 _BLOCK_NUMBERS = 2e6
 
@@ -170,12 +171,9 @@ def _intervals(figures: Figures, resamples: int, seed: int) -> dict[tuple[str, s
     table = figures.table
     recordings = table.recordings
     count = int(recordings.max()) + 1
-    species: list[set[int]] = [set() for _ in range(count)]
-    for recording, row in zip(recordings.tolist(), table.truth, strict=True):
-        species[recording].update(np.flatnonzero(row).tolist())
     size = len(table.items) * len(table.classes)
     draws = min(resamples, max(_FEWEST_DRAWS, int(_MOST_NUMBERS / size)))
-    counts = drawn_counts(count, draws, seed=seed, strata=[str(sorted(one)) for one in species])
+    counts = drawn_counts(count, draws, seed=seed, strata=_strata(table))
     block = max(8, int(_BLOCK_NUMBERS / len(table.items)))
     values = np.concatenate(
         [figures(counts[at : at + block][:, recordings].astype(np.float64)) for at in range(0, draws, block)]
@@ -187,12 +185,23 @@ def _intervals(figures: Figures, resamples: int, seed: int) -> dict[tuple[str, s
     }
 
 
+def _strata(table: Scored) -> list[str]:
+    """Of each recording its species, so that draws keep as many of each. Recordings that no other has the
+    same species as are one stratum together: drawn alone, each would be in every draw, as if it were sure."""
+    recordings = table.recordings
+    species: list[set[int]] = [set() for _ in range(int(recordings.max()) + 1)]
+    for recording, row in zip(recordings.tolist(), table.truth, strict=True):
+        species[recording].update(np.flatnonzero(row).tolist())
+    names = [str(sorted(one)) for one in species]
+    counts = Counter(names)
+    return [name if counts[name] > 1 else "alone" for name in names]
+
+
 def worst_mistakes(figures: Figures, most: int) -> list[Mistake]:
     """Items whose highest class is not there, and empty ones in which something was named, the surest first;
     at most two of one recording."""
     table, found = figures.table, []
-    heard = table.logits.max(axis=1) > -1e3
-    for row in np.flatnonzero(heard):
+    for row in np.flatnonzero(table.heard):
         truth, logits = table.truth[row], table.logits[row]
         if truth.all():
             continue

@@ -71,8 +71,8 @@ class Figures:
     def __init__(self, table: Scored, thresholds: Thresholds) -> None:
         self.table, self.thresholds = table, thresholds
         self._ranking = Ranking(table.truth, table.logits)
-        heard = table.logits > -1e3  # nothing heard is nothing named, also at a threshold of 0
-        self.named = (table.scores >= thresholds.values) & heard
+        # Nothing heard is nothing named, also at a threshold of 0.
+        self.named = (table.scores >= thresholds.values) & table.heard[:, None]
         self._decisions = Decisions(table.truth, self.named)
         self._several = len(table.classes) > 1
         self._bird = table.truth.any(axis=1).astype(np.float64)
@@ -129,9 +129,8 @@ class Figures:
         truth = table.truth
         best = np.where(truth, table.logits, -np.inf).max(axis=1, keepdims=True)
         before = ((table.logits >= best) & ~truth).sum(axis=1)
-        heard = table.logits.max(axis=1) > -1e3
         return {
-            top: ((before < top) & heard & truth.any(axis=1)).astype(np.float64)
+            top: ((before < top) & table.heard & truth.any(axis=1)).astype(np.float64)
             for top in TOPS
             if top == 1 or top < len(table.classes)
         }
@@ -164,7 +163,7 @@ class Figures:
         table, nothing = self.table, len(self.table.classes)
         counts = np.zeros((nothing + 1, nothing + 1), dtype=int)
         single = table.truth.sum(axis=1) == 1
-        heard = table.logits.max(axis=1) > -1e3
+        heard = table.heard
         highest = np.where(heard, table.logits.argmax(axis=1), nothing)
         np.add.at(counts, (table.truth.argmax(axis=1)[single], highest[single]), 1)
         empty = ~table.truth.any(axis=1)

@@ -52,6 +52,11 @@ class Scored:
         return np.asarray(self.truth.any(axis=0))
 
     @property
+    def heard(self) -> np.ndarray:
+        """bool [items]: those in which anything was heard."""
+        return np.asarray(self.logits.max(axis=1) > NOTHING / 2)
+
+    @property
     def recordings(self) -> np.ndarray:
         """int64 [items]: the number of each item's recording."""
         _, numbers = np.unique([item.recording for item in self.items], return_inverse=True)

@@ -98,6 +98,19 @@ def test_intervals_are_over_recordings_not_over_items():
     assert ten.width == pytest.approx(one.width, abs=0.02) and one.width > 0.2
 
 
+def test_recordings_of_which_each_has_species_of_its_own_are_drawn_too():
+    """Soundscapes: a stratum of one recording would be in every draw, and the interval nothing."""
+    from birdsd.evaluation.classification.evaluation import _intervals
+
+    truth = np.array([[n >> k & 1 for k in range(3)] for n in range(1, 8)], bool)
+    logits = np.where(truth, 1.0, -1.0)
+    logits[::2, 0] *= -1
+    width = _intervals(Figures(table(truth, logits), fixed(table(truth, logits), 0.5)), 500, 0)[
+        "exact match", ""
+    ]
+    assert width.estimate == pytest.approx(3 / 7) and width.width > 0.4
+
+
 def test_thresholds_are_where_f1_is_highest_and_between_two_scores():
     truth = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [1, 0]], bool)
     logits = np.array([[-1.0, 0], [-1.5, 0], [-3, 0], [-4, 0], [-1.2, 0]])
