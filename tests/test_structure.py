@@ -74,11 +74,11 @@ WINGS = {
 ORDER = (
     *BASE,
     "sound.audio", "sound.species", "sound.labels", "sound.codec", "sound.audit", "sound",
-    "shards.storage", "shards", "shards.prepare",
+    "shards.storage", "shards", "shards.prepare", "shards.exports",
     "diffusion.networks", "diffusion", "diffusion.generation", "diffusion.learning", "diffusion.methods",
     "diffusion.formats",
     "training.devices", "training.batches", "training.engines", "training.checkpoints", "training",
-    "evaluation.judges", "evaluation",
+    "evaluation.judges", "evaluation", "evaluation.leakage", "evaluation.classification",
     "scenes", "scenes.prose", "scenes.drawn",
     "site",
     "runs", "runs.models", "runs.pack", "runs.status",

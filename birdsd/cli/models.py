@@ -10,8 +10,10 @@ from typing import Any
 
 from birdsd.cli.verb import Verb, emit
 from birdsd.diffusion.formats import FORMATS
-from birdsd.errors import UserError
+from birdsd.errors import UserError, unknown_name
 from birdsd.format import size
+from birdsd.shards.exports import BIRDNET
+from birdsd.shards.exports import FORMATS as SOUND_FORMATS
 from birdsd.ui import server
 
 
@@ -40,27 +42,83 @@ def _cache_models(options: argparse.Namespace) -> int:
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", help="a run, or an exported or imported folder")
+    parser.add_argument(
+        "run", metavar="RUN|SOUNDS", help="a run, an exported or imported folder, or recordings"
+    )
     parser.add_argument(
         "--format",
         nargs="+",
         required=True,
         dest="formats",
         metavar="NAME",
-        help="one or more of " + ", ".join(FORMATS),
+        help="one or more of " + ", ".join((*FORMATS, *SOUND_FORMATS)),
     )
-    parser.add_argument("--out", type=Path, help="output folder (default: RUN/exports)")
-    parser.add_argument("--dtype", default="fp32", help="fp32 (default, bitwise identical) or fp16")
-    parser.add_argument("--base", help="base model of a LoRA or token, if it has moved")
+    parser.add_argument(
+        "--out", type=Path, help="output folder (default: RUN/exports; of sounds SOUNDS-FORMAT)"
+    )
+    model = parser.add_argument_group("a model")
+    model.add_argument("--dtype", help="fp32 (default, bitwise identical) or fp16")
+    model.add_argument("--base", help="base model of a LoRA or token, if it has moved")
+    sounds = parser.add_argument_group("labelled recordings")
+    sounds.add_argument("--labels", type=Path, help="label files, if they are elsewhere")
+    sounds.add_argument(
+        "--environment", type=Path, help="sounds without birds (default: SOUNDS/environment, if there is one)"
+    )
+    sounds.add_argument("--seconds", type=float, help="length of a clip (default: 3)")
+    sounds.add_argument("--clips", type=int, help="most clips per recording, 0: all (default: 5)")
+    sounds.add_argument("--test", type=float, help="share of the recordings for test/ (default: 0.2)")
+    sounds.add_argument("--seed", type=int, help="of the split (default: 0)")
+
+
+_OF_MODELS, _OF_SOUNDS = ("dtype", "base"), ("labels", "environment", "seconds", "clips", "test", "seed")
 
 
 def _export(options: argparse.Namespace) -> int:
+    of_sounds = [name for name in options.formats if name in SOUND_FORMATS]
+    unknown = next((name for name in options.formats if name not in (*FORMATS, *SOUND_FORMATS)), None)
+    if unknown and of_sounds:
+        raise unknown_name("format", unknown, (*FORMATS, *SOUND_FORMATS))
+    if of_sounds and len(of_sounds) < len(options.formats):
+        raise UserError(
+            f"--format {' '.join(options.formats)} mixes models and sounds",
+            f"sounds are exported as {', '.join(SOUND_FORMATS)}",
+            "export them one after the other",
+        )
+    for name in _OF_MODELS if of_sounds else _OF_SOUNDS:
+        if getattr(options, name) is not None:
+            kind = "recordings" if of_sounds else "a model"
+            raise UserError(f"--{name} has no effect", f"{kind} are exported without it", "leave it out")
+    if of_sounds:
+        return _export_sounds(options, of_sounds)
     with _quietly():
         result = export_run(
-            options.run, options.formats, out=options.out, dtype=options.dtype, base=options.base,
+            options.run, options.formats, out=options.out, dtype=options.dtype or "fp32", base=options.base,
             runs=options.runs,
         )  # fmt: skip
     return emit(options, *result)
+
+
+def _export_sounds(options: argparse.Namespace, formats: Sequence[str]) -> int:
+    from birdsd.evaluation.judges.labels import birdnet_label
+    from birdsd.shards.exports.birdnet import export_birdnet
+    from birdsd.shards.exports.cut import Asked
+    from birdsd.shards.exports.huggingface import export_huggingface
+
+    sounds = Path(options.run).expanduser()
+    if not sounds.exists():
+        raise UserError(f"{sounds} does not exist", "", "name a folder of labelled recordings")
+    given = {"seconds": options.seconds, "most": options.clips, "test_fraction": options.test,
+             "seed": options.seed}  # fmt: skip
+    kept = {name: value for name, value in given.items() if value is not None}
+    exports = []
+    for name in dict.fromkeys(formats):
+        out = options.out or Path(f"{sounds.resolve().name}-{name}")
+        place = out / name if options.out and len(set(formats)) > 1 else out
+        label = birdnet_label() if name == BIRDNET else str
+        asked = Asked(sounds, options.labels, options.environment, **kept, class_label=label)
+        exports.append((export_birdnet if name == BIRDNET else export_huggingface)(asked, place))
+    facts = {"sounds": str(sounds), "exports": [one.to_json() for one in exports]}
+    return emit(options, facts, "\n\n".join(one.text() for one in exports))
 
 
 def export_run(
@@ -251,16 +309,19 @@ VERBS = (
     ),
     Verb(
         "export",
-        "export a run's model for AUTOMATIC1111, ComfyUI, diffusers, peft or kohya",
+        "export a run's model for other programs, or labelled recordings for BirdNET-Analyzer or datasets",
         _add_export,
         _export,
         "formats:\n"
         + "".join(f"  {name:16} {what} ({', '.join(kinds)})\n" for name, (what, kinds) in FORMATS.items())
+        + "".join(f"  {name:16} {what}\n" for name, what in SOUND_FORMATS.items())
         + "\nexamples:\n"
         "  birdsd export RUN --format a1111                    as the web UI loads it, with codec and yaml\n"
         "  birdsd export RUN --format kohya diffusers-lora     a LoRA in two naming schemes\n"
         "  birdsd export RUN --format diffusers                a folder, a LoRA merged into its base model\n"
-        "  birdsd export RUN --format comfyui --dtype fp16     half the size",
+        "  birdsd export RUN --format comfyui --dtype fp16     half the size\n"
+        "  birdsd export recordings/ --format birdnet          folders of clips, by species\n"
+        "  birdsd export recordings/ --format huggingface --out mine",
         takes_runs=True,
     ),
     Verb(

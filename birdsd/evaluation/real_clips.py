@@ -73,7 +73,7 @@ def read_real(
     if limit and len(wanted) > limit:
         places = np.unique(np.linspace(0, len(wanted) - 1, limit).round().astype(int))
         wanted = [wanted[int(place)] for place in places]
-    source = _Recordings(recordings) if recordings else None
+    source = SourceRecordings(recordings) if recordings else None
     images = ShardReader(index, split, want=("image", "metadata"))
     clips = []
     for number, _ in wanted:
@@ -86,7 +86,8 @@ def read_real(
             sample.key, metadata["species"][0], str(metadata.get("recording_id") or sample.key), sample.image,
             credit=credit,
         )  # fmt: skip
-        clips.append(source.cut(clip, metadata) if source else clip)
+        found = source.stretch(metadata) if source else None
+        clips.append(clip if found is None else replace(clip, original=found[0], rate_hz=found[1]))
     return clips
 
 
@@ -107,7 +108,7 @@ def _count(index: ShardIndex, split: str) -> int:
     return index.count(split) if split in index.splits else 0
 
 
-class _Recordings:
+class SourceRecordings:
     """Finds the recordings that clips name, below the folder (or beside the file) that was prepared."""
 
     def __init__(self, folder: Path) -> None:
@@ -131,11 +132,12 @@ class _Recordings:
                 self._by_name[file.name] = None if file.name in self._by_name else file
         return self._by_name.get(named)
 
-    def cut(self, clip: RealClip, metadata: dict[str, Any]) -> RealClip:
-        """The clip with its stretch of the recording; as it is where that cannot be read any more."""
+    def stretch(self, metadata: dict[str, Any]) -> tuple[np.ndarray, int] | None:
+        """What a clip was cut from: float32 [channels, samples] and the rate; None where that cannot be read
+        any more."""
         path = self.find(str(metadata["path"])) if "path" in metadata and "start_s" in metadata else None
         if path is None:
-            return clip
+            return None
         chosen = {label.get("channel") for label in metadata.get("labels", ()) if isinstance(label, dict)}
         channel = chosen.pop() if len(chosen) == 1 else None
         try:
@@ -143,5 +145,5 @@ class _Recordings:
             start_s, duration_s = float(metadata["start_s"]), float(metadata.get("duration_s", 0.0))
             sound = read(path, rate_hz, start_s=start_s, duration_s=duration_s or None, channel=channel)
         except (RecordingError, OSError):
-            return clip
-        return replace(clip, original=sound, rate_hz=rate_hz)
+            return None
+        return sound, rate_hz

@@ -136,7 +136,9 @@ def _strips(series: Sequence[_Series], across: _Axis, x_label: str) -> list[tupl
             if abs(x[nearest] - middle) <= half:
                 lines.append(f"{curve.name}: {y[nearest]:.4g}")
         if lines:
-            strips.append((i * WIDTH / STRIPS, "\n".join([f"{x_label}: {amount(round(middle))}", *lines])))
+            # Samples are whole numbers; on a narrow axis the fraction is what tells places apart.
+            place = amount(round(middle)) if across.high - across.low > STRIPS else f"{middle:.3g}"
+            strips.append((i * WIDTH / STRIPS, "\n".join([f"{x_label}: {place}", *lines])))
     return strips
 
 

@@ -56,6 +56,8 @@ def _unused(job: str, settled: Any, keys: set[str]) -> Iterator[tuple[str, str]]
         yield from _of_clips(settled, keys)
     elif job in ("bank", "scene"):
         yield from _of_songs(job, settled)
+    elif job == "evaluate":
+        yield from _of_evaluation(settled)
 
 
 # What decides songs that a model makes.
@@ -77,6 +79,16 @@ def _of_songs(job: str, settled: Any) -> Iterator[tuple[str, str]]:
     if job == "scene" and settled.recipe:
         kept = ("seed", "count", "part", "split", "format", "stems", "picture")
         yield from ((key, "recipe= says it") for key in (*_OF_SONGS, *kept))
+
+
+def _of_evaluation(settled: Any) -> Iterator[tuple[str, str]]:
+    if not settled.data.shards:
+        yield "split", "data.shards is not set: all of data.recordings is heard"
+    if not settled.strong:
+        yield "collar_s", "strong=false scores no events"
+    for key, _ in config.keys(type(settled.data)):
+        if key not in ("name", "shards", "recordings", "labels"):
+            yield f"data.{key}", "it affects `birdsd run prepare` only"
 
 
 def _of_training(settled: TrainConfig, keys: set[str]) -> Iterator[tuple[str, str]]:

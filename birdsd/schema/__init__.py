@@ -265,6 +265,27 @@ class GridConfig(ClipsConfig):
 
 
 @dataclass
+class EvaluateConfig:
+    """a classifier or judge on labelled sounds: figures with intervals, curves, its worst mistakes"""
+
+    run: Text = None  # a trained classifier
+    judge: Text = None  # instead of run: a folder of BirdNET, an installed judge; null: installed BirdNET
+    split: str = "test"  # of data.shards; without shards, all of the labelled data.recordings are heard
+    threshold: float = 0.5  # from which score a class counts as named, 0 to 1
+    thresholds: str = "fixed"  # or own: the classifier's; validation: each where F1 is highest on that split
+    strong: bool = False  # also F1 of events with collars and PSDS, where labels say when
+    collar_s: float = 0.5  # by how much the start of an event may differ
+    trained_on: Text = None  # shards or recordings it learnt from; null: the run's, or the other splits
+    leaks: str = "refuse"  # recordings and near-identical audio in two splits; strict: recordists too; list
+    resamples: int = 10_000  # draws of recordings for the intervals
+    seed: int = 0  # of these draws
+    mistakes: int = 12  # the worst ones on the page, to listen to
+    runs: str = "runs"  # folder of the runs
+    out: str = "evaluation"
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass
 class DemoConfig:
     """the whole pipeline once: recordings -> shards -> model -> kill -> resume -> sound -> report"""
 
@@ -401,6 +422,7 @@ JOBS: dict[str, type] = {
     "grid": GridConfig,
     "bank": BankConfig,
     "scene": SceneConfig,
+    "evaluate": EvaluateConfig,
     "compare_methods": MethodsConfig,
     "finetune_vs_scratch": FourWaysConfig,
     "demo": DemoConfig,
@@ -421,6 +443,7 @@ GROUP_DEFAULTS: dict[str, dict[str, str]] = {
     "grid": {"machine": "auto"},
     "bank": {"machine": "auto"},
     "scene": {"machine": "auto"},
+    "evaluate": {"data": "song"},
     "compare_methods": {"data": "song", "machine": "auto"},
     "finetune_vs_scratch": {"data": "song", "machine": "auto"},
     "demo": {},

@@ -19,7 +19,7 @@ import scipy.fft
 from scipy import ndimage
 
 from birdsd.sound.audio.levels import SILENCE_DBFS
-from birdsd.sound.audio.recordings import read
+from birdsd.sound.audio.recordings import blocks, read
 from birdsd.sound.audio.source import RecordingError
 
 LOOKED_AT_S = 30.0  # of each recording, from its start
@@ -36,6 +36,11 @@ _HITS, _HITS_SHARE = 5, 0.025
 _MOST_PAIRS = 2000
 _IN_PHASE = 0.25  # share of the spectrum: copies have 0.5 and more, other songs up to 0.2, mostly 0.03
 _SAME_SHAPE = 0.9  # correlation of the bands over time
+# Of whole recordings, in two sets.
+_BLOCK_S = 60.0
+_MOST_OFTEN = 64  # times that a word of the one set may occur in the other: more, and it says nothing
+_SHORTEST_S = 0.5  # of sound in common
+_REACH_FRAMES = 20  # half a second on either side of the words that agree
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,31 @@ def find_alike(
             yield Alike(first, second, later_s)
 
 
+def find_alike_across(
+    paths: Sequence[Path], others: Sequence[Path], same: Callable[[int, int], bool] = lambda a, b: False
+) -> Iterator[Alike]:
+    """Pairs of a recording of `paths` and one of `others` that have a stretch of sound in common.
+
+    Unlike `find_alike` it listens to all of each recording, so that a clip from the tenth minute of another
+    file is found, and it finds any number of copies of one sound. `Alike.first` counts in `paths`, `second`
+    in `others`. `same(i, j)`: this pair need not be looked at. Recordings that cannot be read are like no
+    other.
+    """
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        looked_up, table = list(pool.map(_all_words_of, paths)), list(pool.map(_all_words_of, others))
+    known = _Vocabulary(table)
+    for first, sound in enumerate(looked_up):
+        for stretch in known.like(sound):
+            if same(first, stretch.other):
+                continue
+            try:
+                later_s = _in_common(paths[first], others[stretch.other], stretch)
+            except RecordingError:
+                continue
+            if later_s is not None:
+                yield Alike(first, stretch.other, later_s)
+
+
 def _heard(path: Path) -> np.ndarray:
     samples: np.ndarray = read(path, _RATE_HZ, duration_s=LOOKED_AT_S)[0]
     return samples
@@ -86,6 +116,90 @@ def _words_of(path: Path) -> Words:
         return words(_heard(path))
     except RecordingError:
         return Words(np.zeros(0, np.uint64), np.zeros(0, np.int64))
+
+
+def _all_words_of(path: Path) -> Words:
+    """The words of a whole recording, block by block."""
+    found = [Words(np.zeros(0, np.uint64), np.zeros(0, np.int64))]
+    try:
+        for start_s, block in blocks(path, _RATE_HZ, _BLOCK_S):
+            part = words(block[0])
+            found.append(Words(part.words, part.frames + round(start_s * _RATE_HZ / _HOP)))
+    except RecordingError:
+        return found[0]
+    return Words(*(np.concatenate([getattr(p, name) for p in found]) for name in ("words", "frames")))
+
+
+class _Vocabulary:
+    """The words of a set of recordings, to look up those of another recording."""
+
+    def __init__(self, sounds: Sequence[Words]) -> None:
+        empty = Words(np.zeros(0, np.uint64), np.zeros(0, np.int64))
+        self._lengths = [int(sound.frames.max(initial=-1)) + 1 for sound in sounds]
+        all_words = np.concatenate([sound.words for sound in (empty, *sounds)])
+        order = np.argsort(all_words, kind="stable")
+        self._words = all_words[order]
+        self._frames = np.concatenate([sound.frames for sound in (empty, *sounds)])[order]
+        self._owners = np.repeat(np.arange(len(sounds)), [len(sound.words) for sound in sounds])[order]
+        self._longest = max(self._lengths, default=0)
+
+    def like(self, sound: Words) -> list[_Stretch]:
+        """Where those recordings are whose words agree with a sound's at one distance, the surest first."""
+        if not len(sound.words) or not len(self._words):
+            return []
+        low = np.searchsorted(self._words, sound.words, "left")
+        counts = np.searchsorted(self._words, sound.words, "right") - low
+        counts[counts > _MOST_OFTEN] = 0
+        at = np.repeat(low - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts) + np.arange(counts.sum())
+        frames = np.repeat(sound.frames, counts)
+        length = int(sound.frames.max()) + 1
+        span = length + self._longest + 1
+        keys = self._owners[at] * span + (self._frames[at] - frames + length)
+        order = np.argsort(keys, kind="stable")
+        keys, frames = keys[order], frames[order]
+        found, begins, hits = np.unique(keys, return_index=True, return_counts=True)
+        near = hits.copy()  # the distance falls between two frames: neighbours count together
+        joined = np.flatnonzero(np.diff(found) == 1)
+        near[joined] += hits[joined + 1]
+        density = len(sound.words) / length
+        best: dict[int, _Stretch] = {}
+        for place in np.flatnonzero(near >= _HITS)[np.argsort(-near[near >= _HITS], kind="stable")].tolist():
+            owner, lag = divmod(int(found[place]), span)
+            if owner in best:
+                continue
+            # Chance agreement is strewn over all of a recording, a copy's is dense where it is one.
+            first, last = np.percentile(frames[begins[place] : begins[place] + near[place]], [10, 90])
+            if near[place] >= _HITS_SHARE * density * (last - first):
+                reach = (last - first) / 8 + _REACH_FRAMES
+                best[owner] = _Stretch(owner, lag - length, first - reach, last + reach)
+        return list(best.values())
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Frames of a sound that are the same, `lag` frames later, in the recording `other`."""
+
+    other: int
+    lag: int
+    first: float
+    last: float
+
+
+def _in_common(path: Path, other: Path, stretch: _Stretch) -> float | None:
+    """How much later the other has the sound of a stretch, in seconds; None where it has another sound."""
+    later_s = stretch.lag * _HOP / _RATE_HZ
+    begin_s = max(0.0, -later_s, stretch.first * _HOP / _RATE_HZ)
+    duration_s = min(LOOKED_AT_S, stretch.last * _HOP / _RATE_HZ - begin_s)
+    if duration_s < _SHORTEST_S:
+        return None
+    starts_s = begin_s, begin_s + later_s
+    sounds = [
+        read(one, _RATE_HZ, start_s=start_s, duration_s=duration_s)[0]
+        for one, start_s in zip((path, other), starts_s, strict=True)
+    ]
+    length = min(map(len, sounds))
+    lag_s = _compared(*(sound[:length] for sound in sounds)) if length >= _SHORTEST_S * _RATE_HZ else None
+    return None if lag_s is None else lag_s + later_s
 
 
 def words(samples: np.ndarray) -> Words:

@@ -217,8 +217,9 @@ def check_birdsd(words: Sequence[str], inline: bool = False) -> None:
         config.compose("train", [word for word in options.models if "=" in word])
     elif verb == "export":
         from birdsd.diffusion.formats import FORMATS
+        from birdsd.shards.exports import FORMATS as OF_SOUNDS
 
-        if unknown := set(options.formats) - set(FORMATS):
+        if unknown := set(options.formats) - {*FORMATS, *OF_SOUNDS}:
             raise Broken(f"no format {', '.join(unknown)}")
 
 

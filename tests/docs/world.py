@@ -20,6 +20,7 @@ EXCEPTIONS = {
     r"^birdsd ui\b": "serves a page until it is stopped: tests/ui",
     r"^birdsd verify\b": "trains and kills real ranks for minutes: tests/checks/verify",
     r"^birdsd site detect": "asks Slurm: tests/site/test_detect.py",
+    r"^birdsd run evaluate\b": "hears species that a judge knows: tests/evaluation/classification",
     r"^birdsd (cancel|resume)\b": "acts on jobs in a queue: tests/cluster/test_resume.py",
     r"^birdsd submit .*--wait": "needs a queue: tests/cluster/test_testbed.py",
     r"^birdsd (run|submit) (scene|bank)\b": "sings what a long training taught: tests/scenes/compose",

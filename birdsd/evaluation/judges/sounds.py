@@ -182,7 +182,7 @@ def hear_file(judge: Judge, path: Path, min_confidence: float) -> HeardFile:
     total: np.ndarray | None = None
     windows, end_s, detections = 0, 0.0, []
     low, high = np.inf, -np.inf
-    for start_s, block in _whole_windows(judge, path):
+    for start_s, block in whole_windows(judge, path):
         heard = judge.hear(block, judge.rate_hz)
         end_s = start_s + block.shape[-1] / judge.rate_hz
         low, high = min(low, float(block.min())), max(high, float(block.max()))
@@ -207,7 +207,7 @@ def hear_file(judge: Judge, path: Path, min_confidence: float) -> HeardFile:
     )
 
 
-def _whole_windows(judge: Judge, path: Path) -> Iterator[tuple[float, np.ndarray]]:
+def whole_windows(judge: Judge, path: Path) -> Iterator[tuple[float, np.ndarray]]:
     """Blocks of whole windows; what is left at the end, less than a window, comes with the block before, so
     that the judge treats it as the end of a sound."""
     pending: tuple[float, np.ndarray] | None = None

@@ -117,6 +117,15 @@ class SampleMaker:
         for clip in self._clips(recording, cuts, whole, slice(item.first, item.last)):
             yield from self._encode(recording, clip, split)
 
+    def clips(self, recording: Recording) -> Iterator[PreparedClip]:
+        """The clips that a recording is cut into, as sound: without those of which nobody knows what they
+        hold, and those in which nothing is to be heard. `RecordingError` when it cannot be read."""
+        whole = self._read(recording, 0.0, None) if recording.duration_s <= PART_S else None
+        for clip in self._clips(recording, self.cuts(recording, whole), whole):
+            doubtful = _doubtful(recording, clip.labels, clip.unknown, clip.partly)
+            if not doubtful and self.codec.level_db(clip.waveform) >= SILENCE_DBFS:
+                yield clip
+
     def survey_of(self, recording: Recording, split: str, group: str) -> SurveyedRecording:
         """What the survey of a set keeps of a recording; `RecordingError` when it cannot be read."""
         whole = self._read(recording, 0.0, None) if recording.duration_s <= PART_S else None

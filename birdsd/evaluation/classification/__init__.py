@@ -1,0 +1,1 @@
+"""How well a classifier names labelled sounds: figures with intervals, calibration, mistakes."""
