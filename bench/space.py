@@ -242,7 +242,8 @@ def _by_opensoundscape(heard: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def _hour(size: Size) -> Row:
-    """A whole scene: events, a diffuse bed, labels, 4 channels of 24 bits in FLAC, no stems."""
+    """A whole scene, by the processor's time, which other programs do not lengthen: events, a diffuse bed,
+    labels, 4 channels of 24 bits in FLAC, no stems."""
     seconds, events = size.of((3600, 1000), (600, 167), (20, 6))
     draw = np.random.default_rng(5)
     onsets = np.sort(draw.uniform(0.5, seconds - 4, events))
@@ -264,12 +265,14 @@ def _hour(size: Size) -> Row:
             space_of(FOA, SpaceConfig()),
         )
         batch = Batch(composer, folder / "out", Look("flac", stems=False, picture=False), {}, {})
-        start = time.perf_counter()
+        start, core = time.perf_counter(), time.process_time()
         batch.make_one(scene, "hour", {"scene": "bench"})
-        took_s = time.perf_counter() - start
+        took_s, core_s = time.perf_counter() - start, time.process_time() - core
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    note = f"{seconds} s with {events} events in {took_s:.1f} s; at most {peak:.0f} MB"
-    return Row("space", "a scene in FOA against real time", seconds / took_s, 20.0, note=note)
+    note = (
+        f"{seconds} s with {events} events in {core_s:.1f} s of a core ({took_s:.1f} s passed); {peak:.0f} MB"
+    )
+    return Row("space", "a scene in FOA against real time", seconds / core_s, 20.0, note=note)
 
 
 def _peer(size: Size) -> Row:

@@ -18,9 +18,10 @@ DIRECT = 0.4  # diffuseness below which a bin has a direction
 _LOUD = 90  # percentile of the energies in the band
 _ONSET = 1.5  # ln energy over the mean of the frames before
 _BEFORE = 5
-_FEWEST = 6  # bins
-# A bearing is said where at least this share of the loud bins is direct, and those agree so much.
-_SHARE, _AGREE = 0.06, 0.8
+_FEWEST = 8  # bins
+# A bearing is said where at least this share of the loud bins is direct, and those agree so much: in a
+# diffuse field hardly one in 10,000 is.
+_SHARE, _AGREE = 0.02, 0.8
 _CELL_DEG, _SMOOTH, APART_DEG = 2.0, 5, 12.0
 _SHARP = 0.15  # diffuseness below which a bin is one bird's alone
 _PEAK, _MOST = 0.12, 6  # of the highest peak; birds at once
@@ -164,7 +165,7 @@ def bearings_of(field: Field) -> list[Bearing]:
     floor, top = np.percentile(energy, 50), float(energy.max())
     loud = energy >= max(4 * floor, 1e-5 * top)
     sharp = loud & (field.diffuseness < _SHARP)
-    if sharp.sum() < _FEWEST or sharp.sum() < _SHARE * loud.sum() / 3:
+    if sharp.sum() < _FEWEST or sharp.sum() < _SHARE * loud.sum():
         return []
     weights = np.log(energy[sharp] / max(float(floor), 1e-8 * top)) + 1
     cells = round(360 / _CELL_DEG)
