@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from birdsd.errors import UserError
@@ -26,10 +28,7 @@ def run(config: BearingsConfig) -> Outcome:
         raise UserError(f"there is no recording in {source}", "", "name a folder of sound files")
     labels = _labels(source, Path(config.labels) if config.labels else None)
     lines, rows, refused = [], [], []
-    for path in paths:
-        name = safe_name(
-            "_".join(path.relative_to(source).with_suffix("").parts) if path != source else path.stem
-        )
+    for path, name in zip(paths, _names(paths, source), strict=True):
         try:
             found = locate(
                 path, labels.get(path, ()), order=config.order, band_hz=(config.low_hz, config.high_hz),
@@ -53,6 +52,19 @@ def run(config: BearingsConfig) -> Outcome:
         "refused": [{"path": str(path), "why": why} for path, why in refused],
     }  # fmt: skip
     return Outcome("\n".join(lines), facts)
+
+
+def _names(paths: Sequence[Path], source: Path) -> list[str]:
+    """What the files of each recording are called: as it is, where no other is called so, else with its
+    folders."""
+    stems = Counter(safe_name(path.stem) for path in paths)
+    found: list[str] = []
+    for number, path in enumerate(paths):
+        name = safe_name(path.stem)
+        if stems[name] > 1:
+            name = safe_name(f"{number:05d}_" + "_".join(path.relative_to(source).with_suffix("").parts))
+        found.append(name)
+    return found
 
 
 def _labels(source: Path, table: Path | None) -> dict[Path, tuple[Label, ...]]:

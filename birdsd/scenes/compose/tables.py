@@ -225,8 +225,20 @@ def came_out_text(done: Composed) -> str:
         )
         for one in sorted(done.came_out, key=lambda e: (e.onset_s, e.key))
     ]
+    if done.from_where:
+        ordered = sorted(done.came_out, key=lambda e: (e.onset_s, e.key))
+        places = [_place(done.from_where[one.key]) for one in ordered]
+        rows = [(*row, place) for row, place in zip(rows, ("from where", *places), strict=True)]
     lines = table(rows, left=range(len(rows[0])))
     return "\n".join([*lines, *(f"note: {note}" for note in done.notes)])
+
+
+def _place(where: Mapping[str, Any]) -> str:
+    """For a terminal."""
+    end = where["azimuth_end_deg"]
+    turned = f"{where['azimuth_deg']:g}" + ("" if end is None else f" to {end:g}")
+    raised = f", {where['elevation_deg']:g} up" if where["elevation_deg"] else ""
+    return f"{turned} deg{raised}, {where['distance_m']:g} m"
 
 
 def _jams_background(one: Any) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def draw_azigram(gathered: Azigram, path: Path, marks: Iterable[tuple[float, flo
         x = round(at * (pixels.shape[1] - 1))
         draw.line([(x, 0), (x, 8)], fill=f"hsv({round(azimuth) % 360},100%,70%)", width=3)
     hues = Image.new("HSV", (360, 12))
-    hues.putdata([(round(((180 - x) % 360) * 255 / 360), 255, 230) for x in range(360)])
+    hues.putdata([(round((180 - x) % 360 * 255 / 360), 255, 230) for x in range(360)] * 12)
     picture.paste(hues.convert("RGB"), (8, HEIGHT + 16))
     for text, azimuth in (("behind", 180), ("left", 90), ("ahead", 0), ("right", -90)):
         draw.text((8 + 180 - azimuth, HEIGHT + 32), text, fill="black")

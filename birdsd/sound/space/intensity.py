@@ -21,7 +21,7 @@ _BEFORE = 5
 _FEWEST = 8  # bins
 # A bearing is said where at least this share of the loud bins is direct, and those agree so much: in a
 # diffuse field hardly one in 10,000 is.
-_SHARE, _AGREE = 0.02, 0.8
+_SHARE, _AGREE = 0.005, 0.8
 _CELL_DEG, _SMOOTH, APART_DEG = 2.0, 5, 12.0
 _SHARP = 0.15  # diffuseness below which a bin is one bird's alone
 _PEAK, _MOST = 0.12, 6  # of the highest peak; birds at once

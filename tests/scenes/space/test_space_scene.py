@@ -17,12 +17,15 @@ import soundfile
 from birdsd.errors import UserError
 from birdsd.jobs_api import load_job
 from birdsd.scenes.compose.mixdown import largest_error
-from birdsd.schema import BearingsConfig, PrepareConfig, SceneConfig, SpaceConfig
+from birdsd.schema import BearingsConfig, SceneConfig, SpaceConfig
+from birdsd.shards.prepare.prepare import prepare
 from birdsd.sound.audio.channels import choose_channels
 from birdsd.sound.labels.load import load_recordings
 from birdsd.sound.space.intensity import turned_deg
 from birdsd.sound.space.stereo import ortf_azimuth
+from tests.shards.prepare.test_prepare import all_samples
 from tests.support.located import located
+from tests.support.shard_makers import CODEC, data_config
 from tests.support.songs_of_scenes import RATE_HZ, make_bank, make_pool
 
 TWO = "a Synthetic Trill at 30 degrees, 20 metres, and a Synthetic High at 80 degrees"
@@ -303,7 +306,6 @@ def test_prepare_takes_the_pressure_of_ambisonics_and_says_so(stage, foa, tmp_pa
     for name, gains in (("equal", (1, 1, 1, 1)), ("uneven", (1, 0.8, 0.9, 0.7))):
         soundfile.write(tmp_path / f"{name}.wav", mono * gains, RATE_HZ)
         assert choose_channels(tmp_path / f"{name}.wav").channel is None
-    assert PrepareConfig is not None
 
 
 @pytest.mark.slow
@@ -326,3 +328,13 @@ def test_memory_stays_flat_with_the_duration(stage, tmp_path):
         )
         peaks.append(float(done.stdout.split()[-1]))
     assert peaks[1] < peaks[0] + 60, peaks
+
+
+def test_prepare_takes_all_recorders_and_of_ambisonics_the_pressure(foa, array, tmp_path):
+    for folder, sounds in ((foa, 1), (array, 5)):
+        shards = tmp_path / f"shards{sounds}"
+        prepare(data_config(folder.parent, shards), CODEC, 1, progress=False)
+        keys = [sample["key"] for sample in all_samples(shards)]
+        assert len(set(keys)) == len(keys) >= sounds
+        said = (shards / "problems.json").read_text()
+        assert ("ambisonics" in said) == (folder == foa)
