@@ -37,6 +37,7 @@ _WINDOW_S, _STEP_S = 0.5, 0.25
 _BESIDE_S = 0.1  # of a box
 _NEAR_DEG, _PAUSE_S = 12.0, 0.5  # what belongs to one track
 _MOST_DIRECTIONS = 6
+_SHORTEST = 5  # frames: a drop of rain that clicks is no song
 
 
 @dataclass(frozen=True)
@@ -247,14 +248,14 @@ def _heard(part: Field, bearing: Bearing, start_s: float, first_bin: int) -> Lab
     mask = near & (part.diffuseness < DIRECT) & (part.energy >= 1e-3 * part.energy.max())
     energy = part.energy * mask
     frames, bins = np.flatnonzero(mask.sum(axis=1) >= 2), energy.sum(axis=0)
-    if len(frames) < 2:
+    if len(frames) < _SHORTEST:
         return None
     share = np.cumsum(bins) / bins.sum()
-    low, high = np.searchsorted(share, 0.01), np.searchsorted(share, 0.99) + 1
-    return Label(
-        "", round(start_s + frames[0] * part.hop_s, 3), round(start_s + (frames[-1] + 1) * part.hop_s, 3),
-        round((first_bin + low) * part.bin_hz, 1), round((first_bin + high) * part.bin_hz, 1),
-    )  # fmt: skip
+    low, high = first_bin + np.searchsorted(share, (0.01, 0.99))
+    times = start_s + np.array([frames[0], frames[-1] + 1]) * part.hop_s
+    numbers = (times[0], times[1], low * part.bin_hz, (high + 1) * part.bin_hz)
+    begin_s, end_s, low_hz, high_hz = (round(float(one), 3) for one in numbers)
+    return Label("", begin_s, end_s, low_hz, high_hz)
 
 
 def _mean(bearings: Sequence[Bearing]) -> Bearing:

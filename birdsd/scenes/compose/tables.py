@@ -209,7 +209,9 @@ def polyphony(events: Sequence[CameOut]) -> int:
 
 def came_out_text(done: Composed) -> str:
     """For a terminal: what came out, and what did not."""
-    rows = [("event", "species", "onset", "offset", "low Hz", "high Hz", "SNR dB", "judge")]
+    rows: list[tuple[str, ...]] = [
+        ("event", "species", "onset", "offset", "low Hz", "high Hz", "SNR dB", "judge")
+    ]
     rows += [
         (
             one.key,

@@ -117,10 +117,10 @@ def bearing_of(field: Field, near_deg: float | None = None) -> Bearing | None:
         return None
     loud = energy >= np.percentile(energy, _LOUD)
     direct = loud & (field.diffuseness < DIRECT)
-    share = float(direct.sum() / loud.sum())
     if near_deg is not None:
         direct &= np.cos(field.azimuths - np.radians(near_deg)) > np.cos(np.radians(_BESIDE_DEG))
-    elif share < _SHARE:
+    share = float(direct.sum() / loud.sum())
+    if share < _SHARE:
         return None
     chosen = direct & _begins(energy)
     if chosen.sum() < _FEWEST:
@@ -133,7 +133,6 @@ def bearing_of(field: Field, near_deg: float | None = None) -> Bearing | None:
     if agreed < _AGREE:
         return None
     azimuth, elevation = angles(total)
-    share = float(direct.sum() / loud.sum())
     return Bearing(azimuth, elevation, float(field.diffuseness[chosen].mean()), share)
 
 
