@@ -18,11 +18,13 @@ from birdsd.sound.labels.annotation import Label
 from birdsd.sound.labels.load import load_recordings
 from birdsd.sound.labels.raven import raven_text
 from birdsd.sound.space.azigram import draw_azigram
+from birdsd.sound.space.layouts import FOA, Layout
 
 
 def run(config: BearingsConfig) -> Outcome:
     """Locate what is heard in every recording; one that cannot be is named, and the others go on."""
     source, out = Path(config.recordings), Path(config.out)
+    Layout(FOA, heading_deg=config.heading_deg)  # refuses a heading that is none
     paths = find_recordings(source)
     if not paths:
         raise UserError(f"there is no recording in {source}", "", "name a folder of sound files")

@@ -177,7 +177,7 @@ def _square() -> tuple[Recorder, ...]:
 
 def recorders_of(text: str) -> tuple[Recorder, ...]:
     """The recorders of a CSV, or written out: "A=0,0 B=50,0,2", metres from the listening point."""
-    if Path(text).is_file() or "=" not in text:
+    if "=" not in text or text.lower().endswith((".csv", ".tsv")):
         return read_recorders(Path(text))
     found = []
     for number, word in enumerate(text.split(), start=1):

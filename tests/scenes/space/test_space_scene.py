@@ -16,6 +16,7 @@ import soundfile
 
 from birdsd.errors import UserError
 from birdsd.jobs_api import load_job
+from birdsd.runs.effects import without_effect
 from birdsd.scenes.compose.mixdown import largest_error
 from birdsd.schema import BearingsConfig, SceneConfig, SpaceConfig
 from birdsd.shards.prepare.prepare import prepare
@@ -174,6 +175,39 @@ def test_an_unlabelled_recording_is_searched_and_rain_alone_says_nothing(stage, 
     assert "has 1 channel" in refused["why"]
     with pytest.raises(UserError, match="four"):
         load_job("bearings")(BearingsConfig(str(tmp_path / "in" / "mono.wav"), out=str(tmp_path / "no")))
+
+
+def test_other_orders_are_told_or_asked_for_and_what_is_no_ambisonics_is_named(foa, tmp_path):
+    sound, rate = soundfile.read(next(foa.glob("*.flac")))
+    w, y, z, x = sound.T
+    folder = tmp_path / "in"
+    folder.mkdir()
+    soundfile.write(folder / "fuma.wav", np.stack([w / 2**0.5, x, y, z], 1), rate, subtype="FLOAT")
+    n3d = tmp_path / "n3d.wav"
+    soundfile.write(n3d, np.stack([w, *(3**0.5 * one for one in (y, z, x))], 1), rate, subtype="FLOAT")
+    wrong = np.stack([w, y, z, x], 1)
+    wrong[100] = np.nan
+    soundfile.write(folder / "nan.wav", wrong, rate, subtype="FLOAT")
+    outcome = load_job("bearings")(BearingsConfig(str(folder), out=str(tmp_path / "a"), picture=False))
+    assert {round(float(row["azimuth_deg"]) / 10) for row in outcome.facts["sounds"]} == {3, 8}
+    assert ["NaN" in one["why"] or "not finite" in one["why"] for one in outcome.facts["refused"]] == [True]
+    with pytest.raises(UserError, match="order=acn-sn3d, acn-n3d or fuma"):
+        load_job("bearings")(BearingsConfig(str(n3d), out=str(tmp_path / "b")))
+    outcome = load_job("bearings")(
+        BearingsConfig(str(n3d), order="acn-n3d", heading_deg=90.0, out=str(tmp_path / "c"))
+    )
+    assert {round(float(row["bearing_deg"]) / 10) for row in outcome.facts["sounds"]} == {6, 1}
+    for wrong_one in ({"heading_deg": 400.0}, {"order": "wxyz"}, {"low_hz": math.nan}):
+        with pytest.raises(UserError):
+            load_job("bearings")(BearingsConfig(str(n3d), out=str(tmp_path / "d"), **wrong_one))
+
+
+def test_settings_of_space_that_do_nothing_are_told():
+    said = without_effect("scene", ["space.reverb_s=0"], SceneConfig(space=SpaceConfig(reverb_s=0.0)))
+    assert said == ["space.reverb_s=0 has no effect: layout=mono is heard from nowhere"]
+    heard = SceneConfig(layout="foa", space=SpaceConfig(reverb_s=0.0, recorders="A=0,0 B=1,1"))
+    (line,) = without_effect("scene", ["space.reverb_s=0", "space.recorders=A"], heard)
+    assert "only layout=array has recorders" in line
 
 
 def test_an_ortf_scene_is_heard_where_it_says(stage, tmp_path):
