@@ -39,10 +39,7 @@ def write_tables(done: Composed, folder: Path, sound: str) -> None:
     tables = folder / "tables"
     files = recorder_files(done.space, folder, done.name) if done.space else []
     for number, path in enumerate(files):
-        rows = [
-            _delayed(one, done.from_where[one.key]["delays_s"][number], done.duration_s)
-            for one in done.came_out
-        ]
+        rows = [_delayed(one, done.from_where[one.key], number, done.duration_s) for one in done.came_out]
         _put(raven_path(path), raven_table(rows, path.name, done.from_where))
     if not files:
         _put(raven_path(folder / sound), raven_table(done.came_out, sound, done.from_where))
@@ -80,9 +77,9 @@ def sounds_of(done: Composed, folder: Path, format: str) -> list[Path]:
     return files or [folder / f"{done.name}.{format}"]
 
 
-def _delayed(event: CameOut, delay_s: float, end_s: float) -> CameOut:
-    """As a recorder hears it so much later, within its recording."""
-    times = (event.onset_s + delay_s, event.offset_s + delay_s)
+def _delayed(event: CameOut, where: Mapping[str, Any], number: int, end_s: float) -> CameOut:
+    """As recorder `number` hears it so much later, within its recording."""
+    times = (event.onset_s + where["delays_s"][number], event.offset_s + where["delays_end_s"][number])
     onset_s, offset_s = (round(min(max(0.0, one), end_s), 6) for one in times)
     return replace(event, onset_s=onset_s, offset_s=offset_s)
 

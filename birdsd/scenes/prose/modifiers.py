@@ -370,7 +370,7 @@ def _measure(reader: Reader, clause: Clause) -> bool:
             reader.fail(start, "a height is not known to any scene", _SAY_ANGLE, reader.at + 1)
         reader.phrase("away") or reader.phrase("off")
         if not 0 < metres <= 5000:
-            reader.fail(start, "a bird is heard from at most 5000 m", "", reader.at)
+            reader.fail(start, "a bird is more than 0 m away, and heard from at most 5000 m", "", reader.at)
         clause.say(reader.typed(start), distance_m=metres)
     else:
         return False

@@ -39,7 +39,8 @@ _MOST_RECORDERS, _WIDEST_M = 64, 5000.0
 @dataclass(frozen=True)
 class Heard:
     """A song as the receivers hear it, and from where. `weights`: of the channels, what is measured;
-    `softer_db`: what the way took from it there. Delays [channels] in seconds, against that channel."""
+    `softer_db`: what the way took from it there. Delays of an array in seconds, against that channel, at the
+    onset and at the end."""
 
     wide: WidePiece
     weights: np.ndarray
@@ -47,6 +48,7 @@ class Heard:
     place_end: Position | None
     travel_s: float
     delays_s: tuple[float, ...]
+    delays_end_s: tuple[float, ...]
     softer_db: float = 0.0
 
     def to_json(self, space: Space) -> dict[str, Any]:
@@ -63,6 +65,7 @@ class Heard:
             east, north, up = space.layout.compass @ self.place.unit * self.place.distance_m
             told |= {"east_m": round(east, 3), "north_m": round(north, 3), "up_m": round(up, 3)}
             told["delays_s"] = [round(one, 6) for one in self.delays_s]
+            told["delays_end_s"] = [round(one, 6) for one in self.delays_end_s]
         return told
 
 
@@ -88,13 +91,18 @@ class Space:
         )
         paths = self.layout.paths(place, self.air)
         weights = self.layout.reference(paths)
-        delays = paths.delays_s - (
-            paths.delays_s[int(np.argmax(weights))] if self.layout.name == ARRAY else 0
-        )
         return Heard(
             spool.add_wide([wide], self.layout.channels), weights, place, end,
-            place.distance_m / self.air.speed_m_s, tuple(map(float, delays)),
+            place.distance_m / self.air.speed_m_s, self._delays(place, weights),
+            self._delays(end or place, weights),
         )  # fmt: skip
+
+    def _delays(self, place: Position, weights: np.ndarray) -> tuple[float, ...]:
+        """Seconds after the channel that is measured, of an array; nothing of other layouts."""
+        if self.layout.name != ARRAY:
+            return ()
+        delays = self.layout.paths(place, self.air).delays_s
+        return tuple(map(float, delays - delays[int(np.argmax(weights))]))
 
     def places(self, event: PlacedEvent) -> tuple[Position, Position | None]:
         """Where an event begins, and where it ends if it moves."""

@@ -120,7 +120,7 @@ def detections(came: Sequence[Came], space: Mapping[str, Mapping[str, Any]], fil
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["file", "start_time", "end_time", "start_timestamp", *species])
     for one in sorted(came, key=lambda e: (e.onset_s, e.key)):
-        delays = space[one.key]["delays_s"]
+        delays = [*space[one.key]["delays_s"], *space[one.key]["delays_end_s"]]
         start = max(0.0, one.onset_s + min(delays) - _MARGIN_S)
         end = one.offset_s + max(delays) + _MARGIN_S
         at = (_MIDNIGHT + timedelta(seconds=round(start, 3))).isoformat()

@@ -257,6 +257,20 @@ def test_each_recorder_has_labels_of_its_own_later_where_it_is_farther(array):
             assert label.start_s == pytest.approx(event["onset_s"] + delay, abs=1e-5)
 
 
+def test_a_bird_that_flies_past_an_array_is_labelled_where_each_recorder_stops_hearing_it(stage, tmp_path):
+    """By an independent detector: where the envelope falls 20 dB below its peak."""
+    prompt = "a Synthetic Low from 80 degrees to -80 degrees, 30 metres"
+    space = {"recorders": "A=-25,0 B=25,0", "reverb_s": 0.0}
+    folder = made(stage, tmp_path, prompt=prompt, layout="array", space=space)
+    found = {one.path.name.split(".")[-2]: one.labels[0] for one in load_recordings(tmp_path).recordings}
+    for name, label in found.items():
+        sound = soundfile.read(folder / f"{folder.name}.{name}.wav")[0]
+        loud = np.convolve(np.square(sound), np.ones(160) / 160, "same")
+        heard = np.flatnonzero(loud > 0.01 * loud.max()) / RATE_HZ
+        assert (heard[0], heard[-1]) == pytest.approx((label.start_s, label.end_s), abs=0.03)
+    assert found["A"].start_s < found["B"].start_s and found["A"].end_s > found["B"].end_s
+
+
 def test_loudness_of_the_source_falls_with_the_distance(stage, tmp_path):
     levels = {}
     for loudness in ("heard", "source"):
