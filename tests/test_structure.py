@@ -73,7 +73,7 @@ WINGS = {
 # The rooms from the ground up: a room imports only from those before it.
 ORDER = (
     *BASE,
-    "sound.audio", "sound.species", "sound.labels", "sound.codec", "sound.audit", "sound",
+    "sound.audio", "sound.space", "sound.species", "sound.labels", "sound.codec", "sound.audit", "sound",
     "shards.storage", "shards", "shards.prepare", "shards.exports",
     "diffusion.networks", "diffusion", "diffusion.generation", "diffusion.learning", "diffusion.methods",
     "diffusion.formats",
@@ -82,7 +82,7 @@ ORDER = (
     "scenes", "scenes.prose", "scenes.drawn",
     "site",
     "runs", "runs.models", "runs.pack", "runs.status",
-    "scenes.heard", "scenes.bank", "scenes.backgrounds", "scenes.compose", "scenes.canvas",
+    "scenes.heard", "scenes.bank", "scenes.backgrounds", "scenes.space", "scenes.compose", "scenes.canvas",
     "scenes.book",
     "planning",
     "cluster.rank", "cluster",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 from birdsd import config, method_facts
-from birdsd.schema import MethodConfig, TrainConfig
+from birdsd.schema import MethodConfig, SpaceConfig, TrainConfig
 
 _OF_TRAINING = (
     "engine", "zero_stage", "offload_optimizer", "offload_parameters", "optimizer_bits", "micro_batch",
@@ -64,6 +65,9 @@ def _unused(job: str, settled: Any, keys: set[str]) -> Iterator[tuple[str, str]]
 _OF_SONGS = ("tries", "judge", "shards", "steps", "guidance", "scheduler", "batch_size", "add", "base")
 
 
+_OF_SPACE = tuple(f"space.{one.name}" for one in fields(SpaceConfig))
+
+
 def _of_songs(job: str, settled: Any) -> Iterator[tuple[str, str]]:
     there = settled.recordings if job == "bank" else settled.bank and not settled.run
     if there:
@@ -72,12 +76,16 @@ def _of_songs(job: str, settled: Any) -> Iterator[tuple[str, str]]:
     if job == "bank" and not settled.recordings:
         yield "rate_hz", "a model's songs have the rate of its codec"
     if job == "scene" and (settled.prompts or settled.way == "canvas"):
-        on_canvas = ("tries", "split", "stems")
+        on_canvas = ("tries", "split", "stems", "layout", *_OF_SPACE)
         yield from ((key, "on a canvas there are no single songs") for key in on_canvas)
     if job == "scene" and not settled.prompts and not settled.recipe:
         yield "moving", "only an animation (prompts=) moves"
+    if job == "scene" and settled.layout == "mono":
+        yield from ((key, "layout=mono is heard from nowhere") for key in _OF_SPACE)
+    if job == "scene" and settled.layout != "array":
+        yield "space.recorders", "only layout=array has recorders"
     if job == "scene" and settled.recipe:
-        kept = ("seed", "count", "part", "split", "format", "stems", "picture")
+        kept = ("seed", "count", "part", "split", "format", "stems", "picture", "layout", *_OF_SPACE)
         yield from ((key, "recipe= says it") for key in (*_OF_SONGS, *kept))
 
 

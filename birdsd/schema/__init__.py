@@ -390,6 +390,21 @@ class BankConfig(SongsConfig):
 
 
 @dataclass
+class SpaceConfig:
+    """What lies between the birds of a scene and the receivers (layout other than mono)."""
+
+    recorders: Text = None  # of layout=array: CSV with file, x, y[, z] in m, or "A=0,0 B=50,0"; null: four
+    heading_deg: float = 0.0  # compass bearing of straight ahead
+    temperature_c: float = 15.0
+    humidity_percent: float = 70.0
+    pressure_kpa: float = 101.325
+    foliage_db_per_m: float = 0.0  # what leaves take, at all frequencies, beyond 10 m
+    reverb_s: float = 1.2  # time in which the forest's reverberation falls by 60 dB; 0: none
+    direct_db: float = 20.0  # direct sound over reverberation 10 m away; it falls with the distance
+    loudness: str = "heard"  # asked SNR and level are those that arrive; source: those of the bird 10 m away
+
+
+@dataclass
 class SceneConfig(SongsConfig):
     """whole soundscapes with measured labels: from prose, a table, or a distribution"""
 
@@ -407,10 +422,27 @@ class SceneConfig(SongsConfig):
     bank: Text = None  # a folder of `birdsd run bank`: no song is generated
     split: str = ""  # of the bank's songs and the pool's files: train, validation or test
     pool: Text = None  # recordings for backgrounds, a sub-folder for each environment
+    layout: str = "mono"  # or ortf, ms (stereo), foa (ambisonics: W, Y, Z, X), array (a WAV per recorder)
+    space: SpaceConfig = field(default_factory=SpaceConfig)
     format: str = "flac"  # or wav; both of 24 bits
     stems: bool = True  # keep every event and background as a file of its own
     picture: bool = True  # a spectrogram with the boxes on it; for a single scene also what was asked for
     out: str = "scenes"
+
+
+@dataclass
+class BearingsConfig:
+    """from where birds are heard in first-order ambisonics: labels, azigrams, a sound for each direction"""
+
+    recordings: str = "recordings"  # a folder, or one file, of four channels
+    labels: Text = None  # of whose boxes the bearings are asked; null: beside the recordings, else none
+    order: str = "auto"  # acn-sn3d, acn-n3d or fuma; auto: told by the channels' energies, or refused
+    heading_deg: float = 0.0  # compass bearing of straight ahead
+    low_hz: float = 500.0  # where there is no box: the band that is listened to
+    high_hz: float = 12000.0
+    separate: bool = False  # also a sound for each direction in which somebody was heard
+    picture: bool = True  # the azigram
+    out: str = "bearings"
 
 
 # Job name -> its configuration. The module that runs it is jobs/NAME.py.
@@ -423,6 +455,7 @@ JOBS: dict[str, type] = {
     "bank": BankConfig,
     "scene": SceneConfig,
     "evaluate": EvaluateConfig,
+    "bearings": BearingsConfig,
     "compare_methods": MethodsConfig,
     "finetune_vs_scratch": FourWaysConfig,
     "demo": DemoConfig,
@@ -444,6 +477,7 @@ GROUP_DEFAULTS: dict[str, dict[str, str]] = {
     "bank": {"machine": "auto"},
     "scene": {"machine": "auto"},
     "evaluate": {"data": "song"},
+    "bearings": {},
     "compare_methods": {"data": "song", "machine": "auto"},
     "finetune_vs_scratch": {"data": "song", "machine": "auto"},
     "demo": {},

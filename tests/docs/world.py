@@ -24,6 +24,7 @@ EXCEPTIONS = {
     r"^birdsd (cancel|resume)\b": "acts on jobs in a queue: tests/cluster/test_resume.py",
     r"^birdsd submit .*--wait": "needs a queue: tests/cluster/test_testbed.py",
     r"^birdsd (run|submit) (scene|bank)\b": "sings what a long training taught: tests/scenes/compose",
+    r"^birdsd run bearings\b": "hears the scenes that they made: tests/scenes/space",
     r"^birdsd prompts\b": "tells of a model of the reader's, with its clips: tests/scenes/book",
     r"^birdsd run prepare data.recordings=scenes": "takes back what they made: tests/scenes/compose",
     r"^birdsd submit (compare_)?methods": "is one array job of the next: tests/studies/test_study.py",

@@ -144,3 +144,31 @@ def test_any_words_are_understood_and_said_back_or_refused() -> None:
         read += 1
         assert understood(sentence(scene), VOCABULARY) == scene, text
     assert read > 50
+
+
+@pytest.mark.parametrize(
+    ("said", "first", "last"),
+    [
+        ("flying from left to right", 45.0, -45.0),
+        ("from the right to the left", -45.0, 45.0),
+        ("from 60 degrees to -60 degrees", 60.0, -60.0),
+        ("passes from 10 degrees to 170 degrees", 10.0, 170.0),
+        ("from 30 degrees", 30.0, None),
+        ("behind", 180.0, None),
+        ("to the left", 45.0, None),
+    ],
+)
+def test_where_a_bird_is_and_how_it_moves_is_understood_and_said_again(said, first, last):
+    scene = understood(f"an American Robin {said}, 20 metres away", VOCABULARY)
+    (event,) = scene.events
+    assert (event.bearing_deg, event.bearing_end_deg, event.distance_m) == (first, last, 20.0)
+    (again,) = understood(sentence(scene), VOCABULARY).events
+    assert (again.bearing_deg, again.bearing_end_deg, again.distance_m) == (first, last, 20.0)
+
+
+@pytest.mark.parametrize(
+    "said", ["flying", "from 60 degrees to 60 degrees", "from 60 degrees to 500 degrees"]
+)
+def test_a_movement_without_an_end_is_refused(said):
+    with pytest.raises(UserError):
+        understood(f"an American Robin {said}", VOCABULARY)

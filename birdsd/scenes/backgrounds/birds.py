@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from birdsd.errors import UserError
 from birdsd.evaluation.judges.judge import Judge, sigmoid
 from birdsd.evaluation.judges.judgement import CONFIDENT
@@ -71,11 +69,13 @@ class BirdCheck:
 
     def _windows(self, layer: Layer, rate_hz: int) -> Iterator[HeardBird]:
         size = round(8 * self.judge.window_s * rate_hz)
-        for number, block in enumerate(layer.piece.blocks(size)):
-            sound = resampled(np.asarray(block, np.float32)[None], rate_hz, self.judge.rate_hz)[0]
+        for start in range(0, layer.samples, size):
+            sound = layer.piece.read(start, min(size, layer.samples - start))
+            sound = sound if sound.ndim == 1 else sound[:, 0]  # of a space: one of its microphones
+            sound = resampled(sound[None], rate_hz, self.judge.rate_hz)[0]
             heard = self.judge.hear(sound, self.judge.rate_hz)
             for begin_s, scores in zip(heard.starts_s, sigmoid(heard.logits), strict=True):
-                at_s = number * size / rate_hz + float(begin_s)
+                at_s = start / rate_hz + float(begin_s)
                 for name, column in self._classes.items():
                     if scores[column] >= CONFIDENT:
                         yield HeardBird(name, float(scores[column]), at_s)

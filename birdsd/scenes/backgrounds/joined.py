@@ -41,11 +41,12 @@ def joined(parts: Iterator[np.ndarray], fade: int, samples: int) -> Iterator[np.
 
 
 def faded_in_out(samples: np.ndarray, start: int, total: int, fade_in: int, fade_out: int) -> np.ndarray:
-    """`samples` are those from `start` on of a piece of `total`: its fades on them, at equal power."""
+    """`samples`, [n] or [n, channels], are those from `start` on of a piece of `total`: its fades on them, at
+    equal power."""
     place = np.arange(start, start + len(samples))
     gain = np.ones(len(samples), np.float32)
     if fade_in:
         gain *= np.sin(0.5 * np.pi * np.clip((place + 0.5) / fade_in, 0, 1)).astype(np.float32)
     if fade_out:
         gain *= np.sin(0.5 * np.pi * np.clip((total - place - 0.5) / fade_out, 0, 1)).astype(np.float32)
-    return samples * gain
+    return samples * (gain if samples.ndim == 1 else gain[:, None])

@@ -22,7 +22,7 @@ from birdsd.scenes.backgrounds.looped import (
 )
 from birdsd.scenes.backgrounds.made import made_background
 from birdsd.scenes.backgrounds.pool import Pool, UsedFile, one_file
-from birdsd.scenes.backgrounds.spool import Piece, Spool
+from birdsd.scenes.backgrounds.spool import Piece, SeenPiece, Spool, WidePiece
 from birdsd.scenes.placed import PlacedBackground
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Layer:
     """A background in the scene: samples `start`.. of it, `gain` and fades applied on reading."""
 
     told: PlacedBackground
-    piece: Piece
+    piece: Piece | WidePiece | SeenPiece
     start: int
     gain: float
     fade_in: int
@@ -47,7 +47,8 @@ class Layer:
         return self.piece.samples
 
     def read(self, first: int, count: int) -> np.ndarray:
-        """float32 [count]: of the scene's samples from `first` on; zeros where it is silent."""
+        """float32 [count] ([count, channels] of a wide piece): of the scene's samples from `first` on; zeros
+        where it is silent."""
         at = first - self.start
         sound = self.piece.read(at, count)
         if at + count <= 0 or at >= self.samples:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,13 +38,55 @@ class Piece:
 
     def active_db(self) -> float:
         """`levels.active_level_db` of the whole piece, read in blocks."""
-        power = [
-            np.square(block[: len(block) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)).mean(
-                axis=1
-            )
-            for block in self.blocks(256 * FRAME_SAMPLES)
-        ]
-        return active_power_db(np.concatenate(power)) if power else -np.inf
+        return _active_db(self.blocks(256 * FRAME_SAMPLES))
+
+
+@dataclass(frozen=True)
+class WidePiece:
+    """float32 samples of several channels in a spool, frame after frame."""
+
+    piece: Piece
+    channels: int
+
+    @property
+    def samples(self) -> int:
+        return self.piece.samples // self.channels
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        """float32 [count, channels]: samples from `start` on, zeros where the piece does not reach."""
+        return self.piece.read(start * self.channels, count * self.channels).reshape(-1, self.channels)
+
+
+@dataclass(frozen=True)
+class SeenPiece:
+    """A wide piece as one channel: the sum of its channels by `weights`."""
+
+    wide: WidePiece
+    weights: np.ndarray
+
+    @property
+    def samples(self) -> int:
+        return self.wide.samples
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        """float32 [count]."""
+        return self.wide.read(start, count) @ self.weights
+
+    def active_db(self) -> float:
+        """`levels.active_level_db` of it, read in blocks."""
+        size = 256 * FRAME_SAMPLES
+        starts = range(0, self.samples, size)
+        return _active_db(self.read(at, min(size, self.samples - at)) for at in starts)
+
+
+def _active_db(blocks: Iterable[np.ndarray]) -> float:
+    power = [
+        np.square(block[: len(block) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)).mean(
+            axis=1
+        )
+        for block in blocks
+    ]
+    return active_power_db(np.concatenate(power)) if power else -np.inf
 
 
 class Spool:
@@ -56,17 +98,22 @@ class Spool:
             self._file = open(self.path, "w+b", buffering=0)  # noqa: SIM115 - closed with the spool
         self._samples = 0
 
-    def add(self, parts: Iterator[np.ndarray] | list[np.ndarray]) -> Piece:
+    def add(self, parts: Iterable[np.ndarray]) -> Piece:
         """Append mono float [n] arrays, one after the other: one piece."""
         first = self._samples
         with explained_write(self.path):
-            self._file.seek(0, os.SEEK_END)
             for part in parts:
+                # Parts may be made of what the spool holds, which moves its place.
+                self._file.seek(0, os.SEEK_END)
                 data = memoryview(np.ascontiguousarray(part, dtype="<f4").tobytes())
                 while data:
                     data = data[self._file.write(data) :]
                 self._samples += len(part)
         return Piece(self, first, self._samples - first)
+
+    def add_wide(self, parts: Iterable[np.ndarray], channels: int) -> WidePiece:
+        """The same of [n, channels] arrays."""
+        return WidePiece(self.add(np.ravel(part) for part in parts), channels)
 
     def read(self, first: int, count: int) -> np.ndarray:
         """float32 [count]."""

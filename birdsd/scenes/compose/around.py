@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from birdsd.scenes.compose.mixdown import Stem
+from birdsd.scenes.compose.mixdown import Stem, silence
 from birdsd.scenes.compose.record import CameOut
 
 
@@ -27,8 +27,9 @@ class Around:
         return self.total
 
     def read(self, first: int, count: int) -> np.ndarray:
-        """float32 [count]: everything of the stem that is heard there, in whichever round."""
-        out = np.zeros(count, np.float32)
+        """float32 [count] or [count, channels]: everything of the stem that is heard there, in whichever
+        round."""
+        out = silence(self.stem, count)
         begin, end = self.stem.start, self.stem.start + self.stem.samples
         for turn in range(begin // self.total, -(-end // self.total) + 1):
             low = max(first + turn * self.total, begin)

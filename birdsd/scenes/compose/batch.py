@@ -92,10 +92,10 @@ class Batch:
             folder = place / name
             folder.mkdir()
             done = self.composer.compose(scene, name, folder, self.look)
-            sound = f"{name}.{self.look.format}"
-            tables.write_tables(done, folder, sound)
+            sound = tables.sounds_of(done, folder, self.look.format)[0]
+            tables.write_tables(done, folder, sound.name)
             if self.look.picture:
-                picture.draw_scene(done, folder / sound, folder / f"{name}.png")
+                picture.draw_scene(done, sound, folder / f"{name}.png")
             write_text(
                 folder / LABELS, json.dumps(done.to_json(), ensure_ascii=False, allow_nan=False) + "\n"
             )
@@ -122,26 +122,30 @@ def write_manifest(out: Path) -> None:
     """A row for every scene in the folder, whoever made it, so that `prepare` takes it for labelled
     recordings and says that they are generated."""
     with waiting_for(out / ".lock-manifest"):
-        rows = [_row(out, path.parent) for path in sorted(out.glob(f"*/{LABELS}"))]
+        rows = [row for path in sorted(out.glob(f"*/{LABELS}")) for row in _rows(out, path.parent)]
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, _COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(row for row in rows if row)
+        writer.writerows(rows)
         write_text(out / MANIFEST, buffer.getvalue())
 
 
-def _row(out: Path, folder: Path) -> dict[str, Any]:
+def _rows(out: Path, folder: Path) -> list[dict[str, Any]]:
+    """Of a scene's sound, or of each recorder's, which are one recording wherever sets are split."""
     labels, told = read_json(folder / LABELS, "labels"), read_json(folder / recipe.NAME, "recipe")
-    sound = next(
-        (path for path in (folder / f"{folder.name}.{kind}" for kind in ("flac", "wav")) if path.is_file()),
-        None,
-    )
-    if sound is None:
-        return {}
+    ends = [f".{one['name']}.wav" for one in labels.get("space", {}).get("recorders", ())]
+    sounds = [folder / f"{folder.name}{end}" for end in ends or (".flac", ".wav")]
+    found = [sound for sound in sounds if sound.is_file()]
+    return [
+        _row(sound.relative_to(out), folder.name, labels, told) for sound in (found if ends else found[:1])
+    ]
+
+
+def _row(sound: Path, name: str, labels: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
     settings = told["settings"]
     return {
-        "path": str(sound.relative_to(out)),
-        "recording_id": f"generated-{folder.name}",
+        "path": str(sound),
+        "recording_id": f"generated-{name}",
         "duration_s": f"{labels['duration_s']:.3f}",
         "licence": _licence(labels),
         "recordist": _by(labels),

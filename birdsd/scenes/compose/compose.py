@@ -9,13 +9,23 @@ import numpy as np
 
 from birdsd.errors import UserError
 from birdsd.scenes.backgrounds.birds import BirdCheck
+from birdsd.scenes.backgrounds.looped import goes_round
 from birdsd.scenes.backgrounds.render import Backgrounds, Layer
 from birdsd.scenes.backgrounds.spool import Spool
 from birdsd.scenes.bank.clip import RECORDED, EventClip
 from birdsd.scenes.compose.around import folded, folded_rows
 from birdsd.scenes.compose.licences import licence_of
 from birdsd.scenes.compose.mixdown import FORMATS, Stem, Written, fitting_gain_db, true_peak, write_mix
-from birdsd.scenes.compose.placing import EventStem, Song, Songs, louder, place, song_of, wanted_of
+from birdsd.scenes.compose.placing import (
+    EventStem,
+    Song,
+    Songs,
+    louder,
+    place,
+    song_of,
+    spaced,
+    wanted_of,
+)
 from birdsd.scenes.compose.record import (
     BEYOND,
     DID_NOT_COME_OUT,
@@ -29,7 +39,10 @@ from birdsd.scenes.compose.record import (
 from birdsd.scenes.placed import PlacedEvent, PlacedScene
 from birdsd.scenes.scene import Scene
 from birdsd.scenes.schedule import solve
+from birdsd.scenes.space.stage import AHEAD, Space
+from birdsd.scenes.space.written import recorder_files
 
+_MOST_OF_FLAC = 8  # channels
 _ROUNDS = 50  # of solving again: each round measures what the one before brought in
 
 
@@ -49,13 +62,15 @@ class Look:
 @dataclass(frozen=True)
 class Composer:
     """Songs, backgrounds, and the rate of scenes that name none. `gate`: who judged the songs; `birds`: who
-    hears whether there are birds in the backgrounds, if anybody does."""
+    hears whether there are birds in the backgrounds, if anybody does; `space`: from where the scene is heard,
+    None for mono."""
 
     songs: Songs
     backgrounds: Backgrounds
     rate_hz: int
     gate: str
     birds: BirdCheck | None = None
+    space: Space | None = None
 
     def compose(self, scene: Scene, name: str, folder: Path, look: Look) -> Composed:
         """Write the sound of a scene into `folder` (see `stem_path`, and NAME.flac), and say what came out.
@@ -67,19 +82,23 @@ class Composer:
             rate_hz = placed.rate_hz
             samples = round(placed.duration_s * rate_hz)
             done = Composed(
-                name, placed.duration_s, rate_hz, placed.channels, notes=list(placed.notes), gate=self.gate
-            )
+                name, placed.duration_s, rate_hz,
+                self.space.layout.channels if self.space else placed.channels,
+                notes=list(placed.notes), gate=self.gate, space=self.space,
+            )  # fmt: skip
             done.backgrounds = list(placed.backgrounds)
-            loop_s = placed.duration_s if placed.loop else 0.0
-            found = [self.backgrounds.layer(told, rate_hz, spool, loop_s) for told in placed.backgrounds]
-            layers = [layer for layer in found if layer is not None]
+            layers = self._layers(placed, spool, scene.seed)
             stems: list[EventStem] = []
             for event in placed.events:
                 if event.key not in songs:
                     continue
-                stem, came_out, note = place(event, songs[event.key], layers, rate_hz, samples)
+                song, asked = songs[event.key], event
+                if self.space is not None and song.heard is not None:
+                    asked = self.space.asked(event, song.heard)
+                    done.from_where[event.key] = song.heard.to_json(self.space)
+                stem, came_out, note = place(asked, song, layers, rate_hz, samples)
                 stems.append(stem)
-                done.came_out.append(came_out)
+                done.came_out.append(replace(came_out, asked_snr_db=event.snr_db))
                 done.notes += [note] if note else []
             done.asked = _asked(scene, placed, clips, songs)
             done.notes += [
@@ -87,7 +106,7 @@ class Composer:
                 for one in done.asked
                 if one.fate == DID_NOT_COME_OUT
             ]
-            done.notes += _unrendered(placed)
+            done.notes += _unrendered(placed) if self.space is None else _nowhere(placed)
             if self.birds is not None:
                 for number, layer in enumerate(layers):
                     done.notes += self.birds.notes(f"background{number}", layer, rate_hz)
@@ -97,6 +116,18 @@ class Composer:
             done.licence = licence_of(one.licence for one in done.trail if one.kind == RECORDED)
             _write(done, folder, [*layers, *stems], samples, look, placed.loop)
             return done
+
+    def _layers(self, placed: PlacedScene, spool: Spool, seed: int) -> list[Layer]:
+        """The backgrounds at their levels; those of a space from everywhere."""
+        rate_hz, loop_s = placed.rate_hz, placed.duration_s if placed.loop else 0.0
+        layers = []
+        for number, told in enumerate(placed.backgrounds):
+            layer = self.backgrounds.layer(told, rate_hz, spool, loop_s)
+            if layer is not None and self.space is not None:
+                seamless = bool(loop_s) and goes_round(told, loop_s)
+                layer = self.space.around(layer, rate_hz, spool, seed, number, seamless)
+            layers += [layer] if layer is not None else []
+        return layers
 
     def _sung(self, scene: Scene, spool: Spool) -> tuple[PlacedScene, dict[str, Song], dict[str, EventClip]]:
         """The scene solved with measured songs: those, and every clip that was asked for."""
@@ -115,6 +146,8 @@ class Composer:
                 # Its sound waits in the spool: memory does not grow with the number of events.
                 clips[event.key] = replace(made[event.key], samples=np.zeros(0, np.float32))
                 song = song_of(event, made[event.key], placed.rate_hz, spool)
+                if song is not None and self.space is not None:
+                    song = spaced(event, song, self.space, placed.rate_hz, spool, scene.seed)
                 if song is not None:
                     songs[event.key] = song
                 # One that did not come out keeps its place, so that the others keep theirs.
@@ -147,10 +180,12 @@ def _write(
     if look.stems:
         (folder / "stems").mkdir()
     counts = {"background": 0, "event": 0}
+    apart = recorder_files(done.space, folder, done.name) if done.space else []
+    kept_as = "wav" if done.channels > _MOST_OF_FLAC else look.format
     for stem, sound in zip(stems, heard, strict=True):
         role = "event" if isinstance(stem, EventStem) else "background"
         label = stem.song.clip.species if isinstance(stem, EventStem) else stem.told.environment
-        path = stem_path(folder, counts[role], role, label, look.format) if look.stems else None
+        path = stem_path(folder, counts[role], role, label, kept_as) if look.stems else None
         counts[role] += 1
         written.append(Written(sound, path))
     write_mix(
@@ -160,6 +195,7 @@ def _write(
         done.rate_hz,
         channels=done.channels,
         gain_db=done.gain_db,
+        apart=apart,
     )
     names = [
         f"stems/{one.path.name}" if one.path else ""
@@ -209,6 +245,18 @@ def _asked(
         )
         asked.append(Asked(ghost, BEYOND, "once measured, it would end behind the scene"))
     return asked
+
+
+def _nowhere(placed: PlacedScene) -> list[str]:
+    """Of whom nobody says where they sing."""
+    keys = [one.key for one in placed.events if one.bearing_deg is None and one.elevation_deg is None]
+    if not keys:
+        return []
+    said = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+    return [
+        f"nothing says from where {said} is heard: straight ahead, and {AHEAD.distance_m:g} m away where no "
+        "distance is said"
+    ]
 
 
 def _unrendered(placed: PlacedScene) -> list[str]:

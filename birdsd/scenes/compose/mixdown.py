@@ -40,7 +40,8 @@ class Stem(Protocol):
     def samples(self) -> int: ...
 
     def read(self, first: int, count: int) -> np.ndarray:
-        """float32 [count] of the scene's samples from `first` on, zeros beyond the stem."""
+        """float32 [count], or [count, channels], of the scene's samples from `first` on, zeros beyond the
+        stem."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,14 @@ def spans(samples: int, size: int = BLOCK) -> Iterator[tuple[int, int]]:
         yield first, min(size, samples - first)
 
 
+def silence(stem: Stem, count: int) -> np.ndarray:
+    """float32 zeros [count] or [count, channels], as the stem has them."""
+    return np.zeros((count, *stem.read(stem.start, 0).shape[1:]), np.float32)
+
+
 def total(stems: Sequence[Stem], first: int, count: int) -> np.ndarray:
-    """float32 [count]: the sum of those stems that sound there."""
-    out = np.zeros(count, np.float32)
+    """float32 [count] or [count, channels]: the sum of those stems that sound there."""
+    out = silence(stems[0], count) if stems else np.zeros(count, np.float32)
     for stem in stems:
         low, high = max(first, stem.start), min(first + count, stem.start + stem.samples)
         if high > low:
@@ -77,7 +83,7 @@ def true_peak(stems: Sequence[Stem], samples: int) -> float:
         mix = total(stems, low, high - low)
         highest = float(np.abs(mix).max(initial=0.0))
         if highest > _SAFE:
-            highest = max(highest, float(np.abs(resample_poly(mix, _OVER, 1)).max()))
+            highest = max(highest, float(np.abs(resample_poly(mix, _OVER, 1, axis=0)).max()))
         peak = max(peak, highest)
     return peak
 
@@ -102,14 +108,20 @@ def write_mix(
     *,
     channels: int = 1,
     gain_db: float = 0.0,
+    apart: Sequence[Path] = (),
 ) -> None:
-    """Write the mix and every stem that has a path, cropped to where it sounds."""
+    """Write the mix and every stem that has a path, cropped to where it sounds. Mono stems are the same in
+    all channels; `apart` names a file for each channel, and `path` is not written then."""
     gain = 10 ** (gain_db / 20)
     with ExitStack() as stack, explained_write(path):
-        mix_file = stack.enter_context(opened(path, rate_hz, channels, samples))
+        mixes = [
+            stack.enter_context(opened(one, rate_hz, 1 if apart else channels, samples))
+            for one in apart or (path,)
+        ]
         files: dict[int, soundfile.SoundFile] = {}
+        wide = _wide(stems)
         for first, count in spans(samples):
-            mix = np.zeros(count, np.int32)
+            mix = np.zeros((count, *wide), np.int32)
             for number, written in enumerate(stems):
                 stem = written.stem
                 low = max(first, stem.start)
@@ -121,14 +133,23 @@ def write_mix(
                 if written.path is None:
                     continue
                 if number not in files:
-                    files[number] = opened(written.path, rate_hz, 1, stem.samples)
+                    files[number] = opened(written.path, rate_hz, wide[0] if wide else 1, stem.samples)
                     stack.callback(files[number].close)
                 _put(files[number], part)
                 if high >= min(stem.start + stem.samples, samples):
                     files.pop(number).close()
-            _put(mix_file, mix if channels == 1 else np.repeat(mix[:, None], channels, axis=1))
-    for one, length in [(path, samples), *((w.path, _kept(w.stem, samples)) for w in stems if w.path)]:
+            if mix.ndim == 1 and (channels > 1 or apart):
+                mix = np.repeat(mix[:, None], channels, axis=1)
+            for channel, file in enumerate(mixes):
+                _put(file, np.ascontiguousarray(mix[:, channel]) if apart else mix)
+    made = [(one, samples) for one in apart or (path,)]
+    for one, length in [*made, *((w.path, _kept(w.stem, samples)) for w in stems if w.path)]:
         check_whole(one, length)
+
+
+def _wide(stems: Sequence[Written]) -> tuple[int, ...]:
+    """() of mono stems, else (channels,)."""
+    return silence(stems[0].stem, 0).shape[1:] if stems else ()
 
 
 def opened(path: Path, rate_hz: int, channels: int, samples: int) -> soundfile.SoundFile:
@@ -161,24 +182,27 @@ def check_whole(path: Path, samples: int) -> None:
         raise _cut_short(path)
 
 
-def read_stem(path: Path, first: int = 0, count: int = -1) -> np.ndarray:
-    """int32 [n] in steps of 24 bits, of the first channel."""
+def read_stem(path: Path, first: int = 0, count: int = -1, channel: int = 0) -> np.ndarray:
+    """int32 [n] in steps of 24 bits, of one channel."""
     with soundfile.SoundFile(path) as sound:
         sound.seek(first)
-        return sound.read(count, dtype="int32", always_2d=True)[:, 0] >> (32 - BITS)
+        return sound.read(count, dtype="int32", always_2d=True)[:, channel] >> (32 - BITS)
 
 
-def largest_error(path: Path, stems: Sequence[tuple[Path, int]], samples: int) -> int:
-    """The largest difference between a written mix and the sum of its written stems (path, start), in LSB."""
+def largest_error(
+    path: Path, stems: Sequence[tuple[Path, int]], samples: int, channel: int = 0, of_mix: int | None = None
+) -> int:
+    """The largest difference between a written mix and the sum of its written stems (path, start), in LSB, of
+    one channel (`of_mix`: of the mix, where it is another)."""
     worst = 0
     for first, count in spans(samples):
-        mix = read_stem(path, first, count).astype(np.int64)
+        mix = read_stem(path, first, count, channel if of_mix is None else of_mix).astype(np.int64)
         for stem, start in stems:
             with soundfile.SoundFile(stem) as sound:
                 length = sound.frames
             low, high = max(first, start), min(first + count, start + length)
             if high > low:
-                mix[low - first : high - first] -= read_stem(stem, low - start, high - low)
+                mix[low - first : high - first] -= read_stem(stem, low - start, high - low, channel)
         worst = max(worst, int(np.abs(mix).max(initial=0)))
     return worst
 

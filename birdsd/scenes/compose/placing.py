@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from birdsd.scenes.backgrounds.render import Layer
-from birdsd.scenes.backgrounds.spool import Piece, Spool
+from birdsd.scenes.backgrounds.spool import Piece, SeenPiece, Spool, WidePiece
 from birdsd.scenes.bank.clip import EventClip, Wanted
 from birdsd.scenes.compose.mixdown import total
 from birdsd.scenes.compose.record import CameOut
@@ -19,6 +19,7 @@ from birdsd.scenes.heard.ratio import MARGIN_S, Ratio, around, ratio
 from birdsd.scenes.heard.varied import varied
 from birdsd.scenes.levels import EVENT_DB
 from birdsd.scenes.placed import PlacedEvent
+from birdsd.scenes.space.stage import Heard, Space
 
 QUIETEST_DB = -80.0  # active level: under a background that is silent in its band, an SNR would make an event
 # inaudible, and no file of 16 bits would hold it
@@ -36,11 +37,13 @@ class Songs(Protocol):
 
 @dataclass(frozen=True)
 class Song:
-    """A song as it will sound, but for its loudness: in the spool, with where it lies measured there."""
+    """A song as it will sound, but for its loudness: in the spool, with where it lies measured there. One
+    that comes from somewhere is measured on what its receivers hear together."""
 
     clip: EventClip
-    piece: Piece
+    piece: Piece | SeenPiece
     measured: Measured
+    heard: Heard | None = None
 
     @property
     def duration_s(self) -> float:
@@ -67,6 +70,32 @@ def song_of(event: PlacedEvent, clip: EventClip, rate_hz: int, spool: Spool) -> 
     return None if found is None else Song(replace(clip, samples=samples[:0]), spool.add([samples]), found)
 
 
+def spaced(
+    event: PlacedEvent, song: Song, space: Space, rate_hz: int, spool: Spool, seed: int
+) -> Song | None:
+    """The song from its place, as it is heard there; None where nothing of it arrives."""
+    sound = song.piece.read(0, song.piece.samples)
+    heard = space.heard(event, sound, song.measured, rate_hz, spool, seed)
+    seen = SeenPiece(heard.wide, heard.weights)
+    arrived = seen.read(0, seen.samples)
+    found = measure(arrived, rate_hz)
+    if found is None:
+        return None
+    softer_db = found.active_db - song.measured.active_db
+    return replace(song, piece=seen, measured=found, heard=replace(heard, softer_db=softer_db))
+
+
+def _under(song: Song, layers: Sequence[Layer]) -> list[Layer]:
+    """The backgrounds where the song is measured."""
+    heard = song.heard
+    if heard is None:
+        return list(layers)
+    return [
+        replace(one, piece=SeenPiece(one.piece, heard.weights)) if isinstance(one.piece, WidePiece) else one
+        for one in layers
+    ]
+
+
 @dataclass(frozen=True)
 class EventStem:
     """A song in the scene: from sample `start` on, with its gain."""
@@ -80,7 +109,8 @@ class EventStem:
         return self.song.piece.samples
 
     def read(self, first: int, count: int) -> np.ndarray:
-        return self.song.piece.read(first - self.start, count) * np.float32(self.gain)
+        sound = self.song.piece if self.song.heard is None else self.song.heard.wide
+        return sound.read(first - self.start, count) * np.float32(self.gain)
 
 
 def place(
@@ -92,7 +122,7 @@ def place(
     waveform = song.piece.read(0, song.piece.samples)
     first, last = around(song.measured, start, rate_hz, samples)
     margin = round(MARGIN_S * rate_hz)
-    under = total(layers, first - margin, last - first + 2 * margin)
+    under = total(_under(song, layers), first - margin, last - first + 2 * margin)
     as_it_is = ratio(waveform, song.measured, under, rate_hz, margin)
     note = ""
     if event.snr_db is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from birdsd.scenes.bank.clip import EventClip
 from birdsd.scenes.placed import PlacedBackground, PlacedEvent
+from birdsd.scenes.space.stage import Space
 
 PLACED, DID_NOT_COME_OUT, BEYOND = "placed", "did not come out", "ends behind the scene"
 
@@ -90,10 +91,12 @@ class Composed:
     gain_db: float = 0.0
     gate: str = ""
     licence: str = ""
+    space: Space | None = None
+    from_where: dict[str, dict[str, Any]] = field(default_factory=dict)  # by an event's key
 
     def to_json(self) -> dict[str, Any]:
         """Everything, plain values only; what the files beside it hold is made of this."""
-        return {
+        told = {
             "format": "birdsd-scene-labels/1", "generated": True, "name": self.name,
             "duration_s": self.duration_s, "rate_hz": self.rate_hz, "channels": self.channels,
             "gain_db": self.gain_db, "gate": self.gate, "licence": self.licence,
@@ -102,6 +105,9 @@ class Composed:
             "backgrounds": [dict(vars(one)) for one in self.backgrounds],
             "trail": [dict(vars(one)) for one in self.trail], "notes": self.notes,
         }  # fmt: skip
+        if self.space is not None:
+            told["space"] = {**self.space.to_json(), "events": self.from_where}
+        return told
 
 
 def why_not(clip: EventClip) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,9 @@ from birdsd.scenes.compose.batch import Batch
 from birdsd.scenes.compose.compose import Composer, Look
 from birdsd.scenes.compose.makers import bird_check, song_maker
 from birdsd.scenes.compose.placing import Songs
+from birdsd.scenes.space.stage import recorders_text, space_of
 from birdsd.scenes.vocabulary import Vocabulary
-from birdsd.schema import SceneConfig
+from birdsd.schema import SceneConfig, SpaceConfig
 
 if TYPE_CHECKING:
     from birdsd.diffusion.generation.generator import Generator
@@ -122,7 +123,14 @@ def set_up(
         "pool": pool.identity if pool else None,
     }
     batch = Batch(
-        Composer(songs, backgrounds, rate_hz, gate, bird_check(config, words.species)),
+        Composer(
+            songs,
+            backgrounds,
+            rate_hz,
+            gate,
+            bird_check(config, words.species),
+            space_of(config.layout, config.space),
+        ),
         Path(config.out),
         Look(config.format, config.stems, config.picture),
         _settings(config, maker),
@@ -141,6 +149,10 @@ def _settings(config: SceneConfig, maker: Maker | None) -> dict[str, Any]:
         told |= {name: getattr(maker.request, name) for name in ("steps", "guidance", "scheduler")}
         told["judge"] = config.judge or None
     told["add"] = list(config.add)
+    if space := space_of(config.layout, config.space):  # of mono nothing: its recipes stay as they were
+        # Where the recorders stand, not which file said it.
+        told["layout"] = config.layout
+        told["space"] = asdict(config.space) | {"recorders": recorders_text(space.layout.recorders)}
     return told
 
 
@@ -150,4 +162,7 @@ def with_recipe(config: SceneConfig, told: dict[str, Any]) -> SceneConfig:
     for name in _PLACES:
         if getattr(config, name):
             settings[name] = getattr(config, name)
+    if "layout" in told["settings"]:
+        settings["layout"] = told["settings"]["layout"]
+        settings["space"] = SpaceConfig(**told["settings"]["space"])
     return replace(config, **settings)

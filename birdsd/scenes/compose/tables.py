@@ -5,14 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from birdsd.format import table
 from birdsd.scenes.compose.record import Asked, CameOut, Composed, Trail
 from birdsd.scenes.placed import PlacedEvent
+from birdsd.scenes.space.written import (
+    COORDINATES,
+    DETECTIONS,
+    columns,
+    coordinates,
+    detections,
+    recorder_files,
+    seld,
+    write_sidecar,
+)
 from birdsd.sound.labels.annotation import Label
 from birdsd.sound.labels.audacity import audacity_text
 from birdsd.sound.labels.raven import raven_text
@@ -23,16 +33,32 @@ AUDIBLE = 0.2  # of an event's frames at least as strong as the background, for 
 
 def write_tables(done: Composed, folder: Path, sound: str) -> None:
     """Raven beside the sound; in tables/ what came out (Audacity, CSV, JAMS, DCASE), what was asked for, and
-    whom to name."""
+    whom to name. Of a space also its conventions, DCASE SELD, and what belongs to an array."""
     from birdsd.sound.audio.recordings import NOT_RECORDINGS
 
-    _put(folder / f"{done.name}.Table.1.selections.txt", raven_table(done.came_out, sound))
     tables = folder / "tables"
+    files = recorder_files(done.space, folder, done.name) if done.space else []
+    for number, path in enumerate(files):
+        rows = [_delayed(one, done.from_where[one.key], number, done.duration_s) for one in done.came_out]
+        _put(raven_path(path), raven_table(rows, path.name, done.from_where))
+    if not files:
+        _put(raven_path(folder / sound), raven_table(done.came_out, sound, done.from_where))
     for place in (tables, folder / "stems"):
         if place == tables or place.is_dir():
             _put(place / NOT_RECORDINGS, "Parts and tables of the scene that lies above.\n")
     _put(tables / "audacity.txt", audacity_text(_labels(done.came_out)))
-    _put(tables / "came_out.csv", as_csv(CameOut, [one.to_json() for one in done.came_out]))
+    where = list(next(iter(done.from_where.values()), ()))
+    rows_of = [one.to_json() | done.from_where.get(one.key, {}) for one in done.came_out]
+    names = [*(field.name for field in fields(CameOut)), *where]
+    _put(tables / "came_out.csv", as_csv(CameOut, rows_of, names))
+    if done.space:
+        labels, classes = seld(done.came_out, done.from_where)
+        _put(tables / "seld.csv", labels)
+        _put(tables / "seld_classes.csv", classes)
+        write_sidecar(done.space, folder / f"{done.name}.json", done.from_where)
+    if files and done.space:
+        _put(folder / COORDINATES, coordinates(done.space, files))
+        _put(tables / DETECTIONS, detections(done.came_out, done.from_where, files))
     _put(tables / "asked.csv", as_csv(Asked, [_flat(one) for one in done.asked], _asked_columns()))
     _put(tables / "attribution.csv", as_csv(Trail, [dict(vars(one)) for one in done.trail]))
     _put(tables / "strong.tsv", dcase_strong(sound, done.came_out))
@@ -40,7 +66,27 @@ def write_tables(done: Composed, folder: Path, sound: str) -> None:
     _put(tables / f"{done.name}.jams", json.dumps(jams(done, sound), ensure_ascii=False) + "\n")
 
 
-def raven_table(events: Sequence[CameOut], sound: str) -> str:
+def raven_path(sound: Path) -> Path:
+    """Where the selection table of a sound lies."""
+    return sound.with_name(f"{sound.stem}.Table.1.selections.txt")
+
+
+def sounds_of(done: Composed, folder: Path, format: str) -> list[Path]:
+    """The sound files of a scene: one, or one for each recorder."""
+    files = recorder_files(done.space, folder, done.name) if done.space else []
+    return files or [folder / f"{done.name}.{format}"]
+
+
+def _delayed(event: CameOut, where: Mapping[str, Any], number: int, end_s: float) -> CameOut:
+    """As recorder `number` hears it so much later, within its recording."""
+    times = (event.onset_s + where["delays_s"][number], event.offset_s + where["delays_end_s"][number])
+    onset_s, offset_s = (round(min(max(0.0, one), end_s), 6) for one in times)
+    return replace(event, onset_s=onset_s, offset_s=offset_s)
+
+
+def raven_table(
+    events: Sequence[CameOut], sound: str, from_where: Mapping[str, Mapping[str, Any]] | None = None
+) -> str:
     """A selection table with a row for each event, in order of time."""
     further = {
         "SNR (dB)": ["" if one.snr_db is None else f"{one.snr_db:.2f}" for one in events],
@@ -49,6 +95,8 @@ def raven_table(events: Sequence[CameOut], sound: str) -> str:
         "Individual": [str(one.individual) for one in events],
         "Event Id": [one.key for one in events],
     }
+    if from_where:
+        further |= columns(from_where, [one.key for one in events])
     return raven_text(_labels(events), begin_file=sound, further=further)
 
 
@@ -162,7 +210,9 @@ def polyphony(events: Sequence[CameOut]) -> int:
 
 def came_out_text(done: Composed) -> str:
     """For a terminal: what came out, and what did not."""
-    rows = [("event", "species", "onset", "offset", "low Hz", "high Hz", "SNR dB", "judge")]
+    rows: list[tuple[str, ...]] = [
+        ("event", "species", "onset", "offset", "low Hz", "high Hz", "SNR dB", "judge")
+    ]
     rows += [
         (
             one.key,
@@ -178,8 +228,20 @@ def came_out_text(done: Composed) -> str:
         )
         for one in sorted(done.came_out, key=lambda e: (e.onset_s, e.key))
     ]
+    if done.from_where:
+        ordered = sorted(done.came_out, key=lambda e: (e.onset_s, e.key))
+        places = [_place(done.from_where[one.key]) for one in ordered]
+        rows = [(*row, place) for row, place in zip(rows, ("from where", *places), strict=True)]
     lines = table(rows, left=range(len(rows[0])))
     return "\n".join([*lines, *(f"note: {note}" for note in done.notes)])
+
+
+def _place(where: Mapping[str, Any]) -> str:
+    """For a terminal."""
+    end = where["azimuth_end_deg"]
+    turned = f"{where['azimuth_deg']:g}" + ("" if end is None else f" to {end:g}")
+    raised = f", {where['elevation_deg']:g} up" if where["elevation_deg"] else ""
+    return f"{turned} deg{raised}, {where['distance_m']:g} m"
 
 
 def _jams_background(one: Any) -> dict[str, Any]:

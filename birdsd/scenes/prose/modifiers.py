@@ -189,6 +189,9 @@ def _when(reader: Reader, clause: Clause) -> bool:
         reader.peek(1).kind == CLOCK or reader.number(1) is not None or reader.low(1) in ("a", "half")
     ):
         reader.take()
+        if (turned := reader.measure(words.DEGREES)) is not None:
+            _passing(reader, clause, start, angle(reader, start, turned, 180.0))
+            return True
         if (metres := reader.metres()) is not None:
             reader.phrase("away")
             clause.say(reader.typed(start), distance_m=metres)
@@ -226,6 +229,21 @@ def _when(reader: Reader, clause: Clause) -> bool:
     else:
         return False
     return True
+
+
+def _passing(reader: Reader, clause: Clause, start: int, first: float) -> None:
+    """'30 degrees to -60 degrees', behind 'from'; the end may be missing."""
+    if not reader.phrase("to"):
+        clause.say(reader.typed(start), bearing_deg=first)
+        return
+    last = reader.measure(words.DEGREES)
+    if last is None:
+        reader.fail(
+            start, "a movement ends at an angle", "as in 'from 60 degrees to -60 degrees'", reader.at + 1
+        )
+    if last == first:
+        reader.fail(start, "a movement ends at another angle", "", reader.at)
+    clause.say(reader.typed(start), bearing_deg=first, bearing_end_deg=angle(reader, start, last, 180.0))
 
 
 def gap(reader: Reader, clause: Clause) -> bool:
@@ -274,6 +292,13 @@ def _how_often(reader: Reader, clause: Clause) -> bool:
 
 def _where(reader: Reader, clause: Clause) -> bool:
     start = reader.at
+    if reader.phrase(words.MOVING):
+        # What moves says where from: the words behind it are read as ever.
+        if reader.low() == "from" and (_where(reader, clause) or _when(reader, clause)):
+            return True
+        reader.fail(
+            start, "a bird that flies flies from somewhere", "as in 'flying from left to right'", reader.at
+        )
     if reader.phrase("from", ("the",), words.SIDES) or reader.phrase("from", words.SIDES):
         first = words.SIDES[reader.low(-1)]
         if reader.phrase("to", "the", words.SIDES) or reader.phrase("to", words.SIDES):
@@ -345,7 +370,7 @@ def _measure(reader: Reader, clause: Clause) -> bool:
             reader.fail(start, "a height is not known to any scene", _SAY_ANGLE, reader.at + 1)
         reader.phrase("away") or reader.phrase("off")
         if not 0 < metres <= 5000:
-            reader.fail(start, "a bird is heard from at most 5000 m", "", reader.at)
+            reader.fail(start, "a bird is more than 0 m away, and heard from at most 5000 m", "", reader.at)
         clause.say(reader.typed(start), distance_m=metres)
     else:
         return False

@@ -200,9 +200,13 @@ def _space(event: Event) -> str:
     """From where."""
     found = []
     bearing = event.bearing_deg
-    if bearing is not None and event.bearing_end_deg is not None:
-        sides = ("left", "right") if bearing > event.bearing_end_deg else ("right", "left")
-        found.append(f"from the {sides[0]} to the {sides[1]}")
+    end = event.bearing_end_deg
+    if bearing is not None and end is not None:
+        sides = {angle: side for side, angle in words.SIDES.items()}
+        if bearing in sides and end in sides:
+            found.append(f"from the {sides[bearing]} to the {sides[end]}")
+        else:
+            found.append(f"from {number_words(bearing)} degrees to {number_words(end)} degrees")
     elif bearing is not None and bearing in (0.0, 180.0):
         found.append("behind" if bearing else "ahead")
     elif bearing is not None:

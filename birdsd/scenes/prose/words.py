@@ -41,6 +41,7 @@ FAR = frozenset(("distant", "far-off", "faraway"))
 NEAR = frozenset(("nearby", "near", "close"))
 PLACE = frozenset(("in", "amid", "amidst", "under", "during", "near", "beside", "by", "against"))
 WHOLE_SCENE = frozenset(("throughout",))
+MOVING = frozenset(("flying", "flies", "fly", "moving", "moves", "move", "passing", "passes", "pass"))
 SIDES = {"left": 45.0, "right": -45.0}
 SCENE_NOUNS = frozenset(("soundscape", "scene", "recording", "clip"))
 # Words for a number of birds that are none.
@@ -60,6 +61,6 @@ pair song call heard
 ALL = sorted(
     {
         *NUMBERS, *TIMES, *UNITS_S, *METRES, *ARTICLES, *ACTIONS, *GIVING, *LOUDNESS, *FAR, *NEAR, *PLACE,
-        *SIDES, *levels.ADVERBS, *SCENE_NOUNS, *WHOLE_SCENE, *_OTHERS.split(),
+        *SIDES, *MOVING, *levels.ADVERBS, *SCENE_NOUNS, *WHOLE_SCENE, *_OTHERS.split(),
     }
 )  # fmt: skip

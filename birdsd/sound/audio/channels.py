@@ -2,6 +2,7 @@
 
 The channels of an unbalanced or wrongly wired line are each other's opposite, and their mean is silence or
 noise. A dead channel takes half of the living one away. Then the strongest channel is taken, and it is said.
+Of first-order ambisonics the pressure W is taken: a mean over W and gradients listens into one corner.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from birdsd.sound.audio.source import RecordingError, Source, opened, spread
 # The mean of equal channels that have nothing in common is 10 log10(channels) dB softer than each: that much
 # is no loss, since what they have in common stays. A dead one of two makes 6 dB.
 _MOST_LOSS_DB = 2.5
+_NEAR_RATIO = 1.15  # a factor: so far from theirs the energies of ambisonics may be
+_LEAST_GRADIENT = 1e-6  # of W's energy: what a gradient across the direction of sound still has of noise
 _LISTENED_HZ = 8000.0  # differences of samples so far apart that this is where they are largest
 
 
@@ -113,12 +116,24 @@ def _gram(frames: np.ndarray, rate_hz: int) -> np.ndarray:
     return gram
 
 
+def _is_ambisonics(power: np.ndarray) -> bool:
+    """Whether the energies [c] of the channels are those of W and three gradients in SN3D, which together
+    have as much as W, in a diffuse field and from any side."""
+    if len(power) != 4 or not np.all(power[1:] > _LEAST_GRADIENT * power[0]):
+        return False
+    ratio = float(power[1:].sum() / power[0])
+    return max(ratio, 1 / ratio) <= _NEAR_RATIO
+
+
 def _decide(gram: np.ndarray) -> ChannelChoice:
     count = len(gram)
     power = np.diagonal(gram)
     strongest = int(np.argmax(power))
     if not power[strongest] > 0:
         return MEAN
+    if _is_ambisonics(power):
+        said = "as much energy as the other three together, as W has in first-order ambisonics (SN3D)"
+        return ChannelChoice(1, f"channel 1 of 4 has {said}: channel 1 is taken")
     mean = max(float(gram.sum()) / count**2, 1e-12 * float(power[strongest]))
     loss_db = 10 * math.log10(float(power[strongest]) / mean)
     if loss_db <= 10 * math.log10(count) + _MOST_LOSS_DB:

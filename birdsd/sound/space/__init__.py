@@ -1,0 +1,1 @@
+"""Sound that comes from somewhere: how it travels, what receivers hear of it, and where it came from."""
