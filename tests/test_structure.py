@@ -73,6 +73,7 @@ WINGS = {
 ORDER = (
     *BASE,
     "sound.audio", "sound.species", "sound.labels", "sound.codec", "sound.audit", "sound",
+    "sound.separation", "sound.stems",
     "shards.storage", "shards", "shards.prepare",
     "diffusion.networks", "diffusion", "diffusion.generation", "diffusion.learning", "diffusion.methods",
     "diffusion.formats",
