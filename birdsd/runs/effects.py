@@ -56,6 +56,10 @@ def _unused(job: str, settled: Any, keys: set[str]) -> Iterator[tuple[str, str]]
         yield from _of_clips(settled, keys)
     elif job in ("bank", "scene"):
         yield from _of_songs(job, settled)
+    elif job == "separate":
+        yield from _of_separation(settled)
+    elif job == "prepare" and settled.data.clean == "off":
+        yield "data.clean_db", "data.clean=off cleans nothing"
 
 
 # What decides songs that a model makes.
@@ -77,6 +81,17 @@ def _of_songs(job: str, settled: Any) -> Iterator[tuple[str, str]]:
     if job == "scene" and settled.recipe:
         kept = ("seed", "count", "part", "split", "format", "stems", "picture")
         yield from ((key, "recipe= says it") for key in (*_OF_SONGS, *kept))
+
+
+def _of_separation(settled: Any) -> Iterator[tuple[str, str]]:
+    if not settled.learn:
+        yield from ((key, "nothing is learnt without learn.SOURCE=FOLDER") for key in ("save", "domain"))
+        if not settled.model:
+            yield from ((key, "it goes with a model") for key in ("free", "adapt"))
+    if settled.method != "pcnmf":
+        yield "turned", "only method=pcnmf guesses which source is the bird"
+    if settled.method == "gate":
+        yield from ((key, "method=gate has no bases") for key in ("bases", "depth", "seed", "floor_db"))
 
 
 def _of_training(settled: TrainConfig, keys: set[str]) -> Iterator[tuple[str, str]]:

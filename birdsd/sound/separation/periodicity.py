@@ -16,8 +16,8 @@ from birdsd.sound.separation import nmf
 RESTARTS = 8
 _ITERATIONS = 200
 _LOWEST_BIN = 8
-# How much bursts count beside few bands: between 1.5 and 2 it tells all of 40 mixtures of ten species with sea
-# and crickets right; surf has bursts, and crickets have few bands.
+# How much bursts count beside few bands: between 1.5 and 2 it tells all of 40 mixtures of ten species with
+# sea and crickets right; surf has bursts, and crickets have few bands.
 _BURSTS = 1.75
 
 

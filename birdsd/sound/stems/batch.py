@@ -69,11 +69,12 @@ class Batch:
         with tqdm(total=round(sum(lengths.values()), 1), desc="separate", unit="s", disable=None) as bar:
             for task in self.tasks:
                 try:
-                    if is_there(task, recipe_of(task, self.wanted, self.model)):
+                    recipe = recipe_of(task, self.wanted, self.model)
+                    if is_there(task, recipe):
                         done.kept.append(task.name)
                         bar.update(lengths[task.name])
                         continue
-                    done.made.append(separate_recording(task, self.wanted, self.model, bar.update))
+                    done.made.append(separate_recording(task, self.wanted, self.model, recipe, bar.update))
                 except UserError as error:
                     full = isinstance(error.__cause__, OSError) and not isinstance(error, RecordingError)
                     if len(self.tasks) == 1 or full:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from birdsd.errors import UserError
-from birdsd.files import explained_write, read_json, safe_name, write_json, write_text
+from birdsd.files import explained_write, read_json, safe_name, sha256_file, write_json, write_text
 from birdsd.sharing import private_folder, publish
-from birdsd.sound.audio.recordings import AudioInfo, blocks, probe
+from birdsd.sound.audio.recordings import AudioInfo, RecordingError, blocks, probe
 from birdsd.sound.labels.raven import raven_text
 from birdsd.sound.separation.fit import Fitted, Wanted, fit, grid_for
 from birdsd.sound.separation.model import Bases
@@ -43,11 +43,15 @@ class Task:
 
 
 def recipe_of(task: Task, wanted: Wanted, model: Bases | None) -> dict[str, Any]:
-    """What decides the stems: settings, model, and which file it was."""
-    state = task.path.stat()
+    """What decides the stems: settings, model, and the bytes of the recording, wherever it lies.
+    `RecordingError` where it cannot be read."""
+    try:
+        content = sha256_file(task.path)
+    except OSError as error:
+        raise RecordingError(f"{task.path} cannot be read: {error.strerror}") from error
     return {
         "format": FORMAT, "settings": asdict(wanted), "model": model.identity if model else None,
-        "recording": task.path.name, "bytes": state.st_size, "pool": str(task.pool) if task.pool else None,
+        "recording": task.path.name, "sha256": content, "pool": str(task.pool) if task.pool else None,
     }  # fmt: skip
 
 
@@ -71,6 +75,7 @@ def separate_recording(
     task: Task,
     wanted: Wanted,
     model: Bases | None,
+    recipe: dict[str, Any],
     advanced: Callable[[float], object] = lambda seconds: None,
 ) -> dict[str, Any]:
     """Separate, write and publish; returns what there is to say of it. `UserError` (`RecordingError`) where
@@ -91,7 +96,7 @@ def separate_recording(
         meters, error = _write_stems(task, info, fitted, folder, advanced)
         told = _told(task, info, fitted, meters)
         told["sum_error"] = error
-        told["recipe"] = recipe_of(task, wanted, model)
+        told["recipe"] = recipe
         events = {name: meter.events() for name, meter in meters.items()}
         for name, found in events.items():
             _write_table(folder, task.name, name, found, info)

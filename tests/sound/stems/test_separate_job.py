@@ -104,6 +104,15 @@ def test_again_it_does_nothing_and_other_settings_are_refused(recordings: Path, 
         separate(out, **(same | {"method": "pcnmf"}))
 
 
+def test_another_recording_of_that_name_is_not_taken_for_the_one_that_is_there(tmp_path: Path):
+    path = tmp_path / "rec.wav"
+    save(path, (song(2.0, 1) + rain(2.0))[None], RATE_HZ)
+    separate(tmp_path / "out", recordings=[str(path)], method="gate", picture=False)
+    save(path, (song(2.0, 2) + rain(2.0))[None], RATE_HZ)
+    with pytest.raises(UserError, match="differ in sha256"):
+        separate(tmp_path / "out", recordings=[str(path)], method="gate", picture=False)
+
+
 def test_what_a_kill_left_is_made_anew(recordings: Path, tmp_path: Path):
     out = tmp_path / "out"
     (out / ".writing-elsewhere-1" / "site_rec1").mkdir(parents=True)
