@@ -37,7 +37,7 @@ from birdsd.sound.song_finder import find_songs
 RATE_HZ = 32000
 LOWEST_HZ = 500.0  # below is the recorder's rumble, which in one clip is 99% of the energy and no bird
 CLIP_S, LONG_S = 4.0, 16.0
-_LEARNT_SONGS, _LEARNT_NOISES = 4, 6  # recordings: some 24 s of song and 30 s of noise
+_LEARNT_SONGS = 4  # recordings, some 24 s
 NOISES = ("sea", "insects", "city", "rain")
 _FILES = {"insects": "blanket/summer-night.ogg", "city": "blanket/city.ogg"}
 _LOOPS = {"sea": "waves.ogg", "insects": "summer-night.ogg"}  # for PC-NMF: one recording, without a cut
@@ -85,9 +85,10 @@ class Data:
         files = find_recordings(place / _FOLDERS[name])
         # The name says which of ESC's five folds a clip is in: clips of one recording share a fold.
         learnt = [path for path in files if path.name[0] in "123"]
-        learnt = learnt[:: -(-len(learnt) // _LEARNT_NOISES)]
         mixed = [path for path in files if path.name[0] in "45"]
-        return [read(path, RATE_HZ)[0] for path in learnt], [read(path, RATE_HZ)[0] for path in mixed]
+        # Two seconds of each, as `learn.SOURCE=` takes them: rain sounds different on every roof.
+        heard = [read(path, RATE_HZ, start_s=1.5, duration_s=2.0)[0] for path in learnt]
+        return heard, [read(path, RATE_HZ)[0] for path in mixed]
 
 
 def loudest(sound: np.ndarray, seconds: float) -> np.ndarray:
@@ -128,11 +129,15 @@ def learnt_bases(name: str, sounds: list[np.ndarray], wanted: Wanted) -> Bases:
 
 
 def supervised(mix: Mix, wanted: Wanted) -> Separator:
-    """Both learnt."""
-    model = joined(
-        [learnt_bases("bird", mix.learn_bird, wanted), learnt_bases("other", mix.learn_other, wanted)]
-    )
+    """Both learnt; the noise once for all mixtures with it."""
+    key = id(mix.learn_other)
+    if key not in _learnt:
+        _learnt[key] = mix.learn_other, learnt_bases("other", mix.learn_other, wanted)
+    model = joined([learnt_bases("bird", mix.learn_bird, wanted), _learnt[key][1]])
     return fit(of_sound(mix.mixed, Grid.of(RATE_HZ)), wanted, model).separator
+
+
+_learnt: dict[int, tuple[list[np.ndarray], Bases]] = {}
 
 
 def itself(mix: Mix, wanted: Wanted) -> Separator:
@@ -202,6 +207,7 @@ def main(words: list[str] | None = None) -> int:
     )
     parser.add_argument("data", type=Path)
     parser.add_argument("--only", nargs="*", default=[*NOISES, "bird", "pcnmf"])
+    parser.add_argument("--ways", nargs="*", default=[*WAYS], choices=[*WAYS])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--depth", type=int, default=Wanted().depth)
@@ -214,7 +220,7 @@ def main(words: list[str] | None = None) -> int:
     print(f"{'SI-SDR improvement, dB':44} {'mean':>6} {'worst':>6}", flush=True)
     for name in [one for one in options.only if one != "pcnmf"]:
         mixes = list(bird_mixes(data) if name == "bird" else noise_mixes(data, name))
-        for title, way in WAYS.items():
+        for title, way in ((one, WAYS[one]) for one in options.ways):
             results = [measured(way, mix, wanted) for mix in mixes]
             rows[f"{name}: {title}"] = [gain for gain, _ in results]
             most = max([most, *(missed for _, missed in results)])

@@ -26,7 +26,7 @@ def run(config: SeparateConfig) -> Outcome:
     bases = BASES.get(config.method, 16) if config.bases is None else config.bases
     wanted = Wanted(
         config.method, bases, config.depth, config.free, config.adapt, config.floor_db, config.bird,
-        config.rest, config.turned, config.seed,
+        config.rest, config.turned, config.seed, config.power,
     )  # fmt: skip
     model, lines = _model(config, wanted)
     if not config.recordings:

@@ -91,7 +91,9 @@ def _of_separation(settled: Any) -> Iterator[tuple[str, str]]:
     if settled.method != "pcnmf":
         yield "turned", "only method=pcnmf guesses which source is the bird"
     if settled.method == "gate":
-        yield from ((key, "method=gate has no bases") for key in ("bases", "depth", "seed", "floor_db"))
+        yield from (
+            (key, "method=gate has no bases") for key in ("bases", "depth", "seed", "floor_db", "power")
+        )
 
 
 def _of_training(settled: TrainConfig, keys: set[str]) -> Iterator[tuple[str, str]]:

@@ -25,6 +25,7 @@ class SeparateConfig:
     adapt: float = 0.0  # 0..1, how fast a model's bases follow the recording
     domain: str = "magnitude"  # of a model that is learnt; decibel: for use in soundscape_IR
     floor_db: float = -40.0  # what every source keeps of the others
+    power: float = 2.0  # 1: sources share magnitudes, better for two birds; 2: powers, better for noise
     bird: str = "bird"  # name of what sings, where no model names it
     rest: str = "background"  # name of everything else
     turned: bool = False  # method=pcnmf: the other one of the two groups is the bird

@@ -51,6 +51,7 @@ class Wanted:
     rest: str = "background"
     turned: bool = False
     seed: int = 0
+    power: float = masks.POWER
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -58,6 +59,7 @@ class Wanted:
         for name, value, least, most in (
             ("bases", self.bases, 1, 1000), ("depth", self.depth, 1, 100), ("free", self.free, 0, 1000),
             ("adapt", self.adapt, 0.0, 1.0), ("floor_db", self.floor_db, -200.0, -10.0),
+            ("power", self.power, 0.5, 4.0),
         ):  # fmt: skip
             if not least <= value <= most:
                 raise UserError(f"{name} is {value:g}", f"it lies between {least:g} and {most:g}")
@@ -152,7 +154,7 @@ def _learnt(
 def _based(sample: Sample, wanted: Wanted, bases: Bases) -> BasesSeparator:
     background = masks.background_db(sample.magnitude) if bases.domain == DECIBEL else None
     scale = masks.scale_of(sample.magnitude)
-    return BasesSeparator(sample.grid, bases, scale, background, wanted.floor_db)
+    return BasesSeparator(sample.grid, bases, scale, background, wanted.floor_db, wanted.power)
 
 
 def _extended(sample: Sample, wanted: Wanted, known: Bases, name: str, count: int) -> BasesSeparator:

@@ -60,6 +60,7 @@ class BasesSeparator:
     scale: float
     background: np.ndarray | None = None
     floor_db: float = masks.FLOOR_DB
+    power: float = masks.POWER
     iterations: int = masks.ITERATIONS
 
     @property
@@ -75,7 +76,9 @@ class BasesSeparator:
         return masks.features_of(magnitude, bins, self.bases.domain, self.background, self.scale)
 
     def masks(self, magnitude: np.ndarray) -> np.ndarray:
-        found = masks.of_bases(self.bases, self.grid, magnitude, self.features(magnitude), self.iterations)
+        found = masks.of_bases(
+            self.bases, self.grid, magnitude, self.features(magnitude), self.iterations, self.power
+        )
         return masks.floored(found, self.floor_db)
 
 
@@ -95,7 +98,9 @@ class AdaptiveSeparator:
         fixed = self.fixed
         target = nmf.stacked(fixed.features(magnitude), self.depth)
         self.weights, activations = nmf.adapt(target, self.weights, self.rates, fixed.iterations)
-        found = masks.shared_out(fixed.bases, self.weights, activations, self.bins, magnitude.shape)
+        found = masks.shared_out(
+            fixed.bases, self.weights, activations, self.bins, magnitude.shape, fixed.power
+        )
         return masks.floored(found, fixed.floor_db)
 
 
