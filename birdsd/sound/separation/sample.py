@@ -4,7 +4,7 @@ one."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -28,7 +28,6 @@ class Piece:
     start_s: float
     sound: np.ndarray
     grid: Grid
-    _known: dict[str, np.ndarray] = field(default_factory=dict, compare=False)
 
     @cached_property
     def magnitude(self) -> np.ndarray:
