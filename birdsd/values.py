@@ -11,7 +11,7 @@ from birdsd import yamltext
 from birdsd.errors import UserError
 
 # Open dictionaries whose values are words, not numbers.
-_OF_WORDS = ("site.environment", "site.sbatch")
+_OF_WORDS = ("site.environment", "site.sbatch", "learn")
 # Dictionaries whose keys are not fields.
 OPEN = ("model.unet", "model.vae", "model.text", "model.recommended", "settings", *_OF_WORDS)
 # OmegaConf would read "${...}" as an interpolation, which may even name an environment variable, and "???"

@@ -74,6 +74,7 @@ WINGS = {
 ORDER = (
     *BASE,
     "sound.audio", "sound.space", "sound.species", "sound.labels", "sound.codec", "sound.audit", "sound",
+    "sound.separation", "sound.stems",
     "shards.storage", "shards", "shards.prepare", "shards.exports",
     "diffusion.networks", "diffusion", "diffusion.generation", "diffusion.learning", "diffusion.methods",
     "diffusion.formats",

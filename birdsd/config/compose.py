@@ -92,7 +92,7 @@ def compose(job: str, overrides: Sequence[str] = ()) -> Any:
     kind = job_type(job)
     groups = dict(schema.GROUP_DEFAULTS[job_name(job)])
     known, values = presets(), list[tuple[str, str]]()
-    for override in overrides:
+    for override in _with_keys(job, overrides):
         key, value = _split(override)
         if key == "data" and key in groups and _is_folder_of_data(value, known):
             values.insert(0, ("data.recordings", value))  # stands for data=song with these recordings
@@ -229,6 +229,16 @@ def _fitting(default: Any, error: Exception) -> str:
     return ""
 
 
+def _with_keys(job: str, words: Sequence[str]) -> list[str]:
+    """The settings of a job, its bare words among them: names of files are the value of the key that takes
+    them."""
+    key = schema.BARE.get(job_name(job))
+    bare = [word for word in words if key and ("=" not in word or Path(word).exists())]
+    if not key or not bare:
+        return list(words)
+    return [as_setting(key, bare), *(word for word in words if word not in bare)]
+
+
 def _split(override: str) -> tuple[str, str]:
     key, equals, value = override.partition("=")
     if not equals or not re.fullmatch(r"[A-Za-z_][\w.-]*", key):
@@ -246,7 +256,7 @@ def split_settings(job: str, settings: Sequence[str]) -> tuple[list[str], list[s
     of_job = {key.split(".")[0] for key, _ in keys(job_type(job))}
     where: list[str] = []
     what: list[str] = []
-    for setting in settings:
+    for setting in _with_keys(job, settings):
         key = _split(setting)[0]
         first = key.split(".")[0]
         if first not in of_submit | of_job:

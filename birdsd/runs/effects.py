@@ -59,6 +59,10 @@ def _unused(job: str, settled: Any, keys: set[str]) -> Iterator[tuple[str, str]]
         yield from _of_songs(job, settled)
     elif job == "evaluate":
         yield from _of_evaluation(settled)
+    elif job == "separate":
+        yield from _of_separation(settled)
+    elif job == "prepare" and settled.data.clean == "off":
+        yield "data.clean_db", "data.clean=off cleans nothing"
 
 
 # What decides songs that a model makes.
@@ -97,6 +101,19 @@ def _of_evaluation(settled: Any) -> Iterator[tuple[str, str]]:
     for key, _ in config.keys(type(settled.data)):
         if key not in ("name", "shards", "recordings", "labels"):
             yield f"data.{key}", "it affects `birdsd run prepare` only"
+
+
+def _of_separation(settled: Any) -> Iterator[tuple[str, str]]:
+    if not settled.learn:
+        yield from ((key, "nothing is learnt without learn.SOURCE=FOLDER") for key in ("save", "domain"))
+        if not settled.model:
+            yield from ((key, "it goes with a model") for key in ("free", "adapt"))
+    if settled.method != "pcnmf":
+        yield "turned", "only method=pcnmf guesses which source is the bird"
+    if settled.method == "gate":
+        yield from (
+            (key, "method=gate has no bases") for key in ("bases", "depth", "seed", "floor_db", "power")
+        )
 
 
 def _of_training(settled: TrainConfig, keys: set[str]) -> Iterator[tuple[str, str]]:

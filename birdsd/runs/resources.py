@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from birdsd.runs.run import Run
 
 # These jobs need no GPU, whatever the machine: reading recordings is signal processing.
-CPU_JOBS = ("prepare",)
+CPU_JOBS = ("prepare", "separate")
 # Options of sbatch that request GPUs, or something per GPU.
 _OF_GPUS = {
     "gres", "gpus", "gpus_per_node", "gpus_per_task", "gpus_per_socket", "cpus_per_gpu", "mem_per_gpu",

@@ -14,6 +14,7 @@ from birdsd.schema.machine import MachineConfig as MachineConfig
 from birdsd.schema.machine import SiteConfig as SiteConfig
 from birdsd.schema.machine import SubmitConfig as SubmitConfig
 from birdsd.schema.machine import Text as Text
+from birdsd.schema.separation import SeparateConfig as SeparateConfig
 
 SPECTROGRAM = "spectrogram"  # the kind of codec that CodecConfig is for
 
@@ -71,6 +72,8 @@ class DataConfig:
     samples_per_shard: int = 512  # samples in one tar
     species: list[str] = field(default_factory=list)  # only recordings of these; empty: all
     without_species: list[str] = field(default_factory=list)  # no recordings labelled with any of these
+    clean: str = "off"  # or gate, nmf: noise of the recording itself taken off its clips
+    clean_db: float = 12.0  # by so much at most
     seed: int = 0  # of splits, cuts, mixtures and captions
 
 
@@ -456,6 +459,7 @@ JOBS: dict[str, type] = {
     "scene": SceneConfig,
     "evaluate": EvaluateConfig,
     "bearings": BearingsConfig,
+    "separate": SeparateConfig,
     "compare_methods": MethodsConfig,
     "finetune_vs_scratch": FourWaysConfig,
     "demo": DemoConfig,
@@ -463,6 +467,9 @@ JOBS: dict[str, type] = {
 
 # What jobs were called before; the old names still work for one release.
 OLD_JOBS = {"methods": "compare_methods", "four_ways": "finetune_vs_scratch"}
+
+# The key of a job that words without a = are values of: files, as a shell lists them.
+BARE = {"separate": "recordings"}
 
 # What goes with a job without being one: its settings are told apart from the job's by their names.
 SUBMIT = "submit"
@@ -478,6 +485,7 @@ GROUP_DEFAULTS: dict[str, dict[str, str]] = {
     "scene": {"machine": "auto"},
     "evaluate": {"data": "song"},
     "bearings": {},
+    "separate": {},
     "compare_methods": {"data": "song", "machine": "auto"},
     "finetune_vs_scratch": {"data": "song", "machine": "auto"},
     "demo": {},

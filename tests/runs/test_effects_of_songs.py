@@ -12,6 +12,11 @@ from birdsd.runs.effects import without_effect
     ("job", "words", "told"),
     [
         ("scene", ["bank=b", "prompt=x", "steps=9"], ["steps=9"]),
+        ("separate", ["x.wav", "free=3", "turned=true"], ["free=3", "turned=true"]),
+        ("separate", ["x.wav", "method=gate", "bases=3", "domain=decibel"], ["domain=decibel", "bases=3"]),
+        ("separate", ["x.wav", "learn.bird=b", "free=3", "adapt=0.1", "domain=decibel"], []),
+        ("prepare", ["data.clean_db=6"], ["data.clean_db=6"]),
+        ("prepare", ["data.clean_db=6", "data.clean=gate"], []),
         ("scene", ["bank=b", "run=R", "prompt=x", "steps=9"], []),
         ("scene", ["recipe=r.json", "seed=4", "out=o"], ["seed=4"]),
         ("bank", ["recordings=r", "tries=9", "rate_hz=16000"], ["tries=9"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,9 @@ from birdsd.sound.labels.annotation import (
     species_of,
 )
 from birdsd.sound.mixing import EnvironmentPool, Mixture, mix_at_snr
+from birdsd.sound.separation.clean import OFF, Cleaner, cleaner_of
+from birdsd.sound.separation.grid import Grid
+from birdsd.sound.separation.sample import sample_of
 from birdsd.sound.song_finder import Segment, find_songs
 
 # A recording is held in memory in parts of at most this length, so that a night costs no more than a song.
@@ -63,6 +66,7 @@ class PreparedClip:
     song: int = 0  # its number in the recording, from 1; 0 where songs are not cut more than once
     cut: int = 1  # 1: the song's first
     gain_db: float = 0.0  # that it was turned up by
+    cleaned: dict[str, Any] | None = None  # what was done about its noise
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ class SampleMaker:
     data: DataConfig
     pool: EnvironmentPool | None = None
     survey: Survey | None = None
+
+    _cleaners: dict[tuple[str, int | None], Cleaner] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         _place_of.cache_clear()  # what another set's recordings were, links and all
@@ -214,11 +220,27 @@ class SampleMaker:
         first = round((start_s - stretch.begin_s) * self.codec.rate_hz)
         waveform = stretch.sound[:, first : first + self.codec.samples_per_clip]
         rows, labels, unknown, partly = self._shown(recording, start_s, segment.channel)
-        clip = PreparedClip(start_s, waveform, labels, rows, unknown, partly, segment.channel, song, cut)
+        cleaned = None
+        if self.data.clean != OFF:
+            waveform, cleaned = self._cleaner(recording, segment.channel).clean(waveform)
+        clip = PreparedClip(
+            start_s, waveform, labels, rows, unknown, partly, segment.channel, song, cut, cleaned=cleaned
+        )
         gain_db = self._gain_db(recording, clip) if cut > 1 else 0.0
         if gain_db:
             waveform = (waveform * np.float32(10 ** (gain_db / 20))).astype(np.float32)
         return replace(clip, waveform=waveform, gain_db=gain_db)
+
+    def _cleaner(self, recording: Recording, channel: int | None) -> Cleaner:
+        """What takes the recording's own noise down, kept for all of its clips: it depends on the whole
+        recording, so that its clips are the same in whichever part of it they are made."""
+        key = str(recording.path), channel
+        if key not in self._cleaners:
+            self._cleaners.clear()
+            sample = sample_of(recording.path, Grid.of(self.codec.rate_hz), channel=channel)
+            data = self.data
+            self._cleaners[key] = cleaner_of(sample, data.clean, data.clean_db, data.seed)
+        return self._cleaners[key]
 
     def _gain_db(self, recording: Recording, clip: PreparedClip) -> float:
         """Within data.cut_gain_db and what the species' recordings show; a cut outside of that goes no
@@ -373,6 +395,8 @@ class SampleMaker:
             more |= {"song": clip.song, "cut": clip.cut}
         if self.data.cut_gain_db:
             more["cut_gain_db"] = clip.gain_db
+        if clip.cleaned is not None:
+            more["cleaned"] = clip.cleaned
         kinds = {label.sound_type for label in clip.labels if label.sound_type}
         return {
             "recording_id": recording.recording_id,

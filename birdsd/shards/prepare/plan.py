@@ -24,6 +24,7 @@ from birdsd.shards.prepare.splits import SPLITS, assign_splits
 from birdsd.sound.audio.recordings import find_recordings
 from birdsd.sound.codec.protocol import Codec
 from birdsd.sound.labels.annotation import NOT_CHOSEN, OUT_OF_BAND, LabelledSet, Recording
+from birdsd.sound.separation.clean import check_cleaning
 from birdsd.sound.song_finder import windows
 from birdsd.sound.species.names import species_key
 
@@ -36,7 +37,7 @@ _SHARDS_PER_SPLIT, _SMALLEST_SHARD = 16, 16
 # Settings of DataConfig that decide no sample.
 _NOT_SCIENTIFIC = {"name", "recordings", "labels", "environment", "shards"}
 # Younger than sets that are to stay what they are: noted only where they are not what they were without them.
-_YOUNGER = ("cuts_per_song", "cut_gain_db", "background_mixtures")
+_YOUNGER = ("cuts_per_song", "cut_gain_db", "background_mixtures", "clean", "clean_db")
 # Those that choose recordings by species: their order and their case decide nothing.
 _CHOICES = ("species", "without_species")
 _USUAL = DataConfig(name="")
@@ -100,6 +101,7 @@ def check_settings(data: DataConfig) -> None:
         if not lowest <= getattr(data, name) < math.inf:  # NaN is refused too
             raise UserError(f"data.{name} is {getattr(data, name)}", f"it must be at least {lowest}")
     _check_further_cuts(data)
+    check_cleaning(data.clean, data.clean_db)
     if not 0 <= data.overlap < 1:
         raise UserError(
             f"data.overlap is {data.overlap}", "it must be at least 0 and less than 1", "0.5 is usual"
