@@ -40,7 +40,7 @@ def is_recent(file: Path) -> bool:
     return False
 
 
-def is_silent(now: float, signs: Iterable[float]) -> bool:
+def is_silent(now: float, signs: Iterable[float | None]) -> bool:
     """Whether every sign of life, in seconds since 1970, is too long ago, or in a future as far away: clocks
-    of nodes differ. Signs of 0 are not there."""
+    of nodes differ. Signs of 0 or None are not there."""
     return all(abs(now - sign) > SILENT_S for sign in signs if sign)
