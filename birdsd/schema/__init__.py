@@ -232,6 +232,10 @@ class ClipsConfig:
     mask_start_s: Optional[float] = None  # regenerate only this span of it
     mask_end_s: Optional[float] = None  # where this span ends
     loop: bool = False  # the end of each clip goes on with its beginning
+    upscale: Text = (
+        None  # a run of method=upscaler, or a file of an ESRGAN-family network: pictures made fine
+    )
+    upscale_sharpness: float = 0.0  # 0: smooth; 1: as sharp as its adversary made it
     emphasis: bool = True  # (word:1.3) weights a word; false: brackets are plain text
     aesthetic_steps: Optional[int] = None  # of personalising each prompt; null: 5, 0 turns it off
     aesthetic_rate: float = 1e-4  # learning rate of this personalisation
@@ -350,6 +354,8 @@ class SongsConfig:
     batch_size: int = 8  # songs generated at once
     add: list[str] = field(default_factory=list)  # adapters, as for generate
     base: Text = None  # base model of an adapter, if it has moved
+    upscale: Text = None  # makes pictures fine, as for generate
+    upscale_sharpness: float = 0.0
     runs: str = "runs"  # folder of the runs
     part: str = "0/1"  # i/n: the i-th of n tasks that split the songs or scenes
     machine: MachineConfig = field(default_factory=MachineConfig)
