@@ -64,16 +64,19 @@ def read_foreign(path: Path, codec: Codec, device: Any = "cpu") -> Upscaler:
     return Upscaler(called, grids, radius, named=str(path), identity=sha256_file(path), device=device)
 
 
-def measured_on(upscaler: Upscaler, index: ShardIndex) -> Measured:
-    """How it does on up to 16 held-out spectrograms of shards, beside bicubic interpolation.
+def measured_on(
+    upscaler: Upscaler, index: ShardIndex, split: str | None = None, most: int = _MOST_MEASURED
+) -> Measured:
+    """How it does on up to `most` held-out spectrograms of shards (by default those of validation), beside
+    bicubic interpolation.
 
     Their pictures are made coarser by its scale and upscaled again: that is the one upscaling of a model's
     own shards that has a truth.
     """
     scale, levels = upscaler.grids.scale, upscaler.levels
-    split = "validation" if index.count("validation") else "train"
+    split = split or ("validation" if index.count("validation") else "train")
     total = index.count(split)
-    count = min(total, _MOST_MEASURED)
+    count = min(total, most)
     codec = index.known_codec("its pictures are to be compared")
     tally = Tally(levels, scale)
     for sample in read(index, split, [number * total // count for number in range(count)]):

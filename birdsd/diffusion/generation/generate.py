@@ -135,11 +135,12 @@ class Recipe:
         stored = read_json(path, "recipe")
         try:
             guide, upscale = stored.get("guide"), stored.get("upscale")
+            led = (guide["model"], guide["weights"]) if guide else (None, None)
             recipe = cls(
                 path, Request.from_json(stored["request"]), int(stored["number"]), Path(stored["model"]),
                 str(stored["weights"]), stored.get("base"),
                 tuple((str(one["folder"]), float(one["weight"])) for one in stored.get("additions", ())),
-                stored.get("start"), *((guide["model"], guide["weights"]) if guide else (None, None)),
+                stored.get("start"), led[0], led[1],
                 (str(upscale["model"]), float(upscale["sharpness"])) if upscale else None,
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError) as error:

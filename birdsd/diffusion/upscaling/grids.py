@@ -97,7 +97,7 @@ def coarser(codec: Codec, scale: int) -> SpectrogramCodec:
 
 
 def finer(codec: Codec, scale: int) -> SpectrogramCodec:
-    """The grid that has `scale` x `scale` cells in each cell of the codec's; `UserError` if it has none."""
+    """The grid that has `scale` x `scale` cells in each cell of the codec's; `UserError` if none."""
     coarse = spectrogram(codec)
     rows = coarse.row_hz()
     edge = (1 - 1 / scale) / 2
@@ -105,8 +105,8 @@ def finer(codec: Codec, scale: int) -> SpectrogramCodec:
     if coarse.hop % scale or ends[0] <= 0 or ends[1] > coarse.rate_hz / 2:
         raise UserError(
             f"codec '{coarse.name}' ({coarse.description}) has no grid that is {scale} times as fine",
-            "its hop must be a multiple of the scale in samples, and its finer bands must lie above 0 Hz and up "
-            "to half the rate",
+            "its hop must be a multiple of the scale in samples, and its finer bands must lie above 0 Hz and "
+            "not beyond half the rate",
             "prepare shards with codec=birdsong-half, whose fine grid is birdsong",
         )
     return _resized(coarse, coarse.bands * scale, coarse.frames * scale, coarse.hop_ms / scale, ends)

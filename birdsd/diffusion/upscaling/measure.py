@@ -96,6 +96,8 @@ class Tally:
     def result(self) -> Measured:
         """The means of all that was added."""
         count = max(1, self._count)
-        first, detail = self._sums / count, float(self._sums[6]) or 1.0
-        shares = (float(self._sums[4]) / detail, float(self._sums[5]) / detail)
-        return Measured(*(float(value) for value in first[:4]), *shares, count)
+        made, plain, loud, plain_loud, *details = (float(value) / count for value in self._sums)
+        detail, plain_detail, true_detail = details
+        true_detail = true_detail or 1.0
+        shares = detail / true_detail, plain_detail / true_detail
+        return Measured(made, plain, loud, plain_loud, *shares, self._count)

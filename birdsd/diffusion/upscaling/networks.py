@@ -87,7 +87,7 @@ class _Dense(nn.Module):
         for number in range(1, 5):
             made = functional.leaky_relu(getattr(self, f"conv{number}")(seen), 0.2)
             seen = torch.cat([seen, made], dim=1)
-        last: Tensor = self.conv5(seen)
+        last: Tensor = getattr(self, "conv5")(seen)  # noqa: B009 - as its four siblings
         return given + _RESIDUAL * last
 
 
