@@ -66,6 +66,7 @@ def _upscaler_unused(settings: TrainConfig) -> Iterator[tuple[str, str]]:
 
 
 def _upscaler_heaviest(settings: TrainConfig) -> None:
+    settings.model.init, settings.model.source = "scratch", None
     settings_of(settings.method, UpscalerConfig).adversary_start_samples = 0
 
 

@@ -11,6 +11,7 @@ the other.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +21,20 @@ from torch import Tensor
 
 from birdsd.diffusion import export
 from birdsd.diffusion.learning.base import Hollow, Learner, LearningMethod, Modules
-from birdsd.diffusion.learning.common import codec_of, load_codec, picture_of, read, write_preview
+from birdsd.diffusion.learning.common import (
+    codec_of,
+    load_codec,
+    picture_of,
+    read,
+    required_source,
+    write_preview,
+)
 from birdsd.diffusion.learning.picture_errors import mean_error
 from birdsd.diffusion.method_configs import UpscalerConfig
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.adversary import SMALLEST_SIDE, Adversary, Discriminator
 from birdsd.diffusion.networks.models import evaluating, to_range
-from birdsd.diffusion.upscaling.folder import write_upscaler
+from birdsd.diffusion.upscaling.folder import Stored, read_upscaler, write_upscaler
 from birdsd.diffusion.upscaling.grids import Grids, coarser
 from birdsd.diffusion.upscaling.levels import Levels
 from birdsd.diffusion.upscaling.measure import (
@@ -145,12 +153,6 @@ class UpscalerMethod(LearningMethod):
         self.config, self.index = config, index
         self.codec = codec_of(index)
         method = self.settings
-        if config.model.init == "pretrained":
-            raise UserError(
-                "method=upscaler with model.init=pretrained",
-                "an upscaler begins anew; the diffusion model that it is for is named by its autoencoder",
-                "set model.init=scratch, and model.autoencoder=RUN of the coarse codec",
-            )
         fine = Codec.from_json(self.codec)
         self.grids = self._grids(fine)
         self.levels = Levels.of(self.grids.fine)
@@ -193,7 +195,10 @@ class UpscalerMethod(LearningMethod):
         method = self.settings
         shape = Shape(method.network, method.features, method.blocks, method.scale, 1, method.growth)
         sharp = method.adversary_weight > 0
-        learner = UpscalerLearner(Twofold(shape, self.config.seed, sharp), self.levels, method)
+        network = Twofold(shape, self.config.seed, sharp)
+        if self.config.model.init == "pretrained":
+            network.begin_as(self._earlier(shape).sets)
+        learner = UpscalerLearner(network, self.levels, method)
         if sharp:
             speed = method.adversary_learning_rate / float(self.config.optim.learning_rate or 1)
             channels = method.adversary_channels
@@ -206,6 +211,17 @@ class UpscalerMethod(LearningMethod):
             models.latent_size(vae.config, self.grids.coarse.bands, self.width // method.scale)
             modules.extras["vae"] = vae.eval().requires_grad_(False).to(device)
         return modules
+
+    def _earlier(self, shape: Shape) -> Stored:
+        """The upscaler of model.source, which this one goes on from."""
+        stored = read_upscaler(Path(required_source(self.config)), "model.source")
+        if replace(stored.shape, growth=shape.growth) != shape:
+            raise UserError(
+                f"the upscaler of model.source={self.config.model.source} is {stored.shape}",
+                f"method.network, features, blocks and scale ask for {shape}",
+                "set them as that one has them",
+            )
+        return stored
 
     def autoencoder(self) -> Any:
         """That of model.autoencoder; None where it is not set."""

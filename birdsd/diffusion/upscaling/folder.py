@@ -85,16 +85,17 @@ def _place(folder: Path) -> Path | None:
     return None
 
 
-def read_upscaler(folder: Path) -> Stored:
-    """Read a folder that `write_upscaler` made; `UserError` for what is not one, or is damaged."""
+def read_upscaler(folder: Path, setting: str = "upscale") -> Stored:
+    """Read a folder that `write_upscaler` made, and that `setting` names; `UserError` for what is not one, or
+    is damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     place = _place(folder)
     if place is None:
         raise UserError(
-            f"upscale={folder} holds no upscaler",
-            "expected a finished run of method=upscaler, or a file of an ESRGAN-family network",
+            f"{setting}={folder} holds no upscaler",
+            "expected a finished run of method=upscaler",
             "train one: birdsd run train method=upscaler data.shards=FINE_SHARDS",
         )
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -43,6 +45,14 @@ class Twofold(nn.Module):
             return plain, None
         moved = {name: self._plain(name).detach() + self._sharper(name) for name in self._names}
         return plain, self._called(picture, moved)
+
+    def begin_as(self, sets: Sequence[Mapping[str, Tensor]]) -> None:
+        """Take the weights of an earlier one; where that has one set, both are it."""
+        with torch.no_grad():
+            for name in self._names:
+                self._plain(name).copy_(sets[0][name])
+                if self.sharp:
+                    self._sharper(name).copy_(sets[-1][name] - sets[0][name])
 
     def weights(self, sharpness: float) -> dict[str, Tensor]:
         """Under the network's own names: 0 the plain set, 1 the sharper one, between them their mixture."""

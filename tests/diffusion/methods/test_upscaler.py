@@ -157,6 +157,19 @@ def test_a_relativistic_discriminator_compares() -> None:
     assert torch.equal(plain[1], of_real) and not torch.equal(plain[3], direction)
 
 
+def test_it_goes_on_from_an_earlier_one(fine_index, tmp_path) -> None:
+    method, parts = built(fine_index, **ON)
+    train(method, parts, fine_index, 4, 1e-2)
+    folder = method.export(parts, tmp_path / "export")
+    _, further = built(fine_index, init="pretrained", source=folder, **ON)
+    for a in (0.0, 1.0):
+        one, other = (p.learner.network.weights(a) for p in (parts, further))
+        assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
+    with pytest.raises(UserError, match=r"model\.source") as caught:
+        built(fine_index, init="pretrained", source=folder, blocks=2)
+    assert "blocks=1" in caught.value.problem and "blocks=2" in caught.value.expected
+
+
 # -- refusals -----------------------------------------------------------------------------------------------
 
 
@@ -174,7 +187,7 @@ def test_a_relativistic_discriminator_compares() -> None:
         ({"noise_levels": -1.0}, "noise_levels"),
         ({"autoencoder_share": 1.5}, "autoencoder_share"),
         ({"adversary_weight": 0.5, "crop_frames": 4}, "adversary_weight"),
-        ({"init": "pretrained", "source": "x"}, "init=pretrained"),
+        ({"init": "pretrained", "source": "not/there"}, "model.source=not/there"),
     ],
 )
 def test_what_cannot_be_taught_is_refused(fine_index, changes, what: str) -> None:
