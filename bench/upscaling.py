@@ -15,12 +15,12 @@ import torch
 from bench.common import Row, Size
 from birdsd.config import compose
 from birdsd.diffusion.method_configs import UpscalerConfig
-from birdsd.diffusion.upscaling.grids import Grids
 from birdsd.diffusion.upscaling.networks import Shape, built
 from birdsd.diffusion.upscaling.upscaler import Upscaler
 from birdsd.method_facts import settings_of
 from birdsd.planning.live_tensors import LiveTensors
 from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.grids import Grids
 
 BANDS, FRAMES, LONGER = 128, 256, 8
 _LIMIT_S, _GROWTH = 0.5, 1.1
@@ -56,7 +56,7 @@ def run(size: Size) -> list[Row]:
 
 def _upscaler() -> Upscaler:
     method = settings_of(compose("train", ["method=upscaler"]).method, UpscalerConfig)
-    shape = Shape(method.network, method.features, method.blocks, method.scale)
+    shape = Shape(method.network, method.features, method.depth, method.scale)
     fine, coarse = (
         SpectrogramCodec.from_config(compose("prepare", [f"codec={name}"]).codec)
         for name in ("birdsong", "birdsong-half")

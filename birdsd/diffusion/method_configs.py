@@ -39,7 +39,7 @@ class UpscalerConfig(AdversaryConfig):
     scale: int = 2  # or 4: a coarse cell is so many bands by so many frames of the shards
     network: str = "compact"  # or rrdb
     features: int = 32  # channels of its layers
-    blocks: int = 8  # convolutions of compact, dense blocks of rrdb
+    depth: int = 8  # convolutions of compact, dense blocks of rrdb
     growth: int = 16  # of network=rrdb: channels that a convolution of a dense block adds
     loud_weight: float = 1.0  # how much more than silence the loudest cell counts
     autoencoder_share: float = 0.5  # of the coarse pictures that go through model.autoencoder

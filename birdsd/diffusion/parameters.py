@@ -80,11 +80,11 @@ def of_upscaler(config: TrainConfig, parts: Mapping[str, Shapes], species: int) 
             for number in range(5)
         )
         folded = (4 // method.scale) ** 2
-        network = 3 * method.blocks * dense + 4 * _convolution(width, width)
+        network = 3 * method.depth * dense + 4 * _convolution(width, width)
         network += _convolution(folded, width) + _convolution(width, 1)
     else:
-        network = _convolution(1, width) + method.blocks * _convolution(width, width)
-        network += (method.blocks + 1) * width + _convolution(width, last)
+        network = _convolution(1, width) + method.depth * _convolution(width, width)
+        network += (method.depth + 1) * width + _convolution(width, last)
     if not method.adversary_weight:
         return network
     steps = [4, *(growth * method.adversary_channels for growth in (1, 2, 4))]

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from birdsd.cli import main
-from birdsd.diffusion.upscaling.grids import coarser
+from birdsd.sound.codec.grids import coarser
 from tests.support.shard_makers import tone_folder
 from tests.support.tiny import CODEC, TEXT, UNET, VAE
 

@@ -9,8 +9,8 @@ import torch
 
 from birdsd.diffusion.export import TrainingSet
 from birdsd.diffusion.upscaling.folder import write_upscaler
-from birdsd.diffusion.upscaling.grids import Grids
 from birdsd.diffusion.upscaling.networks import Shape
+from birdsd.sound.codec.grids import Grids
 from tests.support.tiny import CODEC
 
 # Its highest band cannot lie beyond half the rate, and so half a band lower than where it should.

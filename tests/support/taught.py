@@ -37,7 +37,7 @@ WAYS = {
     },
     # The first two of its six steps are without its adversary, and without its second set of weights.
     "upscaler": {
-        "name": "upscaler", "crop_frames": 32, "init": "scratch", "features": 4, "blocks": 1,
+        "name": "upscaler", "crop_frames": 32, "init": "scratch", "features": 4, "depth": 1,
         "adversary_weight": 0.5, "adversary_start_samples": 8, "adversary_channels": 4,
         "adversary_learning_rate": 0.1,
     },

@@ -17,12 +17,12 @@ from torch.nn import functional
 from birdsd.diffusion.formats.tensors import Content, read_content
 from birdsd.diffusion.learning.common import picture_of, read
 from birdsd.diffusion.networks.finite import is_finite
-from birdsd.diffusion.upscaling.grids import Grids, finer
 from birdsd.diffusion.upscaling.measure import Measured, Tally
 from birdsd.diffusion.upscaling.networks import SCALES, recognised, under_new_names
 from birdsd.diffusion.upscaling.upscaler import Upscaler, of_three
 from birdsd.errors import UserError
 from birdsd.files import sha256_file
+from birdsd.sound.codec.grids import Grids, finer
 from birdsd.sound.codec.protocol import Codec
 
 if TYPE_CHECKING:

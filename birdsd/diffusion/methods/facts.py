@@ -173,7 +173,7 @@ FACTS = (
         parameters.of_upscaler,
         config=UpscalerConfig,
         defaults={"adversary_start_samples": 12_000},
-        sizes=("scale", "network", "features", "blocks", "growth"),
+        sizes=("scale", "network", "features", "depth", "growth"),
         optional=("autoencoder",),
         source_parts=(),
         without_effect=_upscaler_unused,

@@ -35,7 +35,6 @@ from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.adversary import SMALLEST_SIDE, Adversary, Discriminator
 from birdsd.diffusion.networks.models import evaluating, to_range
 from birdsd.diffusion.upscaling.folder import Stored, read_upscaler, write_upscaler
-from birdsd.diffusion.upscaling.grids import Grids, coarser
 from birdsd.diffusion.upscaling.levels import Levels
 from birdsd.diffusion.upscaling.measure import (
     Measured,
@@ -49,6 +48,7 @@ from birdsd.diffusion.upscaling.twofold import Twofold
 from birdsd.errors import UserError
 from birdsd.method_facts import settings_of
 from birdsd.randomness import generator
+from birdsd.sound.codec.grids import Grids, coarser
 from birdsd.sound.codec.protocol import Codec
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ class UpscalerMethod(LearningMethod):
     def build(self, device: torch.device, dtype: torch.dtype) -> Modules:
         """A new network, and the autoencoder that half of its inputs go through."""
         method = self.settings
-        shape = Shape(method.network, method.features, method.blocks, method.scale, 1, method.growth)
+        shape = Shape(method.network, method.features, method.depth, method.scale, 1, method.growth)
         sharp = method.adversary_weight > 0
         network = Twofold(shape, self.config.seed, sharp)
         if self.config.model.init == "pretrained":
@@ -218,7 +218,7 @@ class UpscalerMethod(LearningMethod):
         if replace(stored.shape, growth=shape.growth) != shape:
             raise UserError(
                 f"the upscaler of model.source={self.config.model.source} is {stored.shape}",
-                f"method.network, features, blocks and scale ask for {shape}",
+                f"method.network, features, depth and scale ask for {shape}",
                 "set them as that one has them",
             )
         return stored

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from birdsd.diffusion import export
 from birdsd.diffusion.networks.finite import is_finite
-from birdsd.diffusion.upscaling.grids import Grids
 from birdsd.diffusion.upscaling.networks import Shape, recognised
 from birdsd.errors import UserError
 from birdsd.files import read_json, write_json
+from birdsd.sound.codec.grids import Grids
 from birdsd.sound.codec.protocol import Codec
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.grids import scale_of
+from birdsd.sound.codec.protocol import Codec
 
 _BEYOND = 128.0  # a value is taken as it is up to so far outside 0..255; no magnitude overflows there
 _TINY = 1e-24  # power: far below the floor of any codec, and a gradient still
@@ -29,11 +30,9 @@ class Levels:
     span: float  # dB from 0 to 255, or of log1p the logarithm at 255
 
     @classmethod
-    def of(cls, codec: SpectrogramCodec) -> Levels:
+    def of(cls, codec: Codec) -> Levels:
         """Those of a codec's pictures."""
-        if codec.intensity == "log1p":
-            return cls(True, codec.floor_db, math.log1p(10 ** ((codec.ceiling_db - codec.floor_db) / 20)))
-        return cls(False, codec.floor_db, codec.ceiling_db - codec.floor_db)
+        return cls(*scale_of(codec))
 
     def magnitude(self, values: Tensor) -> Tensor:
         """Of a full-scale sine 1."""

@@ -143,7 +143,7 @@ def built(shape: Shape, seed: int) -> nn.Module:
         )
     if min(shape.features, shape.blocks) < 1 or shape.growth < 1:
         raise UserError(
-            f"method.features={shape.features} method.blocks={shape.blocks}",
+            f"method.features={shape.features} method.depth={shape.blocks}",
             "a network has features and blocks",
             "leave them out for the usual size",
         )

@@ -11,11 +11,10 @@ import numpy as np
 import torch
 
 from birdsd.diffusion.upscaling.folder import Stored, read_upscaler
-from birdsd.diffusion.upscaling.grids import Grids
 from birdsd.diffusion.upscaling.levels import Levels
 from birdsd.errors import UserError
 from birdsd.files import fingerprint
-from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.grids import Grids
 from birdsd.sound.codec.protocol import Codec
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ class Upscaler:
         return cls.of(replace(stored, grids=grids), str(folder), sharpness, device)
 
     @property
-    def codec(self) -> SpectrogramCodec:
+    def codec(self) -> Codec:
         """Of the pictures that it makes."""
         return self.grids.fine
 

@@ -23,7 +23,7 @@ from tests.support.fine import FINE
 from tests.support.tiny import CODEC, batch, make_shards, train, train_config
 
 CPU = torch.device("cpu")
-SMALL = {"features": 6, "blocks": 1, "crop_frames": 32}
+SMALL = {"features": 6, "depth": 1, "crop_frames": 32}
 CLEAN = {"noise_levels": 0.0, "level_shift_db": 0.0}
 ON = {"adversary_weight": 0.5, "adversary_channels": 4, "adversary_start_samples": 8}
 
@@ -89,7 +89,7 @@ def test_half_of_the_inputs_go_through_the_runs_own_autoencoder(fine_index, auto
 
 
 def test_it_learns_to_do_better_than_bicubic(fine_index) -> None:
-    method, parts = built(fine_index, features=8, blocks=2, **CLEAN)
+    method, parts = built(fine_index, features=8, depth=2, **CLEAN)
     first = method.measured(parts, "validation", 0.0)
     losses = train(method, parts, fine_index, 60, 4e-3)
     after = method.measured(parts, "validation", 0.0)
@@ -166,7 +166,7 @@ def test_it_goes_on_from_an_earlier_one(fine_index, tmp_path) -> None:
         one, other = (p.learner.network.weights(a) for p in (parts, further))
         assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
     with pytest.raises(UserError, match=r"model\.source") as caught:
-        built(fine_index, init="pretrained", source=folder, blocks=2)
+        built(fine_index, init="pretrained", source=folder, depth=2)
     assert "blocks=1" in caught.value.problem and "blocks=2" in caught.value.expected
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from birdsd.config import compose
-from birdsd.diffusion.upscaling.grids import Grids, coarser, finer
 from birdsd.diffusion.upscaling.levels import Levels
 from birdsd.diffusion.upscaling.measure import Tally, bicubic, detail_db, spectral_distance_db
 from birdsd.errors import UserError
 from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.grids import Grids, coarser, finer
 from tests.support.fine import FINE
 from tests.support.tiny import CODEC
 

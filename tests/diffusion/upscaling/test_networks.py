@@ -116,7 +116,7 @@ def test_the_names_of_the_first_esrgan_files_are_understood() -> None:
         (Shape("esrgan"), "method.network"),
         (Shape(scale=3), "method.scale=3"),
         (Shape(features=0), "method.features=0"),
-        (Shape(blocks=-1), "method.blocks=-1"),
+        (Shape(blocks=-1), "method.depth=-1"),
     ],
 )
 def test_a_network_that_cannot_be_built_is_refused(shape: Shape, what: str) -> None:

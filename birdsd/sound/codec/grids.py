@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -70,6 +71,24 @@ class Grids:
             power = [float(np.square(codec.magnitude(given)).mean()) for codec in (self.coarse, self.fine)]
             found.append(float(10 * np.log10(power[0] / power[1])))
         return sum(found) / 2
+
+
+class Scale(NamedTuple):
+    """What the values 0..255 of pictures with levels mean: decibels from `floor_db` over `span` of them, or,
+    where it is `soft` (log1p), logarithms of 1 + magnitude / floor up to `span`."""
+
+    soft: bool
+    floor_db: float
+    span: float
+
+
+def scale_of(codec: Codec) -> Scale:
+    """That of a codec; `UserError` for one without absolute levels."""
+    known = spectrogram(codec)
+    range_db = known.ceiling_db - known.floor_db
+    if known.intensity == "log1p":
+        return Scale(True, known.floor_db, math.log1p(10 ** (range_db / 20)))
+    return Scale(False, known.floor_db, range_db)
 
 
 def spectrogram(codec: Codec) -> SpectrogramCodec:
