@@ -38,8 +38,8 @@ PIPELINE = Kind("pipeline", formats=("diffusers", "a1111", "comfyui", "ckpt"))
 LORA = Kind("lora", True, ("diffusers", "a1111", "comfyui", "peft", "kohya", "diffusers-lora"))
 EMBEDDING = Kind("embedding", True, ("diffusers", "a1111", "comfyui", "embedding", "kohya-embedding"))
 AESTHETIC = Kind("aesthetic", True, ("a1111",))
-AUTOENCODER, CLIP = Kind("autoencoder"), Kind("clip")
-KINDS = (PIPELINE, LORA, EMBEDDING, AESTHETIC, AUTOENCODER, CLIP)
+AUTOENCODER, CLIP, UPSCALER = Kind("autoencoder"), Kind("clip"), Kind("upscaler")
+KINDS = (PIPELINE, LORA, EMBEDDING, AESTHETIC, AUTOENCODER, CLIP, UPSCALER)
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class MethodFacts:
     # The models that it stands on beside model.source, of schema.MODEL_KEYS, and the parts that it loads from
     # model.source.
     models: tuple[str, ...] = ("autoencoder",)
+    optional: tuple[str, ...] = ()  # of `models`, those that it can do without
     source_parts: tuple[str, ...] = ("unet", "text_encoder", "tokenizer", "vae")
     caches: bool = False  # it keeps what frozen networks make of the shards
     # From the settings of a stored run: what facts.json of its class images says; None without such.

@@ -36,6 +36,9 @@ def _load_for(config: GenerateConfig, recipe: Recipe) -> Generator:
     """The recipe's own model and adapters, or those that the configuration names instead."""
     adapters = None if config.add else [Adapter.open(folder, weight) for folder, weight in recipe.adapters]
     config = replace(config, base=config.base or recipe.base, guide=config.guide or recipe.guide)
+    if recipe.upscale is not None:
+        named, sharpness = recipe.upscale
+        config = replace(config, upscale=config.upscale or named, upscale_sharpness=sharpness)
     return load_model(config, None if config.run else recipe.model, adapters)
 
 

@@ -39,7 +39,7 @@ def run(config: GridConfig) -> Outcome:
                 )
                 bar.update(before + _steps(cell) - bar.n)  # for clips that existed already
                 made[cell.place] = (
-                    [AudioClip.read(model.codec, x.picture, x.sound, x.prompt) for x in clips],
+                    [AudioClip.read(model.heard_codec, x.picture, x.sound, x.prompt) for x in clips],
                     clips,
                 )
     heard = judge_cells([_sounds(*made[cell.place]) for cell in grid.cells])

@@ -246,7 +246,10 @@ def _split(override: str) -> tuple[str, str]:
             f"cannot read the setting '{clipped(override)}'",
             "a setting is group=preset or key=value, e.g. machine=smoke or optim.learning_rate=1e-4",
         )
-    return key, value
+    return _ALIASES.get(key, key), value
+
+
+_ALIASES = {"upscale.sharpness": "upscale_sharpness"}  # `upscale` is a value, and no section
 
 
 def split_settings(job: str, settings: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -165,6 +165,12 @@ def model_card(codec: Mapping[str, Any], heard: TrainingSet, about: Mapping[str,
     )
     if about.get("kind") == "autoencoder":
         use = 'from diffusers import AutoencoderKL\nvae = AutoencoderKL.from_pretrained("THIS FOLDER")'
+    run = "run=THIS_FOLDER"
+    if about.get("kind") == "upscaler":
+        use = (
+            'from safetensors.torch import load_file\nweights = load_file("THIS FOLDER/upscaler.safetensors")'
+        )
+        run = "run=RUN upscale=THIS_FOLDER"
     return f"""---
 library_name: diffusers
 tags: [birdsd, bioacoustics, spectrogram]
@@ -178,7 +184,7 @@ that turn them into sound ({grid}).
 ```python
 {use}
 ```
-or, with sound and labels: `birdsd run generate run=THIS_FOLDER prompt="{prompt}"`
+or, with sound and labels: `birdsd run generate {run} prompt="{prompt}"`
 
 ## Species
 {species}

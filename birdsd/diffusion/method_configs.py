@@ -12,18 +12,39 @@ from birdsd.schema import MethodConfig, Text
 
 
 @dataclass
-class AutoencoderConfig(MethodConfig):
-    """The spectrogram autoencoder: reconstruction losses, and a discriminator beside them."""
+class AdversaryConfig(MethodConfig):
+    """What methods have that learn from crops of pictures, and beside a discriminator."""
 
-    kl_weight: float = 1e-6  # of the divergence of the latents from a standard normal distribution
-    gradient_weight: float = 0.0  # of the error of differences between neighbouring pixels
     crop_frames: int = 0  # width of the crops that it learns from; 0: whole pictures
-    texture_weight: float = 0.0  # of the error of local mean and standard deviation
-    feature_weight: float = 0.0  # of the error of the features of model.clip's image tower
     adversary_weight: float = 0.0  # of a discriminator's gradient beside the reconstruction's; 0: none
     adversary_start_samples: int = 0  # it learns and teaches from there on
     adversary_learning_rate: float = 2e-3  # of its weights, which have unit variance, at the schedule's peak
     adversary_channels: int = 16  # of its first layer
+
+
+@dataclass
+class AutoencoderConfig(AdversaryConfig):
+    """The spectrogram autoencoder: reconstruction losses, and a discriminator beside them."""
+
+    kl_weight: float = 1e-6  # of the divergence of the latents from a standard normal distribution
+    gradient_weight: float = 0.0  # of the error of differences between neighbouring pixels
+    texture_weight: float = 0.0  # of the error of local mean and standard deviation
+    feature_weight: float = 0.0  # of the error of the features of model.clip's image tower
+
+
+@dataclass
+class UpscalerConfig(AdversaryConfig):
+    """The upscaler: a small network of the ESRGAN family, and what its coarse pictures go through."""
+
+    scale: int = 2  # or 4: a coarse cell is so many bands by so many frames of the shards
+    network: str = "compact"  # or rrdb
+    features: int = 32  # channels of its layers
+    depth: int = 8  # convolutions of compact, dense blocks of rrdb
+    growth: int = 16  # of network=rrdb: channels that a convolution of a dense block adds
+    loud_weight: float = 1.0  # how much more than silence the loudest cell counts
+    autoencoder_share: float = 0.5  # of the coarse pictures that go through model.autoencoder
+    noise_levels: float = 4.0  # of the noise on coarse pictures: up to so many of 255
+    level_shift_db: float = 6.0  # pictures are made louder or softer by up to this much
 
 
 @dataclass

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from birdsd.diffusion.lora_targets import TARGETS, TEXT_ENCODER, TEXT_LAYERS
-from birdsd.diffusion.method_configs import LoraConfig, TextualInversionConfig, WeightsConfig
+from birdsd.diffusion.method_configs import LoraConfig, TextualInversionConfig, UpscalerConfig, WeightsConfig
 from birdsd.method_facts import Shapes, find, settings_of
 
 if TYPE_CHECKING:
@@ -67,6 +68,33 @@ def of_weights(config: TrainConfig, parts: Mapping[str, Shapes], species: int) -
         for key, shape in parts.get(part, {}).items()
         if not method.learns or any(fnmatchcase(f"{part}.{key}", one) for one in method.learns)
     )
+
+
+def of_upscaler(config: TrainConfig, parts: Mapping[str, Shapes], species: int) -> int:
+    """The network; with an adversary also what makes its sharper set of weights, and the discriminator."""
+    method = settings_of(config.method, UpscalerConfig)
+    width, last = method.features, method.scale**2
+    if method.network == "rrdb":
+        dense = sum(
+            _convolution(width + number * method.growth, width if number == 4 else method.growth)
+            for number in range(5)
+        )
+        folded = (4 // method.scale) ** 2
+        network = 3 * method.depth * dense + 4 * _convolution(width, width)
+        network += _convolution(folded, width) + _convolution(width, 1)
+    else:
+        network = _convolution(1, width) + method.depth * _convolution(width, width)
+        network += (method.depth + 1) * width + _convolution(width, last)
+    if not method.adversary_weight:
+        return network
+    steps = [4, *(growth * method.adversary_channels for growth in (1, 2, 4))]
+    judge = sum(to * (16 * of + 1) for of, to in pairwise(steps)) + 9 * steps[-1]
+    return 2 * network + judge
+
+
+def _convolution(of: int, to: int) -> int:
+    """One of 3 x 3 with its bias."""
+    return to * (9 * of + 1)
 
 
 def of_nothing(config: TrainConfig, parts: Mapping[str, Shapes], species: int) -> int:

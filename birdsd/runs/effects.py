@@ -26,7 +26,7 @@ _MACHINE: dict[str, tuple[str, ...]] = {
     "train": ("processes", *_OF_CLIPS),
 }
 # With recipe=FILE these still take effect; everything else comes from the recipe.
-_BESIDE_RECIPE = ("recipe", "run", "runs", "add", "base", "guide", "out", "part")
+_BESIDE_RECIPE = ("recipe", "run", "runs", "add", "base", "guide", "upscale", "out", "part")
 
 
 def without_effect(job: str, settings: Sequence[str], settled: Any) -> list[str]:
@@ -66,7 +66,10 @@ def _unused(job: str, settled: Any, keys: set[str]) -> Iterator[tuple[str, str]]
 
 
 # What decides songs that a model makes.
-_OF_SONGS = ("tries", "judge", "shards", "steps", "guidance", "scheduler", "batch_size", "add", "base")
+_OF_SONGS = (
+    "tries", "judge", "shards", "steps", "guidance", "scheduler", "batch_size", "add", "base", "upscale",
+    "upscale_sharpness",
+)  # fmt: skip
 
 
 _OF_SPACE = tuple(f"space.{one.name}" for one in fields(SpaceConfig))
@@ -176,6 +179,8 @@ def _of_clips(settled: Any, keys: set[str]) -> Iterator[tuple[str, str]]:
                 yield key, f"guidance={settled.guidance:g} turns guidance off, and there is no guide"
     if settled.seeds:
         yield "seed", "seeds overrides it"
+    if not settled.upscale:
+        yield "upscale_sharpness", "there is no upscale"
     if settled.aesthetic_steps == 0:
         for key, _ in config.keys(type(settled)):
             if key.startswith("aesthetic_") and key != "aesthetic_steps":

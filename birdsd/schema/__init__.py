@@ -15,6 +15,8 @@ from birdsd.schema.machine import SiteConfig as SiteConfig
 from birdsd.schema.machine import SubmitConfig as SubmitConfig
 from birdsd.schema.machine import Text as Text
 from birdsd.schema.separation import SeparateConfig as SeparateConfig
+from birdsd.schema.space import BearingsConfig as BearingsConfig
+from birdsd.schema.space import SpaceConfig as SpaceConfig
 
 SPECTROGRAM = "spectrogram"  # the kind of codec that CodecConfig is for
 
@@ -236,6 +238,10 @@ class ClipsConfig:
     mask_start_s: Optional[float] = None  # regenerate only this span of it
     mask_end_s: Optional[float] = None  # where this span ends
     loop: bool = False  # the end of each clip goes on with its beginning
+    upscale: Text = (
+        None  # a run of method=upscaler, or a file of an ESRGAN-family network: pictures made fine
+    )
+    upscale_sharpness: float = 0.0  # 0: smooth; 1: as sharp as its adversary made it
     emphasis: bool = True  # (word:1.3) weights a word; false: brackets are plain text
     aesthetic_steps: Optional[int] = None  # of personalising each prompt; null: 5, 0 turns it off
     aesthetic_rate: float = 1e-4  # learning rate of this personalisation
@@ -375,6 +381,8 @@ class SongsConfig:
     batch_size: int = 8  # songs generated at once
     add: list[str] = field(default_factory=list)  # adapters, as for generate
     base: Text = None  # base model of an adapter, if it has moved
+    upscale: Text = None  # makes pictures fine, as for generate
+    upscale_sharpness: float = 0.0
     runs: str = "runs"  # folder of the runs
     part: str = "0/1"  # i/n: the i-th of n tasks that split the songs or scenes
     machine: MachineConfig = field(default_factory=MachineConfig)
@@ -390,21 +398,6 @@ class BankConfig(SongsConfig):
     count: int = 16  # individuals per species and sound type, or recordings per species
     takes: int = 1  # songs per individual
     out: str = "bank"
-
-
-@dataclass
-class SpaceConfig:
-    """What lies between the birds of a scene and the receivers (layout other than mono)."""
-
-    recorders: Text = None  # of layout=array: CSV with file, x, y[, z] in m, or "A=0,0 B=50,0"; null: four
-    heading_deg: float = 0.0  # compass bearing of straight ahead
-    temperature_c: float = 15.0
-    humidity_percent: float = 70.0
-    pressure_kpa: float = 101.325
-    foliage_db_per_m: float = 0.0  # what leaves take, at all frequencies, beyond 10 m
-    reverb_s: float = 1.2  # time in which the forest's reverberation falls by 60 dB; 0: none
-    direct_db: float = 20.0  # direct sound over reverberation 10 m away; it falls with the distance
-    loudness: str = "heard"  # asked SNR and level are those that arrive; source: those of the bird 10 m away
 
 
 @dataclass
@@ -431,21 +424,6 @@ class SceneConfig(SongsConfig):
     stems: bool = True  # keep every event and background as a file of its own
     picture: bool = True  # a spectrogram with the boxes on it; for a single scene also what was asked for
     out: str = "scenes"
-
-
-@dataclass
-class BearingsConfig:
-    """from where birds are heard in first-order ambisonics: labels, azigrams, a sound for each direction"""
-
-    recordings: str = "recordings"  # a folder, or one file, of four channels
-    labels: Text = None  # of whose boxes the bearings are asked; null: beside the recordings, else none
-    order: str = "auto"  # acn-sn3d, acn-n3d or fuma; auto: told by the channels' energies, or refused
-    heading_deg: float = 0.0  # compass bearing of straight ahead
-    low_hz: float = 500.0  # where there is no box: the band that is listened to
-    high_hz: float = 12000.0
-    separate: bool = False  # also a sound for each direction in which somebody was heard
-    picture: bool = True  # the azigram
-    out: str = "bearings"
 
 
 # Job name -> its configuration. The module that runs it is jobs/NAME.py.

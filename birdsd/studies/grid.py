@@ -16,6 +16,7 @@ from birdsd.diffusion.generation.request import Request
 from birdsd.errors import UserError, unknown_name
 from birdsd.runs.models.loading import recommended_sampling, split_weight
 from birdsd.runs.models.places import place_of
+from birdsd.runs.models.upscaling import upscaler_place
 from birdsd.runs.models.weaker import placed
 from birdsd.schema import ClipsConfig, GenerateConfig, GridConfig
 from birdsd.values import as_setting
@@ -77,7 +78,9 @@ class Cell:
     @property
     def model_key(self) -> tuple[object, ...]:
         """Cells with the same key share one loaded model."""
-        return self.settings.run, self.settings.base, self.settings.guide, tuple(self.settings.add)
+        told = self.settings
+        upscaled = told.upscale, told.upscale_sharpness
+        return told.run, told.base, told.guide, *upscaled, tuple(told.add)
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,7 @@ def command(settings: GenerateConfig) -> str:
         add=[_placed(settings, text) for text in settings.add],
         init=_absolute(settings.init) if settings.init else None,
         guide=placed(settings, settings.guide) if settings.guide else None,
+        upscale=str(upscaler_place(settings, settings.upscale)) if settings.upscale else None,
         runs=usual.runs,
         out=usual.out,
         machine=usual.machine,
@@ -204,7 +208,7 @@ def value_name(key: str, value: str) -> str:
     """A value for people: paths by their last part, nothing as a word."""
     if value.lower() in NOTHING:
         return "none"
-    if key in ("run", "add", "init", "base", "guide"):
+    if key in ("run", "add", "init", "base", "guide", "upscale"):
         return " + ".join(_short(part) for part in value.split(" + "))
     return value
 

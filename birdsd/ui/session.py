@@ -159,7 +159,7 @@ class UiSession:
 
     def figure(self, clip: Clip, values: FormValues) -> Markup:
         """The spectrogram with its axes, the player below it, and a caption."""
-        shown = AudioClip.read(self.model.codec, clip.picture, clip.sound)
+        shown = AudioClip.read(self.model.heard_codec, clip.picture, clip.sound)
         return spectrogram(
             shown.levels(), shown.codec, alt=f"Spectrogram of: {clip.prompt}",
             waveform=shown.waveform, rate_hz=shown.rate_hz, caption=self._caption(clip, values),

@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from birdsd.cli import main
+from birdsd.sound.codec.grids import coarser
 from tests.support.shard_makers import tone_folder
 from tests.support.tiny import CODEC, TEXT, UNET, VAE
 
@@ -106,6 +107,7 @@ def make(folder: Path) -> None:
         "textual_inversion",
         "clip",
         "dreambooth_lora",
+        "upscaler",
     )
     advice = {"recommended": {**dict.fromkeys(methods, short), "sampling": {"steps": 2}}}
     _preset(own, "model", "tiny", {**shape, **advice})
@@ -114,6 +116,8 @@ def make(folder: Path) -> None:
     for name in ("birdsong", "birdsong-tiny", "birdsong-small", "riffusion"):
         fields = {item.name for item in dataclasses.fields(main.schema.CodecConfig)}
         _preset(own, "codec", name, {k: v for k, v in codec.items() if k in fields and k != "name"})
+    half = dataclasses.asdict(coarser(CODEC, 2))
+    _preset(own, "codec", "birdsong-half", {k: v for k, v in half.items() if k in fields and k != "name"})
     for name in ("recordings", "songs", "rain"):
         tone_folder(folder / name, seconds=2.0)
     on_top = "model=tiny model.init=pretrained model.source=RUN data.shards=shards"
@@ -126,6 +130,12 @@ def make(folder: Path) -> None:
         f"run train name=TOKENS method=textual_inversion {on_top}",
         f"run train name=CLIP_RUN method=clip {on_top}",
         f"run train name=AESTHETIC method=aesthetic_gradients {on_top} model.clip=CLIP_RUN",
+        "run prepare data.recordings=recordings data.shards=coarse codec=birdsong-half",
+        "run train name=COARSE_AUTOENCODER method=autoencoder model=tiny data.shards=coarse "
+        "method.crop_frames=0",
+        "run train name=COARSE_RUN model=tiny model.autoencoder=COARSE_AUTOENCODER data.shards=coarse",
+        "run train name=UPSCALER method=upscaler model=tiny model.autoencoder=COARSE_AUTOENCODER "
+        "data.shards=shards",
         "run generate run=RUN count=1 prompt=bird",
         "pack RUN --out RUN.birdsd.zip",
     ):

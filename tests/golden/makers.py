@@ -34,6 +34,7 @@ FORMS: dict[str, tuple[str, ...]] = {
     "dreambooth on lora": ("method=dreambooth", "method.base_method=lora", *PRETRAINED),
     "dreambooth on full": ("method=dreambooth", "method.base_method=full", *PRETRAINED),
     "clip": ("method=clip", *PRETRAINED),
+    "upscaler": ("method=upscaler",),
     "aesthetic_gradients": ("method=aesthetic_gradients", *PRETRAINED, "model.clip=someone/clip"),
 }
 # Another value of each key of `method`, and of some that every method shares. Which form takes which key is
@@ -44,13 +45,30 @@ _UPDATE = ("rank=4", "alpha=2", "targets=[attention]")
 _WEIGHTS = ("train_text_encoder=false", "learns=[unet.*]")
 _CLASS = ("word=class", "class_word=animal", "prior_weight=0.5", "class_prompts=[a bird]", "class_samples=5",
           "class_steps=6", "class_guidance=2")  # fmt: skip
-_PICTURES = (
-    "kl_weight=0.001", "gradient_weight=0.5", "crop_frames=16", "texture_weight=0.5", "feature_weight=0.5",
+_ADVERSARY = (
     "adversary_weight=0.5", "adversary_start_samples=8", "adversary_learning_rate=0.001",
     "adversary_channels=8",
 )  # fmt: skip
+_PICTURES = (
+    "kl_weight=0.001", "gradient_weight=0.5", "crop_frames=16", "texture_weight=0.5", "feature_weight=0.5",
+    *_ADVERSARY,
+)  # fmt: skip
 KEYS: dict[str, tuple[str, ...]] = {
     "autoencoder": _PICTURES,
+    "upscaler": (
+        "scale=4",
+        "network=rrdb",
+        "features=16",
+        "depth=2",
+        "growth=8",
+        "loud_weight=0.5",
+        "autoencoder_share=0.25",
+        "noise_levels=2",
+        "level_shift_db=3",
+        "crop_frames=64",
+        "adversary_weight=0.25",
+        *_ADVERSARY[1:],
+    ),
     "full": (*_NOISE, *_LOSS, *_WEIGHTS),
     "full from a base": (*_LOSS, *_WEIGHTS),
     "lora": (*_LOSS, *_UPDATE),

@@ -35,6 +35,12 @@ WAYS = {
         "adversary_weight": 0.5, "adversary_start_samples": 8, "adversary_channels": 4,
         "adversary_learning_rate": 0.1,
     },
+    # The first two of its six steps are without its adversary, and without its second set of weights.
+    "upscaler": {
+        "name": "upscaler", "crop_frames": 32, "init": "scratch", "features": 4, "depth": 1,
+        "adversary_weight": 0.5, "adversary_start_samples": 8, "adversary_channels": 4,
+        "adversary_learning_rate": 0.1,
+    },
 }  # fmt: skip
 # Where the text encoder stays as it is, and one without previews: for the tests of caches.
 FURTHER_WAYS = {

@@ -206,7 +206,9 @@ class Verification:
         for key in MODEL_KEYS:
             if source := store.model_source(getattr(config.model, key), f"model.{key}"):
                 settings.append(f"model.{key}={source}")
-        needs_one = config.model.init == "scratch" and "autoencoder" in facts_of(config.method).models
+        facts = facts_of(config.method)
+        needed = set(facts.models) - set(facts.optional)
+        needs_one = config.model.init == "scratch" and "autoencoder" in needed
         if needs_one and not config.model.autoencoder:
             self._made.append("autoencoder")
             settings.append(f"model.autoencoder={self._untrained_autoencoder(settings)}")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +20,6 @@ from birdsd.errors import UserError
 from birdsd.files import atomic_write, fingerprint, read_json, safe_name, write_json
 from birdsd.sharing import private_folder, publish, remove_leftovers
 from birdsd.sound.captions import says_no_bird
-
-if TYPE_CHECKING:
-    from birdsd.sound.codec.protocol import Codec
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ def generate(
                     if position in spoilt:
                         failed.append(spoilt[position])
                     else:
-                        clips[number] = _write(model.codec, plans[number], picture)
+                        clips[number] = _write(model, plans[number], picture)
     if failed:
         first, there = failed[0], f"{len(clips)} of {len(plans)} clips are in {out}"
         what = f"{len(failed)} clips were not made ({there}): {first.problem}"
@@ -130,18 +127,21 @@ class Recipe:
     start: str | None = None  # the identity of what it started from
     guide: str | None = None  # the weaker model, and a fingerprint of its weights
     guide_weights: str | None = None
+    upscale: tuple[str, float] | None = None  # the upscaler, and its sharpness
 
     @classmethod
     def read(cls, path: Path) -> Recipe:
         """Read a recipe; a file that is none is a `UserError`."""
         stored = read_json(path, "recipe")
         try:
-            guide = stored.get("guide")
+            guide, upscale = stored.get("guide"), stored.get("upscale")
+            led = (guide["model"], guide["weights"]) if guide else (None, None)
             recipe = cls(
                 path, Request.from_json(stored["request"]), int(stored["number"]), Path(stored["model"]),
                 str(stored["weights"]), stored.get("base"),
                 tuple((str(one["folder"]), float(one["weight"])) for one in stored.get("additions", ())),
-                stored.get("start"), *((guide["model"], guide["weights"]) if guide else (None, None)),
+                stored.get("start"), led[0], led[1],
+                (str(upscale["model"]), float(upscale["sharpness"])) if upscale else None,
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
@@ -162,7 +162,8 @@ def regenerate(model: Generator, recipe: Recipe, out: Path) -> list[Clip]:
         raise UserError(
             f"the model in {model.folder} is not the one that {recipe.path} was made with",
             f"its weights have the fingerprint {model.identity}, the recipe names {recipe.weights}",
-            "name the folder of the right model with run=, and what was added to it with add=",
+            "name the folder of the right model with run=, what was added to it with add=, and its upscaler "
+            "(if any) with upscale=",
         )
     if recipe.guide and (found := model.weaker.identity if model.weaker else "none") != recipe.guide_weights:
         raise UserError(
@@ -263,6 +264,8 @@ def _plan(model: Generator, request: Request, number: int, out: Path, start: Sta
         recipe["base"] = model.base
     if weaker is not None:
         recipe["guide"] = {"model": weaker.named, "weights": weaker.identity}
+    if model.upscaler is not None:
+        recipe["upscale"] = {"model": model.upscaler.named, "sharpness": model.upscaler.sharpness}
     if model.on_top:
         recipe["additions"] = [
             {"folder": str(one.folder.resolve()), "kind": one.kind, "weight": one.weight}
@@ -272,14 +275,16 @@ def _plan(model: Generator, request: Request, number: int, out: Path, start: Sta
     return _Plan(out, stem, recipe, start, span)
 
 
-def _write(codec: Codec, plan: _Plan, picture: np.ndarray) -> Clip:
+def _write(model: Generator, plan: _Plan, picture: np.ndarray) -> Clip:
     """The four files of one clip."""
     from PIL import Image
 
     from birdsd.sound.audio.recordings import write_wav
     from birdsd.sound.labels.load import Label, write_raven
 
-    decode = codec.decode_loop if plan.recipe["request"].get("loop") else codec.decode
+    codec, loop = model.heard_codec, bool(plan.recipe["request"].get("loop"))
+    picture = model.finished(picture, loop=loop)
+    decode = codec.decode_loop if loop else codec.decode
     sound = decode(codec.from_rgb(picture))
     begin_s, end_s = 0.0, codec.clip_s
     if plan.span is not None and plan.start is not None:

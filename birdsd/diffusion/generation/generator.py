@@ -31,11 +31,13 @@ from birdsd.diffusion.networks.libraries import import_diffusers
 from birdsd.diffusion.networks.models import variant_of
 from birdsd.diffusion.networks.placement import Placement
 from birdsd.errors import UserError
+from birdsd.files import fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from birdsd.diffusion.generation.request import Request
+    from birdsd.diffusion.upscaling.upscaler import Upscaler
     from birdsd.sound.codec.protocol import Codec
 
 
@@ -83,6 +85,7 @@ class Generator:
         self.training = _merged(base_training, self.adapters)
         self.sampling = recommended([base_training, *(one.training for one in lower)], str(self.folder))
         self.weaker: WeakerModel | None = None
+        self.upscaler: Upscaler | None = None
         self.codec: Codec = Codec.from_json(_codec(place, lower))
         at_base = base_training.get("weights") or (
             weights_fingerprint(Path(place)) if Path(place).is_dir() else place
@@ -260,6 +263,25 @@ class Generator:
             )
         other.pipeline.vae = self.pipeline.vae  # one is enough in memory
         self.weaker = weaker
+
+    def upscale_with(self, upscaler: Upscaler) -> None:
+        """Let what becomes sound go through an upscaler, which counts for what this model is from then on."""
+        self.upscaler = upscaler
+        self.identity = fingerprint([self.identity, upscaler.identity])
+
+    @property
+    def heard_codec(self) -> Codec:
+        """Of the pictures that become sound: the model's own, or that of the upscaler."""
+        return self.codec if self.upscaler is None else self.upscaler.codec
+
+    def finished(self, picture: np.ndarray, *, loop: bool = False) -> np.ndarray:
+        """[H, W, 3]: a picture of the model's, of any length, as one of `heard_codec`."""
+        return picture if self.upscaler is None else self.upscaler.picture(picture, loop=loop)
+
+    def sound_of(self, picture: np.ndarray, *, loop: bool = False) -> np.ndarray:
+        """float32 [channels, samples]: the sound of a picture of the model's, of any length."""
+        codec, finished = self.heard_codec, self.finished(picture, loop=loop)
+        return (codec.decode_loop if loop else codec.decode)(codec.from_rgb(finished))
 
     def _weaker(self, request: Request, prompts: Sequence[str], dtype: Any) -> Weaker | None:
         """What the weaker model is told of each prompt."""

@@ -16,6 +16,7 @@ from birdsd.diffusion.method_configs import (
     FullConfig,
     LoraConfig,
     TextualInversionConfig,
+    UpscalerConfig,
 )
 from birdsd.method_facts import (
     AESTHETIC,
@@ -24,6 +25,7 @@ from birdsd.method_facts import (
     EMBEDDING,
     LORA,
     PIPELINE,
+    UPSCALER,
     MethodFacts,
     Next,
     settings_of,
@@ -48,6 +50,24 @@ def _autoencoder_unused(settings: TrainConfig) -> Iterator[tuple[str, str]]:
 def _autoencoder_heaviest(settings: TrainConfig) -> None:
     settings.model.init, settings.model.source = "scratch", None
     settings_of(settings.method, AutoencoderConfig).adversary_start_samples = 0
+
+
+def _upscaler_unused(settings: TrainConfig) -> Iterator[tuple[str, str]]:
+    method = settings_of(settings.method, UpscalerConfig)
+    if not method.adversary_weight:
+        for name in _ADVERSARY:
+            yield f"method.{name}", "method.adversary_weight=0 trains no discriminator"
+    elif method.adversary_start_samples >= int(settings.optim.total_samples or 0):
+        yield "method.adversary_weight", "method.adversary_start_samples lies behind the last sample"
+    if not settings.model.autoencoder:
+        yield "method.autoencoder_share", "there is no model.autoencoder for coarse pictures to go through"
+    if method.network != "rrdb":
+        yield "method.growth", f"method.network={method.network} has no dense blocks"
+
+
+def _upscaler_heaviest(settings: TrainConfig) -> None:
+    settings.model.init, settings.model.source = "scratch", None
+    settings_of(settings.method, UpscalerConfig).adversary_start_samples = 0
 
 
 def _tokens_unused(settings: TrainConfig) -> Iterator[tuple[str, str]]:
@@ -145,6 +165,19 @@ FACTS = (
         next=Next(
             "aesthetic_gradients", "clip", "computes the aesthetic embedding of each species", pretrained=True
         ),
+    ),
+    MethodFacts(
+        "upscaler",
+        "birdsd.diffusion.methods.upscaler:UpscalerMethod",
+        UPSCALER,
+        parameters.of_upscaler,
+        config=UpscalerConfig,
+        defaults={"adversary_start_samples": 12_000},
+        sizes=("scale", "network", "features", "depth", "growth"),
+        optional=("autoencoder",),
+        source_parts=(),
+        without_effect=_upscaler_unused,
+        heaviest=_upscaler_heaviest,
     ),
     MethodFacts(
         "aesthetic_gradients",

@@ -44,10 +44,15 @@ class Discriminator(nn.Module):
     learn `speed` times as fast as the optimizer's rate says, without a second optimizer.
     All parameters lie in this one module: ZeRO-3 gathers them when it is called, so that gradients can be
     taken inside the call, where its hooks would lose count.
+
+    A `relativistic` one says which of the two is the more real (relativistic average, arXiv 1807.00734 and
+    ESRGAN): each patch is compared with the other picture's mean. That of the sample, not of the batch, so
+    that nothing depends on the micro-batch.
     """
 
-    def __init__(self, channels: int, speed: float, seed: int = 0) -> None:
+    def __init__(self, channels: int, speed: float, seed: int = 0, relativistic: bool = False) -> None:
         super().__init__()
+        self.relativistic = relativistic
         self.speed = min(max(speed, _SPEEDS[0]), _SPEEDS[1])
         inputs = 4
         with seeded(seed, "weights", "adversary"):
@@ -64,9 +69,9 @@ class Discriminator(nn.Module):
     def forward(self, image: Tensor, decoded: Tensor, idle: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What it makes of pictures and their reconstructions, float32 [B, 3, H, W] without gradients.
 
-        Returns its hinge loss [B], the only one with a gradient (to its own weights); the mean logits of
-        pictures and of reconstructions [B]; and the direction [B, 3, H, W] in which each mean logit of a
-        reconstruction falls. `idle`: nothing is computed, and the weights get gradients of 0. What is not
+        Returns its loss [B], the only one with a gradient (to its own weights); the mean logits of
+        pictures and of reconstructions [B]; and the direction [B, 3, H, W] in which a reconstruction is taken
+        for a picture less. `idle`: nothing is computed, and the weights get gradients of 0. What is not
         finite is not hidden, but moves no weight.
         """
         if idle:
@@ -78,9 +83,13 @@ class Discriminator(nn.Module):
             made = decoded.detach().requires_grad_()
             real, fake = self._logits(image), self._logits(made)
             # The sum, divided afterwards: a mean's gradient would vanish in 16 bit.
-            (rising,) = torch.autograd.grad(fake.sum(), made, retain_graph=learning)
-        hinge = (functional.relu(1 - real) + functional.relu(1 + fake)).mean(1)
-        return hinge, real.detach().mean(1), fake.detach().mean(1), -rising.float() / fake.shape[1]
+            judged = -_relative(fake, real.detach()).sum() if self.relativistic else fake.sum()
+            (rising,) = torch.autograd.grad(judged, made, retain_graph=learning)
+        if self.relativistic:
+            loss = _relative(real, fake).mean(1)
+        else:
+            loss = (functional.relu(1 - real) + functional.relu(1 + fake)).mean(1)
+        return loss, real.detach().mean(1), fake.detach().mean(1), -rising.float() / fake.shape[1]
 
     def _logits(self, image: Tensor) -> Tensor:
         """float32 [B, patches]."""
@@ -95,6 +104,14 @@ class Discriminator(nn.Module):
             if growth:
                 hidden = functional.leaky_relu(hidden, _SLOPE) * _GAIN
         return hidden.float().flatten(1)
+
+
+def _relative(more: Tensor, less: Tensor) -> Tensor:
+    """[B, patches]: the cross entropy of `more` being the more real of the two, beside the other's mean."""
+    return (
+        functional.softplus(less.mean(1, keepdim=True) - more)
+        + functional.softplus(less - more.mean(1, keepdim=True))
+    ) / 2
 
 
 class _Finite(torch.autograd.Function):

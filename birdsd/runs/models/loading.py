@@ -41,6 +41,10 @@ def load_model(
         from birdsd.runs.models.weaker import load_weaker
 
         model.lead_away_from(load_weaker(config, place, model))
+    if config.upscale:
+        from birdsd.runs.models.upscaling import load_upscaler
+
+        model.upscale_with(load_upscaler(config, place, model))
     return model
 
 

@@ -71,7 +71,7 @@ def made_loop(
     factor = codec.frames // model.latent_shape()[2]
     columns = max(1, round(duration_s * codec.rate_hz / (factor * codec.hop)))
     latents = long_latents(model, request, prompt, columns, seed, tick, loop=True)
-    sound = codec.decode_loop(codec.from_rgb(looped_picture(model, latents))).mean(axis=0)
+    sound = model.sound_of(looped_picture(model, latents), loop=True).mean(axis=0)
     yield loop_at(sound, samples)
 
 

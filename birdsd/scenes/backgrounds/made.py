@@ -60,4 +60,4 @@ def _sounds(model: Generator, pictures: Iterator[np.ndarray], overlap: int) -> I
         if whole.shape[1] * codec.hop <= codec.least_samples:
             return
         before = picture[:, -overlap:]
-        yield codec.decode(codec.from_rgb(whole)).mean(axis=0)
+        yield model.sound_of(whole).mean(axis=0)

@@ -71,7 +71,7 @@ class Maker:
             )
             cut = None
             if at not in spoilt:
-                sound = codec.decode(codec.from_rgb(pictures[at])).mean(axis=0)
+                sound = self.model.sound_of(pictures[at]).mean(axis=0)
                 cut = cut_out(sound, codec.rate_hz)
             if cut is None:
                 verdict = EventVerdict(self.gate.title, False, 0.0, "nothing heard")

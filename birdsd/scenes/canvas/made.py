@@ -50,7 +50,7 @@ def made_canvas(
         return sound_of_latents(model, latents, canvas.duration_s)
     if canvas.duration_s <= WHOLE_S:
         picture = looped_picture(model, latents)
-        return iter([codec.decode_loop(codec.from_rgb(picture)).mean(axis=0)])
+        return iter([model.sound_of(picture, loop=True).mean(axis=0)])
     columns = latents.shape[-1]
     length_s = columns * column_s(model)
     further = latents[..., np.arange(columns + int(np.ceil(2 * FADE_S / column_s(model)))) % columns]

@@ -29,7 +29,8 @@ def clips_of(config: SongsConfig) -> ClipsConfig:
     return ClipsConfig(
         prompt=["a song"], run=config.run, steps=config.steps, guidance=config.guidance,
         scheduler=config.scheduler, batch_size=config.batch_size, add=config.add, base=config.base,
-        runs=config.runs, machine=config.machine,
+        upscale=config.upscale, upscale_sharpness=config.upscale_sharpness, runs=config.runs,
+        machine=config.machine,
     )  # fmt: skip
 
 

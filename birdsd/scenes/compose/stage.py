@@ -40,12 +40,14 @@ _DECIDING = (
     "batch_size",
     "add",
     "base",
+    "upscale",
+    "upscale_sharpness",
     "format",
     "stems",
     "picture",
 )
 SHORT_S = 0.5  # of a model's songs, whose lengths nobody knows yet
-_PLACES = ("run", "bank", "pool")
+_PLACES = ("run", "bank", "pool", "upscale")
 
 
 @dataclass(frozen=True)

@@ -250,7 +250,7 @@ def test_every_machine_follows_the_same_trajectory(
         torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=2e-4)
 
 
-@pytest.mark.parametrize("way", ["full-learns", "clip", "autoencoder", "adversary", "lora"])
+@pytest.mark.parametrize("way", ["full-learns", "clip", "autoencoder", "adversary", "upscaler", "lora"])
 def test_offloaded_in_low_precision_it_is_previewed(way, shards, pipeline_folder, tmp_path):
     """The learner is in 16 bit then, what is frozen in it too."""
     config = configured(way, pipeline_folder, offload_optimizer=True, precision="bf16")

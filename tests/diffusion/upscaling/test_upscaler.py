@@ -1,0 +1,167 @@
+"""An upscaler at work: tiles that leave no trace, loops, folders, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from birdsd.diffusion.upscaling import upscaler as module
+from birdsd.diffusion.upscaling.folder import holds_upscaler, read_upscaler
+from birdsd.diffusion.upscaling.networks import recognised
+from birdsd.diffusion.upscaling.upscaler import Upscaler
+from birdsd.errors import UserError
+from birdsd.planning.live_tensors import LiveTensors
+from tests.support.fine import FINE, SHAPE, upscaler_folder
+from tests.support.tiny import CODEC
+
+WEIGHTS = "upscaler.safetensors"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return upscaler_folder(tmp_path_factory.mktemp("up") / "export")
+
+
+def image(frames: int, seed: int = 0, channels: int = 1) -> np.ndarray:
+    made = np.random.default_rng(seed).integers(20, 256, (channels, CODEC.bands, frames), dtype=np.uint8)
+    made[:, 3:6, : frames // 2] = 0
+    return made
+
+
+def test_tiles_leave_no_trace(folder, monkeypatch) -> None:
+    upscaler, given = Upscaler.open(folder, CODEC), image(75)
+    whole = upscaler.image(given)
+    assert whole.shape == (1, 2 * CODEC.bands, 150)
+    for tile in (8, 13, 32):
+        monkeypatch.setattr(module, "TILE", tile)
+        assert np.array_equal(upscaler.image(given), whole)
+    assert not whole[:, 6:12, :74].any()  # nothing is invented where nothing was
+
+
+def test_memory_does_not_grow_with_a_picture(folder, monkeypatch) -> None:
+    monkeypatch.setattr(module, "TILE", 32)
+    upscaler, peaks = Upscaler.open(folder, CODEC), []
+    for frames in (320, 3200):
+        given, live = image(frames), LiveTensors()
+        with live:
+            upscaler.image(given)
+        peaks.append(live.peak_bytes - given.size)
+    assert peaks[1] < 1.2 * peaks[0]
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_a_picture_smaller_than_a_tile_or_than_what_the_network_sees_is_made(folder, frames: int) -> None:
+    upscaler = Upscaler.open(folder, CODEC)
+    for loop in (False, True):
+        assert upscaler.image(image(frames), loop=loop).shape == (1, 2 * CODEC.bands, 2 * frames)
+
+
+def test_a_loop_goes_round(folder) -> None:
+    upscaler, given = Upscaler.open(folder, CODEC), image(40)
+    made = upscaler.image(given, loop=True)
+    turned = upscaler.image(np.roll(given, 7, axis=2), loop=True)
+    assert np.array_equal(np.roll(made, 14, axis=2), turned)
+    assert not np.array_equal(made, upscaler.image(given)), "without it the ends are ends"
+
+
+def test_channels_are_upscaled_one_by_one(tmp_path) -> None:
+    stereo, fine = (dataclasses.replace(one, channels=2) for one in (CODEC, FINE))
+    both = Upscaler.open(upscaler_folder(tmp_path / "two", fine=fine, coarse=stereo), stereo)
+    one = Upscaler.open(upscaler_folder(tmp_path / "one"), CODEC)
+    given = image(20, channels=2)
+    made = both.image(given)
+    for channel in range(2):
+        assert np.array_equal(made[channel : channel + 1], one.image(given[channel : channel + 1]))
+    assert both.picture(stereo.to_rgb(given)).shape == (64, 40, 3)
+
+
+def test_sharpness_goes_from_one_set_of_weights_to_the_other(folder) -> None:
+    given = image(16)
+    made = {a: Upscaler.open(folder, CODEC, a).image(given) for a in (0.0, 0.5, 1.0)}
+    assert not np.array_equal(made[0.0], made[1.0]) and not np.array_equal(made[0.5], made[1.0])
+    identities = {Upscaler.open(folder, CODEC, a).identity for a in (0.0, 0.5, 1.0)}
+    assert len(identities) == 3
+    stored = read_upscaler(folder)
+    one, other = stored.sets
+    for name, tensor in stored.weights(0.25).items():
+        torch.testing.assert_close(tensor, 0.75 * one[name] + 0.25 * other[name])
+
+
+@pytest.mark.parametrize("sharpness", [-0.1, 1.5, float("nan")])
+def test_a_sharpness_beyond_both_is_refused(folder, sharpness: float) -> None:
+    with pytest.raises(UserError, match="upscale_sharpness"):
+        Upscaler.open(folder, CODEC, sharpness)
+
+
+def test_without_an_adversary_there_is_nothing_to_sharpen(tmp_path) -> None:
+    plain = upscaler_folder(tmp_path / "plain", sets=1)
+    Upscaler.open(plain, CODEC)
+    with pytest.raises(UserError, match="one set of weights"):
+        Upscaler.open(plain, CODEC, 0.5)
+
+
+def test_the_folder_is_whole_and_its_files_are_anyones(folder) -> None:
+    assert holds_upscaler(folder) and holds_upscaler(folder.parent) and not holds_upscaler(folder / "x")
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {WEIGHTS, "upscaler-sharp.safetensors", "codec.json", "coarse.json", "README.md"}
+    assert recognised(load_file(str(folder / WEIGHTS))) == dataclasses.replace(SHAPE, growth=16)
+    card = (folder / "README.md").read_text()
+    assert "upscale=" in card and "StableDiffusionPipeline" not in card
+    assert read_upscaler(folder).grids.fine == FINE
+
+
+def test_a_model_of_another_grid_is_refused_by_both_names(folder) -> None:
+    with pytest.raises(UserError) as caught:
+        Upscaler.open(folder, dataclasses.replace(CODEC, name="mine", bands=16))
+    assert "'fine'" in caught.value.problem and "'mine' of the model" in caught.value.problem
+    quarter = dataclasses.replace(
+        CODEC, name="mine", bands=16, hop_ms=16.0, window_ms=32.0, n_fft=512, fmin_hz=200.0, fmax_hz=7800.0
+    )
+    with pytest.raises(UserError, match=r"makes pictures 2 times as fine"):
+        Upscaler.open(folder, quarter)
+
+
+def test_another_kind_of_level_is_translated(folder) -> None:
+    """A model of log1p levels, and an upscaler of decibels: as loud in both."""
+    soft = dataclasses.replace(CODEC, name="soft", intensity="log1p", floor_db=-75.0)
+    given = np.random.default_rng(0).integers(120, 250, (1, CODEC.bands, 24), dtype=np.uint8)
+    upscaler = Upscaler.open(folder, soft)
+    made = FINE.dequantise(upscaler.image(given))
+    power = [10 * np.log10(np.square(one).mean()) for one in (made, soft.dequantise(given))]
+    assert power[0] - power[1] == pytest.approx(-upscaler.grids.offset_db, abs=0.2)
+
+
+@pytest.mark.parametrize("shape", [(1, 31, 20), (1, 32, 0), (32, 20)])
+def test_a_picture_of_another_size_is_refused(folder, shape) -> None:
+    with pytest.raises(UserError, match="codec 'test'"):
+        Upscaler.open(folder, CODEC).image(np.zeros(shape, np.uint8))
+
+
+def test_a_damaged_folder_is_refused(tmp_path) -> None:
+    with pytest.raises(UserError, match="holds no upscaler"):
+        read_upscaler(tmp_path)
+    for number, spoil in enumerate((_cut, _nan, _without_a_layer)):
+        place = upscaler_folder(tmp_path / str(number))
+        spoil(place / WEIGHTS)
+        with pytest.raises(UserError, match=r"damaged|cannot be read"):
+            read_upscaler(place)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def _nan(path: Path) -> None:
+    tensors = load_file(str(path))
+    tensors["body.0.bias"] = tensors["body.0.bias"] * float("nan")
+    save_file(tensors, str(path))
+
+
+def _without_a_layer(path: Path) -> None:
+    tensors = load_file(str(path))
+    save_file({name: one for name, one in tensors.items() if name != "body.2.bias"}, str(path))

@@ -1,0 +1,36 @@
+"""A fine grid for the small codec of the tests, and an upscaler from the one to the other."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from birdsd.diffusion.export import TrainingSet
+from birdsd.diffusion.upscaling.folder import write_upscaler
+from birdsd.diffusion.upscaling.networks import Shape
+from birdsd.sound.codec.grids import Grids
+from tests.support.tiny import CODEC
+
+# Its highest band cannot lie beyond half the rate, and so half a band lower than where it should.
+FINE = dataclasses.replace(
+    CODEC, name="fine", bands=2 * CODEC.bands, frames=2 * CODEC.frames, hop_ms=CODEC.hop_ms / 2, fmin_hz=30.0
+)
+SHAPE = Shape(features=4, blocks=1)
+
+
+def noisy(shape: Shape, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Weights of a network that has learnt nothing, and whose every layer does something."""
+    torch.manual_seed(seed)
+    weights = shape.build().state_dict()
+    draw = torch.Generator().manual_seed(seed)
+    return {
+        name: one + 0.05 * torch.randn(one.shape, generator=draw) for name, one in sorted(weights.items())
+    }
+
+
+def upscaler_folder(folder: Path, sets: int = 2, fine=FINE, coarse=CODEC) -> Path:
+    """An upscaler's export, untrained."""
+    weights = [noisy(SHAPE, seed) for seed in range(sets)]
+    return write_upscaler(folder, SHAPE, weights, Grids.of(fine, coarse), TrainingSet((), True), {})
