@@ -128,6 +128,7 @@ FORMS = {
     "dreambooth_lora": ["method.base_method=lora"],
     "dreambooth_full": ["method.base_method=full"],
     "clip": [],
+    "classifier": [],
     "aesthetic_gradients": [],
 }
 

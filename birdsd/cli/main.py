@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import birdsd
 from birdsd import plugins, schema
-from birdsd.cli import checks, judge, models, pack, plan, prompts, recordings, run, status, submit
+from birdsd.cli import checks, classify, judge, models, pack, plan, prompts, recordings, run, status, submit
 from birdsd.errors import UserError, clipped, likeness, nearest, unknown_name
 from birdsd.quiet import terminal_for_us
 
@@ -24,6 +24,7 @@ EXAMPLES = """examples:
   birdsd run generate run=RUN prompt="an American Robin singing" count=4
   birdsd run scene run=RUN pool=SOUNDS prompt="a House Sparrow in loud rain, then a Black Phoebe"
   birdsd judge generated/                             which species BirdNET hears in them
+  birdsd classify recordings/ run=RUN                 with a classifier of yours (method=classifier)
   birdsd submit train machine=cluster site=SITE nodes=2 model=sd15 data.shards=shards/
   birdsd status; birdsd logs -f RUN; birdsd report RUN
 
@@ -31,7 +32,7 @@ Running the same command again resumes the run; if the run is finished, it says 
 
 OWN_VERBS = {
     verb.name: verb
-    for module in (run, recordings, submit, status, checks, models, pack, plan, judge, prompts)
+    for module in (run, recordings, submit, status, checks, models, pack, plan, judge, classify, prompts)
     for verb in module.VERBS
 }
 

@@ -260,7 +260,8 @@ VERBS = (
         "  birdsd export RUN --format a1111                    as the web UI loads it, with codec and yaml\n"
         "  birdsd export RUN --format kohya diffusers-lora     a LoRA in two naming schemes\n"
         "  birdsd export RUN --format diffusers                a folder, a LoRA merged into its base model\n"
-        "  birdsd export RUN --format comfyui --dtype fp16     half the size",
+        "  birdsd export RUN --format comfyui --dtype fp16     half the size\n"
+        "  birdsd export RUN --format onnx                     a classifier, for programs without torch",
         takes_runs=True,
     ),
     Verb(

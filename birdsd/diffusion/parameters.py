@@ -9,11 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from birdsd.diffusion.lora_targets import TARGETS, TEXT_ENCODER, TEXT_LAYERS
-from birdsd.diffusion.method_configs import LoraConfig, TextualInversionConfig, WeightsConfig
+from birdsd.diffusion.method_configs import (
+    ClassifierConfig,
+    LoraConfig,
+    TextualInversionConfig,
+    WeightsConfig,
+)
 from birdsd.method_facts import Shapes, find, settings_of
 
 if TYPE_CHECKING:
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
 
 # The image tower that method=clip begins with: pixels along a patch's side, patches along the picture's.
 CLIP_PATCH, CLIP_PATCHES = 16, 8
+CLASSIFIER_WIDENING = (1, 2, 4, 4)  # channels of the stages of a classifier, as multiples of method.width
 
 
 def learning_count(config: TrainConfig, parts: Mapping[str, Shapes], species: int) -> int:
@@ -67,6 +74,24 @@ def of_weights(config: TrainConfig, parts: Mapping[str, Shapes], species: int) -
         for key, shape in parts.get(part, {}).items()
         if not method.learns or any(fnmatchcase(f"{part}.{key}", one) for one in method.learns)
     )
+
+
+def of_classifier(config: TrainConfig, parts: Mapping[str, Shapes], species: int) -> int:
+    """Of cnn and crnn: the stem, four stages, and the heads; what a backbone of another package has, nobody
+    knows before it is there."""
+    method = settings_of(config.method, ClassifierConfig)
+    if method.network == "timm":
+        return 0
+    width, classes = method.width, len(method.classes) or species
+    sizes = [width, *(width * factor for factor in CLASSIFIER_WIDENING)]
+    total = 2 * 35 * width + 2 * width
+    for of, to in pairwise(sizes):
+        total += 9 * of * to + 9 * to * to + 4 * to + (of * to if of != to else 0)
+    if method.network == "cnn":
+        return total + 2 * sizes[-1] * classes + classes
+    hidden = 2 * width  # of a direction, with three gates
+    total += 2 * (3 * hidden * (sizes[-1] + hidden) + 6 * hidden)
+    return total + 2 * (2 * hidden * classes) + classes
 
 
 def of_nothing(config: TrainConfig, parts: Mapping[str, Shapes], species: int) -> int:

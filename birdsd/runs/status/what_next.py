@@ -37,6 +37,9 @@ def _after_training(run: Run, config: Mapping[str, Any]) -> list[tuple[str, str]
             words += [f"model.source={model['source']}"] if model.get("source") else []
         words.append(f"model.{following.model_key}={_named(run)}")
         return [(following.line, _train(run, config, words))]
+    if facts is not None and not facts.exports.makes_sound:
+        words = ["classify", "recordings/", f"run={_named(run)}", *_runs(run)]
+        return [("names the species in recordings", _birdsd(*words))]
     source = str(model.get("source") or "")
     if facts is not None and facts.exports.adapter and source and Path(source).is_dir():
         words = [f"run={_place(source)}", f"add={_named(run)}"]
