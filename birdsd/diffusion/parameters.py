@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # The image tower that method=clip begins with: pixels along a patch's side, patches along the picture's.
 CLIP_PATCH, CLIP_PATCHES = 16, 8
 CLASSIFIER_WIDENING = (1, 2, 4, 4)  # channels of the stages of a classifier, as multiples of method.width
+CLASSIFIER_BANDS, CLASSIFIER_ROWS = 64, 8  # that it hears, and that are left of them after the stages
 
 
 def learning_count(config: TrainConfig, parts: Mapping[str, Shapes], species: int) -> int:
@@ -87,10 +88,11 @@ def of_classifier(config: TrainConfig, parts: Mapping[str, Shapes], species: int
     total = 2 * 35 * width + 2 * width
     for of, to in pairwise(sizes):
         total += 9 * of * to + 9 * to * to + 4 * to + (of * to if of != to else 0)
+    features = CLASSIFIER_ROWS * sizes[-1]
     if method.network == "cnn":
-        return total + 2 * sizes[-1] * classes + classes
+        return total + (2 * features + 3 * CLASSIFIER_BANDS) * classes + classes
     hidden = 2 * width  # of a direction, with three gates
-    total += 2 * (3 * hidden * (sizes[-1] + hidden) + 6 * hidden)
+    total += 2 * (3 * hidden * (features + hidden) + 6 * hidden)
     return total + 2 * (2 * hidden * classes) + classes
 
 

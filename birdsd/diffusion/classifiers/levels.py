@@ -1,7 +1,7 @@
 """What a classifier hears: pictures of a codec as power on a coarse grid, and power as standardised levels.
 
 Augmentation works on power: two sounds add up there, and a gain is a factor. Levels in dB, which the networks
-see, come last. The grid is about 64 bands by 8 ms whatever the codec, so that a network costs and learns the
+see, come last. The grid is 64 bands by about 8 ms whatever the codec, so that a network costs and learns the
 same on any.
 """
 
@@ -16,39 +16,43 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from birdsd.diffusion.parameters import CLASSIFIER_BANDS
 from birdsd.errors import UserError
 from birdsd.schema import SPECTROGRAM
 
-BANDS, FRAME_S = 64, 0.0101  # as many bands at least, frames no longer
+BANDS, FRAME_S = CLASSIFIER_BANDS, 0.0101  # as many bands, frames no longer
 _LEAST_DEVIATION_DB = 1e-3
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Powers of a codec's pictures, `bands` x `frames` of them; each is the mean of a few pixels'."""
+    """Powers of a codec's pictures, `bands` x `frames` of them; each is the mean of a few pixels'. Of a codec
+    with fewer bands some rows are alike."""
 
     codec: Any
 
+    bands = BANDS  # rows, the highest frequency first
+
     @cached_property
-    def together(self) -> tuple[int, int]:
-        """How many bands and frames of the picture are one."""
-        bands, frames = int(self.codec.bands), int(self.codec.frames)
-        high = max(k for k in range(1, bands + 1) if bands % k == 0 and (bands // k >= BANDS or k == 1))
-        wide = max(k for k in range(1, frames + 1) if frames % k == 0 and self._fits(k))
-        return high, wide
+    def together(self) -> int:
+        """How many frames of the picture are one."""
+        frames, frame_s = int(self.codec.frames), float(self.codec.frame_s)
+        fitting = [k for k in range(1, frames + 1) if frames % k == 0 and k * frame_s <= FRAME_S]
+        return max(fitting, default=1)
 
-    def _fits(self, count: int) -> bool:
-        return count == 1 or count * float(self.codec.frame_s) <= FRAME_S
-
-    @property
-    def bands(self) -> int:
-        """Rows, the highest frequency first."""
-        return int(self.codec.bands) // self.together[0]
+    @cached_property
+    def _rows(self) -> np.ndarray:
+        """float32 [BANDS, codec.bands]: how much of each row of the picture is in each of ours."""
+        count = int(self.codec.bands)
+        ours, theirs = np.arange(BANDS + 1) / BANDS, np.arange(count + 1) / count
+        shared = np.minimum(ours[1:, None], theirs[1:]) - np.maximum(ours[:-1, None], theirs[:-1])
+        weight: np.ndarray = (np.maximum(shared, 0) * BANDS).astype(np.float32)
+        return weight
 
     @property
     def frames(self) -> int:
         """Columns of one clip."""
-        return int(self.codec.frames) // self.together[1]
+        return int(self.codec.frames) // self.together
 
     @cached_property
     def _table(self) -> np.ndarray | None:
@@ -67,12 +71,11 @@ class Grid:
         else:
             power = self.codec.dequantise(image).transpose(0, 2, 1)[:, ::-1] ** 2
         flat = power[0] if len(power) == 1 else power.mean(axis=0)
-        high, wide = self.together
-        if (high, wide) == (1, 1):
-            return np.ascontiguousarray(flat, np.float32)
-        count = flat.shape[1] // wide
-        split = flat[:, : count * wide].reshape(self.bands, high, count, wide)
-        return np.asarray(split.mean(axis=(1, 3)), np.float32)
+        count = flat.shape[1] // self.together
+        flat = np.asarray(flat[:, : count * self.together], np.float32)
+        if self.together > 1:
+            flat = flat.reshape(len(flat), count, self.together).mean(axis=2)
+        return flat if len(flat) == BANDS else self._rows @ flat
 
 
 @dataclass(frozen=True)

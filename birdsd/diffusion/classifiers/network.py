@@ -2,8 +2,8 @@
 
 Both are built for a few hundred clips and a CPU. They have no batch norm: its running statistics would be
 buffers, which checkpoints do not hold, and what one sample teaches would depend on the others in its
-micro-batch. The frequency is an input of its own, since a convolution does not know where it is and a bird's
-pitch is half its name.
+micro-batch. A bird's pitch is half its name, and a convolution does not know where it is: so the frequency is
+an input of its own, and at the end time alone is pooled.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from birdsd.diffusion.classifiers.backbone import Backbone
-from birdsd.diffusion.parameters import CLASSIFIER_WIDENING
+from birdsd.diffusion.classifiers.levels import BANDS
+from birdsd.diffusion.parameters import CLASSIFIER_ROWS, CLASSIFIER_WIDENING
 from birdsd.errors import UserError, unknown_name
 
 NETWORKS = ("cnn", "crnn", "timm")
+_SOFT = 1e-6  # the root of a variance of 0 has no slope
 _GROUP = 8  # channels that a norm takes together
 # Strides of the stem and of the four stages, (bands, frames). The CRNN keeps an eighth of the frames: at the
 # grid's 8 ms one in 64 ms, about the length of a note.
 STEM = (2, 4)
-STRIDES = {"cnn": ((1, 1), (2, 2), (2, 2), (2, 2)), "crnn": ((1, 1), (2, 2), (2, 1), (2, 1))}
+STRIDES = {"cnn": ((1, 1), (2, 2), (2, 2), (1, 1)), "crnn": ((1, 1), (2, 2), (2, 1), (1, 1))}
 
 
 class Answer(NamedTuple):
@@ -70,6 +72,7 @@ class Trunk(nn.Module):
             Block(of, to, stride) for of, to, stride in zip([width, *sizes], sizes, strides, strict=False)
         )
         self.channels = sizes[-1]
+        self.rows = CLASSIFIER_ROWS  # of BANDS, by the strides
         self.recomputes = False
 
     def gradient_checkpointing_enable(self) -> None:
@@ -89,18 +92,21 @@ class Trunk(nn.Module):
 
 
 class Cnn(nn.Module):
-    """The trunk, then mean and maximum over time of what was the mean over frequencies."""
+    """The trunk, then mean and maximum over time; beside them mean, maximum and deviation of each band's
+    level, by which a linear layer tells many birds apart already (so does the weak check)."""
 
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
         self.trunk = Trunk(width, STRIDES["cnn"])
-        self.embedding_width = 2 * self.trunk.channels
+        self.embedding_width = 2 * self.trunk.rows * self.trunk.channels + 3 * BANDS
         self.head = nn.Linear(self.embedding_width, classes)
 
     def forward(self, levels: Tensor, keep: Tensor | None = None) -> Answer:
         """`levels` [B, 1, bands, frames]; `keep` [B, embedding_width] is dropout's mask, scaled."""
-        x = self.trunk(levels).mean(dim=2)
-        embedding = torch.cat([x.mean(dim=2), x.amax(dim=2)], dim=1)
+        x, bands = self.trunk(levels).flatten(1, 2), levels[:, 0]
+        mean = bands.mean(dim=2)
+        deviation = (bands - mean[:, :, None]).square().mean(dim=2).add(_SOFT).sqrt()
+        embedding = torch.cat([x.mean(dim=2), x.amax(dim=2), mean, bands.amax(dim=2), deviation], dim=1)
         return Answer(self.head(embedding if keep is None else embedding * keep), embedding, None)
 
 
@@ -135,7 +141,7 @@ class Crnn(nn.Module):
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
         self.trunk = Trunk(width, STRIDES["crnn"])
-        self.recurrent = Recurrent(self.trunk.channels, 2 * width)
+        self.recurrent = Recurrent(self.trunk.rows * self.trunk.channels, 2 * width)
         self.embedding_width = 4 * width
         self.head = nn.Linear(self.embedding_width, classes)
         self.attention = nn.Linear(
@@ -144,7 +150,7 @@ class Crnn(nn.Module):
 
     def forward(self, levels: Tensor, keep: Tensor | None = None) -> Answer:
         """`levels` [B, 1, bands, frames]; `keep` [B, embedding_width] is dropout's mask, scaled."""
-        x = self.recurrent(self.trunk(levels).mean(dim=2).transpose(1, 2))
+        x = self.recurrent(self.trunk(levels).flatten(1, 2).transpose(1, 2))
         embedding = x.mean(dim=1)
         x = x if keep is None else x * keep[:, None]
         frames, share = self.head(x), self.attention(x).float().softmax(dim=1)

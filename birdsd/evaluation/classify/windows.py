@@ -67,8 +67,8 @@ class Windows:
         filled up with silence where the recording ends."""
         codec, grid = self.classifier.codec, self.classifier.grid
         high_frames = (count - 1) * self.step_frames + grid.frames
-        samples = high_frames * grid.together[1] * codec.hop
-        start_s = first * self.step_frames * grid.together[1] * codec.hop / codec.rate_hz
+        samples = high_frames * grid.together * codec.hop
+        start_s = first * self.step_frames * grid.together * codec.hop / codec.rate_hz
         sound = read(
             path, codec.rate_hz, start_s=start_s, duration_s=samples / codec.rate_hz, channels=codec.channels
         )

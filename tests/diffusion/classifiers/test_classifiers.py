@@ -44,7 +44,7 @@ def network(**changes):
     return build_network({**SETTINGS, **changes}).eval()
 
 
-def levels(batch: int = 2, bands: int = 32, frames: int = 64) -> torch.Tensor:
+def levels(batch: int = 2, bands: int = 64, frames: int = 64) -> torch.Tensor:
     return torch.from_numpy(
         np.random.default_rng(0).normal(size=(batch, 1, bands, frames)).astype(np.float32)
     )
@@ -74,15 +74,15 @@ def test_a_crnn_says_as_many_frames_as_it_is_counted_to(frames: int) -> None:
 def test_the_gru_is_torchs() -> None:
     made = network(network="crnn").recurrent
     torch.manual_seed(5)
-    peer = nn.GRU(32, 16, batch_first=True, bidirectional=True)
+    peer = nn.GRU(256, 16, batch_first=True, bidirectional=True)
     peer.load_state_dict(made.state_dict())
-    x = torch.randn(2, 9, 32)
+    x = torch.randn(2, 9, 256)
     torch.testing.assert_close(made(x), peer(x)[0])
 
 
 def test_a_pitch_is_told_from_another() -> None:
     """The same stripe elsewhere: what is left of it after pooling over frequencies differs."""
-    made, low = network(), torch.zeros(1, 1, 32, 64)
+    made, low = network(), torch.zeros(1, 1, 64, 64)
     high = low.clone()
     low[:, :, 20:24], high[:, :, 8:12] = 3, 3
     with torch.no_grad():
@@ -186,14 +186,25 @@ def test_activations_fused_to_a_norm_stay() -> None:
 def test_the_grid_is_about_as_coarse_whatever_the_codec(codec: str) -> None:
     made = SpectrogramCodec.from_config(compose("prepare", [f"codec={codec}"]).codec)
     grid = Grid(made)
-    assert 64 <= grid.bands <= 128 and made.clip_s / grid.frames <= 0.0105
+    assert grid.bands == 64 and made.clip_s / grid.frames <= 0.0105
     image = np.random.default_rng(0).integers(0, 256, made.image_shape, dtype=np.uint8)
     whole = (made.dequantise(image).astype(np.float64) ** 2)[0].T[::-1]
     power = grid.power(image)
     assert power.shape == (grid.bands, grid.frames)
     assert power.mean() == pytest.approx(whole.mean(), rel=1e-4), "energy is kept"
-    high, wide = grid.together
+    high, wide = made.bands // 64, grid.together
     assert power[1, 2] == pytest.approx(whole[high : 2 * high, 2 * wide : 3 * wide].mean(), rel=1e-4)
+
+
+def test_a_codec_of_any_number_of_bands_keeps_its_energy() -> None:
+    for bands in (32, 40, 64, 96):
+        made = dataclasses.replace(CODEC, bands=bands, n_fft=512)
+        image = np.random.default_rng(0).integers(0, 256, made.image_shape, dtype=np.uint8)
+        whole = (made.dequantise(image).astype(np.float64) ** 2)[0].T[::-1]
+        power = Grid(made).power(image)
+        assert power.shape == (64, made.frames) and power.mean() == pytest.approx(whole.mean(), rel=1e-4)
+        half = whole[: bands // 2].mean()  # high stays high
+        assert power[:32].mean() == pytest.approx(half, rel=1e-4)
 
 
 def test_levels_have_the_mean_and_deviation_of_training() -> None:
@@ -287,7 +298,7 @@ EACH = {
 
 
 def clip(seed: int = 0, wren: bool = False) -> Clip:
-    power = np.random.default_rng(seed).uniform(1e-6, 1e-3, (32, 64)).astype(np.float32)
+    power = np.random.default_rng(seed).uniform(1e-6, 1e-3, (64, 64)).astype(np.float32)
     target = np.array([not wren, wren], np.float32)
     frames = np.zeros((2, 8), np.float32)
     frames[int(wren), 2:4] = 1
@@ -377,7 +388,7 @@ def test_a_threshold_has_the_highest_f1() -> None:
 
 def classifier(**changes) -> Classifier:
     settings = {**SETTINGS, **changes}
-    standard = Standard(-80.0, (-60.0,) * CODEC.bands, 12.0)
+    standard = Standard(-80.0, (-60.0,) * 64, 12.0)
     return Classifier(network(**settings), settings, ("A", "B", "C"), "bce", standard, CODEC, (0.5, 0.4, 0.6))
 
 

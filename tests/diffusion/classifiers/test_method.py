@@ -52,7 +52,10 @@ def test_a_run_and_its_folder_are_judges(run: Path) -> None:
         assert judge.class_of("low bird") == 1 and judge.class_of("Wren") is None
         heard = judge.hear(song((LOW,), 5, seconds=1.6), 16000)
         assert heard.logits.shape == (3, 2) and (heard.logits.argmax(axis=1) == 1).all()
-        assert heard.embeddings.shape == (3, 64) and heard.starts_s[1] == CODEC.clip_s
+        assert (
+            heard.embeddings.shape == (3, judge.classifier.network.embedding_width)
+            and heard.starts_s[1] == CODEC.clip_s
+        )
     sounds = [Sound(f"{k}", song((name,), 50 + k), 16000, name) for k, name in enumerate((HIGH, LOW))]
     assert all(verdict.right for verdict in judge_sounds(judge, sounds, [HIGH, LOW]).verdicts)
 
