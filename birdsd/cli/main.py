@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import birdsd
 from birdsd import plugins, schema
-from birdsd.cli import checks, classify, judge, models, pack, plan, prompts, recordings, run, status, submit
+from birdsd.cli import checks, judge, models, pack, plan, prompts, recordings, run, status, submit
 from birdsd.errors import UserError, clipped, likeness, nearest, unknown_name
 from birdsd.quiet import terminal_for_us
 
@@ -32,7 +32,7 @@ Running the same command again resumes the run; if the run is finished, it says 
 
 OWN_VERBS = {
     verb.name: verb
-    for module in (run, recordings, submit, status, checks, models, pack, plan, judge, classify, prompts)
+    for module in (run, recordings, submit, status, checks, models, pack, plan, judge, prompts)
     for verb in module.VERBS
 }
 

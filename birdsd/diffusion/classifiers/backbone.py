@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from birdsd.diffusion.classifiers.answer import Answer
 from birdsd.errors import UserError
 from birdsd.files import read_json
 
@@ -46,10 +47,8 @@ class Backbone(nn.Module):
                 module.eval()
         return self
 
-    def forward(self, levels: Tensor, keep: Tensor | None = None) -> Any:
+    def forward(self, levels: Tensor, keep: Tensor | None = None) -> Answer:
         """`levels` [B, 1, bands, frames]; `keep` [B, embedding_width] is dropout's mask, scaled."""
-        from birdsd.diffusion.classifiers.network import Answer
-
         embedding = self.body(levels)
         return Answer(self.head(embedding if keep is None else embedding * keep), embedding, None)
 

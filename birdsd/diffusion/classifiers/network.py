@@ -9,13 +9,14 @@ an input of its own, and at the end time alone is pooled.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from birdsd.diffusion.classifiers.answer import Answer
 from birdsd.diffusion.classifiers.backbone import Backbone
 from birdsd.diffusion.classifiers.levels import BANDS
 from birdsd.diffusion.parameters import CLASSIFIER_ROWS, CLASSIFIER_WIDENING
@@ -28,15 +29,6 @@ _GROUP = 8  # channels that a norm takes together
 # grid's 8 ms one in 64 ms, about the length of a note.
 STEM = (2, 4)
 STRIDES = {"cnn": ((1, 1), (2, 2), (2, 2), (1, 1)), "crnn": ((1, 1), (2, 2), (2, 1), (1, 1))}
-
-
-class Answer(NamedTuple):
-    """What a network says of [B] pictures: logits [B, classes], an embedding [B, width], and where it says
-    when, the logits of each frame [B, classes, frames]."""
-
-    logits: Tensor
-    embedding: Tensor
-    frames: Tensor | None
 
 
 class Block(nn.Module):
