@@ -102,6 +102,7 @@ def make(folder: Path) -> None:
         "lora",
         "textual_inversion",
         "clip",
+        "classifier",
         "dreambooth_lora",
     )
     advice = {"recommended": {**dict.fromkeys(methods, short), "sampling": {"steps": 2}}}
@@ -122,6 +123,7 @@ def make(folder: Path) -> None:
         f"run train name=TOKENS method=textual_inversion {on_top}",
         f"run train name=CLIP_RUN method=clip {on_top}",
         f"run train name=AESTHETIC method=aesthetic_gradients {on_top} model.clip=CLIP_RUN",
+        "run train name=MINE method=classifier model=tiny data.shards=shards",
         "run generate run=RUN count=1 prompt=bird",
         "pack RUN --out RUN.birdsd.zip",
     ):

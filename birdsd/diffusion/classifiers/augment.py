@@ -155,7 +155,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "patience": (0, 1e6, "a number of validations; 0: to the end"),
     "focal_gamma": (0, 10, "0: no clip counts less for being easy"),
     "focal_alpha": (0, 1, "what a present class counts; an absent one the rest"),
-    "floor_db": (-160, -10, "in dB re a full-scale sine"),
+    "floor_db": (-160, -10, "in dB"),
 }
 
 

@@ -108,6 +108,7 @@ def write_classifier(folder: Path, made: Classifier, about: Mapping[str, Any]) -
         "classes": list(made.classes),
         "loss": made.loss,
         "floor_db": made.standard.floor_db,
+        "relative": made.standard.relative,
         "mean_db": list(made.standard.mean_db),
         "deviation_db": made.standard.deviation_db,
         "thresholds": [round(one, 6) for one in made.thresholds],
@@ -140,7 +141,12 @@ def load_classifier(folder: Path, device: str = "cpu") -> Classifier:
         codec = Codec.from_json(read_json(place / "codec.json", "the classifier's codec.json"))
         settings = {**facts["network"], "bare": True}
         network = build_network(settings)
-        standard = Standard(float(facts["floor_db"]), tuple(facts["mean_db"]), float(facts["deviation_db"]))
+        standard = Standard(
+            float(facts["floor_db"]),
+            bool(facts["relative"]),
+            tuple(facts["mean_db"]),
+            float(facts["deviation_db"]),
+        )
         classes, thresholds = tuple(facts["classes"]), tuple(float(one) for one in facts["thresholds"])
         if not len(classes) == len(thresholds) == settings["classes"]:
             raise ValueError(f"{len(classes)} classes and {len(thresholds)} thresholds")

@@ -22,6 +22,7 @@ from birdsd.schema import SPECTROGRAM
 
 BANDS, FRAME_S = CLASSIFIER_BANDS, 0.0101  # as many bands, frames no longer
 _LEAST_DEVIATION_DB = 1e-3
+_TINY = 1e-16  # a power far below what any codec shows
 
 
 @dataclass(frozen=True)
@@ -78,45 +79,61 @@ class Grid:
         return flat if len(flat) == BANDS else self._rows @ flat
 
 
+def loudness(power: Tensor) -> Tensor:
+    """[B, 1, 1] of [B, bands, frames]: the mean power of a band in the loud frames. Frames count by their
+    energy, so that pauses say nothing; of silence a number too small to matter."""
+    frames = power.mean(dim=1)
+    level = frames.square().sum(dim=1) / frames.sum(dim=1).clamp(min=_TINY)
+    return level.clamp(min=_TINY)[:, None, None]
+
+
 @dataclass(frozen=True)
 class Standard:
     """Levels as networks take them: dB above `floor_db`, softly, less each band's mean, by one deviation.
 
-    The numbers are those of training clips and stay with the model. Not each clip's own: it would lose how
-    loud it is.
+    `relative`: to the loud frames of the clip, so that neither a bird's distance nor a recorder's gain
+    matters; else to full scale. Means and deviation are those of training clips, and stay with the model.
     """
 
     floor_db: float
+    relative: bool
     mean_db: tuple[float, ...]  # of each band
     deviation_db: float
 
     @classmethod
-    def of(cls, powers: Iterable[np.ndarray], floor_db: float, named: str) -> Standard:
+    def of(cls, powers: Iterable[np.ndarray], floor_db: float, relative: bool, named: str) -> Standard:
         """Of the powers [bands, frames] of some clips; `UserError` where they are all silent or all alike."""
-        count, total, squares = 0, None, 0.0
+        plain = cls(floor_db, relative, (0.0,) * BANDS, 1.0)
+        count, total, squares = 0, np.zeros(BANDS), 0.0
         for power in powers:
-            level = 10 * np.log10(power.astype(np.float64) + 10 ** (floor_db / 10))
-            total = level.sum(axis=1) if total is None else total + level.sum(axis=1)
-            squares, count = squares + float((level**2).sum()), count + power.shape[1]
-        if total is None:
+            level = plain.levels(torch.from_numpy(np.asarray(power, np.float32))[None])[0, 0].double().numpy()
+            total, squares, count = (
+                total + level.sum(axis=1),
+                squares + (level**2).sum(),
+                count + level.shape[1],
+            )
+        if not count:
             raise UserError(
                 f"not one of the training pictures of {named} can be decoded",
                 "a classifier learns from at least one",
                 "look at the shards with `birdsd inspect SHARDS`",
             )
         mean = total / count
-        deviation = float(np.sqrt(max(0.0, squares / count / len(mean) - float((mean**2).mean()))))
+        deviation = float(np.sqrt(max(0.0, squares / count / BANDS - float((mean**2).mean()))))
         if deviation < _LEAST_DEVIATION_DB:
             raise UserError(
-                f"all training pictures of {named} are silent, or of one level of {mean.mean():.1f} dB",
+                f"all training pictures of {named} are silent, or of one level",
                 "there is nothing in them to tell species apart by",
                 "look at them: birdsd inspect SHARDS; and prepare them from recordings with sound",
             )
-        return cls(floor_db, tuple(round(float(one), 4) for one in mean), round(deviation, 4))
+        return cls(floor_db, relative, tuple(round(float(one), 4) for one in mean), round(deviation, 4))
 
     def levels(self, power: Tensor) -> Tensor:
         """[B, bands, frames] -> [B, 1, bands, frames], float32."""
+        power = power.float()
+        if self.relative:
+            power = power / loudness(power)
         # Not log10(power + floor): programs that make ONNX smaller take so little for nothing.
-        level = self.floor_db + 10 * torch.log10(1 + power.float() * 10 ** (-self.floor_db / 10))
+        level = self.floor_db + 10 * torch.log10(1 + power * 10 ** (-self.floor_db / 10))
         mean = torch.tensor(self.mean_db, dtype=torch.float32, device=power.device)
         return ((level - mean[:, None]) / self.deviation_db)[:, None]

@@ -28,6 +28,8 @@ _GROUP = 8  # channels that a norm takes together
 # Strides of the stem and of the four stages, (bands, frames). The CRNN keeps an eighth of the frames: at the
 # grid's 8 ms one in 64 ms, about the length of a note.
 STEM = (2, 4)
+FRAMES_TOGETHER = 16  # of the grid's, in a frame of the CNN's trunk
+_EMPHASIS = 1.5  # of loud frames: e^1.5 for each deviation
 STRIDES = {"cnn": ((1, 1), (2, 2), (2, 2), (1, 1)), "crnn": ((1, 1), (2, 2), (2, 1), (1, 1))}
 
 
@@ -84,8 +86,9 @@ class Trunk(nn.Module):
 
 
 class Cnn(nn.Module):
-    """The trunk, then mean and maximum over time; beside them mean, maximum and deviation of each band's
-    level, by which a linear layer tells many birds apart already (so does the weak check)."""
+    """The trunk, then mean and maximum over time, in which loud frames count more than pauses; beside them
+    mean, maximum and deviation of each band's level, by which a linear layer tells many birds apart already
+    (so does the weak check)."""
 
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
@@ -96,9 +99,13 @@ class Cnn(nn.Module):
     def forward(self, levels: Tensor, keep: Tensor | None = None) -> Answer:
         """`levels` [B, 1, bands, frames]; `keep` [B, embedding_width] is dropout's mask, scaled."""
         x, bands = self.trunk(levels).flatten(1, 2), levels[:, 0]
-        mean = bands.mean(dim=2)
-        deviation = (bands - mean[:, :, None]).square().mean(dim=2).add(_SOFT).sqrt()
-        embedding = torch.cat([x.mean(dim=2), x.amax(dim=2), mean, bands.amax(dim=2), deviation], dim=1)
+        share = (_EMPHASIS * bands.amax(dim=1)).softmax(dim=1)[:, None]
+        mean = (bands * share).sum(dim=2, keepdim=True)
+        deviation = ((bands - mean).square() * share).sum(dim=2).add(_SOFT).sqrt()
+        share = functional.avg_pool1d(share, FRAMES_TOGETHER, ceil_mode=True)
+        heard = (x * share).sum(dim=2) / share.sum(dim=2)
+        parts = [heard, x.amax(dim=2), mean[:, :, 0], bands.amax(dim=2), deviation]
+        embedding = torch.cat(parts, dim=1)
         return Answer(self.head(embedding if keep is None else embedding * keep), embedding, None)
 
 

@@ -79,9 +79,11 @@ class ClassifierMethod(LearningMethod):
     @cached_property
     def standard(self) -> Standard:
         """From training clips spread evenly, the same however often it is built."""
+        told = self.settings
         if self._hollow:
-            return Standard(self.settings.floor_db, (0.0,) * self.grid.bands, 1.0)
-        return Standard.of(self._powers("train", _MEASURED), self.settings.floor_db, str(self.index.folder))
+            return Standard(told.floor_db, told.relative, (0.0,) * self.grid.bands, 1.0)
+        powers = self._powers("train", _MEASURED)
+        return Standard.of(powers, told.floor_db, told.relative, str(self.index.folder))
 
     def _numbers(self, split: str, most: int) -> list[int]:
         total = self.index.count(split)

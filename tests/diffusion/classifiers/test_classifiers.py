@@ -208,18 +208,29 @@ def test_a_codec_of_any_number_of_bands_keeps_its_energy() -> None:
 
 
 def test_levels_have_the_mean_and_deviation_of_training() -> None:
-    powers = [10 ** np.random.default_rng(k).uniform(-8, -2, (32, 64)).astype(np.float32) for k in range(4)]
-    standard = Standard.of(powers, -120.0, "shards")
+    powers = [10 ** np.random.default_rng(k).uniform(-8, -2, (64, 32)).astype(np.float32) for k in range(4)]
+    standard = Standard.of(powers, -120.0, False, "shards")
     made = standard.levels(torch.from_numpy(np.stack(powers)))
     assert made.mean(dim=(0, 1, 3)).abs().max() < 1e-3 and float(made.std()) == pytest.approx(1, abs=1e-2)
     louder = standard.levels(torch.from_numpy(np.stack(powers)) * 10)
     assert float((louder - made).mean() * standard.deviation_db) == pytest.approx(10, abs=0.01)
 
 
-@pytest.mark.parametrize("powers", [[np.zeros((4, 8))], [np.full((4, 8), 1e-3)] * 2, []])
+def test_relative_levels_know_no_gain_and_no_pauses() -> None:
+    power = torch.from_numpy(clip().power)[None]
+    standard = Standard(-50.0, True, (0.0,) * 64, 1.0)
+    torch.testing.assert_close(standard.levels(power * 1e-3), standard.levels(power), rtol=1e-3, atol=1e-3)
+    paused = torch.cat([power, torch.zeros_like(power)], dim=2)
+    torch.testing.assert_close(
+        standard.levels(paused)[..., :64], standard.levels(power), rtol=1e-3, atol=1e-3
+    )
+    assert standard.levels(torch.zeros_like(power)).isfinite().all()
+
+
+@pytest.mark.parametrize("powers", [[np.zeros((64, 8))], [np.full((64, 8), 1e-3)] * 2, []])
 def test_silence_teaches_nothing(powers: list) -> None:
     with pytest.raises(UserError, match=r"silent|can be decoded"):
-        Standard.of(powers, -80.0, "shards")
+        Standard.of(powers, -80.0, False, "shards")
 
 
 # -- losses -----------------------------------------------------------------------------------------
@@ -388,7 +399,7 @@ def test_a_threshold_has_the_highest_f1() -> None:
 
 def classifier(**changes) -> Classifier:
     settings = {**SETTINGS, **changes}
-    standard = Standard(-80.0, (-60.0,) * 64, 12.0)
+    standard = Standard(-80.0, False, (-60.0,) * 64, 12.0)
     return Classifier(network(**settings), settings, ("A", "B", "C"), "bce", standard, CODEC, (0.5, 0.4, 0.6))
 
 
