@@ -108,7 +108,7 @@ class ClassifierConfig(MethodConfig):
     width: int = 24  # channels of the first stage of cnn and crnn
     classes: list[str] = field(default_factory=list)  # species to tell apart; empty: those of the shards
     relative: bool = True  # levels are heard against the clip's loud frames; false: against full scale
-    floor_db: float = -50.0  # what is so far below is silence
+    floor_db: float = -40.0  # what is so far below is silence
     loss: str = "bce"  # several species may be in a clip; or focal; cross_entropy: exactly one is
     smoothing: float = 0.0  # of the targets
     focal_gamma: float = 2.0  # of loss=focal: how much less clips count that are easy

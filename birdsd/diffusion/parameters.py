@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # The image tower that method=clip begins with: pixels along a patch's side, patches along the picture's.
 CLIP_PATCH, CLIP_PATCHES = 16, 8
 CLASSIFIER_WIDENING = (1, 2, 4, 4)  # channels of the stages of a classifier, as multiples of method.width
+CLASSIFIER_STATISTICS = 11  # of each band, that go to a CNN's head
 CLASSIFIER_BANDS, CLASSIFIER_ROWS = 64, 8  # that it hears, and that are left of them after the stages
 
 
@@ -90,7 +91,7 @@ def of_classifier(config: TrainConfig, parts: Mapping[str, Shapes], species: int
         total += 9 * of * to + 9 * to * to + 4 * to + (of * to if of != to else 0)
     features = CLASSIFIER_ROWS * sizes[-1]
     if method.network == "cnn":
-        return total + (2 * features + 3 * CLASSIFIER_BANDS) * classes + classes
+        return total + (2 * features + CLASSIFIER_STATISTICS * CLASSIFIER_BANDS) * classes + classes
     hidden = 2 * width  # of a direction, with three gates
     total += 2 * (3 * hidden * (features + hidden) + 6 * hidden)
     return total + 2 * (2 * hidden * classes) + classes

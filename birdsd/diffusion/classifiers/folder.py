@@ -57,7 +57,7 @@ class Classifier:
         weight = next(self.network.parameters())
         parts: list[tuple[Tensor, Tensor, Tensor | None]] = []
         for start in range(0, len(powers), TOGETHER):
-            some = torch.from_numpy(np.ascontiguousarray(np.stack(powers[start : start + TOGETHER])))
+            some = torch.from_numpy(np.stack(list(powers[start : start + TOGETHER])))
             answer = self.network(self.standard.levels(some.to(weight.device)).to(weight.dtype))
             parts.append(
                 (as_sigmoid_logits(answer.logits.float(), self.loss), answer.embedding, answer.frames)

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from birdsd.diffusion.classifiers.answer import Answer
 from birdsd.diffusion.classifiers.backbone import Backbone
 from birdsd.diffusion.classifiers.levels import BANDS
-from birdsd.diffusion.parameters import CLASSIFIER_ROWS, CLASSIFIER_WIDENING
+from birdsd.diffusion.parameters import CLASSIFIER_ROWS, CLASSIFIER_STATISTICS, CLASSIFIER_WIDENING
 from birdsd.errors import UserError, unknown_name
 
 NETWORKS = ("cnn", "crnn", "timm")
@@ -29,7 +29,8 @@ _GROUP = 8  # channels that a norm takes together
 # grid's 8 ms one in 64 ms, about the length of a note.
 STEM = (2, 4)
 FRAMES_TOGETHER = 16  # of the grid's, in a frame of the CNN's trunk
-_EMPHASIS = 1.5  # of loud frames: e^1.5 for each deviation
+_EMPHASIS = 4.0  # of loud frames: e^4 for each deviation, which is about 12 dB
+LAGS = (1, 2, 4, 8)  # of the grid's frames, over which a level's change is measured
 STRIDES = {"cnn": ((1, 1), (2, 2), (2, 2), (1, 1)), "crnn": ((1, 1), (2, 2), (2, 1), (1, 1))}
 
 
@@ -86,27 +87,43 @@ class Trunk(nn.Module):
 
 
 class Cnn(nn.Module):
-    """The trunk, then mean and maximum over time, in which loud frames count more than pauses; beside them
-    mean, maximum and deviation of each band's level, by which a linear layer tells many birds apart already
-    (so does the weak check)."""
+    """The trunk, then mean and maximum over time, in which loud frames count more than pauses. Beside them
+    stand statistics of each band's level (`of_bands`), by which a linear layer tells many birds apart."""
 
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
         self.trunk = Trunk(width, STRIDES["cnn"])
-        self.embedding_width = 2 * self.trunk.rows * self.trunk.channels + 3 * BANDS
+        self.embedding_width = 2 * self.trunk.rows * self.trunk.channels + CLASSIFIER_STATISTICS * BANDS
         self.head = nn.Linear(self.embedding_width, classes)
 
     def forward(self, levels: Tensor, keep: Tensor | None = None) -> Answer:
         """`levels` [B, 1, bands, frames]; `keep` [B, embedding_width] is dropout's mask, scaled."""
-        x, bands = self.trunk(levels).flatten(1, 2), levels[:, 0]
-        share = (_EMPHASIS * bands.amax(dim=1)).softmax(dim=1)[:, None]
-        mean = (bands * share).sum(dim=2, keepdim=True)
-        deviation = ((bands - mean).square() * share).sum(dim=2).add(_SOFT).sqrt()
+        x = self.trunk(levels).flatten(1, 2)
+        share = loud_share(levels)
+        statistics = of_bands(levels[:, 0], share)
         share = functional.avg_pool1d(share, FRAMES_TOGETHER, ceil_mode=True)
         heard = (x * share).sum(dim=2) / share.sum(dim=2)
-        parts = [heard, x.amax(dim=2), mean[:, :, 0], bands.amax(dim=2), deviation]
-        embedding = torch.cat(parts, dim=1)
+        embedding = torch.cat([heard, x.amax(dim=2), statistics], dim=1)
         return Answer(self.head(embedding if keep is None else embedding * keep), embedding, None)
+
+
+def loud_share(levels: Tensor) -> Tensor:
+    """[B, 1, frames], sum 1: how much each frame counts, by its loudest band."""
+    return (_EMPHASIS * levels[:, 0].amax(dim=1)).softmax(dim=1)[:, None]
+
+
+def of_bands(bands: Tensor, share: Tensor) -> Tensor:
+    """[B, CLASSIFIER_STATISTICS * bands] of levels [B, bands, frames]: of each band mean, maximum and
+    deviation, and over each of LAGS how much its level changes, and how much it rises."""
+    mean = (bands * share).sum(dim=2, keepdim=True)
+    deviation = ((bands - mean).square() * share).sum(dim=2).add(_SOFT).sqrt()
+    found = [mean[:, :, 0], bands.amax(dim=2), deviation]
+    for lag in LAGS:
+        change = bands[:, :, lag:] - bands[:, :, :-lag]
+        weight = torch.maximum(share[:, :, lag:], share[:, :, :-lag])
+        weight = weight / weight.sum(dim=2, keepdim=True)
+        found += [(change.abs() * weight).sum(dim=2), (change * weight).sum(dim=2)]
+    return torch.cat(found, dim=1)
 
 
 class Recurrent(nn.Module):
@@ -119,7 +136,7 @@ class Recurrent(nn.Module):
     def __init__(self, of: int, to: int) -> None:
         super().__init__()
         made = nn.GRU(of, to, batch_first=True, bidirectional=True)
-        self.to = to
+        self.hidden = to
         self.order = [name for name, _ in made.named_parameters()]
         for name, parameter in made.named_parameters():
             self.register_parameter(name, nn.Parameter(parameter.detach().clone()))
@@ -129,7 +146,7 @@ class Recurrent(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             weights = [getattr(self, name).float() for name in self.order]
             x = x.float()
-            start = x.new_zeros(2, x.shape[0], self.to)
+            start = torch.zeros(2, x.shape[0], self.hidden, device=x.device)
             heard: Tensor = torch.gru(x, start, weights, True, 1, 0.0, False, True, True)[0]
         return heard
 
