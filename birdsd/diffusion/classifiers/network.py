@@ -23,6 +23,8 @@ from birdsd.diffusion.parameters import CLASSIFIER_ROWS, CLASSIFIER_STATISTICS, 
 from birdsd.errors import UserError, unknown_name
 
 NETWORKS = ("cnn", "crnn", "timm")
+_TOGETHER = 32  # clips a batch, where nothing is learnt
+_LEAST_SPREAD = 1e-2  # of a feature
 _SOFT = 1e-6  # the root of a variance of 0 has no slope
 _GROUP = 8  # channels that a norm takes together
 # Strides of the stem and of the four stages, (bands, frames). The CRNN keeps an eighth of the frames: at the
@@ -90,21 +92,38 @@ class Cnn(nn.Module):
     """The trunk, then mean and maximum over time, in which loud frames count more than pauses. Beside them
     stand statistics of each band's level (`of_bands`), by which a linear layer tells many birds apart."""
 
+    centre: Tensor
+    spread: Tensor
+
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
         self.trunk = Trunk(width, STRIDES["cnn"])
         self.embedding_width = 2 * self.trunk.rows * self.trunk.channels + CLASSIFIER_STATISTICS * BANDS
         self.head = nn.Linear(self.embedding_width, classes)
+        self.register_buffer("centre", torch.zeros(self.embedding_width))
+        self.register_buffer("spread", torch.ones(self.embedding_width))
+
+    @torch.no_grad()
+    def settle(self, levels: Tensor) -> None:
+        """Make the embedding of some training clips [B, 1, bands, frames] of zero mean and unit deviation, as
+        the untrained network has it, and learn from there: features that hardly vary would else come last."""
+        found = torch.cat([self.features(part) for part in levels.split(_TOGETHER)])
+        self.centre.copy_(found.mean(dim=0))
+        self.spread.copy_(found.std(dim=0, correction=0).clamp(min=_LEAST_SPREAD))
 
     def forward(self, levels: Tensor, keep: Tensor | None = None) -> Answer:
         """`levels` [B, 1, bands, frames]; `keep` [B, embedding_width] is dropout's mask, scaled."""
+        embedding = (self.features(levels) - self.centre) / self.spread
+        return Answer(self.head(embedding if keep is None else embedding * keep), embedding, None)
+
+    def features(self, levels: Tensor) -> Tensor:
+        """[B, embedding_width], as they come."""
         x = self.trunk(levels).flatten(1, 2)
         share = loud_share(levels)
         statistics = of_bands(levels[:, 0], share)
         share = functional.avg_pool1d(share, FRAMES_TOGETHER, ceil_mode=True)
         heard = (x * share).sum(dim=2) / share.sum(dim=2)
-        embedding = torch.cat([heard, x.amax(dim=2), statistics], dim=1)
-        return Answer(self.head(embedding if keep is None else embedding * keep), embedding, None)
+        return torch.cat([heard, x.amax(dim=2), statistics], dim=1)
 
 
 def loud_share(levels: Tensor) -> Tensor:

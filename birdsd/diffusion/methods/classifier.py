@@ -22,7 +22,7 @@ from birdsd.diffusion.classifiers.augment import Augmentation, Clip, check_setti
 from birdsd.diffusion.classifiers.folder import Classifier, sigmoid, write_classifier
 from birdsd.diffusion.classifiers.learner import ClassifierLearner, class_weights
 from birdsd.diffusion.classifiers.levels import Grid, Standard
-from birdsd.diffusion.classifiers.network import build_network, frame_count
+from birdsd.diffusion.classifiers.network import Cnn, build_network, frame_count
 from birdsd.diffusion.classifiers.thresholds import USUAL, best_thresholds, f1_of
 from birdsd.diffusion.learning.base import Hollow, LearningMethod, Modules
 from birdsd.diffusion.learning.common import codec_of, load_codec, picture_of, write_preview
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from birdsd.shards.index import ShardIndex
     from birdsd.shards.reader import Sample
 
-_MEASURED, _HELD_OUT, _SHOWN = 512, 5000, 128  # most clips: for the standard, for thresholds, for a preview
+# Most clips: for the standard, for the start of a CNN, for thresholds, for a preview.
+_MEASURED, _SETTLED, _HELD_OUT, _SHOWN = 512, 256, 5000, 128
 
 
 class ClassifierMethod(LearningMethod):
@@ -110,6 +111,9 @@ class ClassifierMethod(LearningMethod):
         """A network with random weights (a backbone from a folder: with its own)."""
         with seeded(self.config.seed, "classifier"):
             network = build_network(self.network_settings)
+        if isinstance(network, Cnn) and not self._hollow:
+            powers = torch.from_numpy(np.stack(list(self._powers("train", _SETTLED))))
+            network.settle(self.standard.levels(powers))
         weight = class_weights(self.found.counts, self.settings.class_weights)
         learner = ClassifierLearner(network, self.settings, weight)
         if self.config.machine.gradient_checkpointing:

@@ -61,7 +61,19 @@ def test_what_a_network_says_of_a_clip_does_not_depend_on_the_others(kind: str) 
     assert together.logits.shape == (4, 3) and together.embedding.shape == (4, made.embedding_width)
     for number, one in enumerate(alone):
         torch.testing.assert_close(together.logits[number], one.logits[0], rtol=1e-4, atol=1e-5)
-    assert not dict(made.named_buffers()), "checkpoints hold no buffers"
+    assert set(dict(made.named_buffers())) <= {"centre", "spread"}, "checkpoints hold no buffers"
+
+
+def test_a_cnn_begins_with_features_of_one_size() -> None:
+    made, given = network(), levels(40)
+    before = made(given).embedding.detach().std(dim=0, correction=0)
+    made.settle(given)
+    after = made(given).embedding.detach()
+    assert float(before.max() / before.min()) > 10
+    torch.testing.assert_close(after.mean(dim=0), torch.zeros_like(before), atol=1e-3, rtol=0)
+    assert ((after.std(dim=0, correction=0) - 1).abs() < 1e-2).float().mean() > 0.9, (
+        "but for those that do not vary at all"
+    )
 
 
 @pytest.mark.parametrize("frames", [64, 63, 384, 17])
