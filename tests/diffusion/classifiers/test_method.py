@@ -44,6 +44,13 @@ def test_it_learns_several_species_in_a_clip_and_none(run: Path) -> None:
         ]
 
 
+def test_its_card_says_how_it_is_used(run: Path) -> None:
+    card = (run / "export/README.md").read_text()
+    assert "birdsd classify" in card and "find_judge" in card and "StableDiffusion" not in card
+    told = read_json(run / "export/training.json")
+    assert told["kind"] == "classifier" and told["licences"] == {"CC0": 24}
+
+
 def test_a_run_and_its_folder_are_judges(run: Path) -> None:
     for place in (run, run / "export"):
         judge = find_judge(str(place))
