@@ -33,6 +33,7 @@ EXCEPTIONS = {
     r"^birdsd judge clips/": "clips that a borrowed GPU made: tests/test_gpu_check.py",
     r"^birdsd export .*--format (a1111|comfyui|diffusers)": "wants Stable Diffusion 1.5's shape, "
     "or several kinds of runs at once: tests/diffusion/formats",
+    r"^birdsd export .*--format onnx": "needs packages of an extra: tests/diffusion/classifiers",
     r"\.\./shared/data": "real recordings, which a clone does not have: tests/sound, tests/evaluation",
     r"recipe=": "the recipe of a clip of the reader's: tests/diffusion/generation",
     r"init=recording.wav|guide=@4000": "a recording or checkpoint of theirs: tests/diffusion/generation",
