@@ -22,7 +22,7 @@ from birdsd.errors import UserError
 from birdsd.files import read_json, write_json
 from birdsd.sound.codec.protocol import Codec
 
-TOGETHER = 32  # windows a batch
+TOGETHER = 8  # windows a batch: more do not fit the processor's cache
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,8 @@ def load_classifier(folder: Path, device: str = "cpu") -> Classifier:
             f"{CLASSIFIER} and {WEIGHTS} belong together as birdsd wrote them",
             "copy the folder again, or export the run again",
         ) from error
-    network.eval().requires_grad_(False).to(device)
+    network.eval().requires_grad_(False)
+    network.to(device, memory_format=torch.channels_last)  # on a CPU nearly twice as fast
     return Classifier(
         network, dict(facts["network"]), classes, str(facts["loss"]), standard, codec, thresholds
     )
