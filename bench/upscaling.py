@@ -56,7 +56,7 @@ def run(size: Size) -> list[Row]:
 
 def _upscaler() -> Upscaler:
     method = settings_of(compose("train", ["method=upscaler"]).method, UpscalerConfig)
-    shape = Shape(method.network, method.features, method.depth, method.scale)
+    shape = Shape(method.architecture, method.features, method.depth, method.scale)
     fine, coarse = (
         SpectrogramCodec.from_config(compose("prepare", [f"codec={name}"]).codec)
         for name in ("birdsong", "birdsong-half")

@@ -27,11 +27,12 @@ _OWN = "birdsd.diffusion.methods.facts"  # found by name: it stands higher in th
 @dataclass(frozen=True)
 class Kind:
     """What a method exports. An `adapter` is only what is added to the model it was trained on; `formats`
-    are those of `birdsd export` that hold it."""
+    are those of `birdsd export` that hold it; what makes no sound listens to it."""
 
     name: str
     adapter: bool = False
     formats: tuple[str, ...] = ()
+    makes_sound: bool = True
 
 
 PIPELINE = Kind("pipeline", formats=("diffusers", "a1111", "comfyui", "ckpt"))
@@ -39,7 +40,8 @@ LORA = Kind("lora", True, ("diffusers", "a1111", "comfyui", "peft", "kohya", "di
 EMBEDDING = Kind("embedding", True, ("diffusers", "a1111", "comfyui", "embedding", "kohya-embedding"))
 AESTHETIC = Kind("aesthetic", True, ("a1111",))
 AUTOENCODER, CLIP, UPSCALER = Kind("autoencoder"), Kind("clip"), Kind("upscaler")
-KINDS = (PIPELINE, LORA, EMBEDDING, AESTHETIC, AUTOENCODER, CLIP, UPSCALER)
+CLASSIFIER = Kind("classifier", formats=("onnx",), makes_sound=False)
+KINDS = (PIPELINE, LORA, EMBEDDING, AESTHETIC, AUTOENCODER, CLIP, UPSCALER, CLASSIFIER)
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class MethodFacts:
     config: type[MethodConfig] = MethodConfig
     # What those of them mean that are open (0, empty or null) where no model preset recommends anything.
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    # The same of `optim.KEY`, where the usual values are not this method's.
+    optim: Mapping[str, Any] = field(default_factory=dict)
     # Of `keys` and `form`, those on which the number of trained parameters depends.
     sizes: tuple[str, ...] = ()
     word_per_species: bool = False  # it trains something for each species

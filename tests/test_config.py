@@ -129,6 +129,7 @@ FORMS = {
     "dreambooth_full": ["method.base_method=full"],
     "clip": [],
     "upscaler": [],
+    "classifier": [],
     "aesthetic_gradients": [],
 }
 

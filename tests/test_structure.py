@@ -40,6 +40,7 @@ BASE = {
     "plugins": {"errors", "schema"},
     "method_facts": {"errors", "plugins", "schema"},
     "config": {"errors", "files", "method_facts", "plugins", "schema", "values"},
+    "workers": {"errors", "files"},
     "jobs_api": {"config", "quiet"},
 }
 # Every wing of the house, and which others it may look into.
@@ -77,9 +78,10 @@ ORDER = (
     "sound.separation", "sound.stems",
     "shards.storage", "shards", "shards.prepare", "shards.exports",
     "diffusion.networks", "diffusion", "diffusion.upscaling", "diffusion.generation", "diffusion.learning",
-    "diffusion.methods", "diffusion.formats",
+    "diffusion.classifiers", "diffusion.methods", "diffusion.formats",
     "training.devices", "training.batches", "training.engines", "training.checkpoints", "training",
-    "evaluation.judges", "evaluation", "evaluation.leakage", "evaluation.classification",
+    "evaluation.judges", "evaluation.classify", "evaluation", "evaluation.leakage",
+    "evaluation.classification",
     "scenes", "scenes.prose", "scenes.drawn",
     "site",
     "runs", "runs.models", "runs.pack", "runs.status",

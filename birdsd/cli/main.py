@@ -24,6 +24,7 @@ EXAMPLES = """examples:
   birdsd run generate run=RUN prompt="an American Robin singing" count=4
   birdsd run scene run=RUN pool=SOUNDS prompt="a House Sparrow in loud rain, then a Black Phoebe"
   birdsd judge generated/                             which species BirdNET hears in them
+  birdsd classify recordings/ run=RUN                 with a classifier of yours (method=classifier)
   birdsd submit train machine=cluster site=SITE nodes=2 model=sd15 data.shards=shards/
   birdsd status; birdsd logs -f RUN; birdsd report RUN
 

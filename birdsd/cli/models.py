@@ -320,6 +320,7 @@ VERBS = (
         "  birdsd export RUN --format kohya diffusers-lora     a LoRA in two naming schemes\n"
         "  birdsd export RUN --format diffusers                a folder, a LoRA merged into its base model\n"
         "  birdsd export RUN --format comfyui --dtype fp16     half the size\n"
+        "  birdsd export RUN --format onnx                     a classifier, for programs without torch\n"
         "  birdsd export recordings/ --format birdnet          folders of clips, by species\n"
         "  birdsd export recordings/ --format huggingface --out mine",
         takes_runs=True,

@@ -12,7 +12,8 @@ def fill_open(config: schema.TrainConfig) -> None:
     """Fill the settings that are left open as the model preset recommends, else with the usual values."""
     facts = method_facts.find(config.method.name, config.method.form)
     own = facts.defaults if facts is not None else {}
-    for name, value in {**schema.OPTIM_DEFAULTS, **own, **_recommended(config)}.items():
+    usual = {**schema.OPTIM_DEFAULTS, **(facts.optim if facts is not None else {})}
+    for name, value in {**usual, **own, **_recommended(config)}.items():
         if name not in schema.OPTIM_DEFAULTS and name not in own:
             raise unknown_name(
                 f"setting recommended by model preset {config.model.name}",

@@ -165,14 +165,20 @@ def model_card(codec: Mapping[str, Any], heard: TrainingSet, about: Mapping[str,
     )
     if about.get("kind") == "autoencoder":
         use = 'from diffusers import AutoencoderKL\nvae = AutoencoderKL.from_pretrained("THIS FOLDER")'
-    run = "run=THIS_FOLDER"
+    library, generate = "diffusers", f'`birdsd run generate run=THIS_FOLDER prompt="{prompt}"`'
     if about.get("kind") == "upscaler":
         use = (
             'from safetensors.torch import load_file\nweights = load_file("THIS FOLDER/upscaler.safetensors")'
         )
-        run = "run=RUN upscale=THIS_FOLDER"
+        generate = f'`birdsd run generate run=RUN upscale=THIS_FOLDER prompt="{prompt}"`'
+    if about.get("kind") == "classifier":
+        library, generate = "birdsd", "`birdsd classify recordings/ run=THIS_FOLDER`"
+        use = (
+            "from birdsd.evaluation.judges import find_judge\n"
+            'heard = find_judge("THIS FOLDER").hear(waveform, rate_hz)  # heard.scores [windows, classes]'
+        )
     return f"""---
-library_name: diffusers
+library_name: {library}
 tags: [birdsd, bioacoustics, spectrogram]
 ---
 # A model of {kind}
@@ -184,7 +190,7 @@ that turn them into sound ({grid}).
 ```python
 {use}
 ```
-or, with sound and labels: `birdsd run generate {run} prompt="{prompt}"`
+or, with sound and labels: {generate}
 
 ## Species
 {species}

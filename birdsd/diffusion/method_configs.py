@@ -37,10 +37,10 @@ class UpscalerConfig(AdversaryConfig):
     """The upscaler: a small network of the ESRGAN family, and what its coarse pictures go through."""
 
     scale: int = 2  # or 4: a coarse cell is so many bands by so many frames of the shards
-    network: str = "compact"  # or rrdb
+    architecture: str = "compact"  # or rrdb
     features: int = 32  # channels of its layers
     depth: int = 8  # convolutions of compact, dense blocks of rrdb
-    growth: int = 16  # of network=rrdb: channels that a convolution of a dense block adds
+    growth: int = 16  # of architecture=rrdb: channels that a convolution of a dense block adds
     loud_weight: float = 1.0  # how much more than silence the loudest cell counts
     autoencoder_share: float = 0.5  # of the coarse pictures that go through model.autoencoder
     noise_levels: float = 4.0  # of the noise on coarse pictures: up to so many of 255
@@ -118,3 +118,34 @@ class DreamBoothOnLoraConfig(DreamBoothConfig, LoraConfig):
 @dataclass
 class DreamBoothOnFullConfig(DreamBoothConfig, WeightsConfig):
     """DreamBooth on the weights themselves."""
+
+
+@dataclass
+class ClassifierConfig(MethodConfig):
+    """A classifier of species: network, loss, and augmentation, each of whose kinds is off at 0."""
+
+    network: str = "cnn"  # crnn: also says when; timm: see backbone
+    backbone: Text = None  # of network=timm: its name, or a folder with config.json and model.safetensors
+    width: int = 24  # channels of the first stage of cnn and crnn
+    classes: list[str] = field(default_factory=list)  # species to tell apart; empty: those of the shards
+    relative: bool = True  # levels are heard against the clip's loud frames; false: against full scale
+    floor_db: float = -40.0  # what is so far below is silence
+    loss: str = "bce"  # several species may be in a clip; or focal; cross_entropy: exactly one is
+    smoothing: float = 0.0  # of the targets
+    focal_gamma: float = 2.0  # of loss=focal: how much less clips count that are easy
+    focal_alpha: float = 0.25  # of loss=focal: what a present class counts
+    class_weights: float = 0.0  # of the loss; 1: rare species count as much as frequent ones
+    frame_weight: float = 1.0  # of the error of network=crnn in each frame, where labels have times
+    dropout: float = 0.0  # share of the embedding left out
+    mixup: float = 0.0  # share of clips with another one mixed in; the labels are the union
+    mixup_snr_db: float = 6.0  # one is up to this much louder than the other
+    background: float = 0.0  # share of clips over a clip without a bird
+    background_snr_low_db: float = 0.0  # drawn between this and background_snr_high_db
+    background_snr_high_db: float = 30.0  # see background_snr_low_db
+    shift_s: float = 0.0  # turned round in time, up to this much
+    gain_db: float = 0.0  # up to this much louder or softer
+    equaliser_db: float = 0.0  # a smooth curve over the bands, up to this much up or down
+    band_masks: int = 0  # stripes of bands left out (SpecAugment)
+    time_masks: int = 0  # stripes of frames left out
+    mask_share: float = 0.1  # the widest stripe, as a share of the picture
+    patience: int = 0  # validations without a lower loss that end the run, the best is kept; 0: to its end

@@ -14,7 +14,13 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from birdsd.diffusion.lora_targets import TARGETS, TEXT_ENCODER, TEXT_LAYERS
-from birdsd.diffusion.method_configs import LoraConfig, TextualInversionConfig, UpscalerConfig, WeightsConfig
+from birdsd.diffusion.method_configs import (
+    ClassifierConfig,
+    LoraConfig,
+    TextualInversionConfig,
+    UpscalerConfig,
+    WeightsConfig,
+)
 from birdsd.method_facts import Shapes, find, settings_of
 
 if TYPE_CHECKING:
@@ -22,6 +28,9 @@ if TYPE_CHECKING:
 
 # The image tower that method=clip begins with: pixels along a patch's side, patches along the picture's.
 CLIP_PATCH, CLIP_PATCHES = 16, 8
+CLASSIFIER_WIDENING = (1, 2, 4, 4)  # channels of the stages of a classifier, as multiples of method.width
+CLASSIFIER_STATISTICS = 11  # of each band, that go to a CNN's head
+CLASSIFIER_BANDS, CLASSIFIER_ROWS = 64, 8  # that it hears, and that are left of them after the stages
 
 
 def learning_count(config: TrainConfig, parts: Mapping[str, Shapes], species: int) -> int:
@@ -74,7 +83,7 @@ def of_upscaler(config: TrainConfig, parts: Mapping[str, Shapes], species: int) 
     """The network; with an adversary also what makes its sharper set of weights, and the discriminator."""
     method = settings_of(config.method, UpscalerConfig)
     width, last = method.features, method.scale**2
-    if method.network == "rrdb":
+    if method.architecture == "rrdb":
         dense = sum(
             _convolution(width + number * method.growth, width if number == 4 else method.growth)
             for number in range(5)
@@ -95,6 +104,25 @@ def of_upscaler(config: TrainConfig, parts: Mapping[str, Shapes], species: int) 
 def _convolution(of: int, to: int) -> int:
     """One of 3 x 3 with its bias."""
     return to * (9 * of + 1)
+
+
+def of_classifier(config: TrainConfig, parts: Mapping[str, Shapes], species: int) -> int:
+    """Of cnn and crnn: the stem, four stages, and the heads; what a backbone of another package has, nobody
+    knows before it is there."""
+    method = settings_of(config.method, ClassifierConfig)
+    if method.network == "timm":
+        return 0
+    width, classes = method.width, len(method.classes) or species
+    sizes = [width, *(width * factor for factor in CLASSIFIER_WIDENING)]
+    total = 2 * 35 * width + 2 * width
+    for of, to in pairwise(sizes):
+        total += 9 * of * to + 9 * to * to + 4 * to + (of * to if of != to else 0)
+    features = CLASSIFIER_ROWS * sizes[-1]
+    if method.network == "cnn":
+        return total + (2 * features + CLASSIFIER_STATISTICS * CLASSIFIER_BANDS) * classes + classes
+    hidden = 2 * width  # of a direction, with three gates
+    total += 2 * (3 * hidden * (features + hidden) + 6 * hidden)
+    return total + 2 * (2 * hidden * classes) + classes
 
 
 def of_nothing(config: TrainConfig, parts: Mapping[str, Shapes], species: int) -> int:

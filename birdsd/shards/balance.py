@@ -80,7 +80,7 @@ def species_weights(index: ShardIndex, split: str, balance: float) -> np.ndarray
             "it goes from 0 (as the shards have them) to 1 (every species as often as any other)",
             "try method.species_balance=0.5",
         )
-    groups, of_sample = _species_of_samples(index, split)
+    groups, of_sample = species_of_samples(index, split)
     samples_of_group = np.bincount(of_sample, minlength=len(groups))
     counts: dict[str, int] = {}
     for names, count in zip(groups, samples_of_group.tolist(), strict=True):
@@ -98,7 +98,7 @@ def species_of(index: ShardIndex, split: str) -> tuple[str, ...]:
     return tuple(name for name in names if split in splits_of[name])
 
 
-def _species_of_samples(index: ShardIndex, split: str) -> tuple[list[list[str]], np.ndarray]:
+def species_of_samples(index: ShardIndex, split: str) -> tuple[list[list[str]], np.ndarray]:
     """The sets of species that occur together, and the number of its set for every sample, int64.
 
     Kept beside the shards, where that folder can be written: reading every sample's metadata takes a

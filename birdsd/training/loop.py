@@ -33,6 +33,7 @@ from birdsd.training.batches.global_batch import BatchPlan
 from birdsd.training.checkpoints.checkpoint import Checkpoint, Checkpointer, Event
 from birdsd.training.devices.precision import choose_device, choose_precision, occupy, release, set_threads
 from birdsd.training.devices.world import World
+from birdsd.training.early import EarlyStop, take_best
 from birdsd.training.engines.base import Engine
 from birdsd.training.engines.choice import engine_name, make_engine
 from birdsd.training.engines.out_of_memory import (
@@ -126,6 +127,7 @@ class Trainer:
         self.engine: Engine | None = None
         self.steps = StepLog(self.metrics, self.ledger, world, self.batch)
         self.bad = BadSamples(index, config.save.max_bad_samples, self.events)
+        self.early = EarlyStop()
 
     def _enter(self, name: str) -> None:
         """Another phase begins. Waiting for data and computing are one phase: that of the steps."""
@@ -170,6 +172,8 @@ class Trainer:
             modules, notes = self._build(checkpoint)
             maker = self._maker(modules)
             validation = self._validation(modules)
+            patience = modules.learner.patience if validation else 0
+            self.early = EarlyStop.restored(patience, self.folder, self.world)
         self.progress = Progress(self.total, self.position, self.world.is_first)
         self.trackers = Trackers(self.folder, self.position, self.world.is_first)
         self._announce(checkpoint, notes)
@@ -194,7 +198,7 @@ class Trainer:
     ) -> bool:
         save = self.config.save
         step = self.position // self.batch
-        while self.position < self.total:
+        while self.position < self.total and not self.early.over:
             examples, weight = self._next(batches)
             if examples is None:
                 self._save(modules)
@@ -206,10 +210,13 @@ class Trainer:
                 self._flush()
             if validation and self._due(save.validate_every_samples):
                 self._validate(validation)
-            if self._due(save.every_samples):
+            if self._due(save.every_samples) or self.early.best == self.position:
                 self._save(modules)
             if self._due(save.preview_every_samples):
                 self._preview(modules)
+        if self.early.over:
+            self.total = self.position
+            self._tell({"event": "note", "text": self.early.line(self.total)}, self.early.line(self.total))
         self._save(modules)
         self.checkpointer.wait(must_be_saved=True)
         return False
@@ -405,6 +412,7 @@ class Trainer:
             self.metrics.append([line])
         self.trackers.lines([line])
         self.events({"event": "validated", "position": self.position, **result})
+        self.early.saw(self.position, result["loss"])
         if remark := validation.remark(result, self.position):
             self._tell({"event": "note", "text": remark}, remark)
 
@@ -424,6 +432,7 @@ class Trainer:
                 "seed": self.config.seed,
                 "step": self.position // self.batch,
             }
+            self.checkpointer.spared = self.early.best
             self.checkpointer.save(self.engine, self.position, state)
         self.saved_position = self.position
         self.steps.restart_clock()
@@ -474,6 +483,8 @@ class Trainer:
             export = self.folder / "export"
             if self.world.is_first:
                 modules = build_from_checkpoint(self.method, checkpoint, self.device, self.config.seed)
+                if line := take_best(modules.learner, self.folder, checkpoint):
+                    self.events({"event": "note", "text": line})
                 export = self.method.export(modules, export)
         result = self._result(finished=True, export=export)
         if self.world.is_first:

@@ -16,7 +16,7 @@ from tests.support.songs import write_shards
 
 
 def test_every_verb_has_its_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert len(main.OWN_VERBS) == 23
+    assert len(main.OWN_VERBS) == 24
     for name, verb in main.OWN_VERBS.items():
         with pytest.raises(SystemExit) as left:
             main.main([name, "--help"])

@@ -37,6 +37,7 @@ EXCEPTIONS = {
     r"^birdsd judge clips/": "clips that a borrowed GPU made: tests/test_gpu_check.py",
     r"^birdsd export .*--format (a1111|comfyui|diffusers)": "wants Stable Diffusion 1.5's shape, "
     "or several kinds of runs at once: tests/diffusion/formats",
+    r"^birdsd export .*--format onnx": "needs packages of an extra: tests/diffusion/classifiers",
     r"\.\./shared/data": "real recordings, which a clone does not have: tests/sound, tests/evaluation",
     r"recipe=": "the recipe of a clip of the reader's: tests/diffusion/generation",
     r"init=recording.wav|guide=@4000": "a recording or checkpoint of theirs: tests/diffusion/generation",
@@ -106,6 +107,7 @@ def make(folder: Path) -> None:
         "lora",
         "textual_inversion",
         "clip",
+        "classifier",
         "dreambooth_lora",
         "upscaler",
     )
@@ -136,6 +138,7 @@ def make(folder: Path) -> None:
         "run train name=COARSE_RUN model=tiny model.autoencoder=COARSE_AUTOENCODER data.shards=coarse",
         "run train name=UPSCALER method=upscaler model=tiny model.autoencoder=COARSE_AUTOENCODER "
         "data.shards=shards",
+        "run train name=MINE method=classifier model=tiny data.shards=shards",
         "run generate run=RUN count=1 prompt=bird",
         "pack RUN --out RUN.birdsd.zip",
     ):

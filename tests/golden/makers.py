@@ -35,6 +35,7 @@ FORMS: dict[str, tuple[str, ...]] = {
     "dreambooth on full": ("method=dreambooth", "method.base_method=full", *PRETRAINED),
     "clip": ("method=clip", *PRETRAINED),
     "upscaler": ("method=upscaler",),
+    "classifier": ("method=classifier",),
     "aesthetic_gradients": ("method=aesthetic_gradients", *PRETRAINED, "model.clip=someone/clip"),
 }
 # Another value of each key of `method`, and of some that every method shares. Which form takes which key is
@@ -57,7 +58,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "autoencoder": _PICTURES,
     "upscaler": (
         "scale=4",
-        "network=rrdb",
+        "architecture=rrdb",
         "features=16",
         "depth=2",
         "growth=8",
@@ -76,6 +77,15 @@ KEYS: dict[str, tuple[str, ...]] = {
     "dreambooth on lora": (*_LOSS, *_UPDATE, *_CLASS),
     "dreambooth on full": (*_LOSS, *_WEIGHTS, *_CLASS),
 }
+_HEARD = (
+    "network=crnn", "backbone=resnet18", "width=32", "classes=[a, b]", "floor_db=-70", "loss=focal",
+    "relative=false", "smoothing=0.1", "focal_gamma=1", "focal_alpha=0.5", "class_weights=0.5",
+    "frame_weight=0.5",
+    "dropout=0.2", "mixup=0.5", "mixup_snr_db=3", "background=0.5", "background_snr_low_db=3",
+    "background_snr_high_db=20", "shift_s=0.5", "gain_db=6", "equaliser_db=6", "band_masks=2",
+    "time_masks=2", "mask_share=0.2", "patience=5",
+)  # fmt: skip
+KEYS["classifier"] = _HEARD
 SHARED = ("method.species_balance=0.5", "seed=4", "optim.learning_rate=0.5", "optim.total_samples=77")
 
 

@@ -27,6 +27,11 @@ WAYS = {
     "db-lora": {**CLASS, "rank": 2},
     "db-full": {**CLASS, "base_method": "full"},
     "clip": {"name": "clip"},
+    "cnn": {
+        "name": "classifier", "width": 8, "mixup": 0.5, "shift_s": 0.1, "gain_db": 6.0, "equaliser_db": 3.0,
+        "band_masks": 1, "time_masks": 1, "dropout": 0.25, "class_weights": 0.5, "smoothing": 0.1,
+    },
+    "crnn": {"name": "classifier", "network": "crnn", "width": 8, "loss": "focal"},
     "autoencoder": {"name": "autoencoder", "crop_frames": 32, "init": "scratch"},
     "autoencoder-on": {"name": "autoencoder", "gradient_weight": 0.1},
     # The first two of its six steps are without it.

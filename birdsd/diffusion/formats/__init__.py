@@ -16,6 +16,7 @@ _LINES = {
     "diffusers-lora": "a LoRA in diffusers' names",
     "embedding": "tokens in diffusers' form",
     "kohya-embedding": "tokens in kohya's form",
+    "onnx": "a classifier, for programs without torch",
 }
 # Format -> (what it is, the kinds that it holds).
 FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -242,8 +242,21 @@ def _write_aesthetic(exported: Exported, name: str, place: Path, dtype: str, wri
     written.notes.append("put the .pt files into the aesthetic gradients extension's aesthetic_embeddings")
 
 
+def _write_classifier(exported: Exported, name: str, place: Path, dtype: str, written: Written) -> None:
+    from birdsd.diffusion.classifiers.folder import load_classifier
+    from birdsd.diffusion.classifiers.onnx_file import write_onnx
+
+    if dtype != "fp32":
+        raise UserError(f"--dtype {dtype} with --format onnx", "it is written in fp32", "leave --dtype out")
+    path = place / f"{exported.name}.onnx"
+    difference = write_onnx(load_classifier(exported.folder), path)
+    written.files = [path, *exported.write_beside(place, exported.name)]
+    written.notes.append(f"checked in onnxruntime: scores within {difference:.1g} of torch's")
+
+
 _WRITERS: dict[str, Callable[[Exported, str, Path, str, Written], None]] = {
     "lora": _write_lora,
     "embedding": _write_tokens,
     "aesthetic": _write_aesthetic,
+    "classifier": _write_classifier,
 }

@@ -31,6 +31,9 @@ class Learner(nn.Module):
     measures: tuple[str, ...] = ()
     measured: Mapping[str, Tensor]
 
+    # This many validations in a row without a lower loss end the run, and the best one is exported; 0: never.
+    patience: int = 0
+
     def remark(self, means: Mapping[str, Any], position: int) -> str:
         """What the user should know of a validation at `position`, in one line; mostly nothing."""
         return ""

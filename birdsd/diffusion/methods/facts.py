@@ -10,6 +10,7 @@ from typing import Any
 from birdsd.diffusion import parameters
 from birdsd.diffusion.method_configs import (
     AutoencoderConfig,
+    ClassifierConfig,
     DreamBoothConfig,
     DreamBoothOnFullConfig,
     DreamBoothOnLoraConfig,
@@ -21,6 +22,7 @@ from birdsd.diffusion.method_configs import (
 from birdsd.method_facts import (
     AESTHETIC,
     AUTOENCODER,
+    CLASSIFIER,
     CLIP,
     EMBEDDING,
     LORA,
@@ -61,8 +63,8 @@ def _upscaler_unused(settings: TrainConfig) -> Iterator[tuple[str, str]]:
         yield "method.adversary_weight", "method.adversary_start_samples lies behind the last sample"
     if not settings.model.autoencoder:
         yield "method.autoencoder_share", "there is no model.autoencoder for coarse pictures to go through"
-    if method.network != "rrdb":
-        yield "method.growth", f"method.network={method.network} has no dense blocks"
+    if method.architecture != "rrdb":
+        yield "method.growth", f"method.architecture={method.architecture} has no dense blocks"
 
 
 def _upscaler_heaviest(settings: TrainConfig) -> None:
@@ -84,6 +86,37 @@ def _dreambooth_unused(settings: TrainConfig) -> Iterator[tuple[str, str]]:
 def _dreambooth_images(settings: Mapping[str, Any]) -> dict[str, Any]:
     method = settings["method"]
     return {"seed": settings["seed"], "steps": method["class_steps"], "guidance": method["class_guidance"]}
+
+
+# From scratch on few clips: a short, hot schedule with an average over its last tenth.
+_CLASSIFIER_OPTIM = {
+    "learning_rate": 2e-3, "beta2": 0.99, "weight_decay": 0.05, "global_batch": 32, "total_samples": 12_000,
+    "warmup_samples": 1_000, "ema_decay": 0.98,
+}  # fmt: skip
+_OF_MODELS = ("init", "source", "autoencoder", "unet", "vae", "text", "vocabulary_size", "max_tokens")
+_BACKGROUND = ("background_snr_low_db", "background_snr_high_db")
+
+
+def _classifier_unused(settings: TrainConfig) -> Iterator[tuple[str, str]]:
+    method = settings_of(settings.method, ClassifierConfig)
+    for name in _OF_MODELS:
+        yield f"model.{name}", "a classifier has a network of its own (method.network)"
+    if method.network != "timm":
+        yield "method.backbone", f"method.network={method.network} has its own layers"
+    else:
+        yield "method.width", "the backbone has its own"
+    if method.network != "crnn":
+        yield "method.frame_weight", f"method.network={method.network} does not say when"
+    if method.loss != "focal":
+        yield from (
+            (f"method.{name}", f"method.loss={method.loss}") for name in ("focal_gamma", "focal_alpha")
+        )
+    if not method.mixup:
+        yield "method.mixup_snr_db", "method.mixup=0 mixes nothing in"
+    if not method.background:
+        yield from ((f"method.{name}", "method.background=0 has none") for name in _BACKGROUND)
+    if not (method.band_masks or method.time_masks):
+        yield "method.mask_share", "method.band_masks=0 and method.time_masks=0 leave nothing out"
 
 
 FACTS = (
@@ -173,11 +206,23 @@ FACTS = (
         parameters.of_upscaler,
         config=UpscalerConfig,
         defaults={"adversary_start_samples": 12_000},
-        sizes=("scale", "network", "features", "depth", "growth"),
+        sizes=("scale", "architecture", "features", "depth", "growth"),
         optional=("autoencoder",),
         source_parts=(),
         without_effect=_upscaler_unused,
         heaviest=_upscaler_heaviest,
+    ),
+    MethodFacts(
+        "classifier",
+        "birdsd.diffusion.methods.classifier:ClassifierMethod",
+        CLASSIFIER,
+        parameters.of_classifier,
+        config=ClassifierConfig,
+        optim=_CLASSIFIER_OPTIM,
+        sizes=("network", "width", "classes"),
+        models=(),
+        source_parts=(),
+        without_effect=_classifier_unused,
     ),
     MethodFacts(
         "aesthetic_gradients",

@@ -193,7 +193,7 @@ class UpscalerMethod(LearningMethod):
     def build(self, device: torch.device, dtype: torch.dtype) -> Modules:
         """A new network, and the autoencoder that half of its inputs go through."""
         method = self.settings
-        shape = Shape(method.network, method.features, method.depth, method.scale, 1, method.growth)
+        shape = Shape(method.architecture, method.features, method.depth, method.scale, 1, method.growth)
         sharp = method.adversary_weight > 0
         network = Twofold(shape, self.config.seed, sharp)
         if self.config.model.init == "pretrained":
@@ -218,7 +218,7 @@ class UpscalerMethod(LearningMethod):
         if replace(stored.shape, growth=shape.growth) != shape:
             raise UserError(
                 f"the upscaler of model.source={self.config.model.source} is {stored.shape}",
-                f"method.network, features, depth and scale ask for {shape}",
+                f"method.architecture, features, depth and scale ask for {shape}",
                 "set them as that one has them",
             )
         return stored

@@ -134,7 +134,7 @@ class RrdbNet(nn.Module):
 def built(shape: Shape, seed: int) -> nn.Module:
     """A network to begin with; its weights are a function of the seed."""
     if shape.network not in NETWORKS:
-        raise unknown_name("method.network", shape.network, NETWORKS)
+        raise unknown_name("method.architecture", shape.network, NETWORKS)
     if shape.scale not in SCALES:
         raise UserError(
             f"method.scale={shape.scale}",

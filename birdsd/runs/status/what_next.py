@@ -39,6 +39,9 @@ def _after_training(run: Run, config: Mapping[str, Any]) -> list[tuple[str, str]
         return [(following.line, _train(run, config, words))]
     if facts is not None and not facts.exports.formats:
         return []  # it makes no sound by itself, and which model it goes with nobody has said
+    if facts is not None and not facts.exports.makes_sound:
+        words = ["classify", "recordings/", f"run={_named(run)}", *_runs(run)]
+        return [("names the species in recordings", _birdsd(*words))]
     source = str(model.get("source") or "")
     if facts is not None and facts.exports.adapter and source and Path(source).is_dir():
         words = [f"run={_place(source)}", f"add={_named(run)}"]

@@ -11,19 +11,13 @@ folder of the writer's own and then renamed, so that even two tasks that write t
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from birdsd.errors import UserError
-from birdsd.files import environment, exclusive, write_json
+from birdsd.files import exclusive, write_json
 from birdsd.schema import DataConfig
 from birdsd.shards.index import CODEC_FILE, DATASET_FILE
 from birdsd.shards.prepare.card import CARD_FILE
@@ -53,9 +47,7 @@ from birdsd.sound.identity import unite
 from birdsd.sound.labels.annotation import UNREADABLE, Recording
 from birdsd.sound.labels.load import load_recordings
 from birdsd.sound.mixing import EnvironmentPool
-
-# One thread each: the processes share the cores, and threads inside them only get in each other's way.
-_THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+from birdsd.workers import cores, done_by_workers
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -121,7 +113,7 @@ def prepare(
         # The share is of all shards: other parts may see others missing.
         tasks = plan.tasks if part is None else part.share(plan.tasks)
         missing = [task for task in tasks if finished_table(folder, task, plan.fingerprint) is None]
-        work = _Work(folder, plan, data, codec, processes or _cores(), progress)
+        work = _Work(folder, plan, data, codec, processes or cores(), progress)
         if wants_survey(data) and (missing or not _is_described(folder)):
             survey = _survey(work, found.recordings, groups)
             found.problems.extend(survey.problems(data, codec.clip_s))
@@ -219,31 +211,12 @@ def _bar(work: _Work, total: int, what: str) -> Any:
 
 def _done(work: _Work, call: Callable[[_Worker, T], R], tasks: Sequence[T]) -> Iterator[R]:
     """What a worker's method gives for each task, in any order; in several processes, the last task first."""
-    processes = min(work.processes, len(tasks))
-    if processes <= 1:
-        worker = _Worker(*work.settings)
-        yield from (call(worker, task) for task in tasks)
-        return
-    queue = list(tasks)
-    context = multiprocessing.get_context("spawn")  # fork would copy locks that threads of ours may hold
-    settings = (work.settings,)
-    with _single_threaded(), ProcessPoolExecutor(processes, context, _start_worker, settings) as pool:
-        running: set[Future[R]] = set()
-        try:
-            while queue or running:
-                while queue and len(running) < processes + 2:
-                    running.add(pool.submit(_in_worker, call, queue.pop()))
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a process that was preparing shards ended abruptly",
-                "most often the machine ran out of memory; every finished shard is kept",
-                "run the same command again with fewer processes: machine.processes=1",
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    broken = UserError(
+        "a process that was preparing shards ended abruptly",
+        "most often the machine ran out of memory; every finished shard is kept",
+        "run the same command again with fewer processes: machine.processes=1",
+    )
+    return done_by_workers(_Worker, work.settings, call, tasks, work.processes, broken)
 
 
 class _Worker:
@@ -301,34 +274,3 @@ class _Worker:
             summary.most_clips = max(summary.most_clips, len(starts))
             summary.add_sample(len(shard), sample.metadata)
             shard.write(sample.key, {"npy": sample.image, "json": sample.metadata})
-
-
-_worker: _Worker | None = None
-
-
-def _start_worker(settings: tuple[Any, ...]) -> None:
-    global _worker
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _worker = _Worker(*settings)
-
-
-def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
-    """Should the parent be killed, its workers must not wait for work for ever."""
-    parent.join()
-    os._exit(1)
-
-
-def _in_worker(call: Callable[[_Worker, T], R], task: T) -> R:
-    assert _worker is not None
-    return call(_worker, task)
-
-
-def _single_threaded() -> AbstractContextManager[None]:
-    """Processes started meanwhile compute with one thread each."""
-    return environment(dict.fromkeys(_THREAD_SETTINGS, "1"))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

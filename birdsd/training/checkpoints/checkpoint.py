@@ -92,6 +92,7 @@ class Checkpointer:
         self.folder, self.world, self.signature = Path(folder), world, signature
         self.keep, self.events = max(2, keep), events
         self.max_failed_saves = max(1, max_failed_saves)
+        self.spared: int | None = None  # the position of one that is kept beside the newest
         self._thread: threading.Thread | None = None
         self._written = threading.Event()
         self._written.set()
@@ -375,7 +376,7 @@ class Checkpointer:
 
     def _prune(self) -> None:
         names = sorted((p.name for p in self.folder.iterdir() if p.name.isdigit()), key=int)
-        for name in names[: -self.keep]:
+        for name in [one for one in names[: -self.keep] if int(one) != self.spared]:
             # Renamed first: a folder that lost half its files must not look committed.
             os.rename(self.folder / name, self.folder / f"{name}{_OLD}")
             stage("pruning")

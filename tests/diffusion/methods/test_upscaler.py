@@ -181,7 +181,7 @@ def test_it_goes_on_from_an_earlier_one(fine_index, tmp_path) -> None:
         ({"crop_frames": -2}, "crop_frames=-2"),
         ({"scale": 3}, "method.scale"),
         ({"scale": 8}, "method.scale"),
-        ({"network": "swin"}, "method.network"),
+        ({"architecture": "swin"}, "method.architecture"),
         ({"features": 0}, "method.features=0"),
         ({"loud_weight": -1.0}, "loud_weight"),
         ({"noise_levels": -1.0}, "noise_levels"),

@@ -113,7 +113,7 @@ def test_the_names_of_the_first_esrgan_files_are_understood() -> None:
 @pytest.mark.parametrize(
     ("shape", "what"),
     [
-        (Shape("esrgan"), "method.network"),
+        (Shape("esrgan"), "method.architecture"),
         (Shape(scale=3), "method.scale=3"),
         (Shape(features=0), "method.features=0"),
         (Shape(blocks=-1), "method.depth=-1"),

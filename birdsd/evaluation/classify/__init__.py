@@ -1,0 +1,1 @@
+"""A classifier of your own over hours of recordings, window by window, in several processes"""

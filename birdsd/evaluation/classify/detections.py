@@ -1,0 +1,73 @@
+"""From scores of windows, or of frames, to what is heard from when to when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from birdsd.diffusion.classifiers.folder import Heard, sigmoid
+from birdsd.evaluation.classify.windows import Windows
+from birdsd.evaluation.judges.sounds import Detection
+
+_TOUCHING_S = 1e-6
+
+
+def of_windows(
+    windows: Windows, first: int, heard: Heard, thresholds: np.ndarray, end_s: float
+) -> list[Detection]:
+    """A detection for each class that reaches its threshold in a window."""
+    scores = sigmoid(heard.logits)
+    found = []
+    for window, number in np.argwhere(scores >= thresholds):
+        start_s = (first + int(window)) * windows.step_s
+        until_s = min(start_s + windows.window_s, max(end_s, start_s))
+        found.append(
+            Detection(start_s, until_s, windows.classifier.classes[number], float(scores[window, number]))
+        )
+    return found
+
+
+def of_frames(
+    windows: Windows, first: int, parts: Sequence[tuple[int, Heard]], thresholds: np.ndarray, end_s: float
+) -> list[Detection]:
+    """A detection for each run of frames in which a class reaches its threshold, within windows in which it
+    does. Where windows overlap, the logits of a frame are their mean. `parts` are those of one stretch, whose
+    first window is `first`."""
+    steps = next(heard.frames.shape[2] for _, heard in parts if heard.frames is not None)
+    frame_s = windows.window_s / steps
+    last = max(start + len(heard.logits) for start, heard in parts) - 1
+    total = round((last - first) * windows.step_s / frame_s) + steps
+    sums, counts = np.zeros((len(thresholds), total)), np.zeros(total)
+    allowed = np.zeros((len(thresholds), total), bool)
+    for start, heard in parts:
+        assert heard.frames is not None
+        there = sigmoid(heard.logits) >= thresholds
+        for window in range(len(heard.logits)):
+            at = round((start + window - first) * windows.step_s / frame_s)
+            sums[:, at : at + steps] += heard.frames[window]
+            counts[at : at + steps] += 1
+            allowed[:, at : at + steps] |= there[window][:, None]
+    scores = sigmoid(sums / np.maximum(1, counts))
+    begin_s, found = first * windows.step_s, []
+    for number, name in enumerate(windows.classifier.classes):
+        on = np.concatenate([[0], (scores[number] >= thresholds[number]) & allowed[number], [0]]).astype(int)
+        edges = np.flatnonzero(np.diff(on))
+        for low, high in zip(edges[::2], edges[1::2], strict=True):
+            start_s, until_s = begin_s + low * frame_s, min(begin_s + high * frame_s, end_s)
+            if until_s > start_s:
+                found.append(Detection(start_s, until_s, name, float(scores[number, low:high].max())))
+    return found
+
+
+def merged(detections: Iterable[Detection]) -> list[Detection]:
+    """Those of one species that overlap or touch, as one with the highest score; sorted by time."""
+    joined: list[Detection] = []
+    for one in sorted(detections, key=lambda d: (d.species, d.start_s)):
+        before = joined[-1] if joined else None
+        if before and before.species == one.species and one.start_s <= before.end_s + _TOUCHING_S:
+            end_s = max(before.end_s, one.end_s)
+            joined[-1] = Detection(before.start_s, end_s, one.species, max(before.score, one.score))
+        else:
+            joined.append(one)
+    return sorted(joined, key=lambda d: (d.start_s, d.end_s, d.species))

@@ -1,0 +1,504 @@
+"""Networks, losses, augmentation and thresholds of classifiers; what a folder of one says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from birdsd.config import compose
+from birdsd.diffusion.classifiers.augment import Augmentation, Clip, check_settings, mixed
+from birdsd.diffusion.classifiers.backbone import with_group_norms
+from birdsd.diffusion.classifiers.folder import (
+    Classifier,
+    as_sigmoid_logits,
+    load_classifier,
+    write_classifier,
+)
+from birdsd.diffusion.classifiers.learner import ClassifierLearner, class_weights, named_right
+from birdsd.diffusion.classifiers.levels import Grid, Standard
+from birdsd.diffusion.classifiers.network import build_network, frame_count
+from birdsd.diffusion.classifiers.place import CLASSIFIER, WEIGHTS
+from birdsd.diffusion.classifiers.targets import Classes
+from birdsd.diffusion.classifiers.thresholds import best_thresholds, f1_of
+from birdsd.diffusion.method_configs import ClassifierConfig
+from birdsd.diffusion.parameters import of_classifier
+from birdsd.errors import UserError
+from birdsd.files import write_json
+from birdsd.sound.codec.codec import SpectrogramCodec
+from tests.support.tiny import CODEC
+
+SETTINGS = {"network": "cnn", "classes": 3, "width": 8}
+
+
+def network(**changes):
+    torch.manual_seed(0)
+    return build_network({**SETTINGS, **changes}).eval()
+
+
+def levels(batch: int = 2, bands: int = 64, frames: int = 64) -> torch.Tensor:
+    return torch.from_numpy(
+        np.random.default_rng(0).normal(size=(batch, 1, bands, frames)).astype(np.float32)
+    )
+
+
+# -- networks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["cnn", "crnn"])
+def test_what_a_network_says_of_a_clip_does_not_depend_on_the_others(kind: str) -> None:
+    made, given = network(network=kind), levels(4)
+    with torch.no_grad():
+        together, alone = made(given), [made(one[None]) for one in given]
+    assert together.logits.shape == (4, 3) and together.embedding.shape == (4, made.embedding_width)
+    for number, one in enumerate(alone):
+        torch.testing.assert_close(together.logits[number], one.logits[0], rtol=1e-4, atol=1e-5)
+    assert set(dict(made.named_buffers())) <= {"centre", "spread"}, "checkpoints hold no buffers"
+
+
+def test_a_cnn_begins_with_features_of_one_size() -> None:
+    made, given = network(), levels(40)
+    before = made(given).embedding.detach().std(dim=0, correction=0)
+    made.settle(given)
+    after = made(given).embedding.detach()
+    assert float(before.max() / before.min()) > 10
+    torch.testing.assert_close(after.mean(dim=0), torch.zeros_like(before), atol=1e-3, rtol=0)
+    assert ((after.std(dim=0, correction=0) - 1).abs() < 1e-2).float().mean() > 0.9, (
+        "but for those that do not vary at all"
+    )
+
+
+@pytest.mark.parametrize("frames", [64, 63, 384, 17])
+def test_a_crnn_says_as_many_frames_as_it_is_counted_to(frames: int) -> None:
+    answer = network(network="crnn")(levels(1, 64, frames))
+    assert answer.frames.shape == (1, 3, frame_count("crnn", frames))
+    assert frame_count("cnn", frames) == 0 and network()(levels(1)).frames is None
+
+
+def test_the_gru_is_torchs() -> None:
+    made = network(network="crnn").recurrent
+    torch.manual_seed(5)
+    peer = nn.GRU(256, 16, batch_first=True, bidirectional=True)
+    peer.load_state_dict(made.state_dict())
+    x = torch.randn(2, 9, 256)
+    torch.testing.assert_close(made(x), peer(x)[0])
+
+
+def test_a_pitch_is_told_from_another() -> None:
+    """The same stripe elsewhere: what is left of it after pooling over frequencies differs."""
+    made, low = network(), torch.zeros(1, 1, 64, 64)
+    high = low.clone()
+    low[:, :, 20:24], high[:, :, 8:12] = 3, 3
+    with torch.no_grad():
+        assert (made(low).logits - made(high).logits).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("words", [[], ["method.network=crnn"], ["method.width=16", "method.classes=[a, b]"]])
+def test_parameters_are_counted_without_torch(words: list[str]) -> None:
+    config = compose("train", ["method=classifier", *words])
+    settings = config.method
+    classes = len(settings.classes) or 7
+    made = build_network({"network": settings.network, "classes": classes, "width": settings.width})
+    assert of_classifier(config, {}, 7) == sum(p.numel() for p in made.parameters())
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"network": "rnn"}, "did you mean|valid"),
+        ({"width": 20}, "multiple of 8"),
+        ({"network": "timm"}, "backbone"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused(changes: dict, what: str) -> None:
+    with pytest.raises(UserError, match=what):
+        build_network({**SETTINGS, **changes})
+
+
+def test_a_backbone_needs_timm_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("birdsd.diffusion.classifiers.backbone.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="timm, which is not installed") as caught:
+        network(network="timm", backbone="resnet18")
+    assert "method.network=cnn" in caught.value.hint
+
+
+class Body(nn.Module):
+    """As timm's models are called; timm itself has no build for this machine."""
+
+    num_features = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        return functional.relu(self.norm(self.conv(x))).mean(dim=(2, 3))
+
+
+def stand_in_for_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    timm = ModuleType("timm")
+    timm.__version__ = "0"
+    timm.is_model = lambda name: name == "body"
+    timm.create_model = lambda name, **_: Body()
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    monkeypatch.setattr("birdsd.diffusion.classifiers.backbone.find_spec", lambda name: object())
+
+
+def test_a_backbone_from_scratch_knows_no_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in_for_timm(monkeypatch)
+    made = network(network="timm", backbone="body").train()
+    assert not dict(made.named_buffers())
+    assert isinstance(made.body.norm, nn.GroupNorm)
+    torch.testing.assert_close(made(levels(4)).logits[:1], made(levels(4)[:1]).logits)
+    with pytest.raises(UserError, match="no model 'bodi'"):
+        network(network="timm", backbone="bodi")
+
+
+def test_a_backbone_from_a_folder_keeps_its_statistics(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    stand_in_for_timm(monkeypatch)
+    body = Body()
+    body.norm.running_mean.fill_(0.5)
+    write_json(tmp_path / "config.json", {"architecture": "body"})
+    state = body.state_dict()
+    state["conv.weight"] = (state["conv.weight"] / 3).repeat(1, 3, 1, 1)  # as of colours
+    save_file(state, str(tmp_path / "model.safetensors"))
+    made = network(network="timm", backbone=str(tmp_path)).train()
+    torch.testing.assert_close(made.body.conv.weight, body.conv.weight)
+    made(levels(4))
+    assert not made.body.norm.training and (made.body.norm.running_mean == 0.5).all()
+
+
+def test_activations_fused_to_a_norm_stay() -> None:
+    class Fused(nn.BatchNorm2d):
+        def __init__(self) -> None:
+            super().__init__(12)
+            self.act = nn.ReLU()
+
+    whole = nn.Sequential(nn.Conv2d(1, 12, 1), Fused())
+    with_group_norms(whole)
+    assert (whole(levels()) >= 0).all() and whole(levels()).max() > 0
+
+
+# -- what they hear ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("codec", ["birdsong", "birdsong-small", "birdsong-tiny", "birdsong-3s", "riffusion"])
+def test_the_grid_is_about_as_coarse_whatever_the_codec(codec: str) -> None:
+    made = SpectrogramCodec.from_config(compose("prepare", [f"codec={codec}"]).codec)
+    grid = Grid(made)
+    assert grid.bands == 64 and made.clip_s / grid.frames <= 0.0105
+    image = np.random.default_rng(0).integers(0, 256, made.image_shape, dtype=np.uint8)
+    whole = (made.dequantise(image).astype(np.float64) ** 2)[0].T[::-1]
+    power = grid.power(image)
+    assert power.shape == (grid.bands, grid.frames)
+    assert power.mean() == pytest.approx(whole.mean(), rel=1e-4), "energy is kept"
+    high, wide = made.bands // 64, grid.together
+    assert power[1, 2] == pytest.approx(whole[high : 2 * high, 2 * wide : 3 * wide].mean(), rel=1e-4)
+
+
+def test_a_codec_of_any_number_of_bands_keeps_its_energy() -> None:
+    for bands in (32, 40, 64, 96):
+        made = dataclasses.replace(CODEC, bands=bands, n_fft=512)
+        image = np.random.default_rng(0).integers(0, 256, made.image_shape, dtype=np.uint8)
+        whole = (made.dequantise(image).astype(np.float64) ** 2)[0].T[::-1]
+        power = Grid(made).power(image)
+        assert power.shape == (64, made.frames) and power.mean() == pytest.approx(whole.mean(), rel=1e-4)
+        half = whole[: bands // 2].mean()  # high stays high
+        assert power[:32].mean() == pytest.approx(half, rel=1e-4)
+
+
+def test_levels_have_the_mean_and_deviation_of_training() -> None:
+    powers = [10 ** np.random.default_rng(k).uniform(-8, -2, (64, 32)).astype(np.float32) for k in range(4)]
+    standard = Standard.of(powers, -120.0, False, "shards")
+    made = standard.levels(torch.from_numpy(np.stack(powers)))
+    assert made.mean(dim=(0, 1, 3)).abs().max() < 1e-3 and float(made.std()) == pytest.approx(1, abs=1e-2)
+    louder = standard.levels(torch.from_numpy(np.stack(powers)) * 10)
+    assert float((louder - made).mean() * standard.deviation_db) == pytest.approx(10, abs=0.01)
+
+
+def test_relative_levels_know_no_gain_and_no_pauses() -> None:
+    power = torch.from_numpy(clip().power)[None]
+    standard = Standard(-50.0, True, (0.0,) * 64, 1.0)
+    torch.testing.assert_close(standard.levels(power * 1e-3), standard.levels(power), rtol=1e-3, atol=1e-3)
+    paused = torch.cat([power, torch.zeros_like(power)], dim=2)
+    torch.testing.assert_close(
+        standard.levels(paused)[..., :64], standard.levels(power), rtol=1e-3, atol=1e-3
+    )
+    assert standard.levels(torch.zeros_like(power)).isfinite().all()
+
+
+@pytest.mark.parametrize("powers", [[np.zeros((64, 8))], [np.full((64, 8), 1e-3)] * 2, []])
+def test_silence_teaches_nothing(powers: list) -> None:
+    with pytest.raises(UserError, match=r"silent|can be decoded"):
+        Standard.of(powers, -80.0, False, "shards")
+
+
+# -- losses -----------------------------------------------------------------------------------------
+
+
+def loss_of(logits, target, **changes) -> torch.Tensor:
+    learner = ClassifierLearner(nn.Identity(), ClassifierConfig(**changes), torch.ones(3))
+    return learner.of_logits(torch.tensor(logits), torch.tensor(target))
+
+
+def test_losses_are_those_of_torch() -> None:
+    logits, target = torch.tensor([[2.0, -1.0, 0.5]]), torch.tensor([[1.0, 0.0, 0.0]])
+    bce = functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
+    torch.testing.assert_close(loss_of(logits.tolist(), target.tolist())[0], bce)
+    cross = functional.cross_entropy(logits, torch.tensor([0]), label_smoothing=0.2)
+    ours = loss_of(logits.tolist(), target.tolist(), loss="cross_entropy", smoothing=0.2)
+    torch.testing.assert_close(ours[0], cross)
+    plain = loss_of(logits.tolist(), target.tolist(), loss="focal", focal_gamma=0.0, focal_alpha=0.5)
+    torch.testing.assert_close(plain[0], bce / 2)
+    sure, unsure = [[6.0, -6.0, -6.0]], [[0.1, -0.1, -0.1]]
+    ratio = [
+        float(loss_of(one, target.tolist(), loss="focal") / loss_of(one, target.tolist()))
+        for one in (sure, unsure)
+    ]
+    assert ratio[0] < 1e-3 < ratio[1], "the easy one counts less"
+
+
+def test_rare_classes_weigh_more() -> None:
+    weight = class_weights(np.array([1, 4, 16]), 0.5)
+    torch.testing.assert_close(weight / weight[2], torch.tensor([4.0, 2.0, 1.0]))
+    assert float(weight.mean()) == pytest.approx(1)
+    assert (class_weights(np.array([1, 4, 16]), 0.0) == 1).all()
+
+
+def test_named_right_counts_any_class_that_is_there() -> None:
+    logits = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, -2.0], [1.0, -2.0]])
+    target = torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
+    assert named_right(logits, target).tolist() == [1, 0, 1, 0]
+
+
+def test_frames_count_only_where_labels_say_when() -> None:
+    made = network(network="crnn", classes=2)
+    learner = ClassifierLearner(made, ClassifierConfig(network="crnn"), torch.ones(2))
+    steps = frame_count("crnn", 64)
+    batch = {"levels": levels(2), "target": torch.eye(2), "frames": torch.ones(2, 2, steps)}
+    known = learner({**batch, "frames_known": torch.tensor([1.0, 0.0])})
+    unknown = learner({**batch, "frames_known": torch.zeros(2)})
+    assert known[0] > unknown[0] and known[1] == unknown[1]
+
+
+# -- labels -----------------------------------------------------------------------------------------
+
+
+def test_boxes_become_frames() -> None:
+    classes = Classes(("Robin", "Wren"))
+    label = {"label": "Wren", "start_s": 1.0, "end_s": 2.0}
+    found, known = classes.frames({"species": ["Wren"], "labels": [label]}, 8, 4.0)
+    assert known and found[1].tolist() == [0, 0, 1, 1, 0, 0, 0, 0] and not found[0].any()
+    weak = {"label": "Wren", "start_s": None, "end_s": None}
+    found, known = classes.frames({"species": ["Wren"], "labels": [label, weak]}, 8, 4.0)
+    assert not known and not found.any()
+    assert classes.frames({"species": []}, 8, 4.0)[1], "no bird in any frame"
+    assert not classes.frames({"species": ["Wren"]}, 8, 4.0)[1], "shards of others say no times"
+
+
+# -- augmentation -----------------------------------------------------------------------------------
+
+EACH = {
+    "mixup": {"mixup": 1.0},
+    "background": {"background": 1.0},
+    "shift": {"shift_s": 0.2},
+    "gain": {"gain_db": 6.0},
+    "equaliser": {"equaliser_db": 6.0},
+    "masks": {"band_masks": 2, "time_masks": 2, "mask_share": 0.3},
+}
+
+
+def clip(seed: int = 0, wren: bool = False) -> Clip:
+    power = np.random.default_rng(seed).uniform(1e-6, 1e-3, (64, 64)).astype(np.float32)
+    target = np.array([not wren, wren], np.float32)
+    frames = np.zeros((2, 8), np.float32)
+    frames[int(wren), 2:4] = 1
+    return Clip(power, target, frames, True)
+
+
+def augmentation(**settings) -> Augmentation:
+    empty = Clip(clip(9).power, np.zeros(2, np.float32), np.zeros((2, 8), np.float32), True)
+    return Augmentation(
+        ClassifierConfig(**settings), 3, 0.008, lambda draw: clip(5, True), lambda draw: empty
+    )
+
+
+@pytest.mark.parametrize("kind", EACH)
+def test_each_kind_works_alone_and_is_a_function_of_the_position(kind: str) -> None:
+    alone = augmentation(**EACH[kind])
+    first, again, other = alone(clip(), 7), augmentation(**EACH[kind])(clip(), 7), alone(clip(), 8)
+    assert np.array_equal(first.power, again.power)
+    assert not np.array_equal(first.power, other.power)
+    assert first.power.dtype == np.float32 and (first.power >= 0).all()
+    assert any(not np.array_equal(alone(clip(), k).power, clip().power) for k in range(4))
+
+
+def test_none_of_them_is_the_clip_itself() -> None:
+    assert np.array_equal(augmentation()(clip(), 3).power, clip().power)
+
+
+def test_switching_one_on_leaves_the_draws_of_the_others() -> None:
+    gain = augmentation(gain_db=6.0)(clip(), 4).power / clip().power
+    both = augmentation(gain_db=6.0, shift_s=0.2)(clip(), 4).power.sum() / clip().power.sum()
+    assert both == pytest.approx(float(gain.mean()), rel=1e-4)
+
+
+def test_mixed_up_labels_are_the_union() -> None:
+    made = augmentation(mixup=1.0)(clip(), 1)
+    assert made.target.tolist() == [1, 1] and made.frames[:, 2:4].all()
+    over = augmentation(background=1.0)(clip(), 1)
+    assert over.target.tolist() == [1, 0]
+
+
+def test_powers_add_up_at_the_ratio() -> None:
+    ours, theirs = clip().power, clip(5).power
+    made = mixed(ours, theirs, 10.0)
+    assert ours.sum() / (made - ours).sum() == pytest.approx(10, rel=1e-3)
+    silence = np.zeros_like(ours)
+    assert np.array_equal(mixed(ours, silence, 3.0), ours)
+    assert np.array_equal(mixed(silence, theirs, 3.0), theirs)
+
+
+def test_a_shift_takes_the_frames_along() -> None:
+    made = augmentation(shift_s=0.256)  # half the clip
+    for position in range(8):
+        one = made(clip(), position)
+        at = int(np.argmax((one.power == clip().power[:, 0][:, None]).all(axis=0)))
+        expected = np.roll(clip().frames, round(at * 8 / 64), axis=1)
+        assert np.array_equal(one.frames, expected) or at % 8, "to half a step"
+
+
+@pytest.mark.parametrize("name", ["mixup", "mask_share", "dropout", "gain_db", "floor_db"])
+def test_numbers_out_of_range_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"method.{name}=1e"):
+        check_settings(ClassifierConfig(**{name: 1e9}))
+    check_settings(ClassifierConfig())
+    with pytest.raises(UserError, match="lies above"):
+        check_settings(ClassifierConfig(background_snr_low_db=40.0))
+
+
+# -- thresholds -------------------------------------------------------------------------------------
+
+
+def test_a_threshold_has_the_highest_f1() -> None:
+    draw = np.random.default_rng(1)
+    targets = draw.random((60, 3)) < 0.3
+    targets[:, 2] = False
+    scores = np.clip(targets * 0.3 + draw.random((60, 3)) * 0.6, 0, 1).astype(np.float32)
+    found, known = best_thresholds(scores, targets)
+    assert known.tolist() == [True, True, False] and found[2] == 0.5
+    for number in range(2):
+        tried = [f1_of(scores[:, [number]] >= t, targets[:, [number]]) for t in np.linspace(0, 1, 500)]
+        mine = f1_of(scores[:, [number]] >= found[number], targets[:, [number]])
+        assert mine >= max(tried) - 1e-9
+    assert f1_of(scores >= found, np.zeros_like(targets)) is None
+
+
+# -- the folder -------------------------------------------------------------------------------------
+
+
+def classifier(**changes) -> Classifier:
+    settings = {**SETTINGS, **changes}
+    standard = Standard(-80.0, False, (-60.0,) * 64, 12.0)
+    return Classifier(network(**settings), settings, ("A", "B", "C"), "bce", standard, CODEC, (0.5, 0.4, 0.6))
+
+
+def written(folder: Path, **changes) -> Classifier:
+    made = classifier(**changes)
+    write_classifier(folder, made, {})
+    write_json(folder / "codec.json", CODEC.to_json())
+    return made
+
+
+@pytest.mark.parametrize("kind", ["cnn", "crnn"])
+def test_a_folder_says_what_was_trained(kind: str, tmp_path: Path) -> None:
+    made, powers = written(tmp_path, network=kind), [clip(k).power for k in range(3)]
+    ours, theirs = made.hear(powers), load_classifier(tmp_path).hear(powers)
+    np.testing.assert_allclose(ours.logits, theirs.logits, atol=1e-5)
+    np.testing.assert_allclose(ours.embeddings, theirs.embeddings, rtol=1e-5, atol=1e-5)
+    assert (ours.frames is None) == (kind == "cnn")
+    assert load_classifier(tmp_path).thresholds == (0.5, 0.4, 0.6)
+
+
+def test_the_score_after_cross_entropy_is_the_softmax() -> None:
+    logits = torch.tensor([[3.0, 1.0, -2.0], [60.0, 0.0, -60.0]])
+    made = as_sigmoid_logits(logits, "cross_entropy")
+    torch.testing.assert_close(made.sigmoid(), logits.softmax(dim=1), rtol=1e-4, atol=1e-6)
+    assert made.isfinite().all()
+
+
+def broken(folder: Path, how: str) -> None:
+    facts = json.loads((folder / CLASSIFIER).read_text())
+    if how == "no weights":
+        (folder / WEIGHTS).unlink()
+    elif how == "torn weights":
+        (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:100])
+    elif how == "another width":
+        write_json(folder / CLASSIFIER, {**facts, "network": {**facts["network"], "width": 16}})
+    elif how == "a class less":
+        write_json(folder / CLASSIFIER, {**facts, "classes": ["A", "B"]})
+    elif how == "another format":
+        write_json(folder / CLASSIFIER, {**facts, "format": "birdsd-classifier-9"})
+    else:
+        (folder / CLASSIFIER).unlink()
+
+
+@pytest.mark.parametrize(
+    "how", ["no weights", "torn weights", "another width", "a class less", "another format", "no file"]
+)
+def test_a_folder_that_is_not_whole_is_named(how: str, tmp_path: Path) -> None:
+    written(tmp_path)
+    broken(tmp_path, how)
+    with pytest.raises(UserError, match=str(tmp_path)):
+        load_classifier(tmp_path)
+
+
+def test_weights_or_logits_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    made = classifier()
+    with torch.no_grad():
+        made.network.head.bias[1] = float("nan")
+    with pytest.raises(UserError, match="1 of 3 logits"):
+        made.hear([clip().power])
+    with pytest.raises(UserError, match="not finite"):
+        write_classifier(tmp_path, made, {})
+    assert not (tmp_path / WEIGHTS).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["cnn", "crnn"])
+def test_onnx_says_what_torch_says(kind: str, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from birdsd.diffusion.classifiers.onnx_file import write_onnx
+
+    made = dataclasses.replace(classifier(network=kind), loss="cross_entropy")
+    write_onnx(made, tmp_path / "a.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "a.onnx"), providers=["CPUExecutionProvider"])
+    powers = np.stack([clip(k).power for k in range(5)])
+    scores = session.run(["scores"], {"power": powers})[0]
+    np.testing.assert_allclose(scores, 1 / (1 + np.exp(-made.hear(powers).logits)), atol=1e-4)
+    told = session.get_modelmeta().custom_metadata_map
+    assert json.loads(told["classes"]) == ["A", "B", "C"]
+
+
+def test_onnx_without_its_packages_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from birdsd.diffusion.classifiers import onnx_file
+
+    monkeypatch.setattr(onnx_file, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="onnxruntime") as caught:
+        onnx_file.write_onnx(classifier(), tmp_path / "a.onnx")
+    assert "birdsd[onnx]" in caught.value.hint
