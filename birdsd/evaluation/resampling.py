@@ -263,8 +263,6 @@ def detectable_effect(deviation: float, groups: int, *, power: float = 0.8, alph
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (
-            (middle, high)
-            if paired_power(middle, deviation, groups, alpha=alpha) < power
-            else (low, middle)
+            (middle, high) if paired_power(middle, deviation, groups, alpha=alpha) < power else (low, middle)
         )
     return high

@@ -22,6 +22,7 @@ _MACHINE: dict[str, tuple[str, ...]] = {
     "grid": (*_OF_TRAINING, "processes"),
     "bank": (*_OF_TRAINING, "processes"),
     "scene": (*_OF_TRAINING, "processes"),
+    "quality": (*_OF_TRAINING, *_OF_CLIPS, "processes", "precision", "max_gpu_memory_gib"),
     "train": ("processes", *_OF_CLIPS),
 }
 # With recipe=FILE these still take effect; everything else comes from the recipe.
@@ -56,6 +57,8 @@ def _unused(job: str, settled: Any, keys: set[str]) -> Iterator[tuple[str, str]]
         yield from _of_clips(settled, keys)
     elif job in ("bank", "scene"):
         yield from _of_songs(job, settled)
+    elif job == "sim2real":
+        yield from _of_sim2real(settled)
 
 
 # What decides songs that a model makes.
@@ -77,6 +80,24 @@ def _of_songs(job: str, settled: Any) -> Iterator[tuple[str, str]]:
     if job == "scene" and settled.recipe:
         kept = ("seed", "count", "part", "split", "format", "stems", "picture")
         yield from ((key, "recipe= says it") for key in (*_OF_SONGS, *kept))
+
+
+# What decides synthetic clips that sim2real has made.
+_OF_GENERATORS = (
+    "model", "codec", "cuts_per_song", "autoencoder_samples", "diffusion_samples", "settings", "sampling_steps",
+    "guidance",
+)  # fmt: skip
+
+
+def _of_sim2real(settled: Any) -> Iterator[tuple[str, str]]:
+    if settled.synthetic:
+        yield "clips_per_species", "synthetic names the clips"
+    if settled.synthetic and (settled.scenes or not settled.distribution):
+        yield from ((key, "synthetic names the clips: no model is trained") for key in _OF_GENERATORS)
+    if settled.scenes:
+        yield from ((key, "scenes names the scenes") for key in ("distribution", "scenes_per_level"))
+    elif not settled.distribution:
+        yield "scenes_per_level", "no scenes are drawn without a distribution"
 
 
 def _of_training(settled: TrainConfig, keys: set[str]) -> Iterator[tuple[str, str]]:

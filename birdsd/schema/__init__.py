@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from birdsd.schema.evaluation import QualityConfig as QualityConfig
+from birdsd.schema.evaluation import SimToRealConfig as SimToRealConfig
 from birdsd.schema.machine import MISSING as MISSING
 from birdsd.schema.machine import MachineConfig as MachineConfig
 from birdsd.schema.machine import SiteConfig as SiteConfig
@@ -400,6 +402,8 @@ JOBS: dict[str, type] = {
     "grid": GridConfig,
     "bank": BankConfig,
     "scene": SceneConfig,
+    "quality": QualityConfig,
+    "sim2real": SimToRealConfig,
     "compare_methods": MethodsConfig,
     "finetune_vs_scratch": FourWaysConfig,
     "demo": DemoConfig,
@@ -420,6 +424,8 @@ GROUP_DEFAULTS: dict[str, dict[str, str]] = {
     "grid": {"machine": "auto"},
     "bank": {"machine": "auto"},
     "scene": {"machine": "auto"},
+    "quality": {"machine": "auto"},
+    "sim2real": {"machine": "auto"},
     "compare_methods": {"data": "song", "machine": "auto"},
     "finetune_vs_scratch": {"data": "song", "machine": "auto"},
     "demo": {},

@@ -13,7 +13,9 @@ from birdsd.schema import SiteConfig, SubmitConfig
 HAND_OVERS = ("requeue", "chain", "resubmit", "manual")
 GPU_SYNTAXES = ("gpus", "gres")
 # Single-process jobs, whose work a job array can split.
-SHARED_JOBS = ("prepare", "cache", "generate", "bank", "scene", "compare_methods", "finetune_vs_scratch")
+SHARED_JOBS = (
+    "prepare", "cache", "generate", "bank", "scene", "sim2real", "compare_methods", "finetune_vs_scratch",
+)  # fmt: skip
 _SECRET = re.compile(r"token|secret|passw|api_?key|credential", re.IGNORECASE)
 
 

@@ -140,7 +140,9 @@ def test_dealing_labels_anew_finds_two_sets_that_differ_and_no_others() -> None:
     assert apart(same + 1.5 * labels) < 0.01
     assert apart(same) > 0.05
     assert permutation_p(3.0, np.zeros(99)) == 0.01
-    assert permutation_p(-3.0, np.full(99, 3.0)) == 1.0 and permutation_p(-3.0, np.zeros(99), greater=True) == 1
+    assert (
+        permutation_p(-3.0, np.full(99, 3.0)) == 1.0 and permutation_p(-3.0, np.zeros(99), greater=True) == 1
+    )
 
 
 def test_holm_multiplies_the_smallest_by_how_many_there_are_and_keeps_the_order() -> None:
