@@ -1,4 +1,5 @@
-"""quality: generated clips between a floor of real recordings and a ceiling of wrong species; a page and JSON."""
+"""quality: generated clips between a floor of real recordings and a ceiling of wrong species; a page and
+JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""sim2real: does generated sound help a classifier? Arms, amounts of real data, seeds; one page, one sentence."""
+"""sim2real: does generated sound help a classifier? Arms, amounts of real data, seeds; one page, one
+sentence."""
 
 from __future__ import annotations
 

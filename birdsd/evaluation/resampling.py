@@ -1,8 +1,8 @@
 """Intervals, tests and power where the unit is the recording: several windows of one recording are no
 independent observations, and intervals over windows come out far too narrow.
 
-A draw of recordings is a row of counts (how often each recording was drawn), so that ten thousand draws are one
-matrix, and a statistic that is a ratio of sums is two matrix products.
+A draw of recordings is a row of counts (how often each recording was drawn), so that ten thousand draws are
+one matrix, and a statistic that is a ratio of sums is two matrix products.
 """
 
 from __future__ import annotations
@@ -190,8 +190,8 @@ def permutation_p(observed: float, permuted: np.ndarray, greater: bool = False) 
 
 
 def sign_flip_test(differences: Sequence[float] | np.ndarray, *, flips: int = 9_999, seed: int = 0) -> float:
-    """The two-sided p-value of paired differences by group [groups] under the hypothesis that either sign is as
-    likely: all signs are tried where there are few groups, else `flips` draws."""
+    """The two-sided p-value of paired differences by group [groups] under the hypothesis that either sign is
+    as likely: all signs are tried where there are few groups, else `flips` draws."""
     each = np.asarray(differences, dtype=np.float64)
     each = each[np.isfinite(each)]
     count = len(each)
@@ -226,8 +226,8 @@ def permutation_test(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values, in the order given: the chance of any false alarm among all of them stays below
-    the level that they are compared with."""
+    """Holm's adjusted p-values, in the order given: the chance of any false alarm among all of them stays
+    below the level that they are compared with."""
     order = sorted(range(len(p_values)), key=lambda place: p_values[place])
     adjusted, highest = [1.0] * len(p_values), 0.0
     for rank, place in enumerate(order):

@@ -1,4 +1,5 @@
-"""The page of the experiment: the sentence, arms against amounts of real data, differences, power, failures."""
+"""The page of the experiment: the sentence, arms against amounts of real data, differences, power,
+failures."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ def _growth(answer: Answer, rows: list[tuple[str, str]]) -> object:
 
 
 def _by_species(answer: Answer) -> list[tuple[str, str, str, str]]:
-    """(species, the arm compared with, the arm of the sentence, difference in points) at the largest amount."""
+    """(species, the arm compared with, the arm of the sentence, difference in points) at the largest
+    amount."""
     if not answer.primary:
         return []
     effect = answer.primary[-1]

@@ -84,8 +84,8 @@ def _of_songs(job: str, settled: Any) -> Iterator[tuple[str, str]]:
 
 # What decides synthetic clips that sim2real has made.
 _OF_GENERATORS = (
-    "model", "codec", "cuts_per_song", "autoencoder_samples", "diffusion_samples", "settings", "sampling_steps",
-    "guidance",
+    "model", "codec", "cuts_per_song", "autoencoder_samples", "diffusion_samples", "settings",
+    "sampling_steps", "guidance",
 )  # fmt: skip
 
 

@@ -1,5 +1,5 @@
-"""The experiment on small recordings: what each arm sees, nested levels, going on after a stop, array tasks, and a
-judge made of rules in BirdNET's place."""
+"""The experiment on small recordings: what each arm sees, nested levels, going on after a stop, array tasks,
+and a judge made of rules in BirdNET's place."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from birdsd.jobs import sim2real as job
 
 from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.evaluation.embedded.cache import EmbeddingCache
-from birdsd.jobs import sim2real as job
+from birdsd.sound.audio.recordings import write_wav
+from birdsd.sound.labels.load import load_recordings
 from birdsd.studies.sim2real import study as study_module
 from birdsd.studies.sim2real.augment import augmented
 from birdsd.studies.sim2real.classify import HeadClassifier, find_classifier
@@ -26,8 +28,6 @@ from birdsd.studies.sim2real.sounds import (
 )
 from birdsd.studies.sim2real.study import Experiment
 from birdsd.studies.stage_runner import Stopped
-from birdsd.sound.audio.recordings import write_wav
-from birdsd.sound.labels.load import load_recordings
 from tests.support.errors import refuses
 from tests.support.judge_sounds import PITCHES_HZ, PitchJudge, tone
 
@@ -73,8 +73,8 @@ class Control:
 
 def settings(birds: Path, out: Path, *more: str):
     return compose("sim2real", [
-        f"data={birds / 'recordings'}", f"synthetic={birds / 'made'}", f"out={out}", "levels=[1,all]", "seeds=2",
-        "steps=30", "draws=100", "machine=smoke", *more,
+        f"data={birds / 'recordings'}", f"synthetic={birds / 'made'}", f"out={out}", "levels=[1,all]",
+        "seeds=2", "steps=30", "draws=100", "machine=smoke", *more,
     ])  # fmt: skip
 
 
@@ -114,7 +114,8 @@ def test_a_window_holds_one_species_and_sound(tmp_path: Path) -> None:
     assert len(found["short"]) == 1 and found["still"] == []
     sing(tmp_path / "b" / "two.wav", "Black Phoebe", 3, 9.0)
     (tmp_path / "b" / "labels.csv").write_text(
-        "file,species,start_s,end_s\ntwo.wav,Black Phoebe,0.5,2\ntwo.wav,House Sparrow,1,2\ntwo.wav,House Sparrow,4,5\n"
+        "file,species,start_s,end_s\ntwo.wav,Black Phoebe,0.5,2\n"
+        "two.wav,House Sparrow,1,2\ntwo.wav,House Sparrow,4,5\n"
     )
     (one,) = load_recordings(tmp_path / "b").recordings
     assert [(w.start_s, w.species) for w in windows_of_recording(one)] == [(3, "House Sparrow")]
@@ -259,7 +260,7 @@ def test_an_arm_that_fails_is_named_and_tried_again(birds: Path, tmp_path: Path)
     asked = settings(birds, tmp_path, "arms=[synthetic]", "seeds=1", "levels=[all]", "filters=[everything]")
     failing = Experiment(asked, Control(), classifier=Recorder("nan"))
     failing.run()
-    with pytest.raises(UserError, match="no cell of the experiment could be trained.*finite"):
+    with pytest.raises(UserError, match=r"no cell of the experiment could be trained.*finite"):
         failing.answer()
     mended = Recorder()
     experiment = Experiment(asked, Control(), classifier=mended)

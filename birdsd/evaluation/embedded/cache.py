@@ -39,8 +39,9 @@ class EmbeddingCache:
         self._known: dict[str, Heard] = {}
 
     def hear(self, key: object, sound: Callable[[], tuple[np.ndarray, int]]) -> Heard:
-        """What `key` (any JSON-able value that determines the sound) stands for; `sound` gives its waveform and
-        rate where nobody has listened yet. Several windows become one: the mean embedding, the highest logits."""
+        """What `key` (any JSON-able value that determines the sound) stands for; `sound` gives its waveform
+        and rate where nobody has listened yet. Several windows become one: the mean embedding, the highest
+        logits."""
         mark = fingerprint([self.judge.fingerprint, self.judge.title, key], 32)
         if mark not in self._known:
             heard = self._read(mark)
@@ -63,8 +64,8 @@ class EmbeddingCache:
         altered: object = None,
         alter: Callable[[np.ndarray, int], np.ndarray] | None = None,
     ) -> Heard:
-        """A stretch of a sound file. `alter` (waveform, rate) -> waveform changes it first; `altered` says how,
-        for the key."""
+        """A stretch of a sound file. `alter` (waveform, rate) -> waveform changes it first; `altered` says
+        how, for the key."""
 
         def sound() -> tuple[np.ndarray, int]:
             rate_hz = self.judge.rate_hz

@@ -1,4 +1,5 @@
-"""Distances between two sets of embeddings: KAD, density and coverage, FAD on a few components, and neighbours.
+"""Distances between two sets of embeddings: KAD, density and coverage, FAD on a few components, and
+neighbours.
 
 Each is blind to something: FAD to how few clips there are, KAD to little, precision to collapse, coverage to
 sizes that differ, and all of them to copies of the training set, which only `nearest` sees.
@@ -37,8 +38,8 @@ def kernel_width(reference: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class KernelDistance:
-    """KAD: 100 times the unbiased MMD^2 with a Gaussian kernel. Around 0, and below it too, for two sets of one
-    distribution. `p_value` is that of dealing the recordings anew between the two sets."""
+    """KAD: 100 times the unbiased MMD^2 with a Gaussian kernel. Around 0, and below it too, for two sets of
+    one distribution. `p_value` is that of dealing the recordings anew between the two sets."""
 
     interval: Interval
     p_value: float
@@ -134,10 +135,12 @@ def overlap(reference: np.ndarray, measured: np.ndarray, neighbours: int = NEIGH
         raise ValueError(f"{len(reference)} and {len(measured)} clips: their figures would not compare")
     between = squared_distances(reference, measured)
     real, other = (_radii(one, neighbours) for one in (reference, measured))
-    inside = between <= real[:, None]  # with the border: of identical clips the radius is 0
+    # With the border: of identical clips the radius is 0.
+    inside, other_way = np.asarray(between <= real[:, None]), np.asarray(between <= other[None])
+    touched = np.asarray(inside.any(axis=1))
     return Overlap(
-        inside.any(axis=0), (between <= other[None]).any(axis=1), inside.sum(axis=0) / neighbours,
-        inside.any(axis=1),
+        np.asarray(inside.any(axis=0)), np.asarray(other_way.any(axis=1)),
+        inside.sum(axis=0) / neighbours, touched,
     )  # fmt: skip
 
 
@@ -157,7 +160,8 @@ def principal(reference: np.ndarray, components: int = COMPONENTS) -> Callable[[
 
 def frechet_distance(reference: np.ndarray, measured: np.ndarray) -> float:
     """FAD of two sets [clips, dimensions]: by two symmetric eigenproblems in float64, never NaN or negative
-    under the root. Biased by the number of clips: only its ratio to a floor of the same size says something."""
+    under the root. Biased by the number of clips: only its ratio to a floor of the same size says
+    something."""
     one, other = (np.asarray(clips, dtype=np.float64) for clips in (reference, measured))
     first, second = (np.atleast_2d(np.cov(clips, rowvar=False)) for clips in (one, other))
     values, vectors = np.linalg.eigh(first)
@@ -171,8 +175,8 @@ def frechet_distance(reference: np.ndarray, measured: np.ndarray) -> float:
 def nearest(
     clips: np.ndarray, others: np.ndarray, same: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(number, cosine distance) of each clip's nearest among `others`. `same`, bool [clips, others]: where they
-    may be looked for; of a clip without any the distance is infinite."""
+    """(number, cosine distance) of each clip's nearest among `others`. `same`, bool [clips, others]: where
+    they may be looked for; of a clip without any the distance is infinite."""
     table = cosine_distances(clips, others)
     if same is not None:
         table = np.where(same, table, np.inf)
@@ -191,8 +195,8 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def spread(clips: np.ndarray, species: np.ndarray, recordings: np.ndarray) -> np.ndarray:
-    """How far apart clips of one species are, float64 [clips]: each clip's mean cosine distance to those of its
-    species from other recordings; NaN for one that is alone."""
+    """How far apart clips of one species are, float64 [clips]: each clip's mean cosine distance to those of
+    its species from other recordings; NaN for one that is alone."""
     table = cosine_distances(clips, clips)
     pairs = (species[:, None] == species[None]) & (recordings[:, None] != recordings[None])
     with np.errstate(invalid="ignore"):

@@ -1,7 +1,9 @@
-"""A classifier on frozen embeddings: what users of BirdNET train, and the strongest baseline of few recordings.
+"""A classifier on frozen embeddings: what users of BirdNET train, and the strongest baseline of few
+recordings.
 
 Multinomial logistic regression by AdamW for a given number of steps, so that arms of an experiment that see
-different sounds still learn for equally long. Every draw is a function of (seed, step): the same on any machine.
+different sounds still learn for equally long. Every draw is a function of (seed, step): the same on any
+machine.
 """
 
 from __future__ import annotations
@@ -66,8 +68,8 @@ def fit_head(
     """Learn from pools of examples, of which each gives an equal share of every batch.
 
     Within a pool species are drawn equally often, recordings within a species, and clips within a recording,
-    so that long recordings do not rule. The mean and the scale are those of the first pool (the real one, where
-    there is one). The step with the lowest loss on `validation` is kept; without it, the last.
+    so that long recordings do not rule. The mean and the scale are those of the first pool (the real one,
+    where there is one). The step with the lowest loss on `validation` is kept; without it, the last.
     """
     pools = [pool for pool in pools if len(pool)]
     _check(pools, validation, classes)
@@ -113,8 +115,8 @@ def _check(pools: Sequence[Examples], validation: Examples | None, classes: int)
 
 
 def drawn_clips(pool: Examples, shape: tuple[int, int], seed: int, place: int) -> np.ndarray:
-    """The clips of every step's share of a batch, int [steps, share]: species, then recordings, then clips are
-    drawn equally often."""
+    """The clips of every step's share of a batch, int [steps, share]: species, then recordings, then clips
+    are drawn equally often."""
     recordings, _ = numbered([str(one) for one in pool.recordings])
     pairs, clip_of = np.unique(np.stack([pool.classes, recordings]), axis=1, return_inverse=True)
     clip_of = clip_of.reshape(-1)

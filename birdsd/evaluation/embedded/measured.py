@@ -1,5 +1,5 @@
-"""A folder of generated clips laid beside the real clips of a shard set: in a judge's embedding, by its verdicts,
-and in what it does not hear (loudness, noise floor, spectrum).
+"""A folder of generated clips laid beside the real clips of a shard set: in a judge's embedding, by its
+verdicts, and in what it does not hear (loudness, noise floor, spectrum).
 
 Real clips are taken as the codec gives them back: cut to the same length as generated ones, and with the same
 losses, so that what differs is the model's doing.
@@ -97,7 +97,7 @@ def measure_folder(
     made = Embedded.of(
         [one.embedding for one in heard[2]], [file.species[0] for file in generated], names, names
     )
-    quality = quality_of(*sets, made, resamples=resamples, seed=seed)
+    quality = quality_of(sets[0], sets[1], made, resamples=resamples, seed=seed)
     if not any(judge.class_of(name) is not None for name in among):
         remarks.append(f"{judge.title} knows none of the species: its rates say nothing")
     yardstick = Yardstick(codec, _as_heard(codec, held_out), _as_heard(codec, train))
@@ -116,7 +116,7 @@ def _generated(
     """(files of one species in training, their sound as the codec takes it, what was left out, remarks)."""
     found = find_sounds([folder], judge)
     left_out = [f"{path.name}: {reason}" for path, reason in found.left_out]
-    files, sounds = [], []
+    files, sounds = list[SoundFile](), list[np.ndarray]()
     for file in found.files:
         if len(file.species) != 1 or file.species[0] not in species:
             named = listed_names(file.species) if file.species else "nothing"
@@ -152,7 +152,8 @@ def _heard(cache: EmbeddingCache, codec: Codec, clip: RealClip) -> Heard:
 
 
 def _with_sound(codec: Codec, clips: Sequence[RealClip]) -> list[RealClip]:
-    """Those that loudness and spectrum are measured on are decoded here, once; the others when they are heard."""
+    """Those that loudness and spectrum are measured on are decoded here, once; the others when they are
+    heard."""
     chosen = set(_spread_evenly(len(clips)).tolist())
     return [
         replace(clip, heard=decoded(codec, clip)) if place in chosen else clip

@@ -1,8 +1,8 @@
 """Generated clips measured between a floor of real recordings and a ceiling of wrong species.
 
-Every row has the same number of clips, for no figure compares across sizes. The floor is real clips of recordings
-that the model never saw against those that it learnt from; the ceiling is real clips of other species. What is too
-small to mean something is refused with a sentence, and the rest is told.
+Every row has the same number of clips, for no figure compares across sizes. The floor is real clips of
+recordings that the model never saw against those that it learnt from; the ceiling is real clips of other
+species. What is too small to mean something is refused with a sentence, and the rest is told.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class Embedded:
-    """Clips of one kind: embeddings float32 [clips, width]; species, recording and name of each, str [clips]."""
+    """Clips of one kind: embeddings float32 [clips, width]; species, recording and name of each, str
+    [clips]."""
 
     embeddings: np.ndarray
     species: np.ndarray
@@ -69,8 +70,10 @@ class Embedded:
 
     def __add__(self, other: Embedded) -> Embedded:
         return Embedded(
-            np.concatenate([self.embeddings, other.embeddings]), np.concatenate([self.species, other.species]),
-            np.concatenate([self.recordings, other.recordings]), np.concatenate([self.names, other.names]),
+            *(
+                np.concatenate([getattr(self, name), getattr(other, name)])
+                for name in ("embeddings", "species", "recordings", "names")
+            )
         )  # fmt: skip
 
 
@@ -166,14 +169,15 @@ class Quality:
                 f"{place}: {'told apart from' if told else 'not distinguishable from'} the training clips."
             )
         if self.copies:
-            share = f"{self.copies.rate.estimate:.0%} of generated clips lie nearer to a training clip than 95% of"
             found.append(
-                f"{share} held-out recordings do (5% is expected)"
+                f"{self.copies.rate.estimate:.0%} of generated clips lie nearer to a training clip than 95% "
+                "of held-out clips do (5% is expected)"
                 + (": training clips were copied, and no other figure counts." if self.copies.copied else ".")
             )
         if made and made.coverage and floor and floor.coverage:
             found.append(
-                f"Coverage {made.coverage.estimate:.2f}, of other real recordings {floor.coverage.estimate:.2f}."
+                f"Coverage {made.coverage.estimate:.2f}, where other real recordings have "
+                f"{floor.coverage.estimate:.2f}."
             )
         if self.variety:
             found.append(f"Within a species they are {self.variety.ratio:.0%} as varied as real recordings.")
@@ -183,8 +187,9 @@ class Quality:
         """For a terminal."""
         head = ["against training clips", "clips", "KAD", "p", "density", "coverage", "FAD / floor"]
         lines = table([head, *([
-            row.title, str(row.clips), _shown(row.kad), "-" if row.kad_p is None else f"{row.kad_p:.3f}", _shown(row.density),
-            _shown(row.coverage), "-" if row.fad_ratio is None else f"{row.fad_ratio:.2f}",
+            row.title, str(row.clips), _shown(row.kad), "-" if row.kad_p is None else f"{row.kad_p:.3f}",
+            _shown(row.density), _shown(row.coverage),
+            "-" if row.fad_ratio is None else f"{row.fad_ratio:.2f}",
         ] for row in self.rows)])  # fmt: skip
         lines += [*(f"refused: {what}: {why}" for what, why in self.refused.items()), *self.sentences()]
         return "\n".join(lines)
@@ -199,8 +204,8 @@ def _shown(interval: Interval | None) -> str:
 def quality_of(
     training: Embedded, held_out: Embedded, generated: Embedded, *, resamples: int = 1_000, seed: int = 0
 ) -> Quality:
-    """Measure generated clips. `training`: real clips that the model learnt from; `held_out`: of recordings that
-    it never saw. Intervals are over recordings (a generated clip is one of its own)."""
+    """Measure generated clips. `training`: real clips that the model learnt from; `held_out`: of recordings
+    that it never saw. Intervals are over recordings (a generated clip is one of its own)."""
     refused: dict[str, str] = {}
     sets = _equal_sets(training, held_out, generated, seed)
     clips = len(sets[GENERATED][1])

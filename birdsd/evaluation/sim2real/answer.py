@@ -1,7 +1,7 @@
 """The experiment's answer: every arm against the one that differs from it in one thing, with intervals.
 
-A draw takes recordings with replacement within their species, and seeds with replacement; the same draw for both
-arms of a pair. What could not be trained is named, and the answer is about the rest.
+A draw takes recordings with replacement within their species, and seeds with replacement; the same draw for
+both arms of a pair. What could not be trained is named, and the answer is about the rest.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class TestClips:
 
 @dataclass(frozen=True)
 class Score:
-    """How well an arm did at one amount of data: means over seeds; `spread`: standard deviation over seeds."""
+    """How well an arm did at one amount of data: means over seeds; `spread`: standard deviation over
+    seeds."""
 
     arm: str
     level: str
@@ -101,8 +102,8 @@ class Answer:
 
     @property
     def primary(self) -> list[Effect]:
-        """What the sentence is about, decided before anything ran: all synthetic clips, on top of the best that
-        real recordings give where that was run."""
+        """What the sentence is about, decided before anything ran: all synthetic clips, on top of the best
+        that real recordings give where that was run."""
         for name in PRIMARY:
             if any(arm.name == name for arm in self.arms):
                 return [e for e in self.effects if e.arm == name and e.filter == EVERYTHING]
@@ -191,7 +192,8 @@ def answer(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Answer:
-    """The answer of the cells that were trained: `results` holds scores [clips, classes] of the test clips."""
+    """The answer of the cells that were trained: `results` holds scores [clips, classes] of the test
+    clips."""
     judged = _Judged(test, results, draws, seed)
     scores = [judged.score(*key) for key in judged.keys]
     effects = []

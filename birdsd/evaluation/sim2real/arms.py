@@ -32,14 +32,15 @@ ARMS = (
     Arm("real", "Real", "Real recordings alone."),
     Arm(
         "repeated", "Real, repeated",
-        "The same recordings in another order: what chance alone does, since all arms take equally many steps.",
+        "The same recordings in another order: what chance alone does, as all arms take as many steps.",
     ),
     Arm("augmented", "Real, augmented", "Real recordings, each also shifted, equalised and in noise.",
         augmented=True),
     Arm("synthetic", "Real and synthetic", "Real recordings and synthetic clips in equal shares.",
         synthetic=CLIPS),
     Arm(
-        "both", "Augmented and synthetic", "Real and augmented recordings, and synthetic clips in equal shares.",
+        "both", "Augmented and synthetic",
+        "Real and augmented recordings, and synthetic clips in equal shares.",
         augmented=True, synthetic=CLIPS, against="augmented",
     ),
     Arm("synthetic_only", "Synthetic alone", "No real recording: only what the model made of them.",
@@ -49,7 +50,7 @@ ARMS = (
     Arm("scenes_only", "Scenes alone", "No real recording: only songs of synthetic soundscapes.",
         real=False, synthetic=SCENES),
     Arm("more", "Four times the recordings",
-        "Real recordings, four times as many where there are so many: what recording more would bring.", times=4),
+        "Four times as many real recordings, where there are: what recording more would bring.", times=4),
 )  # fmt: skip
 PRIMARY = ("both", "synthetic")  # what the sentence is about: the first that was run
 USUAL = ("real", "repeated", "augmented", "synthetic", "both", "synthetic_only")

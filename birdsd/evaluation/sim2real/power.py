@@ -47,7 +47,7 @@ class Power:
             f"{float(one):.0%} of one of {100 * float(e):g} points" for e, one in self.chances.items()
         )
         return (
-            f"With {self.recordings} test recordings ({self.clips} clips) and {self.comparisons} comparisons, "
+            f"With {self.recordings} test recordings ({self.clips} clips) and {self.comparisons} comparisons "
             f"a true difference of {100 * self.detectable:.0f} points would be found with a probability of "
             f"{POWER:.0%}. The probability to find it is {chances}."
         )
@@ -67,7 +67,8 @@ def power_of(recordings: Sequence[Any] | np.ndarray, comparisons: int) -> Power:
 
 
 def could_have_found(interval: Interval, alpha: float) -> float:
-    """The true difference that a comparison with an interval of this width finds with a probability of 80%."""
+    """The true difference that a comparison with an interval of this width finds with a probability of
+    80%."""
     from scipy import stats
 
     error = interval.width / (2 * stats.norm.ppf((1 + interval.confidence) / 2))

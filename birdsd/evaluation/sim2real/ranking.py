@@ -55,7 +55,8 @@ class _Ranked:
 
 
 def accuracy_and_macro_f1(scores: np.ndarray, classes: np.ndarray) -> tuple[float, float]:
-    """(share of clips whose highest score is the true class; unweighted mean of F1 over classes that occur)."""
+    """(share of clips whose highest score is the true class; unweighted mean of F1 over classes that
+    occur)."""
     named = scores.argmax(axis=1)
     values = []
     for kind in np.unique(classes):

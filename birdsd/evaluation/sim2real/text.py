@@ -14,7 +14,7 @@ def answer_text(answer: Answer) -> str:
         *table([["macro average precision", *map(amount, answer.levels)], *_scores(answer)]),
     ]
     lines += ["", *table(
-        [["difference, points", "recordings", "estimate", "95% interval", "p", "p, corrected", "80% power at"],
+        [["difference, points", "recordings", "estimate", "95% interval", "p", "corrected", "80% power at"],
          *_effects(answer)],
         {0, 1},
     )]  # fmt: skip

@@ -1,6 +1,7 @@
 """Augmented copies of real windows, each a function of (the sound's name, the number of the copy).
 
-On power, never on decibels. What moves a bird's frequencies or its tempo stays out: that is what species differ in.
+On power, never on decibels. What moves a bird's frequencies or its tempo stays out: that is what species
+differ in.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ RECIPE = ["shift", SHIFT_S, "noise", _NOISY, *SNR_DB, *_COLOURS, "equaliser", _E
 
 
 def augmented(waveform: np.ndarray, rate_hz: int, name: str, variant: int) -> np.ndarray:
-    """A copy of float32 [channels, samples]: moved in time with silence behind it, through a random equaliser,
-    in coloured noise at a drawn SNR."""
+    """A copy of float32 [channels, samples]: moved in time with silence behind it, through a random
+    equaliser, in coloured noise at a drawn SNR."""
     random = generator("augmented", name, variant)
     shift = round(float(random.uniform(-SHIFT_S, SHIFT_S)) * rate_hz)
     shift = int(np.clip(shift, -waveform.shape[-1] // 3, waveform.shape[-1] // 3))

@@ -44,9 +44,9 @@ class Classifier(Protocol):
         seed: int,
         steps: int,
     ) -> tuple[Predict, dict[str, float | int | None]]:
-        """Learn for `steps` steps; every pool gives an equal share of each batch. `augment`: real samples also
-        come augmented. The step that is kept is chosen on `validation`. Returns how to score, and what is worth
-        recording (the step that was kept, the loss on validation)."""
+        """Learn for `steps` steps; every pool gives an equal share of each batch. `augment`: real samples
+        also come augmented. The step that is kept is chosen on `validation`. Returns how to score, and what
+        is worth recording (the step that was kept, the loss on validation)."""
 
 
 class HeadClassifier:

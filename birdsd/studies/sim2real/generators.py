@@ -1,8 +1,9 @@
-"""Where the synthetic sounds of a level come from: a folder of one's own, or a model trained on that level alone.
+"""Where the synthetic sounds of a level come from: a folder of one's own, or a model trained on that level
+alone.
 
-The model of a level, its autoencoder and whatever it learns words from see the level's training recordings and
-nothing else. Each step is a `birdsd run` of its own, so that tasks of an array do it once, and a stopped one goes
-on.
+The model of a level, its autoencoder and whatever it learns words from see the level's training recordings
+and nothing else. Each step is a `birdsd run` of its own, so that tasks of an array do it once, and a stopped
+one goes on.
 """
 
 from __future__ import annotations

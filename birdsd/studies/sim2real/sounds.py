@@ -48,7 +48,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class RealSounds:
-    """Windows by split; `order`: training recordings of each species, the first of which make the small levels."""
+    """Windows by split; `order`: training recordings of each species, the first of which make the small
+    levels."""
 
     species: list[str]
     samples: dict[str, list[Sample]]
@@ -107,7 +108,7 @@ def real_sounds(
     remarks = _problems(found)
     if left := sorted(set.union(*known.values()) - set(usable)):
         remarks.append(
-            f"left out, for want of a recording for each of training, validation and test: {listed_names(left)}"
+            f"left out, for want of recordings for training, validation and test: {listed_names(left)}"
         )
     if len(usable) < 2:
         raise UserError(
@@ -117,9 +118,9 @@ def real_sounds(
         )
     samples = {split: [one for one in each if one.species in usable] for split, each in samples.items()}
     order: dict[str, list[str]] = {name: [] for name in usable}
-    for one in samples["train"]:
-        if one.recording not in order[one.species]:
-            order[one.species].append(one.recording)
+    for sample in samples["train"]:
+        if sample.recording not in order[sample.species]:
+            order[sample.species].append(sample.recording)
     order = {name: sorted(each, key=lambda one: _draw(seed, one)) for name, each in order.items()}
     return RealSounds(usable, samples, recordings, order, remarks)
 

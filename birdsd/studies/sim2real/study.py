@@ -1,7 +1,8 @@
 """The experiment: split, power, generators, cells, answer. It goes on where it was interrupted.
 
-Every cell leaves one JSON record, written at once when it is done, with its scores beside it; tasks of an array
-share the cells out, and each level's generator is made by the first task that needs it while the others wait.
+Every cell leaves one JSON record, written at once when it is done, with its scores beside it; tasks of an
+array share the cells out, and each level's generator is made by the first task that needs it while the others
+wait.
 """
 
 from __future__ import annotations
@@ -181,7 +182,8 @@ class Experiment:
         return self.work / "cells" / f"{safe_name(cell.name)}-{fingerprint(decides, 8)}.json"
 
     def mine(self) -> list[Cell]:
-        """The cells of this part; tasks begin with different levels, so that they train different generators."""
+        """The cells of this part; tasks begin with different levels, so that they train different
+        generators."""
         cells = self.part.share(self.plan.cells)
         turn = self.part.index % max(1, len(self.plan.levels))
         order = [*self.plan.levels[turn:], *self.plan.levels[:turn]]
@@ -305,7 +307,8 @@ class Experiment:
             "recordings": {s: len({one.recording for one in found}) for s, found in real.samples.items()},
             "clips": {split: len(found) for split, found in real.samples.items()},
             "classifier": self.classifier.title, "steps": config.steps, "seeds": config.seeds,
-            "generator": config.synthetic or f"model={config.model} codec={config.codec}, trained on each level",
+            "generator": config.synthetic
+            or f"model={config.model} codec={config.codec}, trained on each level",
             "kept": kept, "remarks": self.plan.remarks, "draws": config.draws,
             "amounts": {level: real.count(level) for level in self.plan.levels},
         }  # fmt: skip

@@ -1,4 +1,5 @@
-"""KAD, density and coverage, FAD and neighbours against sums written out by hand, and what each cannot see."""
+"""KAD, density and coverage, FAD and neighbours against sums written out by hand, and what each cannot
+see."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from birdsd.jobs import quality as job
 
 from birdsd.config import compose
-from birdsd.jobs import quality as job
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
 from birdsd.sound.audio.recordings import write_wav

@@ -103,8 +103,8 @@ def test_few_held_out_clips_do_not_take_the_figures_of_the_generated_ones_away(r
 def test_one_species_alone_has_no_ceiling() -> None:
     one = range(1)
     found = quality_of(
-        clips(one, range(60), 4, 1), clips(one, range(100, 160), 4, 2), alone(clips(one, range(200, 440), 1, 3)),
-        resamples=50,
+        clips(one, range(60), 4, 1), clips(one, range(100, 160), 4, 2),
+        alone(clips(one, range(200, 440), 1, 3)), resamples=50,
     )  # fmt: skip
     assert found.row(CEILING) is None and "no ceiling" in found.refused["ceiling"]
     assert found.row(GENERATED).kad is not None

@@ -21,7 +21,7 @@ RECORDINGS = np.repeat(np.arange(10), 4)
 def by_sklearn(weights: np.ndarray) -> float:
     return float(
         np.mean(
-            [average_precision_score(CLASSES == k, SCORES[:, k], sample_weight=weights) for k in (0, 1, 3)]
+            [average_precision_score(k == CLASSES, SCORES[:, k], sample_weight=weights) for k in (0, 1, 3)]
         )
     )
 
