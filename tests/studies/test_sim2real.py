@@ -18,7 +18,7 @@ from birdsd.sound.labels.load import load_recordings
 from birdsd.studies.sim2real import study as study_module
 from birdsd.studies.sim2real.augment import augmented
 from birdsd.studies.sim2real.classify import HeadClassifier, find_classifier
-from birdsd.studies.sim2real.generators import link_recordings
+from birdsd.studies.sim2real.generators import Generators, link_recordings
 from birdsd.studies.sim2real.sounds import (
     balanced,
     real_sounds,
@@ -174,6 +174,66 @@ def test_the_generator_of_a_level_sees_that_levels_recordings_alone(birds: Path,
     assert not unseen & {one.recording_id for one in found.recordings}
 
 
+def test_a_test_recording_among_the_synthetic_clips_is_refused(birds: Path, tmp_path: Path) -> None:
+    real = sounds(birds)
+    tested = next(one for one in real.held_out if one.species == (NAMES[0],))
+    for number, name in enumerate(NAMES):
+        for take in range(2):
+            sing(tmp_path / "given" / name / f"new{number}{take}.wav", name, 300 + 10 * number + take)
+    assert synthetic_sounds(tmp_path / "given", real.species, real.held_out)[0]
+    leak = tmp_path / "given" / NAMES[0] / "innocent.wav"
+    leak.write_bytes(tested.path.read_bytes())
+    with refuses(f"innocent.wav is {tested.path.name}", "nothing may be learnt", "take them out"):
+        synthetic_sounds(tmp_path / "given", real.species, real.held_out)
+    experiment = Experiment(
+        settings(
+            birds, tmp_path / "o", f"synthetic={tmp_path / 'given'}", "arms=[synthetic]", "levels=[all]"
+        ),
+        Control(), classifier=Recorder(),
+    )  # fmt: skip
+    experiment.run()
+    told = experiment.answer()
+    assert all("innocent.wav" in why for why in told.failed.values()) and len(told.failed) == 4
+
+
+class Steps:
+    """Notes the jobs that a level asks for; each must be one that can be typed."""
+
+    def __init__(self) -> None:
+        self.jobs: list[tuple[str, str, list[str]]] = []
+
+    def run(self, stage: str, job: str, settings: list[str]) -> dict:
+        compose(job, settings)
+        self.jobs.append((stage, job, settings))
+        return {"run": f"run of {stage}"}
+
+
+def test_each_level_has_a_model_of_its_own_recordings(birds: Path, tmp_path: Path) -> None:
+    real, steps = sounds(birds), Steps()
+    asked = compose("sim2real", [
+        "data=x", "autoencoder_samples=64", "diffusion_samples=128", "machine=smoke", "distribution=d.yaml",
+        "settings=[optim.optimizer=muon]", "guidance=2",
+    ])  # fmt: skip
+    generators = Generators(asked, tmp_path, steps, real.species)
+    for level in ("1", "all"):
+        count = real.count(level)
+        generators.folder("clips", level, real.training_recordings(count))
+        told = load_recordings(tmp_path / f"level-{level}" / "recordings").recordings
+        assert {one.recording_id for one in told} == {one.recording for one in real.training(count)}
+    generators.folder("scenes", "all", real.training_recordings(4))
+    assert [job for _, job, _ in steps.jobs] == ["prepare", "train", "train", "generate"] * 2 + [
+        "prepare", "train", "train", "scene",
+    ]  # fmt: skip
+    prepared, ears, model, clips = (settings for _, _, settings in steps.jobs[:4])
+    assert f"data.recordings={tmp_path / 'level-1' / 'recordings'}" in prepared
+    assert {"data.validation_fraction=0", "data.test_fraction=0"} <= set(prepared)
+    assert "optim.total_samples=64" in ears and "optim.optimizer=muon" in model
+    assert "model.autoencoder=run of autoencoder of level 1" in model
+    assert "run=run of model of level 1" in clips and "guidance=2.0" in clips
+    one, other = (generators.identity("clips", level) for level in ("1", "all"))
+    assert one != other != generators.identity("scenes", "all")
+
+
 class Recorder:
     """Notes what each arm is given, and knows nothing."""
 
@@ -280,7 +340,7 @@ def test_the_judge_confirms_what_it_names_right_and_the_share_is_told(birds: Pat
     assert not any(one.path.stem.endswith("0") for one in kept)
     deaf = Experiment(settings(birds, tmp_path, f"synthetic={tmp_path}/wrong"), Control())
     for number, name in enumerate(NAMES):
-        sing(tmp_path / "wrong" / name / "w.wav", NAMES[(number + 1) % 3], 3 + number, 1.5)
+        sing(tmp_path / "wrong" / name / "w.wav", NAMES[(number + 1) % 3], 403 + number, 1.5)
     with refuses("names none of 3", "filters=[everything]"):
         deaf.synthetic("clips", "all", "confirmed")
 

@@ -38,16 +38,18 @@ class Generators:
 
     def folder(self, kind: str, level: str, recordings: Sequence[Recording]) -> Path:
         """The folder of a level's clips or scenes. `recordings`: the level's training recordings."""
-        given = self.config.synthetic if kind == CLIPS else self.config.scenes
-        if given:
+        if given := self.given(kind):
             return given_folder(given, level)
         run = self._trained(level, recordings)
         return self._clips(level, run) if kind == CLIPS else self._scenes(level, run)
 
+    def given(self, kind: str) -> str | None:
+        """The folder that somebody names for them; None where they are made here."""
+        return self.config.synthetic if kind == CLIPS else self.config.scenes
+
     def identity(self, kind: str, level: str) -> str:
         """What decides a level's synthetic sounds, for the name of its records."""
-        given = self.config.synthetic if kind == CLIPS else self.config.scenes
-        if given:
+        if given := self.given(kind):
             folder = given_folder(given, level)
             files = sorted(path for path in folder.rglob("*") if path.is_file())
             return fingerprint([[str(path.relative_to(folder)), path.stat().st_size] for path in files])

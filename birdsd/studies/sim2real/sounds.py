@@ -20,7 +20,7 @@ from birdsd.evaluation.sim2real.arms import ALL
 from birdsd.files import fingerprint
 from birdsd.shards.prepare.splits import assign_splits
 from birdsd.sound.audio.recordings import RecordingError, read
-from birdsd.sound.identity import unite
+from birdsd.sound.identity import group_recordings, merge_equal, unite
 from birdsd.sound.labels.load import LabelledSet, Recording, clip_labels, load_recordings
 
 WINDOW_S = 3.0  # BirdNET's
@@ -70,6 +70,12 @@ class RealSounds:
     def training_recordings(self, count: int) -> list[Recording]:
         """The first `count` training recordings of every species."""
         names = {name for known in self.order.values() for name in known[:count]}
+        return [self.recordings[name] for name in sorted(names)]
+
+    @property
+    def held_out(self) -> list[Recording]:
+        """The recordings of validation and test."""
+        names = {one.recording for split in ("validation", "test") for one in self.samples[split]}
         return [self.recordings[name] for name in sorted(names)]
 
     def training(self, count: int) -> list[Sample]:
@@ -184,10 +190,14 @@ def usable_levels(asked: Sequence[str], real: RealSounds) -> tuple[list[str], li
     return [*map(str, sorted(numbers)), *([ALL] if ALL in map(str, asked) else [])], remarks
 
 
-def synthetic_sounds(folder: Path, species: Sequence[str]) -> tuple[list[Sample], list[str]]:
+def synthetic_sounds(
+    folder: Path, species: Sequence[str], held_out: Sequence[Recording] | None = None
+) -> tuple[list[Sample], list[str]]:
     """(samples, remarks) of generated clips or of scenes: whatever labels lie beside them, as `prepare` reads
     them. Each file counts as a recording of its own."""
     found = load_recordings(folder)
+    if held_out is not None:
+        refuse_leaks(found.recordings, held_out)
     wanted = set(species)
     samples = []
     for recording in found.recordings:
@@ -204,6 +214,33 @@ def synthetic_sounds(folder: Path, species: Sequence[str]) -> tuple[list[Sample]
             "name the folder of clips: synthetic=FOLDER, or FOLDER/{level} with one for each level",
         )
     return balanced(samples), remarks
+
+
+def refuse_leaks(given: Sequence[Recording], held_out: Sequence[Recording]) -> None:
+    """A `UserError` where synthetic sounds that somebody gives are recordings that the experiment is
+    validated or tested on: the same bytes or samples, parts of one by their names, or near-identical under
+    another name."""
+    sides = {f"{side} {number}": one
+             for side, found in (("given", given), ("held out", held_out))
+             for number, one in enumerate(found)}  # fmt: skip
+    renamed = [replace(one, recording_id=name) for name, one in sides.items()]
+    identity = merge_equal(renamed)
+    groups, _ = group_recordings(identity.recordings)
+    pairs = [(left.recording_id, kept.recording_id) for left, kept in identity.stands_for]
+    by_group: dict[str, list[str]] = {}
+    for name, group in groups.items():
+        by_group.setdefault(group, []).append(name)
+    for names in by_group.values():
+        made, real = ([name for name in names if name.startswith(side)] for side in ("given", "held out"))
+        pairs += [(made[0], real[0])] if made and real else []
+    leaks = [sorted(pair) for pair in pairs if len({name.split()[0] for name in pair}) == 2]
+    if leaks:
+        shown = "; ".join(f"{sides[one].path.name} is {sides[other].path.name}" for one, other in leaks[:5])
+        raise UserError(
+            f"{len(leaks)} synthetic sounds are recordings that are tested or validated on: {shown}",
+            "nothing may be learnt from them",
+            "take them out of the folder",
+        )
 
 
 def balanced(samples: Sequence[Sample]) -> list[Sample]:

@@ -79,6 +79,7 @@ class Experiment:
         self.failed: dict[str, str] = {}
         self._classifier = classifier
         self._done, self._of = 0, 1
+        self._synthetic: dict[tuple[str, str], list[Sample]] = {}
 
     # -- what there is ------------------------------------------------------------------------------
 
@@ -159,7 +160,11 @@ class Experiment:
         """(the synthetic samples of a level; where a judge filtered them, the share that it kept of each
         species)."""
         own = self.real.training_recordings(self.real.count(level))
-        samples, _ = synthetic_sounds(self.generators.folder(kind, level, own), self.real.species)
+        folder = self.generators.folder(kind, level, own)
+        if (kind, level) not in self._synthetic:
+            held_out = self.real.held_out if self.generators.given(kind) else None
+            self._synthetic[kind, level] = synthetic_sounds(folder, self.real.species, held_out)[0]
+        samples = self._synthetic[kind, level]
         if chosen != CONFIRMED:
             return samples, {}
         kept, shares = confirmed(samples, named_right(self.cache))
