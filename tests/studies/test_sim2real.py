@@ -284,14 +284,14 @@ def test_it_goes_on_where_it_was_stopped_and_tasks_share_the_cells(birds: Path, 
     with pytest.raises(Stopped):
         stopped.run()
     assert 0 < len(first.calls) < len(stopped.plan.cells)
-    plan = (stopped.work / "plan.json").read_text()
+    plan = stopped.plan_file.read_text()
     parts = [Recorder(), Recorder()]
     for number, recorder in enumerate(parts):
         Experiment(settings(birds, tmp_path, f"part={number}/2"), Control(), classifier=recorder).run()
     done = len(first.calls) + sum(len(one.calls) for one in parts)
     assert done == len(stopped.plan.cells), "each cell once"
     assert all(one.calls for one in parts)
-    assert (stopped.work / "plan.json").read_text() == plan
+    assert stopped.plan_file.read_text() == plan
     again = Recorder()
     whole = Experiment(settings(birds, tmp_path), Control(), classifier=again)
     whole.run()

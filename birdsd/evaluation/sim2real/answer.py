@@ -126,7 +126,13 @@ class Answer:
     def sentence(self) -> str:
         """The answer: how much it helps, at which amount of data, and whether the interval excludes zero."""
         if not self.primary:
-            return self._incomplete("No pair of arms is complete: there is no answer yet.")
+            asked = any(arm.name in PRIMARY for arm in self.arms)
+            why = (
+                "No pair of arms with synthetic clips is complete"
+                if asked
+                else "No synthetic clips were asked about"
+            )
+            return self._incomplete(f"{why}: there is no answer yet.")
         first = self.primary[0]
         to = f"{self.arm(first.against).title.lower()} recordings"
         parts = [

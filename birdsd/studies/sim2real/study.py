@@ -45,7 +45,7 @@ from birdsd.studies.sim2real.sounds import (
 from birdsd.studies.stage_runner import PROGRAM, Stages, Stopped
 from birdsd.training.progress import Pulse
 
-PLAN = "plan.json"
+PLAN = "plan-{}.json"
 _ANOTHER_ORDER = 1_000_000  # added to the seed of the arm that differs in nothing but chance
 
 
@@ -263,14 +263,28 @@ class Experiment:
 
     def write_plan(self) -> None:
         """The hypothesis and its power, as they were before anything was trained."""
-        path, plan = self.work / PLAN, self.plan
+        path, plan = self.plan_file, self.plan
         if not path.is_file():
             write_json(path, {
                 "compared": "macro average precision, each arm against the one that it differs from",
                 "cells": [cell.name for cell in plan.cells], "power": plan.power.to_json(),
                 "remarks": plan.remarks, "data": self.real.fingerprint,
             })  # fmt: skip
-        print(f"birdsd: {plan.power.text()}", flush=True)
+        print(f"birdsd: {self.power.text()}", flush=True)
+
+    @property
+    def plan_file(self) -> Path:
+        """Another set of cells, or another split, is another plan."""
+        return self.work / PLAN.format(
+            fingerprint([self.real.fingerprint, [cell.name for cell in self.plan.cells]], 8)
+        )
+
+    @property
+    def power(self) -> Power:
+        """As it was written before anything was trained."""
+        if not self.plan_file.is_file():
+            return self.plan.power
+        return Power.from_json(read_json(self.plan_file, "plan")["power"])
 
     def _watch(self) -> bool:
         self.control.beat(Pulse("sim2real", self._done, self._of))
@@ -298,7 +312,7 @@ class Experiment:
         plan = self.plan
         arms = chosen_arms(self.config.arms, bool(self.config.distribution or self.config.scenes))
         return answer(
-            self.test, arms, plan.levels, results, plan.power, failed=failed, missing=missing,
+            self.test, arms, plan.levels, results, self.power, failed=failed, missing=missing,
             facts=self._facts(results), draws=self.config.draws, seed=self.config.seed,
         )  # fmt: skip
 
