@@ -137,8 +137,17 @@ def test_too_little_to_compare_is_refused_with_the_reason(birds: Path, tmp_path:
     for number in range(6):
         sing(tmp_path / "one" / "Black Phoebe" / f"r{number}.wav", "Black Phoebe", number)
     sing(tmp_path / "one" / "House Sparrow" / "alone.wav", "House Sparrow", 77)
-    with refuses("1 species", "at least two species", "add recordings"):
+    with refuses("1 species", "two test recordings", "add recordings"):
+        real_sounds(tmp_path / "one", None, validation_fraction=0.2, test_fraction=0.4, seed=0)
+    for number in range(3):
+        sing(tmp_path / "one" / "House Sparrow" / f"h{number}.wav", "House Sparrow", 80 + number)
+    with refuses("0 species", "raise test_fraction"):
         real_sounds(tmp_path / "one", None, validation_fraction=0.2, test_fraction=0.2, seed=0)
+    for species, many in ((NAMES[0], 0), (NAMES[1], 8)):
+        for number in range(many):
+            sing(tmp_path / "one" / species / f"{species}{number}.wav", species, 90 + number)
+    two = real_sounds(tmp_path / "one", None, validation_fraction=0.2, test_fraction=0.35, seed=0)
+    assert two.species == ["Black Phoebe", "Myrtle Warbler"] and "House Sparrow" in two.remarks[-1]
     with refuses("data is not set", "data=FOLDER"):
         Experiment(compose("sim2real", []), Control())
     with refuses("seeds=0"):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from birdsd.errors import UserError, listed_names
 from birdsd.evaluation.resampling import (
     Interval,
     drawn_counts,
@@ -236,7 +237,14 @@ class _Judged:
         for number, kind in zip(self.numbers, test.classes, strict=True):
             strata[number] = str(kind)
         self.groups = count
-        self.weights = drawn_counts(count, draws, seed=seed, strata=strata)
+        alone = sorted({test.species[int(kind)] for kind in set(strata) if strata.count(kind) < 2})
+        if alone:
+            raise UserError(
+                f"one test recording of {listed_names(alone)}",
+                "without a second one nothing says how far recordings of a species differ",
+                "raise test_fraction, or add recordings",
+            )
+        self.weights = drawn_counts(count, draws, seed=seed, strata=strata, few=True)
         self.keys: list[Key] = list(
             dict.fromkeys((cell.arm.name, cell.level, cell.filter) for cell in results)
         )
@@ -260,7 +268,9 @@ class _Judged:
     def over_seeds(self, values: Sequence[np.ndarray]) -> np.ndarray:
         """The mean over seeds [seeds, draws], which are drawn with replacement too."""
         table = np.stack(values)
-        counts = drawn_counts(len(table), self.draws, seed=self._random + 1)
+        if len(table) == 1:
+            return np.asarray(table[0])
+        counts = drawn_counts(len(table), self.draws, seed=self._random + 1, few=True)
         return np.asarray((table * counts.T).sum(axis=0) / len(table))
 
     def score(self, name: str, level: str, chosen: str) -> Score:

@@ -25,6 +25,8 @@ from birdsd.sound.labels.load import LabelledSet, Recording, clip_labels, load_r
 
 WINDOW_S = 3.0  # BirdNET's
 _SHORTEST_S = 1.0  # of a last window
+# Recordings of a species: of one in the test nothing says how far two differ.
+_LEAST = {"train": 1, "validation": 1, "test": 2}
 MOST_WINDOWS = 10  # of one recording, evenly spread
 
 
@@ -109,18 +111,27 @@ def real_sounds(
     samples: dict[str, list[Sample]] = {"train": [], "validation": [], "test": []}
     for name, one in recordings.items():
         samples[splits[name]] += windows_of_recording(one, wanted)
-    known = {split: {one.species for one in found} for split, found in samples.items()}
+    known = {
+        split: {
+            name
+            for name in {one.species for one in found}
+            if len({one.recording for one in found if one.species == name}) >= _LEAST[split]
+        }
+        for split, found in samples.items()
+    }
     usable = sorted(set.intersection(*known.values()))
     remarks = _problems(found)
-    if left := sorted(set.union(*known.values()) - set(usable)):
+    every = {one.species for found in samples.values() for one in found}
+    if left := sorted(every - set(usable)):
         remarks.append(
-            f"left out, for want of recordings for training, validation and test: {listed_names(left)}"
+            f"left out, for want of a training, a validation and two test recordings: {listed_names(left)}"
         )
     if len(usable) < 2:
         raise UserError(
-            f"{len(usable)} species of {folder} have recordings for training, validation and test",
-            "the experiment tells at least two species apart, with at least three recordings of each",
-            "add recordings",
+            f"{len(usable)} species of {folder} have recordings enough",
+            "the experiment tells at least two apart, with at least a training, a validation and two test "
+            "recordings of each",
+            "add recordings, or raise test_fraction",
         )
     samples = {split: [one for one in each if one.species in usable] for split, each in samples.items()}
     order: dict[str, list[str]] = {name: [] for name in usable}

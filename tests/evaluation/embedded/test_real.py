@@ -1,5 +1,5 @@
-"""With real recordings and BirdNET: a head names species of recordings that it never heard, and the planted sets lie
-where they should."""
+"""With real recordings and BirdNET: a head names species of recordings that it never heard, and the planted
+sets lie where they should."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ pytestmark = [pytest.mark.data, pytest.mark.slow, needs_birdnet]
 
 
 def test_a_head_on_frozen_embeddings_names_new_recordings(data_folder: Path, tmp_path: Path) -> None:
-    """Ten species, five training recordings of each; four splits by recording, so that no lucky one decides."""
+    """Ten species, five training recordings of each; four splits by recording, so that no lucky one
+    decides."""
     cache = EmbeddingCache(find_judge(), tmp_path)
     found = []
     for seed in range(4):

@@ -126,6 +126,15 @@ def test_what_failed_and_what_is_missing_is_named_and_the_pairs_are_those_that_a
     assert told.effects[0].seeds == 2
 
 
+def test_one_test_recording_of_a_species_is_refused_for_it_says_nothing_of_others() -> None:
+    one = HELD.classes != 4
+    alone = one | (np.array(HELD.recordings) == HELD.recordings[-1])
+    test = TestClips(HELD.classes[alone], np.array(HELD.recordings)[alone].tolist(), TEST.species)
+    results = {cell: scores[alone] for cell, scores in cells("real", "2", 0).items()}
+    with refuses("one test recording of species 4", "raise test_fraction"):
+        answer(test, [ARM["real"]], ["2"], results, power_of(test.recordings, 1), draws=50)
+
+
 def test_the_correction_counts_every_comparison() -> None:
     told = found(
         {**cells("real", "2", 0), **cells("augmented", "2", 0.3), **cells("synthetic", "2", 0.1),
