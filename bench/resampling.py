@@ -29,7 +29,7 @@ def run(size: Size) -> list[Row]:
         Row("resampling", f"{what} within {LIMIT_S:g} s", LIMIT_S / pair.ours_s, 1.0,
             note=f"{pair.ours_s:.2f} s"),
         Row("resampling", "the same vs a loop over draws", peer_s / pair.ours_s, 5.0),
-        Row("resampling", "ends of the interval, difference from the loop's, in its width",
+        Row("resampling", "its ends, difference from the loop's, in widths",
             difference(values, recordings, draws, looped), 0.25, False),
     ]  # fmt: skip
 

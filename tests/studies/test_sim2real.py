@@ -243,6 +243,25 @@ def test_each_level_has_a_model_of_its_own_recordings(birds: Path, tmp_path: Pat
     assert one != other != generators.identity("scenes", "all")
 
 
+def test_a_generator_that_failed_is_not_tried_again_for_each_of_its_cells(
+    birds: Path, tmp_path: Path
+) -> None:
+    asked = settings(birds, tmp_path, "synthetic=null", "arms=[synthetic,synthetic_only]", "levels=[all]")
+    experiment = Experiment(asked, Control(), classifier=Recorder())
+    tried = []
+
+    def run(stage: str, job: str, settings: list[str]) -> dict:
+        tried.append(stage)
+        raise UserError("out of memory")
+
+    experiment.stages.run = run
+    experiment.run()
+    assert tried == ["shards of level all"]
+    told = experiment.answer()
+    assert len(told.failed) == 8 and set(told.failed.values()) == {"out of memory."}
+    assert told.score("real", "all") is not None
+
+
 class Recorder:
     """Notes what each arm is given, and knows nothing."""
 

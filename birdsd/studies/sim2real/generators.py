@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from birdsd.errors import UserError
+from birdsd.evaluation.embedded.cache import content_of
 from birdsd.evaluation.sim2real.arms import CLIPS
 from birdsd.files import fingerprint, safe_name, write_text
 from birdsd.schema import SimToRealConfig
@@ -52,7 +53,7 @@ class Generators:
         if given := self.given(kind):
             folder = given_folder(given, level)
             files = sorted(path for path in folder.rglob("*") if path.is_file())
-            return fingerprint([[str(path.relative_to(folder)), path.stat().st_size] for path in files])
+            return fingerprint([[str(path.relative_to(folder)), content_of(path)] for path in files])
         wanted = ["model", "codec", "cuts_per_song", "autoencoder_samples", "diffusion_samples", "settings"]
         wanted += ["sampling_steps", "guidance", "clips_per_species", "seed"]
         wanted += [] if kind == CLIPS else ["distribution", "scenes_per_level"]

@@ -76,10 +76,10 @@ class Experiment:
         self.out = Path(config.out)
         self.work = self.out / source_name(Path(config.data))
         self.stages = Stages(self.work, self._watch, program)
-        self.failed: dict[str, str] = {}
+        self._remarks: dict[tuple[str, str], list[str]] = {}
         self._classifier = classifier
         self._done, self._of = 0, 1
-        self._synthetic: dict[tuple[str, str], list[Sample]] = {}
+        self._synthetic: dict[tuple[str, str], list[Sample] | UserError] = {}
 
     # -- what there is ------------------------------------------------------------------------------
 
@@ -159,12 +159,11 @@ class Experiment:
     def synthetic(self, kind: str, level: str, chosen: str) -> tuple[list[Sample], Mapping[str, float]]:
         """(the synthetic samples of a level; where a judge filtered them, the share that it kept of each
         species)."""
-        own = self.real.training_recordings(self.real.count(level))
-        folder = self.generators.folder(kind, level, own)
         if (kind, level) not in self._synthetic:
-            held_out = self.real.held_out if self.generators.given(kind) else None
-            self._synthetic[kind, level] = synthetic_sounds(folder, self.real.species, held_out)[0]
+            self._synthetic[kind, level] = self._made(kind, level)
         samples = self._synthetic[kind, level]
+        if isinstance(samples, UserError):
+            raise samples
         if chosen != CONFIRMED:
             return samples, {}
         kept, shares = confirmed(samples, named_right(self.cache))
@@ -176,12 +175,25 @@ class Experiment:
             )
         return kept, shares
 
+    def _made(self, kind: str, level: str) -> list[Sample] | UserError:
+        """A level's synthetic samples, made once by this task, or why there are none: a generator that failed
+        after hours is not tried again for each of its cells."""
+        own = self.real.training_recordings(self.real.count(level))
+        try:
+            folder = self.generators.folder(kind, level, own)
+            held_out = self.real.held_out if self.generators.given(kind) else None
+            samples, remarks = synthetic_sounds(folder, self.real.species, held_out)
+        except UserError as error:
+            return error
+        self._remarks[kind, level] = remarks
+        return samples
+
     # -- cells --------------------------------------------------------------------------------------
 
     def place(self, cell: Cell) -> Path:
         """The record of a cell; other settings have another one."""
         config = self.config
-        decides: list[Any] = [self.real.fingerprint, self.classifier.identity, config.steps, cell.arm.name]
+        decides: list[Any] = [self.real.fingerprint, config.seed, self.classifier.identity, config.steps]
         if cell.arm.synthetic:
             decides.append(self.generators.identity(cell.arm.synthetic, cell.level))
         return self.work / "cells" / f"{safe_name(cell.name)}-{fingerprint(decides, 8)}.json"
@@ -237,6 +249,7 @@ class Experiment:
         macro = macro_average_precision(scores, test.classes, numbers)(np.ones((1, len(numbers))))
         return {
             **_named(cell),
+            "remarks": self._remarks.get((arm.synthetic, cell.level), []),
             "steps": self.config.steps, **told, "classifier": self.classifier.title, "kept": kept,
             "recordings": len({one.recording for pool in pools for one in pool if one.origin == "real"}),
             "real_clips": sum(one.origin == "real" for pool in pools for one in pool),
@@ -318,9 +331,9 @@ class Experiment:
 
     def _facts(self, results: Mapping[Cell, np.ndarray]) -> dict[str, Any]:
         real, config = self.real, self.config
-        kept = {
-            cell.name: read_json(self.place(cell))["kept"] for cell in results if cell.filter == CONFIRMED
-        }
+        told = {cell: read_json(self.place(cell)) for cell in results}
+        kept = {cell.name: values["kept"] for cell, values in told.items() if cell.filter == CONFIRMED}
+        said = dict.fromkeys(remark for values in told.values() for remark in values["remarks"])
         return {
             "data": str(config.data), "fingerprint": real.fingerprint, "species": real.species,
             "recordings": {s: len({one.recording for one in found}) for s, found in real.samples.items()},
@@ -328,7 +341,7 @@ class Experiment:
             "classifier": self.classifier.title, "steps": config.steps, "seeds": config.seeds,
             "generator": config.synthetic
             or f"model={config.model} codec={config.codec}, trained on each level",
-            "kept": kept, "remarks": self.plan.remarks, "draws": config.draws,
+            "kept": kept, "remarks": [*self.plan.remarks, *said], "draws": config.draws,
             "amounts": {level: real.count(level) for level in self.plan.levels},
         }  # fmt: skip
 
