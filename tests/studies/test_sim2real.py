@@ -148,6 +148,11 @@ def test_too_little_to_compare_is_refused_with_the_reason(birds: Path, tmp_path:
             sing(tmp_path / "one" / species / f"{species}{number}.wav", species, 90 + number)
     two = real_sounds(tmp_path / "one", None, validation_fraction=0.2, test_fraction=0.35, seed=0)
     assert two.species == ["Black Phoebe", "Myrtle Warbler"] and "House Sparrow" in two.remarks[-1]
+    with refuses("Black Pheobe", "Black Phoebe"):
+        real_sounds(
+            birds / "recordings", None, species=["Black Pheobe"],
+            validation_fraction=0.125, test_fraction=0.4, seed=0,
+        )  # fmt: skip
     with refuses("data is not set", "data=FOLDER"):
         Experiment(compose("sim2real", []), Control())
     with refuses("seeds=0"):

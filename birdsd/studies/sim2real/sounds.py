@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from birdsd.errors import UserError, listed_names
+from birdsd.errors import UserError, listed_names, unknown_name
 from birdsd.evaluation.judges.judgement import SILENT_BELOW
 from birdsd.evaluation.sim2real.arms import ALL
 from birdsd.files import fingerprint
@@ -97,6 +97,9 @@ def real_sounds(
 ) -> RealSounds:
     """Read, unite what is the same, split by recording within species, and cut into windows."""
     found = load_recordings(folder, labels)
+    for name in species:
+        if name not in found.species:
+            raise unknown_name("species", name, found.species)
     groups = unite(found)
     wanted = set(species)
     recordings = {

@@ -119,6 +119,15 @@ def test_clips_of_others_or_of_another_length_are_said(made, index, codec, tmp_p
         measured(alone, index, tmp_path / "out")
 
 
+def test_a_judge_that_knows_none_of_the_species_is_said_and_the_distances_stand(
+    made, index, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(job, "find_judge", lambda name=None: FakeJudge(known=()))
+    told = measured(made, index, tmp_path).facts
+    assert any("knows none of the species" in line for line in told["remarks"])
+    assert told["judge"]["total"]["clips"] == 0 and told["quality"]["copies"]["generated"] > 0
+
+
 def test_what_is_not_set_is_asked_for() -> None:
     with refuses("sounds is not set", "sounds=FOLDER shards=FOLDER"):
         job.run(compose("quality", ["machine=smoke"]))
