@@ -6,6 +6,7 @@ both arms of a pair. What could not be trained is named, and the answer is about
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -110,6 +111,14 @@ class Answer:
                 return [e for e in self.effects if e.arm == name and e.filter == EVERYTHING]
         return []
 
+    @property
+    def failures(self) -> list[tuple[list[str], str]]:
+        """(cells without their seeds, why they failed), reason by reason."""
+        found: dict[str, list[str]] = {}
+        for cell, why in self.failed.items():
+            found.setdefault(why, []).append(re.sub(r"-s\d+$", "", cell))
+        return [(list(dict.fromkeys(names)), why) for why, names in found.items()]
+
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
         return {
@@ -135,7 +144,7 @@ class Answer:
             )
             return self._incomplete(f"{why}: there is no answer yet.")
         first = self.primary[0]
-        to = f"{self.arm(first.against).title.lower()} recordings"
+        to = "augmented real recordings" if self.arm(first.against).augmented else "real recordings"
         parts = [
             f"{_points(one.difference)} with {amount(one.level)} ({_verdict(one)})" for one in self.primary
         ]
@@ -155,7 +164,8 @@ class Answer:
 
     def _incomplete(self, sentence: str) -> str:
         if self.failed:
-            sentence += f" Failed, and not in it: {', '.join(self.failed)}."
+            every = list(dict.fromkeys(name for names, _ in self.failures for name in names))
+            sentence += f" Failed, and not in it: {', '.join(every)}."
         if self.missing:
             sentence += f" Not trained yet: {len(self.missing)} of the experiment's cells."
         return sentence

@@ -19,7 +19,7 @@ def answer_text(answer: Answer) -> str:
         {0, 1},
     )]  # fmt: skip
     lines += ["", f"Power, before it ran: {answer.power.text()}"]
-    lines += [f"failed: {cell}: {why}" for cell, why in answer.failed.items()]
+    lines += [f"failed: {', '.join(names)}: {why}" for names, why in answer.failures]
     return "\n".join(lines)
 
 

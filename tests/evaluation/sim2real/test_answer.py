@@ -99,7 +99,7 @@ def test_the_sentence_says_how_much_at_which_amount_and_whether_the_interval_exc
         ("2", "all"),
     )  # fmt: skip
     sentence = told.sentence()
-    assert sentence.startswith("Synthetic clips helped with 2 recordings a species: added to real, augmented")
+    assert sentence.startswith("Synthetic clips helped with 2 recordings a species: added to augmented real")
     assert "with all recordings (the interval includes zero)" in sentence
     assert "excludes zero; p = " in sentence and sentence.count("95% interval") == 2
     assert "confirmed" in answer_text(told) and "80% power at" in answer_text(told)
@@ -120,8 +120,10 @@ def test_without_the_augmented_pair_the_sentence_is_about_real_and_synthetic() -
 def test_what_failed_and_what_is_missing_is_named_and_the_pairs_are_those_that_are_there() -> None:
     results = {**cells("augmented", "2", 0), **cells("both", "2", 1.0)}
     del results[Cell(ARM["both"], "2", "everything", 1)]
-    told = found(results, failed={"both-2-everything-s1": "NaN logits"}, missing=["real-2-s0"])
-    assert "Failed, and not in it: both-2-everything-s1." in told.sentence()
+    failed = {"both-2-everything-s1": "NaN logits", "both-2-everything-s2": "NaN logits", "real-2-s9": "none"}
+    told = found(results, failed=failed, missing=["real-2-s0"])
+    assert "Failed, and not in it: both-2-everything, real-2." in told.sentence()
+    assert told.failures == [(["both-2-everything"], "NaN logits"), (["real-2"], "none")]
     assert "Not trained yet: 1" in told.sentence() and "NaN logits" in answer_text(told)
     assert told.effects[0].seeds == 2
 
