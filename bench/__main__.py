@@ -24,7 +24,7 @@ from bench.common import LeftOut, Row, Size
 
 AREAS = (
     "prepare", "codec", "reader", "loop", "methods", "memory", "checkpoint", "zero", "status", "start",
-    "busy", "judge", "classify", "scenes", "space", "separation", "upscaling",
+    "busy", "judge", "classify", "resampling", "scenes", "space", "separation", "upscaling",
 )  # fmt: skip
 
 

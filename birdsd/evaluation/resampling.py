@@ -1,8 +1,8 @@
 """Intervals, tests and power where the unit is the recording: several windows of one recording are no
 independent observations, and intervals over windows come out far too narrow.
 
-A draw of recordings is a row of counts (how often each recording was drawn), so that ten thousand draws are one
-matrix, and a statistic that is a ratio of sums is two matrix products.
+A draw of recordings is a row of counts (how often each recording was drawn), so that ten thousand draws are
+one matrix, and a statistic that is a ratio of sums is two matrix products.
 """
 
 from __future__ import annotations
@@ -67,12 +67,20 @@ def numbered(names: Sequence[Any] | np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def drawn_counts(
-    groups: int, resamples: int = RESAMPLES, *, seed: int = 0, strata: Sequence[Any] | None = None
+    groups: int,
+    resamples: int = RESAMPLES,
+    *,
+    seed: int = 0,
+    strata: Sequence[Any] | None = None,
+    few: bool = False,
 ) -> np.ndarray:
     """How often each group is in each draw with replacement, float32 [resamples, groups].
 
     `strata` [groups]: groups are drawn within their stratum (their species, say), so that every draw holds
     as many of each as the data do.
+
+    `few`: of a stratum of n one fewer is drawn, and each counts n / (n - 1) (Rao and Wu 1988). Without it an
+    interval from strata of three is a fifth too narrow. A stratum of one has no spread that could be drawn.
     """
     if groups < 1 or resamples < 1:
         raise ValueError("there is nothing to draw from, or no draw")
@@ -84,13 +92,16 @@ def drawn_counts(
     for kind in range(number):
         members = np.flatnonzero(kinds == kind)
         size = len(members)
+        take = size - 1 if few else size
+        if not take:
+            raise ValueError("a stratum with one group tells nothing of its spread")
         for start in range(0, resamples, _BLOCK):
             rows = min(_BLOCK, resamples - start)
-            drawn = generator.integers(0, size, (rows, size), dtype=np.int64)
+            drawn = generator.integers(0, size, (rows, take), dtype=np.int64)
             drawn += np.arange(rows)[:, None] * size
             counts[start : start + rows, members] = np.bincount(
                 drawn.reshape(-1), minlength=rows * size
-            ).reshape(rows, size)
+            ).reshape(rows, size) * (size / take)
     return counts
 
 
@@ -190,8 +201,8 @@ def permutation_p(observed: float, permuted: np.ndarray, greater: bool = False) 
 
 
 def sign_flip_test(differences: Sequence[float] | np.ndarray, *, flips: int = 9_999, seed: int = 0) -> float:
-    """The two-sided p-value of paired differences by group [groups] under the hypothesis that either sign is as
-    likely: all signs are tried where there are few groups, else `flips` draws."""
+    """The two-sided p-value of paired differences by group [groups] under the hypothesis that either sign is
+    as likely: all signs are tried where there are few groups, else `flips` draws."""
     each = np.asarray(differences, dtype=np.float64)
     each = each[np.isfinite(each)]
     count = len(each)
@@ -226,8 +237,8 @@ def permutation_test(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values, in the order given: the chance of any false alarm among all of them stays below
-    the level that they are compared with."""
+    """Holm's adjusted p-values, in the order given: the chance of any false alarm among all of them stays
+    below the level that they are compared with."""
     order = sorted(range(len(p_values)), key=lambda place: p_values[place])
     adjusted, highest = [1.0] * len(p_values), 0.0
     for rank, place in enumerate(order):

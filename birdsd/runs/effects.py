@@ -23,6 +23,7 @@ _MACHINE: dict[str, tuple[str, ...]] = {
     "grid": (*_OF_TRAINING, "processes"),
     "bank": (*_OF_TRAINING, "processes"),
     "scene": (*_OF_TRAINING, "processes"),
+    "quality": (*_OF_TRAINING, *_OF_CLIPS, "processes", "precision", "max_gpu_memory_gib"),
     "train": ("processes", *_OF_CLIPS),
 }
 # With recipe=FILE these still take effect; everything else comes from the recipe.
@@ -63,6 +64,8 @@ def _unused(job: str, settled: Any, keys: set[str]) -> Iterator[tuple[str, str]]
         yield from _of_separation(settled)
     elif job == "prepare" and settled.data.clean == "off":
         yield "data.clean_db", "data.clean=off cleans nothing"
+    elif job == "sim2real":
+        yield from _of_sim2real(settled)
 
 
 # What decides songs that a model makes.
@@ -117,6 +120,24 @@ def _of_separation(settled: Any) -> Iterator[tuple[str, str]]:
         yield from (
             (key, "method=gate has no bases") for key in ("bases", "depth", "seed", "floor_db", "power")
         )
+
+
+# What decides synthetic clips that sim2real has made.
+_OF_GENERATORS = (
+    "model", "codec", "cuts_per_song", "autoencoder_samples", "diffusion_samples", "settings",
+    "sampling_steps", "guidance",
+)  # fmt: skip
+
+
+def _of_sim2real(settled: Any) -> Iterator[tuple[str, str]]:
+    if settled.synthetic:
+        yield "clips_per_species", "synthetic names the clips"
+    if settled.synthetic and (settled.scenes or not settled.distribution):
+        yield from ((key, "synthetic names the clips: no model is trained") for key in _OF_GENERATORS)
+    if settled.scenes:
+        yield from ((key, "scenes names the scenes") for key in ("distribution", "scenes_per_level"))
+    elif not settled.distribution:
+        yield "scenes_per_level", "no scenes are drawn without a distribution"
 
 
 def _of_training(settled: TrainConfig, keys: set[str]) -> Iterator[tuple[str, str]]:

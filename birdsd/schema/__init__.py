@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from birdsd.schema.evaluation import QualityConfig as QualityConfig
+from birdsd.schema.evaluation import SimToRealConfig as SimToRealConfig
 from birdsd.schema.machine import MISSING as MISSING
 from birdsd.schema.machine import MachineConfig as MachineConfig
 from birdsd.schema.machine import SiteConfig as SiteConfig
@@ -438,6 +440,8 @@ JOBS: dict[str, type] = {
     "evaluate": EvaluateConfig,
     "bearings": BearingsConfig,
     "separate": SeparateConfig,
+    "quality": QualityConfig,
+    "sim2real": SimToRealConfig,
     "compare_methods": MethodsConfig,
     "finetune_vs_scratch": FourWaysConfig,
     "demo": DemoConfig,
@@ -464,6 +468,8 @@ GROUP_DEFAULTS: dict[str, dict[str, str]] = {
     "evaluate": {"data": "song"},
     "bearings": {},
     "separate": {},
+    "quality": {"machine": "auto"},
+    "sim2real": {"machine": "auto"},
     "compare_methods": {"data": "song", "machine": "auto"},
     "finetune_vs_scratch": {"data": "song", "machine": "auto"},
     "demo": {},

@@ -14,7 +14,8 @@ HAND_OVERS = ("requeue", "chain", "resubmit", "manual")
 GPU_SYNTAXES = ("gpus", "gres")
 # Single-process jobs, whose work a job array can split.
 SHARED_JOBS = (
-    "prepare", "cache", "generate", "bank", "scene", "separate", "compare_methods", "finetune_vs_scratch",
+    "prepare", "cache", "generate", "bank", "scene", "separate", "sim2real", "compare_methods",
+    "finetune_vs_scratch",
 )  # fmt: skip
 _SECRET = re.compile(r"token|secret|passw|api_?key|credential", re.IGNORECASE)
 

@@ -30,6 +30,8 @@ EXCEPTIONS = {
     r"^birdsd prompts\b": "tells of a model of the reader's, with its clips: tests/scenes/book",
     r"^birdsd run prepare data.recordings=scenes": "takes back what they made: tests/scenes/compose",
     r"^birdsd submit (compare_)?methods": "is one array job of the next: tests/studies/test_study.py",
+    r"^birdsd run quality\b": "measures clips of the reader's model by the judge: tests/evaluation/embedded",
+    r"^birdsd (run|submit) sim2real\b": "asks the judge, and trains for minutes: tests/studies",
     r"^birdsd run (compare_methods|finetune_vs_scratch|demo)\b": "trains for minutes: tests/studies",
     r"^birdsd cache-models": "downloads from a hub: tests/runs/models/test_hub.py",
     r"^birdsd import": "reads a file of the reader's: tests/diffusion/formats",

@@ -37,10 +37,27 @@ def test_every_draw_holds_as_many_recordings_as_the_data_do_and_strata_keep_thei
     assert (drawn[:, :30].sum(axis=1) == 30).all() and (drawn[:, 30:].sum(axis=1) == 10).all()
     assert (drawn_counts(40, 50, seed=3) == drawn_counts(40, 50, seed=3)).all()
     assert (drawn_counts(40, 50, seed=3) != drawn_counts(40, 50, seed=4)).any()
+    fewer = drawn_counts(40, 500, seed=3, strata=species, few=True)
+    assert np.allclose(fewer[:, :30].sum(axis=1), 30) and np.allclose(fewer[:, 30:].sum(axis=1), 10)
+    with pytest.raises(ValueError, match="one group"):
+        drawn_counts(2, 5, strata=["a", "b"], few=True)
     with pytest.raises(ValueError, match="strata"):
         drawn_counts(40, strata=["a"])
     with pytest.raises(ValueError, match="nothing to draw"):
         drawn_counts(0)
+
+
+def test_strata_of_three_keep_their_spread() -> None:
+    """The variance of a mean of strata is s^2 / n with the sample's s^2, which plain draws make too small."""
+    values = np.random.default_rng(9).normal(size=(10, 3))
+    expected = (values.var(axis=1, ddof=1) / 3).mean() / 10
+    strata = np.repeat(np.arange(10), 3).tolist()
+    plain, fewer = (
+        (drawn_counts(30, 20_000, strata=strata, few=few) @ values.reshape(-1) / 30).var()
+        for few in (False, True)
+    )
+    assert fewer == pytest.approx(expected, rel=0.05)
+    assert plain == pytest.approx(expected * 2 / 3, rel=0.05)
 
 
 def test_the_interval_is_over_recordings_and_not_over_windows() -> None:

@@ -173,7 +173,9 @@ def _intervals(figures: Figures, resamples: int, seed: int) -> dict[tuple[str, s
     count = int(recordings.max()) + 1
     size = len(table.items) * len(table.classes)
     draws = min(resamples, max(_FEWEST_DRAWS, int(_MOST_NUMBERS / size)))
-    counts = drawn_counts(count, draws, seed=seed, strata=_strata(table))
+    strata = _strata(table)
+    few = min(Counter(strata).values()) > 1  # else a single recording, whose spread nobody knows
+    counts = drawn_counts(count, draws, seed=seed, strata=strata, few=few)
     block = max(8, int(_BLOCK_NUMBERS / len(table.items)))
     values = np.concatenate(
         [figures(counts[at : at + block][:, recordings].astype(np.float64)) for at in range(0, draws, block)]
@@ -187,14 +189,17 @@ def _intervals(figures: Figures, resamples: int, seed: int) -> dict[tuple[str, s
 
 def _strata(table: Scored) -> list[str]:
     """Of each recording its species, so that draws keep as many of each. Recordings that no other has the
-    same species as are one stratum together: drawn alone, each would be in every draw, as if it were sure."""
+    same species as are one stratum together: drawn alone, each would be in every draw, as if it were sure.
+    A single one of them goes with the largest species."""
     recordings = table.recordings
     species: list[set[int]] = [set() for _ in range(int(recordings.max()) + 1)]
     for recording, row in zip(recordings.tolist(), table.truth, strict=True):
         species[recording].update(np.flatnonzero(row).tolist())
     names = [str(sorted(one)) for one in species]
     counts = Counter(names)
-    return [name if counts[name] > 1 else "alone" for name in names]
+    largest, most = counts.most_common(1)[0]
+    alone = "alone" if sum(count == 1 for count in counts.values()) > 1 or most == 1 else largest
+    return [name if counts[name] > 1 else alone for name in names]
 
 
 def worst_mistakes(figures: Figures, most: int) -> list[Mistake]:

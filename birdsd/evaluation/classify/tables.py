@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from birdsd.evaluation.classify.classify import Classified
-from birdsd.evaluation.judges.listening import TABLES, left_out_lines
+from birdsd.evaluation.judges.listening import TABLES
+from birdsd.evaluation.judges.table import left_out_lines
 from birdsd.files import atomic_write, safe_name, write_json, write_text
 from birdsd.format import span, table
 from birdsd.sound.codec.protocol import Codec

@@ -67,7 +67,7 @@ def _after_job(run: Run, job: str, config: Mapping[str, Any]) -> list[tuple[str,
         return (
             [("starts the training that it was cached for", _birdsd("run", "train", *typed))] if typed else []
         )
-    if job_name(job) in ("compare_methods", "finetune_vs_scratch"):
+    if job_name(job) in ("compare_methods", "finetune_vs_scratch", "sim2real"):
         return [("the report", shlex.join(["ls", f"{_place(config['out'])}/report.html"]))]
     names = {"generate": "the clips", "bank": "the songs", "scene": "the scenes"}
     if job in names:

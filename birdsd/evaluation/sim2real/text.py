@@ -1,0 +1,54 @@
+"""The answer for a terminal."""
+
+from __future__ import annotations
+
+from birdsd.evaluation.sim2real.answer import Answer, amount
+from birdsd.format import table
+
+
+def answer_text(answer: Answer) -> str:
+    """The sentence, a table of arms by amounts of data, one of differences, and the power."""
+    lines = [
+        answer.sentence(),
+        "",
+        *table([["macro average precision", *map(amount, answer.levels)], *_scores(answer)]),
+    ]
+    lines += ["", *table(
+        [["difference, points", "recordings", "estimate", "95% interval", "p", "corrected", "80% power at"],
+         *_effects(answer)],
+        {0, 1},
+    )]  # fmt: skip
+    lines += ["", f"Power, before it ran: {answer.power.text()}"]
+    lines += [f"failed: {', '.join(names)}: {why}" for names, why in answer.failures]
+    return "\n".join(lines)
+
+
+def arm_name(title: str, chosen: str) -> str:
+    """An arm with its filter."""
+    return f"{title}, {chosen}" if chosen else title
+
+
+def _scores(answer: Answer) -> list[list[str]]:
+    rows = []
+    for name, chosen in dict.fromkeys((score.arm, score.filter) for score in answer.scores):
+        cells = []
+        for level in answer.levels:
+            score = answer.score(name, level, chosen)
+            cells.append(
+                "-" if score is None else f"{score.average_precision.estimate:.3f} "
+                f"({score.average_precision.low:.3f}-{score.average_precision.high:.3f})"
+            )  # fmt: skip
+        rows.append([arm_name(answer.arm(name).title, chosen), *cells])
+    return rows
+
+
+def _effects(answer: Answer) -> list[list[str]]:
+    return [
+        [
+            f"{arm_name(answer.arm(one.arm).title, one.filter)} - {answer.arm(one.against).title}",
+            one.level, f"{100 * one.difference.estimate:+.1f}",
+            f"{100 * one.difference.low:+.1f} to {100 * one.difference.high:+.1f}",
+            f"{one.p_value:.3f}", f"{one.p_adjusted:.3f}", f"{100 * one.findable:.1f}",
+        ]
+        for one in answer.effects
+    ]  # fmt: skip

@@ -1,0 +1,79 @@
+"""The page of the experiment: the sentence, arms against amounts of real data, differences, power,
+failures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from birdsd.evaluation.sim2real.answer import Answer, amount
+from birdsd.evaluation.sim2real.text import arm_name
+from birdsd.pages.charts import Curve, line_chart
+from birdsd.pages.page import Page
+
+_MOST_CURVES = 6
+
+
+def sim2real_page(path: Path, answer: Answer) -> Path:
+    """Write the page; returns its path."""
+    facts = answer.facts
+    page = Page(
+        title="Does synthetic sound help?",
+        lead=answer.sentence(),
+        badges=(
+            "birdsd sim2real", f"{len(facts.get('species', []))} species",
+            *(("incomplete",) if answer.failed or answer.missing else ()),
+        ),
+        warns=bool(answer.failed or answer.missing),
+        footer="Made by birdsd. This page needs no network.",
+    )  # fmt: skip
+    rows = list(dict.fromkeys((score.arm, score.filter) for score in answer.scores))
+    page.fill(
+        "sim2real.html", answer=answer, facts=facts, amount=amount, arm_name=arm_name, rows=rows,
+        chart=_growth(answer, rows), species=_by_species(answer),
+    )  # fmt: skip
+    return page.write(path)
+
+
+def _growth(answer: Answer, rows: list[tuple[str, str]]) -> object:
+    """Macro average precision against training recordings, where there is more than one amount."""
+    amounts = answer.facts.get("amounts") or {}
+    if len(answer.levels) < 2 or not amounts:
+        return ""
+    curves = []
+    for number, (name, chosen) in enumerate(rows[:_MOST_CURVES]):
+        found = [
+            (amounts[level], score) for level in answer.levels if (score := answer.score(name, level, chosen))
+        ]
+        curves.append(
+            Curve(
+                arm_name(answer.arm(name).title, chosen), [one for one, _ in found],
+                [score.average_precision.estimate for _, score in found], "line", number + 1,
+            )
+        )  # fmt: skip
+    return line_chart(
+        curves, x_label="training recordings a species", y_label="macro average precision",
+        alt="Macro average precision against training recordings a species, one line an arm",
+    )  # fmt: skip
+
+
+def _by_species(answer: Answer) -> list[tuple[str, str, str, str]]:
+    """(species, the arm compared with, the arm of the sentence, difference in points) at the largest
+    amount."""
+    if not answer.primary:
+        return []
+    effect = answer.primary[-1]
+    mine, other = (
+        answer.score(effect.arm, effect.level, effect.filter), answer.score(effect.against, effect.level),
+    )  # fmt: skip
+    if mine is None or other is None:
+        return []
+    return [
+        (
+            name,
+            f"{other.by_species[name]:.3f}",
+            f"{value:.3f}",
+            f"{100 * (value - other.by_species[name]):+.1f}",
+        )
+        for name, value in sorted(mine.by_species.items())
+        if name in other.by_species
+    ]

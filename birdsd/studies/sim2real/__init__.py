@@ -1,0 +1,1 @@
+"""`birdsd run sim2real`: does generated sound help a classifier of your own birds?"""
