@@ -12,7 +12,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[deepspeed,eightbit,dev,ui]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[deepspeed,eightbit,onnx,dev,ui]"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[birdnet]" \
 	  || echo "BirdNET cannot be installed here, so clips are judged by the weak check alone: docs/judge.md"
 	touch $@

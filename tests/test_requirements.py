@@ -14,7 +14,7 @@ CALLED = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 NOT_BY_NAME = {"tensorboard": "torch.utils.tensorboard"}
 # The project asks for them by name: what bench and tests are measured against, and who reads the shards.
 FIXED = {"librosa", "webdataset"}
-OUR_EXTRAS = ("birdnet", "deepspeed", "eightbit", "ui")
+OUR_EXTRAS = ("birdnet", "deepspeed", "eightbit", "networks", "onnx", "ui")
 
 
 def asked_for() -> dict[str, set[str]]:
