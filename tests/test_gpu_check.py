@@ -228,7 +228,7 @@ def test_the_memory_of_every_method_that_trains_is_measured() -> None:
     said = {word for words in memory.METHODS.values() for word in words}
     assert {f"method={facts.name}" for facts in known() if facts.trains} <= said
     for words in memory.METHODS.values():
-        on = [] if "method=autoencoder" in words else ["model.init=pretrained", "model.source=base"]
+        on = [] if words[0] in memory.FROM_SCRATCH else ["model.init=pretrained", "model.source=base"]
         compose("train", ["model=sd15", *memory.LAPTOP, "data.shards=shards", *words, *on])
 
 

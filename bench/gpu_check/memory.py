@@ -27,16 +27,19 @@ OFFLOADED = "full, offloaded"
 METHODS = {
     **WAYS,
     "clip": ["method=clip"],
+    "upscaler": ["method=upscaler"],
+    "classifier": ["method=classifier"],
     OFFLOADED: [
         "method=full",
         "machine.offload_optimizer=true",
         f"machine.optimizer_bits={8 if _PACKED else 32}",
     ],
 }
+FROM_SCRATCH = ("method=autoencoder", "method=upscaler", "method=classifier")
 # In order of worth: the promise is lora and full on 4 GB.
 ORDER = (
     "lora", OFFLOADED, "textual_inversion", "dreambooth on lora", "full", "autoencoder", "clip",
-    "dreambooth on full",
+    "dreambooth on full", "upscaler", "classifier",
 )  # fmt: skip
 ITEMS = (Item("model"), *(Item(way) for way in ORDER), Item("generation"))
 REHEARSED = ("model", "lora", OFFLOADED, "autoencoder", "generation")
@@ -70,7 +73,7 @@ def _model(settings: Settings) -> dict[str, Any]:
 def training(way: str, settings: Settings) -> dict[str, Any]:
     """Bytes on the device at the most in a step, predicted and measured."""
     place, own = Place(settings, (*LAPTOP, "machine.micro_batch=1")), _settings(METHODS[way])
-    if "method=autoencoder" not in own:
+    if own[0] not in FROM_SCRATCH:
         own += ["model.init=pretrained", f"model.source={place.base}"]
     config = place.config([*own, "optim.global_batch=1"])
     precision = choose_precision("auto", place.device).name

@@ -20,7 +20,7 @@ from birdsd.pages.charts import Curve, confusion_table, line_chart
 from birdsd.pages.media import picture_levels, spectrogram
 from birdsd.pages.page import Page, table
 from birdsd.sound.audio.recordings import resampled
-from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.grids import grid_of_length
 
 _MOST_CURVES = 5
 _MOST_IN_CONFUSION = 60
@@ -127,11 +127,7 @@ def _mistake(result: Evaluation, one: Mistake) -> Markup:
         return Markup("<p>{}: {}. It cannot be read any more: {}</p>").format(title, words, str(error))
     sound = resampled(np.atleast_2d(waveform).mean(axis=0, keepdims=True), rate_hz, _SHOWN_RATE_HZ)
     length_s = max(0.2, sound.shape[1] / _SHOWN_RATE_HZ)
-    hop_ms = 1000 * length_s / _FRAMES
-    codec = SpectrogramCodec(
-        name="page", rate_hz=_SHOWN_RATE_HZ, hop_ms=hop_ms, window_ms=max(16.0, 3 * hop_ms), n_fft=0,
-        frames=_FRAMES, fmax_hz=12000.0,
-    )  # fmt: skip
+    codec = grid_of_length("page", _SHOWN_RATE_HZ, length_s, _FRAMES, 12000.0)
     return spectrogram(
         picture_levels(codec, codec.encode(sound, _SHOWN_RATE_HZ)), codec, title=title,
         alt=f"{there} taken for {one.named}: {words}", waveform=sound, rate_hz=_SHOWN_RATE_HZ,

@@ -17,7 +17,7 @@ from birdsd.shards.prepare.clips import SampleMaker
 from birdsd.shards.prepare.splits import assign_splits
 from birdsd.sound.audio.levels import fit
 from birdsd.sound.audio.recordings import RecordingError, probe
-from birdsd.sound.codec.codec import SpectrogramCodec
+from birdsd.sound.codec.grids import grid_of_length
 from birdsd.sound.identity import unite
 from birdsd.sound.labels.annotation import Label, Recording, species_of
 from birdsd.sound.labels.load import ENVIRONMENT_FOLDER, load_recordings
@@ -93,10 +93,8 @@ class Cutting:
             {one.recording_id: one.species for one in self._found.recordings}, 0.0, asked.test_fraction,
             asked.seed, groups,
         )  # fmt: skip
-        codec = SpectrogramCodec(
-            name="export", rate_hz=asked.rate_hz, hop_ms=_HOP_MS, n_fft=0, fmax_hz=asked.rate_hz / 3,
-            frames=round(1000 * asked.seconds / _HOP_MS),
-        )  # fmt: skip
+        frames = round(1000 * asked.seconds / _HOP_MS)
+        codec = grid_of_length("export", asked.rate_hz, asked.seconds, frames, asked.rate_hz / 3)
         how = "song" if asked.most else "windows"
         data = DataConfig(name="export", segmentation=how, max_clips_per_recording=asked.most)
         self._maker = SampleMaker(codec, data)

@@ -115,6 +115,16 @@ def coarser(codec: Codec, scale: int) -> SpectrogramCodec:
     return _resized(fine, fine.bands // scale, fine.frames // scale, fine.hop_ms * scale, (rows[-1], rows[0]))
 
 
+def grid_of_length(name: str, rate_hz: int, seconds: float, frames: int, fmax_hz: float) -> Codec:
+    """A grid whose clips last `seconds` at `rate_hz`, up to `fmax_hz`: for cutting, or for showing, a clip of
+    any length."""
+    hop_ms = 1000 * seconds / frames
+    return SpectrogramCodec(
+        name=name, rate_hz=rate_hz, hop_ms=hop_ms, window_ms=max(16.0, 3 * hop_ms), n_fft=0, frames=frames,
+        fmax_hz=fmax_hz,
+    )  # fmt: skip
+
+
 def finer(codec: Codec, scale: int) -> SpectrogramCodec:
     """The grid that has `scale` x `scale` cells in each cell of the codec's; `UserError` if none."""
     coarse = spectrogram(codec)

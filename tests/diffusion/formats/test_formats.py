@@ -317,7 +317,7 @@ def test_parts_that_the_original_code_does_not_know_are_refused(grand_folder, tm
 def test_every_format_says_which_kinds_it_holds(pipeline_folder, tmp_path):
     assert set(FORMATS) == {
         "diffusers", "a1111", "comfyui", "ckpt", "peft", "kohya", "diffusers-lora", "embedding",
-        "kohya-embedding",
+        "kohya-embedding", "onnx",
     }  # fmt: skip
     with pytest.raises(UserError, match=r"unknown format 'a111'.*Did you mean 'a1111'"):
         send(pipeline_folder, "a111", tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from types import ModuleType
 
 import numpy as np
@@ -47,8 +48,10 @@ def drawn(seed: int) -> tuple[list[Event], list[Event]]:
 @pytest.fixture(scope="module")
 def sed_eval():
     """sed_eval; what it imports asks for setuptools' pkg_resources, which it needs for its examples alone."""
-    sys.modules.setdefault("pkg_resources", ModuleType("pkg_resources"))
-    return pytest.importorskip("sed_eval")
+    with pytest.MonkeyPatch.context() as patch:
+        if find_spec("pkg_resources") is None:
+            patch.setitem(sys.modules, "pkg_resources", ModuleType("pkg_resources"))
+        return pytest.importorskip("sed_eval")
 
 
 def theirs(events, file):
