@@ -9,7 +9,7 @@ from typing import Any
 
 from birdsd import yamltext
 from birdsd.errors import UserError, clipped
-from birdsd.scenes import levels
+from birdsd.scenes import loudness
 from birdsd.scenes.checks import checked
 from birdsd.scenes.placed import PlacedScene
 from birdsd.scenes.scene import DEFAULT_BACKGROUND_DB, DEFAULT_SNR_DB, TO_THE_END, Background, Event, Scene
@@ -169,7 +169,7 @@ def _event(
         event = scene.event(cells[ID])
     else:
         name = cells[ID] or _free(taken)
-        loud: dict[str, Any] = {"snr_db": DEFAULT_SNR_DB} if grounded else {"level_db": levels.EVENT_DB[""]}
+        loud: dict[str, Any] = {"snr_db": DEFAULT_SNR_DB} if grounded else {"level_db": loudness.EVENT_DB[""]}
         event, before = Event(name, "", **loud), ("",) * len(EVENT_COLUMNS)
     changed = [at for at in range(len(cells)) if cells[at] != before[at] and at not in (ID, BEGINS)]
     if cells[ONSET].startswith(ESTIMATED) and ONSET in changed:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from birdsd.errors import UserError, clipped, listed_names
 from birdsd.randomness import generator
-from birdsd.scenes import levels
+from birdsd.scenes import loudness
 from birdsd.scenes.checks import checked
 from birdsd.scenes.scene import TAIL_S, Background, Event, Scene
 from birdsd.scenes.vocabulary import Vocabulary
@@ -167,9 +167,9 @@ def _events(row: Row, cast: _Cast, left_out: Counter[str], number: int, over_som
         left_out[f"shorter than {_SHORTEST_S:g} s, or before the beginning"] += row.count
         return []
     loud = (
-        {"snr_db": levels.relative(levels.EVENT_DB[""], [levels.BACKGROUND_DB[""]])["snr_db"]}
+        {"snr_db": loudness.relative(loudness.EVENT_DB[""], [loudness.BACKGROUND_DB[""]])["snr_db"]}
         if over_something
-        else {"level_db": levels.EVENT_DB[""]}
+        else {"level_db": loudness.EVENT_DB[""]}
     )
     length = row.end_s - row.start_s
     bout = length > (cast.vocabulary.clip_s or _LONGEST_SONG_S)

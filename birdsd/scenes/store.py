@@ -17,7 +17,7 @@ from typing import Any
 from birdsd import yamltext
 from birdsd.errors import UserError, clipped, unknown_name
 from birdsd.files import write_text
-from birdsd.scenes import levels
+from birdsd.scenes import loudness
 from birdsd.scenes.checks import checked
 from birdsd.scenes.scene import DEFAULT_SNR_DB, Background, Event, Scene
 from birdsd.scenes.vocabulary import Vocabulary
@@ -227,7 +227,7 @@ def _scene(
         values = _fields({"id": f"e{number}", **one}, _OF_EVENT, named, ("species",))
         if values.get("snr_db") is None and values.get("level_db") is None:
             # As prose has it: against a background where there is one.
-            values |= {"snr_db": DEFAULT_SNR_DB} if made else {"level_db": levels.EVENT_DB[""]}
+            values |= {"snr_db": DEFAULT_SNR_DB} if made else {"level_db": loudness.EVENT_DB[""]}
         sung.append(Event(**values))
     return replace(scene, backgrounds=tuple(made), events=tuple(sung))
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from birdsd.errors import UserError
-from birdsd.scenes import levels
+from birdsd.scenes import loudness
 from birdsd.scenes.prose.parse import understood
 from birdsd.scenes.schedule import solve
 from birdsd.scenes.vocabulary import Vocabulary
@@ -154,9 +154,9 @@ def _environments(vocabulary: Vocabulary) -> Iterable[Entry]:
 
 def _loudness(vocabulary: Vocabulary) -> Iterable[Entry]:
     first = vocabulary.species[0]
-    for word, level_db in levels.EVENT_DB.items():
+    for word, level_db in loudness.EVENT_DB.items():
         if word:
-            behind = levels.BACKGROUND_DB[word]
+            behind = loudness.BACKGROUND_DB[word]
             meaning = f"a bird at {level_db:g} dBFS, a background at {behind:g} dBFS"
             example = f"{with_article(f'{word} {first}')} singing"
             yield Entry(LOUDNESS, word, example, "scene", first, meaning=meaning)

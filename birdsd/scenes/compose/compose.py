@@ -16,7 +16,7 @@ from birdsd.scenes.bank.clip import RECORDED, EventClip
 from birdsd.scenes.compose.around import folded, folded_rows
 from birdsd.scenes.compose.licences import licence_of
 from birdsd.scenes.compose.mixdown import FORMATS, Stem, Written, fitting_gain_db, true_peak, write_mix
-from birdsd.scenes.compose.placing import (
+from birdsd.scenes.compose.place_and_level import (
     EventStem,
     Song,
     Songs,

@@ -17,7 +17,7 @@ from birdsd.scenes.bank.split import check_split
 from birdsd.scenes.compose.batch import Batch
 from birdsd.scenes.compose.compose import Composer, Look
 from birdsd.scenes.compose.makers import bird_check, song_maker
-from birdsd.scenes.compose.placing import Songs
+from birdsd.scenes.compose.place_and_level import Songs
 from birdsd.scenes.space.stage import recorders_text, space_of
 from birdsd.scenes.vocabulary import Vocabulary
 from birdsd.schema import SceneConfig, SpaceConfig

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from birdsd.errors import listed_names, unknown_name
-from birdsd.scenes import levels
+from birdsd.scenes import loudness
 from birdsd.scenes.prose import words
 from birdsd.scenes.prose.clause import Clause
 from birdsd.scenes.prose.modifiers import at_a_name, modifier, place, places
@@ -133,11 +133,11 @@ def _determiners(reader: Reader, found: Clause, start: int) -> bool:
         elif reader.phrase(words.ARTICLES):
             article = True
         elif reader.phrase(words.FAR):
-            found.say(reader.typed(here), loudness=levels.DISTANT, distance_m=levels.DISTANT_M)
+            found.say(reader.typed(here), loudness=loudness.DISTANT, distance_m=loudness.DISTANT_M)
         elif reader.phrase("nearby"):
-            found.say(reader.typed(here), distance_m=levels.NEAR_M)
+            found.say(reader.typed(here), distance_m=loudness.NEAR_M)
         elif (loud := reader.loudness()) is not None:
-            found.say(reader.typed(here), loudness=levels.loudness(loud))
+            found.say(reader.typed(here), loudness=loudness.loudness(loud))
         elif (value := reader.number()) is not None and reader.leads_to(SPECIES):
             reader.at += 1
             if value < 1 or value != int(value):

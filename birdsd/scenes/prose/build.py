@@ -8,7 +8,7 @@ from typing import Any
 
 from birdsd.errors import UserError
 from birdsd.randomness import generator
-from birdsd.scenes import levels
+from birdsd.scenes import loudness
 from birdsd.scenes.checks import checked
 from birdsd.scenes.prose.clause import Clause, Place
 from birdsd.scenes.scene import FIRST_ONSET_S, TO_THE_END, Background, Event, Scene, Span
@@ -140,7 +140,7 @@ def _besides(builder: _Builder, places: tuple[Place, ...] | None) -> tuple[Place
     }
     names = [one.environment for one in places]
     for one in places:
-        level_db = levels.BACKGROUND_DB[one.loudness]
+        level_db = loudness.BACKGROUND_DB[one.loudness]
         if names.count(one.environment) > 1 or whole.get(one.environment, level_db) != level_db:
             raise UserError(
                 f"{one.environment} is said twice for the same time, with two loudnesses",
@@ -166,7 +166,7 @@ def _only_a_background(one: Clause) -> None:
 
 def _stretches(places: Sequence[Place]) -> list[Background]:
     return [
-        Background(one.environment, levels.BACKGROUND_DB[one.loudness], source=one.source) for one in places
+        Background(one.environment, loudness.BACKGROUND_DB[one.loudness], source=one.source) for one in places
     ]
 
 
@@ -220,7 +220,7 @@ def _events(
     for at, one in enumerate(birds):
         fields = _common(builder, one, group, at)
         if one.snr_db is None and one.level_db is None:
-            fields |= levels.relative(levels.EVENT_DB[one.loudness or ""], under_db)
+            fields |= loudness.relative(loudness.EVENT_DB[one.loudness or ""], under_db)
         elif one.snr_db is not None and not under_db:
             raise UserError(
                 f"'{one.said['snr_db']}' says how far the {one.species} stands above a background, and "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from birdsd.scenes import levels
+from birdsd.scenes import loudness
 from birdsd.scenes.prose import words
 from birdsd.scenes.prose.clause import Clause, Place
 from birdsd.scenes.prose.reader import Reader
@@ -46,7 +46,7 @@ def place(reader: Reader) -> Place:
             reader.fail(start, "an environment is expected", _environments(reader))
         reader.vocabulary.the_environment(name)
     name, source = reader.vocabulary.the_environment(reader.take().name)
-    return Place(name, source, levels.loudness(loud) or "" if loud else "")
+    return Place(name, source, loudness.loudness(loud) or "" if loud else "")
 
 
 def _unknown_name(reader: Reader) -> str:
@@ -66,7 +66,7 @@ def _place(reader: Reader, clause: Clause) -> bool:
     if reader.phrase("in", "silence") or reader.phrase("without", ("any", "a"), "background"):
         clause.say(reader.typed(start), places=())
     elif reader.phrase("in", "the", "distance") or reader.phrase("far", "away"):
-        clause.say(reader.typed(start), loudness=levels.DISTANT, distance_m=levels.DISTANT_M)
+        clause.say(reader.typed(start), loudness=loudness.DISTANT, distance_m=loudness.DISTANT_M)
     elif reader.phrase("in", "the", "middle"):
         clause.say(reader.typed(start), middle=True)
     elif reader.phrase("in", "front"):
@@ -330,7 +330,7 @@ def _where(reader: Reader, clause: Clause) -> bool:
         turned = -value if value <= 180 else 360 - value
         clause.say(reader.typed(start), bearing_deg=turned + 0.0)
     elif reader.phrase("nearby") or reader.phrase("close", "by") or reader.phrase("close"):
-        clause.say(reader.typed(start), distance_m=levels.NEAR_M)
+        clause.say(reader.typed(start), distance_m=loudness.NEAR_M)
     else:
         return False
     return True
@@ -339,9 +339,9 @@ def _where(reader: Reader, clause: Clause) -> bool:
 def _level(reader: Reader, clause: Clause) -> bool:
     start = reader.at
     for word in (f"{reader.low()} {reader.low(1)}", reader.low()):
-        if word in levels.ADVERBS:
+        if word in loudness.ADVERBS:
             reader.at += len(word.split())
-            clause.say(reader.typed(start), loudness=levels.ADVERBS[word])
+            clause.say(reader.typed(start), loudness=loudness.ADVERBS[word])
             return True
     return False
 

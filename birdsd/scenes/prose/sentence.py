@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from birdsd.errors import UserError
-from birdsd.scenes import levels
+from birdsd.scenes import loudness
 from birdsd.scenes.prose import words
 from birdsd.scenes.prose.modifiers import LATER_S, SOON_S
 from birdsd.scenes.prose.parse import understood
@@ -106,7 +106,7 @@ def _place(stretches: Sequence[Background]) -> str:
 
 
 def _environment(one: Background) -> str:
-    word = levels.background_word(one.level_db)
+    word = loudness.background_word(one.level_db)
     return f"{word} {one.environment}".strip() if word is not None else one.environment
 
 
@@ -161,8 +161,8 @@ def _bird(
 
 def _loudness(event: Event, under_db: Sequence[float]) -> tuple[str, str]:
     """(adjective, level in numbers): a word where it means just this level over this background."""
-    for word, level_db in levels.EVENT_DB.items():
-        meant = levels.relative(level_db, under_db)
+    for word, level_db in loudness.EVENT_DB.items():
+        meant = loudness.relative(level_db, under_db)
         if meant == {"snr_db": event.snr_db} or meant == {"level_db": event.level_db}:
             return word, ""
     if event.snr_db is not None:

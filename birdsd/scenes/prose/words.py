@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from birdsd.scenes import levels
+from birdsd.scenes import loudness
 
 NUMBERS = {
     word: value
@@ -36,7 +36,7 @@ ACTIONS = {
     **dict.fromkeys(("drumming", "drums", "drum"), "drumming"),
 }
 GIVING = frozenset(("giving", "gives", "give", "making", "makes", "make", "singing", "sings", "sing"))
-LOUDNESS = frozenset((*levels.EVENT_DB, *levels.SAME)) - {""}
+LOUDNESS = frozenset((*loudness.EVENT_DB, *loudness.SAME)) - {""}
 FAR = frozenset(("distant", "far-off", "faraway"))
 NEAR = frozenset(("nearby", "near", "close"))
 PLACE = frozenset(("in", "amid", "amidst", "under", "during", "near", "beside", "by", "against"))
@@ -61,6 +61,6 @@ pair song call heard
 ALL = sorted(
     {
         *NUMBERS, *TIMES, *UNITS_S, *METRES, *ARTICLES, *ACTIONS, *GIVING, *LOUDNESS, *FAR, *NEAR, *PLACE,
-        *SIDES, *MOVING, *levels.ADVERBS, *SCENE_NOUNS, *WHOLE_SCENE, *_OTHERS.split(),
+        *SIDES, *MOVING, *loudness.ADVERBS, *SCENE_NOUNS, *WHOLE_SCENE, *_OTHERS.split(),
     }
 )  # fmt: skip

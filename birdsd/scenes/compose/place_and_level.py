@@ -17,7 +17,7 @@ from birdsd.scenes.compose.record import CameOut
 from birdsd.scenes.heard.boundaries import Measured, measure
 from birdsd.scenes.heard.ratio import MARGIN_S, Ratio, around, ratio
 from birdsd.scenes.heard.varied import varied
-from birdsd.scenes.levels import EVENT_DB
+from birdsd.scenes.loudness import EVENT_DB
 from birdsd.scenes.placed import PlacedEvent
 from birdsd.scenes.space.stage import Heard, Space
 
