@@ -262,7 +262,7 @@ def _hour(size: Size) -> Row:
             Backgrounds(pool=_pool(folder / "pool")),
             RATE_HZ,
             "bench",
-            space_of(FOA, SpaceConfig()),
+            space=space_of(FOA, SpaceConfig()),
         )
         batch = Batch(composer, folder / "out", Look("flac", stems=False, picture=False), {}, {})
         start, core = time.perf_counter(), time.process_time()
