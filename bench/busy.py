@@ -30,6 +30,7 @@ from birdsd.training.devices.cores import USERS_CHOICE, Neighbours, read_load, u
 ROOT = Path(__file__).resolve().parents[1]
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", *USERS_CHOICE)
 WAYS = ("minds", "torch alone", "one thread")
+BATCH = 16  # samples a step of the trainings
 
 
 def run(size: Size) -> list[Row]:
@@ -38,7 +39,8 @@ def run(size: Size) -> list[Row]:
     if cores < 2 or sys.platform != "linux":
         raise LeftOut("needs two cores and Linux")
     noticed_s, gone_s = size.of((2.5, 5.0), (2.5, 5.0), (0.0, 0.0))
-    speeds, others = _speeds(size.of(8, 3, 1), size.of(4.0, 2.0, 0.1), noticed_s, gone_s)
+    batch = size.of(BATCH, BATCH, 2)
+    speeds, others = _speeds(size.of(8, 3, 1), size.of(4.0, 2.0, 0.1), noticed_s, gone_s, batch)
     share = cores / (cores + 1)
 
     def ratio(over: tuple[str, str], under: tuple[str, str]) -> float:
@@ -64,7 +66,7 @@ def run(size: Size) -> list[Row]:
 
 
 def _speeds(
-    rounds: int, seconds: float, noticed_s: float, gone_s: float
+    rounds: int, seconds: float, noticed_s: float, gone_s: float, batch: int
 ) -> tuple[dict[tuple[str, str], list[float]], float]:
     """Samples a second by way and load, round by round; and the cores that others used in the quiet.
 
@@ -75,7 +77,7 @@ def _speeds(
     strangers = []
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="birdsd-bench-"))
-        trainings = {way: stack.enter_context(_child(way, folder)) for way in WAYS}
+        trainings = {way: stack.enter_context(_child(way, folder, batch)) for way in WAYS}
         for _ in range(rounds):
             time.sleep(gone_s)
             before = read_load()
@@ -101,11 +103,11 @@ def _neighbour() -> Iterator[None]:
 
 
 @contextmanager
-def _child(way: str, folder: str) -> Iterator[Any]:
+def _child(way: str, folder: str, batch: int) -> Iterator[Any]:
     """A training that waits for its turn: called with seconds, it trains that long; samples a second."""
     environment = {k: v for k, v in os.environ.items() if k not in _THREAD_VARIABLES}
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench.busy", way, folder],
+        [sys.executable, "-m", "bench.busy", way, folder, str(batch)],
         cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdin is not None and process.stdout is not None
@@ -122,12 +124,12 @@ def _child(way: str, folder: str) -> Iterator[Any]:
         process.wait()
 
 
-def _train(way: str, folder: Path) -> None:
+def _train(way: str, folder: Path, batch: int) -> None:
     """The child: reads seconds, line by line, and answers with samples a second."""
     from birdsd.quiet import terminal_for_us
 
     with terminal_for_us():
-        from bench.methods import BATCH, WAYS, Bench
+        from bench.methods import WAYS, Bench
 
     if way != "minds":
         Neighbours.look = lambda self: None  # type: ignore[method-assign]
@@ -137,7 +139,7 @@ def _train(way: str, folder: Path) -> None:
     answers = sys.stdout
     sys.stdout = sys.stderr
     with terminal_for_us():
-        steps = Bench(place, pairs=0, machine=machine).ours(WAYS["full"])
+        steps = Bench(place, pairs=0, machine=machine, batch=batch).ours(WAYS["full"])
         for _ in range(3):
             next(steps)
     print("ready", file=answers, flush=True)
@@ -146,8 +148,8 @@ def _train(way: str, folder: Path) -> None:
         while time.perf_counter() - begin < float(line):
             next(steps)
             done += 1
-        print(json.dumps(BATCH * done / (time.perf_counter() - begin)), file=answers, flush=True)
+        print(json.dumps(batch * done / (time.perf_counter() - begin)), file=answers, flush=True)
 
 
 if __name__ == "__main__":
-    _train(sys.argv[1], Path(sys.argv[2]))
+    _train(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
