@@ -32,6 +32,7 @@ from birdsd.scenes.space.stage import space_of
 from birdsd.schema import SpaceConfig
 from birdsd.sound.audio.levels import active_level_db
 from birdsd.sound.audio.recordings import find_recordings, read
+from birdsd.sound.separation.measures import si_sdr_db
 from birdsd.sound.space.air import Air
 from birdsd.sound.space.apart import apart
 from birdsd.sound.space.diffuse import waves
@@ -163,17 +164,12 @@ def _pairs(count: int) -> Iterator[Row]:
             missed += 1
             continue
         sounds = apart(foa, RATE_HZ, [f.azimuth_deg for f in near if f])
-        gains += [_si_sdr(sounds[1 + n], birds[n][0]) - _si_sdr(foa[0], birds[n][0]) for n in (0, 1)]
+        gains += [si_sdr_db(sounds[1 + n], birds[n][0]) - si_sdr_db(foa[0], birds[n][0]) for n in (0, 1)]
     note = f"dB SI-SDR, {count} pairs of {kind}, noise 20 dB below; one of both missed in {missed}"
     note += f"; worst {min(gains):.1f}" if gains else ""
     yield Row(
         "space", "two birds 45 degrees apart, told apart: mean", float(np.mean(gains or [0])), 15.0, note=note
     )
-
-
-def _si_sdr(estimate: np.ndarray, truth: np.ndarray) -> float:
-    wanted = truth * (float(estimate @ truth) / float(truth @ truth))
-    return float(10 * np.log10(np.square(wanted).sum() / np.square(estimate - wanted).sum()))
 
 
 def _nobody(count: int) -> Iterator[Row]:

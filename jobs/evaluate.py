@@ -9,7 +9,7 @@ from birdsd.errors import UserError, unknown_name
 from birdsd.evaluation import leakage
 from birdsd.evaluation.classification.evaluation import Evaluation, evaluated
 from birdsd.evaluation.classification.events import event_scores
-from birdsd.evaluation.classification.figures import Thresholds, best_thresholds, fixed, own_thresholds
+from birdsd.evaluation.classification.figures import Thresholds, fixed, own_thresholds, validated
 from birdsd.evaluation.classification.hearing import classes_of, hear
 from birdsd.evaluation.classification.scored import scored
 from birdsd.evaluation.classification.sounds import LabelledSounds, from_folder, from_shards, readable
@@ -133,7 +133,7 @@ def _thresholds(
     table = scored(hear(judge, held_out, classes))
     missing = [name for name, there in zip(table.classes, table.present, strict=True) if not there]
     said = f"no validation recording, so that the threshold is {config.threshold:g}: {', '.join(missing)}"
-    return best_thresholds(table, config.threshold), [said] if missing else []
+    return validated(table, config.threshold), [said] if missing else []
 
 
 def _leaks(

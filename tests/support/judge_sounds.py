@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from birdsd.evaluation.judges import WindowScores, birdnet
-from birdsd.evaluation.judges.species import SpeciesNames
+from birdsd.evaluation.judges.species import NamedClasses, SpeciesNames
 from birdsd.evaluation.judges.windows import windows_of
 
 needs_birdnet = pytest.mark.skipif(
@@ -27,7 +27,7 @@ def tone(pitch_hz: float, seconds: float = 1.0, rate_hz: int = 32000, level: flo
     return (level * np.sin(2 * np.pi * pitch_hz * time)).astype(np.float32)
 
 
-class PitchJudge:
+class PitchJudge(NamedClasses):
     """Names the class whose pitch is the loudest, so that tests know every answer beforehand."""
 
     title, licence, fingerprint = "Pitch", "CC0", "0" * 64
@@ -36,15 +36,6 @@ class PitchJudge:
 
     def __init__(self) -> None:
         self._species = SpeciesNames(LABELS)
-
-    def class_of(self, species: str) -> int | None:
-        return self._species.find(species)
-
-    def why_unknown(self, species: str) -> str:
-        return self._species.why_unknown(species)
-
-    def label_of(self, number: int) -> str:
-        return self._species.common(number)
 
     def hear(self, waveform: np.ndarray, rate_hz: int) -> WindowScores:
         assert rate_hz == self.rate_hz

@@ -53,10 +53,3 @@ def at_snr(bird: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
     """Noise [4, n] so far below a bird [4, n], by their W over the whole."""
     have = 10 * np.log10(np.square(bird[0]).mean() / np.square(noise[0]).mean())
     return noise * np.float32(10 ** ((have - snr_db) / 20))
-
-
-def si_sdr(estimate: np.ndarray, truth: np.ndarray) -> float:
-    """Scale-invariant signal to distortion ratio in dB."""
-    scale = float(estimate @ truth) / float(truth @ truth)
-    wanted = scale * truth
-    return float(10 * np.log10(np.square(wanted).sum() / np.square(estimate - wanted).sum()))

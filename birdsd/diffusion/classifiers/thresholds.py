@@ -25,11 +25,12 @@ def best_thresholds(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray
 
 
 def _best(score: np.ndarray, wanted: np.ndarray) -> float:
-    values = np.unique(score)
+    values, first = np.unique(np.sort(score), return_index=True)
     between = np.concatenate([[values[0] / 2], (values[1:] + values[:-1]) / 2])
-    heard = score[None] >= between[:, None]
-    right = (heard & wanted).sum(axis=1)
-    f1 = 2 * right / (heard.sum(axis=1) + wanted.sum())
+    # Of each threshold how many clips lie above it, and how many of those hold the class.
+    heard = len(score) - first
+    right = wanted.sum() - np.concatenate([[0], np.cumsum(wanted[np.argsort(score)])])[first]
+    f1 = 2 * right / (heard + wanted.sum())
     equal = np.flatnonzero(f1 >= f1.max() - 1e-12)
     return float(between[equal[len(equal) // 2]])
 

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from birdsd.diffusion.classifiers.thresholds import best_thresholds
 from birdsd.errors import UserError
 from birdsd.evaluation.classification.hearing import Classes
 from birdsd.evaluation.classification.ranking import Calibration, Decisions, Ranking
@@ -182,20 +183,10 @@ def _mean(values: np.ndarray) -> np.ndarray:
     return mean
 
 
-def best_thresholds(table: Scored, fallback: float) -> Thresholds:
+def validated(table: Scored, fallback: float) -> Thresholds:
     """Of each class the threshold with the highest F1 in `table` (validation recordings, never test ones);
-    `fallback` for a class that does not occur in it.
-
-    Between two scores the threshold lies halfway, so that scores a little lower are still named.
-    """
-    values = np.full(len(table.classes), fallback)
-    for number in np.flatnonzero(table.present):
-        scores, positive = table.scores[:, number], table.truth[:, number]
-        order = np.argsort(-scores, kind="stable")
-        ranked, hits = scores[order], np.cumsum(positive[order])
-        last = np.flatnonzero(np.concatenate([ranked[1:] != ranked[:-1], [True]]))
-        f1 = 2 * hits[last] / (last + 1 + positive.sum())
-        at = last[int(f1.argmax())]
-        below = ranked[at + 1] if at + 1 < len(ranked) else 0.0
-        values[number] = (ranked[at] + below) / 2
-    return Thresholds(values, "of each class, where F1 is highest on validation recordings")
+    `fallback` for a class of which the table says nothing."""
+    found, known = best_thresholds(table.scores, table.truth)
+    return Thresholds(
+        np.where(known, found, fallback), "of each class, where F1 is highest on validation recordings"
+    )

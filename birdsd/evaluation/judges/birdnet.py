@@ -16,7 +16,7 @@ import numpy as np
 from birdsd.errors import UserError
 from birdsd.evaluation.judges.birdnet_network import Network, check_runtime
 from birdsd.evaluation.judges.judge import WindowScores
-from birdsd.evaluation.judges.species import SpeciesNames
+from birdsd.evaluation.judges.species import NamedClasses, SpeciesNames
 from birdsd.evaluation.judges.windows import windows_of
 from birdsd.files import sha256_file
 
@@ -105,7 +105,7 @@ def _loaded(model: Path, labels: Path) -> BirdNET:
     return BirdNET(model, labels)
 
 
-class BirdNET:
+class BirdNET(NamedClasses):
     """The judge; the model is read when it first listens."""
 
     title, licence, fingerprint = TITLE, LICENCE, MODEL_SHA256
@@ -123,18 +123,6 @@ class BirdNET:
                 "take the labels that came with the model",
             )
         self._species = SpeciesNames(self.names)
-
-    def class_of(self, species: str) -> int | None:
-        """The class of a species, in any spelling; None where it has none or several would fit."""
-        return self._species.find(species)
-
-    def why_unknown(self, species: str) -> str:
-        """What to say of a species without a class: the name, and what it may stand for."""
-        return self._species.why_unknown(species)
-
-    def label_of(self, number: int) -> str:
-        """The common name of a class."""
-        return self._species.common(number)
 
     def hear(self, waveform: np.ndarray, rate_hz: int) -> WindowScores:
         """Listen to float [samples] or [channels, samples] at `rate_hz`, window by window of 3 s."""

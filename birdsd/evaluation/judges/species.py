@@ -115,3 +115,24 @@ def _latin_keys(name: str) -> Iterator[str]:
     for same in SAME_GENUS:
         if genus in same:
             yield from (_key(f"{other} {epithet}") for other in same if other != genus)
+
+
+class NamedClasses:
+    """A judge's classes by the names of species: what judges with such labels all answer alike.
+
+    A judge sets `_species` before it is asked.
+    """
+
+    _species: SpeciesNames
+
+    def class_of(self, species: str) -> int | None:
+        """The class of a species, in any spelling; None where it has none or several would fit."""
+        return self._species.find(species)
+
+    def why_unknown(self, species: str) -> str:
+        """What to say of a species without a class: the name, and what it may stand for."""
+        return self._species.why_unknown(species)
+
+    def label_of(self, number: int) -> str:
+        """The common name of a class."""
+        return self._species.common(number)

@@ -12,7 +12,7 @@ from birdsd.diffusion.classifiers.folder import Classifier, load_classifier
 from birdsd.diffusion.classifiers.place import WEIGHTS
 from birdsd.errors import UserError, listed_names
 from birdsd.evaluation.judges.judge import WindowScores
-from birdsd.evaluation.judges.species import SpeciesNames
+from birdsd.evaluation.judges.species import NamedClasses, SpeciesNames
 from birdsd.evaluation.judges.windows import windows_of
 from birdsd.files import read_json, sha256_file
 from birdsd.sound.audio.channels import mix_down
@@ -21,7 +21,7 @@ from birdsd.sound.audio.recordings import resampled
 _SHORTEST = 1 / 3  # of a window; less at the end of a sound is dropped
 
 
-class TrainedJudge:
+class TrainedJudge(NamedClasses):
     """The judge; `folder` holds a classifier.json."""
 
     def __init__(self, folder: Path) -> None:
@@ -57,18 +57,6 @@ class TrainedJudge:
     def rate_hz(self) -> int:
         """That of its codec."""
         return int(self.classifier.codec.rate_hz)
-
-    def class_of(self, species: str) -> int | None:
-        """The class of a species, in any spelling; None where it has none or several would fit."""
-        return self._species.find(species)
-
-    def why_unknown(self, species: str) -> str:
-        """What to say of a species without a class."""
-        return self._species.why_unknown(species)
-
-    def label_of(self, number: int) -> str:
-        """The species' name in the shards."""
-        return self._species.common(number)
 
     def hear(self, waveform: np.ndarray, rate_hz: int) -> WindowScores:
         """Listen to float [samples] or [channels, samples], window by window; each becomes the picture that a

@@ -9,49 +9,42 @@ from collections.abc import Callable
 
 import numpy as np
 
+from birdsd.evaluation.classification.ranking import Ranking
+
 Statistic = Callable[[np.ndarray], np.ndarray]  # weights of recordings [draws, recordings] -> [draws]
 
 
 def macro_average_precision(scores: np.ndarray, classes: np.ndarray, recordings: np.ndarray) -> Statistic:
     """Of scores [clips, classes], the true class and the recording (a number) of each clip.
 
-    Average precision without interpolation, over thresholds: clips with the same score are ranked together.
+    Average precision is that of `classification.ranking`: no interpolation, equal scores are ranked
+    together.
     """
-    ranked = [_Ranked(scores[:, kind], classes == kind, recordings) for kind in np.unique(classes)]
+    kinds, ranking = _ranking(scores, classes)
+    truth = (classes[:, None] == kinds).astype(np.float64)
+    recordings = np.asarray(recordings)
 
     def statistic(weights: np.ndarray) -> np.ndarray:
-        return np.nanmean(np.stack([one(weights) for one in ranked]), axis=0)
+        each = weights[:, recordings].astype(np.float64)
+        precision = ranking(each)[0]
+        # Where a draw holds no clip of another class, whatever the scores are is right.
+        alone = np.isnan(precision) & (each @ truth > 0)
+        return np.nanmean(np.where(alone, 1.0, precision), axis=1)
 
     return statistic
 
 
 def average_precisions(scores: np.ndarray, classes: np.ndarray) -> dict[int, float]:
     """The average precision of each class that occurs, every clip counting once."""
-    each = np.arange(len(classes))
-    once = np.ones((1, len(classes)))
-    return {
-        int(kind): float(_Ranked(scores[:, kind], classes == kind, each)(once)[0])
-        for kind in np.unique(classes)
-    }
+    kinds, ranking = _ranking(scores, classes)
+    once = ranking(np.ones((1, len(classes))))[0][0]
+    return {int(kind): float(value) for kind, value in zip(kinds, once, strict=True)}
 
 
-class _Ranked:
-    """One class's clips by falling score."""
-
-    def __init__(self, scores: np.ndarray, right: np.ndarray, recordings: np.ndarray) -> None:
-        order = np.argsort(-scores, kind="stable")
-        sorted_scores = scores[order]
-        self.right = right[order].astype(np.float64)
-        self.recordings = np.asarray(recordings)[order]
-        ends = np.flatnonzero(np.append(sorted_scores[1:] != sorted_scores[:-1], True))
-        self.last = ends[np.searchsorted(ends, np.arange(len(order)))]  # of the clips with the same score
-
-    def __call__(self, weights: np.ndarray) -> np.ndarray:
-        each = weights[:, self.recordings].astype(np.float64)
-        true = each * self.right
-        with np.errstate(invalid="ignore", divide="ignore"):
-            precision = (np.cumsum(true, axis=1) / np.cumsum(each, axis=1))[:, self.last]
-            return np.where(true > 0, true * precision, 0.0).sum(axis=1) / true.sum(axis=1)
+def _ranking(scores: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, Ranking]:
+    """The classes that occur, and their clips by falling score."""
+    kinds = np.unique(classes)
+    return kinds, Ranking(classes[:, None] == kinds, scores[:, kinds])
 
 
 def accuracy_and_macro_f1(scores: np.ndarray, classes: np.ndarray) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from birdsd.evaluation.classification import figures as room
-from birdsd.evaluation.classification.figures import Figures, best_thresholds, fixed
+from birdsd.evaluation.classification.figures import Figures, fixed, validated
 from birdsd.evaluation.classification.scored import NOTHING, Item, Scored
 from birdsd.evaluation.classification.sounds import LabelledSound
 from birdsd.sound.labels.annotation import Label
@@ -114,13 +114,13 @@ def test_recordings_of_which_each_has_species_of_its_own_are_drawn_too():
 def test_thresholds_are_where_f1_is_highest_and_between_two_scores():
     truth = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [1, 0]], bool)
     logits = np.array([[-1.0, 0], [-1.5, 0], [-3, 0], [-4, 0], [-1.2, 0]])
-    chosen = best_thresholds(table(truth, logits), 0.5)
+    chosen = validated(table(truth, logits), 0.5)
     low, high = 1 / (1 + np.exp(3.0)), 1 / (1 + np.exp(1.5))
     assert low < chosen.values[0] < high
     assert value(table(truth, logits), "F1", "bird 0") == 0.0
     figures = Figures(table(truth, logits), chosen)
     assert figures(np.ones((1, 5)))[0, figures.names.index(("F1", "bird 0"))] == 1.0
-    absent = best_thresholds(table(truth * [True, False], logits), 0.4)
+    absent = validated(table(truth * [True, False], logits), 0.4)
     assert absent.values[1] == 0.4
 
 

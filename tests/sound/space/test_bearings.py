@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from birdsd.errors import UserError
+from birdsd.sound.separation.measures import si_sdr_db
 from birdsd.sound.space.apart import apart, apart_in_blocks
 from birdsd.sound.space.intensity import bearing_of, bearings_of, field_of, turned_deg
 from birdsd.sound.space.layouts import ORTF, Layout, Position
 from birdsd.sound.space.orders import ACN_N3D, ACN_SN3D, FUMA, as_foa, energies, told_apart
 from birdsd.sound.space.propagate import Reverberation, render
 from birdsd.sound.space.stereo import ortf_azimuth
-from tests.support.spatial import AIR, RATE_HZ, at_snr, diffuse_foa, in_foa, si_sdr, song
+from tests.support.spatial import AIR, RATE_HZ, at_snr, diffuse_foa, in_foa, song
 
 AZIMUTHS = (-171.0, -128.3, -77.7, -20.0, 0.0, 33.3, 80.0, 149.9)
 
@@ -81,7 +82,7 @@ def test_two_birds_at_once_are_told_apart(apart_deg):
         sounds = apart(foa, RATE_HZ, azimuths)
         assert sounds.sum(axis=0) == pytest.approx(foa[0], abs=1e-5), "with the rest they are W"
         for n in (0, 1):
-            gains.append(si_sdr(sounds[1 + n], birds[n][0]) - si_sdr(foa[0], birds[n][0]))
+            gains.append(si_sdr_db(sounds[1 + n], birds[n][0]) - si_sdr_db(foa[0], birds[n][0]))
     assert np.mean(gains) >= 15.0
 
 
