@@ -80,9 +80,8 @@ def measure(areas: Iterable[str], size: Size, into: Path | None = None) -> int:
 
 def _line(row: Row, size: Size) -> str:
     sign = ">=" if row.higher_is_better else "<="
-    floor = " " * 8 if row.floor is None else f"{sign}{row.floor:6.2f}"
     mark = "   MISSED" if not row.reached and size is not Size.SMOKE else ""
-    return f"{row.area:8} {row.what:58} {row.ratio:8.2f} {floor}{mark}  {row.note}"
+    return f"{row.area:8} {row.what:58} {row.ratio:8.2f} {sign}{row.floor:6.2f}{mark}  {row.note}"
 
 
 def _write(into: Path | None, rows: list[dict[str, object]]) -> None:

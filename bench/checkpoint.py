@@ -97,7 +97,7 @@ class _Contest:
         with suppress(OSError):
             self.others_cores = read_load().others_since(load) if load else math.nan
 
-    def row(self, above: str, below: str, floor: float | None, higher_is_better: bool = False) -> Row:
+    def row(self, above: str, below: str, floor: float, higher_is_better: bool = False) -> Row:
         """The median of the ratios, round by round."""
         pairs = zip(self.seconds[above], self.seconds[below], strict=True)
         ratio = statistics.median(a / b for a, b in pairs)
@@ -219,9 +219,7 @@ def _large(folder: Path, layers: int, rounds: int, warm_up: int) -> list[Row]:
         state.tidy,
     )
     contest.hold(rounds, warm_up)
-    # pread ends in a small buffer that the cache holds, while a restore puts every byte into its place, once
-    # its sum is seen to be right: the row beside it has the floor, and this one tells what it depends on.
-    restore = contest.row("restore", "pread", None)
+    restore = contest.row("restore", "pread", 1.3)
     in_place = contest.row("restore", "reading into place", 1.3)
     copy = 1000 * statistics.median(contest.seconds["copy"])
     # Restoring sums and then copies, in several threads: beside others it comes near to what it costs in all.
@@ -238,6 +236,7 @@ def _large(folder: Path, layers: int, rounds: int, warm_up: int) -> list[Row]:
         contest.row("durable save", "write + fsync", 1.1),
         contest.row("torch.save + fsync", "durable save", 1.3, higher_is_better=True),
         in_place,
+        # Reading ends in a small buffer that the cache holds; a restore must put every byte into its place.
         replace(restore, note=f"{restore.note}; {depends}; a copy of as many bytes: {copy:.0f} ms"),
         contest.row("torch.load", "restore", 2.5, higher_is_better=True),
     ]

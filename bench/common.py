@@ -31,20 +31,17 @@ class LeftOut(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the bench: a ratio, the floor it should reach (None: it only informs), and what was
-    compared."""
+    """One line of the bench: a ratio, the floor it should reach, and what was compared."""
 
     area: str
     what: str
     ratio: float
-    floor: float | None
+    floor: float
     higher_is_better: bool = True
     note: str = ""
 
     @property
     def reached(self) -> bool:
-        if self.floor is None:
-            return True
         return self.ratio >= self.floor if self.higher_is_better else self.ratio <= self.floor
 
 
