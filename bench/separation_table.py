@@ -202,6 +202,7 @@ def line(what: str, values: list[float]) -> str:
 
 
 def main(words: list[str] | None = None) -> int:
+    """Measure the ways of separation that the command line names, and print their table."""
     parser = argparse.ArgumentParser(
         "bench.separation_table", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""Networks, losses, augmentation and thresholds of classifiers; what a folder of one says."""
+"""Networks, losses and augmentation of classifiers; what a folder of one says."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from birdsd.diffusion.classifiers.levels import Grid, Standard
 from birdsd.diffusion.classifiers.network import build_network, frame_count
 from birdsd.diffusion.classifiers.place import CLASSIFIER, WEIGHTS
 from birdsd.diffusion.classifiers.targets import Classes
-from birdsd.diffusion.classifiers.thresholds import best_thresholds, f1_of
 from birdsd.diffusion.method_configs import ClassifierConfig
 from birdsd.diffusion.parameters import of_classifier
 from birdsd.errors import UserError
@@ -387,23 +386,6 @@ def test_numbers_out_of_range_are_refused(name: str) -> None:
     check_settings(ClassifierConfig())
     with pytest.raises(UserError, match="lies above"):
         check_settings(ClassifierConfig(background_snr_low_db=40.0))
-
-
-# -- thresholds -------------------------------------------------------------------------------------
-
-
-def test_a_threshold_has_the_highest_f1() -> None:
-    draw = np.random.default_rng(1)
-    targets = draw.random((60, 3)) < 0.3
-    targets[:, 2] = False
-    scores = np.clip(targets * 0.3 + draw.random((60, 3)) * 0.6, 0, 1).astype(np.float32)
-    found, known = best_thresholds(scores, targets)
-    assert known.tolist() == [True, True, False] and found[2] == 0.5
-    for number in range(2):
-        tried = [f1_of(scores[:, [number]] >= t, targets[:, [number]]) for t in np.linspace(0, 1, 500)]
-        mine = f1_of(scores[:, [number]] >= found[number], targets[:, [number]])
-        assert mine >= max(tried) - 1e-9
-    assert f1_of(scores >= found, np.zeros_like(targets)) is None
 
 
 # -- the folder -------------------------------------------------------------------------------------
