@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from birdsd.diffusion.classifiers.thresholds import best_thresholds, f1_of
 
@@ -24,6 +25,6 @@ def test_a_threshold_has_the_highest_f1() -> None:
 def test_of_equally_good_thresholds_it_is_the_middle_one_and_equal_scores_go_together() -> None:
     targets = np.array([[0], [0], [1], [1], [1]])
     scores = np.array([[0.1], [0.1], [0.6], [0.8], [0.8]])
-    assert best_thresholds(scores, targets)[0].tolist() == [0.35]
+    assert best_thresholds(scores, targets)[0] == pytest.approx([0.35])
     tied = np.array([[0.2], [0.7], [0.7], [0.7], [0.9]])
-    assert best_thresholds(tied, targets)[0].tolist() == [0.45]
+    assert best_thresholds(tied, targets)[0] == pytest.approx([0.45])
