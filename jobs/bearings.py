@@ -1,4 +1,4 @@
-"""bearings: from where birds are heard in ambisonics: Raven tables, azigrams, a sound for each direction."""
+"""bearings: the bearings of birds in ambisonics: Raven tables, azigrams, a sound for each direction."""
 
 from __future__ import annotations
 

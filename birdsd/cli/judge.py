@@ -187,7 +187,7 @@ _OF_CLASSIFY = """examples:
   birdsd classify recordings/ run=RUN                  Raven tables and a CSV in classified/
   birdsd classify night.flac run=RUN overlap=0.75 merge=true format=raven,audacity
   birdsd classify recordings/ run=RUN threshold=0.8 out=loud/ processes=4 --json
-  birdsd classify recordings/ run=RUN strong=true      from when to when: method.network=crnn only
+  birdsd classify recordings/ run=RUN strong=true      onset and offset of each song: method.network=crnn only
 
 RUN is a finished run of `birdsd run train method=classifier`, or its exported folder. Each species has a
 threshold of its own, which was found on validation recordings. The same command again goes on where it was
@@ -197,12 +197,12 @@ interrupted."""
 _SETTINGS: dict[str, tuple[str, Any, str]] = {
     "run": ("text", None, "the classifier: a run's name, signature or folder, or an exported folder"),
     "out": ("text", "classified", "folder of the tables"),
-    "overlap": ("number", 0.5, "share of a window that the next one hears again"),
+    "overlap": ("number", 0.5, "fraction by which consecutive windows overlap"),
     "threshold": ("number", None, "score from which a species counts; left out: each has its own"),
     "merge": ("switch", False, "windows that overlap or touch become one row for each species"),
-    "strong": ("switch", False, "rows from when to when a CRNN hears a species within its windows"),
+    "strong": ("switch", False, "onset and offset within a window (CRNN only)"),
     "format": ("names", ["raven", "csv"], "of raven, audacity, csv, parquet"),
-    "processes": ("count", 0, "that listen at once; 0: one for each core"),
+    "processes": ("count", 0, "number of worker processes; 0: one per core"),
     "runs": ("text", "runs", "folder that holds the runs"),
 }
 

@@ -25,7 +25,7 @@ def table(scene: PlacedScene, most: int = _MOST_ROWS) -> str:
 
     A duration that is not measured yet has a '~' before it.
     """
-    rows: list[tuple[str, ...]] = [("onset", "end", "event", "species", "sound", "loudness", "from where")]
+    rows: list[tuple[str, ...]] = [("onset", "end", "event", "species", "sound", "loudness", "direction")]
     rows += [_event(one) for one in scene.events[:most]]
     lines = [f"{clock(scene.duration_s)} at {scene.rate_hz} Hz, seed {scene.seed}"]
     lines += aligned(rows) if scene.events else ["no birds"]

@@ -1,4 +1,4 @@
-"""What can be configured of space: from where a scene is heard, and from where a recording's birds are."""
+"""What can be configured of space: how a scene is rendered, and how bearings are estimated."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SpaceConfig:
 
 @dataclass
 class BearingsConfig:
-    """from where birds are heard in first-order ambisonics: labels, azigrams, a sound for each direction"""
+    """the bearings of birds in first-order ambisonics: labels, azigrams, a sound for each direction"""
 
     recordings: str = "recordings"  # a folder, or one file, of four channels
     labels: Text = None  # of whose boxes the bearings are asked; null: beside the recordings, else none

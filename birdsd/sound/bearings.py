@@ -1,4 +1,4 @@
-"""From where birds are heard in first-order ambisonics: for every box of a label table, or, where there is
+"""Bearings of birds in first-order ambisonics: for every box of a label table, or, where there is
 none, for whatever stands out. Sound that comes from nowhere gets no bearing."""
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ FORMATS = ("raven", "audacity", "csv", "parquet")
 @dataclass(frozen=True)
 class ClassifySettings:
     """What decides the result. `threshold` holds for every species; None: each has its own, found on
-    validation recordings. `strong`: from when to when, by the frames of a CRNN."""
+    validation recordings. `strong`: with onsets and offsets, by the frames of a CRNN."""
 
     overlap: float = 0.5
     threshold: float | None = None

@@ -1,4 +1,4 @@
-"""From scores of windows, or of frames, to what is heard from when to when."""
+"""From scores of windows, or of frames, to detections with onset and offset."""
 
 from __future__ import annotations
 

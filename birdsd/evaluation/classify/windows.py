@@ -34,7 +34,7 @@ class Windows:
         if not 0 <= self.overlap < 1:
             raise UserError(
                 f"overlap={self.overlap:g}",
-                "it is the share of a window that the next one hears again, from 0 to below 1",
+                "it is the fraction by which consecutive windows overlap, from 0 to below 1",
                 "overlap=0.5",
             )
 

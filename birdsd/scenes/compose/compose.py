@@ -254,8 +254,8 @@ def _nowhere(placed: PlacedScene) -> list[str]:
         return []
     said = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
     return [
-        f"nothing says from where {said} is heard: straight ahead, and {AHEAD.distance_m:g} m away where no "
-        "distance is said"
+        f"no direction was given for {said}: placed straight ahead, {AHEAD.distance_m:g} m away unless a "
+        "distance was given"
     ]
 
 

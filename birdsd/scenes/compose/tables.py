@@ -231,7 +231,7 @@ def came_out_text(done: Composed) -> str:
     if done.from_where:
         ordered = sorted(done.came_out, key=lambda e: (e.onset_s, e.key))
         places = [_place(done.from_where[one.key]) for one in ordered]
-        rows = [(*row, place) for row, place in zip(rows, ("from where", *places), strict=True)]
+        rows = [(*row, place) for row, place in zip(rows, ("direction", *places), strict=True)]
     lines = table(rows, left=range(len(rows[0])))
     return "\n".join([*lines, *(f"note: {note}" for note in done.notes)])
 

@@ -159,7 +159,7 @@ def _only_a_background(one: Clause) -> None:
         name = one.backgrounds[0].environment if one.backgrounds else "silence"
         raise UserError(
             f"'{wrong}' cannot be said of {name}",
-            "of a background one says how loud it is and from when to when it is heard",
+            "a background takes a loudness, a beginning and an end",
             "say it of a bird, or leave it out",
         )
 
@@ -248,7 +248,7 @@ def _events(
 
 
 def _common(builder: _Builder, one: Clause, group: Group, at: int) -> dict[str, Any]:
-    """How many, which individual, and from where."""
+    """How many, which individual, and its direction."""
     beside = any(other.species == one.species for other in group.birds[:at])
     first = builder.next_voice.get(one.species, 0)
     individual = first if one.individual == "another" or (beside and not one.individual) else 0

@@ -1,4 +1,4 @@
-"""What may be said of a bird or a background: when, how often, how loud, in which place, from where."""
+"""What may be said of a bird or a background: when, how often, how loud, where, in which direction."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ def _times(event: Event, usual: bool) -> str:
 
 
 def _space(event: Event) -> str:
-    """From where."""
+    """Direction and distance."""
     found = []
     bearing = event.bearing_deg
     end = event.bearing_end_deg

@@ -1,1 +1,1 @@
-"""Scenes that come from somewhere: stereo, ambisonics and arrays, and labels that say from where."""
+"""Scenes that come from somewhere: stereo, ambisonics and arrays, and labels with their bearings."""
