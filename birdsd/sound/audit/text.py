@@ -50,8 +50,8 @@ def _table(result: AuditResult) -> Iterator[str]:
         label = f"{low / 1000:g}-{high / 1000:g} kHz"
         yield row(label, [_db(s.bands_db[number]) for s in rows], str(rows[0].bands_count[number]))
     yield row("fast trills (20-100/s)", [_db(s.trills_db) for s in rows], str(rows[0].trills_count))
-    yield row("phase: its picture again", [_db(s.picture_db) for s in rows])
-    yield row("  start, iterations", [codec.phase_note or "-" for codec in result.codecs])
+    yield row("spectral convergence", [_db(s.picture_db) for s in rows])
+    yield row("  phases, iterations", [codec.phase_note or "-" for codec in result.codecs])
     yield row("waveform", [_db(s.waveform_db) for s in rows])
     yield row("loudness error", [f"{s.loudness_error_db:.1f} dB" for s in rows])
     yield row("energy below its band", [f"{100 * s.below_band_share:.1f} %" for s in rows])

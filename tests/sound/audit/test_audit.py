@@ -105,9 +105,9 @@ def test_the_audit_shows_what_becomes_of_the_phase(folder):
     assert integrated.picture_db < random.picture_db - 5
     assert kept.picture_db < -30
     rows = {line[:26].strip(): line[26:] for line in audit_text(result).splitlines()}
-    assert f"{integrated.picture_db:.1f}" in rows["phase: its picture again"]
-    assert "kept" in rows["start, iterations"] and "pghi, 8" in rows["start, iterations"]
-    assert "random, 8" in rows["start, iterations"] and f"{kept.waveform_db:.1f}" in rows["waveform"]
+    assert f"{integrated.picture_db:.1f}" in rows["spectral convergence"]
+    assert "kept" in rows["phases, iterations"] and "pghi, 8" in rows["phases, iterations"]
+    assert "random, 8" in rows["phases, iterations"] and f"{kept.waveform_db:.1f}" in rows["waveform"]
     assert result.to_json()["codecs"][0]["waveform_db"] == kept.waveform_db
     assert "codec=birdsong-phase has the phase in its images, too" in audit_text(result)
 
