@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from birdsd.evaluation.judges.labels import names_of_one_species
 from birdsd.jobs_api import Outcome
 from birdsd.runs.share import ArrayShare
 from birdsd.schema import PrepareConfig
@@ -27,7 +28,9 @@ def run(config: PrepareConfig) -> Outcome:
         "shards_present": report.present,
         "nothing_to_do": report.nothing_to_do,
     }
-    if not report.finished:
+    if report.finished:
+        facts["names_of_one_species"] = names_of_one_species(facts["species"])
+    else:
         state = f"{report.present} of {report.total} shards exist; other parts are still working"
         return Outcome(f"{report.folder}: part {part} wrote {report.written} shards; {state}", facts)
     return Outcome("\n".join(_lines(report, facts, config)), facts)
@@ -44,6 +47,11 @@ def _lines(report: PrepareReport, facts: dict[str, Any], config: PrepareConfig) 
         for split, of in facts["splits"].items()
     ]
     lines += ["", *species_table(facts)]
+    lines += [
+        f"one species to BirdNET, but counted as {len(names)}: {', '.join(names)}; give their recordings one "
+        "name, or both names in one cell ('Black Phoebe (Sayornis nigricans)')"
+        for names in facts["names_of_one_species"]
+    ]
     if count := facts["problems"]:
         lines += ["", f"left out or noted: {count}, with the reasons in {report.folder / 'problems.json'}"]
         lines += [f"  {entry['path']}: {entry['reason']}" for entry in facts["problem_list"][:10]]

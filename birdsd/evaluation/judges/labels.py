@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from birdsd.errors import UserError
 from birdsd.evaluation.judges import birdnet
@@ -13,11 +13,27 @@ from birdsd.sound.species.names import read_names
 def birdnet_label() -> Callable[[str], str]:
     """What gives a species its label: BirdNET's own where it is installed and knows the species, else what
     the name itself says of both; a name that says one of them stays as it is."""
-    try:
-        judge: Judge | None = birdnet.find_judge()
-    except UserError:
-        judge = None
+    judge = _birdnet()
     return lambda species: label_of(species, judge)
+
+
+def names_of_one_species(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Groups of `names` that are one species to BirdNET ('Black Phoebe', 'Sayornis nigricans'), each and all
+    sorted; none where it is not installed."""
+    judge = _birdnet()
+    groups: dict[int, list[str]] = {}
+    for name in sorted(set(names)):
+        number = judge.class_of(name) if judge is not None else None
+        if number is not None:
+            groups.setdefault(number, []).append(name)
+    return sorted(tuple(group) for group in groups.values() if len(group) > 1)
+
+
+def _birdnet() -> Judge | None:
+    try:
+        return birdnet.find_judge()
+    except UserError:
+        return None
 
 
 def label_of(species: str, judge: Judge | None) -> str:
