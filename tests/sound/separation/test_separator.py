@@ -134,6 +134,22 @@ def test_the_same_seed_gives_the_same_bytes():
     assert made[0] == made[1]
 
 
+@pytest.mark.parametrize("seed", [3, 7])
+def test_pcnmf_takes_the_bird_for_the_bird_where_a_single_random_start_takes_the_noise(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+):
+    sound = mixed()
+    wanted = Wanted("pcnmf", bases=8, depth=3, seed=seed)
+
+    def gain_db() -> float:
+        stems = stems_of(fit(of_sound(sound, GRID), wanted).separator, sound)
+        return improvement_db(stems[0, 0], BIRD, sound)
+
+    assert gain_db() > 2
+    monkeypatch.setattr("birdsd.sound.separation.fit.STARTS", 1)
+    assert gain_db() < 0
+
+
 def test_two_groups_can_be_turned_over_by_hand():
     sound = mixed()
     wanted = Wanted("pcnmf", bases=8, depth=3)
