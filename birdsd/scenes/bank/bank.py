@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -101,12 +102,9 @@ class Bank:
         return max(lengths, default=None)
 
     def clip(self, wanted: Wanted) -> EventClip:
-        """The song for what is wanted: the same voice gives the same individual, its takes in turn."""
-        kinds = [
-            kind
-            for kind in self._clips
-            if kind[0] == wanted.species and (not wanted.sound_type or kind[1] == wanted.sound_type)
-        ]
+        """The song for what is wanted: the same voice gives the same individual, its takes in turn. After
+        songs that were refused: the individual's other takes, then those of the individuals behind it."""
+        kinds = self._kinds(wanted)
         if not kinds:
             for_split = f" for {self.split}" if self.split else ""
             asked = (
@@ -118,10 +116,29 @@ class Bank:
                 "ask for one of these, or make more with `birdsd run bank`",
             )
         voices = sorted((kind, voice) for kind in kinds for voice in self._clips[kind])
-        kind, voice = voices[wanted.voice_seed % len(voices)]
-        takes = sorted(self._clips[kind][voice], key=lambda told: told["name"])
-        told = takes[wanted.take % len(takes)]
-        return EventClip.from_json(told["clip"], self._sound(told["name"], told["sha256"]))
+        further, left = 0, wanted.refused
+        while True:
+            kind, voice = voices[(wanted.voice_seed + further) % len(voices)]
+            takes = sorted(self._clips[kind][voice], key=lambda told: told["name"])
+            if left < len(takes):
+                break
+            further, left = further + 1, left - len(takes)
+        told = takes[(wanted.take + left) % len(takes)]
+        clip = EventClip.from_json(told["clip"], self._sound(told["name"], told["sha256"]))
+        return replace(clip, another=further) if further else clip
+
+    def _kinds(self, wanted: Wanted) -> list[tuple[str, str]]:
+        return [
+            kind
+            for kind in self._clips
+            if kind[0] == wanted.species and (not wanted.sound_type or kind[1] == wanted.sound_type)
+        ]
+
+    def further(self, wanted: Wanted, clip: EventClip, most: int) -> Wanted | None:
+        """What to ask for once `clip` was not heard in the mix; None after `most` songs, or all there are."""
+        songs = sum(len(takes) for kind in self._kinds(wanted) for takes in self._clips[kind].values())
+        refused = wanted.refused + 1
+        return replace(wanted, refused=refused) if refused < min(most, songs) else None
 
     def clips(self, wanted: list[Wanted]) -> dict[str, EventClip]:
         """A song for each, by its key."""

@@ -42,6 +42,7 @@ class EventClip:
     verdict: EventVerdict
     measured: Measured | None
     samples: np.ndarray = field(repr=False, compare=False)
+    another: int = 0  # so many individuals further than the one that was asked for
 
     @property
     def came_out(self) -> bool:
@@ -68,7 +69,8 @@ class EventClip:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A song that is asked for. Same `voice_seed`: same individual; `take` counts its songs from 0."""
+    """A song that is asked for. Same `voice_seed`: same individual; `take` counts its songs from 0.
+    `refused`: so many songs were made or taken for it already, and were not heard in the mix."""
 
     key: str
     species: str
@@ -76,3 +78,4 @@ class Wanted:
     prompt: str
     voice_seed: int
     take: int = 0
+    refused: int = 0

@@ -33,6 +33,8 @@ _COLUMNS = (
     "gate",
     "seed",
     "number",
+    "heard",
+    "unheard",
 )
 
 
@@ -156,6 +158,8 @@ def _row(sound: Path, name: str, labels: Mapping[str, Any], told: Mapping[str, A
         "gate": labels["gate"],
         "seed": told["scene"]["seed"],
         "number": told.get("number", 0),
+        "heard": sum(one.get("mix_heard") is True for one in labels["came_out"]),
+        "unheard": sum(one.get("mix_heard") is False for one in labels["came_out"]),
     }
 
 

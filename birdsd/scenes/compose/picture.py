@@ -68,7 +68,7 @@ def draw_scene(done: Composed, sound: Path, path: Path) -> None:
         colour = _COLOURS[species.index(one.species) % len(_COLOURS)]
         box = _box(one, columns, done.duration_s, nyquist)
         draw.rectangle(box, outline=colour, width=2)
-        text = one.species if one.verified else f"{one.species} ?"
+        text = one.species if one.verified and one.mix_heard is not False else f"{one.species} ?"
         at = (box[0], max(_AXIS, box[1] - 12))
         if ends.get(at[1], -1.0) < at[0]:  # no name over another
             end = at[0] + draw.textlength(text)

@@ -31,6 +31,9 @@ class Songs(Protocol):
     def clips(self, wanted: list[Wanted]) -> dict[str, EventClip]:
         """A song for each, by its key; those that did not come out too."""
 
+    def further(self, wanted: Wanted, clip: EventClip, most: int) -> Wanted | None:
+        """What to ask for next, where `clip` is not heard in the mix; None after `most` songs, or all."""
+
     def shortest_s(self) -> float:
         """About how short a song may be."""
 
@@ -50,9 +53,11 @@ class Song:
         return self.measured.duration_s
 
 
-def wanted_of(event: PlacedEvent) -> Wanted:
-    """What a placed event asks of a bank or a model."""
-    return Wanted(event.key, event.species, event.sound_type, event.prompt, event.voice_seed, event.take)
+def wanted_of(event: PlacedEvent, refused: int = 0) -> Wanted:
+    """What a placed event asks of a bank or a model, after so many songs that were not heard in the mix."""
+    return Wanted(
+        event.key, event.species, event.sound_type, event.prompt, event.voice_seed, event.take, refused
+    )
 
 
 def song_of(event: PlacedEvent, clip: EventClip, rate_hz: int, spool: Spool) -> Song | None:

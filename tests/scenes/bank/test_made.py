@@ -65,3 +65,15 @@ def test_a_song_is_a_function_of_voice_and_take_alone(model):
     alone = maker(model, gate).clips([wanted("x", 8)])["x"]
     assert np.abs(both["b"].samples - alone.samples).max() < 1e-3
     assert both["a"].origin.seed != both["c"].origin.seed != both["b"].origin.seed
+
+
+def test_what_was_refused_in_the_mix_is_not_made_again(model):
+    gate = Stubborn(1)
+    first = maker(model, gate).clips([wanted("e0")])["e0"]
+    assert first.origin.tries == 2
+    following = maker(model, gate).further(wanted("e0"), first, 4)
+    assert following is not None and following.refused == 2
+    second = maker(model, gate).clips([following, wanted("e1", 8)])
+    assert second["e0"].origin.seed == try_seed(7, 0, 2) and second["e0"].origin.tries == 3
+    assert second["e1"].origin.seed == try_seed(8, 0, 0), "the others begin with their first"
+    assert maker(model, gate).further(following, second["e0"], 3) is None, "after three songs"
