@@ -97,7 +97,18 @@ def _of_songs(job: str, settled: Any) -> Iterator[tuple[str, str]]:
     if job == "scene" and settled.layout != "array":
         yield "space.recorders", "only layout=array has recorders"
     if job == "scene" and settled.recipe:
-        kept = ("confirm", "seed", "count", "part", "split", "format", "stems", "picture", "layout", *_OF_SPACE)
+        kept = (
+            "confirm",
+            "seed",
+            "count",
+            "part",
+            "split",
+            "format",
+            "stems",
+            "picture",
+            "layout",
+            *_OF_SPACE,
+        )
         yield from ((key, "recipe= says it") for key in (*_OF_SONGS, *kept))
 
 

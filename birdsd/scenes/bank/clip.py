@@ -9,6 +9,7 @@ import numpy as np
 
 from birdsd.scenes.bank.gate import EventVerdict
 from birdsd.scenes.heard.boundaries import Measured
+from birdsd.scenes.heard.ratio import Strength
 
 GENERATED, RECORDED = "generated", "recorded"
 
@@ -43,6 +44,7 @@ class EventClip:
     measured: Measured | None
     samples: np.ndarray = field(repr=False, compare=False)
     another: int = 0  # so many individuals further than the one that was asked for
+    strength: Strength | None = field(default=None, repr=False, compare=False)  # where it is known already
 
     @property
     def came_out(self) -> bool:
