@@ -28,6 +28,7 @@ from birdsd.sound.labels.audacity import audacity_text
 from birdsd.sound.labels.raven import raven_text
 from birdsd.sound.species.names import clean_name
 
+FOLDER = "tables"
 AUDIBLE = 0.2  # of an event's frames at least as strong as the background, for it to count as audible
 
 
@@ -36,7 +37,7 @@ def write_tables(done: Composed, folder: Path, sound: str) -> None:
     whom to name. Of a space also its conventions, DCASE SELD, and what belongs to an array."""
     from birdsd.sound.audio.recordings import NOT_RECORDINGS
 
-    tables = folder / "tables"
+    tables = folder / FOLDER
     files = recorder_files(done.space, folder, done.name) if done.space else []
     for number, path in enumerate(files):
         rows = [_delayed(one, done.from_where[one.key], number, done.duration_s) for one in done.came_out]

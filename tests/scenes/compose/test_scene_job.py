@@ -298,6 +298,37 @@ def test_a_full_disk_ends_the_batch_and_the_same_command_goes_on(stage, tmp_path
     assert len(run(stage, tmp_path, **settings).facts["made"]) == 4
 
 
+def test_a_scene_is_on_the_disk_before_it_is_published(stage, tmp_path, monkeypatch):
+    """And where the disk has no room for it after all, nothing is published."""
+    from birdsd import files
+    from birdsd.scenes.compose import batch
+
+    waited: list[str] = []
+
+    def waiting(paths):
+        waited.extend(path.name for path in paths)
+        assert not list((tmp_path / "one").glob("*/labels.json")), "published too early"
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(batch, "fsync_all", waiting)
+    with pytest.raises(UserError, match="disk is full"):
+        run(stage, tmp_path / "one", prompt=PROSE)
+    assert not list((tmp_path / "one").glob("*/labels.json")) and not list(
+        (tmp_path / "one").glob(".writing-*")
+    )
+    assert {"labels.json", "recipe.json", "stems", "tables"} <= set(waited)
+    assert sum(name.endswith(".flac") for name in waited) == 6, "the mix, three events and two backgrounds"
+    monkeypatch.undo()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(UserError, match="disk is full"):
+        run(stage, tmp_path / "two", prompt=PROSE)
+    assert not list((tmp_path / "two").glob("*/labels.json"))
+
+
 def test_prepare_takes_the_scenes_back_as_labelled_recordings_and_knows_that_they_are_generated(many):
     found = load_recordings(many)
     assert len(found.recordings) == 12 and not found.unlabelled
