@@ -138,8 +138,16 @@ def _parts(plan: list[tuple[Path, float, float]], rate_hz: int) -> Iterator[np.n
         yield part * np.float32(10 ** (gain_db / 20))
 
 
-@lru_cache(maxsize=4096)
 def _length_s(path: Path) -> float:
+    try:
+        state = path.stat()
+    except OSError:
+        return probe(path).duration_s  # which says what is wrong with it
+    return _probed_s(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _probed_s(path: Path, size: int, changed_ns: int) -> float:
     return probe(path).duration_s
 
 
