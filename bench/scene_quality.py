@@ -1,10 +1,11 @@
 """What a folder of scenes is worth, measured by ears and detectors that had no part in making it.
 
-python -m bench.scene_quality SCENES --bank BANK [--judge FOLDER] [--json FILE]
+python -m bench.scene_quality SCENES --bank BANK [--judge FOLDER] [--shift-s 0.7] [--json FILE]
 
 - the order of the events, and whether the judge hears each species where its label is (the best of the bank's
   species in the 3 s around the label), beside what it says of the same songs alone: no label can be heard
-  more often than its song. `--judge`: another than the one that let the songs into the bank;
+  more often than its song. `--judge`: another than the one that let the songs into the bank, and with
+  confirm=mix decided what stays in the mix; `--shift-s`: other windows than that one listened to;
 - boundaries against a detector of its own kind (Hilbert envelope of the stem, hysteresis of 20 and 25 dB), as
   event F1 with collars of 200 ms;
 - the SNR in the event's band, filtered anew, against the one asked for;
@@ -69,6 +70,8 @@ class Tally:
     scenes: int = 0
     in_order: int = 0
     left_out: int = 0
+    shift_s: float = 0.0
+    confirmed: list[bool] = field(default_factory=list)  # of those that the scene's own judge could tell
     at_label: list[tuple[bool, float]] = field(default_factory=list)
     alone: list[tuple[bool, float]] = field(default_factory=list)
     snrs_db: list[float] = field(default_factory=list)  # one for each of at_label; NaN against silence
@@ -86,6 +89,10 @@ class Tally:
         return [
             ("scenes; events; left out", f"{self.scenes}; {self.labels}; {self.left_out}"),
             ("order as asked for", f"{self.in_order} of {self.scenes}"),
+            (
+                "confirmed in the mix by the scenes' own judge",
+                f"{sum(self.confirmed)} of {len(self.confirmed)}",
+            ),
             ("heard at its label, best of the bank's species", heard),
             *(
                 (f"... {low} to {low + 6} dB SNR", told)
@@ -116,12 +123,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("scenes", type=Path)
     parser.add_argument("--bank", type=Path, required=True, help="that the songs came from")
     parser.add_argument("--judge", help="a judge's folder or name (default: BirdNET)")
+    parser.add_argument("--shift-s", type=float, default=0.0, help="of the windows, to and fro by turns")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     clips = [json.loads(path.read_text()) for path in sorted((options.bank / "clips").glob("*.json"))]
     names = {one["clip"]["id"]: one["name"] for one in clips}
     ear = Ear(find_judge(options.judge), options.bank, sorted({one["clip"]["species"] for one in clips}))
-    tally = Tally()
+    tally = Tally(shift_s=options.shift_s)
     for place in sorted(options.scenes.glob("*/labels.json")):
         measure(place.parent, json.loads(place.read_text()), ear, names, tally)
     if not tally.scenes:
@@ -160,8 +168,11 @@ def measure(folder: Path, labels: dict[str, Any], ear: Ear, names: dict[str, str
         _snr(one, stem, under[: len(mix)], first, end, rate_hz, tally)
         _boundaries(stem, int(one["start"]), first, end, rate_hz, tally)
         size = 3 * rate_hz
-        begin = max(0, min((first + end) // 2 - size // 2, len(mix) - size))
+        shift = round(tally.shift_s * rate_hz) * (1 if len(tally.at_label) % 2 else -1)
+        begin = max(0, min((first + end) // 2 - size // 2 + shift, len(mix) - size))
         tally.at_label.append(ear.hears(mix[begin : begin + size], rate_hz, one["species"]))
+        if one.get("mix_heard") is not None:
+            tally.confirmed.append(one["mix_heard"])
         tally.snrs_db.append(math.nan if one["snr_db"] is None else float(one["snr_db"]))
         tally.alone.append(ear.hears_song(one["clip"], names[one["clip"]], one["species"]))
 

@@ -11,7 +11,7 @@ import platform
 import re
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -24,6 +24,7 @@ except ImportError:  # not a Unix
     fcntl = None  # type: ignore[assignment]
 
 _HOST = re.sub(r"\W+", "_", platform.node())[:40]
+_WAITING = 8  # files that are waited for at once
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -174,6 +175,22 @@ def fsync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def fsync_all(paths: Iterable[Path]) -> None:
+    """Wait until all these files and folders are on the disk: at once, for it writes many as fast as one."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(_WAITING) as waiting:
+        list(waiting.map(_fsync, paths))
+
+
+def _fsync(path: Path) -> None:
+    if path.is_dir():
+        fsync_folder(path)
+        return
+    with open(path, "rb") as stream:
+        os.fsync(stream.fileno())
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` atomically, as UTF-8."""
     with atomic_write(path, "w") as stream:
@@ -182,7 +199,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write `value` atomically as indented JSON with a trailing newline."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: object) -> str:
+    """Indented JSON with a trailing newline."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_json(path: Path, what: str = "file") -> Any:

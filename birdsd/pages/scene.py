@@ -99,7 +99,7 @@ def _box(scene: SceneFolder, one: Mapping[str, Any], duration_s: float, nyquist_
     return {
         "left": left, "width": max(right - left, 0.002), "bottom": low, "height": max(high - low, 0.01),
         "at": one["onset_s"], "to": one["offset_s"], "species": one["species"],
-        "sure": one["confirmed"] is True, "under": high > 0.88,
+        "sure": one["confirmed"] is True and one.get("mix_heard") is not False, "under": high > 0.88,
         "colour": scene.species.index(one["species"]) % _COLOURS + 1,
     }  # fmt: skip
 

@@ -82,11 +82,13 @@ def _of_songs(job: str, settled: Any) -> Iterator[tuple[str, str]]:
     there = settled.recordings if job == "bank" else settled.bank and not settled.run
     if there:
         why = "songs are cut out of recordings" if job == "bank" else "all songs come from the bank"
-        yield from ((key, why) for key in _OF_SONGS)
+        # In a scene a judge listens to the mix, and with confirm=mix songs of a bank are tried too.
+        used = () if job == "bank" else ("judge", *(("tries",) if settled.confirm == "mix" else ()))
+        yield from ((key, why) for key in _OF_SONGS if key not in used)
     if job == "bank" and not settled.recordings:
         yield "rate_hz", "a model's songs have the rate of its codec"
     if job == "scene" and (settled.prompts or settled.way == "canvas"):
-        on_canvas = ("tries", "split", "stems", "layout", *_OF_SPACE)
+        on_canvas = ("tries", "confirm", "split", "stems", "layout", *_OF_SPACE)
         yield from ((key, "on a canvas there are no single songs") for key in on_canvas)
     if job == "scene" and not settled.prompts and not settled.recipe:
         yield "moving", "only an animation (prompts=) moves"
@@ -95,7 +97,18 @@ def _of_songs(job: str, settled: Any) -> Iterator[tuple[str, str]]:
     if job == "scene" and settled.layout != "array":
         yield "space.recorders", "only layout=array has recorders"
     if job == "scene" and settled.recipe:
-        kept = ("seed", "count", "part", "split", "format", "stems", "picture", "layout", *_OF_SPACE)
+        kept = (
+            "confirm",
+            "seed",
+            "count",
+            "part",
+            "split",
+            "format",
+            "stems",
+            "picture",
+            "layout",
+            *_OF_SPACE,
+        )
         yield from ((key, "recipe= says it") for key in (*_OF_SONGS, *kept))
 
 

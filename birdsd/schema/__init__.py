@@ -411,6 +411,7 @@ class SceneConfig(SongsConfig):
     distribution: Text = None  # YAML: what to draw scenes from
     recipe: Text = None  # the JSON beside a scene: makes that scene again
     count: int = 1  # scenes; number k depends on the seed and k alone
+    confirm: str = "song"  # by the judge, alone; mix: what is not heard there is swapped, then left out
     loop: bool = False  # the end of the scene goes on with its beginning
     way: str = "events"  # on a background; canvas: in one latent, whose labels say what was asked for
     prompts: list[str] = field(default_factory=list)  # an animation from prompt to prompt

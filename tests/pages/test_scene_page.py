@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -49,6 +50,21 @@ def test_the_table_tells_what_nobody_confirmed_and_what_is_left_out(tmp_path: Pa
     assert "Synthetic High song 1.002.00 2–4 6.0 Fake judge 0.90" in words
     assert "nobody" in words
     assert "left out: not confirmed in 4 tries" in words and "-33 dBFS" in words
+
+
+def test_what_is_not_heard_in_the_mix_is_said_and_marked(tmp_path: Path) -> None:
+    folder = scene_folder(tmp_path / "evening")
+    labels = json.loads((folder / "labels.json").read_text())
+    sure = [one["confirmed"] is True for one in sorted(labels["came_out"], key=lambda one: one["onset_s"])]
+    for heard in (True, False):
+        for one in labels["came_out"]:
+            one["mix_heard"] = heard
+        (folder / "labels.json").write_text(json.dumps(labels))
+        words = "".join(_Checker(str(scene_table(SceneFolder(folder)))).text)
+        assert words.count("not in the mix") == (0 if heard else len(sure))
+        drawn = re.findall(r"<button.*?</button>", str(scene_figure(SceneFolder(folder), "a scene")))
+        marked = [box.endswith(" ?</span></button>") for box in drawn]
+        assert marked == [not (one and heard) for one in sure] and any(sure)
 
 
 def test_names_in_a_scene_stay_text(tmp_path: Path) -> None:

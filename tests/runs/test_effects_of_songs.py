@@ -12,6 +12,11 @@ from birdsd.runs.effects import without_effect
     ("job", "words", "told"),
     [
         ("scene", ["bank=b", "prompt=x", "steps=9"], ["steps=9"]),
+        ("scene", ["bank=b", "prompt=x", "judge=none"], []),  # of the mix
+        ("scene", ["bank=b", "prompt=x", "tries=9"], ["tries=9"]),
+        ("scene", ["bank=b", "prompt=x", "tries=9", "confirm=mix"], []),
+        ("scene", ["run=R", "way=canvas", "prompt=x", "confirm=mix"], ["confirm=mix"]),
+        ("scene", ["recipe=r.json", "confirm=mix"], ["confirm=mix"]),
         ("separate", ["x.wav", "free=3", "turned=true"], ["free=3", "turned=true"]),
         ("separate", ["x.wav", "method=gate", "bases=3", "domain=decibel"], ["domain=decibel", "bases=3"]),
         ("separate", ["x.wav", "learn.bird=b", "free=3", "adapt=0.1", "domain=decibel"], []),

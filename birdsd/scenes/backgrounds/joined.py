@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 
 
+@lru_cache(maxsize=8)
 def rising(samples: int) -> np.ndarray:
-    """float32 [samples]: sin from 0 to 1; with its mirror image the powers add up to 1."""
+    """float32 [samples], not to be changed: sin from 0 to 1; with its mirror image the powers add up to 1."""
     return np.sin(0.5 * np.pi * (np.arange(samples) + 0.5) / max(1, samples)).astype(np.float32)
 
 
@@ -43,7 +45,10 @@ def joined(parts: Iterator[np.ndarray], fade: int, samples: int) -> Iterator[np.
 def faded_in_out(samples: np.ndarray, start: int, total: int, fade_in: int, fade_out: int) -> np.ndarray:
     """`samples`, [n] or [n, channels], are those from `start` on of a piece of `total`: its fades on them, at
     equal power."""
-    place = np.arange(start, start + len(samples))
+    end = start + len(samples)
+    if (not fade_in or start >= fade_in) and (not fade_out or end <= total - fade_out):
+        return samples
+    place = np.arange(start, end)
     gain = np.ones(len(samples), np.float32)
     if fade_in:
         gain *= np.sin(0.5 * np.pi * np.clip((place + 0.5) / fade_in, 0, 1)).astype(np.float32)

@@ -43,6 +43,7 @@ class Pool:
     def __init__(self, folder: Path, split: str = "") -> None:
         self._pool, self.split = EnvironmentPool(folder), split
         self.folder = Path(folder)
+        self._files: dict[str, list[Path]] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -56,6 +57,11 @@ class Pool:
 
     def files(self, environment: str) -> list[Path]:
         """The files that may be used for an environment, in a fixed order. `UserError` for an unknown one."""
+        if environment not in self._files:
+            self._files[environment] = self._usable(environment)
+        return self._files[environment]
+
+    def _usable(self, environment: str) -> list[Path]:
         if environment not in self.names:
             raise unknown_name("environment of the pool", environment, self.names)
         files = sorted(self._pool.files(environment), key=lambda path: path.name)
@@ -106,7 +112,7 @@ def _plan(files: list[Path], duration_s: float, seed: int | None) -> Iterator[tu
         if len(order) > 1 and order[0] == last:
             order = [*order[1:], order[0]]
         for at, path in enumerate(order):
-            length_s = probe(path).duration_s
+            length_s = _length_s(path)
             start_s = 0.0
             if seed is not None and turn == 0 and at == 0:
                 # Somewhere in the first file, with enough of it left to be worth it.
@@ -130,6 +136,19 @@ def _parts(plan: list[tuple[Path, float, float]], rate_hz: int) -> Iterator[np.n
         # A pause in a recording stays one: nobody wants to hear its recorder's hiss at full level.
         gain_db = min(_LEVEL_DB - level_db, _MOST_DB) if np.isfinite(level_db) else 0.0
         yield part * np.float32(10 ** (gain_db / 20))
+
+
+def _length_s(path: Path) -> float:
+    try:
+        state = path.stat()
+    except OSError:
+        return probe(path).duration_s  # which says what is wrong with it
+    return _probed_s(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _probed_s(path: Path, size: int, changed_ns: int) -> float:
+    return probe(path).duration_s
 
 
 @lru_cache(maxsize=4096)

@@ -103,9 +103,11 @@ class Spool:
         first = self._samples
         with explained_write(self.path):
             for part in parts:
+                if not len(part):
+                    continue
                 # Parts may be made of what the spool holds, which moves its place.
                 self._file.seek(0, os.SEEK_END)
-                data = memoryview(np.ascontiguousarray(part, dtype="<f4").tobytes())
+                data = np.ascontiguousarray(part, dtype="<f4").view(np.uint8).data
                 while data:
                     data = data[self._file.write(data) :]
                 self._samples += len(part)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from dataclasses import replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ from birdsd.errors import UserError, listed_names
 from birdsd.files import explained_write, fingerprint, read_json, safe_name, write_json
 from birdsd.scenes.bank.clip import EventClip, Wanted
 from birdsd.scenes.bank.split import check_split
+from birdsd.scenes.heard.boundaries import Measured
+from birdsd.scenes.heard.ratio import Strength, strength
 from birdsd.sharing import private_folder, publish
 
 FORMAT = "birdsd-bank/1"
 _HELD = 128  # decoded clips in memory at once
+_KNOWN = 4096  # songs whose strength is
 
 
 class Bank:
@@ -48,6 +52,8 @@ class Bank:
                 "make it with `birdsd run bank`",
             )
         self._sound = lru_cache(maxsize=_HELD)(self._decoded)
+        self._strength = lru_cache(maxsize=_KNOWN)(self._measured)
+        self._voices = lru_cache(maxsize=None)(self._individuals)
 
     @property
     def species(self) -> tuple[str, ...]:
@@ -81,33 +87,39 @@ class Bank:
 
     def shortest_s(self) -> float:
         """The length that 95% of its songs exceed."""
-        lengths = [
-            told["clip"]["measured"]["offset_s"] - told["clip"]["measured"]["onset_s"]
-            for voices in self._clips.values()
-            for takes in voices.values()
-            for told in takes
-        ]
-        return float(np.percentile(lengths, 5))
+        return self._shortest_s
+
+    @cached_property
+    def _shortest_s(self) -> float:
+        return float(np.percentile([length for found in self._lengths_s.values() for length in found], 5))
+
+    @cached_property
+    def _lengths_s(self) -> dict[tuple[str, str], list[float]]:
+        """Of all songs, by (species, sound type)."""
+        return {
+            kind: [
+                told["clip"]["measured"]["offset_s"] - told["clip"]["measured"]["onset_s"]
+                for takes in voices.values()
+                for told in takes
+            ]
+            for kind, voices in self._clips.items()
+        }
 
     def longest_s(self, species: str, sound_type: str = "") -> float | None:
         """The length of the longest song of a kind; None where there is none."""
         lengths = [
-            told["clip"]["measured"]["offset_s"] - told["clip"]["measured"]["onset_s"]
-            for kind, voices in self._clips.items()
-            for takes in voices.values()
-            for told in takes
-            if kind[0] == species and (not sound_type or kind[1] == sound_type)
+            length
+            for kind, found in self._lengths_s.items()
+            if kind[0] == species and sound_type in ("", kind[1])
+            for length in found
         ]
         return max(lengths, default=None)
 
     def clip(self, wanted: Wanted) -> EventClip:
-        """The song for what is wanted: the same voice gives the same individual, its takes in turn."""
-        kinds = [
-            kind
-            for kind in self._clips
-            if kind[0] == wanted.species and (not wanted.sound_type or kind[1] == wanted.sound_type)
-        ]
-        if not kinds:
+        """The song for what is wanted: the same voice gives the same individual, its takes in turn. After
+        songs that were refused: the individual's other takes, then those of the individuals behind it."""
+        voices = self._voices(wanted.species, wanted.sound_type)
+        if not voices:
             for_split = f" for {self.split}" if self.split else ""
             asked = (
                 f"'{wanted.sound_type}' of {wanted.species}" if wanted.sound_type else f"'{wanted.species}'"
@@ -117,11 +129,32 @@ class Bank:
                 f"it has {listed_names(self.species, wanted.species)}",
                 "ask for one of these, or make more with `birdsd run bank`",
             )
-        voices = sorted((kind, voice) for kind in kinds for voice in self._clips[kind])
-        kind, voice = voices[wanted.voice_seed % len(voices)]
-        takes = sorted(self._clips[kind][voice], key=lambda told: told["name"])
-        told = takes[wanted.take % len(takes)]
-        return EventClip.from_json(told["clip"], self._sound(told["name"], told["sha256"]))
+        further, left = 0, wanted.refused
+        while True:
+            takes = voices[(wanted.voice_seed + further) % len(voices)]
+            if left < len(takes):
+                break
+            further, left = further + 1, left - len(takes)
+        told = takes[(wanted.take + left) % len(takes)]
+        file = (told["name"], told["sha256"])
+        clip = EventClip.from_json(told["clip"], self._sound(*file))
+        known = self._strength(*file, clip.measured, clip.rate_hz) if clip.measured else None
+        return replace(clip, another=further, strength=known)
+
+    def _individuals(self, species: str, sound_type: str) -> list[list[dict[str, Any]]]:
+        """The takes of every individual, in a fixed order."""
+        kinds = [kind for kind in self._clips if kind[0] == species and sound_type in ("", kind[1])]
+        found = sorted((kind, voice) for kind in kinds for voice in self._clips[kind])
+        return [sorted(self._clips[kind][voice], key=lambda told: told["name"]) for kind, voice in found]
+
+    def _measured(self, name: str, sha256: str, measured: Measured, rate_hz: int) -> Strength:
+        return strength(self._sound(name, sha256), measured, rate_hz)
+
+    def further(self, wanted: Wanted, clip: EventClip, most: int) -> Wanted | None:
+        """What to ask for once `clip` was not heard in the mix; None after `most` songs, or all there are."""
+        songs = sum(map(len, self._voices(wanted.species, wanted.sound_type)))
+        refused = wanted.refused + 1
+        return replace(wanted, refused=refused) if refused < min(most, songs) else None
 
     def clips(self, wanted: list[Wanted]) -> dict[str, EventClip]:
         """A song for each, by its key."""

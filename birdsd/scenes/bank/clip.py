@@ -9,6 +9,7 @@ import numpy as np
 
 from birdsd.scenes.bank.gate import EventVerdict
 from birdsd.scenes.heard.boundaries import Measured
+from birdsd.scenes.heard.ratio import Strength
 
 GENERATED, RECORDED = "generated", "recorded"
 
@@ -42,6 +43,8 @@ class EventClip:
     verdict: EventVerdict
     measured: Measured | None
     samples: np.ndarray = field(repr=False, compare=False)
+    another: int = 0  # so many individuals further than the one that was asked for
+    strength: Strength | None = field(default=None, repr=False, compare=False)  # where it is known already
 
     @property
     def came_out(self) -> bool:
@@ -68,7 +71,8 @@ class EventClip:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A song that is asked for. Same `voice_seed`: same individual; `take` counts its songs from 0."""
+    """A song that is asked for. Same `voice_seed`: same individual; `take` counts its songs from 0.
+    `refused`: so many songs were made or taken for it already, and were not heard in the mix."""
 
     key: str
     species: str
@@ -76,3 +80,4 @@ class Wanted:
     prompt: str
     voice_seed: int
     take: int = 0
+    refused: int = 0

@@ -32,11 +32,16 @@ class Maker:
     ) -> dict[str, EventClip]:
         """A clip for each, by its key; the best of its tries where none was confirmed.
 
-        A function of what is wanted and the model alone: a try's noise depends on (voice, take, try).
+        A function of what is wanted and the model alone: a try's noise depends on (voice, take, try). Tries
+        that were refused in the mix are not made again.
         """
         found: dict[str, EventClip] = {}
         for number in range(self.tries):
-            left = [one for one in wanted if one.key not in found or not found[one.key].came_out]
+            left = [
+                one
+                for one in wanted
+                if number >= one.refused and (one.key not in found or not found[one.key].came_out)
+            ]
             for at in range(0, len(left), self.request.batch_size):
                 group = left[at : at + self.request.batch_size]
                 for one, clip in zip(group, self._tried(group, number, progress), strict=True):
@@ -46,6 +51,11 @@ class Maker:
         return {
             key: replace(clip, origin=replace(clip.origin, tries=spent[key])) for key, clip in found.items()
         }
+
+    def further(self, wanted: Wanted, clip: EventClip, most: int) -> Wanted | None:
+        """What to ask for once `clip` was not heard in the mix; None after `most` tries, or all it makes."""
+        spent = clip.origin.tries
+        return replace(wanted, refused=spent) if spent < min(most, self.tries) else None
 
     def _tried(
         self, group: Sequence[Wanted], number: int, progress: Callable[[], object] | None

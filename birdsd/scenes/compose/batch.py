@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from birdsd.errors import UserError
-from birdsd.files import explained_write, read_json, write_json, write_text
+from birdsd.files import explained_write, fsync_all, json_text, read_json, write_text
 from birdsd.scenes.compose import picture, recipe, tables
 from birdsd.scenes.compose.compose import Composer, Look
 from birdsd.scenes.compose.record import Composed
@@ -33,6 +33,8 @@ _COLUMNS = (
     "gate",
     "seed",
     "number",
+    "heard",
+    "unheard",
 )
 
 
@@ -96,10 +98,11 @@ class Batch:
             tables.write_tables(done, folder, sound.name)
             if self.look.picture:
                 picture.draw_scene(done, sound, folder / f"{name}.png")
-            write_text(
-                folder / LABELS, json.dumps(done.to_json(), ensure_ascii=False, allow_nan=False) + "\n"
-            )
-            write_json(folder / recipe.NAME, told)
+            labels = json.dumps(done.to_json(), ensure_ascii=False, allow_nan=False)
+            (folder / LABELS).write_text(labels + "\n", encoding="utf-8")
+            (folder / recipe.NAME).write_text(json_text(told), encoding="utf-8")
+            # Tables can be made again from the labels; the rest is on the disk before it is published.
+            fsync_all([folder, *(path for path in folder.rglob("*") if path.parent.name != tables.FOLDER)])
             publish(place, self.out, name)
         return done
 
@@ -156,6 +159,8 @@ def _row(sound: Path, name: str, labels: Mapping[str, Any], told: Mapping[str, A
         "gate": labels["gate"],
         "seed": told["scene"]["seed"],
         "number": told.get("number", 0),
+        "heard": sum(one.get("mix_heard") is True for one in labels["came_out"]),
+        "unheard": sum(one.get("mix_heard") is False for one in labels["came_out"]),
     }
 
 

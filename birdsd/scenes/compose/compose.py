@@ -5,45 +5,36 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from birdsd.errors import UserError
 from birdsd.scenes.backgrounds.birds import BirdCheck
-from birdsd.scenes.backgrounds.looped import goes_round
 from birdsd.scenes.backgrounds.render import Backgrounds, Layer
 from birdsd.scenes.backgrounds.spool import Spool
-from birdsd.scenes.bank.clip import RECORDED, EventClip
-from birdsd.scenes.compose.around import folded, folded_rows
-from birdsd.scenes.compose.licences import licence_of
-from birdsd.scenes.compose.mixdown import FORMATS, Stem, Written, fitting_gain_db, true_peak, write_mix
-from birdsd.scenes.compose.place_and_level import (
-    EventStem,
-    Song,
-    Songs,
-    louder,
-    place,
-    song_of,
-    spaced,
-    wanted_of,
-)
+from birdsd.scenes.bank.clip import RECORDED
+from birdsd.scenes.bank.licences import licence_of
+from birdsd.scenes.compose.around import folded_rows
+from birdsd.scenes.compose.draft import Draft, Drafting
+from birdsd.scenes.compose.mixdown import FORMATS, Written, write_mix
+from birdsd.scenes.compose.place_and_level import EventStem, Song, Songs, louder
 from birdsd.scenes.compose.record import (
     BEYOND,
     DID_NOT_COME_OUT,
+    MIX,
+    NOT_HEARD,
     PLACED,
+    SONG,
     Asked,
     CameOut,
     Composed,
     Trail,
     why_not,
 )
+from birdsd.scenes.heard.in_mix import NOBODY, MixEar
 from birdsd.scenes.placed import PlacedEvent, PlacedScene
 from birdsd.scenes.scene import Scene
-from birdsd.scenes.schedule import solve
 from birdsd.scenes.space.stage import AHEAD, Space
 from birdsd.scenes.space.written import recorder_files
 
 _MOST_OF_FLAC = 8  # channels
-_ROUNDS = 50  # of solving again: each round measures what the one before brought in
 
 
 @dataclass(frozen=True)
@@ -63,7 +54,8 @@ class Look:
 class Composer:
     """Songs, backgrounds, and the rate of scenes that name none. `gate`: who judged the songs; `birds`: who
     hears whether there are birds in the backgrounds, if anybody does; `space`: from where the scene is heard,
-    None for mono."""
+    None for mono; `ear`: who listens to the mix. Where `confirm` is MIX, a song that is not heard there is
+    swapped for the next one, up to `tries`, and then left out."""
 
     songs: Songs
     backgrounds: Backgrounds
@@ -71,95 +63,55 @@ class Composer:
     gate: str
     birds: BirdCheck | None = None
     space: Space | None = None
+    ear: MixEar | None = None
+    confirm: str = SONG
+    tries: int = 1
 
     def compose(self, scene: Scene, name: str, folder: Path, look: Look) -> Composed:
         """Write the sound of a scene into `folder` (see `stem_path`, and NAME.flac), and say what came out.
 
-        A function of the scene, the songs and the backgrounds alone; memory does not grow with its duration.
+        A function of the scene, the songs, the backgrounds and who listens alone; memory does not grow with
+        its duration.
         """
         with Spool(folder / ".spool") as spool:
-            placed, songs, clips = self._sung(scene, spool)
-            rate_hz = placed.rate_hz
-            samples = round(placed.duration_s * rate_hz)
+            draft = Drafting(
+                scene, self.rate_hz, self.songs, self.backgrounds, spool, self.space, self.ear, self.confirm,
+                self.tries,
+            ).settled()  # fmt: skip
+            placed = draft.placed
             done = Composed(
-                name, placed.duration_s, rate_hz,
+                name, placed.duration_s, placed.rate_hz,
                 self.space.layout.channels if self.space else placed.channels,
-                notes=list(placed.notes), gate=self.gate, space=self.space,
+                came_out=draft.came_out, backgrounds=list(placed.backgrounds),
+                notes=[*placed.notes, *draft.notes], gain_db=draft.gain_db, gate=self.gate,
+                ear=self.ear.judge.title if self.ear else NOBODY, confirm=self.confirm,
+                space=self.space, from_where=draft.from_where,
             )  # fmt: skip
-            done.backgrounds = list(placed.backgrounds)
-            layers = self._layers(placed, spool, scene.seed)
-            stems: list[EventStem] = []
-            for event in placed.events:
-                if event.key not in songs:
-                    continue
-                song, asked = songs[event.key], event
-                if self.space is not None and song.heard is not None:
-                    asked = self.space.asked(event, song.heard)
-                    done.from_where[event.key] = song.heard.to_json(self.space)
-                stem, came_out, note = place(asked, song, layers, rate_hz, samples)
-                stems.append(stem)
-                done.came_out.append(replace(came_out, asked_snr_db=event.snr_db))
-                done.notes += [note] if note else []
-            done.asked = _asked(scene, placed, clips, songs)
+            done.asked = _asked(scene, draft)
             done.notes += [
                 f"{one.placed.key} ({one.placed.species}) is left out: {one.why}"
                 for one in done.asked
-                if one.fate == DID_NOT_COME_OUT
+                if one.fate in (DID_NOT_COME_OUT, NOT_HEARD)
             ]
             done.notes += _unrendered(placed) if self.space is None else _nowhere(placed)
+            done.notes += self._unasked(done) if self.confirm == MIX else []
             if self.birds is not None:
-                for number, layer in enumerate(layers):
-                    done.notes += self.birds.notes(f"background{number}", layer, rate_hz)
-            done.trail = _trail(done.came_out, songs, layers, self.backgrounds)
+                for number, layer in enumerate(draft.layers):
+                    done.notes += self.birds.notes(f"background{number}", layer, placed.rate_hz)
+            done.trail = _trail(done.came_out, draft.songs, draft.layers, self.backgrounds)
             # Whether generated sound inherits the terms of what a model learnt from is unsettled: the trail
             # lists them, and only recordings bind the mix.
             done.licence = licence_of(one.licence for one in done.trail if one.kind == RECORDED)
-            _write(done, folder, [*layers, *stems], samples, look, placed.loop)
+            _write(done, folder, draft, look)
             return done
 
-    def _layers(self, placed: PlacedScene, spool: Spool, seed: int) -> list[Layer]:
-        """The backgrounds at their levels; those of a space from everywhere."""
-        rate_hz, loop_s = placed.rate_hz, placed.duration_s if placed.loop else 0.0
-        layers = []
-        for number, told in enumerate(placed.backgrounds):
-            layer = self.backgrounds.layer(told, rate_hz, spool, loop_s)
-            if layer is not None and self.space is not None:
-                seamless = bool(loop_s) and goes_round(told, loop_s)
-                layer = self.space.around(layer, rate_hz, spool, seed, number, seamless)
-            layers += [layer] if layer is not None else []
-        return layers
-
-    def _sung(self, scene: Scene, spool: Spool) -> tuple[PlacedScene, dict[str, Song], dict[str, EventClip]]:
-        """The scene solved with measured songs: those, and every clip that was asked for."""
-        lengths: dict[str, float] = {}
-        songs: dict[str, Song] = {}
-        clips: dict[str, EventClip] = {}
-        # Before a song is measured it counts as short: what would fit must not be left out unheard.
-        typical_s = self.songs.shortest_s()
-        placed = solve(scene, rate_hz=self.rate_hz, typical_s=typical_s, overrun="leave_out")
-        for _ in range(_ROUNDS):
-            new = [event for event in placed.events if event.key in placed.unmeasured]
-            if not new:
-                return placed, songs, clips
-            made = self.songs.clips([wanted_of(event) for event in new])
-            for event in new:
-                # Its sound waits in the spool: memory does not grow with the number of events.
-                clips[event.key] = replace(made[event.key], samples=np.zeros(0, np.float32))
-                song = song_of(event, made[event.key], placed.rate_hz, spool)
-                if song is not None and self.space is not None:
-                    song = spaced(event, song, self.space, placed.rate_hz, spool, scene.seed)
-                if song is not None:
-                    songs[event.key] = song
-                # One that did not come out keeps its place, so that the others keep theirs.
-                lengths[event.key] = song.duration_s if song else event.duration_s
-            placed = solve(
-                scene, rate_hz=self.rate_hz, durations=lengths, typical_s=typical_s, overrun="leave_out"
-            )
-        raise UserError(
-            f"after {_ROUNDS} rounds the scene still asks for further songs",
-            "its repeats do not end",
-            "give them a number (repeat) instead of an end",
-        )
+    def _unasked(self, done: Composed) -> list[str]:
+        """Of whom nobody can say whether they are heard in the mix."""
+        species = sorted({one.species for one in done.came_out if one.mix_heard is None})
+        if not species:
+            return []
+        why = f"{done.ear} does not know" if self.ear else "there is no judge of mixes for"
+        return [f"nobody confirmed in the mix: {why} {', '.join(species)}; kept all the same"]
 
 
 def stem_path(folder: Path, number: int, role: str, label: str, suffix: str) -> Path:
@@ -170,13 +122,10 @@ def stem_path(folder: Path, number: int, role: str, label: str, suffix: str) -> 
     return folder / "stems" / f"{role}{count}_{safe_name(label, 40)}.{suffix}"
 
 
-def _write(
-    done: Composed, folder: Path, stems: list[Layer | EventStem], samples: int, look: Look, loop: bool
-) -> None:
+def _write(done: Composed, folder: Path, draft: Draft, look: Look) -> None:
     """The mix and its stems, turned down together where the mix would not fit."""
-    heard: list[Stem] = [folded(stem, samples) if loop else stem for stem in stems]
-    done.gain_db = fitting_gain_db(true_peak(heard, samples))
-    written = []
+    stems: list[Layer | EventStem] = [*draft.layers, *draft.stems]
+    heard, samples, written = draft.heard(), draft.samples, []
     if look.stems:
         (folder / "stems").mkdir()
     counts = {"background": 0, "event": 0}
@@ -206,7 +155,7 @@ def _write(
         replace(louder(event, done.gain_db), stem=name)
         for event, name in zip(done.came_out, names, strict=True)
     ]
-    if loop:
+    if draft.placed.loop:
         songs = [one for one, stem in zip(heard, stems, strict=True) if isinstance(stem, EventStem)]
         done.came_out = [
             row
@@ -217,16 +166,17 @@ def _write(
         done.notes.append(f"everything was turned down by {-done.gain_db:.1f} dB, so that nothing is cut off")
 
 
-def _asked(
-    scene: Scene, placed: PlacedScene, clips: dict[str, EventClip], songs: dict[str, Song]
-) -> list[Asked]:
+def _asked(scene: Scene, draft: Draft) -> list[Asked]:
     """What was asked for, and what became of each: songs that failed stand where they would have been."""
-    asked = [
-        Asked(event, PLACED)
-        if event.key in songs
-        else Asked(event, DID_NOT_COME_OUT, why_not(clips[event.key]))
-        for event in placed.events
-    ]
+    placed, clips = draft.placed, draft.clips
+    asked = []
+    for event in placed.events:
+        if event.key not in draft.songs:
+            asked.append(Asked(event, DID_NOT_COME_OUT, why_not(clips[event.key])))
+        elif event.key in draft.left_out:
+            asked.append(Asked(event, NOT_HEARD, draft.left_out[event.key]))
+        else:
+            asked.append(Asked(event, PLACED))
     there = {event.key for event in placed.events}
     for key, clip in clips.items():
         if key in there or not any(note.startswith(f"{key} (") for note in placed.notes):

@@ -6,7 +6,6 @@ Everything is read, added and written in blocks: memory does not grow with the s
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -174,8 +173,6 @@ def check_whole(path: Path, samples: int) -> None:
             there = sound.frames
             sound.seek(max(0, there - 4096))
             there = there - 4096 + len(sound.read(4096)) if there >= 4096 else len(sound.read())
-        with open(path, "rb") as stream:
-            os.fsync(stream.fileno())
     except (soundfile.LibsndfileError, OSError) as error:
         raise _cut_short(path) from error
     if there != samples:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import scipy.fft
 import soundfile
 
-from birdsd.files import atomic_write
 from birdsd.scenes.compose.record import CameOut, Composed
 
 HEIGHT, WIDEST, PER_SECOND = 256, 3000, 60
@@ -40,9 +39,12 @@ def levels_of(sound: Path, columns: int) -> tuple[np.ndarray, float]:
             if len(joined) < window:
                 joined = np.pad(joined, (0, window - len(joined)))
             frames = np.lib.stride_tricks.sliding_window_view(joined, window)[::hop]
-            spectrum = np.square(np.abs(np.fft.rfft(frames * taper, axis=1))).astype(np.float32)
+            spectrum = np.square(np.abs(scipy.fft.rfft(frames * taper, axis=1)))
             place = (first - len(tail) + window // 2 + hop * np.arange(len(frames))) * columns // total
-            np.maximum.at(power, np.clip(place, 0, columns - 1), spectrum)
+            place = np.clip(place, 0, columns - 1)
+            starts = np.flatnonzero(np.diff(place, prepend=-1))  # frames of one column lie side by side
+            loudest = np.maximum.reduceat(spectrum, starts, axis=0)
+            power[place[starts]] = np.maximum(power[place[starts]], loudest)
             first += len(block)
             tail = joined[len(joined) - window // 2 :]
     rows = np.linspace(0, power.shape[1], HEIGHT + 1).astype(int)
@@ -68,7 +70,7 @@ def draw_scene(done: Composed, sound: Path, path: Path) -> None:
         colour = _COLOURS[species.index(one.species) % len(_COLOURS)]
         box = _box(one, columns, done.duration_s, nyquist)
         draw.rectangle(box, outline=colour, width=2)
-        text = one.species if one.verified else f"{one.species} ?"
+        text = one.species if one.verified and one.mix_heard is not False else f"{one.species} ?"
         at = (box[0], max(_AXIS, box[1] - 12))
         if ends.get(at[1], -1.0) < at[0]:  # no name over another
             end = at[0] + draw.textlength(text)
@@ -76,10 +78,7 @@ def draw_scene(done: Composed, sound: Path, path: Path) -> None:
             draw.rectangle((at[0], at[1], end + 3, at[1] + 11), fill=colour)
             draw.text((at[0] + 2, at[1]), text, fill="black")
             ends[at[1]] = end + 3
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    with atomic_write(path) as stream:
-        stream.write(buffer.getbuffer())
+    picture.save(path, format="PNG", compress_level=1)  # a spectrogram hardly shrinks, however long it takes
 
 
 def _box(one: CameOut, columns: int, duration_s: float, nyquist: float) -> tuple[int, int, int, int]:

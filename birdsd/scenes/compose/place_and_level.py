@@ -15,7 +15,7 @@ from birdsd.scenes.bank.clip import EventClip, Wanted
 from birdsd.scenes.compose.mixdown import total
 from birdsd.scenes.compose.record import CameOut
 from birdsd.scenes.heard.boundaries import Measured, measure
-from birdsd.scenes.heard.ratio import MARGIN_S, Ratio, around, ratio
+from birdsd.scenes.heard.ratio import MARGIN_S, Ratio, Strength, around, ratio, strength
 from birdsd.scenes.heard.varied import varied
 from birdsd.scenes.loudness import EVENT_DB
 from birdsd.scenes.placed import PlacedEvent
@@ -31,6 +31,9 @@ class Songs(Protocol):
     def clips(self, wanted: list[Wanted]) -> dict[str, EventClip]:
         """A song for each, by its key; those that did not come out too."""
 
+    def further(self, wanted: Wanted, clip: EventClip, most: int) -> Wanted | None:
+        """What to ask for next, where `clip` is not heard in the mix; None after `most` songs, or all."""
+
     def shortest_s(self) -> float:
         """About how short a song may be."""
 
@@ -43,6 +46,7 @@ class Song:
     clip: EventClip
     piece: Piece | SeenPiece
     measured: Measured
+    strength: Strength
     heard: Heard | None = None
 
     @property
@@ -50,9 +54,11 @@ class Song:
         return self.measured.duration_s
 
 
-def wanted_of(event: PlacedEvent) -> Wanted:
-    """What a placed event asks of a bank or a model."""
-    return Wanted(event.key, event.species, event.sound_type, event.prompt, event.voice_seed, event.take)
+def wanted_of(event: PlacedEvent, refused: int = 0) -> Wanted:
+    """What a placed event asks of a bank or a model, after so many songs that were not heard in the mix."""
+    return Wanted(
+        event.key, event.species, event.sound_type, event.prompt, event.voice_seed, event.take, refused
+    )
 
 
 def song_of(event: PlacedEvent, clip: EventClip, rate_hz: int, spool: Spool) -> Song | None:
@@ -67,7 +73,12 @@ def song_of(event: PlacedEvent, clip: EventClip, rate_hz: int, spool: Spool) -> 
     samples = varied(samples, rate_hz, event.pitch_semitones, event.rate)
     untouched = clip.rate_hz == rate_hz and event.pitch_semitones == 0 and event.rate == 1
     found = clip.measured if untouched else measure(samples, rate_hz)
-    return None if found is None else Song(replace(clip, samples=samples[:0]), spool.add([samples]), found)
+    if found is None:
+        return None
+    strong = clip.strength if untouched else None
+    if strong is None:
+        strong = strength(samples, found, rate_hz)
+    return Song(replace(clip, samples=samples[:0]), spool.add([samples]), found, strong)
 
 
 def spaced(
@@ -82,7 +93,10 @@ def spaced(
     if found is None:
         return None
     softer_db = found.active_db - song.measured.active_db
-    return replace(song, piece=seen, measured=found, heard=replace(heard, softer_db=softer_db))
+    return replace(
+        song, piece=seen, measured=found, strength=strength(arrived, found, rate_hz),
+        heard=replace(heard, softer_db=softer_db),
+    )  # fmt: skip
 
 
 def _under(song: Song, layers: Sequence[Layer]) -> list[Layer]:
@@ -119,11 +133,10 @@ def place(
     """Put a song where its measured onset is asked for, as loud as asked: the stem, what came out, and a note
     ('' for none)."""
     start = round((event.onset_s - song.measured.onset_s) * rate_hz)
-    waveform = song.piece.read(0, song.piece.samples)
     first, last = around(song.measured, start, rate_hz, samples)
     margin = round(MARGIN_S * rate_hz)
     under = total(_under(song, layers), first - margin, last - first + 2 * margin)
-    as_it_is = ratio(waveform, song.measured, under, rate_hz, margin)
+    as_it_is = ratio(song.strength, song.measured, under, rate_hz, margin)
     note = ""
     if event.snr_db is None:
         change_db = (event.level_db if event.level_db is not None else EVENT_DB[""]) - song.measured.active_db

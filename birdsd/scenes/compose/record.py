@@ -10,12 +10,16 @@ from birdsd.scenes.placed import PlacedBackground, PlacedEvent
 from birdsd.scenes.space.stage import Space
 
 PLACED, DID_NOT_COME_OUT, BEYOND = "placed", "did not come out", "ends behind the scene"
+NOT_HEARD = "not heard in the mix"
+SONG, MIX = CONFIRM = ("song", "mix")  # where a judge must hear a species, for its label to stand
 
 
 @dataclass(frozen=True)
 class CameOut:
     """An event as it is in the sound, measured on its own stem. Times in seconds of the scene. `start` and
-    `samples`: where its stem lies. `snr_db` and `audible` as in `heard.ratio`; inf is written as None."""
+    `samples`: where its stem lies. `snr_db` and `audible` as in `heard.ratio`; inf is written as None.
+    `judge`, `confirmed`, `score` and `named` are of the song alone, `mix_...` of its label in the mix (see
+    `heard.in_mix`)."""
 
     key: str
     event: str
@@ -42,6 +46,10 @@ class CameOut:
     start: int
     samples: int
     stem: str = ""
+    mix_judge: str = ""
+    mix_heard: bool | None = None
+    mix_score: float | None = None
+    mix_named: str = ""
 
     @property
     def verified(self) -> bool:
@@ -90,6 +98,8 @@ class Composed:
     notes: list[str] = field(default_factory=list)
     gain_db: float = 0.0
     gate: str = ""
+    ear: str = ""  # who listened to the mix
+    confirm: str = SONG
     licence: str = ""
     space: Space | None = None
     from_where: dict[str, dict[str, Any]] = field(default_factory=dict)  # by an event's key
@@ -99,7 +109,8 @@ class Composed:
         told = {
             "format": "birdsd-scene-labels/1", "generated": True, "name": self.name,
             "duration_s": self.duration_s, "rate_hz": self.rate_hz, "channels": self.channels,
-            "gain_db": self.gain_db, "gate": self.gate, "licence": self.licence,
+            "gain_db": self.gain_db, "gate": self.gate, "ear": self.ear, "confirm": self.confirm,
+            "licence": self.licence,
             "asked": [one.to_json() for one in self.asked],
             "came_out": [one.to_json() for one in self.came_out],
             "backgrounds": [dict(vars(one)) for one in self.backgrounds],
@@ -119,3 +130,10 @@ def why_not(clip: EventClip) -> str:
     if named == clip.species and score is not None:
         heard = f", whose best score for it was {score:.2f}"
     return f"not confirmed in {clip.origin.tries} tries by {clip.verdict.judge}{heard}"
+
+
+def not_heard(event: CameOut, songs: int) -> str:
+    """Why an event is left out that was not heard in the mix, in words."""
+    named = f", which heard {event.mix_named}" if event.mix_named != event.species else ""
+    count = "1 song" if songs == 1 else f"any of {songs} songs"
+    return f"{NOT_HEARD} with {count} by {event.mix_judge}{named}"

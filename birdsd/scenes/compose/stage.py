@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from birdsd.errors import UserError
+from birdsd.errors import UserError, unknown_name
 from birdsd.scenes.backgrounds.pool import Pool
 from birdsd.scenes.backgrounds.render import Backgrounds
 from birdsd.scenes.bank.bank import Bank
@@ -18,6 +18,8 @@ from birdsd.scenes.compose.batch import Batch
 from birdsd.scenes.compose.compose import Composer, Look
 from birdsd.scenes.compose.makers import bird_check, song_maker
 from birdsd.scenes.compose.place_and_level import Songs
+from birdsd.scenes.compose.record import CONFIRM, MIX, SONG
+from birdsd.scenes.heard.in_mix import MixEar
 from birdsd.scenes.space.stage import recorders_text, space_of
 from birdsd.scenes.vocabulary import Vocabulary
 from birdsd.schema import SceneConfig, SpaceConfig
@@ -60,6 +62,9 @@ class MadeSongs:
     def clips(self, wanted: list[Wanted]) -> dict[str, EventClip]:
         return self.maker.clips(wanted, self.tick)
 
+    def further(self, wanted: Wanted, clip: EventClip, most: int) -> Wanted | None:
+        return self.maker.further(wanted, clip, most)
+
     def shortest_s(self) -> float:
         return min(SHORT_S, self.maker.model.codec.clip_s / 2)
 
@@ -87,6 +92,8 @@ def set_up(
     `model`: that of `run`, where it is loaded already; `tick` is called once a step of the network.
     """
     check_split(config.split)
+    if config.confirm not in CONFIRM:
+        raise unknown_name("place to confirm a species in (confirm)", config.confirm, CONFIRM)
     if not config.run and not config.bank:
         raise UserError(
             "neither run nor bank is set",
@@ -119,19 +126,26 @@ def set_up(
         pool,
         tick,
     )
+    birds = bird_check(config, words.species)
+    ear = MixEar(birds.judge, words.species) if birds else None
     identities = {
         "model": maker.model.identity if maker else None,
         "bank": bank.identity if bank else None,
         "pool": pool.identity if pool else None,
     }
+    if config.confirm == MIX:  # the judge decides what is in the mix
+        identities["judge"] = birds.judge.fingerprint if birds else None
     batch = Batch(
         Composer(
             songs,
             backgrounds,
             rate_hz,
             gate,
-            bird_check(config, words.species),
+            birds,
             space_of(config.layout, config.space),
+            ear,
+            config.confirm,
+            config.tries,
         ),
         Path(config.out),
         Look(config.format, config.stems, config.picture),
@@ -151,6 +165,8 @@ def _settings(config: SceneConfig, maker: Maker | None) -> dict[str, Any]:
         told |= {name: getattr(maker.request, name) for name in ("steps", "guidance", "scheduler")}
         told["judge"] = config.judge or None
     told["add"] = list(config.add)
+    if config.confirm != SONG:  # recipes of scenes whose songs alone are confirmed stay as they were
+        told["confirm"] = config.confirm
     if space := space_of(config.layout, config.space):  # of mono nothing: its recipes stay as they were
         # Where the recorders stand, not which file said it.
         told["layout"] = config.layout
@@ -164,6 +180,7 @@ def with_recipe(config: SceneConfig, told: dict[str, Any]) -> SceneConfig:
     for name in _PLACES:
         if getattr(config, name):
             settings[name] = getattr(config, name)
+    settings["confirm"] = told["settings"].get("confirm", SONG)
     if "layout" in told["settings"]:
         settings["layout"] = told["settings"]["layout"]
         settings["space"] = SpaceConfig(**told["settings"]["space"])

@@ -28,6 +28,7 @@ from birdsd.sound.labels.audacity import audacity_text
 from birdsd.sound.labels.raven import raven_text
 from birdsd.sound.species.names import clean_name
 
+FOLDER = "tables"
 AUDIBLE = 0.2  # of an event's frames at least as strong as the background, for it to count as audible
 
 
@@ -36,7 +37,7 @@ def write_tables(done: Composed, folder: Path, sound: str) -> None:
     whom to name. Of a space also its conventions, DCASE SELD, and what belongs to an array."""
     from birdsd.sound.audio.recordings import NOT_RECORDINGS
 
-    tables = folder / "tables"
+    tables = folder / FOLDER
     files = recorder_files(done.space, folder, done.name) if done.space else []
     for number, path in enumerate(files):
         rows = [_delayed(one, done.from_where[one.key], number, done.duration_s) for one in done.came_out]
@@ -92,6 +93,8 @@ def raven_table(
         "SNR (dB)": ["" if one.snr_db is None else f"{one.snr_db:.2f}" for one in events],
         "Audible": [_yes(one.audible >= AUDIBLE) for one in events],
         "Verified": [_yes(one.verified) for one in events],
+        "Heard": ["" if one.mix_heard is None else _yes(one.mix_heard) for one in events],
+        "Heard Score": ["" if one.mix_score is None else f"{one.mix_score:.4f}" for one in events],
         "Individual": [str(one.individual) for one in events],
         "Event Id": [one.key for one in events],
     }
@@ -211,7 +214,7 @@ def polyphony(events: Sequence[CameOut]) -> int:
 def came_out_text(done: Composed) -> str:
     """For a terminal: what came out, and what did not."""
     rows: list[tuple[str, ...]] = [
-        ("event", "species", "onset", "offset", "low Hz", "high Hz", "SNR dB", "judge")
+        ("event", "species", "onset", "offset", "low Hz", "high Hz", "SNR dB", "judge", "in the mix")
     ]
     rows += [
         (
@@ -225,6 +228,7 @@ def came_out_text(done: Composed) -> str:
             one.judge
             + (f" {one.score:.2f}" if one.score is not None else "")
             + ("" if one.verified else " (unconfirmed)"),
+            _in_mix(one),
         )
         for one in sorted(done.came_out, key=lambda e: (e.onset_s, e.key))
     ]
@@ -234,6 +238,15 @@ def came_out_text(done: Composed) -> str:
         rows = [(*row, place) for row, place in zip(rows, ("direction", *places), strict=True)]
     lines = table(rows, left=range(len(rows[0])))
     return "\n".join([*lines, *(f"note: {note}" for note in done.notes)])
+
+
+def _in_mix(event: CameOut) -> str:
+    """Whether it is heard in the mix, for a terminal."""
+    if event.mix_heard is None:
+        return "-"
+    score = "" if event.mix_score is None else f" {event.mix_score:.2f}"
+    instead = f", as {event.mix_named}" if event.mix_named != event.species else ""
+    return ("heard" if event.mix_heard else "not heard") + score + instead
 
 
 def _place(where: Mapping[str, Any]) -> str:

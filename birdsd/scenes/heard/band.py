@@ -22,16 +22,30 @@ def band_passed(
     padded = np.zeros(size, np.float32)
     padded[edge : edge + len(samples)] = samples
     spectrum = scipy.fft.rfft(padded)
-    hz = np.arange(len(spectrum), dtype=np.float32) * np.float32(rate_hz / size)
+    step_hz = np.float32(rate_hz / size)
     inside = 0.5 if exact else 0.0  # the share of a skirt that lies in the band
     if low_hz > 0:
         skirt = _EXACT_HZ if exact else max(_SKIRT_HZ, low_hz / 10)
-        spectrum *= _rise((hz - low_hz) / skirt + 1 - inside)
+        first, last = _bins((low_hz - (1 - inside) * skirt, low_hz + inside * skirt), step_hz, len(spectrum))
+        spectrum[:first] = 0
+        hz = np.arange(first, last, dtype=np.float32) * step_hz
+        spectrum[first:last] *= _rise((hz - low_hz) / skirt + 1 - inside)
     if high_hz < rate_hz / 2:
         skirt = _EXACT_HZ if exact else max(_SKIRT_HZ, high_hz / 20)
-        spectrum *= _rise((high_hz - hz) / skirt + 1 - inside)
+        first, last = _bins(
+            (high_hz - inside * skirt, high_hz + (1 - inside) * skirt), step_hz, len(spectrum)
+        )
+        hz = np.arange(first, last, dtype=np.float32) * step_hz
+        spectrum[first:last] *= _rise((high_hz - hz) / skirt + 1 - inside)
+        spectrum[last:] = 0
     filtered: np.ndarray = scipy.fft.irfft(spectrum, size)[edge : edge + len(samples)]
     return filtered
+
+
+def _bins(edges_hz: tuple[float, float], step_hz: float, count: int) -> tuple[int, int]:
+    """The bins of a skirt, and one more on either side: before and behind it nothing changes, or all goes."""
+    first, last = (int(edge / step_hz) for edge in edges_hz)
+    return min(max(0, first - 1), count), min(max(0, last + 2), count)
 
 
 def _rise(at: np.ndarray) -> np.ndarray:

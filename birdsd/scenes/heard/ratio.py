@@ -44,18 +44,36 @@ def around(measured: Measured, start: int, rate_hz: int, samples: int) -> tuple[
     return max(0, first), min(samples, max(last, first + 1))
 
 
-def ratio(event: np.ndarray, measured: Measured, under: np.ndarray, rate_hz: int, margin: int = 0) -> Ratio:
-    """Of an event's waveform, float [samples], to the background `under` it (see `around`), which has
-    `margin` samples more on either side."""
+@dataclass(frozen=True)
+class Strength:
+    """The power of an event's active frames: in its band, float64 [frames], and the mean of all
+    frequencies."""
+
+    frames: np.ndarray = field(repr=False, compare=False)
+    everything: float
+
+
+def strength(event: np.ndarray, measured: Measured, rate_hz: int) -> Strength:
+    """Of an event's waveform, float [samples]."""
     power = envelope(band_passed(event, rate_hz, *measured.band_hz, exact=True), rate_hz)
     frames = active_frames(power, round(measured.onset_s / HOP_S), round(measured.offset_s / HOP_S))
-    loud = float(power[frames].mean()) if len(frames) else 0.0
+    everything = envelope(event, rate_hz)[frames].mean() if len(frames) else 0.0
+    return Strength(power[frames], float(everything))
+
+
+def ratio(
+    event: Strength | np.ndarray, measured: Measured, under: np.ndarray, rate_hz: int, margin: int = 0
+) -> Ratio:
+    """Of an event, or its waveform, float [samples], to the background `under` it (see `around`), which has
+    `margin` samples more on either side."""
+    if isinstance(event, np.ndarray):
+        event = strength(event, measured, rate_hz)
+    loud = float(event.frames.mean()) if len(event.frames) else 0.0
     inside = slice(margin, len(under) - margin)
     behind = band_passed(_tapered(under, margin), rate_hz, *measured.band_hz, exact=True)[inside]
     rest = float(np.square(behind, dtype=np.float64).mean())
-    everything = envelope(event, rate_hz)[frames].mean() if len(frames) else 0.0
     below = float(np.square(under[inside], dtype=np.float64).mean()) if len(under) else 0.0
-    return Ratio(_db(loud, rest), _db(float(everything), below), power[frames], rest)
+    return Ratio(_db(loud, rest), _db(event.everything, below), event.frames, rest)
 
 
 def _tapered(samples: np.ndarray, margin: int) -> np.ndarray:

@@ -7,9 +7,18 @@ import pytest
 
 from birdsd.diffusion.generation.generator import Generator
 from birdsd.diffusion.generation.request import Request
+from birdsd.scenes.backgrounds.pool import Pool
+from birdsd.scenes.backgrounds.render import Backgrounds
+from birdsd.scenes.backgrounds.spool import Spool
 from birdsd.scenes.bank.clip import Wanted
 from birdsd.scenes.bank.gate import EventVerdict
 from birdsd.scenes.bank.made import Maker, try_seed
+from birdsd.scenes.compose.draft import Drafting
+from birdsd.scenes.compose.record import MIX
+from birdsd.scenes.compose.stage import MadeSongs
+from birdsd.scenes.heard.in_mix import InMix
+from birdsd.scenes.scene import Background, Event, Scene
+from tests.support.songs_of_scenes import make_pool
 from tests.support.threads import one_thread as one_thread
 from tests.support.tiny import autoencoder_folder as autoencoder_folder
 from tests.support.tiny import index as index
@@ -65,3 +74,41 @@ def test_a_song_is_a_function_of_voice_and_take_alone(model):
     alone = maker(model, gate).clips([wanted("x", 8)])["x"]
     assert np.abs(both["b"].samples - alone.samples).max() < 1e-3
     assert both["a"].origin.seed != both["c"].origin.seed != both["b"].origin.seed
+
+
+def test_what_was_refused_in_the_mix_is_not_made_again(model):
+    gate = Stubborn(1)
+    first = maker(model, gate).clips([wanted("e0")])["e0"]
+    assert first.origin.tries == 2
+    following = maker(model, gate).further(wanted("e0"), first, 4)
+    assert following is not None and following.refused == 2
+    second = maker(model, gate).clips([following, wanted("e1", 8)])
+    assert second["e0"].origin.seed == try_seed(7, 0, 2) and second["e0"].origin.tries == 3
+    assert second["e1"].origin.seed == try_seed(8, 0, 0), "the others begin with their first"
+    assert maker(model, gate).further(following, second["e0"], 3) is None, "after three songs"
+
+
+class Late:
+    """An ear that hears the third try of a song in a mix, and none before."""
+
+    def hears(self, label, labels, mix, without, span, known):
+        assert len(mix(0, span.rate_hz)) == span.rate_hz
+        return InMix("late", label.tries >= 3, 0.5, label.species)
+
+
+@pytest.mark.parametrize(("tries", "heard"), [(4, True), (2, False)])
+def test_in_a_scene_the_next_seed_is_taken_until_the_song_is_heard_in_the_mix(model, tmp_path, tries, heard):
+    scene = Scene(
+        (Event("e0", ROBIN, onset_s=1.0, snr_db=10.0),), (Background("rain", source="pool"),), 6.0, seed=1
+    )
+    songs = MadeSongs(maker(model, Stubborn(0), tries))
+    pool, ear = Pool(make_pool(tmp_path / "pool")), Late()
+    with Spool(tmp_path / "spool") as spool:
+        draft = Drafting(
+            scene, model.codec.rate_hz, songs, Backgrounds(pool=pool), spool, None, ear, MIX, tries
+        ).settled()
+    voice = draft.placed.events[0].voice_seed
+    last = 2 if heard else tries - 1
+    assert draft.clips["e0"].origin.seed == try_seed(voice, 0, last)
+    assert [one.key for one in draft.came_out] == (["e0"] if heard else []) and len(draft.stems) == heard
+    assert draft.left_out == ({} if heard else {"e0": "not heard in the mix with any of 2 songs by late"})

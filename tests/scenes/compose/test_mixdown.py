@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from birdsd.errors import UserError
-from birdsd.scenes.compose.licences import licence_of
+from birdsd.scenes.bank.licences import licence_of
 from birdsd.scenes.compose.mixdown import (
     BLOCK,
     CEILING_DB,

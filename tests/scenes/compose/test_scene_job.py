@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,14 @@ from PIL import Image
 
 from birdsd.errors import UserError
 from birdsd.jobs_api import load_job
+from birdsd.scenes.bank import bank as files
 from birdsd.scenes.compose.mixdown import largest_error, read_stem
 from birdsd.schema import SceneConfig
 from birdsd.sound.labels.audacity import read_audacity
 from birdsd.sound.labels.load import load_recordings
 from birdsd.sound.labels.raven import read_raven
-from tests.support.songs_of_scenes import RATE_HZ, SPECIES, make_bank, make_pool
+from birdsd.sound.species.names import clean_name
+from tests.support.songs_of_scenes import RATE_HZ, SPECIES, a_song, make_bank, make_pool
 
 PROSE = "a Synthetic High in loud rain followed by a Synthetic Low twice in a quiet stream"
 DISTRIBUTION = """
@@ -48,7 +51,8 @@ def stage(tmp_path_factory) -> Path:
 
 
 def asked(stage: Path, out: Path, **changes) -> SceneConfig:
-    return SceneConfig(bank=str(stage / "bank"), pool=str(stage / "pool"), out=str(out), **changes)
+    settings = {"bank": str(stage / "bank"), "pool": str(stage / "pool"), **changes}
+    return SceneConfig(out=str(out), **settings)
 
 
 def run(stage: Path, out: Path, **changes):
@@ -298,6 +302,36 @@ def test_a_full_disk_ends_the_batch_and_the_same_command_goes_on(stage, tmp_path
     assert len(run(stage, tmp_path, **settings).facts["made"]) == 4
 
 
+def test_a_scene_is_on_the_disk_before_it_is_published(stage, tmp_path, monkeypatch):
+    """And where the disk has no room for it after all, nothing is published."""
+    from birdsd.scenes.compose import batch
+
+    waited: list[str] = []
+
+    def waiting(paths):
+        waited.extend(path.name for path in paths)
+        assert not list((tmp_path / "one").glob("*/labels.json")), "published too early"
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(batch, "fsync_all", waiting)
+    with pytest.raises(UserError, match="disk is full"):
+        run(stage, tmp_path / "one", prompt=PROSE)
+    assert not list((tmp_path / "one").glob("*/labels.json")) and not list(
+        (tmp_path / "one").glob(".writing-*")
+    )
+    assert {"labels.json", "recipe.json", "stems", "tables"} <= set(waited)
+    assert sum(name.endswith(".flac") for name in waited) == 6, "the mix, three events and two backgrounds"
+    monkeypatch.undo()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="disk is full"):
+        run(stage, tmp_path / "two", prompt=PROSE)
+    assert not list((tmp_path / "two").glob("*/labels.json"))
+
+
 def test_prepare_takes_the_scenes_back_as_labelled_recordings_and_knows_that_they_are_generated(many):
     found = load_recordings(many)
     assert len(found.recordings) == 12 and not found.unlabelled
@@ -353,8 +387,6 @@ def test_what_cannot_be_is_said_before_anything_is_made(stage, tmp_path):
 def test_an_event_of_a_species_that_never_came_out_is_left_out_of_the_labels_and_said(
     stage, tmp_path, monkeypatch
 ):
-    from birdsd.scenes.bank import bank as files
-
     usual = files.Bank.clip
 
     def failing(self, wanted):
@@ -374,6 +406,29 @@ def test_an_event_of_a_species_that_never_came_out_is_left_out_of_the_labels_and
     ]
     assert "Synthetic High) is left out" in outcome.text
     assert SPECIES[0] not in (only(tmp_path) / "tables" / "strong.tsv").read_text()
+
+
+@pytest.mark.parametrize("species", ["../../Évil Bird", 'Bird, "of" =1+1; 鳥\u202e', "-rf", "con"])
+def test_a_hostile_name_of_a_bird_stays_a_name_in_every_file(stage, tmp_path, species):
+    """In a bank of somebody else's."""
+    bank = tmp_path / "bank"
+    files.begin(bank, {"model": "made by hand", "rate_hz": RATE_HZ, "judge": "Fake judge"})
+    clip = replace(a_song(SPECIES[0], 0), species=species)
+    files.keep_clip(bank, files.clip_name(species, "", 0, 0), clip, 0, 0, "train")
+    rain, bird = {"environment": "rain", "source": "pool"}, {"species": species, "onset_s": 1, "snr_db": 20}
+    told = {"seed": 1, "duration_s": 4, "name": "one", "backgrounds": [rain], "events": [bird]}
+    (tmp_path / "one.yaml").write_text(json.dumps(told))
+    picture = "鳥" in species
+    run(stage, tmp_path / "out", bank=str(bank), scene=str(tmp_path / "one.yaml"), picture=picture)
+    folder = tmp_path / "out" / "one"
+    (came,) = labels_of(folder)["came_out"]
+    assert came["species"] == species and (folder / came["stem"]).is_file()
+    assert Path(came["stem"]).parts[0] == "stems" and len(Path(came["stem"]).parts) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"bank", "one.yaml", "out"}, "nothing lies elsewhere"
+    header, row = (folder / "one.Table.1.selections.txt").read_text(encoding="utf-8").splitlines()
+    assert header.count("\t") == row.count("\t") and clean_name(species) in row
+    with open(folder / "tables" / "came_out.csv", newline="", encoding="utf-8") as stream:
+        assert [row["species"] for row in csv.DictReader(stream)] == [species]
 
 
 def test_a_scene_file_with_a_background_of_its_own_is_made_again_from_its_recipe(stage, tmp_path):
