@@ -4,15 +4,20 @@ Scaper (1.6.5) for each event: load and resample the file, cut its stretch out, 
 BS.1770), set it against the reference, fade it, pad it to the length of the soundscape; the background is
 tiled with itself and brought to the reference loudness; everything is added, scaled where it would clip, and
 written with its JAMS file. Here librosa, scipy and soundfile do that in one process, which spares Scaper its
-transformer, its tables of events and the validation of its JAMS; it measures no label.
+transformer, its tables of events and the validation of its JAMS; it measures no label. Where SCAPER_PYTHON in
+the environment names a Python that has Scaper, it makes the same soundscapes itself, in rows of its own.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
+import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +25,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from bench.common import Row, paired
+from bench.common import LeftOut, Pair, Row, paired
 from birdsd.scenes.backgrounds.pool import Pool
 from birdsd.scenes.backgrounds.render import Backgrounds
 from birdsd.scenes.bank import bank as files
@@ -35,6 +40,7 @@ from birdsd.scenes.scene import Background, Event, Scene
 RATE_HZ = 32000
 REFERENCE_DB = -50.0
 FLOOR = 5.0
+SCAPER_PYTHON = "SCAPER_PYTHON"
 
 
 @dataclass(frozen=True)
@@ -53,15 +59,14 @@ def run(quick: bool = False) -> list[Row]:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         bank, pool = _bank(folder / "bank"), _pool(folder / "pool")
-        for seconds, events in ((20, 5), (600, 100)):
-            rows.append(_row(folder, bank, pool, (seconds, events), 2 if quick else 5))
-        rows.append(_row(folder, bank, pool, (20, 5), 2 if quick else 5, stems=True))
+        for size, stems in (((20, 5), False), ((600, 100), False), ((20, 5), True)):
+            rows += _rows(folder, bank, pool, size, 2 if quick else 5, stems)
     return rows
 
 
-def _row(
-    folder: Path, bank: Bank, pool: Pool, size: tuple[int, int], repeats: int, stems: bool = False
-) -> Row:
+def _rows(
+    folder: Path, bank: Bank, pool: Pool, size: tuple[int, int], repeats: int, stems: bool
+) -> list[Row]:
     seconds, count = size
     scenes = [_scene(number, seconds, count) for number in range(4 if seconds < 100 else 1)]
     backgrounds = Backgrounds(pool=pool)
@@ -95,18 +100,64 @@ def _row(
     def peer() -> None:
         start = time.process_time()
         for number, events in enumerate(lists):
-            background = pool.files("rain")[number % 4]
-            scaper(folder / f"scaper{number}.wav", events, background, float(seconds), stems)
+            scaper(folder / f"scaper{number}.wav", events, _background(pool, number), float(seconds), stems)
         core_s["peer"].append((time.process_time() - start) / len(lists))
 
-    pair = paired(ours, peer, repeats)
-    ours_ms, peer_ms = (1000 * time_s / len(scenes) for time_s in (pair.ours_s, pair.peer_s))
     kept = " and stems" if stems else ""
     what = f"composition, {seconds} s with {count} events{kept}, against Scaper's"
-    # Ours is on the disk when it is published; Scaper leaves that to the system.
-    core = {who: f"{1000 * statistics.median(times):.0f} ms of a core" for who, times in core_s.items()}
-    note = f"{ours_ms:.0f} ms ({core['ours']}), Scaper's {peer_ms:.0f} ms ({core['peer']}) a scene"
-    return Row("scenes", what, pair.speedup, FLOOR, note=note)
+
+    def row(name: str, pair: Pair, who: str) -> Row:
+        ours_ms, peer_ms = (1000 * time_s / len(scenes) for time_s in (pair.ours_s, pair.peer_s))
+        # Ours is on the disk when it is published; Scaper leaves that to the system.
+        core = [f"{1000 * statistics.median(core_s[one]):.0f} ms of a core" for one in ("ours", who)]
+        note = f"{ours_ms:.0f} ms ({core[0]}), Scaper's {peer_ms:.0f} ms ({core[1]}) a scene"
+        return Row("scenes", name, pair.speedup, FLOOR, note=note)
+
+    rows = [row(what, paired(ours, peer, repeats), "peer")]
+    if python := os.environ.get(SCAPER_PYTHON):
+        core_s |= {"ours": [], "itself": []}
+        told = [_told(bank, pool, number, events, seconds) for number, events in enumerate(lists)]
+        with _itself(python, {"folder": str(folder), "isolated": stems, "soundscapes": told}) as go:
+            pair = paired(ours, lambda: core_s["itself"].append(go() / len(lists)), repeats)
+        rows.append(row(f"{what} own program", pair, "itself"))
+    return rows
+
+
+def _background(pool: Pool, number: int) -> Path:
+    return pool.files("rain")[number % 4]
+
+
+def _told(bank: Bank, pool: Pool, number: int, events: list[Placed], seconds: int) -> dict[str, Any]:
+    """A soundscape as `scaper_peer` wants it."""
+    background = _background(pool, number)
+    listed = [
+        {"file": str(one.file), "onset_s": one.onset_s, "snr_db": one.snr_db,
+         "duration_s": min(soundfile.info(one.file).duration, seconds - one.onset_s)}
+        for one in events
+    ]  # fmt: skip
+    return {
+        "duration_s": float(seconds), "rate_hz": RATE_HZ, "reference_db": REFERENCE_DB, "events": listed,
+        "sounds": str(bank.folder), "backgrounds": str(background.parents[1]), "background": str(background),
+    }  # fmt: skip
+
+
+@contextmanager
+def _itself(python: str, told: dict[str, Any]) -> Iterator[Callable[[], float]]:
+    """Scaper in its own Python; what is called makes all soundscapes and gives the processor time in s."""
+    command = [python, str(Path(__file__).with_name("scaper_peer.py"))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        pipes = process.stdin, process.stdout
+
+        def ask(line: str) -> str:
+            pipes[0].write(line + "\n")
+            pipes[0].flush()
+            if not (answer := pipes[1].readline().strip()):
+                raise LeftOut(f"{python} ended: has it Scaper?")
+            return answer
+
+        ask(json.dumps(told))
+        yield lambda: float(ask("go"))
 
 
 def scaper(
