@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from birdsd.errors import UserError
+from birdsd.errors import Damaged, DiskFull, InUse, NotFound, UserError
 
 try:
     import fcntl
@@ -34,7 +34,7 @@ def explained_write(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _DISK_FULL:
-            raise UserError(
+            raise DiskFull(
                 f"the disk is full while writing {path}",
                 "nothing that was already complete is lost, and the unfinished file was removed",
                 "free some space (or choose another folder) and run the same command again",
@@ -86,7 +86,7 @@ def exclusive(folder: Path) -> Iterator[None]:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 stream.seek(0)
-                raise UserError(
+                raise InUse(
                     f"process {stream.read().strip() or '(unknown)'} is at work in {folder}",
                     "two at once would corrupt each other's files",
                     "wait for it, or stop it, and run the same command again",
@@ -190,9 +190,9 @@ def read_json(path: Path, what: str = "file") -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"{what} {path} does not exist") from error
+        raise NotFound(f"{what} {path} does not exist") from error
     except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{what} {path} is not valid JSON: {error}") from error
+        raise Damaged(f"{what} {path} is not valid JSON: {error}") from error
 
 
 def sha256_file(path: Path) -> str:

@@ -1,0 +1,77 @@
+"""Errors as programs see them: kinds with a code each, which outlast every improvement of a sentence."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+
+from birdsd import errors
+from birdsd.cli import main
+from birdsd.errors import UserError
+from tests.support.errors import refuses
+
+# Scripts that read `--json` hold on to these: codes may be added, none may change.
+CODES = {
+    "UserError": "refused", "NotFound": "not-found", "AlreadyThere": "already-there", "Damaged": "damaged",
+    "Mismatch": "mismatch", "UnknownName": "unknown-name", "BadValue": "bad-value", "NotSet": "not-set",
+    "NothingLeft": "nothing-left", "Unsupported": "unsupported", "InUse": "in-use", "DiskFull": "disk-full",
+    "RecordingError": "recording", "ShardError": "shard", "SlurmError": "slurm", "NotFinite": "not-finite",
+}  # fmt: skip
+
+
+def kinds() -> list[type[UserError]]:
+    for name in ("sound.audio.source", "shards.storage.tarwalk", "site.slurm", "diffusion.networks.finite"):
+        importlib.import_module(f"birdsd.{name}")
+    own = [one for one in UserError.__subclasses__() if one.__module__.startswith("birdsd.")]
+    return [UserError, *own]
+
+
+def test_every_kind_of_error_has_the_code_that_it_had() -> None:
+    assert {kind.__name__: kind.code for kind in kinds()} == CODES
+    assert len(set(CODES.values())) == len(CODES)
+
+
+def test_a_kind_comes_back_from_another_process_with_its_parts() -> None:
+    for kind in kinds():
+        back = pickle.loads(pickle.dumps(kind("a=1", "b=2", "c=3")))
+        assert type(back) is kind
+        assert back.to_json() == {"code": kind.code, "problem": "a=1", "expected": "b=2", "hint": "c=3"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "named"),
+    [
+        ("inspect {folder}/nowhere --json", "not-found", "nowhere"),
+        ("status nothing --runs {folder} --json", "unknown-name", "'nothing'"),
+        ("run prepare data=sogn --json", "unknown-name", "'sogn'"),
+        ("run train optim.global_batch=many --json", "bad-value", "optim.global_batch=many"),
+        ("run train method=full method.rank=4 --json", "mismatch", "method.rank=4"),
+        ("run train --json", "not-set", "data.shards"),
+        ("inspect {folder} --json", "nothing-left", "{folder}"),
+    ],
+)
+def test_json_says_which_error_it_was(typed: str, code: str, named: str, tmp_path: Path, capsys) -> None:
+    words = typed.format(folder=tmp_path).split()
+    assert main.main(words) == 2
+    said = capsys.readouterr()
+    error = json.loads(said.out)["error"]
+    assert error["code"] == code and named.format(folder=tmp_path) in error["problem"]
+    assert said.err.startswith("birdsd: ") and error["problem"] in said.err
+    assert main.main(words[:-1]) == 2 and not capsys.readouterr().out, "without --json the sentence alone"
+
+
+def test_the_tests_own_helper_holds_kind_value_and_way_out() -> None:
+    def refuse() -> None:
+        raise errors.NotFound("no 'a'", "b is there", "try c=1")
+
+    with refuses("'a'", "c=1", kind=errors.NotFound):
+        refuse()
+    for named, offers, kind in (
+        ("'z'", (), errors.NotFound), ("'a'", ("c=2",), None), ("c=1", (), None), ("'a'", (), UserError),
+    ):  # fmt: skip
+        with pytest.raises(AssertionError), refuses(named, *offers, kind=kind):
+            refuse()
