@@ -12,12 +12,13 @@ from birdsd.checks.context import DoctorContext
 from birdsd.checks.software import check_notebook
 from birdsd.cli import main
 from birdsd.config import compose
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
 from birdsd.jobs_api import STOPPED_STATUS
 from birdsd.runs.allocations import allocations
 from birdsd.runs.run import RunStore
 from birdsd.schema import MachineConfig
 from birdsd.site import notebooks
+from tests.support.errors import refuses
 from tests.support.tiny import make_shards
 from tests.support.untrained import make_model
 
@@ -132,7 +133,7 @@ def test_this_machine_has_started() -> None:
     ],
 )
 def test_impossible_sessions_are_refused(settings) -> None:
-    with pytest.raises(UserError, match="session_"):
+    with refuses("session_", kind=BadValue):
         notebooks.session_limit(machine(**settings), clock=lambda: NOON)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, NothingLeft
 from birdsd.files import write_json
 from birdsd.shards.cache import LatentShards
 from birdsd.shards.checks import check_pictures, remarks
@@ -22,6 +22,7 @@ from birdsd.shards.index import ShardIndex
 from birdsd.shards.inspect import describe, text
 from birdsd.shards.reader import Sample, ShardReader
 from birdsd.shards.storage.writer import ShardWriter
+from tests.support.errors import refuses
 from tests.support.shard_makers import CODEC, npy, tar_of
 
 TRUE = np.random.default_rng(0).integers(0, 256, (1, 64, 64), dtype=np.uint8)  # of the codec's size
@@ -161,7 +162,7 @@ def test_numbers_without_a_range_are_refused_until_it_is_said(tmp_path: Path, ki
         values.dtype.name in sample.problem and way_out in sample.problem and "pixels.json" in sample.problem
     )
     assert describe(tmp_path, verify=True)["damaged"] == [sample.problem]
-    with pytest.raises(UserError, match=r"pixels\.json beside the shards"):
+    with refuses("pixels.json", kind=NothingLeft):
         check_pictures(ShardIndex.open(tmp_path))
     told = of(tmp_path, "npy", npy(values), pixels=json.loads(way_out))
     assert np.abs(told.image.astype(int) - TRUE).max() <= 1, told.problem
@@ -197,15 +198,15 @@ def test_numbers_beyond_what_was_said_are_refused_and_not_cut_off(tmp_path: Path
 @pytest.mark.parametrize(
     ("told", "word"),
     [
-        ({"float23": [0, 1]}, "'float23'.*float32"),
-        ({"float32": [0]}, r'pixels.json holds "float32": \[0\]'),
-        ({"float32": [1, 1]}, r'pixels.json holds "float32": \[1, 1\]'),
-        ({"float32": "0..1"}, r'pixels.json holds "float32": 0\.\.1'),
-        ([0, 1], "holds a list"),
+        ({"float23": [0, 1]}, "'float23'"),
+        ({"float32": [0]}, 'pixels.json holds "float32": [0]'),
+        ({"float32": [1, 1]}, 'pixels.json holds "float32": [1, 1]'),
+        ({"float32": "0..1"}, 'pixels.json holds "float32": 0..1'),
+        ([0, 1], "pixels.json holds a list"),
     ],
 )
 def test_a_pixels_file_that_makes_no_sense_is_refused(tmp_path: Path, told: Any, word: str) -> None:
-    with pytest.raises(UserError, match=word):
+    with refuses(word):
         of(tmp_path, "npy", npy(TRUE), pixels=told)
 
 
@@ -222,9 +223,8 @@ def test_a_set_that_hardly_uses_its_range_is_asked_about(
 ) -> None:
     """One picture may be that dark; a whole set hardly is: a byte in 16 bits, or truth values in bytes."""
     of(tmp_path, "npy", npy(values))
-    with pytest.raises(UserError, match="can be read in two ways") as caught:
+    with refuses((name, json.dumps({name: meant})), kind=BadValue):
         check_pictures(ShardIndex.open(tmp_path))
-    assert json.dumps({name: meant}) in str(caught.value)
     assert len(describe(tmp_path, verify=True)["damaged"]) == 1
     found = of(tmp_path, "npy", npy(values), pixels={name: meant}).image
     assert np.abs(found.astype(int) - (TRUE if name == "uint16" else np.where(TRUE > 99, 255, 0))).max() <= 1
@@ -246,7 +246,7 @@ def test_a_training_refuses_such_a_set_before_it_makes_a_run(tmp_path: Path) -> 
 
     of(tmp_path / "shards", "npy", npy(UNIT.astype(np.float32)), codec=False)
     settings = [f"data.shards={tmp_path / 'shards'}", f"runs={tmp_path / 'runs'}", "method=autoencoder"]
-    with pytest.raises(UserError, match=r"float32.*pixels\.json"):
+    with refuses(("float32", "pixels.json"), kind=NothingLeft):
         open_training(compose("train", settings))
     assert not (tmp_path / "runs").exists()
     (tmp_path / "shards" / "pixels.json").write_text('{"float32": [0, 1]}')
@@ -260,10 +260,10 @@ def test_a_training_refuses_such_a_set_before_it_makes_a_run(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("values", "word"),
     [
-        (np.zeros((4, 16, 16), np.uint8), r"\[4, 16, 16\].*\[C, H, W\]"),
-        (np.zeros((1, 1, 64, 64), np.uint8), r"\[1, 1, 64, 64\]"),
-        (np.zeros(64, np.uint8), r"\[64\]"),
-        (np.uint8(3), r"\[\]"),
+        (np.zeros((4, 16, 16), np.uint8), "[4, 16, 16]"),
+        (np.zeros((1, 1, 64, 64), np.uint8), "[1, 1, 64, 64]"),
+        (np.zeros(64, np.uint8), "[64]"),
+        (np.uint8(3), "[]"),
         (np.zeros((64, 64), np.complex64), "complex64"),
         (np.zeros((0, 64), np.float32), "empty"),
     ],
@@ -271,7 +271,7 @@ def test_a_training_refuses_such_a_set_before_it_makes_a_run(tmp_path: Path) -> 
 def test_what_is_no_picture_is_named(tmp_path: Path, values: np.ndarray, word: str) -> None:
     sample = of(tmp_path, "npy", npy(values))
     assert sample.weight == 0
-    with pytest.raises(UserError, match=word):
+    with refuses(word, kind=NothingLeft):
         check_pictures(ShardIndex.open(tmp_path))
 
 

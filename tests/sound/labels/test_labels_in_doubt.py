@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from birdsd.errors import UserError
+from birdsd.errors import Damaged, NotFound, NothingLeft
 from birdsd.sound.labels.load import load_recordings
 from tests.sound.labels.test_label_kinds import adds_up, boxes, put, raven, told
+from tests.support.errors import refuses
 
 
 def unknown(found, name):
@@ -20,7 +21,7 @@ def test_a_row_that_cannot_be_read_makes_no_file_birdless(tmp_path):
         raven("1\tSpectrogram 1\t1\t0:01.0x\t1.4\t500\t3500\tOwl", more="\tSpecies")
     )
     (tmp_path / "labels.csv").write_text("file,start,end,label\nb.flac,x,1.4,Owl\nb.flac,4,4.5,noise\n")
-    with pytest.raises(UserError, match=r"no labelled recording is left.*not a number"):
+    with refuses("labels.csv: row 2: the start is 'x'", kind=NothingLeft):
         load_recordings(tmp_path)
     (tmp_path / "labels.csv").write_text("file,start,end,label\nb.flac,x,1.4,Owl\nb.flac,4,4.5,Wren\n")
     found = adds_up(load_recordings(tmp_path, require_labels=False))
@@ -64,7 +65,7 @@ def test_label_files_find_recordings_of_one_name_by_their_folders(tmp_path):
     }
     (tmp_path / "flat").mkdir()
     (tmp_path / "flat/0600.txt").write_text("0.5\t1.0\tOwl\n")
-    with pytest.raises(UserError, match="may belong to any of 3"):
+    with refuses("3", kind=NothingLeft):
         load_recordings(root, tmp_path / "flat")
 
 
@@ -232,7 +233,7 @@ def test_channels_that_count_from_0_and_frequencies_that_are_none(tmp_path):
 def test_a_quotation_mark_that_is_not_closed_is_refused(tmp_path):
     put(tmp_path, "a.flac", "b.flac")
     (tmp_path / "t.csv").write_text('file,label\na.flac,"Owl\nb.flac,Wren\n')
-    with pytest.raises(UserError, match="quotation mark that is not closed"):
+    with refuses(("t.csv", "line 3"), kind=Damaged):
         load_recordings(tmp_path, tmp_path / "t.csv")
 
 
@@ -268,7 +269,7 @@ def test_a_name_that_stands_in_the_row_of_one_view_alone_is_kept(tmp_path):
 def test_a_file_without_a_header_is_told(tmp_path):
     put(tmp_path, "a.flac")
     (tmp_path / "t.csv").write_text("0.5,0.3,Parmaj_song\n1.5,0.3,Parmaj_song\n")
-    with pytest.raises(UserError, match="first line must hold the columns' names"):
+    with refuses(("t.csv", "0.5, 0.3, Parmaj_song"), "first line", kind=NotFound):
         load_recordings(tmp_path, tmp_path / "t.csv")
 
 
