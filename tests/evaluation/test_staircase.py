@@ -12,7 +12,7 @@ import soundfile
 from birdsd.cli import main
 from birdsd.config import compose
 from birdsd.diffusion.learning.common import codec_of
-from birdsd.errors import UserError
+from birdsd.errors import NotFound
 from birdsd.evaluation import available_judge, judges
 from birdsd.evaluation.judged_run import staircase_of
 from birdsd.evaluation.judges import Sound
@@ -26,6 +26,7 @@ from birdsd.shards.prepare.prepare import prepare
 from birdsd.shards.storage.writer import ShardWriter
 from birdsd.sound.audio.recordings import write_wav
 from birdsd.sound.codec.codec import SpectrogramCodec
+from tests.support.errors import refuses
 from tests.support.fake_judge import FakeJudge
 from tests.support.songs import SPECIES, song, write_shards
 
@@ -145,7 +146,7 @@ def test_whatever_needs_the_codec_says_the_same_of_shards_without_one(codec, tmp
         lambda: WeakCheck.of(without),
         lambda: codec_of(without),
     ):
-        with pytest.raises(UserError, match=r"no codec\.json") as refused:
+        with refuses("codec.json", kind=NotFound) as refused:
             ask()
         told.append(refused.value)
     assert len({one.problem for one in told}) == len({one.hint for one in told}) == 1

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from birdsd.diffusion.formats.companions import Exported
 from birdsd.diffusion.formats.exporter import write_format
 from birdsd.diffusion.formats.importer import Asked, import_file
-from birdsd.errors import UserError
+from birdsd.errors import NotFound, Unsupported, UserError
+from tests.support.errors import refuses
 from tests.support.formats_makers import drawn
 from tests.support.formats_makers import grand_folder as grand_folder
 from tests.support.formats_makers import lora_folder as lora_folder
@@ -217,12 +218,12 @@ def test_an_addition_without_a_model(tmp_path):
 
 def test_a_codec_that_is_none(grand_folder, checkpoint, tmp_path):
     asked = Asked(checkpoint, codec=str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match="holds no codec"):
+    with refuses("nowhere", kind=NotFound):
         import_file(asked, tmp_path / "made")
 
 
 def test_folders_that_hold_no_model(tmp_path, autoencoder_folder):
-    with pytest.raises(UserError, match="holds no exported model"):
+    with refuses(str(tmp_path), kind=NotFound):
         Exported.open(tmp_path, "x")
-    with pytest.raises(UserError, match="kind 'autoencoder'"):
+    with refuses("'autoencoder'", kind=Unsupported):
         Exported.open(autoencoder_folder, "x")

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from birdsd.errors import UserError
+from birdsd.errors import NothingLeft
 from birdsd.evaluation.embedded.heads import fit_head
 from birdsd.evaluation.sim2real.answer import TestClips, answer
 from birdsd.evaluation.sim2real.arms import ARMS, Cell, cells_of, chosen_arms
@@ -169,5 +169,5 @@ def test_power_grows_with_recordings_and_not_with_clips_and_is_lower_for_more_co
     assert power_of([f"r{n}" for n in range(20)] * 4, 16).detectable > few.detectable
     assert few.chances["0.02"] < few.chances["0.1"] < many.chances["0.1"]
     assert "20 test recordings (80 clips) and 1 comparisons" in few.text()
-    with pytest.raises(UserError, match="1 test recordings"):
+    with refuses("1 test recordings", kind=NothingLeft):
         power_of(["a"], 1)
