@@ -14,6 +14,7 @@ from birdsd.cli import main
 from birdsd.errors import UserError
 from tests.support.errors import refuses
 
+ROOT = Path(__file__).resolve().parents[1]
 # Scripts that read `--json` hold on to these: codes may be added, none may change.
 CODES = {
     "UserError": "refused", "NotFound": "not-found", "AlreadyThere": "already-there", "Damaged": "damaged",
@@ -33,6 +34,10 @@ def kinds() -> list[type[UserError]]:
 def test_every_kind_of_error_has_the_code_that_it_had() -> None:
     assert {kind.__name__: kind.code for kind in kinds()} == CODES
     assert len(set(CODES.values())) == len(CODES)
+    documented = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    assert [
+        code for code in CODES.values() if f"`{code}`" not in documented and f'"{code}"' not in documented
+    ] == []
 
 
 def test_a_kind_comes_back_from_another_process_with_its_parts() -> None:
