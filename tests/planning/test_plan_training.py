@@ -257,4 +257,4 @@ def test_settings_that_cannot_run_are_no_plan(large: None, setting: str, named: 
 
 def test_shards_that_are_not_there_yet_are_named(large: None) -> None:
     made = make_plan(["model=sd15", "data.shards=/not/there"], gpu="8GB")
-    assert any("no shards in /not/there yet" in note for note in made.notes)
+    assert any("/not/there" in note for note in made.notes)

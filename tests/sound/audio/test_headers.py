@@ -141,7 +141,7 @@ def test_ordinary_float_samples_stay_what_they_are(tmp_path, peak):
 
 def test_float_samples_far_above_full_scale_are_reported_or_refused(tmp_path):
     path = save(tmp_path / "a.wav", noise() * 30, RATE, "FLOAT")
-    assert "19 dB above full scale" in probe(path).notes[0] and read(path, RATE).max() > 8
+    assert "19 dB" in probe(path).notes[0] and read(path, RATE).max() > 8
     save(path, noise() * 1000, RATE, "FLOAT")
     with refuses(("a.wav", "300"), kind=RecordingError):
         probe(path)

@@ -183,7 +183,7 @@ def test_what_does_not_fit_is_turned_down_and_nan_refused(tmp_path):
     assert gain_db == pytest.approx(-6.02, abs=0.01)
     assert read(tmp_path / "a.wav", 8000)[0].tolist() == pytest.approx([0.25, 0.75, -1.0, 0.5], abs=1e-4)
     with soundfile.SoundFile(tmp_path / "a.wav") as sound:
-        assert "turned down by 6.0 dB" in sound.comment
+        assert "6.0 dB" in sound.comment
     assert write_wav(tmp_path / "a.wav", waveform, 8000, "float32") == 0.0
     np.testing.assert_array_equal(read(tmp_path / "a.wav", 8000)[0], waveform)
     with refuses(("b.wav", "NaN"), kind=BadValue):
