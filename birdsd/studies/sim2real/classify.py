@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from birdsd.errors import UnknownName, unknown_name
+from birdsd.errors import UserError, unknown_name
 from birdsd.evaluation.embedded.cache import EmbeddingCache
 from birdsd.evaluation.embedded.heads import Examples, fit_head
 from birdsd.evaluation.judges import Judge
@@ -82,9 +82,7 @@ class HeadClassifier:
         number = {name: place for place, name in enumerate(species)}
         for one in samples:
             if one.species not in number:
-                raise UnknownName(
-                    f"{one.path.name} is labelled {one.species}", "which is not in the list", ""
-                )
+                raise UserError(f"{one.path.name} is labelled {one.species}", "which is not in the list", "")
         classes = np.array([number[one.species] for one in samples], dtype=np.int64)
         return Examples(self._embeddings(samples), classes, [one.recording for one in samples])
 

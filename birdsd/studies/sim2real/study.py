@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from birdsd.cluster.rank.signals import RunControl
-from birdsd.errors import BadValue, NothingLeft, NotSet, UserError
+from birdsd.errors import UserError
 from birdsd.evaluation.embedded.cache import EmbeddingCache
 from birdsd.evaluation.judges import Judge, find_judge
 from birdsd.evaluation.sim2real.answer import Answer, TestClips, answer
@@ -70,7 +70,7 @@ class Experiment:
         classifier: Classifier | None = None,
     ) -> None:
         if not config.data:
-            raise NotSet("data is not set", "the experiment needs labelled recordings", "data=FOLDER")
+            raise UserError("data is not set", "the experiment needs labelled recordings", "data=FOLDER")
         _check_counts(config)
         self.config, self.control, self.part = config, control, ArrayShare.parse(config.part)
         self.out = Path(config.out)
@@ -98,7 +98,7 @@ class Experiment:
         """The judge, for embeddings and for what it confirms."""
         judge = find_judge(self.config.judge)
         if self._filtering and not any(judge.class_of(name) is not None for name in self.real.species):
-            raise NothingLeft(
+            raise UserError(
                 f"{judge.title} knows none of the {len(self.real.species)} species",
                 "it confirms only species that it knows",
                 "filters=[everything]",
@@ -168,7 +168,7 @@ class Experiment:
             return samples, {}
         kept, shares = confirmed(samples, named_right(self.cache))
         if not kept:
-            raise NothingLeft(
+            raise UserError(
                 f"{self.judge.title} names none of {len(samples)} synthetic clips right",
                 "there is nothing to learn from that a judge confirms",
                 "filters=[everything]",
@@ -319,7 +319,7 @@ class Experiment:
                 results[cell] = np.load(place.with_suffix(".npy"), allow_pickle=False).astype(np.float64)
         if not results:
             why = next(iter(failed.values()), "")
-            raise NothingLeft(
+            raise UserError(
                 f"no cell of the experiment could be trained: {why}", "", "fix that, and run it again"
             )
         plan = self.plan
@@ -349,9 +349,9 @@ class Experiment:
 def _check_counts(config: SimToRealConfig) -> None:
     for name in ("seeds", "steps", "clips_per_species", "draws"):
         if getattr(config, name) < 1:
-            raise BadValue(f"{name}={getattr(config, name)}", "it must be at least 1", f"{name}=3")
+            raise UserError(f"{name}={getattr(config, name)}", "it must be at least 1", f"{name}=3")
     if not config.levels:
-        raise NothingLeft(
+        raise UserError(
             "levels is empty", "a level is a number of recordings a species, or all", "levels=[2,all]"
         )
 
