@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import pickle
@@ -16,6 +17,12 @@ from birdsd.errors import UserError
 from tests.support.errors import refuses
 
 ROOT = Path(__file__).resolve().parents[1]
+SENTENCE = re.compile(r"[a-z']{2,} [a-z']{2,} [a-z']{2,}")
+# Where tests still look for sentences; a room fewer is welcome, one more is not.
+WITH_SENTENCES = (
+    "diffusion/classifiers", "diffusion/formats/test_upscalers", "diffusion/methods/test_upscaler",
+    "diffusion/upscaling", "scenes/compose", "shards/prepare", "studies/test_sim2real", "test_gpu_check",
+)  # fmt: skip
 # Scripts that read `--json` hold on to these: codes may be added, none may change.
 CODES = {
     "UserError": "refused", "NotFound": "not-found", "AlreadyThere": "already-there", "Damaged": "damaged",
@@ -79,3 +86,30 @@ def test_the_tests_own_helper_holds_kind_value_and_way_out() -> None:
     ):  # fmt: skip
         with pytest.raises(AssertionError), refuses(named, *offers, kind=kind):
             refuse()
+
+
+def test_no_test_asks_an_error_for_its_sentence() -> None:
+    """`refuses` holds the kind and what is named; whole messages are in tests/golden/texts.json."""
+    found = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        name = path.relative_to(ROOT / "tests").as_posix()
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not name.startswith(WITH_SENTENCES) and isinstance(call, ast.Call):
+                found += [f"{name}:{call.lineno}: {text}" for text in asked_of_an_error(call)]
+    assert found == []
+
+
+def asked_of_an_error(call: ast.Call) -> list[str]:
+    """The sentences that `raises(KIND, match=...)` looks for, where KIND is a kind of `UserError`."""
+    if not call.args or ast.unparse(call.args[0]).rpartition(".")[2] not in CODES:
+        return []
+    asked = [keyword.value for keyword in call.keywords if keyword.arg == "match"]
+    texts = [one.value for part in asked for one in ast.walk(part) if isinstance(one, ast.Constant)]
+    return [one for one in texts if isinstance(one, str) and SENTENCE.search(one)]
+
+
+def test_such_a_sentence_is_found() -> None:
+    asks = ast.parse('pytest.raises(errors.NotFound, match=r"the file a does not exist")', mode="eval").body
+    assert isinstance(asks, ast.Call) and len(asked_of_an_error(asks)) == 1
+    fine = ast.parse('pytest.raises(ValueError, match="no such thing here")', mode="eval").body
+    assert isinstance(fine, ast.Call) and not asked_of_an_error(fine)
