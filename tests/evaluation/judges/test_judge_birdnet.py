@@ -150,7 +150,7 @@ def test_a_folder_of_ones_own_serves_and_another_model_is_refused(
         find_judge(str(tmp_path))
     labels = tmp_path / "model_Labels.txt"
     labels.write_text("\n".join(reversed(judge.names)), encoding="utf-8")
-    with refuses("BirdNET", kind=Mismatch):
+    with refuses(("labels", "BirdNET"), kind=Mismatch):
         find_judge(str(tmp_path))
     labels.write_text("\n".join(judge.names) + "\n", encoding="utf-8")
     own = find_judge(str(tmp_path))
@@ -161,7 +161,7 @@ def test_folders_without_a_model_are_named(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(birdnet, "find_spec", lambda name: object())
     with refuses((str(tmp_path), ".tflite"), kind=NotFound):
         find_judge(str(tmp_path))
-    with refuses("judge=", kind=NotFound):
+    with refuses(("judge=", "nowhere"), kind=NotFound):
         find_judge(str(tmp_path / "nowhere"))
 
 

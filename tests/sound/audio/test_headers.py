@@ -92,7 +92,7 @@ def test_an_empty_recording_is_told_apart(tmp_path):
     head = path.read_bytes()[:44]
     path.write_bytes(head)
     with_wav_sizes(path, 0, 0)
-    with refuses("a.wav", kind=RecordingError):
+    with refuses(("a.wav", "no samples"), kind=RecordingError):
         probe(path)
 
 
