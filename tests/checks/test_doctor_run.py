@@ -145,7 +145,7 @@ def test_shards(tmp_path: Path) -> None:
     assert found.level == "error" and "train-000001.tar" in found.what
     shutil.rmtree(folder)
     (found,) = look()
-    assert found.level == "error" and "does not exist" in found.what
+    assert found.level == "error" and str(folder) in found.what
 
 
 @pytest.mark.parametrize("deep", [False, True])
