@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from birdsd.diffusion.networks.finite import NotFinite
 from birdsd.errors import Damaged, NothingLeft, UserError
 from birdsd.schema import OptimConfig
 from birdsd.shards.index import ShardIndex
@@ -138,7 +139,7 @@ class Exploding(ToyMethod):
 
 def test_a_loss_that_is_not_finite(shards, tmp_path):
     """Named with its step and positions, and not saved: the run goes on from before it."""
-    with refuses("step 5 (positions 40 to 49)"):
+    with refuses("step 5 (positions 40 to 49)", kind=NotFinite):
         go(shards, tmp_path, method=Exploding, save__every_samples=10, save__validate_every_samples=0)
     assert max(p.name for p in (tmp_path / "checkpoints").iterdir()) == "000000000040"
     assert max(losses(tmp_path)) == 40
@@ -146,7 +147,7 @@ def test_a_loss_that_is_not_finite(shards, tmp_path):
 
 
 def test_a_loss_found_late_is_not_saved(shards, tmp_path):
-    with refuses("step 5"):
+    with refuses("step 5", kind=NotFinite):
         go(shards, tmp_path, method=Exploding, save__log_every_steps=1000, save__validate_every_samples=0)
     assert max(p.name for p in (tmp_path / "checkpoints").iterdir()) == "000000000040"
 
@@ -160,7 +161,7 @@ class Beyond(ToyMethod):
 
 
 def test_a_validation_loss_that_is_not_finite_names_the_sample(shards, tmp_path):
-    with refuses(("1 of 8", "'validation0003'")) as caught:
+    with refuses(("1 of 8", "'validation0003'"), kind=NotFinite) as caught:
         go(shards, tmp_path, method=Beyond)
     assert "machine.precision=fp32" in str(caught.value)
     assert not [line for line in read_metrics(tmp_path) if line["kind"] == "validation"]
@@ -179,7 +180,7 @@ class Diverging(ToyMethod):
 
 
 def test_diverged_weights_that_validation_meets_are_not_saved(shards, tmp_path):
-    with refuses("8 of 8"):
+    with refuses("8 of 8", kind=NotFinite):
         go(shards, tmp_path, method=Diverging, save__every_samples=10, save__validate_every_samples=10)
     metrics = list(read_metrics(tmp_path))
     assert all(math.isfinite(line["loss"]) for line in metrics)
