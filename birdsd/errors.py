@@ -14,9 +14,12 @@ class UserError(Exception):
     """Something the user can mend.
 
     `problem` names the thing and its value, `expected` says what it must be, `hint` what to do about it.
+    The class is the kind of error. Its `code` is what `--json` calls it, and what programs and tests hold on
+    to, together with the values that the error names: words may be improved at any time.
     """
 
     exit_status = 2
+    code = "refused"
 
     def __init__(self, problem: str, expected: str = "", hint: str = "") -> None:
         self.problem, self.expected, self.hint = problem, expected, hint
@@ -25,6 +28,78 @@ class UserError(Exception):
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         # Worker processes send their errors back pickled: the three parts, not the joined sentence.
         return type(self), (self.problem, self.expected, self.hint)
+
+    def to_json(self) -> dict[str, str]:
+        """The kind of error and its three parts."""
+        return {
+            "code": self.code, "problem": self.problem, "expected": self.expected, "hint": self.hint,
+        }  # fmt: skip
+
+
+class NotFound(UserError):
+    """What is named is not there: a file, a run, a column of a table, a part of a model."""
+
+    code = "not-found"
+
+
+class AlreadyThere(UserError):
+    """What would be written is there already, and is not overwritten."""
+
+    code = "already-there"
+
+
+class Damaged(UserError):
+    """What is there cannot be read, or is not what was written."""
+
+    code = "damaged"
+
+
+class Mismatch(UserError):
+    """Two things do not belong together: settings, shapes, a model and its codec; or one has changed."""
+
+    code = "mismatch"
+
+
+class UnknownName(UserError):
+    """A name is not among the valid ones."""
+
+    code = "unknown-name"
+
+
+class BadValue(UserError):
+    """A value is not of the kind, or not in the range, that is expected."""
+
+    code = "bad-value"
+
+
+class NotSet(UserError):
+    """A setting or an option is needed and was not given."""
+
+    code = "not-set"
+
+
+class NothingLeft(UserError):
+    """There is nothing to work on: no recordings, no samples, no species, or none that can be used."""
+
+    code = "nothing-left"
+
+
+class Unsupported(UserError):
+    """What is asked for cannot be done: not in this format, by this method, or with what is installed."""
+
+    code = "unsupported"
+
+
+class InUse(UserError):
+    """Another process is at work on it."""
+
+    code = "in-use"
+
+
+class DiskFull(UserError):
+    """No room is left to write."""
+
+    code = "disk-full"
 
 
 def _sentence(text: str) -> str:
@@ -45,7 +120,7 @@ def unknown_name(
     more_hint: str = "",
     whole: str = "",
     meant: Sequence[str] = (),
-) -> UserError:
+) -> UnknownName:
     """The error for a name that is not among the valid ones.
 
     It lists them where they are few; of many it names the nearest three, and `whole` says where the whole
@@ -60,7 +135,7 @@ def unknown_name(
     else:
         rule = f"the nearest of {len(names)}: {', '.join(map(clipped, near))}"
         rule += f"; all of them: {whole}" if whole else ""
-    return UserError(
+    return UnknownName(
         f"unknown {kind} '{clipped(name)}'", rule, " ".join(part for part in (hint, more_hint) if part)
     )
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from birdsd.errors import UserError
+from birdsd.errors import Damaged, DiskFull, InUse, NotFound, UserError
 
 try:
     import fcntl
@@ -35,7 +35,7 @@ def explained_write(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _DISK_FULL:
-            raise UserError(
+            raise DiskFull(
                 f"the disk is full while writing {path}",
                 "nothing that was already complete is lost, and the unfinished file was removed",
                 "free some space (or choose another folder) and run the same command again",
@@ -72,28 +72,41 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             raise
 
 
+def lock_file(path: Path) -> IO[str]:
+    """A file to be `locked`, in a folder that is made if need be. Closing it gives up the lock."""
+    with explained_write(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "a+", encoding="utf-8")
+
+
+def locked(stream: IO[str], shared: bool = False, wait: bool = False) -> bool:
+    """Whether this process holds the lock of an open file now, alone or with others who share it; so it does
+    where the system or the file system has no locks. `wait`: until it does."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # some network file systems know no locks
+    return True
+
+
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold `folder` for this process: a second one that asks is refused with a `UserError`.
 
     The lock goes with the process, however it ends. Where the file system has no locks there is none.
     """
-    with explained_write(folder):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        stream = open(Path(folder) / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held to the end
-    with stream:
-        if fcntl is not None:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                stream.seek(0)
-                raise UserError(
-                    f"process {stream.read().strip() or '(unknown)'} is at work in {folder}",
-                    "two at once would corrupt each other's files",
-                    "wait for it, or stop it, and run the same command again",
-                ) from error
-            except OSError:
-                pass  # some network file systems know no locks
+    with lock_file(Path(folder) / ".lock") as stream:
+        if not locked(stream):
+            stream.seek(0)
+            raise InUse(
+                f"process {stream.read().strip() or '(unknown)'} is at work in {folder}",
+                "two at once would corrupt each other's files",
+                "wait for it, or stop it, and run the same command again",
+            )
         stream.seek(0)
         stream.truncate()
         stream.write(str(os.getpid()))
@@ -212,9 +225,9 @@ def read_json(path: Path, what: str = "file") -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"{what} {path} does not exist") from error
+        raise NotFound(f"{what} {path} does not exist") from error
     except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{what} {path} is not valid JSON: {error}") from error
+        raise Damaged(f"{what} {path} is not valid JSON: {error}") from error
 
 
 def sha256_file(path: Path) -> str:

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from birdsd import plugins
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, unknown_name
 from birdsd.schema import MethodConfig, TrainConfig
 
 Shapes = Mapping[str, Sequence[int]]  # of a part's tensors, by name
@@ -122,13 +122,13 @@ def built_in() -> tuple[MethodFacts, ...]:
 def _of_package(name: str) -> MethodFacts:
     found = plugins.load(plugins.METHODS, name)
     if not isinstance(found, MethodFacts) or found.name != name:
-        raise UserError(
+        raise BadValue(
             f"the entry point {name} in {plugins.METHODS} names {found!r}",
             f"it has to be a MethodFacts with the name '{name}'",
             "see docs/extending.md",
         )
     if not (isinstance(found.config, type) and issubclass(found.config, MethodConfig)):
-        raise UserError(
+        raise BadValue(
             f"the settings of method={name}, from the entry point in {plugins.METHODS}, are {found.config!r}",
             "they have to be a dataclass derived from birdsd.schema.MethodConfig",
             "see docs/extending.md",

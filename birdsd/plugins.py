@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from birdsd import schema
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import Unsupported, unknown_name
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -82,7 +82,7 @@ def load(group: str, name: str) -> Any:
         return point.load()
     except Exception as error:  # whatever a package of others does while it is imported
         package = point.dist.name if point.dist is not None else point.value
-        raise UserError(
+        raise Unsupported(
             f"'{name}' of the installed package {package} cannot be loaded ({error})",
             f"its entry point in {group} is {point.value}",
             f"fix or remove that package: pip uninstall {package}",

@@ -12,12 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from birdsd.files import explained_write, fsync_folder, safe_name
-
-try:
-    import fcntl
-except ImportError:  # not a Unix
-    fcntl = None  # type: ignore[assignment]
+from birdsd.files import explained_write, fsync_folder, lock_file, locked, safe_name
 
 _WRITING = ".writing-"
 # A folder that nobody has written to for so long is a dead writer's, wherever that writer was.
@@ -78,18 +73,10 @@ def waiting_for(path: Path, shared: bool = False) -> Iterator[None]:
 
     The lock goes with the process, however it ends. Where the file system has no locks there is none.
     """
-    with explained_write(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - held to the end
-    with stream:
-        if fcntl is not None:
-            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-            with suppress(OSError):  # some network file systems know no locks
-                try:
-                    fcntl.flock(stream, kind | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    print(f"waiting for another task that is working in {path.parent}", file=sys.stderr)
-                    fcntl.flock(stream, kind)
+    with lock_file(path) as stream:
+        if not locked(stream, shared):
+            print(f"waiting for another task that is working in {path.parent}", file=sys.stderr)
+            locked(stream, shared, wait=True)
         yield
 
 

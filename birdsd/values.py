@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from birdsd import yamltext
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Damaged
 
 # Open dictionaries whose values are words, not numbers.
 _OF_WORDS = ("site.environment", "site.sbatch", "learn")
@@ -60,9 +60,9 @@ def read_preset(path: Path) -> dict[str, Any]:
     try:
         values = yamltext.load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the preset {path} cannot be read: {error}") from error
+        raise Damaged(f"the preset {path} cannot be read: {error}") from error
     if not isinstance(values, dict):
-        raise UserError(f"the preset {path} holds no settings", "a preset is a YAML file of key: value lines")
+        raise BadValue(f"the preset {path} holds no settings", "a preset is a YAML file of key: value lines")
     return {str(key): value for key, value in values.items()}
 
 
@@ -85,7 +85,7 @@ def _word(key: str, value: Any) -> Any:
         switch = isinstance(value, yamltext.Plain) and value in ("true", "false", "True", "False")
         return value.lower() == "true" if switch else yamltext.written(value)
     if isinstance(value, (dict, list)):
-        raise UserError(
+        raise BadValue(
             f"{key} holds {yamltext.written(value)}", "a variable's value is text", "put it in quotes"
         )
     return "" if yamltext.is_null(value) else str(value)

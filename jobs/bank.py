@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Mismatch
 from birdsd.jobs_api import Outcome
 from birdsd.runs.share import ArrayShare
 from birdsd.scenes.bank import bank as files
@@ -18,12 +18,12 @@ def run(config: BankConfig) -> Outcome:
     """Make this part's songs that are not there yet, by a model or out of recordings."""
     out, part = Path(config.out), ArrayShare.parse(config.part)
     if config.count < 1 or config.takes < 1 or config.tries < 1:
-        raise UserError(
+        raise BadValue(
             f"count={config.count} takes={config.takes} tries={config.tries}", "each must be at least 1"
         )
     if config.recordings:
         if config.run:
-            raise UserError(
+            raise Mismatch(
                 "run and recordings are both set", "a bank is made of one of them", "leave one out"
             )
         files.begin(out, {"recordings": Path(config.recordings).name, "rate_hz": config.rate_hz})

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from birdsd.errors import UserError
+from birdsd.errors import NothingLeft, UserError
 from birdsd.files import explained_write, safe_name, write_text
 from birdsd.jobs_api import Outcome
 from birdsd.schema import BearingsConfig
@@ -27,7 +27,7 @@ def run(config: BearingsConfig) -> Outcome:
     Layout(FOA, heading_deg=config.heading_deg)  # refuses a heading that is none
     paths = find_recordings(source)
     if not paths:
-        raise UserError(f"there is no recording in {source}", "", "name a folder of sound files")
+        raise NothingLeft(f"there is no recording in {source}", "", "name a folder of sound files")
     labels = _labels(source, Path(config.labels) if config.labels else None)
     lines, rows, refused = [], [], []
     for path, name in zip(paths, _names(paths, source), strict=True):
@@ -44,7 +44,7 @@ def run(config: BearingsConfig) -> Outcome:
         lines.append(_write(found, out, name, config))
         rows += [{"path": str(path), **row} for row in _rows(found, config.heading_deg)]
     if refused and not lines:
-        raise UserError(f"none of {len(paths)} recordings can be used; {refused[0][1]}")
+        raise NothingLeft(f"none of {len(paths)} recordings can be used; {refused[0][1]}")
     lines += [f"  left out: {why}" for _, why in refused[:10]]
     with_one = sum(bool(row["azimuth_deg"]) for row in rows)
     lines.append(f"{with_one} of {len(rows)} sounds have a bearing; tables and pictures are in {out}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, cast
 
-from birdsd.errors import UserError
+from birdsd.errors import Unsupported
 from birdsd.format import size
 from birdsd.jobs_api import Outcome
 from birdsd.method_facts import facts_of
@@ -28,7 +28,7 @@ def run(config: CacheConfig) -> Outcome:
     config.machine.cache_latents = True
     method = make_method(config, index)
     if not facts_of(config.method).caches:
-        raise UserError(
+        raise Unsupported(
             f"method={config.method.name} has nothing to cache",
             "only methods that learn by denoising use cached latents and text",
             "train it as it is",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from birdsd import plugins
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, Mismatch, NotFound, NotSet, unknown_name
 from birdsd.evaluation import leakage
 from birdsd.evaluation.classification.evaluation import Evaluation, evaluated
 from birdsd.evaluation.classification.events import event_scores
@@ -61,26 +61,26 @@ def _outcome(config: EvaluateConfig, result: Evaluation) -> Outcome:
 
 def _check(config: EvaluateConfig) -> None:
     if config.run and config.judge:
-        raise UserError(
+        raise Mismatch(
             f"run={config.run} and judge={config.judge} are both set", "one of them is heard", "leave one out"
         )
     if not 0 < config.threshold < 1:
-        raise UserError(f"threshold={config.threshold:g}", "it must be above 0 and below 1", "0.5 is usual")
+        raise BadValue(f"threshold={config.threshold:g}", "it must be above 0 and below 1", "0.5 is usual")
     if config.thresholds not in THRESHOLDS:
         raise unknown_name("kind of thresholds", config.thresholds, THRESHOLDS)
     if config.leaks not in LEAKS:
         raise unknown_name("way to treat leaks", config.leaks, LEAKS)
     for key in ("resamples", "mistakes"):
         if getattr(config, key) < (1 if key == "resamples" else 0):
-            raise UserError(f"{key}={getattr(config, key)}", "it must be a positive number")
+            raise BadValue(f"{key}={getattr(config, key)}", "it must be a positive number")
     if not config.data.shards and not config.data.recordings:
-        raise UserError(
+        raise NotSet(
             "nothing says which sounds to evaluate on",
             "they are the split of a shard set, or a folder of labelled recordings",
             "set data.shards=SHARDS, or data.recordings=FOLDER",
         )
     if config.thresholds == VALIDATION and (not config.data.shards or config.split == VALIDATION):
-        raise UserError(
+        raise Mismatch(
             f"thresholds={VALIDATION} with "
             + (f"split={VALIDATION}" if config.data.shards else "recordings that have no splits"),
             "thresholds are chosen on other recordings than those that are evaluated",
@@ -180,7 +180,7 @@ def _learnt_from(
     if source is not None:
         place = Path(source)
         if not place.exists() and config.trained_on:
-            raise UserError(
+            raise NotFound(
                 f"trained_on={place} does not exist", "", "name a folder of shards or of recordings"
             )
         if place.exists() and not any(place.glob("*.tar")):

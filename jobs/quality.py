@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, NotSet
 from birdsd.evaluation.embedded.cache import EmbeddingCache
 from birdsd.evaluation.embedded.measured import measure_folder
 from birdsd.evaluation.judges import find_judge
@@ -22,12 +22,12 @@ def run(config: QualityConfig) -> Outcome:
     """Measure the clips of a folder against the real clips of the shards."""
     for name in ("sounds", "shards"):
         if not getattr(config, name):
-            raise UserError(
+            raise NotSet(
                 f"{name} is not set", "generated clips are compared with the real ones of their shards",
                 "sounds=FOLDER shards=FOLDER",
             )  # fmt: skip
     if config.resamples < 1:
-        raise UserError(f"resamples={config.resamples}", "it must be at least 1", "resamples=1000")
+        raise BadValue(f"resamples={config.resamples}", "it must be at least 1", "resamples=1000")
     out, judge = Path(config.out), find_judge(config.judge)
     index = ShardIndex.open(str(config.shards))
     cache = EmbeddingCache(judge, out / "embeddings")

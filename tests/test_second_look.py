@@ -13,11 +13,12 @@ from birdsd.cluster.rank.ranks import launched
 from birdsd.cluster.script_lines import check_words
 from birdsd.config import compose
 from birdsd.diffusion.generation.generator import pipeline_folder
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, NotSet, Unsupported
 from birdsd.runs.resources import resources
 from birdsd.schema import SiteConfig
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.inspect import describe, text
+from tests.support.errors import refuses
 
 
 def foreign(folder, value: int, metadata: str = '{"captions": ["a Wren"]}'):
@@ -53,14 +54,14 @@ def test_shards_that_say_nothing_about_species_do_not_say_that_there_is_no_bird(
     [{"WORLD_SIZE": "2"}, {"RANK": "0"}, {"RANK": "x", "WORLD_SIZE": "2"}, {"RANK": "0", "WORLD_SIZE": ""}],
 )
 def test_half_an_environment_of_ranks_is_refused(environ):
-    with pytest.raises(UserError, match="set both RANK and WORLD_SIZE"):
+    with refuses("the environment has", "RANK and WORLD_SIZE", kind=NotSet):
         launched(environ)
 
 
 @pytest.mark.parametrize("option", ["array", "output", "signal", "no-requeue", "no_requeue", "wrap"])
 def test_options_that_birdsd_stands_on_are_not_overridden(option):
     site = {"partition": "p", "account": None, "qos": None, "constraint": None, "gpu_type": None}
-    with pytest.raises(UserError, match=f"site.sbatch.{option} is"):
+    with refuses(f"site.sbatch.{option} ", kind=BadValue):
         check_words({**site, "sbatch": {option: "x"}})
     check_words({**site, "sbatch": {"mail-type": "END", "gres": "tmp:10G"}})
 
@@ -76,12 +77,12 @@ def test_tasks_share_the_cpus_of_a_node(gpus, cpus, tasks, expected):
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_settings_are_finite_numbers(value):
-    with pytest.raises(UserError, match=rf"optim.learning_rate is {value}.*finite"):
+    with refuses(f"optim.learning_rate is {value}", kind=BadValue):
         compose("train", [f"optim.learning_rate={value}"])
 
 
 def test_a_part_of_a_model_generates_nothing_and_that_is_said(tmp_path):
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="is finished, but cannot generate anything by itself"):
+    with refuses(str(tmp_path), f"birdsd status {tmp_path.name}", kind=Unsupported):
         pipeline_folder(tmp_path)

@@ -34,9 +34,9 @@ def run(item: str, settings: Settings, limit_s: float) -> Iterator[dict[str, Any
     done = subprocess.run(
         birdsd("verify", *words, *trial, "--out", str(out), "--json"), stdout=subprocess.PIPE, text=True
     )
-    if not done.stdout.strip():
+    found = json.loads(done.stdout or "{}")
+    if "checks" not in found:  # refused, with the reason on standard error
         sys.exit(done.returncode or 1)
-    found = json.loads(done.stdout)
     says = f"stages {stages}: {found['steps']} steps, {kills} kills, {found['seconds']:.0f} s"
     where = {"device": found["device"], "precision": found["precision"]}
     yield {"table": "verify", "what": "trial", **where, "says": says}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from birdsd.cli.verb import Verb, emit
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, NotFound, NothingLeft, NotSet, UserError, unknown_name
 
 if TYPE_CHECKING:
     from birdsd.evaluation.judges import Judge, Sound
@@ -111,7 +111,7 @@ def _stages(options: argparse.Namespace, judge: Judge, sounds: SoundFiles) -> in
 
     run = RunStore(Path("runs")).find(options.run)
     if not run.export_folder.is_dir():
-        raise UserError(
+        raise NotFound(
             f"--run {options.run} has no export", "its autoencoder is read there", "let the run finish first"
         )
     index = ShardIndex.open(Path(run.config["data"]["shards"]))
@@ -144,9 +144,9 @@ def _with_one_species(sounds: SoundFiles, rate_hz: int) -> tuple[list[Sound], li
         except UserError as error:
             left_out.append((file.path, str(error)))
     if any(len(file.species) == 1 for file in sounds.files) and not readable:
-        raise UserError(f"none of the sounds can be judged: {left_out[0][1]}")
+        raise NothingLeft(f"none of the sounds can be judged: {left_out[0][1]}")
     if not readable:
-        raise UserError(
+        raise NothingLeft(
             "none of the sounds says which species was requested",
             "this comes from the recipe next to a generated clip, or from its folder's name",
             "name the folder that `birdsd run generate` wrote",
@@ -167,15 +167,13 @@ def species_in(folder: Path) -> list[str]:
     from birdsd.sound.labels.load import load_recordings
 
     if not folder.exists():
-        raise UserError(
-            f"--species-from {folder} does not exist", "", "name a folder of recordings or shards"
-        )
+        raise NotFound(f"--species-from {folder} does not exist", "", "name a folder of recordings or shards")
     if folder.is_dir() and any(folder.glob("*.tar")):
         names = list(ShardIndex.open(folder).species)
     else:
         names = list(load_recordings(folder).species)
     if not names:
-        raise UserError(
+        raise NothingLeft(
             f"{folder} contains no labelled species", "", "name another folder, or the species: --species"
         )
     return names
@@ -243,12 +241,12 @@ def _read(name: str, text: str) -> Any:
                 raise ValueError
             return count
     except ValueError:
-        raise UserError(
+        raise BadValue(
             f"{name}={text}", "a number is expected" if kind == "number" else "a count from 0 on is expected"
         ) from None
     if kind == "switch":
         if text not in ("true", "false"):
-            raise UserError(f"{name}={text}", "it is true or false")
+            raise BadValue(f"{name}={text}", "it is true or false")
         return text == "true"
     return [one.strip() for one in text.split(",") if one.strip()] if kind == "names" else text
 
@@ -256,13 +254,13 @@ def _read(name: str, text: str) -> Any:
 def _classify(options: argparse.Namespace) -> int:
     sources, told = _settings(options.words)
     if not told["run"]:
-        raise UserError(
+        raise NotSet(
             "run is not set",
             "a classifier must listen",
             "run=RUN of a finished training with method=classifier",
         )
     if not sources:
-        raise UserError("no recordings are named", "", "name sound files, or folders of them")
+        raise NotSet("no recordings are named", "", "name sound files, or folders of them")
     from birdsd.evaluation.classify.classify import ClassifySettings, check_formats, classify
     from birdsd.evaluation.classify.tables import text_of, write_tables
     from birdsd.files import read_json

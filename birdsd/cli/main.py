@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -56,15 +57,18 @@ def _main(arguments: list[str]) -> int:
     if not hasattr(options, "call"):
         parser.print_help()
         return 0
-    return _guarded(lambda: options.call(options))
+    return _guarded(lambda: options.call(options), getattr(options, "json", False))
 
 
-def _guarded(work: Callable[[], int]) -> int:
-    """The exit status of a verb's work, with a line for an error that the user can correct."""
+def _guarded(work: Callable[[], int], as_json: bool = False) -> int:
+    """The exit status of a verb's work, with a line for an error that the user can correct; with `--json`
+    its kind and its parts go to standard output, too."""
     try:
         return work()
     except UserError as error:
         print(f"birdsd: {error}", file=sys.stderr)
+        if as_json:
+            print(json.dumps({"error": error.to_json()}, indent=2, ensure_ascii=False))
         return error.exit_status
     except KeyboardInterrupt:
         print("birdsd: interrupted; run the same command again to resume", file=sys.stderr)

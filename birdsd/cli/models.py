@@ -10,7 +10,7 @@ from typing import Any
 
 from birdsd.cli.verb import Verb, emit
 from birdsd.diffusion.formats import FORMATS
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, Mismatch, NotFound, unknown_name
 from birdsd.format import size
 from birdsd.shards.exports import BIRDNET
 from birdsd.shards.exports import FORMATS as SOUND_FORMATS
@@ -79,7 +79,7 @@ def _export(options: argparse.Namespace) -> int:
     if unknown and of_sounds:
         raise unknown_name("format", unknown, (*FORMATS, *SOUND_FORMATS))
     if of_sounds and len(of_sounds) < len(options.formats):
-        raise UserError(
+        raise Mismatch(
             f"--format {' '.join(options.formats)} mixes models and sounds",
             f"sounds are exported as {', '.join(SOUND_FORMATS)}",
             "export them one after the other",
@@ -87,7 +87,7 @@ def _export(options: argparse.Namespace) -> int:
     for name in _OF_MODELS if of_sounds else _OF_SOUNDS:
         if getattr(options, name) is not None:
             kind = "recordings" if of_sounds else "a model"
-            raise UserError(f"--{name} has no effect", f"{kind} are exported without it", "leave it out")
+            raise Mismatch(f"--{name} has no effect", f"{kind} are exported without it", "leave it out")
     if of_sounds:
         return _export_sounds(options, of_sounds)
     with _quietly():
@@ -106,7 +106,7 @@ def _export_sounds(options: argparse.Namespace, formats: Sequence[str]) -> int:
 
     sounds = Path(options.run).expanduser()
     if not sounds.exists():
-        raise UserError(f"{sounds} does not exist", "", "name a folder of labelled recordings")
+        raise NotFound(f"{sounds} does not exist", "", "name a folder of labelled recordings")
     given = {"seconds": options.seconds, "most": options.clips, "test_fraction": options.test,
              "seed": options.seed}  # fmt: skip
     kept = {name: value for name, value in given.items() if value is not None}
@@ -184,7 +184,7 @@ def model_folder(text: str, runs: Path) -> Path:
     if place.is_dir():
         return place
     if place.exists():
-        raise UserError(f"{place} is a file", "expected a run or a folder", "birdsd import FILE reads files")
+        raise BadValue(f"{place} is a file", "expected a run or a folder", "birdsd import FILE reads files")
     return RunStore(runs).find(text).folder
 
 
@@ -255,7 +255,7 @@ def import_path(
 
     path = Path(file).expanduser()
     if not path.exists():
-        raise UserError(f"{path} does not exist", "", "check the path")
+        raise NotFound(f"{path} does not exist", "", "check the path")
     if codec is not None and not Path(codec).expanduser().exists():
         codec = str(model_folder(codec, runs))
     asked = Asked(path, resolved(base, runs, "--base"), codec, resolved(clip, runs, "--clip"), token)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from birdsd.cli.verb import Verb, emit
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Mismatch, NotSet
 
 if TYPE_CHECKING:
     from birdsd.scenes.book.book import Book
@@ -79,13 +79,13 @@ def _prompts(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     if options.make < 0 or options.make > 1000:
-        raise UserError(f"--make {options.make}", "it is a number of clips per prompt, from 1 to 1000")
+        raise BadValue(f"--make {options.make}", "it is a number of clips per prompt, from 1 to 1000")
     if options.make and options.sounds:
-        raise UserError(
+        raise Mismatch(
             "--make and --sounds", "clips are either made or there already", "leave one of them out"
         )
     if options.make and not options.out:
-        raise UserError("--make without --out", "clips need a folder to lie in", "add --out FOLDER")
+        raise NotSet("--make without --out", "clips need a folder to lie in", "add --out FOLDER")
 
 
 def _make(config: Any, book: Book, count: int, folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from birdsd import config
 from birdsd.cli.verb import Verb, at_least_one, emit
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
 
 
 def _add_audit(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def _audit(options: argparse.Namespace) -> int:
         elif setting.startswith("codec.") and chosen:
             chosen[-1].append(setting)  # a change to the codec named just before it
         else:
-            raise UserError(
+            raise BadValue(
                 f"cannot read {setting!r}", "audit takes codec=PRESET and codec.KEY=VALUE after it"
             )
     codecs = [Codec.from_config(config.compose("prepare", settings).codec) for settings in chosen]

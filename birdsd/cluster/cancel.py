@@ -7,7 +7,7 @@ import platform
 from typing import Any
 
 from birdsd.cluster.submit import active_jobs
-from birdsd.errors import UserError
+from birdsd.errors import NothingLeft
 from birdsd.runs.allocations import Submission, request_stop
 from birdsd.runs.run import Run
 from birdsd.site import slurm
@@ -19,7 +19,7 @@ def cancel(run: Run, now: bool = False) -> tuple[dict[str, Any], str]:
     Returns the facts and a text. The request is recorded even where nothing runs.
     """
     if run.result is not None:
-        raise UserError(f"{run.folder.name} is finished", "there is nothing to cancel")
+        raise NothingLeft(f"{run.folder.name} is finished", "there is nothing to cancel")
     active = active_jobs(run)
     request_stop(run.folder, f"{_user()} on {platform.node()}")
     run.event({"event": "cancelled", "by": _user(), "now": now})

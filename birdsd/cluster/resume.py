@@ -11,7 +11,7 @@ from typing import Any
 
 from birdsd import config
 from birdsd.cluster.submit import Submitted, active_jobs, new_submission, send
-from birdsd.errors import UserError
+from birdsd.errors import InUse, Mismatch, NotFound
 from birdsd.runs.allocations import Submission, no_submission
 from birdsd.runs.extension import KEY, extend
 from birdsd.runs.run import Run, open_training
@@ -46,7 +46,7 @@ def resume(run: Run, settings: Sequence[str] = ()) -> Submitted:
     if run.result is not None and job == "train" and not longer:
         return Submitted(run, [], f"{run.folder.name}: nothing to do, this run is finished")
     if active := active_jobs(run):
-        raise UserError(
+        raise InUse(
             f"{run.folder.name} is running or queued: {', '.join(active)}",
             "two jobs on the same run would only wait for each other",
             f"birdsd status {run.folder.name}, or birdsd cancel {run.folder.name} first",
@@ -74,7 +74,7 @@ def _check_keys(run: Run, job: str, what: Sequence[str]) -> None:
     if job == "train":
         wrong = [setting for setting in wrong if not setting.startswith(f"{KEY}=")]
     if wrong:
-        raise UserError(
+        raise Mismatch(
             f"cannot change {', '.join(wrong)} of a run",
             f"these settings determine what is learnt; only machine.*, where it runs, paths "
             f"({', '.join(PLACES)}) and a larger {KEY} may change",
@@ -163,14 +163,14 @@ def _check_same(run: Run, settings: Sequence[str], cwd: str) -> None:
     for key, value in places.items():
         # Anything else may be the name of a run, or of a model on a hub.
         if value and (os.path.isabs(value) or key == "data.shards") and not Path(value).exists():
-            raise UserError(
+            raise NotFound(
                 f"{key} of {run.folder.name} is {Path(cwd, value)}, which does not exist",
                 "a run continues with the shards and models that it started with",
                 f"birdsd resume {run.folder.name} {key}=NEW_LOCATION",
             )
     same, _ = open_training(settled, write=False)
     if same.signature != run.signature:
-        raise UserError(
+        raise Mismatch(
             f"with these settings and files, {run.folder.name} would become {same.folder.name}",
             "a run continues only with the shards and models that it started with",
             f"point to identical ones, with {' or '.join(f'{key}=' for key in places if places[key])}",

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
 from birdsd.runs.allocations import SUBMISSION_VARIABLE, Submission
 from birdsd.runs.starts import SUBMITIT_FOLDER, silent_limit
 
@@ -191,7 +191,7 @@ def resolved(text: str, variables: Mapping[str, str]) -> str:
 
 def _shell_path(text: str) -> str:
     if not re.fullmatch(r"[\w./${}@:+-]*", text):
-        raise UserError(
+        raise BadValue(
             f"site.scratch is {text!r}", "it is a path, which may name variables", "e.g. site.scratch=$TMPDIR"
         )
     return text
@@ -223,13 +223,13 @@ def check_words(site: Mapping[str, Any], *paths: str) -> None:
     named.update({f"site.sbatch.{key}": value for key, value in site["sbatch"].items()})
     for name, value in [*named.items(), *(("the folder", path) for path in paths)]:
         if any(ord(c) < 32 for c in str(value or "")):
-            raise UserError(f"{name} is {str(value)!r}", "it must fit on one line of the job script")
+            raise BadValue(f"{name} is {str(value)!r}", "it must fit on one line of the job script")
     for key in site["sbatch"]:
         if way := _OURS.get(str(key).replace("_", "-")):
-            raise UserError(
+            raise BadValue(
                 f"site.sbatch.{key} is {site['sbatch'][key]!r}", "birdsd relies on its own value there", way
             )
         if not re.fullmatch(r"[A-Za-z][\w-]*", str(key)):
-            raise UserError(
+            raise BadValue(
                 f"site.sbatch names {str(key)!r}", "its keys are long options of sbatch", "e.g. mail-type"
             )

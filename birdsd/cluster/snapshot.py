@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import birdsd
-from birdsd.errors import UserError
+from birdsd.errors import NotFound
 from birdsd.files import explained_write, write_json, write_text
 
 FOLDER = "code"
@@ -50,7 +50,7 @@ def take_snapshot(run_folder: Path, root: Path | None = None) -> Snapshot:
     root = code_root() if root is None else Path(root)
     files = _files(root)
     if not files:
-        raise UserError(f"no code was found in {root}", "every submitted job takes a snapshot of it")
+        raise NotFound(f"no code was found in {root}", "every submitted job takes a snapshot of it")
     version, diff = _version(root)
     target = Path(run_folder).resolve() / FOLDER / _hash(root, files)
     if not target.is_dir():

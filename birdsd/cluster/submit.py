@@ -25,7 +25,7 @@ from birdsd.cluster.script_lines import (
 )
 from birdsd.cluster.snapshot import take_snapshot
 from birdsd.cluster.task import RankTask
-from birdsd.errors import UserError, clipped
+from birdsd.errors import Mismatch, UserError, clipped
 from birdsd.files import append_bytes, safe_name
 from birdsd.runs.allocations import Submission, withdraw_stop
 from birdsd.runs.effects import without_effect
@@ -226,7 +226,7 @@ def _check_lead(run: Run, site: Mapping[str, Any]) -> None:
     seen = [float(e["seconds"]) for e in run.events() if e.get("event") == "saved" and "seconds" in e]
     lead_s = float(site["signal_lead_s"])
     if seen and LEAD_FACTOR * max(seen) > lead_s:
-        raise UserError(
+        raise Mismatch(
             f"a checkpoint of {run.folder.name} took {max(seen):.0f} s to write, "
             f"and the site's warning comes {lead_s:.0f} s before the time limit",
             f"the warning should come at least {LEAD_FACTOR:g} times as early",

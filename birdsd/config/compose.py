@@ -20,7 +20,7 @@ from typing import Any
 from birdsd import method_facts, plugins, schema
 from birdsd.config.presets import preset_file, presets
 from birdsd.config.settle import check_optimizer, fill_open, refuse_of_other_methods
-from birdsd.errors import UserError, clipped, nearest, unknown_name
+from birdsd.errors import BadValue, UserError, clipped, nearest, unknown_name
 from birdsd.schema import MethodConfig
 from birdsd.values import OPEN, as_field, as_setting, decoded, encoded, read_preset, value_of
 
@@ -118,7 +118,7 @@ def compose(job: str, overrides: Sequence[str] = ()) -> Any:
     for key, value in values:
         present = reduce(lambda section, name: getattr(section, name, None), key.split("."), config)
         if isinstance(present, float) and not math.isfinite(present):
-            raise UserError(f"{key} is {value}", "it must be a finite number")
+            raise BadValue(f"{key} is {value}", "it must be a finite number")
     if isinstance(machine := getattr(config, "machine", None), schema.MachineConfig):
         machine.said = tuple(key.split(".")[1] for key, _ in values if key.startswith("machine."))
     return config
@@ -211,7 +211,7 @@ def _explained(problem: str, default: Any, hint: str = "") -> Iterator[None]:
         yield
     except (OmegaConfBaseException, ValueError) as error:
         reason = _fitting(default, error) or clipped(str(error).split("\n")[0], 160)
-        raise UserError(problem, f"{reason}; the default is {clipped(repr(default))}", hint) from error
+        raise BadValue(problem, f"{reason}; the default is {clipped(repr(default))}", hint) from error
 
 
 def _fitting(default: Any, error: Exception) -> str:
@@ -242,7 +242,7 @@ def _with_keys(job: str, words: Sequence[str]) -> list[str]:
 def _split(override: str) -> tuple[str, str]:
     key, equals, value = override.partition("=")
     if not equals or not re.fullmatch(r"[A-Za-z_][\w.-]*", key):
-        raise UserError(
+        raise BadValue(
             f"cannot read the setting '{clipped(override)}'",
             "a setting is group=preset or key=value, e.g. machine=smoke or optim.learning_rate=1e-4",
         )

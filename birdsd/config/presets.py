@@ -9,7 +9,7 @@ from pathlib import Path
 
 import birdsd
 from birdsd import plugins
-from birdsd.errors import UserError, clipped, listed_names, unknown_name
+from birdsd.errors import NotFound, clipped, listed_names, unknown_name
 
 _GROUPS = ("codec", "data", "machine", "method", "model", "site")
 
@@ -30,7 +30,7 @@ def config_folder() -> Path:
         folder = Path(root) / "configs"
         if folder.is_dir():
             return folder.resolve()
-    raise UserError("the folder configs/ is missing from this installation", "", "reinstall birdsd")
+    raise NotFound("the folder configs/ is missing from this installation", "", "reinstall birdsd")
 
 
 def own_config_folder() -> Path:
@@ -70,7 +70,7 @@ def preset_file(group: str, value: str, known: Mapping[str, list[Preset]]) -> Pa
     if not value.endswith((".yaml", ".yml")):
         raise unknown_name(f"preset of {group}", value, files, "`birdsd presets` describes them.")
     if not Path(value).is_file():
-        raise UserError(
+        raise NotFound(
             f"{group}={clipped(value)}: the file does not exist", "", f"or one of {listed_names(files)}"
         )
     return Path(value).resolve()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from birdsd import method_facts, schema
-from birdsd.errors import UserError, clipped, unknown_name
+from birdsd.errors import Mismatch, clipped, unknown_name
 
 
 def fill_open(config: schema.TrainConfig) -> None:
@@ -47,7 +47,7 @@ def refuse_of_other_methods(chosen: method_facts.MethodFacts, name: str, value: 
         return
     owners = [facts.settings for facts in method_facts.built_in() if name in facts.keys]
     shown = str(value).lower() if isinstance(value, bool) else value
-    raise UserError(
+    raise Mismatch(
         f"method.{name}={clipped(shown)} with {chosen.settings}",
         f"{name} is a setting of {' and of '.join(owners)} only",
         f"leave method.{name} out, or choose a method that has it",
@@ -62,13 +62,13 @@ def check_optimizer(optim: schema.OptimConfig, machine: schema.MachineConfig) ->
     if optim.optimizer != "muon":
         return
     if machine.engine == "deepspeed" and machine.zero_stage:
-        raise UserError(
+        raise Mismatch(
             f"optim.optimizer=muon with DeepSpeed ZeRO-{machine.zero_stage}",
             "Muon needs whole matrices, and ZeRO partitions parameters into flat pieces",
             "set machine.engine=torch, or optim.optimizer=adamw",
         )
     if machine.optimizer_bits == 8:
-        raise UserError(
+        raise Mismatch(
             "optim.optimizer=muon with machine.optimizer_bits=8",
             "only AdamW has 8-bit optimizer states",
             "set machine.optimizer_bits=32, or optim.optimizer=adamw",

@@ -13,7 +13,7 @@ from typing import Any
 
 from birdsd.diffusion import export
 from birdsd.diffusion.networks.finite import check_finite
-from birdsd.errors import UserError
+from birdsd.errors import AlreadyThere, BadValue, Damaged, Mismatch, NotFound, UserError
 from birdsd.files import fingerprint, safe_name
 from birdsd.method_facts import adapter_kinds
 
@@ -33,7 +33,7 @@ class Adapter:
         """The adapter that `folder`, or its export/, holds; `UserError` where it holds none."""
         found = adapter_folder(folder)
         if found is None:
-            raise UserError(
+            raise BadValue(
                 f"{folder} is not a LoRA, token or aesthetic embedding",
                 f"expected a folder whose training.json says one of {', '.join(adapter_kinds())}, "
                 "or a run with one",
@@ -81,7 +81,7 @@ def chain(folder: Path | str, base: str | None = None) -> tuple[str, list[Adapte
     while adapter_folder(place) is not None:
         adapter = Adapter.open(place)
         if any(one.folder == adapter.folder for one in found):
-            raise UserError(f"{folder} is its own base model", "an adapter needs a base model")
+            raise Mismatch(f"{folder} is its own base model", "an adapter needs a base model")
         found.insert(0, adapter)
         place = adapter.base_source
     if not found:
@@ -90,7 +90,7 @@ def chain(folder: Path | str, base: str | None = None) -> tuple[str, list[Adapte
     if base is not None:
         return base, found
     if not place or (is_path(place) and not Path(place).exists()):
-        raise UserError(
+        raise NotFound(
             f"the base model of {lowest.folder} is not at {place or '(nothing is said)'}",
             f"a {lowest.kind} is only an adapter for the model that it was made for",
             "name the model with base=FOLDER, or run `birdsd export RUN --format diffusers` where both are",
@@ -107,7 +107,7 @@ def is_path(source: str) -> bool:
 def _check_base(adapter: Adapter, source: str) -> None:
     known = str((adapter.training.get("base") or {}).get("identity") or "")
     if known and known != (now := source_identity(source)):
-        raise UserError(
+        raise Mismatch(
             f"the model {source} is not the one that {adapter.folder} was made for",
             f"its weights have the fingerprint {now}, not {known}",
             f"name the right one with base=FOLDER, or say base={source} to use this one anyway",
@@ -158,14 +158,14 @@ def expanded(text: str, adapters: Sequence[Adapter]) -> str:
 def _add_lora(pipeline: Any, adapter: Adapter, name: str) -> None:
     file = adapter.folder / LORA_FILE
     if not file.is_file():
-        raise UserError(f"{adapter.folder} has no {LORA_FILE}", "a LoRA's weights lie in that file")
+        raise NotFound(f"{adapter.folder} has no {LORA_FILE}", "a LoRA's weights lie in that file")
     weights = _stored(file)
     check_lora(pipeline, {key: tuple(tensor.shape) for key, tensor in weights.items()}, str(adapter.folder))
     try:
         pipeline.load_lora_weights(str(adapter.folder), weight_name=LORA_FILE, adapter_name=name)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
+        raise Mismatch(
             f"cannot load the LoRA in {adapter.folder}: {reason}", "it must fit its base model"
         ) from error
 
@@ -191,7 +191,7 @@ def check_lora(pipeline: Any, shapes: Mapping[str, tuple[int, ...]], source: str
         module = modules.get(layer) or modules.get(layer.replace("text_encoder.text_model.", "text_encoder."))
         weight = getattr(module, "weight", None)
         if weight is None:
-            raise UserError(f"{source} updates {layer}, which this model does not have", rule, way_out)
+            raise Mismatch(f"{source} updates {layer}, which this model does not have", rule, way_out)
         is_down = kind.startswith(("_A", ".down", "_down"))
         rank = (shape[0] if is_down else shape[1]) if len(shape) > 1 else 0
         if tuple(shape) != factor_shapes(weight.shape, rank)[0 if is_down else 1]:
@@ -199,7 +199,7 @@ def check_lora(pipeline: Any, shapes: Mapping[str, tuple[int, ...]], source: str
             raise UserError(what, rule, way_out)
         if ranks.setdefault(layer, rank) != rank:
             what = f"{source}: the factors of {layer} are of the ranks {ranks[layer]} and {rank}"
-            raise UserError(what, "up @ down needs one rank", way_out)
+            raise Mismatch(what, "up @ down needs one rank", way_out)
 
 
 def _stored(file: Path) -> dict[str, Any]:
@@ -210,9 +210,7 @@ def _stored(file: Path) -> dict[str, Any]:
     try:
         weights = load_file(str(file))
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(
-            f"{file} cannot be read: {error}", "", "export or import the adapter again"
-        ) from error
+        raise Damaged(f"{file} cannot be read: {error}", "", "export or import the adapter again") from error
     check_finite(weights, file)
     return dict(weights)
 
@@ -221,20 +219,20 @@ def _add_tokens(pipeline: Any, adapter: Adapter) -> None:
     for token in adapter.tokens:
         file = adapter.folder / "embeddings" / f"{safe_name(token)}.safetensors"
         if not file.is_file():
-            raise UserError(f"{adapter.folder} has no embeddings/{file.name}", f"it should contain {token}")
+            raise NotFound(f"{adapter.folder} has no embeddings/{file.name}", f"it should contain {token}")
         known = pipeline.tokenizer.get_vocab()
         if token in known:
-            raise UserError(
+            raise AlreadyThere(
                 f"the token {token} of {adapter.folder} exists in this model already",
                 "each token has one meaning",
                 "leave out one of the two adapters",
             )
         vectors = _stored(file).get(token)
         if vectors is None:
-            raise UserError(f"{file} does not hold {token}", "each token has a file", "import it again")
+            raise NotFound(f"{file} does not hold {token}", "each token has a file", "import it again")
         width = pipeline.text_encoder.get_input_embeddings().weight.shape[1]
         if vectors.shape[-1] != width:
-            raise UserError(
+            raise Mismatch(
                 f"the token {token} of {adapter.folder} is {vectors.shape[-1]} wide",
                 f"the text encoder of this model is {width} wide",
                 "name the model that it was made for",

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import birdsd
-from birdsd.errors import UserError
+from birdsd.errors import NotFound
 from birdsd.files import (
     explained_write,
     fingerprint,
@@ -267,7 +267,7 @@ def read_codec(folder: Path) -> dict[str, Any]:
     """The codec of an exported folder; a clear error where there is none."""
     path = Path(folder) / "codec.json"
     if not path.is_file():
-        raise UserError(
+        raise NotFound(
             f"{folder} has no codec.json",
             "without it an image cannot be turned back into sound",
             "name a model that birdsd exported, or copy the codec.json of its shards into the folder",

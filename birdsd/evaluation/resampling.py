@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import NothingLeft
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
@@ -255,7 +255,7 @@ def paired_power(effect: float, deviation: float, groups: int, *, alpha: float =
     from scipy import stats
 
     if groups < 2:
-        raise UserError(f"{groups} test recordings", "a comparison needs at least two", "record more")
+        raise NothingLeft(f"{groups} test recordings", "a comparison needs at least two", "record more")
     if deviation <= 0:
         return 1.0 if effect else alpha
     shift = abs(effect) * math.sqrt(groups) / deviation

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, NothingLeft, unknown_name
 from birdsd.evaluation.features import band_levels_db, distances, nearest, statistics, thumbnail
 from birdsd.evaluation.judges.judgement import wilson
 from birdsd.evaluation.real_clips import as_the_codec_takes
@@ -199,7 +199,7 @@ class SpeciesClassifier:
         self.hop_s = hop_s
         self.species = sorted(set(clips.species))
         if len(self.species) < 2:
-            raise UserError(
+            raise NothingLeft(
                 f"the species check found {len(self.species)} species in the training clips",
                 "a classifier needs at least two species with labelled training recordings",
                 "add recordings of another species, or skip the check",
@@ -395,7 +395,7 @@ def _image(codec: Codec, clip: GeneratedClip) -> np.ndarray:
     if clip.image is not None:
         return clip.image if clip.image.ndim == 3 else clip.image[None]
     if clip.waveform is None or clip.rate_hz <= 0:
-        raise UserError(
+        raise BadValue(
             f"a generated clip of {clip.species} has neither an image nor a waveform with its rate",
             "the species check needs one of the two",
         )

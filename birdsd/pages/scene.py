@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from birdsd.errors import UserError
+from birdsd.errors import NotFound
 from birdsd.files import read_json
 from birdsd.pages.charts import nice_ticks
 from birdsd.pages.environment import blocks, data_uri
@@ -35,7 +35,7 @@ class SceneFolder:
         """labels.json; `UserError` where the folder holds no scene."""
         told = read_json(self.folder / LABELS, "labels of a scene")
         if not isinstance(told, dict) or not {"came_out", "asked", "duration_s"} <= set(told):
-            raise UserError(f"{self.folder} holds no scene", "`birdsd run scene` makes one")
+            raise NotFound(f"{self.folder} holds no scene", "`birdsd run scene` makes one")
         return told
 
     @cached_property

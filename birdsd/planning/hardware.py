@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from birdsd.errors import UserError, listed_names
+from birdsd.errors import BadValue, UnknownName, UserError, listed_names
 from birdsd.site.gpus import SEVENTHS, slice_gb, slice_sevenths
 
 if TYPE_CHECKING:
@@ -86,14 +86,14 @@ def card_called(text: str) -> Card:
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:GB|GiB|G)", text.strip(), re.IGNORECASE):
         size = float(match[1])
         if size <= 0:
-            raise UserError(f"--gpu {text}", "GPU memory must be positive", "e.g. --gpu 8GB")
+            raise BadValue(f"--gpu {text}", "GPU memory must be positive", "e.g. --gpu 8GB")
         like = min(CARDS, key=lambda card: abs(card.gib - size))
         return Card(f"a card of {size:g} GB, as fast as {like.name}", size, like.tflops, like.bf16)
     plain = text.casefold().replace(" ", "").replace("-", "")
     for card in sorted(CARDS, key=lambda card: -len(card.name)):
         if card.name.casefold().replace(" ", "").replace("-", "") in plain:
             return card
-    raise UserError(
+    raise UnknownName(
         f"--gpu {text} is unknown",
         f"known are {listed_names((card.name for card in CARDS), text)}",
         "give its memory instead: --gpu 24GB",

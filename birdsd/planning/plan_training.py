@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from birdsd import config as configuration
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, Unsupported, UserError, unknown_name
 from birdsd.files import fingerprint, read_json, write_json
 from birdsd.format import size
 from birdsd.method_facts import facts_of
@@ -311,7 +311,7 @@ def make_plan(settings: Sequence[str], gpu: str | None = None, site: str | None 
     if requested is not None and known is not None:
         check_site(requested, "train")
     if nodes < 1 or per_node < 0:
-        raise UserError(f"nodes={nodes} tasks_per_node={per_node}", "a job has at least one node and process")
+        raise BadValue(f"nodes={nodes} tasks_per_node={per_node}", "a job has at least one node and process")
     target = hardware(preset, gpu, known, nodes, per_node)
     store = RunStore(Path(config.runs))
     for name in MODEL_KEYS:
@@ -378,7 +378,7 @@ def with_chosen_machine(config: TrainConfig, ranks: int = 1, ranks_here: int = 1
     extras = [find_spec(name) is not None for name in ("bitsandbytes", "deepspeed")]
     plan = plan_training(config, codec, target, notes, *extras)
     if plan.chosen is None:
-        raise UserError(
+        raise Unsupported(
             f"machine=auto: nothing fits on {plan.there.described()}",
             plan.asked.lacks or "the machine has too little memory",
             "a smaller method (lora, textual_inversion), or see where the memory goes: birdsd plan train ...",

@@ -24,7 +24,7 @@ from torch import nn
 from birdsd.diffusion.learning.common import codec_of
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.tokenizer import train_tokenizer
-from birdsd.errors import UserError
+from birdsd.errors import Unsupported, UserError
 from birdsd.files import read_json, write_json
 from birdsd.method_facts import facts_of
 from birdsd.sound.codec.protocol import image_shape
@@ -289,7 +289,7 @@ def _built(config: TrainConfig, index: ShardIndex, dtype: torch.dtype) -> tuple[
 
     facts = facts_of(config.method)
     if not facts.trains:
-        raise UserError(
+        raise Unsupported(
             f"method={facts.name} trains nothing",
             "it passes once over the pictures with CLIP's image tower",
             "plan the generation with it instead: birdsd plan generate ...",

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from birdsd.errors import UserError
+from birdsd.errors import NotFound, UserError
 from birdsd.files import safe_name, write_json
 from birdsd.runs.heartbeat import HEARTBEAT, Heartbeat, is_recent
 
@@ -255,7 +255,7 @@ def _read(kind: type[T], path: Path) -> T | None:
 
 def no_submission(run_name: str) -> UserError:
     """The error for a run that was never submitted."""
-    return UserError(
+    return NotFound(
         f"{run_name} was never submitted",
         "it was started with `birdsd run` and has no site to run on",
         "`birdsd submit JOB ... site=...` with the same settings resumes it",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from birdsd.config import changed, signature
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Mismatch, NotFound, UserError
 from birdsd.files import exclusive, fsync_folder, read_json, write_json
 from birdsd.method_facts import stored
 from birdsd.runs.allocations import newest_position
@@ -32,7 +32,7 @@ def extend(run: Run, total: int) -> str:
     optim = config.get("optim") or {}
     facts = stored(config)
     if run.job != "train" or (facts is not None and not facts.trains):
-        raise UserError(f"{run.folder.name} learns from no stream of samples", f"{KEY} does not apply to it")
+        raise Mismatch(f"{run.folder.name} learns from no stream of samples", f"{KEY} does not apply to it")
     batch = int(optim["global_batch"] or 1)
     totals = read_totals(run.folder) or [int(optim["total_samples"])]
     before, result = totals[-1], run.result
@@ -42,14 +42,14 @@ def extend(run: Run, total: int) -> str:
     if not half_done:
         if whole_batches(total, batch) <= whole_batches(before, batch):
             what = "shorter than" if total < before else "as long as"
-            raise UserError(
+            raise BadValue(
                 f"{KEY}={total} is {what} {run.folder.name} is, {before} samples",
                 "training can only be extended",
                 f"{KEY}= more than {whole_batches(before, batch)}; a shorter run is a separate run",
             )
         totals = [*totals, total]
     if result is not None and newest_position(run.folder) < reached:
-        raise UserError(
+        raise NotFound(
             f"the last checkpoint of {run.folder.name}, at sample {reached}, is gone",
             "a run resumes from its weights and optimizer states, which the export does not contain",
             "restore it from a copy, or start a run from the export: model.init=pretrained model.source=RUN",

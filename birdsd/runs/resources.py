@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from birdsd import config
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch, Unsupported, UserError
 from birdsd.runs.auto import AUTO
 from birdsd.schema import SiteConfig
 from birdsd.site.gpus import is_slice
@@ -65,7 +65,7 @@ def resources(site: SiteConfig, nodes: int, tasks_per_node: int, job: str, settl
     if needs_gpu(job, settled):
         requested.gpus_per_node = min(site.gpus_per_node, tasks)
         if is_slice(site.gpu_type or "") and nodes * requested.gpus_per_node > 1:
-            raise UserError(
+            raise Unsupported(
                 f"{nodes * requested.gpus_per_node} GPUs of type {site.gpu_type} in one job",
                 "these are slices of GPUs (MIG), which cannot train together",
                 "nodes=1 tasks_per_node=1, or site.gpu_type= whole GPUs",
@@ -132,7 +132,7 @@ def _within_limits(site: SiteConfig, nodes: int, tasks: int, remarks: list[str])
     """Divide what the site allows one job among its nodes and tasks."""
     ranks = nodes * tasks
     if site.max_cpus and site.max_cpus < ranks:
-        raise UserError(
+        raise Mismatch(
             f"{nodes} nodes x {tasks} tasks need {ranks} CPUs",
             f"site {site.name} gives {site.max_cpus} to a job (site.max_cpus)",
             "ask for fewer nodes or tasks_per_node",

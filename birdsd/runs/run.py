@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from birdsd.config import as_dict, as_listed, signature
-from birdsd.errors import UserError, listed_names, unknown_name
+from birdsd.errors import BadValue, Mismatch, NotFound, NotSet, listed_names, unknown_name
 from birdsd.files import (
     append_bytes,
     explained_write,
@@ -143,7 +143,7 @@ class RunStore:
         if named and (Path(named) / SIGNATURE_FILE).is_file():
             signature = str(read_json(Path(named) / SIGNATURE_FILE)["signature"])
             if signature != mark:
-                raise UserError(
+                raise Mismatch(
                     f"the settings of {Path(named).name} now lead to run {mark} instead of {signature}",
                     "a run continues only with the settings, shards and models that it started with",
                     "restore what changed (a preset, a base model), or start a new run",
@@ -174,7 +174,7 @@ class RunStore:
             recorded = read_json(run.folder / "shards.json")
             if recorded.get("unpacked"):
                 changes = index.changes_since(recorded["inventory"]) or ["codec.json"]
-                raise UserError(
+                raise Mismatch(
                     f"the shards in {folder} are not those of {run.folder.name}, which was unpacked here: "
                     f"{listed(changes)}",
                     "a run continues only with the samples that it started with",
@@ -183,7 +183,7 @@ class RunStore:
                 )
             if recorded["folder"] == folder:
                 changes = index.changes_since(recorded["inventory"]) or ["codec.json changed"]
-                raise UserError(
+                raise Mismatch(
                     f"the shards in {folder} have changed since {run.folder.name} started: {listed(changes)}",
                     "a run continues only with the samples that it started with",
                     "restore the shards, or start a new run beside it with name=ANOTHER_NAME",
@@ -211,7 +211,7 @@ class RunStore:
             return matches[0]
         if matches:
             names = listed_names(run.folder.name for run in matches)
-            raise UserError(f"'{text}' matches several runs: {names}", "", "use a longer prefix")
+            raise BadValue(f"'{text}' matches several runs: {names}", "", "use a longer prefix")
         existing = (run.folder.name for run in runs)
         raise unknown_name(
             "run", text, existing, f"Runs are looked for in {self.root}.", "`birdsd status --all`"
@@ -231,7 +231,7 @@ class RunStore:
             return str(self.find(text).folder)
         is_path = text.startswith((".", "/", "~")) or Path(text).parts[0] in (self.root.name, "runs")
         if is_path or text.count("/") != 1 or Path(text.split("/")[0]).is_dir():
-            raise UserError(
+            raise NotFound(
                 f"{key}={text} does not exist",
                 "it is a folder, a run's name or signature, or a hub id like someone/model",
                 f"runs in {self.root}: {listed_names(names, text)}",
@@ -242,7 +242,7 @@ class RunStore:
 def open_training(config: TrainConfig, write: bool = True) -> tuple[Run, ShardIndex]:
     """The run of a training configuration, and its shards; `model.*` are resolved to folders or hub ids."""
     if not config.data.shards:
-        raise UserError(
+        raise NotSet(
             "data.shards is not set", "training reads prepared shards", "data.shards=FOLDER of `prepare`"
         )
     index = ShardIndex.open(Path(config.data.shards))

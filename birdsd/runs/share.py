@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ class ArrayShare:
 
     def __post_init__(self) -> None:
         if self.count < 1 or not 0 <= self.index < self.count:
-            raise UserError(
+            raise BadValue(
                 f"part={self}",
                 "a part is i/n, with i from 0 to n - 1",
                 f"the first is part=0/{max(1, self.count)}",
@@ -32,7 +32,7 @@ class ArrayShare:
         """Read "2/8", the third of eight; anything else is a `UserError`."""
         match = re.fullmatch(r"\s*([0-9]{1,9})\s*/\s*([0-9]{1,9})\s*", text)
         if match is None:
-            raise UserError(f"part={text!r}", "a part is i/n, with i from 0 to n - 1", "e.g. part=0/8")
+            raise BadValue(f"part={text!r}", "a part is i/n, with i from 0 to n - 1", "e.g. part=0/8")
         return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:

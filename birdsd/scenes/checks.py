@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
-from birdsd.errors import UserError, clipped, unknown_name
+from birdsd.errors import BadValue, Mismatch, NotSet, clipped, unknown_name
 from birdsd.scenes.scene import FIRST_ONSET_S, SOURCES, TO_THE_END, Background, Event, Scene, Span
 from birdsd.scenes.vocabulary import Vocabulary
 from birdsd.sound.species.names import clean_name
@@ -67,20 +67,18 @@ def in_range(field: str, value: object, place: str) -> None:
     for end in ends:
         number = isinstance(end, (int, float)) and not isinstance(end, bool)
         if not number or not math.isfinite(float(end)) or not least <= float(end) <= most:
-            raise UserError(
+            raise BadValue(
                 f"{place}: {field} is {clipped(end)}",
                 f"a number from {least:g} to {most:g}{f' {unit}' if unit else ''} is expected",
             )
     if len(ends) > 1 and ends[0] > ends[1]:
-        raise UserError(
-            f"{place}: {field} is {ends[0]:g} to {ends[1]:g}", "a range begins with its lower end"
-        )
+        raise BadValue(f"{place}: {field} is {ends[0]:g} to {ends[1]:g}", "a range begins with its lower end")
 
 
 def check_duration(duration_s: float, place: str = "duration_s") -> None:
     """`UserError` for a scene of no length, or one longer than a file should be."""
     if not math.isfinite(duration_s) or not SHORTEST_S <= duration_s <= LONGEST_S:
-        raise UserError(
+        raise BadValue(
             f"{place} is {duration_s:g} s",
             f"a scene lasts from {SHORTEST_S:g} s to {LONGEST_S / 3600:g} hours",
             "make several scenes of a longer time (count=N)" if duration_s > LONGEST_S else "",
@@ -91,25 +89,25 @@ def _check_frame(scene: Scene) -> None:
     if scene.duration_s is not None:
         check_duration(scene.duration_s)
     if scene.rate_hz is not None and not RATES_HZ[0] <= scene.rate_hz <= RATES_HZ[1]:
-        raise UserError(f"rate_hz is {scene.rate_hz}", f"{RATES_HZ[0]} to {RATES_HZ[1]} Hz are possible")
+        raise BadValue(f"rate_hz is {scene.rate_hz}", f"{RATES_HZ[0]} to {RATES_HZ[1]} Hz are possible")
     if scene.channels not in (1, 2):
-        raise UserError(f"channels is {scene.channels}", "a scene has 1 or 2 channels")
+        raise BadValue(f"channels is {scene.channels}", "a scene has 1 or 2 channels")
     if not scene.events and not scene.backgrounds:
-        raise UserError("the scene is empty", "it needs an event or a background")
+        raise NotSet("the scene is empty", "it needs an event or a background")
     if not scene.events and scene.duration_s is None:
-        raise UserError("nobody says how long the scene lasts", "without events it needs duration_s")
+        raise NotSet("nobody says how long the scene lasts", "without events it needs duration_s")
     if len(scene.events) > MOST_EVENTS:
-        raise UserError(f"the scene has {len(scene.events)} events", f"at most {MOST_EVENTS} are possible")
+        raise BadValue(f"the scene has {len(scene.events)} events", f"at most {MOST_EVENTS} are possible")
     if scene.max_overlap is not None and scene.max_overlap < 1:
-        raise UserError(f"max_overlap is {scene.max_overlap}", "at least one event must be able to sound")
+        raise BadValue(f"max_overlap is {scene.max_overlap}", "at least one event must be able to sound")
     if scene.name != clean_name(scene.name):
-        raise UserError(
+        raise BadValue(
             f"the scene's name is '{clipped(scene.name)}'", "one line of at most 120 characters is expected"
         )
     if not 0 <= scene.seed < 2**63:
-        raise UserError(f"seed is {scene.seed}", "a whole number from 0 to 2^63 - 1 is expected")
+        raise BadValue(f"seed is {scene.seed}", "a whole number from 0 to 2^63 - 1 is expected")
     if scene.loop and scene.duration_s is None:
-        raise UserError("a loop has no duration", "where it begins anew must be said", "set duration_s")
+        raise NotSet("a loop has no duration", "where it begins anew must be said", "set duration_s")
     names = [event.id for event in scene.events]
     twice = (
         next((name for name in names if names.count(name) > 1), None)
@@ -117,13 +115,13 @@ def _check_frame(scene: Scene) -> None:
         else None
     )
     if twice is not None:
-        raise UserError(f"two events are called '{clipped(twice)}'", "links need ids that occur once")
+        raise BadValue(f"two events are called '{clipped(twice)}'", "links need ids that occur once")
 
 
 def _with_a_time(event: Event, before: list[Event]) -> Event:
     said = [event.onset_s is not None, bool(event.after), bool(event.together)]
     if sum(said) > 1:
-        raise UserError(
+        raise Mismatch(
             f"event {_named(event)} has more than one time",
             "one of onset_s, after and together says when it begins",
             "leave the others out",
@@ -138,41 +136,41 @@ def _with_a_time(event: Event, before: list[Event]) -> Event:
 def _check_event(event: Event) -> None:
     place = f"event {_named(event)}"
     if event.id == TO_THE_END or not _ID.fullmatch(event.id):
-        raise UserError(
+        raise BadValue(
             f"'{clipped(event.id)}' is no id for an event",
             "one word of at most 60 letters, digits, '-' and '_', other than 'end'",
         )
     if not event.species.strip():
-        raise UserError(f"{place} names no species", "every event is a bird's", "give it a species")
+        raise NotSet(f"{place} names no species", "every event is a bird's", "give it a species")
     for field in RANGES:
         value = getattr(event, field)
         if value is not None:
             in_range(field, value, place)
     if (event.snr_db is None) == (event.level_db is None):
-        raise UserError(
+        raise Mismatch(
             f"{place} has "
             f"{'neither snr_db nor level_db' if event.snr_db is None else 'both snr_db and level_db'}",
             "one of them says how loud it is",
         )
     ends = [event.until_s is not None, bool(event.until), event.lasting_s is not None, event.repeat > 1]
     if sum(ends) > 1:
-        raise UserError(
+        raise Mismatch(
             f"{place} says in several ways how often it sings",
             "one of repeat, until_s, until and lasting_s is possible",
         )
     if event.until_s is not None and event.onset_s is not None and event.until_s <= event.onset_s:
-        raise UserError(
+        raise BadValue(
             f"{place} would sing from {event.onset_s:g} s to {event.until_s:g} s",
             "an end lies behind its onset",
         )
     if event.every_s is not None and event.repeat == 1 and not any(ends):
-        raise UserError(
+        raise NotSet(
             f"{place} sings every {event.every_s:g} s",
             "how often is not said",
             "give repeat, until_s or until: end",
         )
     if event.bearing_end_deg is not None and event.bearing_deg is None:
-        raise UserError(f"{place} moves to {event.bearing_end_deg:g} degrees", "where from is not said")
+        raise NotSet(f"{place} moves to {event.bearing_end_deg:g} degrees", "where from is not said")
 
 
 def _check_links(scene: Scene, events: list[Event]) -> None:
@@ -184,9 +182,9 @@ def _check_links(scene: Scene, events: list[Event]) -> None:
             if link not in known:
                 raise unknown_name(f"event that {_named(event)} is linked to", link, names)
             if link == event.id:
-                raise UserError(f"event {_named(event)} is linked to itself", "a link needs another event")
+                raise Mismatch(f"event {_named(event)} is linked to itself", "a link needs another event")
         if event.until == TO_THE_END and scene.duration_s is None and len(events) == 1:
-            raise UserError(
+            raise NotSet(
                 f"event {_named(event)} sings to the scene's end",
                 "how long that is nobody says",
                 "set duration_s",
@@ -204,27 +202,27 @@ def _check_background(background: Background, scene: Scene) -> None:
     if background.source not in SOURCES:
         raise unknown_name("source of a background", background.source, SOURCES)
     if not background.environment.strip() and background.source != "none":
-        raise UserError("a background has no environment", "its name is what the model is asked for")
+        raise NotSet("a background has no environment", "its name is what the model is asked for")
     if (background.source == "file") != bool(background.path):
-        raise UserError(
+        raise Mismatch(
             f"{place}: source is {background.source} and path '{clipped(background.path)}'",
             "a path goes with source: file, and with no other",
         )
     in_range("level_db", background.level_db, place)
     if not math.isfinite(background.fade_s) or not 0 <= background.fade_s <= 60:
-        raise UserError(f"{place}: fade_s is {background.fade_s}", "a number from 0 to 60 s is expected")
+        raise BadValue(f"{place}: fade_s is {background.fade_s}", "a number from 0 to 60 s is expected")
     for one, other in (("from_s", "from_event"), ("to_s", "to_event")):
         if getattr(background, one) is not None and getattr(background, other):
-            raise UserError(f"{place} has both {one} and {other}", "one of them says where")
+            raise Mismatch(f"{place} has both {one} and {other}", "one of them says where")
         value = getattr(background, one)
         if value is not None and not (math.isfinite(value) and 0 <= value <= LONGEST_S):
-            raise UserError(f"{place}: {one} is {value}", f"a number from 0 to {LONGEST_S:g} s is expected")
+            raise BadValue(f"{place}: {one} is {value}", f"a number from 0 to {LONGEST_S:g} s is expected")
     start, end = background.from_s or 0.0, background.to_s
     if scene.duration_s is not None and end is not None and end > scene.duration_s + 1e-9:
-        raise UserError(f"{place} ends at {end:g} s", f"the scene lasts {scene.duration_s:g} s")
+        raise BadValue(f"{place} ends at {end:g} s", f"the scene lasts {scene.duration_s:g} s")
     if (end is not None and end <= start) or (scene.duration_s is not None and start >= scene.duration_s):
         last = scene.duration_s if end is None else end
-        raise UserError(f"{place} runs from {start:g} s to {last:g} s", "an end lies behind its beginning")
+        raise BadValue(f"{place} runs from {start:g} s to {last:g} s", "an end lies behind its beginning")
 
 
 def _known(scene: Scene, vocabulary: Vocabulary) -> Scene:

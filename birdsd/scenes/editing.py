@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from birdsd import yamltext
-from birdsd.errors import UserError, clipped
+from birdsd.errors import BadValue, UserError, clipped
 from birdsd.scenes import loudness
 from birdsd.scenes.checks import checked
 from birdsd.scenes.placed import PlacedScene
@@ -126,7 +126,7 @@ def read_seed(given: Any) -> int:
     """The seed that a field holds, 0 where it is empty."""
     (text,) = _cells([given], ("seed",))
     if not re.fullmatch(r"\d{0,18}(\.0)?", text):
-        raise UserError(f"seed is '{clipped(text)}'", "a whole number from 0 on is expected")
+        raise BadValue(f"seed is '{clipped(text)}'", "a whole number from 0 on is expected")
     return int(text.partition(".")[0] or 0)
 
 
@@ -211,7 +211,7 @@ def _how_often(text: str, place: str) -> dict[str, Any]:
 def _loudness(text: str, event: Event, place: str) -> dict[str, Any]:
     match = _LOUDNESS.fullmatch(text.replace("\N{MINUS SIGN}", "-"))
     if match is None:
-        raise UserError(
+        raise BadValue(
             f"{place}: loudness is '{clipped(text)}'",
             "a number with its unit is expected, against the background or by itself",
             "e.g. 12 dB SNR, or -27 dBFS",
@@ -275,5 +275,5 @@ def _number(text: str, name: str, place: str) -> float:
 def _whole(text: str, name: str, place: str) -> int:
     if not re.fullmatch(r"[+-]?\d{1,9}", text):
         more = ", or 'until 20 s', 'until e1 ends', 'for 9 s'" if name == "times" else ""
-        raise UserError(f"{place}: {name} is '{clipped(text)}'", f"a whole number is expected{more}")
+        raise BadValue(f"{place}: {name} is '{clipped(text)}'", f"a whole number is expected{more}")
     return int(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from birdsd.errors import UserError, clipped
+from birdsd.errors import BadValue, clipped
 from birdsd.randomness import generator
 from birdsd.scenes.placed import PlacedBackground, PlacedEvent
 from birdsd.scenes.scene import Background, Scene
@@ -20,7 +20,7 @@ def place_backgrounds(
     placed = []
     for number, (one, (start, end)) in enumerate(zip(scene.backgrounds, edges, strict=True)):
         if end <= start + 1e-9:
-            raise UserError(
+            raise BadValue(
                 f"the background {clipped(one.environment)} would run from {start:.1f} s to {end:.1f} s",
                 "an end lies behind its beginning",
             )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from birdsd.errors import UserError, clipped, listed_names
+from birdsd.errors import BadValue, NotFound, UnknownName, UserError, clipped, listed_names
 from birdsd.randomness import generator
 from birdsd.scenes import loudness
 from birdsd.scenes.checks import checked
@@ -49,7 +49,7 @@ class _Cast:
         if known is not None and not self.others:
             return known
         if not self.others:
-            raise UserError(
+            raise UnknownName(
                 f"the model does not know {clipped(name)}",
                 f"it knows {listed_names(self.vocabulary.species, name)}",
                 f"name a bird that sings its part (birds={{'{clipped(name)}': '...'}}), or let others sing "
@@ -95,7 +95,7 @@ def scene_of_labels(
         events += _events(row, cast, left_out, len(events), bool(backgrounds))
     if not events:
         reasons = ", ".join(f"{count} {why}" for why, count in left_out.items()) or "it has no rows"
-        raise UserError(f"{path} has no bird's box: {reasons}", "a scene needs onsets and species")
+        raise NotFound(f"{path} has no bird's box: {reasons}", "a scene needs onsets and species")
     last = max((event.onset_s or 0.0) + (event.duration_s or 0.0) for event in events)
     last = max([last, *(event.until_s or 0.0 for event in events)])
     said = [*cast.said, *(f"{count} labels are left out: {why}" for why, count in left_out.items())]
@@ -108,9 +108,7 @@ def scene_of_labels(
 
 def _read(path: Path) -> LabelFile:
     if not path.is_file():
-        raise UserError(
-            f"the label table {path} does not exist", "a Raven, Audacity or CSV table is expected"
-        )
+        raise NotFound(f"the label table {path} does not exist", "a Raven, Audacity or CSV table is expected")
     if path.suffix.lower() in TABLE_SUFFIXES:
         return read_table(path)
     text = read_text(path)
@@ -118,7 +116,7 @@ def _read(path: Path) -> LabelFile:
         return read_selections(path, named=True)
     if is_audacity(text):
         return read_track(path)
-    raise UserError(
+    raise BadValue(
         f"{path} is no label table that is known",
         "Raven selection tables, Audacity labels and CSV tables are read",
     )
@@ -130,12 +128,12 @@ def _of_one_recording(found: LabelFile, recording: str, path: Path) -> list[Row]
     if recording:
         chosen = [one for one in files if recording in (one, Path(one.replace("\\", "/")).name)]
         if not chosen:
-            raise UserError(
+            raise NotFound(
                 f"{path} has no rows of '{clipped(recording)}'", f"it has {listed_names(files, recording)}"
             )
         return [row for row in rows if row.file == chosen[0]]
     if len(files) > 1:
-        raise UserError(
+        raise BadValue(
             f"{path} is over {len(files)} recordings: {listed_names(files)}",
             "a scene is the course of one",
             "say which with recording=NAME",
@@ -148,7 +146,7 @@ def _check_birds(cast: _Cast, rows: list[Row], path: Path) -> None:
     for name in cast.birds:
         if name.casefold() not in there:
             held = sorted({one for row in rows for one in row.names.species})
-            raise UserError(
+            raise NotFound(
                 f"{path} has no '{clipped(name)}' whose part could be sung",
                 f"it has {listed_names(held, name)}",
             )

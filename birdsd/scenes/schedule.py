@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from birdsd.errors import UserError, clipped
+from birdsd.errors import BadValue, Mismatch, clipped
 from birdsd.randomness import generator
 from birdsd.scenes.checks import LONGEST_S, MOST_EVENTS, check_duration, checked, remarks
 from birdsd.scenes.joins import place_backgrounds
@@ -177,7 +177,7 @@ def solve(
             solver.sing(solver.events[name])
     songs = [song for event in scene.events for song in solver.songs[event.id] if song.duration_s > 0]
     if len(songs) > MOST_EVENTS:
-        raise UserError(f"the scene has {len(songs)} songs", f"at most {MOST_EVENTS} are possible")
+        raise BadValue(f"the scene has {len(songs)} songs", f"at most {MOST_EVENTS} are possible")
     _check_order(scene, solver)
     notes = [*scene.assumptions, *remarks(scene)]
     if scene.duration_s is None:
@@ -239,7 +239,7 @@ def _visit(
         elif following in on_path:
             circle = [name for name, _ in path[path.index(following) :]]
             names = " -> ".join(dict.fromkeys([*circle]))
-            raise UserError(
+            raise Mismatch(
                 f"the events {names} wait for each other in a circle",
                 "one of them must begin by itself",
                 "give one an onset_s, or take one of the links away",
@@ -252,7 +252,7 @@ def _visit(
 
 def _check_every(event: Event, song: PlacedEvent) -> None:
     if event.every_s is not None and song.duration_s > event.every_s:
-        raise UserError(
+        raise Mismatch(
             f"{event.id} ({event.species}) sings every {event.every_s:g} s, and a song of its lasts "
             f"{song.duration_s:g} s",
             "one bird does not sing two songs at once",
@@ -263,14 +263,14 @@ def _check_every(event: Event, song: PlacedEvent) -> None:
 def _check_order(scene: Scene, solver: _Solver) -> None:
     for event in scene.events:
         if event.until and event.until != TO_THE_END and solver.ends[event.until] <= solver.starts[event.id]:
-            raise UserError(
+            raise Mismatch(
                 f"{event.id} ({event.species}) sings until {event.until} ends, at "
                 f"{solver.ends[event.until]:.1f} s, and "
                 f"begins at {solver.starts[event.id]:.1f} s",
                 "an end lies behind its onset",
             )
         if event.until_s is not None and event.until_s <= solver.starts[event.id]:
-            raise UserError(
+            raise Mismatch(
                 f"{event.id} ({event.species}) sings until {event.until_s:g} s, and begins at "
                 f"{solver.starts[event.id]:.1f} s",
                 "an end lies behind its onset",
@@ -283,7 +283,7 @@ def _within(songs: list[PlacedEvent], duration_s: float, overrun: str, notes: li
     if beyond and overrun != "leave_out":
         song = max(beyond, key=lambda one: one.end_s)
         length = "its song" if song.measured else f"a song of {song.duration_s:g} s"
-        raise UserError(
+        raise Mismatch(
             f"{song.key} ({clipped(song.species)}) begins at {song.onset_s:.1f} s, and {length} ends at "
             f"{song.end_s:.1f} s",
             f"the scene lasts {duration_s:g} s",
@@ -306,7 +306,7 @@ def check_overlap(songs: list[PlacedEvent], most: int | None) -> None:
         sounding = [one for one in sounding if one.end_s > song.onset_s + 1e-9] + [song]
         if len(sounding) > most:
             names = ", ".join(f"{one.key} ({one.species})" for one in sounding[:6])
-            raise UserError(
+            raise Mismatch(
                 f"{len(sounding)} songs sound at once at {song.onset_s:.1f} s: {names}",
                 f"max_overlap allows {most}",
                 "raise it, or put them further apart",
@@ -319,7 +319,7 @@ def _check_snr(songs: list[PlacedEvent], backgrounds: Sequence[PlacedBackground]
         if song.snr_db is None:
             continue
         if not any(one.from_s < song.end_s and one.to_s > song.onset_s for one in sounding):
-            raise UserError(
+            raise Mismatch(
                 f"{song.key} ({song.species}) at {song.onset_s:.1f} s has an SNR of {song.snr_db:g} dB and "
                 "no "
                 "background under it",

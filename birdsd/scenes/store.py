@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from birdsd import yamltext
-from birdsd.errors import UserError, clipped, unknown_name
+from birdsd.errors import BadValue, Damaged, NotFound, Unsupported, clipped, unknown_name
 from birdsd.files import write_text
 from birdsd.scenes import loudness
 from birdsd.scenes.checks import checked
@@ -42,14 +42,14 @@ def read_scene(path: Path, vocabulary: Vocabulary | None = None) -> Scene:
         return checked(from_csv(path), vocabulary)
     if path.suffix.lower() in (".yaml", ".yml"):
         return checked(from_yaml(_text(path), str(path)), vocabulary)
-    raise UserError(f"{path} is no scene", "a scene is a .yaml or a .csv file")
+    raise BadValue(f"{path} is no scene", "a scene is a .yaml or a .csv file")
 
 
 def write_scene(path: Path, scene: Scene) -> Path:
     """Write a scene atomically, as the suffix says: .yaml or .csv; returns the path."""
     suffix = Path(path).suffix.lower()
     if suffix not in (".yaml", ".yml", ".csv"):
-        raise UserError(f"{path} is no name for a scene", "it ends in .yaml or .csv")
+        raise BadValue(f"{path} is no name for a scene", "it ends in .yaml or .csv")
     write_text(Path(path), to_csv(scene) if suffix == ".csv" else to_yaml(scene))
     return Path(path)
 
@@ -77,7 +77,7 @@ def from_yaml(text: str, place: str = "the scene") -> Scene:
     """A scene from YAML, not checked yet but for its types."""
     document = load_document(text, place)
     if document.pop("format", FORMAT) != FORMAT:
-        raise UserError(f"{place} is of another format", f"this version reads {FORMAT}")
+        raise Unsupported(f"{place} is of another format", f"this version reads {FORMAT}")
     backgrounds = _items(document.pop("backgrounds", None), "backgrounds", place)
     events = _items(document.pop("events", None), "events", place)
     return _scene(document, backgrounds, events, place)
@@ -95,9 +95,9 @@ def load_document(text: str, place: str) -> dict[str, Any]:
         problem = getattr(error, "problem", None) or type(error).__name__
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
-        raise UserError(f"{place}{line} is no YAML: {problem}") from error
+        raise Damaged(f"{place}{line} is no YAML: {problem}") from error
     if not isinstance(document, dict):
-        raise UserError(f"{place} holds no fields", "it is a YAML file of key: value lines")
+        raise BadValue(f"{place} holds no fields", "it is a YAML file of key: value lines")
     return document
 
 
@@ -109,9 +109,9 @@ def _check_events(events: Iterable[Any], place: str) -> None:
     for event in events:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent):
-            raise UserError(f"{place} refers to another place by *name", "every value is written out")
+            raise Unsupported(f"{place} refers to another place by *name", "every value is written out")
         if depth > _DEEPEST:
-            raise UserError(
+            raise BadValue(
                 f"{place} is no YAML of ours: lists stand {depth} deep in each other", "3 are enough"
             )
 
@@ -119,16 +119,16 @@ def _check_events(events: Iterable[Any], place: str) -> None:
 def _text(path: Path) -> str:
     try:
         if path.stat().st_size > _LARGEST_BYTES:
-            raise UserError(f"{path} has {path.stat().st_size / 1e6:.0f} MB", "no scene is as large as that")
+            raise BadValue(f"{path} has {path.stat().st_size / 1e6:.0f} MB", "no scene is as large as that")
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise Damaged(f"cannot read {path}: {error.strerror}") from error
     return read_text(path)
 
 
 def _items(value: Any, title: str, place: str) -> list[Mapping[str, Any]]:
     items = [] if value is None else value
     if not isinstance(items, list) or not all(isinstance(one, dict) for one in items):
-        raise UserError(
+        raise BadValue(
             f"{title} of {place} is no list of fields",
             f"write each of them as '- species: ...' below '{title}:'",
         )
@@ -168,7 +168,7 @@ def from_csv(path: Path) -> Scene:
             raise unknown_name(f"role in row {number} of {path}", role, _ROLES)
         held[role].append({name: _value(name, cell, _ROLES[role]) for name, cell in row.items()})
     if len(held["scene"]) > 1:
-        raise UserError(f"{path} has {len(held['scene'])} rows with role scene", "one at most is possible")
+        raise BadValue(f"{path} has {len(held['scene'])} rows with role scene", "one at most is possible")
     frame = held["scene"][0] if held["scene"] else {}
     return _scene(frame, held["background"], held["event"], str(path))
 
@@ -244,7 +244,7 @@ def _fields(
         found[name] = _typed(str(known[name].type), name, value, place)
     for name in needed:
         if name not in found and found.get("source") != "none":
-            raise UserError(f"{place} has no {name}", "it cannot do without")
+            raise NotFound(f"{place} has no {name}", "it cannot do without")
     if "environment" in known:
         found.setdefault("environment", "")
     return found
@@ -254,26 +254,26 @@ def _typed(kind: str, name: str, value: Any, place: str) -> Any:
     kind = kind.removesuffix(" | None")
     if kind == "str":
         if isinstance(value, (dict, list, bool)):
-            raise UserError(f"{place}: {name} is {clipped(value)}", "a text is expected")
+            raise BadValue(f"{place}: {name} is {clipped(value)}", "a text is expected")
         return str(value)
     if kind.startswith("tuple"):
         items = value if isinstance(value, list) else [value]
         if not all(isinstance(one, str) for one in items):
-            raise UserError(f"{place}: {name} is {clipped(value)}", "one text or a list of them is expected")
+            raise BadValue(f"{place}: {name} is {clipped(value)}", "one text or a list of them is expected")
         return tuple(items)
     if kind == "bool":
         if not isinstance(value, bool):
-            raise UserError(f"{place}: {name} is {clipped(value)}", "true or false is expected")
+            raise BadValue(f"{place}: {name} is {clipped(value)}", "true or false is expected")
         return value
     if kind == "Span":
         ends = value if isinstance(value, list) else [value, value]
         if len(ends) != 2:
-            raise UserError(f"{place}: {name} is {clipped(value)}", "a number, or a list of two, is expected")
+            raise BadValue(f"{place}: {name} is {clipped(value)}", "a number, or a list of two, is expected")
         return tuple(number(one, name, place) for one in ends)
     value = number(value, name, place)
     if kind == "int":
         if value != value or value in (float("inf"), float("-inf")) or value != int(value):
-            raise UserError(f"{place}: {name} is {clipped(value)}", "a whole number is expected")
+            raise BadValue(f"{place}: {name} is {clipped(value)}", "a whole number is expected")
         return int(value)
     return value
 
@@ -283,6 +283,6 @@ def number(value: Any, name: str, place: str) -> float:
     if isinstance(value, str) and name.endswith("_s") and (match := _CLOCK.fullmatch(value.strip())):
         return 3600 * float(match[1] or 0) + 60 * float(match[2]) + float(match[3])
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise UserError(f"{place}: {name} is {clipped(value)}", "a number with a decimal point is expected")
+        raise BadValue(f"{place}: {name} is {clipped(value)}", "a number with a decimal point is expected")
     # A seed beyond 2^53 is no longer what it was as a float.
     return value if isinstance(value, int) and name == "seed" else float(value)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from birdsd.errors import UserError, clipped, listed_names, unknown_name
+from birdsd.errors import NotFound, NothingLeft, UnknownName, clipped, listed_names, unknown_name
 from birdsd.sound.species.names import read_names, species_key
 from birdsd.sound.species.vocabulary import banding_codes
 
@@ -96,7 +96,7 @@ class Vocabulary:
             for one in known:
                 if _plain(one) in ("drumming", "drum", "drums"):
                     return one
-        raise UserError(
+        raise UnknownName(
             f"{f'{place}: ' if place else ''}the model was never taught '{clipped(sound_type)}' of {species}",
             f"it knows {listed_names(sorted(known), sound_type)}",
             "ask for one of these, or leave the type out",
@@ -152,7 +152,7 @@ def vocabulary_of_run(folder: Path, base: str | None = None, pool: Iterable[str]
     under, additions = chain(folder, base)
     lowest = [one for one in (Path(under), Path(under) / "export") if (one / "training.json").is_file()]
     if not lowest and not additions:
-        raise UserError(
+        raise NotFound(
             f"{folder} holds no model that says what it was taught",
             "expected a finished run, or an exported model with its training.json",
             "finish the run first, or name another model",
@@ -163,7 +163,7 @@ def vocabulary_of_run(folder: Path, base: str | None = None, pool: Iterable[str]
     told = [*map(read_training, lowest[:1]), *(one.training for one in additions)]
     found = vocabulary_of(told, codec, pool)
     if not found.species:
-        raise UserError(
+        raise NothingLeft(
             f"{folder} names no species that it was taught",
             "a scene asks a model for species by name",
             "train it on labelled recordings, or name another model",

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Mismatch, UserError
 from birdsd.files import read_json, safe_name, write_json
 from birdsd.randomness import generator
 from birdsd.shards.index import ShardIndex
@@ -43,9 +43,9 @@ class BalancedOrder(SampleOrder):
         super().__init__(shard_sizes, seed, window_shards)
         weights = np.asarray(weights, np.float64)
         if weights.shape != (self.total,):
-            raise UserError(f"there are {list(weights.shape)} weights for {self.total} samples")
+            raise Mismatch(f"there are {list(weights.shape)} weights for {self.total} samples")
         if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
-            raise UserError("the weights of the samples must be numbers >= 0, not all of them 0")
+            raise BadValue("the weights of the samples must be numbers >= 0, not all of them 0")
         ends = np.cumsum(weights, dtype=np.longdouble)
         self._ends = np.rint(ends / ends[-1] * (self.total * _PARTS)).astype(np.int64)
         self._counts = lru_cache(maxsize=4)(self._make_counts)
@@ -75,7 +75,7 @@ def species_weights(index: ShardIndex, split: str, balance: float) -> np.ndarray
     as a species. Raises `UserError` for a balance outside 0..1 and a split that does not exist.
     """
     if not 0 <= balance <= 1:
-        raise UserError(
+        raise BadValue(
             f"method.species_balance={balance}",
             "it goes from 0 (as the shards have them) to 1 (every species as often as any other)",
             "try method.species_balance=0.5",

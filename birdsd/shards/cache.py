@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Damaged, UserError
 from birdsd.files import fingerprint, read_json, write_json
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
@@ -199,7 +199,7 @@ def half(array: np.ndarray, what: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(array, dtype="<f2")
     if not np.isfinite(values).all():
-        raise UserError(
+        raise BadValue(
             f"{what} has values that float16 cannot hold",
             "what frozen networks make is kept as float16 (up to 65504)",
             "Stable Diffusion's networks stay far below that: look at model.source and model.autoencoder",
@@ -214,7 +214,7 @@ def _begin(folder: Path, about: dict[str, Any]) -> None:
         if stored != (facts := {"format": FORMAT, **about}):
             write_json(folder / ABOUT_FILE, facts)
     except UserError as error:
-        raise UserError(
+        raise type(error)(
             f"the cache cannot be written: {error.problem}",
             "latents and text embeddings are kept beside the shards, once for all runs",
             "machine.cache_folder=FOLDER keeps them elsewhere; machine.cache_latents=false disables it",
@@ -245,7 +245,7 @@ def _text_key(ids: np.ndarray) -> str:
 
 
 def _damaged(folder: Path, problem: str) -> UserError:
-    return UserError(
+    return Damaged(
         f"the cache in {folder} is damaged: {problem}",
         "it was intact when it was written",
         "delete that folder and run the same command again to recreate it",

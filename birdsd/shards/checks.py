@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, NothingLeft
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
 from birdsd.shards.storage.decode import METADATA_SUFFIXES
@@ -63,13 +63,13 @@ def check_pictures(index: ShardIndex, splits: tuple[str, ...] | None = None) -> 
         numbers = np.unique(np.linspace(0, len(reader) - 1, min(_LOOKED_AT, len(reader))).astype(int))
         samples = reader.read_many(numbers)
         if all(sample.weight == 0 for sample in samples):
-            raise UserError(
+            raise NothingLeft(
                 f"no picture can be read from the {split} samples of {index.folder}: {samples[0].problem}",
                 "",
                 f"`birdsd inspect {index.folder} --verify` names every sample that cannot be read",
             )
         for doubt in reader.pixels.doubts():
-            raise UserError(f"the {split} pictures of {index.folder} can be read in two ways: {doubt}")
+            raise BadValue(f"the {split} pictures of {index.folder} can be read in two ways: {doubt}")
         bad = [
             sample.problem
             for number, sample in zip(numbers, samples, strict=True)

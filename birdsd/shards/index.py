@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import Damaged, NotFound, NothingLeft, UserError, unknown_name
 from birdsd.files import fingerprint, read_json
 from birdsd.shards.storage.pixels import PIXELS_FILE, Pixels
 from birdsd.shards.storage.table import (
@@ -71,7 +71,7 @@ class ShardIndex:
         """Open a folder of shards; `UserError` names what is missing, damaged or changed."""
         folder = Path(folder)
         if not folder.is_dir():
-            raise UserError(
+            raise NotFound(
                 f"the folder of shards {folder} does not exist",
                 "",
                 "make it with `birdsd run prepare data.recordings=... data.shards=...`",
@@ -80,7 +80,7 @@ class ShardIndex:
         if (folder / DATASET_FILE).is_file():
             return cls._open_own(folder, codec)
         if (folder / "prepare.json").is_file():
-            raise UserError(
+            raise Damaged(
                 f"the shards in {folder} are not finished",
                 "`prepare` was interrupted",
                 "run the same `birdsd run prepare ...` again; it only does what is missing",
@@ -93,7 +93,7 @@ class ShardIndex:
         try:
             shards = [Shard(**entry) for entry in dataset["shards"]]
         except (KeyError, TypeError) as error:
-            raise UserError(
+            raise Damaged(
                 f"{folder / DATASET_FILE} is not a dataset file of birdsd ({error})",
                 "",
                 "delete it, and run `birdsd run prepare ...` again to recreate it",
@@ -126,7 +126,7 @@ class ShardIndex:
             packed = sorted(
                 p.name for p in folder.iterdir() if p.name.endswith((".tar.gz", ".tgz", ".tar.zst"))
             )
-            raise UserError(
+            raise NothingLeft(
                 f"there are no shards in {folder}"
                 + (f", only compressed ones ({listed(packed)})" if packed else ""),
                 "shards are uncompressed .tar files, in the folder or one folder down",
@@ -192,7 +192,7 @@ class ShardIndex:
         """The settings of the codec that made the images; `UserError` where the set does not hold them. `why`
         says what needs them."""
         if not self.codec:
-            raise UserError(
+            raise NotFound(
                 f"the shards in {self.folder} have no {CODEC_FILE}",
                 why,
                 f"make them with `birdsd run prepare`, or put the {CODEC_FILE} that fits them there",

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, NothingLeft
 from birdsd.randomness import permutation
 
 
@@ -27,16 +27,16 @@ class SampleOrder:
     def __init__(self, shard_sizes: Sequence[int], seed: int, window_shards: int = 16) -> None:
         self.sizes = np.asarray(shard_sizes, dtype=np.int64)
         if self.sizes.ndim != 1 or (self.sizes < 0).any():
-            raise UserError("the shard sizes must be a list of counts", f"they are {shard_sizes!r}")
+            raise BadValue("the shard sizes must be a list of counts", f"they are {shard_sizes!r}")
         self.total = int(self.sizes.sum())
         if self.total == 0:
-            raise UserError(
+            raise NothingLeft(
                 "there are no samples to put in order",
                 "a split needs at least one sample",
                 "look at the shards with `birdsd inspect SHARDS`",
             )
         if window_shards < 1:
-            raise UserError(f"window_shards is {window_shards}", "it must be at least 1")
+            raise BadValue(f"window_shards is {window_shards}", "it must be at least 1")
         self.seed = int(seed)
         self.window_shards = int(window_shards)
         self._first = np.concatenate([[0], np.cumsum(self.sizes)])

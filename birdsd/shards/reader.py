@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import Damaged, NotFound, NothingLeft
 from birdsd.shards.storage import decode
 from birdsd.shards.storage.bytes import ShardBytes
 from birdsd.shards.storage.pixels import Pixels
@@ -143,7 +143,7 @@ class ShardReader:
             if sample.image is not None:
                 return sample.image.shape
             reason = reason or sample.problem
-        raise UserError(
+        raise NothingLeft(
             f"no image can be read from split '{self.split}' of {self.index.folder}: {reason}",
             f"a sample needs a part named {', '.join(decode.IMAGE_SUFFIXES[:4])}, ...",
             "look at the shards with `birdsd inspect SHARDS --verify`",
@@ -164,7 +164,7 @@ class ShardReader:
             return self._decode(source, row)
         except (decode.Undecodable, OSError, EOFError) as error:
             if self.io_errors and not isinstance(error, decode.Undecodable):
-                raise UserError(
+                raise Damaged(
                     f"sample {source.keys[row]} of {self._shards[place].name} cannot be read: "
                     f"{error or 'the shard ends before it'}",
                     "the problem may be temporary, but the result would be permanent",
@@ -218,7 +218,7 @@ class ShardReader:
         try:
             data = ShardBytes(staged(path, shard.contents))
         except OSError as error:
-            raise UserError(
+            raise NotFound(
                 f"shard {path} cannot be opened: {error.strerror}",
                 "it existed when the run started",
                 "restore it and run the same command again",

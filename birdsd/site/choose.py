@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from birdsd.config import job_name, own_config_folder, presets
-from birdsd.errors import UserError, listed_names, unknown_name
+from birdsd.errors import BadValue, Mismatch, NotSet, Unsupported, listed_names, unknown_name
 from birdsd.schema import SiteConfig, SubmitConfig
 
 HAND_OVERS = ("requeue", "chain", "resubmit", "manual")
@@ -33,7 +33,7 @@ def choose_site(settings: Sequence[str]) -> list[str]:
     if len(own) == 1:
         return [f"site={own[0]}", *settings]
     if own or slurm.available():
-        raise UserError(
+        raise NotSet(
             "no site was given",
             f"this machine has Slurm, and the sites are {listed_names(p.name for p in presets()['site'])}",
             "site=NAME; `birdsd site detect` writes one from what Slurm reports; site=local stays here",
@@ -72,15 +72,15 @@ def _check_numbers(requested: SubmitConfig) -> None:
         ("site.max_idle_allocations", site.max_idle_allocations, 1),
     ):
         if value < lowest:
-            raise UserError(f"{name} is {value}", f"it must be at least {lowest}")
+            raise BadValue(f"{name} is {value}", f"it must be at least {lowest}")
     if site.max_nodes and requested.nodes > site.max_nodes:
-        raise UserError(
+        raise BadValue(
             f"nodes is {requested.nodes}",
             f"{site.name} gives at most {site.max_nodes} to a job",
             "ask for fewer",
         )
     if site.signal_lead_s >= 60 * site.time_limit_min:
-        raise UserError(
+        raise BadValue(
             f"site.signal_lead_s is {site.signal_lead_s}",
             f"the warning cannot come earlier than the job, whose limit is {site.time_limit_min} min",
             "lower it, or ask for more time",
@@ -90,31 +90,31 @@ def _check_numbers(requested: SubmitConfig) -> None:
 def _check_shape(requested: SubmitConfig, job: str) -> None:
     site = requested.site
     if site.executor == "local" and requested.nodes > 1:
-        raise UserError(
+        raise Mismatch(
             f"nodes is {requested.nodes} and the site {site.name} is this machine",
             "it is one node",
             "use tasks_per_node=N for several processes",
         )
     if job == "train":
         if requested.array:
-            raise UserError(
+            raise Mismatch(
                 "array is set for train", "one run is one job; an array splits shards or clips",
                 "use nodes=N for more GPUs",
             )  # fmt: skip
         return
     if job_name(job) not in SHARED_JOBS:
-        raise UserError(
+        raise Unsupported(
             f"{job} cannot be submitted", f"train, {', '.join(SHARED_JOBS)} can", f"birdsd run {job} ..."
         )
     if requested.nodes > 1 or requested.tasks_per_node > 1:
-        raise UserError(
+        raise Unsupported(
             f"{job} runs as one process, not on {requested.nodes} nodes x "
             f"{max(1, requested.tasks_per_node)} tasks",
             "to split the work, use a job array",
             "use array=N",
         )
     if site.executor == "local" and requested.array:
-        raise UserError(
+        raise Mismatch(
             "array is set and the site is this machine",
             "a job array is Slurm's",
             "leave it out: machine.processes=N uses N cores here",
@@ -125,16 +125,16 @@ def _check_shape(requested: SubmitConfig, job: str) -> None:
 def _check_secrets(site: SiteConfig) -> None:
     """Refuse secrets: a job's script can be read by others."""
     if wrong := [str(n) for n in site.environment if not re.fullmatch(r"[A-Za-z_]\w*", str(n))]:
-        raise UserError(f"site.environment sets {wrong[0]!r}", "this is not a valid variable name")
+        raise BadValue(f"site.environment sets {wrong[0]!r}", "this is not a valid variable name")
     named = [str(name) for name in site.environment if _SECRET.search(str(name))]
     if named:
-        raise UserError(
+        raise BadValue(
             f"site.environment sets {', '.join(named)}",
             "that looks like a secret, and a job's script and records can be read by others",
             "keep it in a file that only you can read, and `source` it in site.setup",
         )
     if site.proxy and "@" in site.proxy:
-        raise UserError(
+        raise BadValue(
             "site.proxy holds a user name or password",
             "a job's script and records can be read by others",
             "keep it in a file that only you can read, and `source` it in site.setup",

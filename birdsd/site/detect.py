@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from birdsd.config import own_config_folder
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import AlreadyThere, NotFound, unknown_name
 from birdsd.files import safe_name, write_text
 from birdsd.site import slurm
 from birdsd.site.facts import (
@@ -102,7 +102,7 @@ def write(preset: Mapping[str, Any], path: Path | None = None, force: bool = Fal
     """Write the preset to `path`, or among the user's own presets; refuses to overwrite without `force`."""
     target = Path(path) if path else own_config_folder() / "site" / f"{preset['values']['name']}.yaml"
     if target.exists() and not force:
-        raise UserError(
+        raise AlreadyThere(
             f"{target} exists already",
             "a preset may have been edited by hand",
             "--force overwrites it; --name NAME or --out FILE writes another",
@@ -124,7 +124,7 @@ def _scalar(value: Any) -> str:
 def _choose(facts: Facts, gpu_type: str | None = None) -> Mapping[str, str]:
     open_ones = [p for p in facts.partitions if not closed(facts, p)] or list(facts.partitions)
     if not open_ones:
-        raise UserError("Slurm shows no partition", "jobs run in a partition", "ask the site for access")
+        raise NotFound("Slurm shows no partition", "jobs run in a partition", "ask the site for access")
     nodes = {p["PartitionName"]: facts.nodes_of(p["PartitionName"]) for p in open_ones}
     default = next((p for p in open_ones if p.get("Default") == "YES"), None)
     with_gpus = [p for p in open_ones if kinds_of(nodes[p["PartitionName"]])]

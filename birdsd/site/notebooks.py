@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
 
 if TYPE_CHECKING:
     from birdsd.schema import MachineConfig
@@ -166,7 +166,7 @@ def session_limit(
     if hours == 0:
         return None
     if not 0 < hours < 10_000 or not 0 <= lead_min < 60 * hours:
-        raise UserError(
+        raise BadValue(
             f"machine.session_hours={hours:g}, machine.session_lead_min={lead_min:g}",
             "a run stops so many minutes before so many hours have passed",
             "machine.session_hours=6 machine.session_lead_min=10; 0 hours: no limit",
@@ -205,7 +205,7 @@ def _moment(text: str, now: float) -> float:
     if clock_only and began > now:
         began -= 24 * 3600
     if began > now:
-        raise UserError(
+        raise BadValue(
             f"machine.session_began={text}", "a moment that has passed", "e.g. 14:05 or 2026-01-31 14:05"
         )
     return began

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, UserError
 
 # Between fields: ASCII's unit separator, which Slurm refuses in names.
 SEPARATOR = "\x1f"
@@ -57,6 +57,8 @@ _FEWEST = 10  # columns of both that every accounting has; what is behind them m
 
 class SlurmError(UserError):
     """A program of Slurm failed, was missing, or did not answer in time."""
+
+    code = "slurm"
 
 
 @dataclass(frozen=True)
@@ -303,15 +305,13 @@ def cancel(name: str) -> None:
 def signal(name: str, which: str, batch: bool = False) -> None:
     """Send a signal ("USR2") to all tasks of a job; with `batch` to its batch script alone."""
     if not re.fullmatch(r"[A-Z0-9]+", which):
-        raise UserError(f"'{which}' is not a signal", "a signal is a name such as USR2 or TERM")
+        raise BadValue(f"'{which}' is not a signal", "a signal is a name such as USR2 or TERM")
     command(["scancel", f"--signal={which}", *(["--batch"] if batch else []), _checked(name)])
 
 
 def _checked(name: str) -> str:
     if not _ID.fullmatch(str(name)):
-        raise UserError(
-            f"'{name}' is not a Slurm job id", "an id is a number, or 12_3 for a task of an array"
-        )
+        raise BadValue(f"'{name}' is not a Slurm job id", "an id is a number, or 12_3 for a task of an array")
     return str(name)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
 from birdsd.files import explained_write
 from birdsd.sound.audio.recordings import AudioInfo, blocks, probe, read
 from birdsd.sound.labels.annotation import Label
@@ -89,12 +89,12 @@ def locate(
     check_order(order)
     info = probe(path)
     if info.channels != 4:
-        raise UserError(
+        raise BadValue(
             f"{path} has {info.channels} channel{'s' * (info.channels != 1)}",
             "first-order ambisonics have four: W and three gradients",
         )
     if not 0 <= band_hz[0] < band_hz[1]:
-        raise UserError(f"low_hz={band_hz[0]:g} high_hz={band_hz[1]:g}", "the lower one comes first")
+        raise BadValue(f"low_hz={band_hz[0]:g} high_hz={band_hz[1]:g}", "the lower one comes first")
     found = Located(path, info, order if order != AUTO else _order_of(info))
     boxes = [one for one in labels if one.start_s is not None and one.end_s is not None]
     found.placed = [Placed(one, _of_box(found, one, band_hz)) for one in boxes]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Mismatch, NothingLeft, UserError
 from birdsd.sound.audio.formats import foreign_reason, sort_files
 from birdsd.sound.audio.levels import active_level_db, in_band, level_db, sounding, sounding_level_db
 from birdsd.sound.audio.recordings import (
@@ -77,12 +77,12 @@ def mix_at_snr(
     either is silent there is no ratio, and they are added as they are.
     """
     if foreground.shape != background.shape:
-        raise UserError(
+        raise Mismatch(
             f"cannot mix waveforms of shapes {foreground.shape} and {background.shape}",
             "both must have the same channels and samples",
         )
     if not math.isfinite(snr_db):
-        raise UserError(f"the SNR {snr_db} dB is not a finite number", "", "try snr_db_low=3 snr_db_high=30")
+        raise BadValue(f"the SNR {snr_db} dB is not a finite number", "", "try snr_db_low=3 snr_db_high=30")
     bird, rest = (x if band_hz is None else in_band(x, rate_hz, *band_hz) for x in (foreground, background))
     signal_db, noise_db = active_level_db(bird), sounding_level_db(rest)
     change_db = signal_db - noise_db - snr_db
@@ -121,7 +121,7 @@ class EnvironmentPool:
             self._files.setdefault(self._name(path), []).append(path)
         if not self._files:
             reasons = "".join(f" {problem.path.name}: {problem.reason}" for problem in self.problems[:3])
-            raise UserError(
+            raise NothingLeft(
                 f"no environmental sound in {self.folder}.{reasons}",
                 "it needs sound files, in sub-folders that name the environment (rain, wind, ...)",
                 "or turn mixing off with data.mixtures_per_clip=0",

@@ -16,7 +16,7 @@ import numpy as np
 import scipy.fft
 from scipy import ndimage
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
 from birdsd.sound.audio.channels import mix_down
 from birdsd.sound.audio.recordings import blocks
 from birdsd.sound.labels.annotation import Label
@@ -60,7 +60,7 @@ def windows(duration_s: float, clip_s: float, overlap: float = 0.0) -> Iterator[
     than a window is one segment as it is.
     """
     if not 0.0 <= overlap < 1.0:
-        raise UserError(
+        raise BadValue(
             f"overlap {overlap} is not possible", "it must be 0 or more and below 1", "try overlap=0.5"
         )
     if duration_s <= clip_s:

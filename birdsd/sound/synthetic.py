@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import scipy.fft
 
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import AlreadyThere, unknown_name
 from birdsd.files import read_json, safe_name, write_json, write_text
 from birdsd.randomness import generator
 from birdsd.sound.audio.recordings import write_wav
@@ -242,7 +242,7 @@ def make_aviary(
     if (folder / _MARK).is_file():
         if read_json(folder / _MARK, "synthetic aviary") == arguments:
             return folder
-        raise UserError(
+        raise AlreadyThere(
             f"{folder} holds a synthetic aviary that was made with other settings",
             "it is not overwritten, because shards may have been made of it",
             "choose another folder, or remove this one",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from birdsd.config import compose
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import NotSet, unknown_name
 from birdsd.runs.run import RunStore
 from birdsd.studies.study import AUTOENCODER, BASE, CLIP, KNOWN, NEW, Arm, Design, ShardSet, Training
 
@@ -107,7 +107,7 @@ def compare_methods(config: MethodsConfig) -> Design:
 def finetune_vs_scratch(config: FourWaysConfig) -> Design:
     """Fine-tuned or from scratch, on song or on song and environment."""
     if not (config.environment or (config.data.environment and config.data.mixtures_per_clip)):
-        raise UserError(
+        raise NotSet(
             "environment is not set",
             "finetune_vs_scratch needs environmental sound to mix in",
             "environment=FOLDER with a sub-folder for each environment (rain/, wind/, ...)",

@@ -14,7 +14,7 @@ from typing import Any
 from birdsd.cluster.snapshot import code_fingerprint
 from birdsd.config import compose
 from birdsd.diffusion.generation.recommended import SETTINGS
-from birdsd.errors import UserError
+from birdsd.errors import NotFound, UserError
 from birdsd.files import fingerprint, read_json, write_json
 from birdsd.pages.demo import ClosingScene
 from birdsd.runs.allocations import allocations
@@ -70,7 +70,7 @@ class Demo:
         if self.config.recordings is not None:
             folder = Path(self.config.recordings)
             if not folder.is_dir():
-                raise UserError(
+                raise NotFound(
                     f"the folder of recordings {folder} does not exist",
                     "the demo needs a folder with one sub-folder per species",
                     "make demo RECORDINGS=FOLDER, or leave it out for the synthetic aviary",

@@ -13,7 +13,7 @@ import yaml
 from birdsd import config, yamltext
 from birdsd.diffusion.generation.recommended import USUAL
 from birdsd.diffusion.generation.request import Request
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, Mismatch, NotSet, UserError, unknown_name
 from birdsd.runs.models.loading import recommended_sampling, split_weight
 from birdsd.runs.models.places import place_of
 from birdsd.runs.models.upscaling import upscaler_place
@@ -40,13 +40,13 @@ class Axis:
         key = key.strip()
         example = f'{name}="guidance=1,3,5"'
         if not equals or not key:
-            raise UserError(f"{name}={text!r}", "an axis is a setting with its values", f"e.g. {example}")
+            raise BadValue(f"{name}={text!r}", "an axis is a setting with its values", f"e.g. {example}")
         valid = [field.name for field in fields(ClipsConfig) if field.name not in _FIXED]
         if key not in valid:
             raise unknown_name(f"setting on the {name} axis", key, valid, whole="birdsd run generate --keys")
         values = tuple(dict.fromkeys(_values(listed)))
         if not values:
-            raise UserError(f"{name}={text!r} has no values", "they follow, with commas", f"e.g. {example}")
+            raise NotSet(f"{name}={text!r} has no values", "they follow, with commas", f"e.g. {example}")
         return cls(key, values)
 
 
@@ -95,13 +95,11 @@ class Grid:
     def of(cls, config: GridConfig) -> Grid:
         """The grid of a configuration. Every cell is checked, so that none fails after hours of others."""
         if not config.x:
-            raise UserError("x is not set", "a grid varies a setting", 'e.g. x="guidance=1,3,5"')
+            raise NotSet("x is not set", "a grid varies a setting", 'e.g. x="guidance=1,3,5"')
         x = Axis.parse(config.x, "x")
         y = Axis.parse(config.y, "y") if config.y else None
         if y is not None and y.key == x.key:
-            raise UserError(
-                f"x and y are both {x.key}", "a grid varies two different settings", "leave y out"
-            )
+            raise Mismatch(f"x and y are both {x.key}", "a grid varies two different settings", "leave y out")
         shared = {field.name: getattr(config, field.name) for field in fields(ClipsConfig)}
         cells = []
         for row, below in enumerate(y.values if y else ("",)):
@@ -114,7 +112,7 @@ class Grid:
         clips = sum(cell.request.total for cell in cells)
         if clips > MOST_CLIPS:
             shape = f"{len(x.values)} x {len(y.values) if y else 1}"
-            raise UserError(
+            raise BadValue(
                 f"a grid of {shape} cells with {clips} clips in all",
                 f"one page holds at most {MOST_CLIPS}",
                 "give fewer values or a smaller count, or make several grids",

@@ -20,13 +20,8 @@ from typing import IO, Any
 
 from birdsd.cluster.rank.signals import SIGNALS
 from birdsd.errors import UserError
-from birdsd.files import explained_write, fingerprint, read_json, safe_name, write_json
+from birdsd.files import fingerprint, lock_file, locked, read_json, safe_name, write_json
 from birdsd.jobs_api import STOPPED_STATUS
-
-try:
-    import fcntl
-except ImportError:  # not a Unix
-    fcntl = None  # type: ignore[assignment]
 
 FOLDER = "stages"
 PROGRAM = (sys.executable, "-m", "birdsd.cli")
@@ -217,24 +212,15 @@ class Stages:
     def _hold(self, path: Path) -> Iterator[IO[str] | None]:
         """The lock of a stage; waits while another task holds it. It is released with the last process that
         holds it. Without locks in the file system, a run's own lock is what remains."""
-        with explained_write(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stream = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - held to the end
-        with stream:
+        with lock_file(path) as stream:
             announced = False
-            while fcntl is not None:
-                try:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if not announced:
-                        print(f"waiting for another task that is working on {path.stem}", file=sys.stderr)
-                    announced = True
-                except OSError:
-                    break
+            while not locked(stream):
+                if not announced:
+                    print(f"waiting for another task that is working on {path.stem}", file=sys.stderr)
+                announced = True
                 if self.watch():
                     raise Stopped(path.stem)
                 time.sleep(5 * _POLL_S)
             if self.watch():
                 raise Stopped(path.stem)
-            yield stream if fcntl is not None else None
+            yield stream if os.name == "posix" else None

@@ -17,7 +17,7 @@ from typing import Any
 
 from birdsd.cluster.rank.signals import RunControl
 from birdsd.config import compose
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import NotFound, NothingLeft, NotSet, UserError, unknown_name
 from birdsd.files import fingerprint, safe_name, write_json
 from birdsd.runs.allocations import newest_position
 from birdsd.runs.run import RunStore
@@ -146,7 +146,7 @@ class Study:
         labels = self.config.data.labels
         species = load_recordings(self.recordings, Path(labels) if labels else None).species
         if len(species) < 2:
-            raise UserError(
+            raise NothingLeft(
                 f"{self.recordings} has recordings of {len(species)} species",
                 "a comparison trains on some species and keeps the others to measure retention",
                 "add recordings of another species",
@@ -165,7 +165,7 @@ class Study:
                 raise unknown_name("species in new_species", name, self.species)
         chosen = sorted({known[name.casefold()] for name in self.config.new_species})
         if len(chosen) == len(self.species):
-            raise UserError(
+            raise NothingLeft(
                 "new_species names every species of the recordings",
                 "some must be left to measure retention",
                 "name fewer, or add recordings of other species",
@@ -243,7 +243,7 @@ class Study:
             return self.design.given[name]
         record = self.training_record(name)
         if record is None or record.facts is None:
-            raise UserError(f"{name} is not trained yet")
+            raise NotFound(f"{name} is not trained yet")
         return str(record.facts["run"])
 
     def training_record(self, name: str) -> Record | None:
@@ -392,14 +392,14 @@ def _length(settings: tuple[str, ...]) -> tuple[int, int]:
 
 def _recordings(config: ComparisonConfig) -> Path:
     if not config.data.recordings:
-        raise UserError(
+        raise NotSet(
             "data is not set",
             "a comparison needs recordings",
             "data=FOLDER with a sub-folder for each species",
         )
     folder = Path(config.data.recordings)
     if not folder.exists():
-        raise UserError(f"the folder of recordings {folder} does not exist", "", "data=FOLDER")
+        raise NotFound(f"the folder of recordings {folder} does not exist", "", "data=FOLDER")
     return folder
 
 

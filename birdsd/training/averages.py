@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, NotFound
 from birdsd.training.schedule import ema_decay_at
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def exponential_profile(steps: int, optim: OptimConfig) -> np.ndarray:
 def power_profile(steps: int, length: float) -> np.ndarray:
     """float64 [steps + 1]: the same for the average whose weights grow as a power of the step."""
     if not 0 < length <= _LONGEST:
-        raise UserError(
+        raise BadValue(
             f"--length {length:g}",
             f"it is the average's deviation relative to the training: above 0, at most {_LONGEST}",
             "try 0.05, 0.1 and 0.2",
@@ -90,7 +90,7 @@ def mixture_for(length: float, positions: Sequence[int], optim: OptimConfig, ave
     shares = np.linalg.lstsq(normal, np.append(basis @ wanted, 1.0), rcond=None)[0][:count]
     error = float(np.linalg.norm(shares @ basis - wanted) / np.linalg.norm(wanted))
     if error > WORST:
-        raise UserError(
+        raise NotFound(
             f"the {len(positions)} checkpoints that are there give no average of length {length:g}",
             f"the nearest mixture is off by {error:.0%}; at most {WORST:.0%} is taken",
             "keep more of them (save.keep), closer together (save.every_samples), or ask for another length",

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from birdsd.errors import UserError
+from birdsd.errors import Damaged, Mismatch
 from birdsd.files import read_json, write_json
 from birdsd.training.batches.batches import (
     BatchMaker,
@@ -232,7 +232,7 @@ class Trainer:
         if checkpoint is not None:
             changes = self.index.changes_since(checkpoint.state["shards"])
             if changes:
-                raise UserError(
+                raise Mismatch(
                     f"the shards in {self.index.folder} changed under this run: {', '.join(changes[:5])}",
                     "a run continues with the samples that it started with",
                     "restore the shards, or start a new run",
@@ -475,7 +475,7 @@ class Trainer:
         with self.clock("export"):
             checkpoint = self.checkpointer.newest()
             if checkpoint is None or checkpoint.position != self.position:
-                raise UserError(
+                raise Damaged(
                     f"the last checkpoint of {self.folder} is damaged and was set aside",
                     "the export is made from it",
                     "run the same command again: it resumes from the previous checkpoint",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from birdsd.diffusion.networks.finite import NotFinite
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch
 from birdsd.training.checkpoints.reading import Checkpoint
 from birdsd.training.engines.out_of_memory import is_out_of_memory, reason_of
 
@@ -29,7 +29,7 @@ def load_weights(learner: Learner, checkpoint: Checkpoint, kind: str) -> None:
             continue
         value = checkpoint.tensor(kind, name)
         if value.shape != parameter.shape:
-            raise UserError(
+            raise Mismatch(
                 f"checkpoint {checkpoint.folder}: {name} has the shape {list(value.shape)}, "
                 f"in the model it is {list(parameter.shape)}",
                 "the model of this run is not the one that was saved",

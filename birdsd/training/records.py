@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import Damaged
 from birdsd.files import append_bytes, atomic_write, explained_write
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class BadSamples:
             reason = problems.get(number, "see the log of the rank that read it")
             self._events({"event": "sample not decoded", "key": key, "reason": reason})
         if len(self._known) > self._limit:
-            raise UserError(
+            raise Damaged(
                 f"{len(self._known)} samples could not be decoded, the last of them {key}: {reason}",
                 f"save.max_bad_samples allows {self._limit}",
                 "look at the shards with `birdsd inspect SHARDS`, restore them, or raise the limit",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, unknown_name
 from birdsd.training.stretches import whole_batches
 
 if TYPE_CHECKING:
@@ -21,19 +21,19 @@ def check_schedule(optim: OptimConfig) -> None:
         raise unknown_name("optim.decay", str(optim.decay), DECAYS)
     for name in ("learning_rate", "total_samples", "global_batch"):
         if not 0 < (getattr(optim, name) or 0) < math.inf:
-            raise UserError(f"optim.{name} is {getattr(optim, name)}", "it must be greater than 0")
+            raise BadValue(f"optim.{name} is {getattr(optim, name)}", "it must be greater than 0")
     if not 0 < optim.epsilon < math.inf:  # type: ignore[operator]
-        raise UserError(f"optim.epsilon is {optim.epsilon}", "it must be greater than 0", "e.g. 1e-8")
+        raise BadValue(f"optim.epsilon is {optim.epsilon}", "it must be greater than 0", "e.g. 1e-8")
     for name in ("beta1", "beta2", "min_learning_rate_ratio"):
         if not 0 <= getattr(optim, name) <= 1 or (getattr(optim, name) == 1 and "beta" in name):
-            raise UserError(f"optim.{name} is {getattr(optim, name)}", "it must lie between 0 and 1")
+            raise BadValue(f"optim.{name} is {getattr(optim, name)}", "it must lie between 0 and 1")
     for name in ("warmup_samples", "gradient_clip", "weight_decay"):
         if not getattr(optim, name) >= 0:
-            raise UserError(
+            raise BadValue(
                 f"optim.{name} is {getattr(optim, name)}", "it must not be negative", "0 switches it off"
             )
     if not 0 <= optim.ema_decay < 1:  # type: ignore[operator]
-        raise UserError(
+        raise BadValue(
             f"optim.ema_decay is {optim.ema_decay}", "it must be from 0 (off) to below 1", "e.g. 0.999"
         )
 

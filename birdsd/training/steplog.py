@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from birdsd.errors import UserError
+from birdsd.diffusion.networks.finite import NotFinite
 from birdsd.training.devices.world import World
 from birdsd.training.engines.base import StepResult
 from birdsd.training.records import Ledger, Metrics
@@ -48,7 +48,7 @@ class StepLog:
         return list(self._world.total(losses).tolist())
 
     def write(self, losses: list[float]) -> list[dict[str, Any]]:
-        """Write the steps, and return their lines of metrics.jsonl; `UserError` where a loss is not finite,
+        """Write the steps, and return their lines of metrics.jsonl; `NotFinite` where a loss is not,
         before anything is written."""
         now = time.perf_counter()
         self.samples_per_s = len(self._steps) * self._batch / max(1e-9, now - self._since)
@@ -63,7 +63,7 @@ class StepLog:
 
     def _line(self, position: int, rate: float, result: StepResult, loss: float) -> dict[str, Any]:
         if not math.isfinite(loss):
-            raise UserError(
+            raise NotFinite(
                 f"the loss is {loss} at step {position // self._batch} "
                 f"(positions {position - self._batch} to {position - 1})",
                 "nothing of this step was saved",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from birdsd.errors import UserError
+from birdsd.diffusion.networks.finite import NotFinite
 from birdsd.training.batches.batches import BatchMaker, FixedOrder, Reader
 from birdsd.training.batches.global_batch import BatchPlan
 from birdsd.training.devices.precision import release
@@ -43,7 +43,7 @@ class Validation:
         """{"loss", "samples"} and the means of the learner's `measures`, of all ranks, `micro_batch` at a
         time; None where not one could be decoded, and for a mean that is not finite.
 
-        A loss that is not finite is a `UserError` on every rank: diverged weights must not be saved.
+        A loss that is not finite is `NotFinite` on every rank: diverged weights must not be saved.
         """
         names = self.modules.learner.measures
         total = torch.zeros(3 + len(names), dtype=torch.float64)
@@ -75,9 +75,9 @@ class Validation:
             return ""
         return self._said or f"at {position} samples this no longer holds: {before}"
 
-    def _not_finite(self, loss: float, count: int, samples: int, mine: list[int]) -> UserError:
+    def _not_finite(self, loss: float, count: int, samples: int, mine: list[int]) -> NotFinite:
         named = f", e.g. '{self._reader.read(mine[0]).key}'" if mine else ""
-        return UserError(
+        return NotFinite(
             f"the validation loss is {loss}: that of {count} of {samples} samples is not finite{named}",
             "the weights have diverged"
             if count == samples

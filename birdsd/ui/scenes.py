@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from birdsd.errors import UserError
+from birdsd.errors import NotSet
 from birdsd.files import explained_write, fingerprint, safe_name
 from birdsd.pages.scene import SceneFolder
 from birdsd.runs.models.places import model_place
@@ -91,7 +91,7 @@ class SceneDesk:
         """The scene of a sentence; `UserError` for the first word that is not understood, and for what cannot
         be."""
         if not prose.strip():
-            raise UserError(
+            raise NotSet(
                 "there is no sentence", "it says who sings, when and where", f"e.g. {self.first_prompt()}"
             )
         words = self.vocabulary(pool)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, NotFound, Unsupported
 from birdsd.schema import GenerateConfig
 
 HOST = "127.0.0.1"  # never anything else: the page is private to the user
@@ -30,7 +30,7 @@ def newest_model(runs: Path) -> Path:
     """The export of the run below `runs` that finished last and can generate; `UserError` if none has."""
     found = [path.parent for path in Path(runs).glob("*/export/model_index.json")]
     if not found:
-        raise UserError(
+        raise NotFound(
             f"there is no finished model in {runs}",
             "the page needs one to generate sounds",
             "birdsd ui RUN, or a model folder; `birdsd run train ...` trains one",
@@ -92,15 +92,15 @@ def check_gradio() -> None:
     try:
         found = version("gradio")
     except PackageNotFoundError:
-        raise UserError("gradio is not installed", "`birdsd ui` needs it", way_out) from None
+        raise Unsupported("gradio is not installed", "`birdsd ui` needs it", way_out) from None
     if int(found.split(".")[0]) < 6:
-        raise UserError(f"gradio {found} is too old", "`birdsd ui` needs version 6 or newer", way_out)
+        raise Unsupported(f"gradio {found} is too old", "`birdsd ui` needs version 6 or newer", way_out)
 
 
 def free_port(wanted: int | None) -> int:
     """The requested port if it is free, else the first free one; `UserError` if there is none."""
     if wanted is not None and not 1 <= wanted <= 65535:
-        raise UserError(f"--port {wanted}", "a port is a number from 1 to 65535", f"--port {FIRST_PORT}")
+        raise BadValue(f"--port {wanted}", "a port is a number from 1 to 65535", f"--port {FIRST_PORT}")
     candidates = [wanted] if wanted is not None else range(FIRST_PORT, FIRST_PORT + PORTS)
     for port in candidates:
         with socket.socket() as probe:
@@ -116,4 +116,4 @@ def free_port(wanted: int | None) -> int:
         if wanted is not None
         else f"every port from {FIRST_PORT} to {FIRST_PORT + PORTS - 1}"
     )
-    raise UserError(f"{tried} cannot be used: {reason}", "", "--port ANOTHER, or leave --port out")
+    raise Unsupported(f"{tried} cannot be used: {reason}", "", "--port ANOTHER, or leave --port out")

@@ -122,7 +122,7 @@ def test_preemptions_that_bring_something_go_on_and_others_end_at_the_limit(tmp_
     batch.history.saved(100)
     assert all(start(n) for n in range(3, 7)), "a new checkpoint: the count begins anew"
     assert not start(7)
-    assert "brought nothing new beyond 000000000100" in batch.reasons()[0]
+    assert "000000000100" in batch.reasons()[0]
 
 
 def test_where_nothing_can_be_written_slurm_s_count_ends_it(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from birdsd.errors import UserError
+from birdsd.errors import NothingLeft
 from birdsd.evaluation.resampling import (
     Interval,
     bootstrap,
@@ -20,6 +20,7 @@ from birdsd.evaluation.resampling import (
     permutation_test,
     sign_flip_test,
 )
+from tests.support.errors import refuses
 
 
 def clustered(rng: np.random.Generator, recordings: int, windows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -182,7 +183,7 @@ def test_power_is_what_simulation_finds_and_the_detectable_effect_has_it() -> No
     assert detectable_effect(0.15, 160) == pytest.approx(effect / 2, rel=0.05)
     assert paired_power(0.0, 0.15, 40) == pytest.approx(0.05, abs=1e-6)
     assert paired_power(50.0, 0.15, 40) == 1.0 and paired_power(0.1, 0.0, 4) == 1.0
-    with pytest.raises(UserError, match="1 test recordings"):
+    with refuses("1 test recordings", kind=NothingLeft):
         paired_power(0.1, 0.1, 1)
 
 

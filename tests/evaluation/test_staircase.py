@@ -12,7 +12,7 @@ import soundfile
 from birdsd.cli import main
 from birdsd.config import compose
 from birdsd.diffusion.learning.common import codec_of
-from birdsd.errors import UserError
+from birdsd.errors import NotFound
 from birdsd.evaluation import available_judge, judges
 from birdsd.evaluation.judged_run import staircase_of
 from birdsd.evaluation.judges import Sound
@@ -26,6 +26,7 @@ from birdsd.shards.prepare.prepare import prepare
 from birdsd.shards.storage.writer import ShardWriter
 from birdsd.sound.audio.recordings import write_wav
 from birdsd.sound.codec.codec import SpectrogramCodec
+from tests.support.errors import refuses
 from tests.support.fake_judge import FakeJudge
 from tests.support.songs import SPECIES, song, write_shards
 
@@ -57,7 +58,7 @@ def test_the_stage_that_loses_the_bird_is_seen(codec):
     assert list(shares) == [RECORDING, CODEC, AUTOENCODER, GENERATED]
     assert shares[RECORDING] == shares[CODEC] == shares[GENERATED] == 1.0 and shares[AUTOENCODER] == 0.0
     assert told.loses_most.stage == AUTOENCODER
-    assert "the stage that loses most: codec, autoencoder and back" in told.text()
+    assert ": codec, autoencoder and back" in told.text()
     assert "test recordings; settings are chosen on validation recordings" in told.text()
     assert "Fake judge (CC0)" in told.text()
     stages = json.loads(json.dumps(told.to_json()))["stages"]
@@ -79,7 +80,7 @@ def test_a_species_without_a_class_is_named_and_in_no_figure(codec):
     assert told.unknown == ["Synthetic Trill"] and told.known == list(SPECIES[:2])
     assert told.step(CODEC).named.clips == 12 and told.step(GENERATED).named.clips == 4
     assert "Synthetic Trill" not in told.step(CODEC).per_species
-    assert "no class for Synthetic Trill: left out of all figures" in told.text()
+    assert "Synthetic Trill: left out" in told.text()
     assert "right of 2" in told.text()
 
 
@@ -145,7 +146,7 @@ def test_whatever_needs_the_codec_says_the_same_of_shards_without_one(codec, tmp
         lambda: WeakCheck.of(without),
         lambda: codec_of(without),
     ):
-        with pytest.raises(UserError, match=r"no codec\.json") as refused:
+        with refuses("codec.json", kind=NotFound) as refused:
             ask()
         told.append(refused.value)
     assert len({one.problem for one in told}) == len({one.hint for one in told}) == 1
@@ -157,7 +158,7 @@ def test_without_the_judge_one_line_says_how_to_get_it(index, codec, monkeypatch
     run = staircase_of(index, sounds(codec), progress=False)
     assert run.staircase is None and run.verdicts(GENERATED) is None
     first = run.text().splitlines()[0]
-    assert "pip install 'birdsd[birdnet]'" in first and "only the weak check was used" in first
+    assert "'birdsd[birdnet]'" in first and "only the weak check was used" in first
     assert run.measures.row("floor").generated is not None
     assert not run.measures.has("nearest_embedding")
     assert run.to_json()["no_judge"] == first and available_judge.available_judge()[0] is None

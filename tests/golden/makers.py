@@ -16,8 +16,9 @@ import pytest
 
 from birdsd import config, schema
 from birdsd.cli import main
+from birdsd.cli.tables.verify import result_text
 from birdsd.sound.codec.codec import SpectrogramCodec
-from tests.golden.runs import made_runs, shapes
+from tests.golden.runs import made_runs, shapes, verified
 from tests.support.page_samples import samples
 from tests.support.pages import seen
 from tests.support.songs import write_shards
@@ -198,6 +199,39 @@ def pages(folder: Path) -> dict[str, Any]:
     return {re.sub(r"[0-9]+([.,:][0-9]+)*", "#", line): True for line in lines}
 
 
+# The sentences themselves, of the errors that are met most often: elsewhere tests hold kinds and values.
+MESSAGES = (
+    "insepct shards/",
+    "run trian",
+    "run train",
+    "run train modle=tiny",
+    "run train optim.learning_rat=1",
+    "run train optim.global_batch=many",
+    "run train machine=lapto",
+    "run train method=full method.rank=4",
+    "run train data.shards={folder}/nowhere",
+    "run prepare codec.bands=30 codec.n_fft=8 data.recordings=x data.shards=y",
+    "run generate run=nothing prompt=x runs={folder}/none",
+    "inspect {folder}/none",
+    "plan train --gpu H10O",
+    "status nothing --runs {folder}/none",
+    "submit demo site=local",
+)
+
+
+def texts(folder: Path) -> dict[str, Any]:
+    """Whole messages, by what was typed, and what `verify` prints where all is well."""
+    (folder / "none").mkdir(parents=True)
+    found: dict[str, Any] = {}
+    for typed in MESSAGES:
+        with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.suppress(SystemExit):
+            main.main(typed.format(folder=folder).split())
+        text = said.getvalue().replace(str(folder), "{folder}")
+        found[typed] = re.sub("nearest of [0-9]+", "nearest of #", text)  # it grows with every key
+    found["verify"] = result_text(verified(folder / "verified"))
+    return found
+
+
 KINDS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "signatures": signatures,
     "typed": typed,
@@ -205,4 +239,5 @@ KINDS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "shapes": json_shapes,
     "losses": losses,
     "pages": pages,
+    "texts": texts,
 }

@@ -131,7 +131,7 @@ def _of_verbs(folder: Path) -> dict[str, Any]:
         "doctor --json": shape_of(_said("doctor", "train", *settings, "--json")),
         "doctor --run RUN --json": shape_of(_said("doctor", "--run", str(run.folder), "--json")),
         "inspect --verify --json": inspected,
-        "verify --json": shape_of(_verified(folder / "verify")),
+        "verify --json": shape_of(_json(verified(folder / "verify").to_json())),
     }
 
 
@@ -144,12 +144,12 @@ def _history(folder: Path) -> Run:
     return history.run
 
 
-def _verified(folder: Path) -> dict[str, Any]:
+def verified(folder: Path) -> VerifyResult:
+    """What a verification says that found nothing wrong."""
     reference, changed, results = write_run(folder / "reference"), write_run(folder / "runs"), course()
     checks = check_all(reference, changed, [one.segment for one in results], results, USUAL, Limits())
     assert all(check.passed for check in checks)
-    result = VerifyResult([], 6, BATCH, "cpu", "fp32", 1.0, results, checks, [], 2.0)
-    return dict(_json(result.to_json()))
+    return VerifyResult([], 6, BATCH, "cpu", "fp32", 1.0, results, checks, [], 2.0)
 
 
 def _json(value: Any) -> Any:

@@ -12,11 +12,12 @@ import torch
 from bench.methods import ADVERSARY, WAYS, Bench
 from birdsd.diffusion.generation.aesthetics import AestheticSettings, personalise
 from birdsd.diffusion.networks import models
-from birdsd.errors import UserError
+from birdsd.errors import Unsupported
 from birdsd.planning.live_tensors import LiveTensors
 from birdsd.planning.memory_budget import Layout, budget, tensor_bytes
 from birdsd.planning.trace import trace_encoding, trace_step
 from birdsd.planning.trace_clips import trace_generation, trace_personalisation
+from tests.support.errors import refuses
 
 SETTINGS = {
     **WAYS,
@@ -119,7 +120,7 @@ def test_flops_are_those_of_forward_and_backward(bench: Bench) -> None:
 
 def test_a_method_that_trains_nothing_is_told_apart(bench: Bench) -> None:
     config = bench.config(["method=aesthetic_gradients", *source(bench, []), f"model.clip={bench.base}"])
-    with pytest.raises(UserError, match="trains nothing"):
+    with refuses("method=aesthetic_gradients", "birdsd plan generate", kind=Unsupported):
         trace_step(config, bench.index.codec, 1)
     assert torch.get_default_dtype() == torch.float32
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from birdsd.config import compose
-from birdsd.errors import UserError
+from birdsd.errors import UnknownName, UserError
 from birdsd.files import exclusive
 from birdsd.jobs_api import load_job
 from birdsd.runs.refused import nothing_left_if_refused
 from birdsd.runs.run import Run, RunStore
 from birdsd.training.records import LEDGER_FILE
+from tests.support.errors import refuses
 from tests.support.tiny import make_shards
 
 
@@ -32,7 +33,7 @@ def shards(tmp_path) -> Path:
 
 def test_nothing_is_left_of_a_run_that_is_refused(shards, tmp_path) -> None:
     wrong = compose("train", settings(tmp_path, "method.targets=[atention]"))
-    with pytest.raises(UserError, match=r"method\.targets"):
+    with refuses("method.targets", kind=UnknownName):
         load_job("train")(wrong)
     assert RunStore(tmp_path / "runs").runs() == [] and list((tmp_path / "runs").iterdir()) == []
 

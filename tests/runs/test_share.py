@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
 from birdsd.runs.share import ArrayShare
+from tests.support.errors import refuses
 
 
 @given(st.integers(1, 40), st.integers(0, 200))
@@ -29,5 +30,5 @@ def test_parts_are_read_and_written() -> None:
     "text", ["", "1", "8/8", "-1/8", "0/0", "1/x", "0/8/2", "1.0/2", "٣/٨", "0/9999999999"]
 )
 def test_what_is_no_part_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match=r"part=.*i/n"):
+    with refuses("part=", "i/n", kind=BadValue):
         ArrayShare.parse(text)

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from birdsd import yamltext
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch, NotFound, NothingLeft, UserError
 from birdsd.scenes.drawn.distribution import Distribution, distribution_of, read_distribution
 from birdsd.scenes.drawn.draw import draw_scene
 from birdsd.scenes.drawn.draws import read_draw
 from birdsd.scenes.schedule import solve
 from birdsd.scenes.vocabulary import Vocabulary
 from tests.scenes.sentences import VOCABULARY
+from tests.support.errors import refuses
 
 ASKED = """
 seed: 7
@@ -170,7 +171,7 @@ def test_a_scene_whose_draws_do_not_fit_is_refused_by_its_number() -> None:
     made = asked(
         "events: 6\nevent_s: 3.3\nduration_s: 20\nmax_overlap: 1\nspecies: [Great Tit]\nsame_species_gap_s: 1"
     )
-    with pytest.raises(UserError, match="scene 4 does not fit"):
+    with refuses("scene 4", kind=Mismatch):
         draw_scene(made, 4)
 
 
@@ -178,7 +179,7 @@ def test_files_are_read_and_a_model_without_species_is_refused(tmp_path: Path) -
     path = tmp_path / "d.yaml"
     path.write_text(ASKED)
     assert read_distribution(path, VOCABULARY) == asked(ASKED)
-    with pytest.raises(UserError, match="missing"):
+    with refuses("missing.yaml", kind=NotFound):
         read_distribution(tmp_path / "missing.yaml", VOCABULARY)
-    with pytest.raises(UserError, match="no species"):
+    with refuses("species", kind=NothingLeft):
         distribution_of({}, Vocabulary(()))

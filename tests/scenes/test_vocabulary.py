@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from birdsd.diffusion.export import read_training, training_set, write_companions
-from birdsd.errors import UserError
+from birdsd.errors import NotFound, NothingLeft
 from birdsd.files import write_json
 from birdsd.scenes.vocabulary import Vocabulary, vocabulary_of, vocabulary_of_run
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.storage.writer import ShardWriter
 from tests.scenes.sentences import VOCABULARY
+from tests.support.errors import refuses
 from tests.support.tiny import CODEC, SPECIES, picture
 from tests.support.untrained import make_model
 
@@ -32,9 +33,9 @@ def test_a_model_says_what_it_was_taught(tmp_path: Path) -> None:
     folder.rename(tmp_path / "run" / "export")
     assert vocabulary_of_run(tmp_path / "run", pool=("rain", "surf")) == known
     (tmp_path / "run" / "export" / "training.json").write_text("{}")
-    with pytest.raises(UserError, match="names no species"):
+    with refuses(str(tmp_path / "run"), kind=NothingLeft):
         vocabulary_of_run(tmp_path / "run")
-    with pytest.raises(UserError, match="holds no model"):
+    with refuses(str(tmp_path), kind=NotFound):
         vocabulary_of_run(tmp_path)
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Damaged
 from birdsd.shards.cache import LatentShards, TextShards, cache_folder
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
+from tests.support.errors import refuses
 from tests.support.shard_makers import foreign_set, sample_members, tar_of
 
 
@@ -108,13 +109,13 @@ def test_a_truncated_shard_is_made_again_and_a_damaged_one_is_named(index: Shard
     path.write_bytes(data[:at] + b"\xff" + data[at + 1 :])
     stored = cache.open("train")
     assert stored is not None and (stored[1] == 1).all()
-    with pytest.raises(UserError, match=r"is damaged.*delete that folder"):
+    with refuses(("latents-vae", "train-000000.tar: s0_2"), kind=Damaged):
         stored[2]
 
 
 def test_what_float16_cannot_hold_is_refused(index: ShardIndex) -> None:
     cache = kept(index)
-    with pytest.raises(UserError, match="float16"):
+    with refuses("float16", kind=BadValue):
         cache.write(cache.missing("train")[0], latents(5, 1e5), {})
 
 
@@ -139,7 +140,7 @@ def test_elsewhere_sets_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_says_what_to_do(index: ShardIndex) -> None:
     (index.folder / "cache").write_text("in the way")
     cache = kept(index)
-    with pytest.raises(UserError, match=r"machine\.cache_folder=FOLDER"):
+    with refuses(str(index.folder / "cache"), "machine.cache_folder=FOLDER"):
         cache.write(cache.missing("train")[0], latents(5), {})
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, NothingLeft
 from birdsd.shards.order import SampleOrder
+from tests.support.errors import refuses
 
 SIZES = [5, 0, 7, 3, 11, 1, 4]
 TOTAL = sum(SIZES)
@@ -90,7 +91,7 @@ def test_a_position_far_away_costs_no_more_than_one_at_the_start(monkeypatch: py
 
 
 def test_nothing_to_order_is_an_error() -> None:
-    with pytest.raises(UserError, match="no samples"):
+    with refuses("samples", "birdsd inspect", kind=NothingLeft):
         SampleOrder([0, 0], 0)
-    with pytest.raises(UserError, match="window_shards"):
+    with refuses("window_shards", kind=BadValue):
         SampleOrder([3], 0, window_shards=0)

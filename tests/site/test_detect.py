@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from birdsd.config import compose, presets
-from birdsd.errors import UserError
+from birdsd.errors import AlreadyThere, UnknownName
 from birdsd.site import detect, slurm
 from birdsd.site.facts import may_requeue, preemption, time_limits
 from birdsd.site.gpus import gpus_of_node
 from birdsd.site.limits import tres
+from birdsd.site.slurm import SlurmError
 from tests.support.captured import facts_of_testbed, facts_of_university
+from tests.support.errors import refuses
 
 
 @pytest.fixture
@@ -138,7 +140,7 @@ def test_names_and_files(own_presets: Path, tmp_path: Path) -> None:
     path = detect.write(found)
     assert path.name == "birdsd-testbed-urgent.yaml"
     path.write_text("# mine\nname: mine\n", encoding="utf-8")
-    with pytest.raises(UserError, match="--force"):
+    with refuses("birdsd-testbed-urgent.yaml", "--force", kind=AlreadyThere):
         detect.write(found)
     assert path.read_text(encoding="utf-8").startswith("# mine")
     assert detect.write(found, force=True) == path
@@ -161,13 +163,13 @@ def test_words_that_yaml_would_misread(own_presets: Path, word: str) -> None:
 
 
 def test_an_unknown_partition_names_the_valid_ones() -> None:
-    with pytest.raises(UserError, match=r"besteffort, normal, urgent.*Did you mean 'normal'"):
+    with refuses("'normale'", "besteffort, normal, urgent", "'normal'", kind=UnknownName):
         detect.describe(facts_of_testbed(), "normale", None, {})
 
 
 def test_without_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(slurm.SlurmError, match="login node"):
+    with refuses("scontrol", kind=SlurmError):
         detect.detect()
 
 
@@ -190,7 +192,7 @@ def test_the_real_cluster(testbed: object, own_presets: Path) -> None:
         f"--cpus-per-task={site.cpus_per_task}",
     ]
     assert "using 16 processors" in slurm.would_start(options)
-    with pytest.raises(UserError, match="valid: besteffort, normal, urgent"):
+    with refuses("", "besteffort, normal, urgent", kind=UnknownName):
         detect.detect("nope")
 
 

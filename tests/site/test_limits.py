@@ -14,7 +14,7 @@ from birdsd.checks.resources import check_cpu_jobs, check_environment, check_gpu
 from birdsd.cli import main
 from birdsd.cluster.rank.session import Session
 from birdsd.config import compose
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch, UnknownName, Unsupported
 from birdsd.planning.hardware import hardware
 from birdsd.runs.resources import needs_gpu, resources
 from birdsd.runs.run import RunStore
@@ -22,6 +22,7 @@ from birdsd.schema import SiteConfig
 from birdsd.site import detect, slurm
 from birdsd.site.gpus import cards_of_node, gpus_of_node, is_slice
 from birdsd.site.limits import tres
+from tests.support.errors import refuses
 from tests.support.fake_slurm import Site, node
 from tests.support.tiny import make_shards
 
@@ -144,7 +145,7 @@ def test_nodes_share_out_what_a_job_may_have(at: Any, tmp_path: Path, capsys: An
     for nodes, tasks, expected in ((1, 0, (8, 8, 256)), (2, 0, (8, 4, 128)), (1, 2, (2, 8, 64))):
         asked = resources(site, nodes, tasks, "train", settled).site
         assert (asked.gpus_per_node, asked.cpus_per_task, asked.memory_gb_per_node) == expected
-    with pytest.raises(UserError, match=r"site\.max_cpus"):
+    with refuses("8 CPUs", "site.max_cpus", kind=Mismatch):
         resources(replace(site, max_cpus=4), 1, 8, "train", settled)
 
 
@@ -163,7 +164,7 @@ def test_the_script_of_a_student_asks_for_what_the_qos_gives(at: Any, tmp_path: 
     words = ["train", site, f"data.shards={shards}", f"runs={tmp_path / 'runs'}"]
     lines, said = submitted(capsys, *words)
     assert {"--gres=gpu:a100:1", "--cpus-per-task=16", "--mem=64GB", "--ntasks-per-node=1"} <= set(lines)
-    assert "machine=auto: the GPUs of site made, 1 a100 GPU per node" in said
+    assert "machine=auto: " in said and "1 a100 GPU" in said
     lines, said = submitted(capsys, *words, "site.cpus_per_task=128", "site.memory_gb_per_node=1006")
     assert {"--cpus-per-task=16", "--mem=64GB"} <= set(lines)
     assert "16 CPUs per task instead of 128" in said and "64 GB per node instead of 1006" in said
@@ -210,10 +211,10 @@ def test_the_doctor_counts_all_nodes(at: Any) -> None:
     at(Site(EIGHT, qos(user="gres/gpu=10", node="cpu=128")))
     site = replace(PRESET, qos="normal", gpus_per_node=4, cpus_per_task=32)
     (one,) = check_limits(case(site, nodes=3))
-    assert one.level == "error" and "12 gres/gpu are requested" in one.what
+    assert one.level == "error" and "12 gres/gpu" in one.what
     assert "qos normal MaxTRESPerUser is 10" in one.what and "fewer nodes" in one.what_to_do
     (two,) = check_limits(case(replace(site, cpus_per_task=33), nodes=2))
-    assert "132 cpu are requested on a node" in two.what and "MaxTRESPerNode is 128" in two.what
+    assert "132 cpu" in two.what and "MaxTRESPerNode is 128" in two.what
 
 
 # -- slices of GPUs -----------------------------------------------------------------------------------------
@@ -304,7 +305,7 @@ def test_whole_gpus_go_before_slices(
 
 def test_several_slices_are_refused_before_they_wait_in_a_queue() -> None:
     site, auto = replace(PRESET, gpus_per_node=4, gpu_type="a100_1g.10gb"), compose("train")
-    with pytest.raises(UserError, match="cannot train together"):
+    with refuses("4 GPUs of type a100_1g.10gb", "nodes=1 tasks_per_node=1", kind=Unsupported):
         resources(site, 1, 0, "train", auto)
     assert resources(site, 1, 1, "train", auto).site.gpus_per_node == 1
     assert resources(site, 1, 0, "train", compose("train", ["machine=smoke"])).site.gpu_type is None
@@ -327,7 +328,7 @@ def test_the_users_type_wins(at: Any) -> None:
     values, _ = found("H100")
     assert (values["gpus_per_node"], values["gpu_type"], values["max_nodes"]) == (8, "h100", 1)
     assert found("a100_1g.10gb")[0]["gpus_per_node"] == 1
-    with pytest.raises(UserError, match="Did you mean 'h100'"):
+    with refuses("'h10'", "'h100'", kind=UnknownName):
         found("h10")
 
 
@@ -373,7 +374,7 @@ def test_the_doctor_of_slices(at: Any) -> None:
     (one,) = check_gpu_type(case(site))
     assert one.level == "warning" and "has whole GPUs: a100" in one.what
     (several,) = check_limits(case(replace(site, gpus_per_node=28)))
-    assert several.level == "error" and "28 GPUs of type a100_1g.10gb in one job" in several.what
+    assert several.level == "error" and "28 GPUs of type a100_1g.10gb" in several.what
     (either,) = check_gpu_type(case(replace(site, gpu_type=None)))
     assert either.level == "warning" and "may get either" in either.what
     assert not list(check_gpu_type(case(replace(site, gpu_type="a100"))))
@@ -423,7 +424,7 @@ def test_prepare_asks_for_no_gpu(at: Any, tmp_path: Path, capsys: Any, partition
     where = ["--partition=cpu", "--time=360"] if partitions else ["--partition=gpu", "--time=2880"]
     assert {*where, "--cpus-per-task=16", "--mem=125GB"} <= set(lines)
     assert not [line for line in lines if "gres" in line or "gpus" in line]
-    assert "no GPU is requested (prepare uses none)" in said
+    assert "no GPU" in said and "prepare" in said
     make_shards(tmp_path / "shards")
     lines, _ = submitted(capsys, "cache", *common)
     assert {"--gres=gpu:a100:1", "--partition=gpu", "--cpus-per-task=16", "--mem=125GB"} <= set(lines)
@@ -464,11 +465,11 @@ def test_the_doctor_of_jobs_without_a_gpu(at: Any) -> None:
     site = replace(PRESET, qos="normal", cpu_partition="cpu", cpu_time_limit_min=360)
     assert [one.level for one in check_cpu_jobs(case(site))] == ["ok"]
     (gone,) = check_cpu_jobs(case(replace(site, cpu_partition="cpus")))
-    assert gone.level == "error" and "no partition cpus" in gone.what
+    assert gone.level == "error" and "partition cpus" in gone.what
     (long,) = check_cpu_jobs(case(replace(site, cpu_time_limit_min=0)))
     assert long.level == "error" and long.what_to_do == "site.cpu_time_limit_min=360"
     (here,) = check_cpu_jobs(case(replace(site, cpu_partition=None)))
-    assert here.level == "ok" and "runs in gpu" in here.what
+    assert here.level == "ok" and "in gpu" in here.what
 
 
 def test_a_site_without_gpus_and_auto(at: Any, tmp_path: Path, capsys: Any) -> None:
@@ -477,7 +478,7 @@ def test_a_site_without_gpus_and_auto(at: Any, tmp_path: Path, capsys: Any) -> N
     main.main(["site", "detect", "--out", str(tmp_path / "made.yaml")])
     words = ["train", f"site={tmp_path / 'made.yaml'}", f"data.shards={make_shards(tmp_path / 'shards')}"]
     lines, said = submitted(capsys, *words)
-    assert "machine=auto: CPUs, as site made has no GPUs" in said
+    assert "machine=auto: CPUs" in said
     assert "--ntasks-per-node=1" in lines and not [line for line in lines if "gres" in line]
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
 from birdsd.site import slurm
+from birdsd.site.slurm import SlurmError
+from tests.support.errors import refuses
 
 # Captured from Slurm 22.05.8; a | stands for the separator.
 SQUEUE = """\
@@ -95,24 +97,24 @@ def test_values_with_spaces_are_read_whole() -> None:
 def test_only_an_id_reaches_slurm(name: str) -> None:
     assert slurm.jobs([name]) == {}
     for call in (slurm.cancel, slurm.requeue, slurm.show_job):
-        with pytest.raises(UserError, match="not a Slurm job id"):
+        with refuses(f"'{name}'", kind=BadValue):
             call(name)
-    with pytest.raises(UserError, match="not a signal"):
+    with refuses("'USR2 --full'", "USR2 or TERM", kind=BadValue):
         slurm.signal("12", "USR2 --full")
 
 
 def test_without_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert not slurm.available() and slurm.jobs(["12"]) == {}
-    with pytest.raises(slurm.SlurmError, match="not installed") as caught:
+    with refuses("scontrol", kind=SlurmError) as caught:
         slurm.ping()
     assert pickle.loads(pickle.dumps(caught.value)).problem == caught.value.problem
 
 
 def test_a_failure_says_what_was_run_and_what_it_said() -> None:
-    with pytest.raises(slurm.SlurmError, match=r"`sh -c .*` failed with status 3.*so it goes"):
+    with refuses(("`sh -c ", "status 3"), "so it goes", kind=SlurmError):
         slurm.command(["sh", "-c", "echo so it goes >&2; exit 3"])
-    with pytest.raises(slurm.SlurmError, match=r"no answer in 0\.2 s"):
+    with refuses(("`sleep 60`", "124"), "0.2 s", kind=SlurmError):
         slurm.command(["sleep", "60"], timeout_s=0.2)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from birdsd.errors import UserError
+from birdsd.errors import AlreadyThere
 from birdsd.files import sha256_file
 from birdsd.sound.labels.load import load_recordings
 from birdsd.sound.mixing import EnvironmentPool
 from birdsd.sound.synthetic import ENVIRONMENTS, SPECIES, make_aviary, record
+from tests.support.errors import refuses
 
 
 def spectrum(samples, rate_hz=44100):
@@ -99,7 +100,7 @@ def test_it_is_made_once_and_never_overwritten(tmp_path):
     (folder / "labels.csv").write_text("mine")
     assert make_aviary(folder, 1, environment=False) == folder
     assert (folder / "labels.csv").read_text() == "mine"
-    with pytest.raises(UserError, match="other settings"):
+    with refuses(str(tmp_path / "a"), kind=AlreadyThere):
         make_aviary(folder, 2, environment=False)
 
 

@@ -1,4 +1,4 @@
-"""What an error names, whatever its words."""
+"""What an error is and names, whatever its words."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from birdsd.errors import UserError
 
 
 @contextmanager
-def refuses(value: str, *offers: str) -> Iterator[None]:
-    """What is done inside ends in a `UserError` that names `value` and offers each of `offers`."""
+def refuses(
+    named: str | tuple[str, ...], *offers: str, kind: type[UserError] | None = None
+) -> Iterator[pytest.ExceptionInfo[UserError]]:
+    """What is done inside ends in a `UserError` of just this `kind`. It names as its problem `named` (values,
+    settings, names of files: no sentences), and offers each of `offers` as what is expected or a way out."""
     with pytest.raises(UserError) as caught:
-        yield
+        yield caught
     error = caught.value
-    assert value in error.problem, error
-    for offer in offers:
-        assert offer in f"{error.expected} {error.hint}", error
+    assert kind is None or type(error) is kind, (type(error), error)
+    missing = [one for one in ((named,) if isinstance(named, str) else named) if one not in error.problem]
+    missing += [one for one in offers if one not in f"{error.expected} {error.hint}"]
+    assert not missing, (missing, error)

@@ -11,7 +11,7 @@ import torch
 from birdsd.diffusion.generation.generator import Generator
 from birdsd.diffusion.generation.request import Request
 from birdsd.diffusion.methods import make_method
-from birdsd.errors import UserError
+from birdsd.errors import AlreadyThere, BadValue, NotFound
 from birdsd.files import read_json
 from birdsd.runs.models.averaging import average_run
 from birdsd.runs.run import open_training
@@ -21,6 +21,7 @@ from birdsd.training.averages import exponential_profile, mixed, mixture_for, po
 from birdsd.training.checkpoints.reading import checkpoint_at, positions
 from birdsd.training.engines.ema import Ema
 from birdsd.training.schedule import ema_decay_at
+from tests.support.errors import refuses
 from tests.support.tiny import autoencoder_folder, index, train_config  # noqa: F401
 
 OPTIM = OptimConfig(global_batch=4, ema_decay=0.97)
@@ -76,10 +77,10 @@ def test_snapshots_mix_to_an_average_that_nobody_kept(length, every):
 
 
 def test_too_few_checkpoints_give_no_long_average():
-    with pytest.raises(UserError, match=r"the 1 checkpoints .* length 0\.25.*save\.keep"):
+    with refuses(("the 1 checkpoints", "length 0.25"), "save.keep", kind=NotFound):
         mixture_for(0.25, [800], OPTIM, average=True)
     for wrong in (0.0, -0.1, 0.4, float("nan")):
-        with pytest.raises(UserError, match=r"--length"):
+        with refuses("--length", kind=BadValue):
             power_profile(10, wrong)
 
 
@@ -123,10 +124,10 @@ def test_a_runs_model_gets_another_average(run, capsys):
 
 
 def test_the_average_never_replaces_anything_else(run, tmp_path):
-    with pytest.raises(UserError, match=r"already exists.*--out"):
+    with refuses(str(tmp_path), "--out", kind=AlreadyThere):
         average_run(str(run.folder), 0.15, tmp_path)
-    with pytest.raises(UserError, match=r"already exists"):
+    with refuses("export", "--out", kind=AlreadyThere):
         average_run(str(run.folder), 0.15, run.export_folder)
-    with pytest.raises(UserError, match=r"--length 3"):
+    with refuses("--length 3", kind=BadValue):
         average_run(str(run.folder), 3.0, tmp_path / "new")
     assert not (tmp_path / "new").exists()

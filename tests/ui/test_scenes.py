@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from birdsd.errors import BadValue, NotSet
 from birdsd.jobs_api import load_job
 from birdsd.scenes.editing import ENVIRONMENT, LEVEL, LOUDNESS, ONSET, SPECIES
 from birdsd.scenes.store import from_yaml, read_scene
@@ -68,9 +69,9 @@ def test_prose_is_understood_and_what_is_not_is_said(desk):
     )
     with refuses("'dragon'"):
         desk.understand("a dragon in rain")
-    with refuses("there is no sentence", PROSE):
+    with refuses("sentence", PROSE, kind=NotSet):
         desk.understand("  ")
-    with refuses("seed is 'x'"):
+    with refuses("seed is 'x'", kind=BadValue):
         desk.understand(PROSE, "x")
 
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
 
 # How a segment ends: killed (SIGKILL of all ranks) after a step, during a save, or between a save and the
 # next step; asked to stop; or left to finish.
@@ -56,13 +56,13 @@ def check_request(worlds: Sequence[int], stages: Sequence[int], kills: int, step
     """Refuse values that cannot be run."""
     for name, values, lowest, highest in (("--worlds", worlds, 1, 4096), ("--stages", stages, 0, 3)):
         if not values or not all(lowest <= value <= highest for value in values):
-            raise UserError(
+            raise BadValue(
                 f"{name} {','.join(map(str, values))}",
                 f"a list of numbers from {lowest} to {highest}",
                 "e.g. --worlds 1,2,4 --stages 0,1,2,3",
             )
     if kills < 0 or steps < 1:
-        raise UserError(
+        raise BadValue(
             f"--kills {kills} --steps {steps}", "at least 0 kills and 1 step", "--kills 6 --steps 24"
         )
 

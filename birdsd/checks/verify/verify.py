@@ -28,7 +28,7 @@ from birdsd.checks.verify.segments import (
     train_reference,
 )
 from birdsd.config import compose
-from birdsd.errors import UserError
+from birdsd.errors import AlreadyThere, Mismatch, Unsupported, UserError
 from birdsd.files import write_json
 from birdsd.method_facts import facts_of
 from birdsd.schema import MODEL_KEYS, TrainConfig
@@ -257,7 +257,7 @@ def _work_folder(out: Path | str | None) -> Path:
         return Path(tempfile.mkdtemp(prefix="birdsd-verify-"))
     folder = Path(out)
     if folder.is_dir() and any(path.name != "verify.json" for path in folder.iterdir()):
-        raise UserError(
+        raise AlreadyThere(
             f"--out {folder} is not empty", "verify always starts from scratch", "choose another folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
@@ -268,7 +268,7 @@ def _check_deepspeed(stages: Sequence[int]) -> None:
     from importlib.util import find_spec
 
     if any(stages) and find_spec("deepspeed") is None:
-        raise UserError(
+        raise Unsupported(
             f"--stages {','.join(map(str, stages))}: DeepSpeed is not installed",
             "ZeRO stages 1 to 3 need it",
             "install it (`pip install deepspeed`), or --stages 0",
@@ -286,7 +286,7 @@ def _worlds_here(worlds: Sequence[int], config: TrainConfig, notes: list[str]) -
         return list(worlds)
     fitting = [world for world in worlds if world <= gpus]
     if not fitting:
-        raise UserError(
+        raise Mismatch(
             f"--worlds {','.join(map(str, worlds))} with {gpus} GPU{'s' * (gpus > 1)} here",
             "NCCL needs one GPU per rank",
             "--worlds 1, or machine.device=cpu",

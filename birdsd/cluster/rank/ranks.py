@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from birdsd.config import job_name
-from birdsd.errors import UserError
+from birdsd.errors import NotSet, Unsupported
 from birdsd.site.choose import SHARED_JOBS
 
 # Jobs with communicating processes; every other job is a single process, or takes part=i/n.
@@ -49,7 +49,7 @@ def join(job: str, settings: Sequence[str], environ: MutableMapping[str, str] | 
     if job not in _OF_RANKS:
         if any(setting.startswith("part=") for setting in settings):
             return None  # each has its own share
-        raise UserError(
+        raise Unsupported(
             f"{launch.launcher} started `birdsd run {job}` {launch.size} times",
             "it is a single-process job; copies would overwrite each other's files",
             f"start it once; `birdsd submit {job} array=N` or part=i/n splits the work"
@@ -59,7 +59,7 @@ def join(job: str, settings: Sequence[str], environ: MutableMapping[str, str] | 
     address = environ.get("MASTER_ADDR") or launch.address
     port = environ.get("MASTER_PORT") or str(launch.port)
     if not address or port in ("", "0"):
-        raise UserError(
+        raise NotSet(
             f"{launch.launcher} started `birdsd run {job}` {launch.size} times",
             "without a rendezvous address each process would wait for the others",
             "set MASTER_ADDR and MASTER_PORT to a machine and a free port of rank 0's, or "
@@ -84,7 +84,7 @@ def launched(environ: Mapping[str, str]) -> Launch | None:
     variables = [name for name in ("RANK", "WORLD_SIZE") if name in environ]
     if variables and (len(variables) == 1 or not all(environ[name].isdigit() for name in variables)):
         listed = ", ".join(f"{name}={environ[name]!r}" for name in variables)
-        raise UserError(
+        raise NotSet(
             f"the environment has {listed}",
             "launchers of several processes set both RANK and WORLD_SIZE, to whole numbers",
             "unset them, or start it with torchrun or srun",

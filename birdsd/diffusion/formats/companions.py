@@ -16,7 +16,7 @@ from typing import Any
 
 import birdsd
 from birdsd.diffusion.export import TrainingSet, read_codec, read_training
-from birdsd.errors import UserError
+from birdsd.errors import NotFound, Unsupported
 from birdsd.files import explained_write, read_json, write_json
 from birdsd.method_facts import portable_kinds
 
@@ -38,12 +38,12 @@ class Exported:
             if kind in portable_kinds() or (kind is None and (candidate / "model_index.json").is_file()):
                 return cls(candidate, name)
             if kind is not None:
-                raise UserError(
+                raise Unsupported(
                     f"{folder} holds a model of the kind '{kind}'",
                     f"only these can be exported: {', '.join(portable_kinds())}",
                     "name a run of another method",
                 )
-        raise UserError(
+        raise NotFound(
             f"{folder} holds no exported model",
             "expected a finished run with export/, or an exported or imported folder",
             "finish the run first (the same `birdsd run train ...` command resumes it)",

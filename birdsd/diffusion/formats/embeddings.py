@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from birdsd.diffusion.networks.finite import check_finite
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch, NotFound, Unsupported
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,7 @@ def read_tokens(content: Content) -> dict[str, Tensor] | None:
     params = content.values.get("string_to_param")
     if isinstance(params, Mapping):
         if len(params) != 1:
-            raise UserError(
+            raise Mismatch(
                 f"{content.path} holds {len(params)} vectors of different names",
                 "an embedding of AUTOMATIC1111 holds one",
                 "save them one by one",
@@ -44,7 +44,7 @@ def read_tokens(content: Content) -> dict[str, Tensor] | None:
         return {content.stem: rows_of(value, content, f"string_to_param.{name}")}
     tensors = content.tensors
     if {"clip_l", "clip_g"} & tensors.keys():
-        raise UserError(
+        raise Unsupported(
             f"{content.path} is an embedding for SDXL",
             "only those for Stable Diffusion 1 can be read",
             "find such a file",
@@ -62,7 +62,7 @@ def rows_of(value: Any, content: Content, name: str) -> Tensor:
     from torch import Tensor
 
     if not isinstance(value, Tensor) or value.ndim not in (1, 2) or not value.is_floating_point():
-        raise UserError(
+        raise NotFound(
             f"{content.path} holds no vectors",
             "an embedding is one row or several, [vectors, width]",
             "name another file",
@@ -78,7 +78,7 @@ def read_aesthetic(content: Content) -> Tensor | None:
         return None
     rows = rows_of(value, content, "")
     if rows.shape[0] != 1:
-        raise UserError(
+        raise Mismatch(
             f"{content.path} is a tensor of {list(value.shape)}",
             "an aesthetic embedding is one vector, [1, d]",
             "name another file",

@@ -19,7 +19,7 @@ from birdsd.diffusion.formats.tensors import (
     write_pickle,
     write_safetensors,
 )
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import AlreadyThere, NotFound, Unsupported, unknown_name
 from birdsd.files import explained_write, safe_name, write_json
 
 
@@ -45,7 +45,7 @@ def check_formats(kind: str, formats: Sequence[str], dtype: str) -> None:
         if name not in FORMATS:
             raise unknown_name("format", name, FORMATS)
         if name not in fitting:
-            raise UserError(
+            raise Unsupported(
                 f"the format '{name}' does not support this kind of model ({kind})",
                 f"a {kind} can be exported as {', '.join(fitting)}",
                 f"take --format {fitting[0]}",
@@ -85,7 +85,7 @@ def write_format(
 def _write_folder(exported: Exported, place: Path, dtype: str, base: str | None, written: Written) -> None:
     target = place / exported.name
     if target.exists() and not (target / "model_index.json").is_file():
-        raise UserError(
+        raise AlreadyThere(
             f"{target} exists and is not a diffusers folder", "it would be replaced", "choose another --out"
         )
     if exported.kind == "pipeline":
@@ -124,7 +124,7 @@ def merge(exported: Exported, folder: Path, base: str | None = None) -> Path:
 
     model = Generator(exported.folder, base=base)
     if model.aesthetics:
-        raise UserError(
+        raise Unsupported(
             f"{exported.folder} builds on an aesthetic embedding",
             "that acts on each prompt, and cannot be merged into weights",
             "export its base model",
@@ -221,7 +221,7 @@ def _write_tokens(exported: Exported, name: str, place: Path, dtype: str, writte
 def _token(exported: Exported, token: str) -> Any:
     content = read_content(exported.folder / "embeddings" / f"{safe_name(token)}.safetensors")
     if token not in content.tensors:
-        raise UserError(
+        raise NotFound(
             f"{content.path} does not hold {token}", "each token has a file", "export the run again"
         )
     return {token: content.tensors[token]}
@@ -247,7 +247,7 @@ def _write_classifier(exported: Exported, name: str, place: Path, dtype: str, wr
     from birdsd.diffusion.classifiers.onnx_file import write_onnx
 
     if dtype != "fp32":
-        raise UserError(f"--dtype {dtype} with --format onnx", "it is written in fp32", "leave --dtype out")
+        raise Unsupported(f"--dtype {dtype} with --format onnx", "it is written in fp32", "leave --dtype out")
     path = place / f"{exported.name}.onnx"
     difference = write_onnx(load_classifier(exported.folder), path)
     written.files = [path, *exported.write_beside(place, exported.name)]

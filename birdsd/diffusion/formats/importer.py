@@ -21,7 +21,7 @@ from birdsd.diffusion.formats.companions import CODEC, TRAINING, heard_in
 from birdsd.diffusion.formats.tensors import Content, read_content
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.finite import check_finite
-from birdsd.errors import UserError
+from birdsd.errors import AlreadyThere, BadValue, Mismatch, NotFound, NotSet, Unsupported, UserError
 from birdsd.files import fingerprint, read_json, safe_name, sha256_file
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def import_file(asked: Asked, out: Path) -> Imported:
     if (tokens := embeddings.read_tokens(content)) is not None:
         return _Import(asked, out, identity, "embedding").tokens(tokens)
     names = ", ".join(sorted(content.tensors)[:3]) or "(nothing)"
-    raise UserError(
+    raise Unsupported(
         f"{asked.path} holds {names}",
         "known are checkpoints of Stable Diffusion 1, LoRA, textual inversion and aesthetic embeddings",
         "name another file",
@@ -95,7 +95,7 @@ def _made_before(out: Path, identity: str) -> Imported | None:
     if (training.get("imported") or {}).get("identity") == identity:
         return Imported(out, str(training["kind"]), str(training["imported"]["form"]), made=False)
     if not out.is_dir() or any(out.iterdir()):
-        raise UserError(f"{out} already exists", "an import creates a new folder", "choose another --out")
+        raise AlreadyThere(f"{out} already exists", "an import creates a new folder", "choose another --out")
     return None
 
 
@@ -105,9 +105,9 @@ def _import_bundle(
     """A LoRA whose file holds the tokens that were taught with it: the LoRA in `out`, and each token in a
     folder beside it, as one can do without the other. All of them, or none."""
     if not loras.is_lora(content.tensors):
-        raise UserError(f"{asked.path} bundles embeddings with no LoRA", "", "fetch the file again")
+        raise Unsupported(f"{asked.path} bundles embeddings with no LoRA", "", "fetch the file again")
     if asked.token and len(bundle) > 1:
-        raise UserError(f"--token {asked.token} for {len(bundle)} tokens", "it names one", "leave it out")
+        raise Mismatch(f"--token {asked.token} for {len(bundle)} tokens", "it names one", "leave it out")
     also: list[Imported] = []
     try:
         for token, vectors in bundle.items():
@@ -139,7 +139,7 @@ _FOREIGN = {
 def _refuse_foreign(content: Content) -> None:
     for prefix, what in _FOREIGN.items():
         if any(name.startswith(prefix) for name in content.tensors):
-            raise UserError(
+            raise Unsupported(
                 f"{content.path} is {what}",
                 "checkpoints of Stable Diffusion 1 are read",
                 "convert it to a diffusers folder with its own tools, or find another file",
@@ -170,7 +170,7 @@ def _import_folder(asked: Asked, out: Path, identity: str) -> Imported:
         contents = [read_content(place / "adapter_model.safetensors") for place in places]
         return _Import(asked, out, identity, "lora").lora(contents)
     files = sorted(p.name for p in path.iterdir() if p.suffix in (".safetensors", ".ckpt", ".pt", ".bin"))
-    raise UserError(
+    raise BadValue(
         f"{path} is a folder",
         "expected a file, a diffusers pipeline folder (model_index.json) or a peft folder "
         "(adapter_config.json)",
@@ -221,7 +221,7 @@ class _Import:
             for place in (Path(base) / "export", Path(base)):
                 if (place / "codec.json").is_file():
                     return export.read_codec(place)
-        raise UserError(
+        raise NotSet(
             f"{self.asked.path} does not name a codec",
             "without one its images cannot be turned into sound",
             "name the codec.json that belongs to it, or a run or folder with the same codec: --codec FILE",
@@ -236,12 +236,12 @@ class _Import:
         if source and Path(source).exists():
             if identity in ("", now := adapters.source_identity(source)):
                 return source
-            raise UserError(
+            raise Mismatch(
                 f"the model {source} is not the one that {self.asked.path} was made for",
                 f"its weights have the fingerprint {now}, not {identity}",
                 f"name the right one with --base, or say --base {source} to use this one anyway",
             )
-        raise UserError(
+        raise NotSet(
             f"{self.asked.path} is {what}, and needs a base model",
             "it only contains what it changes",
             "name the model that it was made for: --base RUN, a diffusers folder or a hub id",
@@ -253,7 +253,7 @@ class _Import:
         settings = self.beside / f"{content.stem}{single_file.SETTINGS}"
         source = self.asked.base or (str(settings) if settings.is_dir() else "")
         if not source:
-            raise UserError(
+            raise NotSet(
                 f"{content.path} contains only weights",
                 "the settings of the networks and the tokenizer must come from elsewhere",
                 "name a model of the same architecture: --base RUN, a diffusers folder, or for Stable "
@@ -312,7 +312,7 @@ class _Import:
         width = int(single_file.text_config(base).hidden_size)
         for token, rows in named.items():
             if rows.shape[1] != width:
-                raise UserError(
+                raise Mismatch(
                     f"{self.asked.path}: the token {token} is {rows.shape[1]} wide",
                     f"the text encoder of {base} is {width} wide",
                     "name the model that it was made for with --base",
@@ -322,7 +322,7 @@ class _Import:
             add_tokens(single_file.load_tokenizer(base), sizes)
         except UserError as error:
             way = "give it another name with --token WORD, in angle brackets for instance: <my-bird>"
-            raise UserError(f"{self.asked.path}: {error.problem}", error.expected, way) from error
+            raise type(error)(f"{self.asked.path}: {error.problem}", error.expected, way) from error
 
         def write(partial: Path) -> None:
             write_embeddings(partial, named)
@@ -334,7 +334,7 @@ class _Import:
         stands for (`<black-phoebe>` is no file name everywhere)."""
         if self.asked.token:
             if len(tokens) > 1:
-                raise UserError(
+                raise Mismatch(
                     f"--token {self.asked.token} for {len(tokens)} tokens",
                     "it names one",
                     "leave it out, or import a file with one token",
@@ -371,7 +371,7 @@ class _Import:
             check_finite({name: matrix}, beside)
             return matrix.float()
         if self.asked.clip is None:
-            raise UserError(
+            raise NotSet(
                 f"{self.asked.path} is an aesthetic embedding, and needs the CLIP that it was computed with",
                 "its text projection leads from the text encoder's states to the space of the embedding",
                 "name it: --clip RUN, a CLIPModel folder, or openai/clip-vit-large-patch14 for Stable "
@@ -401,7 +401,7 @@ def _codec_at(place: Path) -> dict[str, Any]:
     for path in (place, place / "codec.json", place / "export" / "codec.json"):
         if path.is_file():
             return dict(read_json(path, "codec"))
-    raise UserError(
+    raise NotFound(
         f"--codec {place} holds no codec.json", "name such a file, or a run or folder with one", ""
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from birdsd.diffusion.networks.finite import check_finite
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch, Unsupported
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +62,7 @@ def module_names(part: str, modules: Iterable[str]) -> dict[str, str]:
     rule = _unet_rule(wanted) if part == "unet" else _vae_rule(wanted)
     named = {name: rule(name) for name in wanted}
     if homeless := [name for name, there in named.items() if there is None]:
-        raise UserError(
+        raise Unsupported(
             f"the {part} has {homeless[0]}" + (f" and {len(homeless) - 1} more" if homeless[1:] else ""),
             "a single-file checkpoint knows the networks of Stable Diffusion 1 only, which have no such part",
             "export it as a diffusers folder",
@@ -75,7 +75,7 @@ def _unet_rule(modules: list[str]) -> Any:
     resnets = {(m[2], m[4]) for m in blocks if m[1] == "down" and m[3] == "resnets"}
     counts = {sum(level == other for other, _ in resnets) for level, _ in resnets}
     if len(counts) > 1:
-        raise UserError(
+        raise Unsupported(
             f"the unet has levels of {' and '.join(map(str, sorted(counts)))} layers",
             "in a single-file checkpoint all levels have the same number",
             "export it as a diffusers folder",
@@ -204,7 +204,7 @@ def from_ldm(
             if _is_vae_attention(name):  # [c, c, 1, 1], and [c, c] or [c, c, 1] in files of other programs
                 tensor = tensor.reshape(tensor.shape[:2])
             if tuple(tensor.shape) != shape:
-                raise UserError(
+                raise Mismatch(
                     f"{path}: {name} has the shape {list(tensor.shape)}",
                     f"the model of these settings has {list(shape)}",
                     "name the model with the file's own architecture with --base",
@@ -217,7 +217,7 @@ def from_ldm(
 def _check_keys(names: list[str], path: object, what: str, total: int) -> None:
     if names:
         some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
-        raise UserError(
+        raise Mismatch(
             f"{path} {what} {some}",
             f"the model of these settings has {total} tensors, each under its own name",
             "fetch the file again, or name the model with the file's own architecture with --base",

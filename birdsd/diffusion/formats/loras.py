@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from birdsd.diffusion.adapters import factor_shapes
 from birdsd.diffusion.formats.ldm import module_names
 from birdsd.diffusion.networks.finite import check_finite
-from birdsd.errors import UserError
+from birdsd.errors import Damaged, Mismatch, NotFound, Unsupported, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,7 +91,7 @@ def unbundled(content: Content) -> tuple[Content, dict[str, Tensor]]:
     found = {}
     for name, tensor in bundled.items():
         if not name.endswith(_BUNDLE_END):
-            raise UserError(
+            raise Unsupported(
                 f"{content.path} bundles an embedding in {name}",
                 "one for Stable Diffusion 1 is named bundle_emb.TOKEN.string_to_param.*; those for SDXL end "
                 "in clip_l and clip_g",
@@ -115,10 +115,10 @@ def read_lora(content: Content, modules: Mapping[str, Iterable[str]]) -> tuple[s
     for name, tensor in content.tensors.items():
         layer, half = _split(name)
         if half is None:
-            raise UserError(f"{content.path} holds {name}", "a LoRA holds factors and alphas alone")
+            raise Unsupported(f"{content.path} holds {name}", "a LoRA holds factors and alphas alone")
         parts = halves.setdefault(_place(layer, table, known, content), {})
         if half in parts:
-            raise UserError(
+            raise Damaged(
                 f"{content.path} holds {name}, and the same factor of that layer under another name",
                 "each layer has one update",
                 "fetch the file again",
@@ -128,21 +128,21 @@ def read_lora(content: Content, modules: Mapping[str, Iterable[str]]) -> tuple[s
     found: Lora = {}
     for place, parts in halves.items():
         if not {"down", "up"} <= parts.keys():
-            raise UserError(
+            raise Damaged(
                 f"{content.path} has only half of the update of {'.'.join(place)}",
                 "each has a down and an up factor",
                 "fetch the file again",
             )
         down, up = parts["down"].float(), parts["up"].float()
         if down.shape[0] != up.shape[1]:
-            raise UserError(
+            raise Mismatch(
                 f"{content.path}: the factors of {'.'.join(place)} are of the ranks {down.shape[0]} (down "
                 f"{list(down.shape)}) and {up.shape[1]} (up {list(up.shape)})",
                 "up @ down needs one rank",
                 "fetch the file again, or make it again",
             )
         if not down.numel() or not up.numel():
-            raise UserError(
+            raise Damaged(
                 f"{content.path}: the update of {'.'.join(place)} is empty (down {list(down.shape)})",
                 "a LoRA has a rank of 1 or more",
                 "fetch the file again, or make it again",
@@ -161,7 +161,7 @@ def _sound(tensor: Tensor, half: str, name: str, content: Content) -> Tensor:
     possible = tensor.numel() == 1 if half == "alpha" else tensor.ndim in (2, 3, 4)
     if not possible or (half != "alpha" and not tensor.is_floating_point()):
         dtype = str(tensor.dtype).removeprefix("torch.")
-        raise UserError(
+        raise Damaged(
             f"{content.path}: {name} is {dtype} {list(tensor.shape)}",
             "alpha is one number; a factor is floating, of 2 dimensions or (of a convolution) 4",
             "fetch the file again",
@@ -188,7 +188,7 @@ def fitted(lora: Lora, weights: Mapping[str, Mapping[str, tuple[int, ...]]], con
             factor: Tensor = getattr(update, half)
             ones = [tuple(n for n in shape[2:] if n != 1) for shape in (factor.shape, wanted)]
             if factor.shape[:2] != wanted[:2] or ones[0] != ones[1]:
-                raise UserError(
+                raise Mismatch(
                     f"{content.path}: the {half} factor of {'.'.join(place)} is {list(factor.shape)}, the "
                     f"layer's weight is {list(weight)}{_made_for(content)}",
                     "a LoRA fits models of the architecture that it was made for only",
@@ -204,7 +204,7 @@ def _refuse_foreign(content: Content) -> None:
         what = next((what for mark, what in _FOREIGN.items() if mark in name), None)
         what = what or next((what for end, what in _FOREIGN_ENDS.items() if name.endswith(end)), None)
         if what is not None:
-            raise UserError(
+            raise Unsupported(
                 f"{content.path} is {what} ({name})",
                 "plain LoRA of Stable Diffusion 1 is read",
                 "find such a file, or merge it into its model with its own tools and import that",
@@ -262,7 +262,7 @@ def _place(
     else:
         found = _dotted(layer.removeprefix("base_model.model."), known)
     if found is None:
-        raise UserError(
+        raise Mismatch(
             f"{content.path} updates {layer}, which the base model does not have{_made_for(content)}",
             "a LoRA fits models of the architecture that it was made for only",
             "name the model that it was made for with --base",
@@ -302,7 +302,7 @@ def _explained(content: Content, where: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, AttributeError, re.error) as error:
-        raise UserError(
+        raise Damaged(
             f"{content.path}: {where} is invalid ({error})",
             "it scales the update",
             "fetch the file again",
@@ -321,7 +321,7 @@ def _alphas(content: Content, naming: str) -> Any:
     beside = content.path.with_name("adapter_config.json")
     if naming == "peft":
         if not beside.is_file():
-            raise UserError(
+            raise NotFound(
                 f"{content.path} has no {beside.name} beside it",
                 "peft's weights are scaled by what its configuration says",
                 "put it there, or name the folder that holds both",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from birdsd.errors import UserError
+from birdsd.errors import Damaged
 
 # diffusers' word -> the original code's. Its "linear" is linear in the square root of beta.
 SCHEDULES = {"scaled_linear": "linear", "linear": "sqrt_linear", "squaredcos_cap_v2": "cosine"}
@@ -152,7 +152,7 @@ def scheduler_of(settings: Any, path: object) -> dict[str, Any]:
             "scaling_factor": float(params.get("scale_factor", 0.18215)),
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
+        raise Damaged(
             f"{path} does not describe a model ({type(error).__name__}: {error})",
             "the yaml beside a checkpoint has the form of v1-inference.yaml",
             "remove it, or fetch the one that belongs to the checkpoint",

@@ -25,7 +25,7 @@ from birdsd.diffusion.formats.tensors import (
 )
 from birdsd.diffusion.generation import sampling
 from birdsd.diffusion.networks import models
-from birdsd.errors import UserError
+from birdsd.errors import Damaged, Mismatch, NotFound
 from birdsd.files import read_json, write_text
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _check(path: Path, expected: Mapping[str, tuple[int, ...]]) -> None:
     wrong = sorted(name for name in stored.keys() | expected.keys() if stored.get(name) != expected.get(name))
     if wrong:
         path.unlink()
-        raise UserError(
+        raise Mismatch(
             f"{wrong[0]} and {len(wrong) - 1} more of {path.name} are {stored.get(wrong[0])}, and should be "
             f"{expected.get(wrong[0])}",
             "a checkpoint has the names and shapes of Stable Diffusion 1's own code; the file was removed",
@@ -169,7 +169,7 @@ def read_single_file(content: Content, source: str) -> dict[str, Any]:
                 owner.position_ids = torch.arange(buffer.shape[-1])[None]
         network.load_state_dict(states[part], strict=False, assign=True)
         if stuck := [name for name, t in network.state_dict().items() if t.is_meta]:
-            raise UserError(f"{content.path} has nothing for {stuck[0]}", "every weight is needed")
+            raise NotFound(f"{content.path} has nothing for {stuck[0]}", "every weight is needed")
         network.eval()
     noise = models.scheduler_config(source)
     noise = _as_marked(content, noise, networks["vae"])
@@ -217,7 +217,7 @@ def _config(load: Any, source: str, part: str) -> Any:
         return load(folder, **({"subfolder": subfolder} if subfolder else {}))
     except Exception as error:  # the libraries raise OSError, ValueError, KeyError, ...
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
+        raise Damaged(
             f"cannot read the settings of the {part} in {source}: {reason}",
             "a checkpoint holds weights alone; settings and tokenizer come from a model of its architecture",
             "name a diffusers folder with --base; without internet it must be on this machine",
@@ -232,7 +232,7 @@ def _as_marked(content: Content, noise: dict[str, Any], vae: Any) -> dict[str, A
         try:
             original = yaml.safe_load(beside.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(
+            raise Damaged(
                 f"{beside} is not valid YAML: {error}", "", "remove it, or fetch it again"
             ) from error
         scheduler = settings.scheduler_of(original, beside)

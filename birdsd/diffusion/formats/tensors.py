@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, Damaged, Mismatch, NotFound, Unsupported, UserError, unknown_name
 from birdsd.files import atomic_write
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ def read_content(path: Path) -> Content:
     """Read a .safetensors file or a pickle of tensors; `UserError` for what is neither, is damaged, or holds
     anything else."""
     if not path.exists():
-        raise UserError(f"{path} does not exist", "", "check the path")
+        raise NotFound(f"{path} does not exist", "", "check the path")
     if path.is_dir():
-        raise UserError(f"{path} is a folder", "expected a file of weights", "name the file in it")
+        raise BadValue(f"{path} is a folder", "expected a file of weights", "name the file in it")
     kind = path.suffix.lower()
     if kind == ".safetensors":
         return _read_safetensors(path)
@@ -68,7 +68,7 @@ def _read_safetensors(path: Path) -> Content:
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(
+    return Damaged(
         f"{path} ({path.stat().st_size:,} bytes) cannot be read: {_line(error)}",
         "the file is cut short, damaged, or of another kind than its name says",
         "fetch it again and compare its size with that at its source",
@@ -101,14 +101,14 @@ def _not_unpickled(path: Path, error: pickle.UnpicklingError) -> UserError:
     )
     rule += "hidden in it"
     if found := re.search(r"(?:GLOBAL|global|class|function)s?:? [`']?([\w.]+\.[\w.]+)", str(error)):
-        return UserError(
+        return Unsupported(
             f"{path} holds {found.group(1)}",
             rule,
             "look for the same weights as .safetensors; or, where you trust the file, let the program that "
             "wrote it save its tensors alone, in a plain dict",
         )
     if "persistent_load of storage" in text:
-        return UserError(
+        return Unsupported(
             f"{path} holds an object in the file format from before PyTorch 1.6",
             rule,
             "where you trust the file, load it with the program that wrote it and save it again",
@@ -141,7 +141,7 @@ def _opened(value: Any, path: Path) -> Any:
     attributes = vars(value)
     parameters, names = attributes.get("_parameters"), attributes.get("_keys")
     if not isinstance(parameters, Mapping):
-        raise UserError(
+        raise Unsupported(
             f"{path}: a {type(value).__name__} in it has no parameters", "", "fetch the file again"
         )
     plain = (
@@ -156,7 +156,7 @@ def _content(path: Path, loaded: Any) -> Content:
     if isinstance(loaded, Tensor):
         return Content(path, {"": loaded.detach()})
     if not isinstance(loaded, Mapping):
-        raise UserError(
+        raise Unsupported(
             f"{path} holds a {type(loaded).__name__}", "expected tensors by name", "name another file"
         )
     inner = loaded.get("state_dict")
@@ -177,7 +177,7 @@ def as_dtype(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         stored = tensor.detach().to("cpu", wanted if tensor.is_floating_point() else tensor.dtype)
         if stored.is_floating_point() and not bool(stored.isfinite().all()):
-            raise UserError(
+            raise Mismatch(
                 f"{name} does not fit into {dtype}",
                 "it holds numbers that are not finite, or become so in half precision (above 65504)",
                 "export with --dtype fp32" if dtype == "fp16" else "train the model again: it has diverged",
@@ -220,7 +220,7 @@ def _compare(path: Path, given: Mapping[str, Tensor], names: set[str], get: Call
             break
     if wrong is not None:
         path.unlink()
-        raise UserError(
+        raise Damaged(
             f"{path} was not written as it should be: {wrong} differs",
             "the file was read back and compared, and has been removed",
             "write it to another disk",

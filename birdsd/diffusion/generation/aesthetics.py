@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from birdsd.diffusion.export import read_training
 from birdsd.diffusion.generation.words import species_in
-from birdsd.errors import UserError, listed_names, unknown_name
+from birdsd.errors import BadValue, Damaged, Mismatch, NotFound, NothingLeft, listed_names, unknown_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,13 +52,13 @@ class AestheticSettings:
 
     def __post_init__(self) -> None:
         if self.steps < 0:
-            raise UserError(f"aesthetic_steps={self.steps}", "it cannot be negative", "try 5; 0 turns it off")
+            raise BadValue(f"aesthetic_steps={self.steps}", "it cannot be negative", "try 5; 0 turns it off")
         if not (math.isfinite(self.rate) and self.rate >= 0):
-            raise UserError(f"aesthetic_rate={self.rate}", "it must be a number >= 0", "the paper's is 1e-4")
+            raise BadValue(f"aesthetic_rate={self.rate}", "it must be a number >= 0", "the paper's is 1e-4")
         for name in ("weight", "text_weight"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
-                raise UserError(f"aesthetic_{name}={value}", "it is a share, 0..1", "0 changes nothing")
+                raise BadValue(f"aesthetic_{name}={value}", "it is a share, 0..1", "0 changes nothing")
         if self.blend not in BLENDS:
             raise unknown_name("aesthetic_blend", self.blend, BLENDS)
 
@@ -93,7 +93,7 @@ class Aesthetic:
             if (place / EMBEDDINGS_FILE).is_file():
                 break
         else:
-            raise UserError(
+            raise NotFound(
                 f"{folder} holds no aesthetic embeddings",
                 f"expected {EMBEDDINGS_FILE} and {PROJECTION_FILE} in it, or a run with them in export/",
                 "compute them with method=aesthetic_gradients, or `birdsd import` a bare embedding",
@@ -101,7 +101,7 @@ class Aesthetic:
         embeddings = {name: _row(value, name, place) for name, value in _read(place / EMBEDDINGS_FILE)}
         projection = dict(_read(place / PROJECTION_FILE)).get(PROJECTION)
         if projection is None or projection.ndim != 2 or not embeddings:
-            raise UserError(
+            raise NotFound(
                 f"{place / PROJECTION_FILE} holds no matrix named {PROJECTION}",
                 "it maps the text encoder's states to the space of the embeddings",
                 "compute the embeddings again, or import them again with the CLIP that they come from",
@@ -126,7 +126,7 @@ class Aesthetic:
             return found[0]
         if ALL in self.embeddings or len(self.embeddings) == 1:
             return ALL if ALL in self.embeddings else next(iter(self.embeddings))
-        raise UserError(
+        raise NothingLeft(
             f"the prompt '{prompt}' names none of the aesthetic embeddings in {self.folder}",
             f"there are {listed_names(sorted(self.embeddings))}",
             "name one with aesthetic_name=NAME",
@@ -139,7 +139,7 @@ def _read(path: Path) -> list[tuple[str, Tensor]]:
     try:
         return [(name, value.float()) for name, value in load_file(path).items()]
     except Exception as error:  # OSError, SafetensorError, ...
-        raise UserError(
+        raise Damaged(
             f"{path} cannot be read: {error}", "expected a safetensors file", "export or import it again"
         ) from error
 
@@ -147,7 +147,7 @@ def _read(path: Path) -> list[tuple[str, Tensor]]:
 def _row(value: Tensor, name: str, folder: Path) -> Tensor:
     row = value.reshape(1, -1)
     if value.ndim > 2 or (value.ndim == 2 and value.shape[0] != 1) or not row.isfinite().all():
-        raise UserError(
+        raise Damaged(
             f"the aesthetic embedding '{name}' of {folder} has the shape {list(value.shape)}",
             "it is one row of finite numbers, [1, d]",
             "compute it again",
@@ -159,13 +159,13 @@ def check_width(embedding: Tensor, projection: Tensor, what: str, text_width: in
     """Refuse an embedding or a text encoder that the projection [d, width] does not fit."""
     made, width = projection.shape
     if embedding.shape[-1] != made:
-        raise UserError(
+        raise Mismatch(
             f"{what} is {embedding.shape[-1]} wide",
             f"the text projection beside it makes features that are {made} wide",
             "both must come from one CLIP: name that one",
         )
     if text_width is not None and text_width != width:
-        raise UserError(
+        raise Mismatch(
             f"{what} belongs to a CLIP whose text encoder is {width} wide",
             f"this model's text encoder is {text_width} wide",
             "compute the embedding with the CLIP of this text encoder (method=clip makes one)",

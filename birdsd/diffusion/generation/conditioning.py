@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Damaged, NotFound, NothingLeft
 from birdsd.files import fingerprint, sha256_file
 
 if TYPE_CHECKING:
@@ -32,14 +32,14 @@ def first_step(steps: int, strength: float) -> int:
     Raises `UserError` for a strength outside 0..1, and for one so small that nothing would be changed.
     """
     if not 0 <= strength <= 1:  # NaN too
-        raise UserError(
+        raise BadValue(
             f"strength={strength}",
             "it is the share of the recording that may change, from 0 to 1",
             "try strength=0.6",
         )
     taken = min(steps, int(steps * strength + 1e-6))
     if strength > 0 and not taken:
-        raise UserError(
+        raise BadValue(
             f"strength={strength} with steps={steps}",
             f"one step is {1 / steps:.3g} of the way: less changes nothing",
             f"set strength={1 / steps:.3g} or more, or raise steps",
@@ -65,12 +65,12 @@ class Span:
         span = cls(0.0 if start_s is None else float(start_s), clip_s if end_s is None else float(end_s))
         named = f"mask_start_s={span.start_s:g} mask_end_s={span.end_s:g}"
         if not 0 <= span.start_s < span.end_s:
-            raise UserError(
+            raise BadValue(
                 named, "the span to regenerate starts at 0 or later, and ends after its start",
                 f"e.g. mask_start_s={clip_s / 4:.3g} mask_end_s={clip_s / 2:.3g}",
             )  # fmt: skip
         if span.end_s > clip_s + 1e-6:
-            raise UserError(
+            raise BadValue(
                 named, f"the model's clips end at {clip_s:g} s",
                 "count from the start of the clip: where in the recording it begins, init=FILE@SECONDS says",
             )  # fmt: skip
@@ -119,14 +119,14 @@ class Start:
         """
         path, start_s = split_offset(text)
         if not path.is_file():
-            raise UserError(
+            raise NotFound(
                 f"init={text}: {path} does not exist", "a sample starts from a recording or a birdsd picture"
             )
         content = fingerprint([sha256_file(path), start_s])
         named = f"{path.resolve()}@{start_s:g}" if start_s else str(path.resolve())
         if path.suffix.lower() == PICTURE_SUFFIX:
             if start_s:
-                raise UserError(f"init={text}", "a picture is one clip, from its start", f"init={path}")
+                raise BadValue(f"init={text}", "a picture is one clip, from its start", f"init={path}")
             return cls(named, _picture(path, codec), None, content)
         waveform = _sound(path, start_s, codec)
         return cls(named, codec.to_rgb(codec.encode(waveform, codec.rate_hz)), waveform, content)
@@ -153,7 +153,7 @@ def split_offset(text: str) -> tuple[Path, float]:
     except ValueError:
         return path, 0.0
     if not 0 <= start_s < float("inf"):
-        raise UserError(f"init={text}", "what follows the @ are seconds from the start", f"init={before}@0")
+        raise BadValue(f"init={text}", "what follows the @ are seconds from the start", f"init={before}@0")
     return Path(before).expanduser(), start_s
 
 
@@ -164,9 +164,9 @@ def _picture(path: Path, codec: Codec) -> np.ndarray:
         with Image.open(path) as image:
             picture = np.asarray(image.convert("RGB"))
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"init={path} is damaged or not a picture ({error})") from error
+        raise Damaged(f"init={path} is damaged or not a picture ({error})") from error
     if picture.shape[:2] != (codec.bands, codec.frames):
-        raise UserError(
+        raise BadValue(
             f"init={path} is an image of {picture.shape[1]} x {picture.shape[0]} pixels",
             f"this model's are {codec.frames} x {codec.bands} (frames x bands)",
             "take a picture that a model of the same codec made, or the recording itself",
@@ -181,13 +181,13 @@ def _sound(path: Path, start_s: float, codec: Codec) -> np.ndarray:
 
     heard = read(path, codec.rate_hz, start_s=start_s, duration_s=codec.clip_s, channels=codec.channels)
     if heard.shape[1] < _LEAST_SHARE * codec.samples_per_clip:
-        raise UserError(
+        raise BadValue(
             f"init={path}: {heard.shape[1] / codec.rate_hz:.3g} s of sound are left from {start_s:g} s on",
             f"a clip of this model lasts {codec.clip_s:.3g} s, of which a quarter must be there",
             "take an earlier start (init=FILE@SECONDS), or a longer recording",
         )
     if codec.level_db(heard) < SILENCE_DBFS:
-        raise UserError(
+        raise NothingLeft(
             f"init={path} is silent from {start_s:g} s to {start_s + codec.clip_s:.5g} s",
             "the start must not be silent",
             "take another start: init=FILE@SECONDS",

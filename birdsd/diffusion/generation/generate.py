@@ -16,7 +16,7 @@ from birdsd.diffusion.generation.generator import Generator
 from birdsd.diffusion.generation.loops import looped_images, looped_steps
 from birdsd.diffusion.generation.request import Request
 from birdsd.diffusion.networks.finite import NotFinite
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Damaged, Mismatch, UserError
 from birdsd.files import atomic_write, fingerprint, read_json, safe_name, write_json
 from birdsd.sharing import private_folder, publish, remove_leftovers
 from birdsd.sound.captions import says_no_bird
@@ -144,12 +144,12 @@ class Recipe:
                 (str(upscale["model"]), float(upscale["sharpness"])) if upscale else None,
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(
+            raise Damaged(
                 f"{path} is not a birdsd recipe ({type(error).__name__}: {error})",
                 "a recipe is the .json beside a generated clip",
             ) from error
         if not 0 <= recipe.number < recipe.request.total:
-            raise UserError(
+            raise BadValue(
                 f"{path} asks for clip {recipe.number}",
                 f"its own request makes {recipe.request.total}, from 0 on",
             )
@@ -159,21 +159,21 @@ class Recipe:
 def regenerate(model: Generator, recipe: Recipe, out: Path) -> list[Clip]:
     """Make the clip of a recipe again: on the same kind of machine, to the byte."""
     if model.identity != recipe.weights:
-        raise UserError(
+        raise Mismatch(
             f"the model in {model.folder} is not the one that {recipe.path} was made with",
             f"its weights have the fingerprint {model.identity}, the recipe names {recipe.weights}",
             "name the folder of the right model with run=, what was added to it with add=, and its upscaler "
             "(if any) with upscale=",
         )
     if recipe.guide and (found := model.weaker.identity if model.weaker else "none") != recipe.guide_weights:
-        raise UserError(
+        raise Mismatch(
             f"the weaker model is not the one that {recipe.path} was made with",
             f"its weights have the fingerprint {found}, the recipe names {recipe.guide_weights}",
             "name the right one with guide=; an earlier checkpoint lasts as long as save.keep says",
         )
     start = model.start(recipe.request)
     if start is not None and start.identity != recipe.start:
-        raise UserError(
+        raise Mismatch(
             f"{recipe.request.init} is not what {recipe.path} was started from",
             f"its content has the fingerprint {start.identity}, the recipe names {recipe.start}",
             "put the old recording back",

@@ -30,7 +30,7 @@ from birdsd.diffusion.networks.finite import NotFinite, check_networks, is_finit
 from birdsd.diffusion.networks.libraries import import_diffusers
 from birdsd.diffusion.networks.models import variant_of
 from birdsd.diffusion.networks.placement import Placement
-from birdsd.errors import UserError
+from birdsd.errors import Damaged, Mismatch, NotFound, Unsupported
 from birdsd.files import fingerprint
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Generator:
 
     def _aesthetic(self, request: Request) -> Aesthetic | None:
         if len(self.aesthetics) > 1:
-            raise UserError(
+            raise Mismatch(
                 f"{len(self.aesthetics)} aesthetic embeddings at once: "
                 + ", ".join(str(one.folder) for one in self.aesthetics),
                 "a prompt is personalised towards one",
@@ -157,7 +157,7 @@ class Generator:
         if self.aesthetics:
             return Aesthetic.load(self.aesthetics[0].folder)
         if request.aesthetic_steps or request.aesthetic_name:
-            raise UserError(
+            raise NotFound(
                 f"aesthetic_steps={request.aesthetic_steps} aesthetic_name={request.aesthetic_name}",
                 "there is no aesthetic embedding to personalise towards",
                 "add=RUN of method=aesthetic_gradients",
@@ -248,7 +248,7 @@ class Generator:
         ours, theirs = self.pipeline.vae.state_dict(), other.pipeline.vae.state_dict()
         same = ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in ours)
         if not same or self.latent_shape() != other.latent_shape():
-            raise UserError(
+            raise Mismatch(
                 f"guide={weaker.named} does not draw the latents of {self.folder}",
                 "both must stand on the same autoencoder and codec",
                 "guide=@POSITION names an earlier checkpoint of the same run",
@@ -256,7 +256,7 @@ class Generator:
         noise = [_noise_of(model.pipeline.scheduler.config) for model in (self, other)]
         if noise[0] != noise[1]:
             shown = [", ".join(f"{name}={value}" for name, value in one.items()) for one in noise]
-            raise UserError(
+            raise Mismatch(
                 f"guide={weaker.named} predicts under {shown[1]}",
                 f"the model predicts under {shown[0]}, and the two cannot be subtracted",
                 "name a run with the same prediction and noise",
@@ -288,7 +288,7 @@ class Generator:
         if request.guide_weight is None or request.guide_weight == 1:
             return None
         if self.weaker is None:
-            raise UserError(
+            raise NotFound(
                 f"guide_weight={request.guide_weight:g}",
                 "there is no weaker model to lead away from",
                 "guide=RUN@POSITION",
@@ -364,12 +364,12 @@ def pipeline_folder(folder: Path) -> Path:
         if (candidate / "model_index.json").is_file():
             return candidate
     if (Path(folder) / "export" / "config.json").is_file():
-        raise UserError(
+        raise Unsupported(
             f"{folder} is finished, but cannot generate anything by itself",
             "it is a part of a model, such as an autoencoder",
             f"`birdsd status {Path(folder).name}` says what it is trained for",
         )
-    raise UserError(
+    raise NotFound(
         f"{folder} holds no model to generate with",
         "expected a diffusers pipeline folder (model_index.json), an adapter for one (LoRA, tokens), or a "
         "finished run with one of them in export/",
@@ -390,7 +390,7 @@ def _load(place: str) -> Any:
             )
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
+        raise Damaged(
             f"cannot load the model in {place}: {reason}",
             "expected a StableDiffusionPipeline folder with safetensors",
             "export the run again, or name another folder",

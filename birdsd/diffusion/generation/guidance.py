@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,17 +35,17 @@ class Guidance:
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.scale) or self.scale < 0:
-            raise UserError(
+            raise BadValue(
                 f"guidance={self.scale}", "it must be a number >= 0", "try guidance=3; 1 turns it off"
             )
         if not 0 <= self.start < self.end <= 1:
-            raise UserError(
+            raise BadValue(
                 f"guidance_start={self.start:g} guidance_end={self.end:g}",
                 "they are shares of the noise schedule, 0 <= start < end <= 1; 0 is the noise, 1 the picture",
                 "e.g. guidance_start=0.1 guidance_end=0.8; 0 and 1 guide all the way",
             )
         if not 0 <= self.rescale <= 1:
-            raise UserError(
+            raise BadValue(
                 f"guidance_rescale={self.rescale:g}",
                 "it is a share: 0 leaves the guided prediction, 1 gives it the deviation of the unguided one",
                 "try guidance_rescale=0.7",
@@ -70,7 +70,7 @@ class Weaker:
 def check_guide_weight(weight: float) -> None:
     """Refuse a weight that leads towards the weaker model."""
     if not math.isfinite(weight) or weight < 1:
-        raise UserError(
+        raise BadValue(
             f"guide_weight={weight:g}",
             "it is how far to go beyond the model, away from the weaker one: 1 is not at all",
             "try guide_weight=2",

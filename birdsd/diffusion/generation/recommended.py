@@ -14,7 +14,7 @@ from typing import Any
 from birdsd.diffusion import adapters
 from birdsd.diffusion.export import read_training
 from birdsd.diffusion.generation.request import Request
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, UserError, unknown_name
 
 SETTINGS = ("scheduler", "steps", "guidance", "guidance_start", "guidance_end", "guidance_rescale")
 USUAL: dict[str, Any] = {field.name: field.default for field in fields(Request) if field.name in SETTINGS}
@@ -23,7 +23,7 @@ USUAL: dict[str, Any] = {field.name: field.default for field in fields(Request) 
 def checked_sampling(given: Any, where: str) -> dict[str, Any]:
     """The settings of `given` as a request takes them; `UserError` that names `where` for any other."""
     if not isinstance(given, Mapping):
-        raise UserError(f"{where} is {given!r}", f"it holds settings: {', '.join(SETTINGS)}")
+        raise BadValue(f"{where} is {given!r}", f"it holds settings: {', '.join(SETTINGS)}")
     settings: dict[str, Any] = {}
     for name, value in given.items():
         if name not in SETTINGS:
@@ -31,12 +31,12 @@ def checked_sampling(given: Any, where: str) -> dict[str, Any]:
         kind = type(USUAL[name])
         fits = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
         if not fits:
-            raise UserError(f"{where}: {name}={value!r}", f"it is like {name}={USUAL[name]}")
+            raise BadValue(f"{where}: {name}={value!r}", f"it is like {name}={USUAL[name]}")
         settings[str(name)] = kind(value)
     try:
         Request(("a bird",), **settings)
     except UserError as error:
-        raise UserError(f"{where}: {error.problem}", error.expected, error.hint) from error
+        raise type(error)(f"{where}: {error.problem}", error.expected, error.hint) from error
     return settings
 
 

@@ -11,7 +11,7 @@ from birdsd.diffusion.generation import sampling
 from birdsd.diffusion.generation.aesthetics import AestheticSettings
 from birdsd.diffusion.generation.conditioning import Span, first_step
 from birdsd.diffusion.generation.guidance import Guidance, check_guide_weight
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch, NotSet
 
 USUAL_STRENGTH = 0.6  # of a whole clip; what lies in a masked stretch is made from nothing
 USUAL_AESTHETIC_STEPS = 5
@@ -71,19 +71,19 @@ class Request:
         if self.scheduler not in sampling.SCHEDULERS:
             sampling.make_scheduler(self.scheduler, {})
         if not self.prompts or not all(text.strip() for text in self.prompts):
-            raise UserError(
+            raise NotSet(
                 "there is no prompt", "say what should sing", 'add prompt="an American Robin singing"'
             )
         for name in ("strength", "mask_start_s", "mask_end_s"):
             if not self.init and getattr(self, name) is not None:
-                raise UserError(
+                raise NotSet(
                     f"{name}={getattr(self, name)} without init",
                     "it says how much, or what, of a recording is regenerated",
                     "add init=RECORDING, or leave it out",
                 )
         for name in ("init", "guide_weight"):
             if self.loop and getattr(self, name) is not None:
-                raise UserError(
+                raise Mismatch(
                     f"loop=true with {'guide' if name == 'guide_weight' else name}",
                     "a loop is made from noise, by one model, in windows that reach over its end",
                     "leave one of them out",
@@ -101,7 +101,7 @@ class Request:
             if value is None:
                 given[name] = (recommended or {}).get(name, usual[name])
         if not config.guide and given["guide_weight"] is not None:
-            raise UserError(
+            raise NotSet(
                 f"guide_weight={given['guide_weight']:g} without guide",
                 "it says how far to go away from a weaker model",
                 "add guide=RUN, guide=RUN@POSITION or guide=@POSITION (of the same run)",

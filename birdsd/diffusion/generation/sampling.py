@@ -15,7 +15,7 @@ import numpy as np
 
 from birdsd.diffusion.generation.guidance import Guidance, Predictor, Weaker
 from birdsd.diffusion.networks.finite import NotFinite, is_finite
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, Mismatch, Unsupported, unknown_name
 from birdsd.randomness import generator
 
 if TYPE_CHECKING:
@@ -67,13 +67,13 @@ def check_noise(trained: Mapping[str, Any], where: str) -> None:
     elif steps != 1000:
         odd = f"num_train_timesteps={steps}"
     if odd:
-        raise UserError(
+        raise Unsupported(
             f"the noise schedule of {where} is {odd}",
             "known are 1000 timesteps of Stable Diffusion's schedules, under which epsilon or v is predicted",
             "name another model, or correct its scheduler/scheduler_config.json",
         )
     if trained.get("rescale_betas_zero_snr") and trained.get("prediction_type", "epsilon") == "epsilon":
-        raise UserError(
+        raise Mismatch(
             f"the scheduler of {where} has rescale_betas_zero_snr with prediction_type=epsilon",
             "at a signal-to-noise ratio of zero the noise says nothing of the picture",
             "correct its scheduler/scheduler_config.json: such models predict v (v_prediction)",
@@ -112,9 +112,9 @@ def check_request(steps: int, guidance: float, count: int, batch_size: int) -> N
     """Refuse numbers that cannot be sampled with, by name."""
     for name, value, low in (("steps", steps, 1), ("count", count, 1), ("batch_size", batch_size, 1)):
         if value < low:
-            raise UserError(f"{name}={value}", f"it must be at least {low}", f"set {name}={low}")
+            raise BadValue(f"{name}={value}", f"it must be at least {low}", f"set {name}={low}")
     if steps > 1000:
-        raise UserError(f"steps={steps}", "the noise schedule has 1000 steps", "set steps to 20-50")
+        raise BadValue(f"steps={steps}", "the noise schedule has 1000 steps", "set steps to 20-50")
     Guidance(guidance)
 
 

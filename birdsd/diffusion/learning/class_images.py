@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from birdsd.diffusion.generation import sampling
-from birdsd.errors import UserError
+from birdsd.errors import Damaged, UserError
 from birdsd.files import atomic_write, fingerprint, read_json, write_json
 from birdsd.sharing import remove_leftovers
 
@@ -72,7 +72,7 @@ class ClassPictures:
         """uint8 [3, height, width]; `UserError` where the picture is missing or damaged."""
         picture, problem = self._load(number)
         if picture is None:
-            raise UserError(
+            raise Damaged(
                 f"the class picture {self.path(number)} {problem}",
                 "it was intact when the run started",
                 "run the same command again to recreate it",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch, NotSet
 from birdsd.files import atomic_write, safe_name
 from birdsd.sound.codec.protocol import image_shape
 
@@ -33,7 +33,7 @@ def load_codec(values: dict[str, Any]) -> Any:
 def required_source(config: TrainConfig) -> str:
     """model.source, which model.init=pretrained needs."""
     if not config.model.source:
-        raise UserError(
+        raise NotSet(
             "model.init=pretrained without model.source",
             "weights must come from somewhere",
             "set model.source to a diffusers folder, a finished run or a hub id, or model.init=scratch",
@@ -54,7 +54,7 @@ def picture_of(sample: Sample, codec: dict[str, Any]) -> np.ndarray:
     if sample.image is None:
         return np.zeros(shape, np.uint8)
     if tuple(sample.image.shape) != shape:
-        raise UserError(
+        raise Mismatch(
             f"sample {sample.key} is an image of {list(sample.image.shape)}",
             f"codec.json beside the shards says {list(shape)} (channels, bands, frames)",
             "prepare the shards again, or put the codec.json that fits them into their folder",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from birdsd.diffusion.learning.base import Learner
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, Mismatch, unknown_name
 
 PREDICTIONS = ("epsilon", "v_prediction")
 NOISE_SCHEDULES = ("scaled_linear", "linear", "squaredcos_cap_v2")
@@ -38,13 +38,13 @@ class Denoising:
         if self.noise_schedule not in NOISE_SCHEDULES:
             raise unknown_name("method.noise_schedule", self.noise_schedule, NOISE_SCHEDULES)
         if self.min_snr_gamma < 0:
-            raise UserError(
+            raise BadValue(
                 f"method.min_snr_gamma={self.min_snr_gamma} is negative",
                 "gamma caps the signal-to-noise ratio that a timestep is weighted with",
                 "set it to 5, or to 0 for no weighting",
             )
         if self.zero_terminal_snr and self.prediction == "epsilon":
-            raise UserError(
+            raise Mismatch(
                 "method.zero_terminal_snr=true with method.prediction=epsilon",
                 "at a signal-to-noise ratio of zero the noise is the input itself, and teaches nothing",
                 "set method.prediction=v_prediction",

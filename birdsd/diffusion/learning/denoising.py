@@ -28,7 +28,7 @@ from birdsd.diffusion.method_configs import DenoisingConfig
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.models import evaluating
 from birdsd.diffusion.networks.tokenizer import token_ids
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, Mismatch, unknown_name
 from birdsd.method_facts import settings_of
 from birdsd.randomness import generator
 from birdsd.schema import NOISE_DEFAULTS
@@ -85,7 +85,7 @@ class DenoisingMethod(LearningMethod):
         if config.model.init not in INITS:
             raise unknown_name("model.init", config.model.init, INITS)
         if not 0 <= self.caption_dropout <= 1:
-            raise UserError(f"method.caption_dropout={self.caption_dropout}", "it is a probability, 0..1")
+            raise BadValue(f"method.caption_dropout={self.caption_dropout}", "it is a probability, 0..1")
         self.denoising = self.schedule()
         advice = config.model.recommended.get("sampling")
         self.sampling = checked_sampling(advice, "model.recommended.sampling") if advice else {}
@@ -106,7 +106,7 @@ class DenoisingMethod(LearningMethod):
         for name in NOISE_DEFAULTS:
             typed, present = getattr(method, name, method.noise.get(name)), getattr(base, name)
             if typed is not None and typed != present:
-                raise UserError(
+                raise Mismatch(
                     f"method.{name}={str(typed).lower()}, and the base {source} has {str(present).lower()}",
                     "a model keeps its prediction type and noise schedule",
                     f"leave method.{name} out, or train from scratch (method=full model.init=scratch)",
@@ -209,7 +209,7 @@ class DenoisingMethod(LearningMethod):
 
     def _check_channels(self, unet: Any) -> None:
         if unet.config.in_channels != self.latent_shape[0]:
-            raise UserError(
+            raise Mismatch(
                 f"the UNet of model.source={self.config.model.source} takes {unet.config.in_channels} "
                 f"channels, the autoencoder makes {self.latent_shape[0]}",
                 "a UNet works on the latents of the autoencoder that it was trained with",
@@ -242,7 +242,7 @@ class DenoisingMethod(LearningMethod):
         latent = np.asarray(sample.latent)
         expected = (2 * self.latent_shape[0], *self.latent_shape[1:])
         if latent.shape != expected:
-            raise UserError(
+            raise Mismatch(
                 f"the stored latent of sample {sample.key} has the shape {list(latent.shape)}",
                 f"this autoencoder makes {list(expected)} (means, then log-variances)",
                 "set machine.cache_latents=true: the latents are then computed with the right autoencoder",
@@ -402,7 +402,7 @@ def base_denoising(source: str, min_snr_gamma: float) -> Denoising:
 def check_pretrained(config: TrainConfig) -> None:
     """Refuse to begin from scratch, for a method that adds to what a model knows."""
     if config.model.init != "pretrained":
-        raise UserError(
+        raise Mismatch(
             f"method={config.method.name} with model.init={config.model.init}",
             "this method fine-tunes a model that already knows sounds",
             "set model.init=pretrained and model.source to a finished run, a folder or a hub id",

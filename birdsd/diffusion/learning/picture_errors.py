@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from birdsd.diffusion.export import read_codec
 from birdsd.diffusion.networks.clip import clip_place
-from birdsd.errors import UserError, listed_names
+from birdsd.errors import Mismatch, NotSet, listed_names
 from birdsd.schema import SPECTROGRAM
 from birdsd.sound.codec.protocol import find_kind
 
@@ -79,7 +79,7 @@ class Features(nn.Module):
 def check_features(source: str | None, codec: Mapping[str, Any]) -> str:
     """model.clip, where it names a run or a folder of method=clip whose pictures are those of `codec`."""
     if not source:
-        raise UserError(
+        raise NotSet(
             "method.feature_weight is set, and model.clip is not",
             "what is compared are the features of an image tower that has seen spectrograms",
             "train one with method=clip and set model.clip=RUN, or set method.feature_weight=0",
@@ -89,7 +89,7 @@ def check_features(source: str | None, codec: Mapping[str, Any]) -> str:
     names = sorted({*theirs, *codec} - {*not_seen})
     other = [name for name in names if theirs.get(name) != codec.get(name)]
     if other:
-        raise UserError(
+        raise Mismatch(
             f"the codec of model.clip={source} differs from that of the shards in {listed_names(other)}: "
             f"{other[0]} is {theirs.get(other[0])}, not {codec.get(other[0])}",
             "its image tower has seen other pictures than these",

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from birdsd.diffusion.networks.libraries import import_diffusers
-from birdsd.errors import UserError
+from birdsd.errors import NothingLeft
 from birdsd.method_facts import facts_of
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def make_method(config: TrainConfig, index: ShardIndex) -> Method:
     none to learn from."""
     facts = facts_of(config.method)
     if not index.count("train"):
-        raise UserError(
+        raise NothingLeft(
             f"there is no picture in the training split of {index.folder}",
             f"method={facts.name} learns from at least one",
             "prepare shards from at least one recording, or set data.validation_fraction=0 for very few",

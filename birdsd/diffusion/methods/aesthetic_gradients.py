@@ -21,7 +21,7 @@ from birdsd.diffusion.learning.base import GoesOn, Method, Result, Work
 from birdsd.diffusion.learning.common import codec_of, picture_of, read, required_source
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.clip import Clip, load_clip
-from birdsd.errors import UserError, listed_names
+from birdsd.errors import Mismatch, NothingLeft, listed_names
 from birdsd.files import read_json
 from birdsd.shards.reader import ShardReader
 
@@ -79,7 +79,7 @@ class AestheticGradientsMethod(Method):
         species = {str(name) for number in broken for name in reader.read(number).metadata["species"]}
         lost = sorted(species - counts.keys()) or ([] if counts else ["any species"])
         if lost:
-            raise UserError(
+            raise NothingLeft(
                 f"not one picture of {listed_names(lost)} in {self.index.folder} can be decoded",
                 "an aesthetic embedding is the mean of some pictures",
                 "look at the shards with `birdsd inspect SHARDS`, and prepare them again",
@@ -91,7 +91,7 @@ class AestheticGradientsMethod(Method):
         clip = load_clip(self.config.model.clip)
         width, own = clip.text_projection.shape[1], text_width(self.base)
         if own is not None and own != width:
-            raise UserError(
+            raise Mismatch(
                 f"the text tower of model.clip={self.config.model.clip} is {width} wide",
                 f"the text encoder of model.source={self.base} is {own} wide",
                 "train an image tower for that text encoder with method=clip, or name the CLIP it comes from",

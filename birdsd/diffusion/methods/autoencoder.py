@@ -40,7 +40,7 @@ from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.adversary import SMALLEST_SIDE, Adversary, Discriminator
 from birdsd.diffusion.networks.clip import load_clip
 from birdsd.diffusion.networks.models import evaluating, to_range
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Mismatch
 from birdsd.method_facts import settings_of
 from birdsd.randomness import generator
 
@@ -140,7 +140,7 @@ class AutoencoderMethod(LearningMethod):
         self.codec = codec_of(index)
         width = self.settings.crop_frames
         if width < 0 or width > self.codec["frames"]:
-            raise UserError(
+            raise Mismatch(
                 f"method.crop_frames={width}",
                 f"the images are {self.codec['frames']} frames wide",
                 "set it to a part of that, or to 0 for whole images",
@@ -287,20 +287,20 @@ class AutoencoderMethod(LearningMethod):
 def _check_helpers(method: AutoencoderConfig, side: int) -> None:
     for name in ("texture_weight", "feature_weight", "adversary_weight"):
         if (value := getattr(method, name)) < 0:
-            raise UserError(
+            raise BadValue(
                 f"method.{name}={value:g}", "a weight is 0 (off) or more", f"set method.{name}=0, or leave it"
             )
     if not method.adversary_weight:
         return
     for name, least in (("adversary_learning_rate", 0.0), ("adversary_channels", 0)):
         if (value := getattr(method, name)) <= least:
-            raise UserError(
+            raise BadValue(
                 f"method.{name}={value:g}",
                 "a discriminator has channels, and learns",
                 f"leave method.{name} out for the usual value, or set method.adversary_weight=0",
             )
     if side < SMALLEST_SIDE:
-        raise UserError(
+        raise Mismatch(
             f"method.adversary_weight is set, and pictures are {side} pixels high or wide",
             f"the discriminator needs {SMALLEST_SIDE}",
             f"set method.crop_frames to {SMALLEST_SIDE} or more, or method.adversary_weight=0",

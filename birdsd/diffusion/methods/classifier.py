@@ -28,7 +28,7 @@ from birdsd.diffusion.learning.base import Hollow, LearningMethod, Modules
 from birdsd.diffusion.learning.common import codec_of, load_codec, picture_of, write_preview
 from birdsd.diffusion.method_configs import ClassifierConfig
 from birdsd.diffusion.networks.models import evaluating, seeded
-from birdsd.errors import UserError
+from birdsd.errors import NothingLeft
 from birdsd.method_facts import settings_of
 from birdsd.randomness import generator
 
@@ -135,7 +135,7 @@ class ClassifierMethod(LearningMethod):
 
     def _check_augmentation(self) -> None:
         if self.settings.background and not len(self.found.without_bird):
-            raise UserError(
+            raise NothingLeft(
                 f"method.background={self.settings.background:g}, and no training clip is without a bird",
                 "backgrounds are clips of the training split that are known to hold no bird",
                 "add recordings labelled 'no bird' to data.recordings and prepare again, or set "

@@ -33,7 +33,7 @@ from birdsd.diffusion.networks.clip import Clip, build_clip, load_clip
 from birdsd.diffusion.networks.models import evaluating
 from birdsd.diffusion.networks.tokenizer import token_ids
 from birdsd.diffusion.parameters import CLIP_PATCH, CLIP_PATCHES
-from birdsd.errors import UserError, listed_names
+from birdsd.errors import Mismatch, NothingLeft, listed_names
 from birdsd.randomness import generator
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class ClipMethod(LearningMethod):
         self.wordings = _wordings(index)
         self.labels = {label: number for number, label in enumerate(self.wordings)}
         if len(self.labels) < 2:
-            raise UserError(
+            raise NothingLeft(
                 f"all samples in {index.folder} have the same caption: {listed_names(self.labels)}",
                 "a CLIP learns by telling captions apart",
                 "take shards with at least two species",
@@ -138,7 +138,7 @@ class ClipMethod(LearningMethod):
         loaded = load_clip(given)
         width = loaded.text_projection.shape[1]
         if width != text.hidden_size:
-            raise UserError(
+            raise Mismatch(
                 f"the text tower of model.clip={given} is {width} wide",
                 f"that of model.source={self.config.model.source}, which takes its place, is "
                 f"{text.hidden_size} wide",

@@ -30,7 +30,7 @@ from birdsd.diffusion.methods.full import FullMethod
 from birdsd.diffusion.methods.lora import LoraMethod
 from birdsd.diffusion.networks.models import evaluating
 from birdsd.diffusion.networks.tokenizer import token_ids
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, Mismatch, NothingLeft, NotSet, unknown_name
 from birdsd.method_facts import settings_of
 from birdsd.randomness import generator, permutation
 from birdsd.shards.balance import species_of
@@ -71,17 +71,15 @@ class DreamBooth(DenoisingMethod):
         if method.word not in WORDS:
             raise unknown_name("method.word", method.word, WORDS)
         if not method.class_word.strip():
-            raise UserError(
-                "method.class_word is empty", "it says what a species is", "method.class_word=bird"
-            )
+            raise NotSet("method.class_word is empty", "it says what a species is", "method.class_word=bird")
         if not (np.isfinite(method.prior_weight) and method.prior_weight >= 0):
-            raise UserError(
+            raise BadValue(
                 f"method.prior_weight={method.prior_weight}",
                 "it is what the class pictures' error counts beside the samples', so 0 or more",
                 "1 is the paper's; 0 turns them off",
             )
         if method.class_samples < 0:
-            raise UserError(
+            raise BadValue(
                 f"method.class_samples={method.class_samples}",
                 "it is a number of pictures",
                 "take 100, or 0 for none",
@@ -89,7 +87,7 @@ class DreamBooth(DenoisingMethod):
         super().__init__(config, index)
         self.species = species_of(index, "train")
         if not self.species:
-            raise UserError(
+            raise NothingLeft(
                 f"the shards in {index.folder} name no species",
                 "DreamBooth binds a word to each",
                 "label the recordings and prepare them again, or take method=lora",
@@ -331,7 +329,7 @@ def rare_words(tokenizer: Any, species: Sequence[str], others: Sequence[str] = (
             found.append(word)
     found = [word for word in dict.fromkeys(found) if word not in taken | _NOT_FOR_BIRDS]
     if len(found) < len(species):
-        raise UserError(
+        raise Mismatch(
             f"there are {len(species)} species and {len(found)} rare words",
             "each species needs its own word",
             "set method.word=class",

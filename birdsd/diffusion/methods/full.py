@@ -16,7 +16,7 @@ from birdsd.diffusion.learning.denoising import DenoisingMethod, Networks
 from birdsd.diffusion.method_configs import FullConfig, WeightsConfig
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.tokenizer import train_tokenizer
-from birdsd.errors import UserError
+from birdsd.errors import NotFound, NotSet
 from birdsd.method_facts import settings_of
 from birdsd.schema import NOISE_DEFAULTS
 
@@ -46,7 +46,7 @@ class FullMethod(DenoisingMethod):
         if model.init == "pretrained":
             return super().networks()
         if not model.autoencoder:
-            raise UserError(
+            raise NotSet(
                 "model.autoencoder is not set",
                 "with model.init=scratch the diffusion model learns on the latents of a finished autoencoder",
                 "train one with method=autoencoder and give its run folder, or name a diffusers folder",
@@ -108,7 +108,7 @@ class FullMethod(DenoisingMethod):
             if not any(fnmatchcase(name, pattern) for name in names):
                 modules = sorted({".".join(name.split(".")[:3]) for name in names})
                 shown = ", ".join(modules[:12]) + (", ..." if len(modules) > 12 else "")
-                raise UserError(
+                raise NotFound(
                     f"method.learns={pattern} matches no parameter",
                     f"it is a pattern of names (* stands for anything), which start with {shown}",
                     "e.g. unet.*attn2* for the layers that look at the text, or unet.up_blocks.*",

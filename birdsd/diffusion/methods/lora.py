@@ -19,7 +19,7 @@ from birdsd.diffusion.learning.denoising import DenoisingMethod, Networks
 from birdsd.diffusion.lora_targets import TARGETS, TEXT_ENCODER, TEXT_LAYERS
 from birdsd.diffusion.method_configs import LoraConfig
 from birdsd.diffusion.networks import models
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, NotFound, unknown_name
 from birdsd.method_facts import settings_of
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ class LoraMethod(DenoisingMethod):
         super().__init__(config, index)
         method = self.settings
         if method.rank < 1:
-            raise UserError(f"method.rank={method.rank}", "it must be at least 1", "4 to 32 are usual")
+            raise BadValue(f"method.rank={method.rank}", "it must be at least 1", "4 to 32 are usual")
         if method.alpha < 0:
-            raise UserError(f"method.alpha={method.alpha}", "it must not be negative", "0 means: as the rank")
+            raise BadValue(f"method.alpha={method.alpha}", "it must not be negative", "0 means: as the rank")
         for name in method.targets:
             if name not in (*TARGETS, TEXT_ENCODER):
                 raise unknown_name("method.targets", name, (*TARGETS, TEXT_ENCODER))
@@ -79,7 +79,7 @@ class LoraMethod(DenoisingMethod):
             try:
                 network.add_adapter(update)
             except ValueError as error:
-                raise UserError(
+                raise NotFound(
                     f"method.targets={method.targets}: the {name} of model.source={self.config.model.source} "
                     "has none of these layers",
                     "LoRA updates layers that are there",

@@ -31,7 +31,7 @@ from birdsd.diffusion.networks.token_vectors import (
     split_rows,
     write_embeddings,
 )
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, NothingLeft, unknown_name
 from birdsd.method_facts import settings_of
 from birdsd.shards.balance import species_of
 
@@ -51,13 +51,13 @@ class TextualInversionMethod(DenoisingMethod):
         if method.tokens not in KINDS:
             raise unknown_name("method.tokens", method.tokens, KINDS)
         if method.vectors < 1:
-            raise UserError(
+            raise BadValue(
                 f"method.vectors={method.vectors}", "a token has at least one vector", "set method.vectors=1"
             )
         super().__init__(config, index)
         self._words = {} if method.tokens == "style" else token_words(species_of(index, "train"))
         if method.tokens == "per_species" and not self._words:
-            raise UserError(
+            raise NothingLeft(
                 f"the shards in {index.folder} name no species",
                 "method.tokens=per_species creates a token for each",
                 "set method.tokens=style for one token, or label the recordings and prepare them again",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from birdsd.diffusion.networks.finite import check_networks
 from birdsd.diffusion.networks.models import seeded
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Damaged, NotFound, NotSet
 from birdsd.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def load_clip(source: str | None) -> Clip:
     import transformers
 
     if not source:
-        raise UserError(
+        raise NotSet(
             "model.clip is not set", "aesthetic gradients need a CLIP with its image tower", _WAY_OUT
         )
     place = clip_place(source)
@@ -109,10 +109,10 @@ def load_clip(source: str | None) -> Clip:
         model, loading = kind.from_pretrained(place, use_safetensors=True, output_loading_info=True)
     except Exception as error:  # the libraries raise OSError, ValueError, SafetensorError, ...
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"cannot load the CLIP of model.clip={source}: {reason[0]}", "", _WAY_OUT) from error
+        raise Damaged(f"cannot load the CLIP of model.clip={source}: {reason[0]}", "", _WAY_OUT) from error
     missing = sorted(loading["missing_keys"])
     if missing:
-        raise UserError(
+        raise NotFound(
             f"the weights of model.clip={source} lack {len(missing)} tensors, the first is {missing[0]}",
             "a CLIP has a text tower, an image tower and both projections",
             _WAY_OUT,
@@ -128,7 +128,7 @@ def clip_place(source: str) -> str:
         return source
     folder = path / "export" if (path / "export").is_dir() else path
     if (folder / "model_index.json").is_file():
-        raise UserError(
+        raise NotFound(
             f"model.clip={source} is a diffusion pipeline",
             "of CLIP it holds the text encoder alone; what is missing is the image tower (vision_model and "
             "visual_projection)",
@@ -141,19 +141,19 @@ def _check_whole(source: str, place: str) -> None:
     from transformers import CLIPConfig
 
     if Path(place).is_dir() and not (Path(place) / "config.json").is_file():
-        raise UserError(f"model.clip={source} has no config.json", "a CLIPModel folder has one", _WAY_OUT)
+        raise NotFound(f"model.clip={source} has no config.json", "a CLIPModel folder has one", _WAY_OUT)
     try:
         settings, _ = CLIPConfig.get_config_dict(place)
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(
+        raise Damaged(
             f"cannot read the configuration of model.clip={source}: {reason[0]}",
             "expected a run of method=clip, a CLIPModel folder or a hub id",
             "check the path; on a machine without internet download the model elsewhere and give its folder",
         ) from error
     if "vision_config" not in settings or "text_config" not in settings:
         kind = settings.get("model_type", "unknown")
-        raise UserError(
+        raise NotFound(
             f"model.clip={source} is a model of type '{kind}' without the image tower of a CLIP",
             "what is missing is vision_model and visual_projection: the text tower alone sees no pictures",
             _WAY_OUT,
@@ -200,7 +200,7 @@ def build_clip(
             model: Any = CLIPModel(config)
             model.vision_model.embeddings.position_embedding.weight.normal_(std=_POSITION_STD)
     except (TypeError, ValueError, ZeroDivisionError, StrictDataclassError) as error:
-        raise UserError(
+        raise BadValue(
             f"the image tower cannot be built: {error}",
             f"it was given {dict(vision)}",
             "the arguments are those of transformers' CLIPVisionConfig",

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class NotFinite(UserError):
     """Weights or a result with numbers that are not finite."""
 
+    code = "not-finite"
+
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether all numbers of a tensor are. A sum says so without another tensor of that size."""

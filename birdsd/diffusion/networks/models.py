@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from birdsd.diffusion.networks.finite import check_networks
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Damaged, Mismatch, NotFound, Unsupported, UserError
 from birdsd.files import fingerprint, read_json, sha256_file
 from birdsd.method_facts import adapter_kinds
 from birdsd.randomness import generator
@@ -139,7 +139,7 @@ def latent_size(vae_config: Any, bands: int, frames: int) -> tuple[int, int]:
     factor = downsampling(vae_config)
     for name, value in (("bands", bands), ("frames", frames)):
         if value % factor:
-            raise UserError(
+            raise Mismatch(
                 f"codec.{name}={value} does not fit this autoencoder",
                 f"it reduces every side by {factor}, so bands and frames must be multiples of {factor}",
                 f"prepare the shards with codec.{name}={max(1, round(value / factor)) * factor}",
@@ -254,7 +254,7 @@ def locate(source: str, part: str) -> tuple[str, str | None]:
     for folder in (path, path / "export"):
         kind = read_json(folder / "training.json").get("kind") if (folder / "training.json").is_file() else ""
         if kind in adapter_kinds():
-            raise UserError(
+            raise Unsupported(
                 f"{path} is only an adapter ({kind}) for a model, and contains no {part}",
                 "training starts from a whole model",
                 f"merge it: birdsd export {path} --format diffusers, and name that folder",
@@ -263,7 +263,7 @@ def locate(source: str, part: str) -> tuple[str, str | None]:
             return str(folder), part
         if part in ("vae", "unet") and _class_name(folder) == _CLASSES[part]:
             return str(folder), None
-    raise UserError(
+    raise NotFound(
         f"{path} holds no {part}",
         f"expected a diffusers folder with a sub-folder '{part}', or a finished run with export/",
         "finish that run first, or name another folder or hub id",
@@ -306,7 +306,7 @@ def _loading(part: str, asked: str) -> Iterator[None]:
         yield
     except Exception as error:  # the libraries raise OSError, ValueError, KeyError, SafetensorError, ...
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(
+        raise Damaged(
             f"cannot load the {part} of {asked}: {reason[0]}",
             "it must be a local diffusers folder or a hub id whose weights are safetensors",
             "check the path; on a machine without internet download the model elsewhere and give its folder",
@@ -316,7 +316,7 @@ def _loading(part: str, asked: str) -> Iterator[None]:
 def _check_factor(name: str, levels: int, sample_size: tuple[int, int]) -> None:
     factor = 2 ** (levels - 1)
     if any(side % factor for side in sample_size):
-        raise UserError(
+        raise Mismatch(
             f"model.{name} has {levels} levels, and latents of {sample_size[0]} x {sample_size[1]}",
             f"each level below the first halves them, so both sides must be multiples of {factor}",
             "take fewer levels in down_block_types, or a codec with more bands and frames",
@@ -334,7 +334,7 @@ class _explained:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, (TypeError, ValueError, KeyError, AssertionError)):
-            raise UserError(
+            raise BadValue(
                 f"model.{self.part} cannot be built: {error}",
                 f"it was given {self.given}",
                 "the arguments are those of the diffusers or transformers class",

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from birdsd.errors import UserError
+from birdsd.errors import AlreadyThere, BadValue, Mismatch, UnknownName
 from birdsd.files import safe_name
 
 FOLDER = "embeddings"  # of an export, one file a token
@@ -69,18 +69,18 @@ def add_tokens(tokenizer: Any, tokens: Mapping[str, int]) -> int:
     room = tokenizer.model_max_length - 2
     for token, vectors in tokens.items():
         if not token or re.search(r"\s", token):
-            raise UserError(
+            raise BadValue(
                 f"the token '{token}' is empty or has blanks", "it is one word", "take one like <birdsong>"
             )
         if not 1 <= vectors <= room:
-            raise UserError(
+            raise BadValue(
                 f"the token {token} has {vectors} vectors",
                 f"it needs at least 1, and a text of this model has room for {room}",
                 "set method.vectors to 1, 2 or 4",
             )
     for name in new_names(tokens):
         if name.lower() in known or f"{name.lower()}</w>" in known:
-            raise UserError(
+            raise AlreadyThere(
                 f"the token {name} exists already",
                 "each token has one meaning, and this one would lose its own",
                 "choose another name, in angle brackets for instance: <my-bird>",
@@ -97,7 +97,7 @@ def first_vector(tokenizer: Any, table: Tensor, word: str) -> tuple[Tensor, int]
     """
     numbers = tokenizer(word, add_special_tokens=False).input_ids
     if not numbers or tokenizer.unk_token_id in numbers:
-        raise UserError(
+        raise UnknownName(
             f"method.initial_word='{word}' is not a word that the model's tokenizer knows",
             "the new vectors are initialised from a word",
             "take a plain word, like method.initial_word=bird",
@@ -145,7 +145,7 @@ def embedding_files(tokens: Sequence[str] | Mapping[str, Any]) -> dict[str, str]
     for token, name in names.items():
         other = seen.setdefault(name.lower(), token)
         if other != token:
-            raise UserError(
+            raise Mismatch(
                 f"the tokens {other} and {token} would have one file, {name}",
                 "a token's file bears its name",
                 "choose names that differ in letters or digits",

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
 from birdsd.files import write_text
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def train_tokenizer(captions: Iterable[str], vocabulary_size: int, max_tokens: i
     from transformers import CLIPTokenizer
 
     if vocabulary_size < _SMALLEST:
-        raise UserError(
+        raise BadValue(
             f"model.vocabulary_size={vocabulary_size} is too small",
             f"every byte needs two tokens, so at least {_SMALLEST} are needed",
             f"set model.vocabulary_size={_SMALLEST + 486}",

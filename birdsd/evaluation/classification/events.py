@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, NothingLeft
 from birdsd.evaluation.classification.figures import Thresholds
 from birdsd.evaluation.classification.hearing import Heard, Hearing
 from birdsd.evaluation.classification.psds import Psds, psds
@@ -150,10 +150,10 @@ def _shown(value: float) -> str:
 def event_scores(hearing: Hearing, thresholds: Thresholds, collar_s: float) -> EventScores:
     """Score the sounds whose labels say when; `UserError` where there are none, or for a collar below 0."""
     if not collar_s > 0:
-        raise UserError(f"collar_s={collar_s:g}", "it must be above 0", "0.25 and 0.5 are usual")
+        raise BadValue(f"collar_s={collar_s:g}", "it must be above 0", "0.25 and 0.5 are usual")
     timed = [heard for heard in hearing.sounds if is_timed(heard)]
     if not any(heard.sound.labels for heard in timed):
-        raise UserError(
+        raise NothingLeft(
             "strong=true asks when each bird sings, and no label says so",
             "a label needs a start and an end (Raven, Audacity, or a table with both)",
             "leave strong out for labels of whole files",

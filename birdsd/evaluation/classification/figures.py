@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from birdsd.diffusion.classifiers.thresholds import best_thresholds
-from birdsd.errors import UserError
+from birdsd.errors import NotFound
 from birdsd.evaluation.classification.hearing import Classes
 from birdsd.evaluation.classification.ranking import Calibration, Decisions, Ranking
 from birdsd.evaluation.classification.scored import Scored
@@ -58,7 +58,7 @@ def own_thresholds(judge: Judge, classes: Classes) -> Thresholds:
     classifier = getattr(judge, "classifier", None)
     kept = getattr(judge, "thresholds", None) or getattr(classifier, "thresholds", None)
     if not kept:
-        raise UserError(
+        raise NotFound(
             f"{judge.title} has no thresholds of its own", "a classifier of method=classifier has",
             "set thresholds=fixed, or thresholds=validation with data.shards=SHARDS",
         )  # fmt: skip

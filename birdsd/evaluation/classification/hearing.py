@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from birdsd.errors import UserError, listed_names
+from birdsd.errors import NothingLeft, UserError, listed_names
 from birdsd.evaluation.classification.sounds import LabelledSound, LabelledSounds
 from birdsd.evaluation.judges.judge import Judge
 from birdsd.evaluation.judges.judgement import is_silent
@@ -68,7 +68,7 @@ def classes_of(judge: Judge, species: Sequence[str]) -> Classes:
             columns[name] = number
     if not numbers:
         some = [judge.label_of(number) for number in range(min(3, len(judge.names)))]
-        raise UserError(
+        raise NothingLeft(
             f"{judge.title} has a class for none of {listed_names(unknown)}",
             f"its {len(judge.names)} classes begin with {listed_names(some)}",
             "name another judge, or sounds of species that it knows",
@@ -116,9 +116,9 @@ def hear(judge: Judge, sounds: LabelledSounds, classes: Classes, progress: bool 
 def _check_usable(hearing: Hearing, sounds: LabelledSounds) -> None:
     judge = hearing.judge.title
     if not hearing.sounds:
-        raise UserError(f"none of the sounds in {sounds.title} can be judged: {hearing.left_out[0][1]}")
+        raise NothingLeft(f"none of the sounds in {sounds.title} can be judged: {hearing.left_out[0][1]}")
     if all(heard.silent.all() for heard in hearing.sounds):
-        raise UserError(
+        raise NothingLeft(
             f"all {len(hearing.sounds)} sounds in {sounds.title} are silent", "",
             "look at how they were written: `birdsd inspect` shows their levels",
         )  # fmt: skip
@@ -144,7 +144,7 @@ def _heard(judge: Judge, sound: LabelledSound, classes: Classes) -> Heard:
         broken.append(bad)
         silent.append([_is_silent(block, rate_hz, start_s, judge.window_s) for start_s in heard.starts_s])
     if not starts:
-        raise UserError(f"{sound.name} has no samples")
+        raise NothingLeft(f"{sound.name} has no samples")
     return Heard(
         sound, np.concatenate(starts), np.concatenate(logits), np.concatenate(best),
         np.concatenate(best_logit), np.concatenate(silent).astype(bool), np.concatenate(broken),

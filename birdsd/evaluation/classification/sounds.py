@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import NotFound, NothingLeft
 from birdsd.evaluation.judges.judge import Judge
 from birdsd.evaluation.judges.sounds import whole_windows
 from birdsd.evaluation.real_clips import SourceRecordings
@@ -105,7 +105,7 @@ def from_shards(index: ShardIndex, split: str, recordings: Path | None = None) -
     """The clips of a split: as they were recorded where the recordings are at hand, else as the codec gives
     them back. Clips with something mixed in are no test: they are taken only where there are no others."""
     if not index.count(split):
-        raise UserError(
+        raise NotFound(
             f"the shards in {index.folder} have no split '{split}'", f"there is {', '.join(index.splits)}",
             "set split=..., or prepare with data.test_fraction=0.1",
         )  # fmt: skip
@@ -171,9 +171,9 @@ def readable(sounds: LabelledSounds) -> LabelledSounds:
     """The same; `UserError` where there is nothing to test on."""
     if not sounds.sounds:
         why = f": {sounds.left_out[0][0]}: {sounds.left_out[0][1]}" if sounds.left_out else ""
-        raise UserError(f"there is no labelled sound in {sounds.title}{why}")
+        raise NothingLeft(f"there is no labelled sound in {sounds.title}{why}")
     if not sounds.species:
-        raise UserError(
+        raise NothingLeft(
             f"no sound in {sounds.title} is labelled with a species",
             "",
             "label them, or choose another split",

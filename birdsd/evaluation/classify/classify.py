@@ -18,7 +18,7 @@ import numpy as np
 
 from birdsd.diffusion.classifiers.folder import load_classifier
 from birdsd.diffusion.classifiers.place import WEIGHTS
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, Mismatch, NotFound, NothingLeft, UserError, unknown_name
 from birdsd.evaluation.classify.detections import merged, of_frames, of_windows
 from birdsd.evaluation.classify.windows import Windows
 from birdsd.evaluation.judges.sounds import Detection, SoundFile, SoundFiles
@@ -44,7 +44,7 @@ class ClassifySettings:
     def check(self) -> None:
         """Refuse a threshold that is no score. (`Windows` looks at the overlap.)"""
         if self.threshold is not None and not 0 < self.threshold <= 1:
-            raise UserError(
+            raise BadValue(
                 f"threshold={self.threshold:g}",
                 "a score lies between 0 and 1",
                 "threshold=0.5; or leave it out, and each species has its own",
@@ -78,7 +78,7 @@ class Listener:
         self.classifier = load_classifier(Path(self.folder))
         self.windows = Windows(self.classifier, self.settings.overlap)
         if self.settings.strong and not self._says_when:
-            raise UserError(
+            raise Mismatch(
                 f"strong=true with a {self.classifier.settings['network']}",
                 "only a CRNN says when in a window it hears a species",
                 "train one with method.network=crnn, or leave strong out",
@@ -215,7 +215,7 @@ def _found(sources: Sequence[Path], result: Classified) -> SoundFiles:
     files, seen = SoundFiles(), set[str]()
     for source in sources:
         if not Path(source).exists():
-            raise UserError(f"{source} does not exist", "", "name sound files, or folders of them")
+            raise NotFound(f"{source} does not exist", "", "name sound files, or folders of them")
         for path in find_recordings(Path(source)):
             if (real := os.path.abspath(path)) in seen:
                 continue
@@ -228,7 +228,7 @@ def _found(sources: Sequence[Path], result: Classified) -> SoundFiles:
             files.files.append(SoundFile(path, (), info.duration_s))
     if not files.files:
         why = "; ".join(reason for _, reason in result.left_out[:3]) or "no file there holds sound"
-        raise UserError(f"there is no recording to classify: {why}")
+        raise NothingLeft(f"there is no recording to classify: {why}")
     return files
 
 
@@ -242,7 +242,7 @@ def _claim(out: Path, folder: Path, listener: Listener) -> None:
     mark, path = fingerprint(told), Path(out) / RECORD
     if path.is_file() and (before := read_json(path)).get("mark") != mark:
         changed = sorted(key for key, value in told.items() if before.get(key) != value)
-        raise UserError(
+        raise Mismatch(
             f"{out} holds what was heard with other settings ({', '.join(changed) or 'unknown'})",
             "one folder holds the results of one classifier and one set of settings",
             "name another folder with out=FOLDER, or delete this one",
@@ -297,7 +297,7 @@ def _collect(
         result.durations_s.append(file.duration_s)
         result.detections.append(sorted(found, key=lambda one: (one.start_s, one.species)))
     if not result.names:
-        raise UserError(f"none of the recordings can be classified: {result.left_out[0][1]}")
+        raise NothingLeft(f"none of the recordings can be classified: {result.left_out[0][1]}")
 
 
 def check_formats(formats: Sequence[str]) -> None:

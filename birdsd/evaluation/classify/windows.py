@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from birdsd.diffusion.classifiers.folder import Classifier, Heard
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
 from birdsd.sound.audio.levels import without_offset
 from birdsd.sound.audio.recordings import read
 
@@ -32,7 +32,7 @@ class Windows:
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < 1:
-            raise UserError(
+            raise BadValue(
                 f"overlap={self.overlap:g}",
                 "it is the fraction by which consecutive windows overlap, from 0 to below 1",
                 "overlap=0.5",

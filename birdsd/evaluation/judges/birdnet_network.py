@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import NotFound, Unsupported
 from birdsd.files import muted
 
 EMBEDDING = "model/GLOBAL_AVG_POOL/Mean"
@@ -26,7 +26,7 @@ def check_runtime() -> None:
     try:
         import ai_edge_litert.interpreter  # noqa: F401
     except (ImportError, OSError, AttributeError) as error:
-        raise UserError(
+        raise Unsupported(
             f"the package ai-edge-litert is installed but cannot be loaded: {error}",
             "it runs the judge",
             "pip install --force-reinstall ai-edge-litert",
@@ -65,7 +65,7 @@ def with_output(model: bytes, name: str, path: str = "the model") -> bytes:
     tensors = [_follow(model, at) for at in _entries(model, _field(model, graph, _SUBGRAPH_TENSORS))]
     names = [_text(model, _field(model, tensor, _TENSOR_NAME)) for tensor in tensors]
     if names.count(name) != 1:
-        raise UserError(f"{path} has no tensor '{name}'", "the embedding is found by its name")
+        raise NotFound(f"{path} has no tensor '{name}'", "the embedding is found by its name")
     listed = _field(model, graph, _SUBGRAPH_OUTPUTS)
     outputs = [_uint32(model, at) for at in _entries(model, listed)] + [names.index(name)]
     end = len(model) + -len(model) % 4

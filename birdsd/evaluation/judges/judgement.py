@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import NothingLeft
 from birdsd.evaluation.judges.judge import Judge, Sound, sigmoid
 
 CONFIDENT = 0.25  # a score from which users of BirdNET keep a detection
@@ -252,7 +252,7 @@ class Court:
     def judgement(self) -> Judgement:
         """All that was taken so far."""
         if not self._verdicts:
-            raise UserError("there is no sound to judge", "", "name sound files or folders of them")
+            raise NothingLeft("there is no sound to judge", "", "name sound files or folders of them")
         judge = self.judge
         return Judgement(
             judge.title, judge.licence, judge.fingerprint, self._verdicts, list(self._among),

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from birdsd.errors import UserError
+from birdsd.errors import NothingLeft, UserError
 from birdsd.evaluation.judges.judge import Judge
 from birdsd.evaluation.judges.judgement import (
     Court,
@@ -98,7 +98,7 @@ def listen(
             durations_s.append(heard.duration_s)
             detections.append(heard.detections)
     if not paths:
-        raise UserError(f"none of the sounds can be judged: {left_out[0][1]}")
+        raise NothingLeft(f"none of the sounds can be judged: {left_out[0][1]}")
     return Listening(court.judgement(), paths, durations_s, detections, min_confidence, several, left_out)
 
 

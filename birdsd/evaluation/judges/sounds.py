@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import NotFound, NothingLeft, UserError
 from birdsd.evaluation.judges.judge import Judge, sigmoid
 from birdsd.evaluation.judges.judgement import SILENT_BELOW
 from birdsd.files import read_json
@@ -59,7 +59,7 @@ def find_sounds(sources: Sequence[Path], judge: Judge) -> SoundFiles:
     not exist is a `UserError`, and so is finding nothing at all."""
     for source in sources:
         if not source.exists():
-            raise UserError(f"{source} does not exist", "", "name sound files, or folders of them")
+            raise NotFound(f"{source} does not exist", "", "name sound files, or folders of them")
     found = SoundFiles()
     for source in sources:
         try:
@@ -80,7 +80,7 @@ def find_sounds(sources: Sequence[Path], judge: Judge) -> SoundFiles:
     found.files = list(unique.values())
     if not found.files:
         reasons = "; ".join(reason for _, reason in found.left_out[:3])
-        raise UserError(f"there is no sound to judge: {reasons}")
+        raise NothingLeft(f"there is no sound to judge: {reasons}")
     return found
 
 
@@ -200,7 +200,7 @@ def hear_file(judge: Judge, path: Path, min_confidence: float) -> HeardFile:
                 )
             )
     if highest is None or total is None:
-        raise UserError(f"{path} has no samples")
+        raise NothingLeft(f"{path} has no samples")
     silent = high - low < SILENT_BELOW
     return HeardFile(
         highest, (total / windows).astype(np.float32), end_s, silent, [] if silent else detections

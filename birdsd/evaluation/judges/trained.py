@@ -10,7 +10,7 @@ import numpy as np
 
 from birdsd.diffusion.classifiers.folder import Classifier, load_classifier
 from birdsd.diffusion.classifiers.place import WEIGHTS
-from birdsd.errors import UserError, listed_names
+from birdsd.errors import BadValue, NothingLeft, listed_names
 from birdsd.evaluation.judges.judge import WindowScores
 from birdsd.evaluation.judges.species import NamedClasses, SpeciesNames
 from birdsd.evaluation.judges.windows import windows_of
@@ -64,9 +64,9 @@ class TrainedJudge(NamedClasses):
         codec, grid = self.classifier.codec, self.classifier.grid
         waveform = np.atleast_2d(np.asarray(waveform, dtype=np.float32))
         if not waveform.size or rate_hz <= 0:
-            raise UserError("a sound to be judged has no samples", "", "leave it out")
+            raise NothingLeft("a sound to be judged has no samples", "", "leave it out")
         if not np.isfinite(waveform).all():
-            raise UserError("a sound to be judged has NaN or infinite samples", "", "make it again")
+            raise BadValue("a sound to be judged has NaN or infinite samples", "", "make it again")
         mono = resampled(mix_down(waveform, rate_hz), rate_hz, codec.rate_hz)
         windows = windows_of(mono, codec.rate_hz, self.window_s, _SHORTEST * self.window_s)
         heard = self.classifier.hear(

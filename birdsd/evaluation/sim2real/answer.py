@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from birdsd.errors import UserError, listed_names
+from birdsd.errors import NothingLeft, listed_names
 from birdsd.evaluation.resampling import (
     Interval,
     drawn_counts,
@@ -249,7 +249,7 @@ class _Judged:
         self.groups = count
         alone = sorted({test.species[int(kind)] for kind in set(strata) if strata.count(kind) < 2})
         if alone:
-            raise UserError(
+            raise NothingLeft(
                 f"one test recording of {listed_names(alone)}",
                 "without a second one nothing says how far recordings of a species differ",
                 "raise test_fraction, or add recordings",

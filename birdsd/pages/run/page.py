@@ -12,7 +12,7 @@ from typing import Any
 
 import birdsd
 from birdsd.config import settings_as_typed
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, UserError
 from birdsd.format import span
 from birdsd.pages.environment import amount, unbroken
 from birdsd.pages.page import Page
@@ -55,7 +55,7 @@ def write(
 ) -> Written:
     """As `report`, with the figures that the page shows."""
     if price is not None and not 0 <= price < float("inf"):
-        raise UserError(f"--price {price}", "the price per GPU hour must be zero or more", "--price 2.50")
+        raise BadValue(f"--price {price}", "the price per GPU hour must be zero or more", "--price 2.50")
     now = time.time() if now is None else now
     files, jobs = look(run)
     status = status_of(files, jobs, now)

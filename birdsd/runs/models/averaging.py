@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from birdsd.errors import UserError
+from birdsd.errors import AlreadyThere, NotFound
 
 
 def average_run(
@@ -24,10 +24,12 @@ def average_run(
     found = RunStore(runs).find(run)
     place = out if out is not None else found.folder / "averages" / f"{length:g}"
     if place.exists() and "averaged" not in export.read_training(place):
-        raise UserError(f"{place} already exists", "an average creates a new folder", "choose another --out")
+        raise AlreadyThere(
+            f"{place} already exists", "an average creates a new folder", "choose another --out"
+        )
     known = positions(found.folder)
     if not known:
-        raise UserError(f"the run {found.folder.name} has no checkpoint", "an average combines several", "")
+        raise NotFound(f"the run {found.folder.name} has no checkpoint", "an average combines several", "")
     settings = found.config["optim"]
     optim = OptimConfig(**{name: settings.get(name) for name in vars(OptimConfig())})
     checkpoints = [checkpoint_at(found.folder, position) for position in known]

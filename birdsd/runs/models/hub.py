@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Damaged, NotFound, UserError
 from birdsd.method_facts import facts_of
 
 WEIGHTS = ("vae", "unet", "text_encoder")
@@ -66,7 +66,7 @@ def cache_models(settings: Sequence[str], runs: Path = Path("runs")) -> tuple[di
         problems = missing(folder, model.parts)
         if problems:
             title = f"{model.setting}={model.name}" if model.setting else model.name
-            raise UserError(
+            raise Damaged(
                 f"{title} is not complete: {'; '.join(problems)}",
                 "birdsd loads weights from safetensors only, and unpickles nothing foreign",
                 "take a model that has them, e.g. stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -141,7 +141,7 @@ def needed(settings: Any, runs: Path = Path("runs")) -> list[Wanted]:
 def fetch(model_id: str) -> Path:
     """Download a model's files into the hub's cache unless they are there; returns the snapshot's folder."""
     if not _looks_like_id(model_id):
-        raise UserError(
+        raise BadValue(
             f"'{model_id}' is neither a folder here nor a hub id",
             "a hub id is like someone/model",
             "check the spelling, or give a folder with a diffusers pipeline",
@@ -157,7 +157,7 @@ def fetch(model_id: str) -> Path:
             )
         )
     except (errors.GatedRepoError, errors.RepositoryNotFoundError) as error:
-        raise UserError(
+        raise NotFound(
             f"the hub does not give {model_id} to this user",
             "it does not exist, is private, or asks for its licence to be accepted first",
             "accept it on the model's page, log in with `hf auth login`, and run this again",
@@ -172,7 +172,7 @@ def fetch(model_id: str) -> Path:
 def _unreachable(model_id: str, error: Exception) -> UserError:
     named = [name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if _is_on(os.environ.get(name, ""))]
     reason = f"{named[0]} is set" if named else (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return UserError(
+    return NotFound(
         f"{model_id} is not complete in {cache_folder()} and cannot be fetched: {reason}",
         "fetching needs a machine with internet",
         ("unset it" if named else "set https_proxy if this site has a proxy")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from birdsd import plugins
 from birdsd.diffusion.classifiers.place import is_classifier
-from birdsd.errors import UserError
+from birdsd.errors import NotFound
 from birdsd.runs.run import Run, RunStore
 
 
@@ -32,7 +32,7 @@ def classifier_place(run: str, runs: Path) -> Path:
     if place.is_dir() and (found := is_classifier(place)) is not None:
         return found
     if place.is_dir() and not (place / "signature.json").is_file():
-        raise UserError(
+        raise NotFound(
             f"run={run} holds no classifier",
             "a classifier is the export of a run of method=classifier",
             "birdsd run train method=classifier data.shards=SHARDS",
@@ -45,7 +45,7 @@ def _classifier_of(run: Run) -> Path:
         return found
     finished = (run.folder / "export").is_dir()
     method = str((run.config.get("method") or {}).get("name", "another method"))
-    raise UserError(
+    raise NotFound(
         f"the run {run.folder.name} holds no classifier",
         f"it is of method={method}" if finished else "it is not finished",
         "name a run of method=classifier" if finished else "run its training to the end, or birdsd resume it",

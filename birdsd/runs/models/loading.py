@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from birdsd.diffusion.adapters import Adapter
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, UserError
 from birdsd.runs.auto import chosen_device
 from birdsd.runs.models.places import model_place, place_of
 from birdsd.runs.run import RunStore
@@ -75,5 +75,5 @@ def split_weight(text: str) -> tuple[str, float]:
     except ValueError:
         return text, 1.0
     if not math.isfinite(weight):
-        raise UserError(f"add={text}", "a weight is a finite number", f"add={name}:1")
+        raise BadValue(f"add={text}", "a weight is a finite number", f"add={name}:1")
     return (name if colon else text), weight

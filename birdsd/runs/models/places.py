@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from birdsd.errors import UserError
+from birdsd.errors import NotSet
 from birdsd.runs.run import RunStore
 from birdsd.schema import ClipsConfig
 
@@ -12,7 +12,7 @@ from birdsd.schema import ClipsConfig
 def model_place(config: ClipsConfig) -> Path:
     """The folder of the model that `run` names."""
     if not config.run:
-        raise UserError(
+        raise NotSet(
             "run is not set", "a model must make the sound", "run=NAME of a finished run, or a folder"
         )
     return place_of(config, config.run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch
 from birdsd.files import read_json
 from birdsd.runs.auto import say
 from birdsd.runs.models.places import place_of
@@ -31,7 +31,7 @@ def load_upscaler(config: ClipsConfig, main: Path, model: Generator) -> Upscaler
     if not path.is_file():
         return Upscaler.open(path, model.codec, config.upscale_sharpness, model.device)
     if config.upscale_sharpness:
-        raise UserError(
+        raise Mismatch(
             f"upscale_sharpness={config.upscale_sharpness:g} with upscale={named}",
             "a file holds one set of weights, and sharpness mixes two",
             "leave it out",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Mismatch
 from birdsd.files import fingerprint
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def load_weaker(config: ClipsConfig, main: Path, like: Generator) -> WeakerModel
     assert config.guide is not None
     name, position = split_position(config.guide)
     if not name and position is None:
-        raise UserError(
+        raise BadValue(
             f"guide={config.guide}", "it names a run, or a position", "guide=RUN, RUN@POSITION or @POSITION"
         )
     named = placed(replace(config, run=str(main)), config.guide)
@@ -59,7 +59,7 @@ def load_weaker(config: ClipsConfig, main: Path, like: Generator) -> WeakerModel
         identity = fingerprint([identity, position, checkpoint.commit["files"]])
         checkpoint.release()
     elif identity == like.identity:
-        raise UserError(
+        raise Mismatch(
             f"guide={config.guide} is the model itself",
             "a model cannot guide itself",
             "name a weaker run, or an earlier checkpoint: guide=@POSITION",
@@ -86,7 +86,7 @@ def put_weights(pipeline: Any, values: Mapping[str, Tensor], wanted: str) -> Non
     }
     for name, value in values.items():
         if name not in parameters or parameters[name].shape != value.shape:
-            raise UserError(
+            raise Mismatch(
                 f"{wanted}: the checkpoint holds {name}, which the model does not have",
                 "its method taught something on top of a model, not the model itself",
                 "name a run of method=full, or one by its export: guide=RUN",

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Damaged, DiskFull, Mismatch, NotFound, Unsupported, UserError
 from birdsd.files import atomic_write, explained_write, fsync_folder
 
 FORMAT, MANIFEST = "birdsd-pack-1", "birdsd-pack.json"
@@ -59,7 +59,7 @@ class PackWriter:
                 written += len(block)
                 self._progress(len(block))
         if written != size:
-            raise UserError(f"{name} changed while it was packed", "", "run the same command again")
+            raise Mismatch(f"{name} changed while it was packed", "", "run the same command again")
         self.files[name] = {"bytes": size, "sha256": digest.hexdigest(), "mtime_ns": mtime_ns}
 
     def add_bytes(self, name: str, data: bytes, mtime_ns: int) -> None:
@@ -147,7 +147,7 @@ def open_pack(path: Path) -> Pack:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path} does not exist", "expected the file that `birdsd pack RUN` wrote")
+        raise NotFound(f"{path} does not exist", "expected the file that `birdsd pack RUN` wrote")
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
@@ -165,7 +165,7 @@ def open_pack(path: Path) -> Pack:
 
 def _manifest(path: Path, archive: zipfile.ZipFile, table: dict[str, int]) -> dict[str, Any]:
     if MANIFEST not in table:
-        raise UserError(f"{path} has no {MANIFEST}", "expected the file that `birdsd pack RUN` wrote")
+        raise NotFound(f"{path} has no {MANIFEST}", "expected the file that `birdsd pack RUN` wrote")
     if table[MANIFEST] > _MANIFEST_BYTES:
         raise damaged(path, f"its {MANIFEST} has {table[MANIFEST]:,} bytes")
     try:
@@ -174,7 +174,7 @@ def _manifest(path: Path, archive: zipfile.ZipFile, table: dict[str, int]) -> di
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise damaged(path, f"its {MANIFEST} cannot be read ({error})") from error
     if kind != FORMAT:
-        raise UserError(
+        raise Unsupported(
             f"{path} has the format {str(kind)[:60]!r}", f"this birdsd reads {FORMAT}", "use the newer birdsd"
         )
     return dict(manifest)
@@ -200,7 +200,7 @@ def check_name(name: str) -> None:
     parts = name.split("/")
     odd = not name or len(name) > 1000 or _ODD.search(name) or any(part in ("", ".", "..") for part in parts)
     if odd or (name != MANIFEST and (parts[0] not in ROOMS or len(parts) < 3)):
-        raise UserError(f"the name {name[:200]!r} is not allowed in a pack", "names stay inside their folder")
+        raise BadValue(f"the name {name[:200]!r} is not allowed in a pack", "names stay inside their folder")
 
 
 def _check_table(path: Path, manifest: dict[str, Any], table: dict[str, int]) -> None:
@@ -231,7 +231,7 @@ def _check_table(path: Path, manifest: dict[str, Any], table: dict[str, int]) ->
 
 def damaged(path: Path, reason: str) -> UserError:
     """The error for a pack that must not be unpacked."""
-    return UserError(
+    return Damaged(
         f"{path} was not unpacked: {reason}",
         "every member must be exactly as it was packed",
         "copy the file again, or pack the run again; existing files are untouched",
@@ -245,7 +245,7 @@ def check_space(folder: Path, needed: int) -> None:
         place = place.parent
     free = shutil.disk_usage(place).free
     if needed > free:
-        raise UserError(
+        raise DiskFull(
             f"{needed / 1e9:.2f} GB are needed in {folder}, and {free / 1e9:.2f} GB are free",
             "",
             "free some space",

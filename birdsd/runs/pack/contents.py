@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import xxhash
 
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch, NotFound, Unsupported
 from birdsd.files import read_json, safe_name
 from birdsd.jobs_api import STOPPED_STATUS
 from birdsd.method_facts import stored
@@ -71,7 +71,7 @@ class Contents:
 def contents_of(run: Run, with_shards: bool, with_models: bool) -> Contents:
     """What a run needs to resume elsewhere; raises `UserError` where it could not, or its shards changed."""
     if run.job != "train":
-        raise UserError(
+        raise Unsupported(
             f"{run.folder.name} is a run of {run.job}",
             "only training runs can be packed; other jobs are quick, or can be split into parts",
             f"birdsd run {run.job} ... with the same settings there",
@@ -82,7 +82,7 @@ def contents_of(run: Run, with_shards: bool, with_models: bool) -> Contents:
     assert shards is not None
     if not shards.is_dir():
         if with_shards:
-            raise UserError(
+            raise NotFound(
                 f"the shards of {run.folder.name} are not at {shards}",
                 "--with-shards packs them",
                 "leave it out, or restore the shards",
@@ -91,7 +91,7 @@ def contents_of(run: Run, with_shards: bool, with_models: bool) -> Contents:
     if with_shards and shards is not None:
         changes = ShardIndex.open(shards).changes_since(recorded["inventory"])
         if changes:
-            raise UserError(
+            raise Mismatch(
                 f"the shards in {shards} changed since {run.folder.name} started: {listed(changes)}",
                 "a run continues with the samples that it started with",
                 "restore them, or leave --with-shards out",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import birdsd
-from birdsd.errors import UserError
+from birdsd.errors import Damaged, NothingLeft, UserError
 from birdsd.runs.pack.archive import PACK_SUFFIX, bar
 
 if TYPE_CHECKING:
@@ -47,12 +47,12 @@ def pack(
             facts["notes"] += notes
             return facts, "\n".join([text, *(f"  note    {note}" for note in notes)])
     if problems:
-        raise UserError(
+        raise Damaged(
             f"no checkpoint of {run.folder.name} is intact: {'; '.join(dict.fromkeys(problems))}",
             "a run resumes from a checkpoint",
             "run the same command again where it is, or restore one from a copy",
         )
-    raise UserError(
+    raise NothingLeft(
         f"{run.folder.name} has saved nothing yet",
         "a run resumes from a checkpoint",
         "let it reach its first checkpoint (save.every_samples), or start it there",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import birdsd
-from birdsd.errors import UserError
+from birdsd.errors import AlreadyThere, UserError
 from birdsd.files import exclusive, explained_write, read_json, safe_name, write_json
 from birdsd.runs.allocations import newest_position
 from birdsd.runs.pack.archive import Pack, bar, check_space, damaged, move_in, open_pack
@@ -173,7 +173,7 @@ def _known_here(arrival: _Arrival) -> str:
     try:
         here = Run(target, str(read_json(target / SIGNATURE_FILE)["signature"]))
     except (UserError, KeyError, TypeError):
-        raise UserError(
+        raise AlreadyThere(
             f"{target} exists and is not a run", "the unpacked run would take its place", "move it away"
         ) from None
     finished = here.result is not None and here.export_folder.is_dir()
@@ -183,7 +183,7 @@ def _known_here(arrival: _Arrival) -> str:
         return "same"
     if mine > theirs:
         where = "finished" if finished else f"at sample {reached:,}"
-        raise UserError(
+        raise AlreadyThere(
             f"{target} is further along: {where}, and the pack is at sample {arrival.position:,}",
             "the training done here would be lost",
             "resume here with the same command, or unpack into another folder with --into",
@@ -217,7 +217,9 @@ def _other_moves(arrival: _Arrival, place: Path) -> list[tuple[Path, Path]]:
 
 
 def _another(target: Path, what: str, rule: str) -> UserError:
-    return UserError(f"{target} is {what} of the same name, and another", rule, "move it away, or use --into")
+    return AlreadyThere(
+        f"{target} is {what} of the same name, and another", rule, "move it away, or use --into"
+    )
 
 
 # -- moving into place -------------------------------------------------------------------------------------

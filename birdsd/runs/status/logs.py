@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from birdsd.errors import UserError, listed_names, unknown_name
+from birdsd.errors import BadValue, NotFound, UserError, listed_names, unknown_name
 from birdsd.format import moment, printable
 from birdsd.runs.allocations import Allocation, Submission, allocations
 from birdsd.runs.run import Run
@@ -156,7 +156,7 @@ def _named(run: Run, name: str) -> Allocation:
         return exact[0]
     if exact:
         names = listed_names(a.name for a in exact)
-        raise UserError(f"'{name}' matches several allocations: {names}", "", "use a longer prefix")
+        raise BadValue(f"'{name}' matches several allocations: {names}", "", "use a longer prefix")
     raise unknown_name(
         f"allocation of {run.folder.name}",
         name,
@@ -171,15 +171,15 @@ def _no_log(run: Run, rank: int, allocation: Allocation | None) -> UserError:
     where = f"allocation {allocation.name}" if allocation is not None else run.folder.name
     if ranks:
         listed = f"{ranks[0]} to {ranks[-1]}" if len(ranks) > 3 else ", ".join(map(str, ranks))
-        return UserError(f"{where} has no log for rank {rank}", f"there are logs for ranks {listed}")
+        return NotFound(f"{where} has no log for rank {rank}", f"there are logs for ranks {listed}")
     if allocation is None and (submission := Submission.read(run.folder)) is not None:
         ids = ", ".join(submission.job_ids[-3:]) or "none"
-        return UserError(
+        return NotFound(
             f"{where} has no logs",
             f"its job ({ids}) wrote nothing: it waits, or its node could not open {run.folder.resolve()}",
             f"`birdsd status {run.folder.name}` shows its state",
         )
-    return UserError(
+    return NotFound(
         f"{where} has no logs",
         "only submitted runs log to files; `birdsd run` prints to the terminal that started it",
         f"`birdsd status {run.folder.name}` shows its state",

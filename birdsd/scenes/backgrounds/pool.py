@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import NotFound, UserError, unknown_name
 from birdsd.files import fingerprint, sha256_file
 from birdsd.randomness import generator
 from birdsd.scenes.backgrounds.joined import joined
@@ -92,7 +92,7 @@ class Pool:
 def one_file(path: Path, samples: int, rate_hz: int) -> tuple[list[UsedFile], Iterator[np.ndarray]]:
     """The same of one named file, from its beginning, repeated where it is shorter."""
     if not path.is_file():
-        raise UserError(f"the background {path} does not exist", "", "name a sound file with path")
+        raise NotFound(f"the background {path} does not exist", "", "name a sound file with path")
     plan = list(_plan([path], samples / rate_hz, None))
     return [UsedFile(path, _sha256(path), "", "")], joined(
         _parts(plan, rate_hz), round(FADE_S * rate_hz), samples

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import NothingLeft, NotSet
 from birdsd.scenes.backgrounds.joined import faded_in_out
 from birdsd.scenes.backgrounds.looped import (
     FADE_S,
@@ -80,7 +80,7 @@ class Backgrounds:
         piece = spool.add(sound)
         level_db = piece.active_db()
         if not math.isfinite(level_db):
-            raise UserError(
+            raise NothingLeft(
                 f"the background '{told.environment}' is silent", "against silence nothing has an SNR",
                 "another seed, or another environment",
             )  # fmt: skip
@@ -108,7 +108,7 @@ class Backgrounds:
     ) -> tuple[list[UsedFile], Iterator[np.ndarray]]:
         if told.source == "pool":
             if self.pool is None:
-                raise UserError(
+                raise NotSet(
                     f"the background '{told.environment}' is to come from a pool, and there is none", "",
                     "pool=FOLDER with a sub-folder of recordings for each environment",
                 )  # fmt: skip
@@ -116,7 +116,7 @@ class Backgrounds:
         if told.source == "file":
             return one_file(Path(told.path), samples, rate_hz)
         if self.model is None or self.request is None:
-            raise UserError(
+            raise NotSet(
                 f"the background '{told.environment}' is to be generated, and there is no model",
                 "a bank holds songs alone",
                 "run=RUN of a model that knows this environment, or pool=FOLDER",

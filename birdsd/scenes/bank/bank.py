@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from birdsd.errors import UserError, listed_names
+from birdsd.errors import AlreadyThere, BadValue, Damaged, NotFound, listed_names
 from birdsd.files import explained_write, fingerprint, read_json, safe_name, write_json
 from birdsd.scenes.bank.clip import EventClip, Wanted
 from birdsd.scenes.bank.split import check_split
@@ -36,7 +36,7 @@ class Bank:
         self.folder, self.split = Path(folder), check_split(split)
         self.facts = read_json(self.folder / "bank.json", "bank")
         if not isinstance(self.facts, dict) or self.facts.get("format") != FORMAT:
-            raise UserError(f"{folder} is no bank of songs", f"its bank.json is not of the format {FORMAT}")
+            raise BadValue(f"{folder} is no bank of songs", f"its bank.json is not of the format {FORMAT}")
         self._clips: dict[tuple[str, str], dict[int, list[dict[str, Any]]]] = {}
         self.failed = 0
         for told in _told(self.folder):
@@ -46,7 +46,7 @@ class Bank:
                 voices = self._clips.setdefault((told["clip"]["species"], told["clip"]["sound_type"]), {})
                 voices.setdefault(int(told["voice"]), []).append(told)
         if not self._clips:
-            raise UserError(
+            raise NotFound(
                 f"the bank {folder} holds no song{f' for {split}' if split else ''}",
                 f"{self.failed} were tried and did not come out" if self.failed else "nothing was made yet",
                 "make it with `birdsd run bank`",
@@ -124,7 +124,7 @@ class Bank:
             asked = (
                 f"'{wanted.sound_type}' of {wanted.species}" if wanted.sound_type else f"'{wanted.species}'"
             )
-            raise UserError(
+            raise NotFound(
                 f"the bank {self.folder} has no song of {asked}{for_split}",
                 f"it has {listed_names(self.species, wanted.species)}",
                 "ask for one of these, or make more with `birdsd run bank`",
@@ -167,9 +167,9 @@ class Bank:
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}", "", "make the bank again") from error
+            raise Damaged(f"cannot read {path}: {error.strerror}", "", "make the bank again") from error
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise UserError(
+            raise Damaged(
                 f"{path} is not the song that stands in its JSON",
                 "its checksum differs: the file was changed or damaged",
                 "delete both files and run `birdsd run bank` again",
@@ -218,7 +218,7 @@ def begin(folder: Path, facts: Mapping[str, Any]) -> None:
         there = read_json(path, "bank")
         differing = sorted(key for key in {*told, *there} if told.get(key) != there.get(key))
         if differing:
-            raise UserError(
+            raise AlreadyThere(
                 f"{folder} holds a bank that was made with other {listed_names(differing)}",
                 "a bank is made of one thing throughout, so that its songs can be named and made again",
                 "name another folder with out=",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from birdsd.errors import UserError
+from birdsd.errors import NothingLeft
 from birdsd.files import sha256_file
 from birdsd.scenes.bank.clip import RECORDED, EventClip, Origin
 from birdsd.scenes.bank.gate import PEOPLE, EventVerdict
@@ -32,7 +32,7 @@ def recordings_by_species(folder: Path) -> dict[str, list[Recording]]:
         if len(recording.species) == 1 and not forbids_changes(recording.licence):
             found.setdefault(recording.species[0], []).append(recording)
     if not found:
-        raise UserError(
+        raise NothingLeft(
             f"no recording in {folder} can be cut into events",
             "each needs one species, and a licence that allows derivatives (no ND)",
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from birdsd.errors import UserError
+from birdsd.errors import NothingLeft, UserError
 from birdsd.files import read_json
 from birdsd.scenes.bank.gate import EventVerdict, Gate
 from birdsd.scenes.book.book import Believed, Book, with_sounds
@@ -39,7 +39,7 @@ def clips_in(folder: Path) -> Iterable[tuple[Path, Mapping[str, Any]]]:
             found = True
             yield sound, told
     if not found:
-        raise UserError(
+        raise NothingLeft(
             f"{folder} holds no generated clips", "a clip is a WAV with its recipe (JSON) beside it",
             "make some with `birdsd run generate`, or with --make N",
         )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from birdsd.errors import UserError, clipped
+from birdsd.errors import BadValue, Mismatch, NotSet, clipped
 from birdsd.scenes.checks import check_duration
 from birdsd.scenes.placed import PlacedScene
 from birdsd.sound.captions import captions, prompt_for
@@ -134,13 +134,11 @@ def animation(
     the duration has it; a single prompt lasts the duration, or a clip of `clip_s`."""
     texts = [" ".join(str(text).split()) for text in prompts]
     if not texts or not all(texts):
-        raise UserError(
-            "prompts is empty", "an animation goes from prompt to prompt", 'prompts=["...", "..."]'
-        )
+        raise NotSet("prompts is empty", "an animation goes from prompt to prompt", 'prompts=["...", "..."]')
     if len(texts) > _MOST_PROMPTS:
-        raise UserError(f"{len(texts)} prompts", f"at most {_MOST_PROMPTS} are possible")
+        raise BadValue(f"{len(texts)} prompts", f"at most {_MOST_PROMPTS} are possible")
     if times_s and len(times_s) != len(texts):
-        raise UserError(
+        raise Mismatch(
             f"{len(texts)} prompts and {len(times_s)} times",
             "each prompt has a time, in seconds, at which it alone is heard",
             "give as many times as prompts, or none",
@@ -152,20 +150,20 @@ def animation(
         duration_s = whole
     times = [float(time) for time in times_s]
     if not all(math.isfinite(time) and time >= 0 for time in times):
-        raise UserError(f"times={clipped(str(times))}", "they are seconds from the beginning, 0 or more")
+        raise BadValue(f"times={clipped(str(times))}", "they are seconds from the beginning, 0 or more")
     if any(later <= earlier for earlier, later in pairwise(times)):
-        raise UserError(f"times={clipped(str(times))}", "each must be later than the one before it")
+        raise BadValue(f"times={clipped(str(times))}", "each must be later than the one before it")
     if duration_s is None:
         step = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else clip_s
         duration_s = times[-1] + (step if loop or len(times) == 1 else 0.0)
     check_duration(duration_s, "the animation's duration")
     if times[-1] > duration_s:
-        raise UserError(
+        raise BadValue(
             f"the prompt '{clipped(texts[-1])}' is to be heard at {times[-1]:g} s",
             f"the animation lasts {duration_s:g} s", f"duration_s={times[-1]:g}, or an earlier time",
         )  # fmt: skip
     if loop and len(times) > 1 and times[-1] - times[0] >= duration_s:
-        raise UserError(
+        raise Mismatch(
             f"a loop of {duration_s:g} s with prompts at {times[0]:g} s and {times[-1]:g} s",
             "its end is its beginning, and both cannot have a prompt of their own", "a longer duration_s",
         )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 
 from birdsd.diffusion.generation.generator import Generator
 from birdsd.diffusion.generation.request import Request
-from birdsd.errors import UserError, clipped, unknown_name
+from birdsd.errors import AlreadyThere, BadValue, Damaged, Mismatch, NotSet, clipped, unknown_name
 from birdsd.files import explained_write, read_json, safe_name
 from birdsd.runs.models.loading import load_model, recommended_sampling
 from birdsd.runs.models.places import model_place
@@ -42,7 +42,7 @@ def is_canvas(config: SceneConfig) -> bool:
     if not config.prompts:
         for name in ("times", "duration_s"):
             if getattr(config, name):
-                raise UserError(
+                raise NotSet(
                     f"{name} is set, and prompts is not", "it belongs to an animation from prompt to prompt",
                     'prompts=["...", "..."], or leave it out',
                 )  # fmt: skip
@@ -69,7 +69,7 @@ def make_canvases(config: SceneConfig) -> tuple[Made, list[str]]:
         name = name_of(number)
         model = model or load_model(settings)
         if told and told["recipe"]["model"] != model.identity:
-            raise UserError(
+            raise Mismatch(
                 f"the model is not the one that {config.recipe} was made with",
                 f"its fingerprint is {model.identity}, the recipe names {told['recipe']['model']}", "run=RUN",
             )  # fmt: skip
@@ -111,7 +111,7 @@ def _asked(config: SceneConfig) -> tuple[Callable[[int], Canvas], Callable[[int]
     """Canvas and name by number."""
     if config.prompts:
         if given := [name for name in ("prompt", "scene", "distribution") if getattr(config, name)]:
-            raise UserError(
+            raise Mismatch(
                 f"prompts and {' and '.join(given)} are both set", "one is an animation, the other a scene",
                 "leave one of them out",
             )  # fmt: skip
@@ -145,7 +145,7 @@ def _of_recipe(
             guidance=request.guidance, scheduler=request.scheduler, batch_size=request.batch_size,
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
+        raise Damaged(
             f"{config.recipe} is damaged ({type(error).__name__}: {error})", "", "make the canvas anew"
         ) from error
     return config, lambda _: canvas, lambda _: name
@@ -158,7 +158,7 @@ def _is_there(folder: Path, recipe: dict[str, Any]) -> bool:
     there = read_json(path, "recipe").get("recipe") if path.is_file() else None
     if there == recipe:
         return True
-    raise UserError(
+    raise AlreadyThere(
         f"{clipped(str(folder), 200)} holds something else",
         "what is there is never overwritten", "name another folder with out=, or delete this one",
     )  # fmt: skip
@@ -166,13 +166,13 @@ def _is_there(folder: Path, recipe: dict[str, Any]) -> bool:
 
 def _check(config: SceneConfig) -> None:
     if config.format not in FORMATS:
-        raise UserError(f"format={config.format}", f"valid: {', '.join(FORMATS)}", "leave it out for flac")
+        raise BadValue(f"format={config.format}", f"valid: {', '.join(FORMATS)}", "leave it out for flac")
     for name in _WITHOUT:
         if getattr(config, name):
-            raise UserError(
+            raise Mismatch(
                 f"{name} is set for a canvas",
                 "on one canvas the model makes birds and background at once, and nothing is judged",
                 f"leave {name} out, or way=events without prompts",
             )
     if not config.run and not config.recipe:
-        raise UserError("run is not set", "a model must draw the canvas", "run=RUN")
+        raise NotSet("run is not set", "a model must draw the canvas", "run=RUN")

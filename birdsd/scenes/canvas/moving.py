@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import soundfile
 
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import Unsupported, UserError, unknown_name
 from birdsd.files import atomic_write, explained_write
 from birdsd.scenes.canvas.asked import Canvas
 from birdsd.scenes.compose.picture import levels_of
@@ -36,7 +36,7 @@ def kinds_of(asked: str) -> list[str]:
         raise unknown_name("kind of moving picture", asked, KINDS)
     there = shutil.which("ffmpeg") is not None
     if asked == "mp4" and not there:
-        raise UserError(
+        raise Unsupported(
             "moving=mp4 without ffmpeg", "MP4 is made by the program ffmpeg, which is not on the PATH",
             "install ffmpeg, or moving=gif",
         )  # fmt: skip

@@ -9,7 +9,15 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from birdsd.errors import UserError, clipped, unknown_name
+from birdsd.errors import (
+    BadValue,
+    Mismatch,
+    NotFound,
+    NothingLeft,
+    Unsupported,
+    clipped,
+    unknown_name,
+)
 from birdsd.scenes.checks import RANGES, check_duration
 from birdsd.scenes.drawn.draws import Draw, read_draw, read_weights
 from birdsd.scenes.scene import DEFAULT_BACKGROUND_DB, FADE_S
@@ -83,7 +91,7 @@ def read_distribution(path: Path, vocabulary: Vocabulary) -> Distribution:
     with the computation that shows it."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"the distribution {path} does not exist", "it is a YAML file")
+        raise NotFound(f"the distribution {path} does not exist", "it is a YAML file")
     return distribution_of(load_document(read_text(path), str(path)), vocabulary, str(path))
 
 
@@ -93,7 +101,7 @@ def distribution_of(
     """`read_distribution` of what a file holds."""
     told = dict(document)
     if told.pop("format", FORMAT) != FORMAT:
-        raise UserError(f"{place} is of another format", f"this version reads {FORMAT}")
+        raise Unsupported(f"{place} is of another format", f"this version reads {FORMAT}")
     known = [item.name for item in fields(Distribution)]
     values: dict[str, Any] = {}
     for name, value in told.items():
@@ -103,7 +111,7 @@ def distribution_of(
             values[name] = _value(name, value)
     made = Distribution(**values)
     if made.events is not None and made.events_per_minute is not None:
-        raise UserError(f"{place} has both events and events_per_minute", "one of them says how many")
+        raise Mismatch(f"{place} has both events and events_per_minute", "one of them says how many")
     if made.events is None and made.events_per_minute is None:
         made = replace(made, events_per_minute=Draw("poisson", (10.0,)))
     return checked_distribution(_with_names(made, vocabulary), vocabulary)
@@ -116,7 +124,7 @@ def _value(name: str, value: Any) -> Any:
         return _weights(value, name)
     if name == "sound_types":
         if not isinstance(value, Mapping):
-            raise UserError(
+            raise BadValue(
                 f"sound_types is {clipped(value)}",
                 "it holds types for each species: 'American Robin: {song: 3, call: 1}'",
             )
@@ -128,10 +136,10 @@ def _value(name: str, value: Any) -> Any:
         return clean_name(str(value))
     number = read_draw(value, name).values[0] if not isinstance(value, (Mapping, int)) else value
     if isinstance(number, bool) or not isinstance(number, (int, float)):
-        raise UserError(f"{name} is {clipped(value)}", "a number is expected, and no distribution")
+        raise BadValue(f"{name} is {clipped(value)}", "a number is expected, and no distribution")
     if name in ("seed", "rate_hz", "max_overlap"):
         if number != int(number) or number < 0:
-            raise UserError(f"{name} is {number:g}", "a whole number is expected")
+            raise BadValue(f"{name} is {number:g}", "a whole number is expected")
         return int(number)
     return float(number)
 
@@ -143,7 +151,7 @@ def _weights(value: Any, place: str) -> Weights:
         return {str(name): weight for name, weight in zip(value, read_weights(value, place), strict=True)}
     names = value if isinstance(value, list) else [value]
     if not names or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{place} is {clipped(value)}", "names are expected, or names with weights")
+        raise BadValue(f"{place} is {clipped(value)}", "names are expected, or names with weights")
     return {name: float(names.count(name)) for name in dict.fromkeys(names)}
 
 
@@ -178,7 +186,7 @@ def checked_distribution(made: Distribution, vocabulary: Vocabulary) -> Distribu
         least, most, unit = RANGES[of_event]
         if draw.least < least or draw.greatest > most:
             ends = f"{draw.least:g} to {draw.greatest:g}"
-            raise UserError(
+            raise BadValue(
                 f"{name} can be {ends}",
                 f"from {least:g} to {most:g} {unit} is possible".replace("  ", " "),
                 "use truncnormal: [mean, deviation, least, greatest]" if math.isinf(draw.least) else "",
@@ -191,11 +199,11 @@ def checked_distribution(made: Distribution, vocabulary: Vocabulary) -> Distribu
     ):
         draw = getattr(made, name)
         if draw is not None and draw.least < least:
-            raise UserError(f"{name} can be {draw.least:g}", f"at least {least:g} is possible")
+            raise BadValue(f"{name} can be {draw.least:g}", f"at least {least:g} is possible")
     if made.max_overlap is not None and made.max_overlap < 1:
-        raise UserError(f"max_overlap is {made.max_overlap}", "at least one event must be able to sound")
+        raise BadValue(f"max_overlap is {made.max_overlap}", "at least one event must be able to sound")
     if not vocabulary.species:
-        raise UserError("the model knows no species", "scenes are drawn from its species")
+        raise NothingLeft("the model knows no species", "scenes are drawn from its species")
     _check_room(made)
     return made
 
@@ -223,7 +231,7 @@ def _check_room(made: Distribution) -> None:
         if needed > duration_s + 1e-9:
             gaps = f" and {count} gaps of {gap_s:g} s" if made.gap_s is not None and gap_s else ""
             rows = f", {lanes} at once," if lanes > 1 else ""
-            raise UserError(
+            raise Mismatch(
                 f"{count} songs of {song_s:g} s{gaps}{rows} take {needed:g} s (the {which} of each), and "
                 "the scene lasts "
                 f"{duration_s:g} s",

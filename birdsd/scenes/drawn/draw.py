@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Mismatch, UserError
 from birdsd.randomness import generator
 from birdsd.scenes.checks import MOST_EVENTS, checked
 from birdsd.scenes.drawn.distribution import NONE, TRIES, Distribution
@@ -37,7 +37,7 @@ def draw_scene(
     it. `UserError` where the draws of this scene cannot be placed.
     """
     if number < 0:
-        raise UserError(f"there is no scene {number}", "scenes are counted from 0")
+        raise BadValue(f"there is no scene {number}", "scenes are counted from 0")
     key = (made.seed, number)
     duration_s = round(made.duration_s.draw(*key, "duration_s"), 3)
     last: UserError | None = None
@@ -50,7 +50,7 @@ def draw_scene(
         except UserError as error:
             last = error
     else:
-        raise UserError(
+        raise Mismatch(
             f"scene {number} does not fit in {TRIES} draws: {last.problem if last else ''}",
             last.expected if last else "",
             "take fewer or shorter songs, a longer scene, or a higher max_overlap",
@@ -87,7 +87,7 @@ def _events(
             made.events_per_minute.draw(*again, "events") * duration_s / 60 if made.events_per_minute else 0.0
         )
     if count > MOST_EVENTS:
-        raise UserError(f"a scene would have {count:g} events", f"at most {MOST_EVENTS} are possible")
+        raise BadValue(f"a scene would have {count:g} events", f"at most {MOST_EVENTS} are possible")
     songs = []
     for at in range(round(count)):
         own = (*again, "event", at)
@@ -133,7 +133,7 @@ def _one_after_the_other(
         onsets.append(round(at, 3))
         at += length
     if at > duration_s:
-        raise UserError(
+        raise Mismatch(
             f"{len(lengths)} songs with their gaps take {at:.1f} s", f"the scene lasts {duration_s:g} s"
         )
     return onsets
@@ -152,7 +152,7 @@ def _apart(
     ]
     room = duration_s - sum(lengths) - sum(spaces)
     if room < 0:
-        raise UserError(
+        raise Mismatch(
             f"{count} songs of {sum(lengths):.1f} s together, and {sum(spaces):.1f} s between those of one "
             "species, do not "
             "fit one after the other",
@@ -175,7 +175,7 @@ def _anywhere(made: Distribution, key: tuple[int, ...], duration_s: float, songs
     for number, song in enumerate(songs):
         latest = duration_s - song[3]
         if latest < 0:
-            raise UserError(f"a song of {song[3]:g} s does not fit", f"the scene lasts {duration_s:g} s")
+            raise Mismatch(f"a song of {song[3]:g} s does not fit", f"the scene lasts {duration_s:g} s")
         source = generator("scene draw", *key, "onset", number)
         for _ in range(TRIES):
             at = math.floor(float(source.uniform(0.0, latest)) * 1000) / 1000
@@ -195,7 +195,7 @@ def _anywhere(made: Distribution, key: tuple[int, ...], duration_s: float, songs
                 (end for end in ends if end <= latest and _free(made, end, song, songs, onsets)), None
             )
             if found is None:
-                raise UserError(
+                raise Mismatch(
                     f"song {number + 1} of {len(songs)}, {song[3]:g} s of {song[0]}, finds no place beside "
                     "the others",
                     f"max_overlap allows {made.max_overlap}",

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from birdsd.errors import UserError, clipped, unknown_name
+from birdsd.errors import BadValue, clipped, unknown_name
 from birdsd.randomness import generator
 
 # Kind -> how many parameters.
@@ -110,7 +110,7 @@ def read_draw(value: Any, place: str) -> Draw:
     if not isinstance(value, Mapping):
         return Draw.of(_number(value, place))
     if len(value) != 1:
-        raise UserError(
+        raise BadValue(
             f"{place} is {clipped(dict(value))}",
             f"one of {', '.join(_KINDS)} with its parameters is expected",
         )
@@ -123,10 +123,10 @@ def read_draw(value: Any, place: str) -> Draw:
     numbers = tuple(_number(one, place) for one in items)
     if kind == "choose":
         if not numbers:
-            raise UserError(f"{place}: there is nothing to choose from", "give a list of numbers")
+            raise BadValue(f"{place}: there is nothing to choose from", "give a list of numbers")
         return Draw("choose", numbers)
     if len(numbers) != _PARAMETERS[kind]:
-        raise UserError(f"{place}: {kind} has {len(numbers)} parameters", f"it takes {_PARAMETERS[kind]}")
+        raise BadValue(f"{place}: {kind} has {len(numbers)} parameters", f"it takes {_PARAMETERS[kind]}")
     _check(kind, numbers, place)
     return Draw(kind, numbers)
 
@@ -134,22 +134,22 @@ def read_draw(value: Any, place: str) -> Draw:
 def _check(kind: str, numbers: Sequence[float], place: str) -> None:
     shown = ", ".join(f"{one:g}" for one in numbers)
     if kind in ("uniform", "loguniform") and numbers[0] > numbers[1]:
-        raise UserError(f"{place}: {kind} from {shown}", "the lower end stands first")
+        raise BadValue(f"{place}: {kind} from {shown}", "the lower end stands first")
     if kind == "loguniform" and numbers[0] <= 0:
-        raise UserError(f"{place}: loguniform from {shown}", "both ends are greater than 0")
+        raise BadValue(f"{place}: loguniform from {shown}", "both ends are greater than 0")
     if kind in ("normal", "truncnormal") and numbers[1] < 0:
-        raise UserError(f"{place}: {kind} of {shown}", "a standard deviation is not negative")
+        raise BadValue(f"{place}: {kind} of {shown}", "a standard deviation is not negative")
     if kind == "poisson" and numbers[0] < 0:
-        raise UserError(f"{place}: poisson of {shown}", "a rate is not negative")
+        raise BadValue(f"{place}: poisson of {shown}", "a rate is not negative")
     if kind == "truncnormal":
         mean, deviation, low, high = numbers
         if low > high:
-            raise UserError(
+            raise BadValue(
                 f"{place}: truncnormal of {shown}", "its third number, the least, is not above its fourth"
             )
         outside = max(low - mean, mean - high, 0.0)
         if outside > _FARTHEST_SD * deviation and low < high:
-            raise UserError(
+            raise BadValue(
                 f"{place}: truncnormal of {shown} lies {outside / deviation if deviation else math.inf:.1f} "
                 "standard "
                 "deviations away from its mean",
@@ -160,7 +160,7 @@ def _check(kind: str, numbers: Sequence[float], place: str) -> None:
 
 def _weighted(given: Any, place: str) -> Draw:
     if not isinstance(given, Mapping) or not given:
-        raise UserError(f"{place}: weights holds {clipped(given)}", "it is a list of value: weight")
+        raise BadValue(f"{place}: weights holds {clipped(given)}", "it is a list of value: weight")
     from birdsd import yamltext
 
     values = tuple(_number(yamltext.typed(yamltext.Plain(str(one))), place) for one in given)
@@ -172,7 +172,7 @@ def read_weights(given: Mapping[Any, Any], place: str) -> tuple[float, ...]:
     weights = tuple(_number(one, f"{place}, weight of {clipped(name)}") for name, one in given.items())
     if any(one < 0 for one in weights) or not sum(weights) > 0:
         shown = ", ".join(f"{one:g}" for one in weights[:8])
-        raise UserError(
+        raise BadValue(
             f"{place}: the weights are {shown or '(none)'}", "none is negative, and one is above 0"
         )
     return weights
@@ -180,5 +180,5 @@ def read_weights(given: Mapping[Any, Any], place: str) -> tuple[float, ...]:
 
 def _number(value: Any, place: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise UserError(f"{place} is {clipped(value)}", "a finite number is expected")
+        raise BadValue(f"{place} is {clipped(value)}", "a finite number is expected")
     return float(value)

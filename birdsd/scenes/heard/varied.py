@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
 
 _MOST_SEMITONES, _FASTEST = 12.0, 4.0
 
@@ -15,7 +15,7 @@ def varied(samples: np.ndarray, rate_hz: int, semitones: float = 0.0, rate: floa
     A phase vocoder changes the length, and resampling the pitch; 0 and 1 give back the waveform itself.
     """
     if not abs(semitones) <= _MOST_SEMITONES or not 1 / _FASTEST <= rate <= _FASTEST:
-        raise UserError(
+        raise BadValue(
             f"a song changed by {semitones:g} semitones and a rate of {rate:g}",
             f"within {_MOST_SEMITONES:g} semitones and {1 / _FASTEST:g} to {_FASTEST:g} it may be that bird",
         )

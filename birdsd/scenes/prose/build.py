@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Mismatch, NotSet, Unsupported
 from birdsd.randomness import generator
 from birdsd.scenes import loudness
 from birdsd.scenes.checks import checked
@@ -52,13 +52,13 @@ def build(
     whole = _of_the_whole(builder, groups)
     sung = [group for group in groups if group.birds]
     if not sung and builder.backgrounds and length_s is None:
-        raise UserError(
+        raise NotSet(
             f"how long the {builder.backgrounds[0].environment} is to be heard is not said",
             "without a bird there is nothing else to go by",
             f"begin with a length, as in '30 s of {builder.backgrounds[0].environment}'",
         )
     if not sung and not builder.backgrounds:
-        raise UserError("the sentence names neither a bird nor an environment", "something must be heard")
+        raise BadValue("the sentence names neither a bird nor an environment", "something must be heard")
     where = [_besides(builder, places) for places in _places(builder, sung)]
     shared = builder.length_s is not None and not any(one.timed for group in sung for one in group.birds)
     for number, places in enumerate(where):
@@ -107,7 +107,7 @@ def _of_the_whole(builder: _Builder, groups: Sequence[Group]) -> list[float]:
                 continue
             _only_a_background(one)
             if one.silent and birds:
-                raise UserError(
+                raise Mismatch(
                     f"at word {one.word} no bird is asked for, and elsewhere there are birds",
                     "silence is what is left where no bird is named",
                     "leave it out, or say how long until the next bird: 'then after 5 s a Great Tit'",
@@ -115,7 +115,7 @@ def _of_the_whole(builder: _Builder, groups: Sequence[Group]) -> list[float]:
             timed = one.onset_s is not None or one.until_s is not None or one.lasting_s is not None
             if not timed and one.until is None and birds and len(group.clauses) == 1 and len(groups) > 1:
                 names = " and ".join(each.environment for each in one.backgrounds) or "silence"
-                raise UserError(
+                raise NotSet(
                     f"'{names}' at word {one.word} stands by itself between birds",
                     "a background by itself needs its times",
                     f"write '{names} from 10 s to 20 s', '{names} throughout', or 'a Great Tit in {names}'",
@@ -142,7 +142,7 @@ def _besides(builder: _Builder, places: tuple[Place, ...] | None) -> tuple[Place
     for one in places:
         level_db = loudness.BACKGROUND_DB[one.loudness]
         if names.count(one.environment) > 1 or whole.get(one.environment, level_db) != level_db:
-            raise UserError(
+            raise Mismatch(
                 f"{one.environment} is said twice for the same time, with two loudnesses",
                 "an environment sounds once",
                 "say how loud it is once",
@@ -157,7 +157,7 @@ def _only_a_background(one: Clause) -> None:
     wrong = next((words for name, words in one.said.items() if name not in allowed), None)
     if wrong is not None:
         name = one.backgrounds[0].environment if one.backgrounds else "silence"
-        raise UserError(
+        raise Unsupported(
             f"'{wrong}' cannot be said of {name}",
             "a background takes a loudness, a beginning and an end",
             "say it of a bird, or leave it out",
@@ -222,7 +222,7 @@ def _events(
         if one.snr_db is None and one.level_db is None:
             fields |= loudness.relative(loudness.EVENT_DB[one.loudness or ""], under_db)
         elif one.snr_db is not None and not under_db:
-            raise UserError(
+            raise Mismatch(
                 f"'{one.said['snr_db']}' says how far the {one.species} stands above a background, and "
                 "there is none",
                 "against silence there is no SNR",
@@ -237,7 +237,7 @@ def _events(
             and not shared
             and not {"repeat", "until_s", "lasting_s", "until"} & set(one.said)
         ):
-            raise UserError(
+            raise Mismatch(
                 f"'{one.said['pauses_s']}' needs several songs, and the {one.species} sings once",
                 "a pause lies between two songs",
                 "say how often, as in 'three times' or 'for 20 s'",
@@ -253,19 +253,19 @@ def _common(builder: _Builder, one: Clause, group: Group, at: int) -> dict[str, 
     first = builder.next_voice.get(one.species, 0)
     individual = first if one.individual == "another" or (beside and not one.individual) else 0
     if one.individual == "another" and not first:
-        raise UserError(
+        raise Mismatch(
             f"'another {one.species}' at word {one.word} is the first one",
             "another one follows one that was named before",
             f"write 'a {one.species}'",
         )
     if one.individual == "same" and not first:
-        raise UserError(
+        raise Mismatch(
             f"'the same {one.species}', or 'again', at word {one.word}: no {one.species} was named before",
             "the same one follows one that was named before",
             f"write 'a {one.species}'",
         )
     if one.individual == "same" and beside and one.onset_s is None:
-        raise UserError(
+        raise Mismatch(
             f"the same {one.species} at word {one.word} would sing together with itself",
             "one bird sings one song at a time",
             f"write 'then' before it, or 'another {one.species}'",
@@ -283,7 +283,7 @@ def _when(builder: _Builder, groups: Sequence[Group], number: int, at: int) -> d
     one, group = groups[number].birds[at], groups[number]
     if one.middle:
         if builder.length_s is None:
-            raise UserError(
+            raise NotSet(
                 f"'{one.said['middle']}' needs to know how long the scene is",
                 "nothing says so",
                 "begin with it, as in '30 s: ...'",
@@ -291,7 +291,7 @@ def _when(builder: _Builder, groups: Sequence[Group], number: int, at: int) -> d
         return {"onset_s": builder.length_s / 2}
     if one.onset_s is not None:
         if builder.length_s is not None and one.onset_s >= builder.length_s:
-            raise UserError(
+            raise Mismatch(
                 f"'{one.said['onset_s']}' of the {one.species} lies behind the scene",
                 f"it lasts {builder.length_s:g} s",
                 "begin earlier, or make the scene longer",
@@ -321,7 +321,7 @@ def _how_often(builder: _Builder, group: Group, at: int, one: Clause) -> dict[st
     several = any(value is not None for value in (one.until_s, one.lasting_s, one.until, one.repeat))
     if one.every_s is not None and not several:
         if builder.length_s is None:
-            raise UserError(
+            raise NotSet(
                 f"'{one.said['every_s']}' of the {one.species} needs to know how long",
                 "neither a length of the scene nor a number of times is said",
                 "begin with a length, as in '30 s: ...', or add 'three times'",
@@ -361,7 +361,7 @@ def _check_times(events: Sequence[Event]) -> None:
             and event.onset_s < onset.onset_s
             and not event.together
         ):
-            raise UserError(
+            raise Mismatch(
                 f"the {event.species} is to begin at {event.onset_s:g} s, and the {onset.species}, named "
                 "before it, at "
                 f"{onset.onset_s:g} s",

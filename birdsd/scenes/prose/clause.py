@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch
 from birdsd.scenes.scene import Span
 
 
@@ -58,7 +58,7 @@ class Clause:
         """Note what `words` say; `UserError` where other words said something of the same kind before."""
         for name, value in values.items():
             if (before := self.said.get(name)) is not None:
-                raise UserError(
+                raise Mismatch(
                     f"'{before}' and '{words}' say two things about {self.species or 'what follows'}",
                     f"one {_CALLED.get(name, name.partition('_')[0])} is possible",
                     "leave one of them out, or use two clauses with 'then' between them",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch
 from birdsd.scenes.checks import check_duration
 from birdsd.scenes.prose import words
 from birdsd.scenes.prose.birds import clause
@@ -247,7 +247,7 @@ def _add(course: _Course, join: Join, found: Clause) -> None:
 
 def _frame(group: Group, found: Clause) -> None:
     if group.frame is not None:
-        raise UserError(
+        raise Mismatch(
             f"'while' at word {found.word} is the second one for the same birds",
             "with two of them nobody knows which one goes on until which",
             "use 'and', or 'then' between two clauses",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NoReturn
 
-from birdsd.errors import UserError, likeness, nearest
+from birdsd.errors import BadValue, likeness, nearest
 from birdsd.scenes.prose import words
 from birdsd.scenes.prose.tokens import CLOCK, END, ENVIRONMENT, NUMBER, SPECIES, WORD, Sentence, Token, shown
 from birdsd.scenes.vocabulary import Vocabulary
@@ -62,8 +62,8 @@ class Reader:
         known = stop is not None  # as words; it is what they say together that cannot be
         tokens = self.tokens[start : self._unknown_run(start) if stop is None else stop]
         if not tokens or tokens[0].kind == END:
-            raise UserError("the sentence ends too early", rule, way_out)
-        raise UserError(
+            raise BadValue("the sentence ends too early", rule, way_out)
+        raise BadValue(
             f"'{shown(tokens, self.sentence.text)}' at word {tokens[0].number} "
             f"{'is refused' if known else 'is not understood'}",
             rule,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from birdsd.diffusion.generation.words import folded, species_pattern
-from birdsd.errors import UserError, clipped
+from birdsd.errors import BadValue, NotSet, clipped
 from birdsd.scenes.vocabulary import Vocabulary
 
 LONGEST_TEXT = 20_000
@@ -58,11 +58,11 @@ def tokenise(text: str, vocabulary: Vocabulary) -> Sentence:
     """The tokens of a text; `UserError` where it is empty, or longer than any scene's."""
     text = unicodedata.normalize("NFC", text)
     if not text.strip():
-        raise UserError(
+        raise NotSet(
             "the sentence is empty", "it says what is to be heard", "e.g. 'an American Robin in rain'"
         )
     if len(text) > LONGEST_TEXT:
-        raise UserError(f"the sentence has {len(text)} characters", f"at most {LONGEST_TEXT} are read")
+        raise BadValue(f"the sentence has {len(text)} characters", f"at most {LONGEST_TEXT} are read")
     plain = folded("".join(c if c.isprintable() else " " for c in text))
     found = _names(plain, vocabulary)
     sentence = Sentence(text, [])
@@ -141,7 +141,7 @@ def _words(text: str, plain: str, start: int, end: int) -> list[Token]:
         elif kind == CLOCK:
             parts = [float(part) for part in match.group().split(":")]
             if any(part >= 60 for part in parts[1:]):
-                raise UserError(f"'{typed}' is no time", "minutes and seconds go to 59", "as in '1:05'")
+                raise BadValue(f"'{typed}' is no time", "minutes and seconds go to 59", "as in '1:05'")
             value = sum(part * 60**power for power, part in enumerate(reversed(parts)))
         tokens.append(
             Token(

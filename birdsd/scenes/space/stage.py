@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from birdsd.errors import UserError, clipped, unknown_name
+from birdsd.errors import BadValue, NotFound, clipped, unknown_name
 from birdsd.randomness import generator
 from birdsd.scenes.backgrounds.render import Layer
 from birdsd.scenes.backgrounds.spool import Piece, SeenPiece, Spool, WidePiece
@@ -192,7 +192,7 @@ def recorders_of(text: str) -> tuple[Recorder, ...]:
         name, _, numbers = word.partition("=")
         parts = numbers.split(",")
         if len(parts) not in (2, 3):
-            raise UserError(
+            raise BadValue(
                 f"recorder '{clipped(word)}'", "it is written NAME=EAST,NORTH or NAME=EAST,NORTH,UP"
             )
         found.append(_recorder(name, [*parts, "0"][:3], "space.recorders", number))
@@ -209,12 +209,12 @@ def read_recorders(path: Path) -> tuple[Recorder, ...]:
     """The recorders of a CSV with columns file (or name), x, y and perhaps z: metres east, north and up, as
     opensoundscape's aru_coords.csv has them. They are moved so that their middle is the listening point."""
     if not path.is_file():
-        raise UserError(f"{path} does not exist", "recorders stand in a CSV with columns file, x, y[, z]")
+        raise NotFound(f"{path} does not exist", "recorders stand in a CSV with columns file, x, y[, z]")
     sheet = separated(read_text(path), path)
     header = [name.strip().lower() for name in sheet.header]
     names = next((name for name in ("file", "name") if name in header), None)
     if names is None or "x" not in header or "y" not in header:
-        raise UserError(
+        raise BadValue(
             f"{path} has the columns {', '.join(sheet.header)}",
             "file (or name), x, y and perhaps z are expected",
         )
@@ -236,7 +236,7 @@ def read_recorders(path: Path) -> tuple[Recorder, ...]:
 
 def _recorder(name: str, numbers: list[str], place: str, row: int) -> Recorder:
     if not name or not all(one.isalnum() or one in "-_" for one in name):
-        raise UserError(
+        raise BadValue(
             f"row {row} of {place} calls a recorder '{clipped(name)}'",
             "a name of letters, digits, '-' and '_' is expected",
         )
@@ -245,13 +245,13 @@ def _recorder(name: str, numbers: list[str], place: str, row: int) -> Recorder:
 
 def _checked(found: list[Recorder], place: str) -> tuple[Recorder, ...]:
     if not 2 <= len(found) <= _MOST_RECORDERS or len({one.name for one in found}) < len(found):
-        raise UserError(
+        raise BadValue(
             f"{place} names {len(found)} recorders",
             f"2 to {_MOST_RECORDERS} are possible, each with a name of its own",
         )
     widest = max(math.hypot(one.east_m, one.north_m, one.up_m) for one in found)
     if widest > _WIDEST_M:
-        raise UserError(
+        raise BadValue(
             f"the recorders of {place} lie {widest:.0f} m from their middle",
             f"{_WIDEST_M:.0f} m at most are possible", "x and y are metres, not degrees",
         )  # fmt: skip
@@ -264,5 +264,5 @@ def _metres(text: str, place: str, row: int) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise UserError(f"row {row} of {place} has '{clipped(text)}'", "a number of metres is expected")
+        raise BadValue(f"row {row} of {place} has '{clipped(text)}'", "a number of metres is expected")
     return value

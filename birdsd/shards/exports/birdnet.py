@@ -11,7 +11,7 @@ import io
 import re
 from pathlib import Path
 
-from birdsd.errors import UserError
+from birdsd.errors import NothingLeft
 from birdsd.files import write_text
 from birdsd.shards.exports import BIRDNET
 from birdsd.shards.exports.cut import TEST, TRAIN, Asked, Clip, Cutting, write_clip
@@ -46,7 +46,7 @@ def export_birdnet(asked: Asked, out: Path) -> Exported:
         result.left_out = cutting.left_out
         if not learnt - {NOISE}:
             why = f": {result.left_out[0][0]}: {result.left_out[0][1]}" if result.left_out else ""
-            raise UserError(f"no clip of {asked.sounds} shows a labelled species{why}")
+            raise NothingLeft(f"no clip of {asked.sounds} shows a labelled species{why}")
         write_text(folder / _MANIFEST, _csv(rows))
     _remark(result, names, learnt, asked)
     return result

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Unsupported, UserError
 from birdsd.files import read_json, safe_name
 from birdsd.schema import DataConfig
 from birdsd.shards.prepare.clips import SampleMaker
@@ -79,11 +79,11 @@ class Cutting:
     def __post_init__(self) -> None:
         asked = self.asked
         if not 0.5 <= asked.seconds <= 60:
-            raise UserError(f"--seconds {asked.seconds:g}", "it must be from 0.5 to 60", "BirdNET hears 3")
+            raise BadValue(f"--seconds {asked.seconds:g}", "it must be from 0.5 to 60", "BirdNET hears 3")
         if asked.most < 0:
-            raise UserError(f"--clips {asked.most}", "it must be 0 (all) or more")
+            raise BadValue(f"--clips {asked.most}", "it must be 0 (all) or more")
         if asked.sounds.is_dir() and any(asked.sounds.glob("*.tar")):
-            raise UserError(
+            raise Unsupported(
                 f"{asked.sounds} holds shards, whose sound a codec has been through", "",
                 "export the recordings that they were prepared from",
             )  # fmt: skip

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from birdsd.errors import UserError
+from birdsd.errors import AlreadyThere
 from birdsd.files import explained_write
 from birdsd.format import table
 
@@ -61,7 +61,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
     `UserError` where `out` holds something already: clips of two exports in one folder would be one set.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(
+        raise AlreadyThere(
             f"{out} exists already", "an export is a folder of its own", "name another: --out FOLDER"
         )
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")

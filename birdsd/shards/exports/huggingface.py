@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from birdsd.errors import UserError
+from birdsd.errors import NothingLeft
 from birdsd.files import write_text
 from birdsd.shards.exports import HUGGINGFACE
 from birdsd.shards.exports.cut import TEST, TRAIN, Asked, Cutting, write_clip
@@ -46,7 +46,7 @@ def export_huggingface(asked: Asked, out: Path) -> Exported:
         kept = {split: members for split, members in rows.items() if members}
         if not kept:
             why = f": {result.left_out[0][0]}: {result.left_out[0][1]}" if result.left_out else ""
-            raise UserError(f"no clip could be cut from {asked.sounds}{why}")
+            raise NothingLeft(f"no clip could be cut from {asked.sounds}{why}")
         for split, members in kept.items():
             _write_table(folder / split / _TABLE, members)
         write_text(folder / "README.md", _card(asked, kept, result))

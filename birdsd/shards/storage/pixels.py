@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, UserError, unknown_name
 from birdsd.files import fingerprint, read_json
 from birdsd.sound.codec.protocol import image_shape
 
@@ -153,7 +153,7 @@ def _range(path: Path, name: str, value: Any) -> Range:
 
 
 def _senseless(path: Path, what: str) -> UserError:
-    return UserError(
+    return BadValue(
         f"{path} holds {what}",
         "for each type of number it gives the values of black and of white: two different numbers",
         'e.g. {"float32": [0, 1]}',

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import Damaged, NotFound
 from birdsd.files import atomic_write, fingerprint, sha256_file
 from birdsd.shards.storage.decode import IMAGE_SUFFIXES, LATENT_SUFFIXES, METADATA_SUFFIXES
 from birdsd.shards.storage.tarwalk import Member, ShardError, walk
@@ -111,9 +111,9 @@ def load_table(path: Path) -> ShardTable:
             value["tar"], value["size"], value["mtime_ns"], value["contents"], keys, parts, value["summary"]
         )
     except FileNotFoundError as error:
-        raise UserError(f"the index {path} does not exist") from error
+        raise NotFound(f"the index {path} does not exist") from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise UserError(
+        raise Damaged(
             f"the index {path} cannot be read: {error}",
             "it is derived from the shard next to it",
             "delete it, and it is recreated",

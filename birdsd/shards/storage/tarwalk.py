@@ -38,6 +38,8 @@ _REMARK = re.compile(r"__[^/]*__($|/)")
 class ShardError(UserError):
     """A shard that cannot be used: truncated, damaged, compressed, or changed."""
 
+    code = "shard"
+
 
 @dataclass(frozen=True)
 class Member:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
 
 SILENCE_DBFS = -90.0  # below it nothing is there but the last bits of a converter
 LOWEST_HZ = 20.0  # what is below is no sound, also where a codec begins at 0 Hz
@@ -299,7 +299,7 @@ def float_scale(peak: float, integers: bool) -> tuple[float, str]:
                 )
                 return 1 / full, note
     if peak > 16:
-        raise UserError(
+        raise BadValue(
             f"its float samples reach {peak:.4g}, {over_db:.0f} dB above full scale",
             "full scale of float samples is 1.0, and no scale of 16, 24 or 32 bits fits",
             "divide them by what the recorder's or the program's full scale is",

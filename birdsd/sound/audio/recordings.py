@@ -17,7 +17,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, NotFound, UnknownName
 from birdsd.files import atomic_write
 from birdsd.sound.audio.channels import MEAN, ChannelChoice, asked_choice, choice_of, mixed
 from birdsd.sound.audio.formats import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
@@ -84,7 +84,7 @@ def find_recordings(folder: Path) -> list[Path]:
     if folder.is_file():
         return [folder]
     if not folder.is_dir():
-        raise UserError(f"recordings folder {folder} does not exist", "", "name a folder of sound files")
+        raise NotFound(f"recordings folder {folder} does not exist", "", "name a folder of sound files")
     return sorted(path for path in walk(folder) if path.suffix.lower() in AUDIO_SUFFIXES)
 
 
@@ -198,7 +198,7 @@ def write_wav(path: Path, waveform: np.ndarray, rate_hz: int, sample_format: str
     """
     waveform = np.atleast_2d(np.asarray(waveform, dtype=np.float32))
     if not all_finite(waveform):
-        raise UserError(f"cannot write {path}: the waveform has NaN or infinite samples")
+        raise BadValue(f"cannot write {path}: the waveform has NaN or infinite samples")
     gain_db = 0.0
     if sample_format == "int16":
         waveform, gain_db = fit(waveform)
@@ -208,7 +208,7 @@ def write_wav(path: Path, waveform: np.ndarray, rate_hz: int, sample_format: str
     elif sample_format == "float32":
         data = np.ascontiguousarray(waveform.T)
     else:
-        raise UserError(f"unknown sample format '{sample_format}'", "valid: int16, float32")
+        raise UnknownName(f"unknown sample format '{sample_format}'", "valid: int16, float32")
     # Encoded in memory: an error inside libsndfile's write callback (a full disk) would go unseen.
     buffer = io.BytesIO()
     subtype = "PCM_16" if sample_format == "int16" else "FLOAT"

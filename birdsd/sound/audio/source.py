@@ -38,6 +38,8 @@ _MOST_SAMPLES = 1 << 48  # more than any file has: libsndfile's word for "not kn
 class RecordingError(UserError):
     """A file that cannot be used as sound; the message names it and says why."""
 
+    code = "recording"
+
 
 @dataclass(frozen=True)
 class Source:

@@ -15,7 +15,7 @@ from statistics import median
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch, NothingLeft, NotSet
 from birdsd.files import safe_name, write_json
 from birdsd.sound.audio.formats import foreign_reason, sort_files
 from birdsd.sound.audio.levels import SILENCE_DBFS, in_band, level_db, without_offset
@@ -84,9 +84,9 @@ def run_audit(
     from tqdm import tqdm
 
     if not codecs:
-        raise UserError("no codec to audit", "", "name one or more, e.g. codec=birdsong codec=riffusion")
+        raise NotSet("no codec to audit", "", "name one or more, e.g. codec=birdsong codec=riffusion")
     if len({codec.channels for codec in codecs}) > 1:
-        raise UserError(
+        raise Mismatch(
             "the codecs differ in channels",
             "they must encode the same sound",
             "set codec.channels alike",
@@ -113,7 +113,7 @@ def run_audit(
             problems.append((path, str(error)))
     if not stretches:
         named = "; ".join(reason for _, reason in problems[:3])
-        raise UserError(f"none of the recordings in {recordings} can be judged: {named}")
+        raise NothingLeft(f"none of the recordings in {recordings} can be judged: {named}")
     summaries = tuple(_summarise([s.fidelity[i] for s in stretches]) for i in range(len(codecs)))
     hearing = listener.hearing() if listener is not None else None
     result = AuditResult(tuple(codecs), summaries, tuple(stretches), tuple(problems), (), hearing)
@@ -137,7 +137,7 @@ def _distinct_names(codecs: Sequence[Codec]) -> list[Codec]:
 
 def _drawn(paths: list[Path], limit: int, source: Path) -> list[Path]:
     if not paths:
-        raise UserError(
+        raise NothingLeft(
             f"no recordings in {source}", "", "name a folder with wav, flac, mp3, ogg or aiff files"
         )
     if limit <= 0 or limit >= len(paths):

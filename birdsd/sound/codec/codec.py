@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, Mismatch, UserError, unknown_name
 from birdsd.schema import SPECTROGRAM, CodecConfig
 from birdsd.sound.codec.kept_phase import directions, from_centre, phase_images, spectrum_of
 from birdsd.sound.codec.phase import PGHI, STARTS, griffin_lim, inverse
@@ -226,7 +226,7 @@ class SpectrogramCodec(CodecConfig, Codec):
         """
         image = np.asarray(image)
         if image.ndim != 3 or image.shape[1] != self.bands:
-            raise UserError(
+            raise Mismatch(
                 f"an image of shape {image.shape} is not one of codec '{self.name}'",
                 f"its images are [channels, {self.bands}, frames]",
                 "decode it with the codec.json beside it",
@@ -241,7 +241,7 @@ class SpectrogramCodec(CodecConfig, Codec):
     def _with_its_phase(self, image: np.ndarray, circular: bool) -> np.ndarray:
         """Level times direction."""
         if len(image) != self.image_channels:
-            raise UserError(
+            raise Mismatch(
                 f"an image with {len(image)} channels is not one of codec '{self.name}'",
                 "with phase=kept it has three: level, cosine and sine",
                 "decode it with the codec.json beside it",
@@ -305,7 +305,7 @@ class SpectrogramCodec(CodecConfig, Codec):
         return size
 
     def _refuse(self, what: str, rule: str, way_out: str) -> UserError:
-        return UserError(f"codec '{self.name}': {what}", rule, way_out)
+        return BadValue(f"codec '{self.name}': {what}", rule, way_out)
 
     def _check_choices(self) -> None:
         for kind, value, valid in (

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch, Unsupported, UserError
 from birdsd.randomness import generator
 from birdsd.sound.codec.codec import SpectrogramCodec
 from birdsd.sound.codec.protocol import Codec
@@ -45,7 +45,7 @@ class Grids:
         if fits:
             return cls(high, low, scale)
         whose = [f" of {one}" if one else "" for one in named]
-        raise UserError(
+        raise Mismatch(
             f"codec '{high.name}'{whose[0]} ({high.description}) is not a finer grid of codec "
             f"'{low.name}'{whose[1]} ({low.description})",
             "each cell of the coarse grid must be 2 x 2 or 4 x 4 cells of the fine one, at the same rate",
@@ -94,7 +94,7 @@ def scale_of(codec: Codec) -> Scale:
 def spectrogram(codec: Codec) -> SpectrogramCodec:
     """The codec, where its pictures can be upscaled; `UserError` for one without absolute levels."""
     if not isinstance(codec, SpectrogramCodec) or not codec.keeps_level or codec.scale == "mel":
-        raise UserError(
+        raise Unsupported(
             f"the pictures of codec '{codec.name}' cannot be upscaled",
             "they must be spectrograms with levels (intensity=decibel or log1p) on a linear or log scale",
             "use codec=birdsong, for example",
@@ -106,7 +106,7 @@ def coarser(codec: Codec, scale: int) -> SpectrogramCodec:
     """The grid whose cells are `scale` x `scale` cells of the codec's."""
     fine = spectrogram(codec)
     if fine.bands % scale or fine.frames % scale:
-        raise UserError(
+        raise Mismatch(
             f"the images of codec '{fine.name}' are {fine.bands} x {fine.frames} (bands x frames)",
             f"with method.scale={scale} both must be multiples of {scale}",
             "set method.scale to a divisor, or prepare shards with other codec.bands and codec.frames",
@@ -132,7 +132,7 @@ def finer(codec: Codec, scale: int) -> SpectrogramCodec:
     edge = (1 - 1 / scale) / 2
     ends = (rows[-1] - edge * (rows[-2] - rows[-1]), rows[0] + edge * (rows[0] - rows[1]))
     if coarse.hop % scale or ends[0] <= 0 or ends[1] > coarse.rate_hz / 2:
-        raise UserError(
+        raise Unsupported(
             f"codec '{coarse.name}' ({coarse.description}) has no grid that is {scale} times as fine",
             "its hop must be a multiple of the scale in samples, and its finer bands must lie above 0 Hz and "
             "not beyond half the rate",

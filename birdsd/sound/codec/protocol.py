@@ -18,7 +18,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from birdsd import plugins
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, Mismatch, unknown_name
 from birdsd.files import fingerprint
 from birdsd.schema import SPECTROGRAM
 from birdsd.sound.audio.levels import LOWEST_HZ, band_level_db, without_offset
@@ -176,19 +176,19 @@ class Codec(ABC):
     def _checked(self, waveform: np.ndarray, rate_hz: int) -> np.ndarray:
         sound = np.atleast_2d(np.asarray(waveform, np.float32))
         if rate_hz != self.rate_hz:
-            raise UserError(
+            raise Mismatch(
                 f"sound at {rate_hz} Hz given to codec '{self.name}'",
                 f"it works at {self.rate_hz} Hz",
                 f"read the recording with rate_hz={self.rate_hz}",
             )
         if sound.ndim != 2 or sound.shape[0] != self.channels:
-            raise UserError(
+            raise Mismatch(
                 f"sound of shape {sound.shape} given to codec '{self.name}'",
                 f"it takes [{self.channels}, samples]",
                 f"read the recording with channels={self.channels}",
             )
         if not np.isfinite(sound).all():
-            raise UserError(
+            raise BadValue(
                 "the sound has samples that are not finite numbers", "", "leave this recording out"
             )
         return sound
@@ -236,7 +236,7 @@ class Codec(ABC):
                 raise unknown_name("codec field", key, fields)
         codec = kind(**{key: value for key, value in values.items() if key in fields})
         if (stored := values.get(_IMAGE_CHANNELS, codec.image_channels)) != codec.image_channels:
-            raise UserError(
+            raise Mismatch(
                 f"{_IMAGE_CHANNELS}={stored} of codec '{codec.name}'",
                 f"with its settings an image has {codec.image_channels}",
                 "restore the codec.json that was written with the images",
@@ -254,7 +254,7 @@ class Codec(ABC):
         """The kind of this name; from a kind itself only that kind can be made."""
         kind = find_kind(name)
         if not issubclass(kind, cls):
-            raise UserError(f"a codec of the kind '{name}'", f"here it has to be of the kind '{cls.kind}'")
+            raise Mismatch(f"a codec of the kind '{name}'", f"here it has to be of the kind '{cls.kind}'")
         return kind
 
     def fingerprint(self) -> str:
@@ -284,7 +284,7 @@ def find_kind(name: str) -> type[Codec]:
         )
     found = plugins.load(plugins.CODECS, name)
     if missing := _missing(found, name):
-        raise UserError(
+        raise BadValue(
             f"the entry point {name} in {plugins.CODECS} names {found!r}, which {missing}",
             "it has to be a frozen dataclass that subclasses birdsd.sound.codec.protocol.Codec",
             "see docs/extending.md",

@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import ArrayLike
 
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, UserError, unknown_name
 
 SCALES = ("linear", "log", "mel")
 MEL_FORMULAS = ("htk", "slaney")
@@ -241,7 +241,7 @@ def _empty_filters(
     if works(fewer, n_fft):
         ways.append(f"set bands={fewer}")
     first = corners[weights.empty_bands[0] + 1]
-    return UserError(
+    return BadValue(
         f"{len(weights.empty_bands)} of the {bands} {scale} filters see no FFT bin "
         f"(the lowest at {first:.0f} Hz): with n_fft={n_fft} at {rate_hz} Hz the bins are "
         f"{rate_hz / n_fft:.1f} Hz apart",

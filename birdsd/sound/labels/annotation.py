@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from birdsd.errors import UserError
+from birdsd.errors import Damaged
 
 # Why a label is in no clip: the reasons that `prepare` adds up at its end (see `Account`).
 MALFORMED = "malformed row"
@@ -165,7 +165,7 @@ def read_text(path: Path) -> str:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise Damaged(f"cannot read {path}: {error.strerror}") from error
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", errors="replace")
     try:

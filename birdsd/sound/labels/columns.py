@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from birdsd.errors import UserError, listed_names, unknown_name
+from birdsd.errors import NotFound, listed_names, unknown_name
 from birdsd.sound.labels.numbers import column_rule, comma_rule, parse_number
 from birdsd.sound.labels.sheets import Sheet
 from birdsd.sound.species.names import Names, read_names
@@ -120,7 +120,7 @@ def require(path: Path, columns: Columns, sheet: Sheet, name: str) -> None:
     ]
     headless = any(parse_number(cell) is not None for cell in sheet.header)
     hint = f"Did you mean '{near[0][1]}' by '{near[0][0]}'?" if near else f"rename a column to '{valid[0]}'"
-    raise UserError(
+    raise NotFound(
         f"{path} has no column for the {name}; its columns are {listed_names(filter(None, sheet.header))}",
         f"known names are {listed_names(valid)}",
         "the first line must hold the columns' names, and this one holds numbers" if headless else hint,
@@ -154,7 +154,7 @@ def map_columns(path: Path, sheet: Sheet, choices: Mapping[str, str]) -> Columns
             raise unknown_name("column", canonical, COLUMNS)
         if column not in header:
             there = listed_names(filter(None, header), column)
-            raise UserError(f"{path} has no column '{column}'", f"its columns are {there}")
+            raise NotFound(f"{path} has no column '{column}'", f"its columns are {there}")
         found["asked" if canonical == "label" else canonical] = header.index(column)
     for canonical, names in COLUMNS.items():
         places = folded if canonical not in NUMBERS else folded | bare

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from birdsd.errors import UserError
+from birdsd.errors import NotFound, Unsupported, UserError
 from birdsd.sound.audio.recordings import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, AudioInfo, walk
 from birdsd.sound.labels.annotation import MISSING_FILE, UNCLEAR_TIMES, UNREADABLE, Problem, read_text
 from birdsd.sound.labels.audacity import is_audacity, read_track
@@ -86,7 +86,7 @@ def named_layer(path: Path, sources: Sources, columns: Mapping[str, str] | None)
             add_unmatched(layer, one, sources)
         return layer
     if not path.is_file():
-        raise UserError(f"label table {path} does not exist")
+        raise NotFound(f"label table {path} does not exist")
     sources.used.add(path)
     if path.suffix.lower() == ".json":
         return _xenocanto_layer(path, sources)
@@ -97,7 +97,7 @@ def named_layer(path: Path, sources: Sources, columns: Mapping[str, str] | None)
         return _routed(read_selections(path), sources)
     if is_audacity(text):
         return _routed(read_track(path), sources)
-    raise UserError(
+    raise Unsupported(
         f"{path} is not a known kind of label file",
         "supported are CSV, TSV, parquet, Raven selection tables, Audacity labels and xeno-canto JSON",
     )

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
-from birdsd.errors import UserError
+from birdsd.errors import NotFound, NothingLeft, UserError
 from birdsd.sound.audio.formats import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, foreign_reason, not_read
 from birdsd.sound.audio.recordings import AudioInfo, RecordingError, probe, walk
 from birdsd.sound.labels.annotation import (
@@ -133,7 +133,7 @@ def load_recordings(
 def _nothing_left(source: Path, problems: list[Problem]) -> UserError:
     shown = "; ".join(f"{problem.path.name}: {problem.reason}" for problem in problems[:3])
     more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-    return UserError(
+    return NothingLeft(
         f"no labelled recording is left in {source}: {shown}{more}",
         "a file needs a label: a folder named after its species, a label table or an annotation beside it",
         "fix the files named, or pass data.labels=TABLE",
@@ -162,7 +162,7 @@ class _Listing:
 
 def _files(source: Path, result: LabelledSet) -> _Listing:
     if not source.exists():
-        raise UserError(f"recordings folder {source} does not exist", "", "name a folder of sound files")
+        raise NotFound(f"recordings folder {source} does not exist", "", "name a folder of sound files")
     listing = _Listing(source)
     for path in [source] if source.is_file() else walk(source):
         suffix = path.suffix.lower()
@@ -187,7 +187,7 @@ def _files(source: Path, result: LabelledSet) -> _Listing:
             listing.others.append(path)
     if not listing.sounds:
         found = f" ({result.files} files are in formats that are not read)" if result.files else ""
-        raise UserError(
+        raise NothingLeft(
             f"no recordings in {source}{found}",
             f"read are {', '.join(sorted(suffix[1:] for suffix in AUDIO_SUFFIXES))}",
             "name a folder that holds such files, in sub-folders named after their species",
@@ -204,7 +204,7 @@ def _top_layers(
     if labels is not None:
         layer = named_layer(Path(labels), sources, columns)
         if not layer:
-            raise UserError(
+            raise NothingLeft(
                 f"{labels} has labels for none of the {len(finder.files)} recordings in {finder.root}"
                 + "".join(f"; {problem.reason}" for problem in sources.problems[:3]),
                 f"paths in it count from its own folder or from {finder.root}",

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from birdsd.errors import UserError, listed_names
+from birdsd.errors import NotFound, listed_names
 from birdsd.files import write_text
 from birdsd.sound.labels.annotation import Label, read_text
 from birdsd.sound.labels.columns import COLUMNS, map_columns
@@ -63,12 +63,12 @@ def read_selections(path: Path, label_column: str | None = None, *, named: bool 
     columns = map_columns(path, sheet, choices or {})
     shown = listed_names(filter(None, sheet.header))
     if not (columns.has("start") and (columns.has("end") or columns.has("duration"))):
-        raise UserError(
+        raise NotFound(
             f"{path} is not a Raven selection table: its columns are {shown}",
             "it needs 'Begin Time (s)' and 'End Time (s)', separated by tabs",
         )
     if named and sheet.rows and not columns.names_species():
-        raise UserError(
+        raise NotFound(
             f"{path} has no recognisable label column: its columns are {shown}",
             f"known are {listed_names(COLUMNS['label'])}",
             "rename the one that holds the species to 'Species'",

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
 from birdsd.sound.labels.annotation import Label, Problem
 from birdsd.sound.species.names import NOTHING, Names
 
@@ -82,5 +82,5 @@ class LabelFile:
         """The rows, or a `UserError` for the first line that could not be read."""
         for problem in self.problems:
             if problem.labels:
-                raise UserError(f"{self.path}, {problem.reason}")
+                raise BadValue(f"{self.path}, {problem.reason}")
         yield from self.rows

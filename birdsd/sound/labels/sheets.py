@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from birdsd.errors import UserError
+from birdsd.errors import Damaged
 from birdsd.sound.labels.annotation import read_text
 from birdsd.sound.species.wordlists import EMPTY
 
@@ -62,11 +62,11 @@ def separated(text: str, path: Path) -> Sheet:
             reader = csv.reader(source, delimiter=delimiter)
         table = [(reader.line_num + skipped, [_unquoted(cell) for cell in cells]) for cells in reader]
     except csv.Error as error:
-        raise UserError(f"{path} is not a readable table: {error}") from error
+        raise Damaged(f"{path} is not a readable table: {error}") from error
     header = [name.strip() for name in table[0][1]] if table else []
     for number, cells in table:
         if any("\n" in cell and cell.count(delimiter) >= max(1, len(header) - 1) for cell in cells):
-            raise UserError(
+            raise Damaged(
                 f"{path} has a quotation mark that is not closed, in the line {number} or above",
                 "all lines up to the next quotation mark would be one cell",
             )
@@ -91,6 +91,6 @@ def _parquet(path: Path) -> Sheet:
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path} is not a readable parquet table: {error}") from error
+        raise Damaged(f"{path} is not a readable parquet table: {error}") from error
     rows = [["" if value is None else str(value) for value in row.values()] for row in table.to_pylist()]
     return Sheet(list(table.column_names), list(enumerate(rows, start=2)), "")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from birdsd.errors import UserError
+from birdsd.errors import NotFound
 from birdsd.files import read_json
 from birdsd.sound.species.names import NOTHING, Names, clean_name, read_names, read_types
 
@@ -62,7 +62,7 @@ def read_xenocanto(path: Path) -> dict[str, XenoCantoRecord]:
             recordist=clean_name(str(record.get("rec") or "")),
         )
     if not found:
-        raise UserError(
+        raise NotFound(
             f"{path} has no xeno-canto recordings", "it needs a list `recordings` with `id` and `en`"
         )
     return found

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, unknown_name
 from birdsd.sound.separation.fit import GATE, LEAST_QUIET_S, NMF, Wanted, free_bird, gate_of
 from birdsd.sound.separation.measures import snr_db
 from birdsd.sound.separation.sample import Sample
@@ -74,6 +74,6 @@ def check_cleaning(method: str, most_db: float) -> None:
     if method not in METHODS:
         raise unknown_name("way of cleaning", method, METHODS)
     if not 0 < most_db <= MOST_DB:
-        raise UserError(
+        raise BadValue(
             f"data.clean_db is {most_db:g}", f"it is more than 0 and at most {MOST_DB:g}", "12 is usual"
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, Mismatch, NothingLeft, unknown_name
 from birdsd.randomness import generator
 from birdsd.sound.separation import masks, nmf, periodicity
 from birdsd.sound.separation.gate import steady_level
@@ -63,9 +63,9 @@ class Wanted:
             ("power", self.power, 0.5, 4.0),
         ):  # fmt: skip
             if not least <= value <= most:
-                raise UserError(f"{name} is {value:g}", f"it lies between {least:g} and {most:g}")
+                raise BadValue(f"{name} is {value:g}", f"it lies between {least:g} and {most:g}")
         if not self.bird or not self.rest or self.bird == self.rest:
-            raise UserError(
+            raise Mismatch(
                 f"the sources are called '{self.bird}' and '{self.rest}'", "they need two different names"
             )
 
@@ -82,7 +82,7 @@ class Fitted:
 def fit(sample: Sample, wanted: Wanted, model: Bases | None = None) -> Fitted:
     """Fit to a recording, of which `sample` is a part. `UserError` where this method cannot do it."""
     if sample.silent:
-        raise UserError("the recording is silent", "there is nothing to separate")
+        raise NothingLeft("the recording is silent", "there is nothing to separate")
     if model is not None:
         return _with_model(sample, wanted, model)
     if wanted.method == GATE:
@@ -111,7 +111,7 @@ def free_bird(sample: Sample, wanted: Wanted, noise: np.ndarray | None = None) -
     if noise is None:
         noise = sample.magnitude[sample.quiet]
     if len(noise) * sample.grid.hop_s < LEAST_QUIET_S:
-        raise UserError(
+        raise NothingLeft(
             f"no stretch without song was found in {sample.duration_s:.3g} s",
             f"method=nmf learns the noise from {LEAST_QUIET_S} s at least",
             "name a model, or use method=pcnmf or method=gate",
@@ -128,7 +128,9 @@ def free_bird(sample: Sample, wanted: Wanted, noise: np.ndarray | None = None) -
 def learn_source(name: str, sample: Sample, wanted: Wanted, domain: str = MAGNITUDE) -> Bases:
     """The bases of a source, from recordings in which it is heard. `UserError` for more bases than frames."""
     if sample.silent:
-        raise UserError(f"the recordings of {name} are silent", "a source is learnt from what it sounds like")
+        raise NothingLeft(
+            f"the recordings of {name} are silent", "a source is learnt from what it sounds like"
+        )
     draw = generator(wanted.seed, "separation", name)
     return _learnt(sample.magnitude, sample.grid, wanted, name, draw, domain)
 
@@ -176,11 +178,11 @@ def _extended(sample: Sample, wanted: Wanted, known: Bases, name: str, count: in
 
 def _with_model(sample: Sample, wanted: Wanted, model: Bases) -> Fitted:
     if wanted.method not in (AUTO, NMF):
-        raise UserError(f"method={wanted.method} uses no model", "a model goes with method=nmf")
+        raise Mismatch(f"method={wanted.method} uses no model", "a model goes with method=nmf")
     model.rows(sample.grid)  # a recording of a rate that it does not fit is refused before anything is learnt
     free = wanted.free or (wanted.bases if len(model.sources) == 1 else 0)
     if wanted.rest in model.sources and free:
-        raise UserError(
+        raise Mismatch(
             f"the model has a source '{wanted.rest}' of its own", "what is free needs another name",
             "set rest=other",
         )  # fmt: skip

@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
 
 WINDOW_S, OVERLAP = 0.032, 4  # at 32 kHz: 1024 samples, every 256
 TOP_HZ = 16000.0  # bases say nothing of what is above: it goes with the last source
@@ -34,7 +34,7 @@ class Grid:
         """The grid at a rate whose bins lie closest to those of every other rate, 1 / `window_s` Hz apart."""
         hop = max(1, round(rate_hz * window_s / overlap))
         if hop * overlap < 8:
-            raise UserError(
+            raise BadValue(
                 f"a window of {1000 * window_s:g} ms is {hop * overlap} samples long at {rate_hz} Hz",
                 "a spectrum needs 8 at least",
             )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import Damaged, NotFound, Unsupported
 from birdsd.files import atomic_write
 from birdsd.sound.separation.matfile import read_struct
 from birdsd.sound.separation.model import DECIBEL, MAGNITUDE, Bases, load_safetensors
@@ -25,7 +25,7 @@ def load_bases(path: Path) -> Bases:
     file."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(
+        raise NotFound(
             f"the separation model {path} does not exist",
             "",
             "birdsd run separate learn.SOURCE=FOLDER makes one",
@@ -34,7 +34,7 @@ def load_bases(path: Path) -> Bases:
         return load_mat(path)
     if path.suffix.lower() == ".safetensors":
         return load_safetensors(path)
-    raise UserError(
+    raise Unsupported(
         f"{path} is no separation model", "it is a .safetensors file, or soundscape_IR's .mat file"
     )
 
@@ -45,22 +45,22 @@ def load_mat(path: Path) -> Bases:
     stored = read_struct(path, _STRUCT)
     for name in _FIELDS:
         if not isinstance(stored.get(name), np.ndarray) or not stored[name].size:
-            raise UserError(f"{path}: {name} of its {_STRUCT} is missing, or holds no numbers", _RULE)
+            raise Damaged(f"{path}: {name} of its {_STRUCT} is missing, or holds no numbers", _RULE)
     hz = stored["f"].astype(np.float64).reshape(-1)
     weights = stored["W"].astype(np.float32)
     owner = stored["W_cluster"].astype(np.float64).reshape(-1)
     depth, count = (float(stored[name].reshape(-1)[0]) for name in ("time_frame", "k"))
     if not (1 <= depth <= _MOST and 1 <= count <= _MOST):
-        raise UserError(f"{path} is of {depth:g} frames and {count:g} sources", f"there are 1 to {_MOST}")
+        raise Damaged(f"{path} is of {depth:g} frames and {count:g} sources", f"there are 1 to {_MOST}")
     depth, count = int(depth), int(count)
     sensible = weights.ndim == 2 and len(hz) > 1
     if not sensible or weights.shape[0] != depth * len(hz) or not np.isfinite(owner).all():
-        raise UserError(
+        raise Damaged(
             f"{path}: W is {list(weights.shape)}, for {len(hz)} frequencies, {depth} frames, {count} sources",
             _RULE,
         )
     if not (np.isfinite(hz).all() and hz[1] > hz[0]):
-        raise UserError(f"{path}: its frequencies do not rise", _RULE)
+        raise Damaged(f"{path}: its frequencies do not rise", _RULE)
     pieces = weights.reshape(depth, len(hz), -1)[::-1]  # there the latest delay comes first
     weights = np.ascontiguousarray(pieces.reshape(depth * len(hz), -1))
     # Which unit the columns have is lost with the activations.

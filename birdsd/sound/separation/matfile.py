@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import Damaged, NotFound, Unsupported
 
 LARGEST_BYTES = 1 << 28  # of a file, and of what is in it unpacked
 _HEADER_BYTES = 128
@@ -48,10 +48,10 @@ def read_struct(path: Path, name: str) -> dict[str, Any]:
     """
     path = Path(path)
     if path.stat().st_size > LARGEST_BYTES:
-        raise UserError(f"{path} is larger than {LARGEST_BYTES} bytes", "no model is that large")
+        raise Unsupported(f"{path} is larger than {LARGEST_BYTES} bytes", "no model is that large")
     data = path.read_bytes()
     if len(data) < _HEADER_BYTES or data[126:128] not in (b"IM", b"MI") or not data.startswith(b"MATLAB"):
-        raise UserError(f"{path} is not a MATLAB file that can be read", _RULE)
+        raise Damaged(f"{path} is not a MATLAB file that can be read", _RULE)
     order = "<" if data[126:128] == b"IM" else ">"
     try:
         for body in _variables(_Reader(memoryview(data)[_HEADER_BYTES:], order)):
@@ -59,8 +59,8 @@ def read_struct(path: Path, name: str) -> dict[str, Any]:
             if found == name and isinstance(value, dict):
                 return value
     except (_Damaged, struct.error, zlib.error, UnicodeDecodeError, ValueError, OverflowError) as error:
-        raise UserError(f"{path} is damaged: {error}", _RULE) from error
-    raise UserError(f"{path} holds no struct {name}", _RULE)
+        raise Damaged(f"{path} is damaged: {error}", _RULE) from error
+    raise NotFound(f"{path} holds no struct {name}", _RULE)
 
 
 def _variables(reader: _Reader) -> Iterator[_Reader]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from birdsd.errors import UserError, listed_names, unknown_name
+from birdsd.errors import Damaged, Mismatch, listed_names, unknown_name
 from birdsd.files import atomic_write, fingerprint
 from birdsd.sound.separation.grid import Grid
 
@@ -42,18 +42,18 @@ class Bases:
         count = self.weights.shape[1]
         rule = "a separation model is bases, a source for each, and frequencies"
         if self.weights.shape[0] != self.depth * len(self.hz) or len(self.owner) != count or not count:
-            raise UserError(
+            raise Damaged(
                 f"bases of {self.weights.shape} do not fit {len(self.hz)} frequencies, {self.depth} frames "
                 f"and {len(self.owner)} sources",
                 rule,
             )
         if not np.isfinite(self.weights).all() or (self.weights < 0).any():
-            raise UserError("the bases of a separation model hold NaN, infinite or negative values", rule)
+            raise Damaged("the bases of a separation model hold NaN, infinite or negative values", rule)
         spaced = len(self.hz) > 1 and np.isfinite(self.hz).all() and (np.diff(self.hz) > 0).all()
         if not spaced or self.hz[0] < 0:
-            raise UserError("the frequencies of a separation model do not rise", rule)
+            raise Damaged("the frequencies of a separation model do not rise", rule)
         if not self.sources or self.owner.min() < 0 or self.owner.max() >= len(self.sources):
-            raise UserError("a basis of a separation model belongs to a source that it does not have", rule)
+            raise Damaged("a basis of a separation model belongs to a source that it does not have", rule)
 
     @property
     def identity(self) -> str:
@@ -82,7 +82,7 @@ class Bases:
         there = (bins < grid.bins) & (np.diff(bins, prepend=-1) > 0)
         if there.sum() < _LEAST_BAND * len(self.hz):
             top_hz, step_hz = float(self.hz[-1]), float(self.hz[1] - self.hz[0])
-            raise UserError(
+            raise Mismatch(
                 f"the model is of {self.hz[0]:.0f}-{top_hz:.0f} Hz in steps of {step_hz:.1f} Hz, and a "
                 f"recording of {grid.rate_hz} Hz has {grid.rate_hz / 2:.0f} Hz in steps of {grid.bin_hz:.1f}",
                 "half of the model's band must be there",
@@ -119,7 +119,7 @@ def load_safetensors(path: Path) -> Bases:
         with safe_open(str(path), "numpy") as file:
             about = file.metadata() or {}
             if about.get("format") != FORMAT:
-                raise UserError(
+                raise Mismatch(
                     f"{path} holds other weights (it has {listed_names(sorted(file.keys()))})",
                     f"a separation model says format={FORMAT}",
                     "birdsd run separate learn=FOLDER makes one",
@@ -132,7 +132,7 @@ def load_safetensors(path: Path) -> Bases:
             str(told["domain"]), dict(told["notes"]),
         )  # fmt: skip
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
+        raise Damaged(
             f"{path} cannot be read: {error}", "it is a separation model", "copy it again"
         ) from error
 
@@ -146,7 +146,7 @@ def joined(parts: list[Bases]) -> Bases:
     for part in parts:
         alike = (part.window_s, part.overlap, part.depth, part.domain, len(part.hz))
         if alike != (first.window_s, first.overlap, first.depth, first.domain, len(first.hz)):
-            raise UserError(
+            raise Mismatch(
                 f"the models of {listed_names(first.sources)} and {listed_names(part.sources)} lie on "
                 "different grids",
                 "their windows, stacked frames, frequencies and domain must be the same",

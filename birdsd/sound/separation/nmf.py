@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
 
 EPSILON = 1e-6  # of magnitudes whose mean is 1
 
@@ -57,7 +57,7 @@ def learn(
     """
     rows, columns = target.shape
     if bases > columns:
-        raise UserError(
+        raise BadValue(
             f"{bases} bases for {columns} frames of {what}",
             "there must be more frames than bases, or each frame becomes a basis",
             f"learn from a longer recording, or set bases={max(1, columns // 4)}",

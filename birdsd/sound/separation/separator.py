@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
 from birdsd.sound.audio.channels import mix_down
 from birdsd.sound.audio.source import all_finite
 from birdsd.sound.separation import masks, nmf
@@ -117,7 +117,7 @@ def stems_of(separator: Separator, sound: np.ndarray) -> np.ndarray:
     """
     sound = np.atleast_2d(np.asarray(sound, np.float32))
     if not all_finite(sound):
-        raise UserError("the sound to separate has NaN or infinite samples", "nothing can be said of those")
+        raise BadValue("the sound to separate has NaN or infinite samples", "nothing can be said of those")
     grid, samples = separator.grid, sound.shape[1]
     spectra = [grid.spectrum(channel) for channel in sound]
     mono = mix_down(sound, grid.rate_hz)

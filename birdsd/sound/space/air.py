@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
 
 # Recordings of birds hold the air that lay between bird and microphone: about so much of it.
 REFERENCE_M = 10.0
@@ -36,7 +36,7 @@ class Air:
         for name, (least, most, unit) in _RANGES.items():
             value = getattr(self, name)
             if not math.isfinite(value) or not least <= value <= most:
-                raise UserError(
+                raise BadValue(
                     f"{name} is {value:g}",
                     f"a number from {least:g} to {most:g} {unit} is expected",
                     f"set space.{name}",

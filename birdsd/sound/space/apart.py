@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import scipy.fft
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
 from birdsd.sound.space.intensity import spectra, window_and_hop
 
 _SHARPNESS = 20.0
@@ -19,7 +19,7 @@ def apart(foa: np.ndarray, rate_hz: int, azimuths_deg: Sequence[float]) -> np.nd
     all of them sum to W."""
     azimuths = np.radians(np.asarray(azimuths_deg, np.float64))
     if not len(azimuths) or not np.isfinite(azimuths).all():
-        raise UserError(f"azimuths {list(azimuths_deg)}", "one or more numbers in degrees are expected")
+        raise BadValue(f"azimuths {list(azimuths_deg)}", "one or more numbers in degrees are expected")
     found = spectra(foa, rate_hz)
     w, y, _, x = found
     heading = np.arctan2((np.conj(w) * y).real, (np.conj(w) * x).real)

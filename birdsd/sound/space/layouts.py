@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, Mismatch, unknown_name
 from birdsd.sound.space.air import Air
 
 MONO, ORTF, MS, FOA, ARRAY = "mono", "ortf", "ms", "foa", "array"
@@ -37,7 +37,7 @@ class Position:
         ):  # fmt: skip
             value = getattr(self, name)
             if not math.isfinite(value) or not least <= value <= most:
-                raise UserError(
+                raise BadValue(
                     f"{name} is {value:g}", f"a number from {least:g} to {most:g} {unit} is expected"
                 )
 
@@ -96,11 +96,11 @@ class Layout:
         if self.name not in LAYOUTS:
             raise unknown_name("layout", self.name, LAYOUTS)
         if not math.isfinite(self.heading_deg) or not 0 <= self.heading_deg <= 360:
-            raise UserError(
+            raise BadValue(
                 f"heading_deg is {self.heading_deg:g}", "a compass bearing from 0 to 360 degrees is expected"
             )
         if (self.name == ARRAY) != bool(self.recorders):
-            raise UserError(
+            raise Mismatch(
                 f"layout={self.name} and {len(self.recorders)} recorders",
                 "an array has recorders, and no other",
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import Mismatch, NothingLeft, unknown_name
 
 ACN_SN3D, ACN_N3D, FUMA, AUTO = "acn-sn3d", "acn-n3d", "fuma", "auto"
 ORDERS = (AUTO, ACN_SN3D, ACN_N3D, FUMA)
@@ -44,12 +44,12 @@ def told_apart(energy: np.ndarray, place: str) -> str:
     much is N3D, and also any four channels of equal loudness: that must be said.
     """
     if not energy[0] > 0:
-        raise UserError(f"the first channel of {place} is silent", "the pressure W is expected there", _SAY)
+        raise NothingLeft(f"the first channel of {place} is silent", "the pressure W is expected there", _SAY)
     ratio = float(energy[1:].sum() / energy[0])
     for name in (ACN_SN3D, FUMA):
         if _RATIO[name] / _NEAR <= ratio <= _RATIO[name] * _NEAR:
             return name
-    raise UserError(
+    raise Mismatch(
         f"the gradients of {place} have {ratio:.2f} times the energy of its first channel",
         "it is 1 in ACN/SN3D and 2 in FuMa; about 3 is N3D, or four channels that are no ambisonics",
         _SAY,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.fft
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
 from birdsd.sound.space.air import REFERENCE_M, Air
 from birdsd.sound.space.layouts import NEAREST_M, Layout, Paths, Position
 
@@ -36,7 +36,7 @@ class Reverberation:
         for name, value, most in (("reverb_s", self.time_s, 10.0), ("direct_db", self.direct_db, 100.0)):
             least = 0.0 if name == "reverb_s" else -40.0
             if not math.isfinite(value) or not least <= value <= most:
-                raise UserError(
+                raise BadValue(
                     f"{name} is {value:g}", f"a number from {least:g} to {most:g} is expected",
                     f"set space.{name}",
                 )  # fmt: skip
@@ -62,7 +62,7 @@ def render(
     decides the reverberation.
     """
     if not np.isfinite(sound).all():
-        raise UserError("the sound to be placed has NaN or infinite samples")
+        raise BadValue("the sound to be placed has NaN or infinite samples")
     steps = _steps(len(sound), rate_hz, places, span, layout, air)
     paths = [layout.paths(place, air) for _, place in steps]
     before = lead(paths, rate_hz)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from birdsd.errors import UserError
+from birdsd.errors import NothingLeft, UserError
 from birdsd.files import fingerprint, safe_name
 from birdsd.sound.audio.recordings import RecordingError, find_recordings, probe
 from birdsd.sound.separation.fit import Wanted
@@ -41,7 +41,7 @@ def tasks_of(recordings: Sequence[str], out: Path, pool: Path | None, picture: b
             inside = path.relative_to(folder) if folder.is_dir() else Path(path.name)
             named.setdefault(path.resolve(), safe_name("_".join(inside.with_suffix("").parts)))
     if not named:
-        raise UserError(
+        raise NothingLeft(
             f"no sound files in {', '.join(recordings)}", "recordings are files, or folders of them"
         )
     twice = {name for name, count in Counter(named.values()).items() if count > 1}
@@ -82,7 +82,7 @@ class Batch:
                     done.refused.append((task.name, str(error)))
         if done.refused and not done.made and not done.kept:
             name, why = done.refused[0]
-            raise UserError(f"none of {len(self.tasks)} recordings can be separated; {name}: {why}")
+            raise NothingLeft(f"none of {len(self.tasks)} recordings can be separated; {name}: {why}")
         if done.made and self.tasks[0].picture:
             done.sheet = self._sheet(done)
         return done

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, NothingLeft
 from birdsd.sound.audio.recordings import RecordingError, find_recordings, probe, read
 from birdsd.sound.separation.fit import Wanted, grid_for, learn_source
 from birdsd.sound.separation.grid import Grid
@@ -41,7 +41,7 @@ def learn_model(
                 notes.append(f"{path.name} is left out: {error}")
         if not samples:
             why = f" ({notes[-1]})" if notes else ""
-            raise UserError(
+            raise NothingLeft(
                 f"{folder} has no recording to learn '{name}' from{why}",
                 "a source is learnt from sound files of it", f"set learn.{name}=FOLDER",
             )  # fmt: skip
@@ -64,5 +64,5 @@ def save_model(model: Bases, path: Path) -> Path:
     if suffix == ".mat":
         return save_mat(model, path)
     if suffix != ".safetensors":
-        raise UserError(f"a model cannot be saved as {path.name}", "its name ends in .safetensors or .mat")
+        raise BadValue(f"a model cannot be saved as {path.name}", "its name ends in .safetensors or .mat")
     return model.save(path)

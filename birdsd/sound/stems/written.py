@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from birdsd.errors import UserError
+from birdsd.errors import AlreadyThere, BadValue
 from birdsd.files import explained_write, read_json, safe_name, sha256_file, write_json, write_text
 from birdsd.sharing import private_folder, publish
 from birdsd.sound.audio.recordings import AudioInfo, RecordingError, blocks, probe
@@ -64,7 +64,7 @@ def is_there(task: Task, recipe: dict[str, Any]) -> bool:
     if known == recipe:
         return True
     differing = sorted(key for key in {*known, *recipe} if known.get(key) != recipe.get(key))
-    raise UserError(
+    raise AlreadyThere(
         f"{folder} holds other stems: they differ in {', '.join(differing)}",
         "stems that are there are never overwritten",
         "name another folder with out=, or delete this one",
@@ -83,7 +83,7 @@ def separate_recording(
     info = probe(task.path)
     grid = grid_for(info.rate_hz, model, wanted.method)
     if info.duration_s * info.rate_hz < grid.window:
-        raise UserError(
+        raise BadValue(
             f"{task.path.name} lasts {1000 * info.duration_s:.3g} ms",
             f"a frame is {1000 * grid.window / grid.rate_hz:.3g} ms long", "leave it out",
         )  # fmt: skip

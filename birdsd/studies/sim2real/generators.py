@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from birdsd.errors import UserError
+from birdsd.errors import NotFound, NotSet
 from birdsd.evaluation.embedded.cache import content_of
 from birdsd.evaluation.sim2real.arms import CLIPS
 from birdsd.files import fingerprint, safe_name, write_text
@@ -98,7 +98,7 @@ class Generators:
     def _scenes(self, level: str, run: Path) -> Path:
         out, config = self._place(level) / "scenes", self.config
         if not config.distribution:
-            raise UserError(
+            raise NotSet(
                 "an arm learns from scenes, and distribution is not set",
                 "scenes are drawn from a distribution, or lie in a folder",
                 "distribution=FILE.yaml, or scenes=FOLDER/{level}",
@@ -123,7 +123,7 @@ def given_folder(text: str, level: str) -> Path:
     """A folder of one's own, with {level} in its name replaced."""
     folder = Path(text.replace(LEVEL, level))
     if not folder.is_dir():
-        raise UserError(
+        raise NotFound(
             f"the folder of synthetic sounds {folder} does not exist", "it holds clips with labels",
             "synthetic=FOLDER, or FOLDER/{level} with a folder for each level",
         )  # fmt: skip

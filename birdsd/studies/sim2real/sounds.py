@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from birdsd.errors import UserError, listed_names, unknown_name
+from birdsd.errors import BadValue, NothingLeft, listed_names, unknown_name
 from birdsd.evaluation.judges.judgement import SILENT_BELOW
 from birdsd.evaluation.leakage import leaks
 from birdsd.evaluation.sim2real.arms import ALL
@@ -131,7 +131,7 @@ def real_sounds(
             f"left out, for want of a training, a validation and two test recordings: {listed_names(left)}"
         )
     if len(usable) < 2:
-        raise UserError(
+        raise NothingLeft(
             f"{len(usable)} species of {folder} have recordings enough",
             "the experiment tells at least two apart, with at least a training, a validation and two test "
             "recordings of each",
@@ -193,13 +193,11 @@ def usable_levels(asked: Sequence[str], real: RealSounds) -> tuple[list[str], li
         if level == ALL:
             continue
         if not level.isdigit() or int(level) < 1:
-            raise UserError(f"level {level!r}", "a level is a number of recordings a species, or all", "")
+            raise BadValue(f"level {level!r}", "a level is a number of recordings a species, or all", "")
         if int(level) >= most:
             remarks.append(f"level {level} is left out: no species has more than {most} training recordings")
             if ALL not in map(str, asked):
-                raise UserError(
-                    remarks[-1], "a level needs fewer recordings than there are", "levels=[2,all]"
-                )
+                raise BadValue(remarks[-1], "a level needs fewer recordings than there are", "levels=[2,all]")
         else:
             numbers.add(int(level))
     return [*map(str, sorted(numbers)), *([ALL] if ALL in map(str, asked) else [])], remarks
@@ -223,7 +221,7 @@ def synthetic_sounds(
     absent = sorted(wanted - {one.species for one in samples})
     remarks = [f"{folder}: no synthetic clip of {listed_names(absent)}"] if absent else []
     if not samples:
-        raise UserError(
+        raise NothingLeft(
             f"no clip in {folder} is labelled with one of the experiment's species",
             f"they are {listed_names(species)}",
             "name the folder of clips: synthetic=FOLDER, or FOLDER/{level} with one for each level",

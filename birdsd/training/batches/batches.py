@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from birdsd.errors import UserError
+from birdsd.errors import NotFound, NothingLeft
 from birdsd.shards.prefetch import Prefetcher
 from birdsd.training.batches.global_batch import BatchPlan, MicroBatch
 from birdsd.training.devices.precision import release
@@ -123,7 +123,7 @@ def fill_caches(
     unseen = [split for split in splits if kept is not None and method.cached_latents(split) is None]
     for rank, gone in enumerate(world.gather(unseen)):
         if gone:
-            raise UserError(
+            raise NotFound(
                 f"rank {rank} does not find the latents of {', '.join(gone)} that other ranks have cached",
                 "all ranks read what each of them has made",
                 "set machine.cache_folder to a place that all nodes share, or machine.cache_latents=false",
@@ -198,7 +198,7 @@ class BatchMaker:
                     self._spare = self.example(sample, start)
                     break
             else:
-                raise UserError(
+                raise NothingLeft(
                     "not one of the first 200 samples can be decoded" + (f"; {first}" if first else ""),
                     "there is nothing to train on",
                     "look at the shards with `birdsd inspect SHARDS`",

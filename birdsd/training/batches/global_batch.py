@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,19 @@ class BatchPlan:
 
     def __post_init__(self) -> None:
         if self.global_batch < 1:
-            raise UserError(
+            raise BadValue(
                 f"optim.global_batch is {self.global_batch}",
                 "it must be at least 1",
                 "e.g. optim.global_batch=16",
             )
         if self.micro_batch < 0:
-            raise UserError(
+            raise BadValue(
                 f"machine.micro_batch is {self.micro_batch}",
                 "it is the number of samples computed at once, or 0 for all of a rank's share",
                 "e.g. machine.micro_batch=4",
             )
         if not 0 <= self.rank < self.world_size:
-            raise UserError(
+            raise BadValue(
                 f"rank {self.rank} is not in a world of {self.world_size}", "RANK must be below WORLD_SIZE"
             )
 

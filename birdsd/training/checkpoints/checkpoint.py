@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 import birdsd
-from birdsd.errors import UserError
+from birdsd.errors import Damaged, Mismatch, UserError
 from birdsd.files import explained_write, fsync_folder, write_json
 from birdsd.training.checkpoints.reading import COMMIT, STATE, Checkpoint, json_sum, read_committed
 from birdsd.training.checkpoints.tensorfile import TensorBuffer, TensorFile, TensorStream
@@ -83,7 +83,7 @@ class Checkpointer:
         in_background: bool = True,
     ) -> None:
         if not in_background and world.size > 1:
-            raise UserError(
+            raise Mismatch(
                 f"machine.save_in_background=false on {world.size} ranks",
                 "saving without a copy works with one process only; with several, each copies just its share",
                 "leave machine.save_in_background=true",
@@ -124,7 +124,7 @@ class Checkpointer:
             self._set_aside(name, problems[0])
         bad = self.world.from_first(sorted(p.name for p in self.folder.glob(f"*{_BAD}*")))
         if bad:
-            raise UserError(
+            raise Damaged(
                 f"no checkpoint in {self.folder} is intact: {', '.join(bad)}",
                 "starting over would silently lose the training so far",
                 "restore one from a copy, or delete them to start the run again",
@@ -141,7 +141,7 @@ class Checkpointer:
     def _check_signature(self, checkpoint: Checkpoint) -> None:
         saved = checkpoint.commit["signature"]
         if saved != self.signature:
-            raise UserError(
+            raise Mismatch(
                 f"checkpoint {checkpoint.folder} is of a run with signature {saved}, not {self.signature}",
                 "settings that determine what is learnt must not change within a run",
                 "restore the settings, or start a new run in a new folder",

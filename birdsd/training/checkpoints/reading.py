@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from birdsd.errors import UserError, listed_names
+from birdsd.errors import Damaged, NotFound, listed_names
 from birdsd.training.checkpoints.tensorfile import TensorFile
 
 COMMIT, STATE = "COMMIT.json", "state.json"
@@ -34,7 +34,7 @@ class Checkpoint:
         read when used, and not to be written to."""
         file = self.commit["tensors"].get(f"{kind}/{name}")
         if file is None:
-            raise UserError(
+            raise NotFound(
                 f"checkpoint {self.folder} has no {kind} for the parameter {name}",
                 "the model of this run is not the one that was saved",
                 "use the version of birdsd that started the run, or start a new one",
@@ -84,7 +84,7 @@ def checkpoint_at(folder: Path, position: int) -> Checkpoint:
     damaged."""
     known = positions(folder)
     if position not in known:
-        raise UserError(
+        raise NotFound(
             f"the run {folder} has no checkpoint at {position}",
             f"there are {listed_names(map(str, known))}" if known else "it has none",
             "save.keep says how many are kept, the latest ones",
@@ -92,7 +92,7 @@ def checkpoint_at(folder: Path, position: int) -> Checkpoint:
     place = Path(folder) / "checkpoints" / f"{position:012d}"
     checkpoint, problem = read_committed(place)
     if checkpoint is None:
-        raise UserError(f"the checkpoint {place} cannot be used: {problem}", "", "name another one")
+        raise Damaged(f"the checkpoint {place} cannot be used: {problem}", "", "name another one")
     return checkpoint
 
 

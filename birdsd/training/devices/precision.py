@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import Mismatch, NotFound, unknown_name
 from birdsd.training.devices.cores import share_cores
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -33,7 +33,7 @@ def choose_device(requested: str, local_rank: int = 0) -> torch.device:
         raise unknown_name("machine.device", requested, ("auto", "cpu", "cuda"))
     there = torch.cuda.is_available()
     if requested == "cuda" and not there:
-        raise UserError(
+        raise NotFound(
             "machine.device is cuda, but PyTorch sees no GPU here",
             "a driver and a CUDA build of PyTorch are needed",
             "use machine.device=cpu or auto",
@@ -50,7 +50,7 @@ def choose_precision(requested: str, device: torch.device) -> Precision:
         raise unknown_name("machine.precision", requested, ("auto", *DTYPES))
     if device.type == "cpu":
         if requested == "fp16":
-            raise UserError(
+            raise Mismatch(
                 "machine.precision is fp16 on a CPU",
                 "fp16 trains on GPUs only",
                 "use machine.precision=fp32 or bf16",

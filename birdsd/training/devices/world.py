@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
 from birdsd.files import muted
 
 
@@ -35,9 +35,9 @@ class World:
         try:
             rank, size, local = (int(os.environ.get(n, d)) for n, d in _VARIABLES.items())
         except ValueError as error:
-            raise UserError(f"RANK, WORLD_SIZE and LOCAL_RANK must be whole numbers: {error}") from error
+            raise BadValue(f"RANK, WORLD_SIZE and LOCAL_RANK must be whole numbers: {error}") from error
         if not 0 <= rank < size:
-            raise UserError(
+            raise BadValue(
                 f"RANK is {rank} and WORLD_SIZE is {size}", "the rank must be below the world size"
             )
         return cls(rank, size, local)

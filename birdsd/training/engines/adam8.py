@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from birdsd.errors import UserError
+from birdsd.errors import Unsupported
 
 if TYPE_CHECKING:
     from birdsd.schema import OptimConfig
@@ -130,7 +130,7 @@ def _bitsandbytes() -> Any:
     try:
         import bitsandbytes.functional as library
     except ImportError as error:
-        raise UserError(
+        raise Unsupported(
             f"machine.optimizer_bits=8, and bitsandbytes cannot be imported: {error}",
             "it is an optional dependency for 8-bit optimizer states",
             'pip install "birdsd[eightbit]", or machine.optimizer_bits=32',

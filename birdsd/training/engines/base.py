@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from birdsd.errors import UserError
+from birdsd.errors import NothingLeft
 from birdsd.training.devices.precision import Precision
 from birdsd.training.devices.world import World
 from birdsd.training.engines.adam8 import MOMENTS, AdamW8bit
@@ -117,7 +117,7 @@ def learning_of(learner: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """The parameters that learn, by name; `UserError` where there are none."""
     learning = [(name, p) for name, p in learner.named_parameters() if p.requires_grad]
     if not learning:
-        raise UserError(
+        raise NothingLeft(
             "this method has no trainable parameters", "no parameter of its learner requires a gradient"
         )
     return learning

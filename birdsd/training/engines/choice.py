@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import Mismatch, Unsupported, unknown_name
 from birdsd.training.devices.precision import Precision
 from birdsd.training.devices.world import World
 from birdsd.training.engines.base import Engine
@@ -23,7 +23,7 @@ def check_engine(machine: MachineConfig) -> None:
     if machine.engine not in ("torch", "deepspeed"):
         raise unknown_name("machine.engine", machine.engine, ("torch", "deepspeed"))
     if machine.offload_parameters and (machine.engine != "deepspeed" or machine.zero_stage != 3):
-        raise UserError(
+        raise Mismatch(
             f"machine.offload_parameters=true with machine.engine={machine.engine}, "
             f"machine.zero_stage={machine.zero_stage}",
             "only ZeRO-3 can keep weights off the GPU until a layer needs them",
@@ -35,13 +35,13 @@ def check_engine(machine: MachineConfig) -> None:
         if machine.zero_stage not in (0, 1, 2, 3):
             raise unknown_name("machine.zero_stage", str(machine.zero_stage), ("0", "1", "2", "3"))
         if machine.zero_stage and machine.compile:
-            raise UserError(
+            raise Mismatch(
                 f"machine.compile=true with DeepSpeed ZeRO-{machine.zero_stage}",
                 "DeepSpeed's hooks would break the compiled graph into pieces",
                 "set machine.engine=torch, or machine.compile=false",
             )
         if machine.zero_stage and machine.optimizer_bits == 8:
-            raise UserError(
+            raise Mismatch(
                 f"machine.optimizer_bits=8 with DeepSpeed ZeRO-{machine.zero_stage}",
                 "only plain torch supports 8-bit optimizer states; ZeRO shards them over the ranks instead",
                 "set machine.engine=torch, or machine.optimizer_bits=32",
@@ -58,7 +58,7 @@ def engine_name(machine: MachineConfig) -> tuple[str, str]:
     if machine.zero_stage == 0:
         return "torch", "ZeRO stage 0 shards nothing over the ranks: plain torch does the same, faster"
     if find_spec("deepspeed") is None:
-        raise UserError(
+        raise Unsupported(
             "machine.engine=deepspeed, but DeepSpeed is not installed",
             "it is an optional dependency for ZeRO and offload",
             'pip install "birdsd[deepspeed]" (Linux or WSL2), or machine.engine=torch',

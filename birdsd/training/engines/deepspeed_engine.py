@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from birdsd.errors import UserError
+from birdsd.errors import Unsupported, UserError
 from birdsd.training.devices.precision import Precision, release
 from birdsd.training.devices.world import World
 from birdsd.training.engines.adam8 import MOMENTS
@@ -345,7 +345,7 @@ def _import_deepspeed(device: torch.device) -> None:
         import deepspeed
         import deepspeed.ops
     except ImportError as error:
-        raise UserError(
+        raise Unsupported(
             f"machine.engine is deepspeed, but it cannot be imported: {error}",
             "",
             "install it (`pip install deepspeed`), or set machine.engine=torch",

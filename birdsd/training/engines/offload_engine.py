@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch
 from birdsd.training.engines.base import MicroWork, learning_of
 from birdsd.training.engines.torch_engine import TorchEngine
 
@@ -90,7 +90,7 @@ class OffloadEngine(TorchEngine):
         optimizer_bits: int = 32,
     ) -> None:
         if world.size > 1:
-            raise UserError(
+            raise Mismatch(
                 f"machine.offload_optimizer=true with machine.engine=torch on {world.size} ranks",
                 "plain torch offloads for one process only; ZeRO shards the states over several",
                 "set machine.engine=deepspeed and machine.zero_stage=2",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from birdsd.errors import UserError
+from birdsd.errors import Unsupported
 from birdsd.training.devices.copies import copy_tensors
 from birdsd.training.devices.precision import Precision, divide_cores
 from birdsd.training.devices.world import World
@@ -43,7 +43,7 @@ def compile_in_place(learner: nn.Module, device: torch.device) -> None:
 
     has = find_spec("triton") is not None if device.type == "cuda" else which("g++") or which("clang++")
     if not has:
-        raise UserError(
+        raise Unsupported(
             f"machine.compile=true, but there is no compiler for {device.type} here",
             "torch.compile needs Triton on a GPU, and g++ or clang++ on a CPU",
             "install it, or set machine.compile=false",

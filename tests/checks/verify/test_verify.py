@@ -36,7 +36,8 @@ from birdsd.checks.verify.plan import (
 from birdsd.checks.verify.segments import Ranks, RunObserver, SegmentResult, rank_environment, train_reference
 from birdsd.checks.verify.verify import VerifyResult, verify
 from birdsd.cli.tables.verify import result_text
-from birdsd.errors import UserError
+from birdsd.errors import AlreadyThere, BadValue
+from tests.support.errors import refuses
 
 REQUESTS = [
     ((1, 2, 4), (0, 1, 2, 3), 6),
@@ -116,7 +117,7 @@ def test_ledgers():
     undecoded = reference.copy()
     undecoded[3] = -1 - undecoded[3]
     assert "global batch 0" in compare_ledgers(reference, undecoded, BATCH)
-    assert "continues to position 21" in compare_ledgers(reference, np.append(reference, 0), BATCH)
+    assert "position 21" in compare_ledgers(reference, np.append(reference, 0), BATCH)
 
 
 def test_losses():
@@ -256,9 +257,9 @@ def test_the_same_is_sound(reference, changed):
         c.name: c.found
         for c in check_all(reference, changed, [r.segment for r in results], results, USUAL, Limits())
     }
-    assert "6 global batches" in checks["samples"] and "8 samples were recomputed" in checks["samples"]
+    assert "6 global batches" in checks["samples"] and "8 samples" in checks["samples"]
     assert "the first 4 steps match" in checks["bits"]
-    assert "2 repeated steps and 1 repeated checkpoints (torch)" in checks["bits"]
+    assert "2 repeated steps" in checks["bits"] and "1 repeated checkpoints (torch)" in checks["bits"]
 
 
 def test_a_spoiled_ledger_is_found(reference, changed):
@@ -333,14 +334,14 @@ def test_a_leg_that_failed_or_never_came_is_found(reference, changed):
 
 
 @pytest.mark.parametrize(
-    ("asked", "match"),
+    ("asked", "named"),
     [
-        ({"worlds": ()}, "--worlds"), ({"worlds": (0, 1)}, "--worlds 0,1"), ({"stages": (4,)}, "--stages 4"),
+        ({"worlds": ()}, "--worlds "), ({"worlds": (0, 1)}, "--worlds 0,1"), ({"stages": (4,)}, "--stages 4"),
         ({"kills": -1}, "--kills -1"), ({"steps": 0}, "--steps 0"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_tried_is_refused(asked, match):
-    with pytest.raises(UserError, match=match):
+def test_what_cannot_be_tried_is_refused(asked, named):
+    with refuses(named, kind=BadValue):
         verify(["machine=smoke"], **asked)
 
 
@@ -350,7 +351,7 @@ def test_the_rank_that_failed_is_quoted(tmp_path):
             process.wait(timeout=60)
         assert ranks.codes == [2, 2]
         assert "status 2" in ranks.last_words() and "unknown key" in ranks.last_words()
-    with pytest.raises(UserError, match=r"the run reference failed: status 2, .*unknown key"):
+    with refuses(("reference", "status 2", "unknown key")):
         train_reference(RunObserver(tmp_path, 4), Shape(1, 0, 4), ["optim.nothing=1"], tmp_path / "reference")
 
 
@@ -367,7 +368,7 @@ def test_ranks_are_not_taken_for_an_allocation_of_slurm(monkeypatch):
 
 def test_a_folder_in_use_is_not_touched(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="is not empty"):
+    with refuses(f"--out {tmp_path}", kind=AlreadyThere):
         verify(["machine=smoke"], out=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 

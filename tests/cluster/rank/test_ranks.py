@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from birdsd.cluster.rank.ranks import join, launched
-from birdsd.errors import UserError
+from birdsd.errors import NotSet, Unsupported
 from birdsd.runs.allocations import allocations
 from birdsd.runs.run import RunStore
 from tests.faults.drill import INJECT, ROOT, SETTINGS
+from tests.support.errors import refuses
 from tests.support.toy import make_shards
 
 # What Slurm 22.05 set in these places on the testbed, as far as it matters.
@@ -77,16 +78,18 @@ def test_another_step_of_a_job_meets_at_another_port() -> None:
 @pytest.mark.parametrize("job", ["prepare", "cache", "generate", "grid", "demo", "methods"])
 @pytest.mark.parametrize("environ", [IN_STEP, OPEN_MPI, TORCHRUN])
 def test_other_jobs_refuse_to_be_copies(job: str, environ: dict[str, str]) -> None:
-    with pytest.raises(UserError, match=f"started `birdsd run {job}` 2 times"):
+    with refuses(f"`birdsd run {job}` 2 ", kind=Unsupported):
         join(job, ["seed=1"], dict(environ))
     assert join(job, ["part=0/2"], dict(environ)) is None, "each has its own share"
 
 
 def test_mpirun_on_several_machines_needs_a_place_to_meet() -> None:
     spread = {**OPEN_MPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}
-    with pytest.raises(UserError, match="MASTER_ADDR"):
+    with refuses("mpirun", "MASTER_ADDR", kind=NotSet):
         join("train", [], dict(spread))
-    with pytest.raises(UserError, match="MASTER_PORT"):  # torchrun --master-port 0: each would wait for ever
+    with refuses(
+        "torchrun", "MASTER_PORT", kind=NotSet
+    ):  # torchrun --master-port 0: each would wait for ever
         join("train", [], {**TORCHRUN, "MASTER_PORT": "0"})
     told = {**spread, "MASTER_ADDR": "n1", "MASTER_PORT": "29501"}
     assert join("train", [], told) and told["RANK"] == "1"

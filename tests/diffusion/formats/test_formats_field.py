@@ -14,8 +14,9 @@ from birdsd.diffusion.formats.companions import Exported
 from birdsd.diffusion.formats.exporter import write_format
 from birdsd.diffusion.formats.importer import Asked, import_file
 from birdsd.diffusion.generation.generator import Generator
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch, Unsupported, UserError
 from birdsd.files import read_json
+from tests.support.errors import refuses
 from tests.support.formats_makers import drawn, latents, load
 from tests.support.formats_makers import grand_folder as grand_folder
 from tests.support.formats_makers import lora_folder as lora_folder
@@ -160,14 +161,13 @@ def test_what_was_imported_before_and_does_not_fit_is_refused_where_it_is_added(
     weights, before = {name: t.clone() for name, t in load_file(file).items()}, file.read_bytes()
     linear = next(k for k, t in weights.items() if k.endswith("lora_B.weight") and t.ndim == 2)
     try:
-        for changed, word in (
-            (weights[linear][:, :-1], "are of the ranks"),
-            (weights[linear][..., None, None], "the layer's weight is"),
+        for changed, named in (
+            (weights[linear][:, :-1], "ranks 2 and 1"),
+            (weights[linear][..., None, None], "lora_B.weight is [32, 2, 1, 1]"),
         ):
             save_file({**weights, linear: changed.contiguous()}, file, {"format": "pt"})
-            with pytest.raises(UserError, match=word) as caught:
+            with refuses(named, "birdsd import"):
                 Generator(grand_folder, adapters=[adapters.Adapter.open(lora_folder)])
-            assert "birdsd import" in str(caught.value)
     finally:
         file.write_bytes(before)
 
@@ -269,7 +269,7 @@ def test_a_bundle_becomes_a_lora_and_a_folder_for_each_token(kohya, bring, grand
         ({"bundle_emb.a.string_to_param.*": drawn(5, 2, 24)}, "exists already"),
         ({"bundle_emb.mybird.string_to_param.*": drawn(5, 2, 25)}, "25 wide"),
         ({"bundle_emb.mybird.clip_g": drawn(5, 2, 24)}, "SDXL"),
-        ({f"{LAYER}.lora_up.weight": drawn(2, 8, 7)}, "are of the ranks"),
+        ({f"{LAYER}.lora_up.weight": drawn(2, 8, 7)}, "ranks 2 (down [2, 8]) and 7"),
     ],
 )
 def test_a_bundle_comes_in_whole_or_not_at_all(refused, change, word):
@@ -312,7 +312,7 @@ def test_a_parameter_dict_of_other_makes(grand_folder, tmp_path, kind):
 def test_a_parameter_dict_in_pytorchs_old_file_format_is_refused_with_the_reason(grand_folder, tmp_path):
     param = torch.nn.ParameterDict({"*": torch.nn.Parameter(drawn(5, 2, 24))})
     torch.save({"string_to_param": param}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    with pytest.raises(UserError, match=r"before PyTorch 1\.6.*save it again") as caught:
+    with refuses("PyTorch 1.6", kind=Unsupported) as caught:
         import_file(Asked(tmp_path / "old.pt", base=str(grand_folder)), tmp_path / "made")
     assert "weights_only" not in str(caught.value)  # PyTorch's own advice is to switch the check off
 
@@ -332,7 +332,7 @@ def test_a_container_runs_nothing(grand_folder, tmp_path, place):
     else:
         param._parameters["*"] = Evil()
     torch.save({"string_to_param": param}, tmp_path / "wren.pt")
-    with pytest.raises(UserError, match="could run a program"):
+    with refuses(("wren.pt", "posix.system"), kind=Unsupported):
         import_file(Asked(tmp_path / "wren.pt", base=str(grand_folder)), tmp_path / "made")
     assert not os.path.exists("/tmp/birdsd-ran-from-a-container") and not (tmp_path / "made").exists()
 
@@ -341,8 +341,8 @@ def test_a_container_that_makes_no_sense_is_refused(grand_folder, tmp_path):
     param = torch.nn.ParameterDict({"*": torch.nn.Parameter(drawn(5, 2, 24))})
     param.__dict__["_parameters"] = collections.OrderedDict()
     torch.save({"string_to_param": param}, tmp_path / "empty.pt")
-    with pytest.raises(UserError, match=r"empty\.pt"):
+    with refuses("empty.pt", kind=Mismatch):
         import_file(Asked(tmp_path / "empty.pt", base=str(grand_folder)), tmp_path / "made")
     torch.save(torch.nn.Embedding(3, 24), tmp_path / "module.pt")
-    with pytest.raises(UserError, match="in a plain dict"):
+    with refuses(("module.pt", "torch.nn.modules.sparse.Embedding"), kind=Unsupported):
         import_file(Asked(tmp_path / "module.pt", base=str(grand_folder)), tmp_path / "made")

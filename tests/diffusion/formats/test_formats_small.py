@@ -18,8 +18,9 @@ from birdsd.diffusion.generation import sampling
 from birdsd.diffusion.generation.aesthetics import Aesthetic
 from birdsd.diffusion.generation.generate import Request
 from birdsd.diffusion.generation.generator import Generator
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch, NotSet, Unsupported
 from birdsd.files import read_json
+from tests.support.errors import refuses
 from tests.support.formats_makers import TOKENS, WORDS, drawn, latents, load
 from tests.support.formats_makers import aesthetic_folder as aesthetic_folder
 from tests.support.formats_makers import grand_folder as grand_folder
@@ -188,7 +189,7 @@ def test_the_companions_bring_words_species_and_base_back(grand_folder, lora_fol
     told = read_json(file.with_suffix(".training.json"))
     told["base"]["identity"] = "0123"
     file.with_suffix(".training.json").write_text(json.dumps(told))
-    with pytest.raises(UserError, match=r"is not the one that .* was made for"):
+    with refuses("", "0123", kind=Mismatch):
         import_file(Asked(file), tmp_path / "other")
 
 
@@ -304,9 +305,9 @@ def test_an_aesthetic_embedding_goes_out_bare_and_comes_back(grand_folder, aesth
 def test_a_lone_aesthetic_embedding_asks_for_its_clip(grand_folder, aesthetic_folder, tmp_path):
     torch.save(drawn(1, 1, 20).half(), tmp_path / "style.pt")
     asked = Asked(tmp_path / "style.pt", base=str(grand_folder))
-    with pytest.raises(UserError, match=r"needs the CLIP that it was computed with.*--clip"):
+    with refuses("CLIP", "--clip", kind=NotSet):
         import_file(asked, tmp_path / "made")
-    with pytest.raises(UserError, match=r"does not support this kind.*aesthetic can be exported as a1111"):
+    with refuses(("'comfyui'", "(aesthetic)"), "a1111", kind=Unsupported):
         send(aesthetic_folder, "comfyui", tmp_path)
 
 
@@ -342,7 +343,7 @@ def test_export_and_import_on_the_command_line(grand_folder, lora_folder, tmp_pa
     status, out, error = birdsd(capfd, "export", told["file"], "--format", "kohya")
     assert status == 2 and "is a file" in error
     status, out, error = birdsd(capfd, "import", "nowhere.safetensors")
-    assert (status, out) == (2, "") and "nowhere.safetensors does not exist" in error
+    assert (status, out) == (2, "") and "nowhere.safetensors" in error
 
 
 def test_a_run_is_named_after_itself_and_gets_its_exports(lora_folder, tmp_path, monkeypatch):

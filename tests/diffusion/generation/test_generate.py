@@ -18,8 +18,9 @@ from birdsd.diffusion.generation.generator import Generator
 from birdsd.diffusion.generation.generator import pipeline_folder as pipeline_folder_of
 from birdsd.diffusion.generation.request import Request
 from birdsd.diffusion.generation.words import apply_words, species_in
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Damaged, Mismatch, NotFound, NotSet, UnknownName
 from birdsd.sound.labels.load import load_recordings, read_raven
+from tests.support.errors import refuses
 from tests.support.tiny import CODEC
 
 PROMPTS = ("an American Robin singing", "a Eurasian Wren")
@@ -155,29 +156,29 @@ def test_an_unknown_bird_is_no_birdless_clip(model, tmp_path):
 
 
 def test_what_cannot_be_sampled_is_refused_by_name():
-    with pytest.raises(UserError, match=r"unknown scheduler 'eulr'.*Did you mean 'euler'"):
+    with refuses("'eulr'", "'euler'", kind=UnknownName):
         Request(("a",), scheduler="eulr")
-    for wrong, match in (
-        ({"steps": 0}, "steps=0"), ({"steps": 5000}, "1000 steps"), ({"count": 0}, "count=0"),
-        ({"guidance": float("nan")}, "guidance"), ({"batch_size": -1}, "batch_size=-1"),
+    for wrong, named in (
+        ({"steps": 0}, "steps=0"), ({"steps": 5000}, "steps=5000"), ({"count": 0}, "count=0"),
+        ({"guidance": float("nan")}, "guidance=nan"), ({"batch_size": -1}, "batch_size=-1"),
     ):  # fmt: skip
-        with pytest.raises(UserError, match=match):
+        with refuses(named, kind=BadValue):
             Request(("a",), **wrong)
     for prompts in ((), ("",), ("a", "  ")):
-        with pytest.raises(UserError, match="no prompt"):
+        with refuses("prompt", "prompt=", kind=NotSet):
             Request(prompts)
 
 
 def test_folders_that_are_no_model_are_sentences(pipeline_folder, tmp_path):
-    with pytest.raises(UserError, match="holds no model"):
+    with refuses(str(tmp_path), kind=NotFound):
         Generator(tmp_path)
     copy = shutil.copytree(pipeline_folder, tmp_path / "copy")
     (copy / "codec.json").unlink()
-    with pytest.raises(UserError, match=r"no codec\.json"):
+    with refuses("codec.json", kind=NotFound):
         Generator(copy)
     (copy / "codec.json").write_bytes((pipeline_folder / "codec.json").read_bytes())
     (copy / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"broken")
-    with pytest.raises(UserError, match="cannot load the model"):
+    with refuses("copy", kind=Damaged):
         Generator(copy)
 
 
@@ -185,15 +186,22 @@ def test_a_recipe_of_another_model_is_refused(model, tmp_path, monkeypatch):
     (clip,) = generate(model, Request((PROMPTS[0],), steps=1), tmp_path, progress=False)
     recipe = Recipe.read(clip.recipe)
     monkeypatch.setattr(model, "identity", "another")
-    with pytest.raises(UserError, match=r"fingerprint another.*run="):
+    with refuses("export", "fingerprint another", "run=", kind=Mismatch):
         regenerate(model, recipe, tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"request": {}}, {"number": 7}, {"weights": None, "request": None}])
-def test_a_file_that_is_no_recipe_is_refused(model, tmp_path, change):
+@pytest.mark.parametrize(
+    ("change", "kind", "named"),
+    [
+        ({"request": {}}, Damaged, ".json"),
+        ({"number": 7}, BadValue, "clip 7"),
+        ({"weights": None, "request": None}, Damaged, ".json"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused(model, tmp_path, change, kind, named):
     (clip,) = generate(model, Request((PROMPTS[0],), steps=1), tmp_path, progress=False)
     clip.recipe.write_text(json.dumps({**json.loads(clip.recipe.read_text()), **change}))
-    with pytest.raises(UserError, match=r"not a birdsd recipe|asks for clip 7"):
+    with refuses((clip.recipe.name, named), kind=kind):
         Recipe.read(clip.recipe)
 
 
@@ -220,7 +228,7 @@ def test_the_job_generates_and_makes_a_clip_again(pipeline_folder, tmp_path):
     again = job.run(compose("generate", [f"recipe={clip['recipe']}", f"out={tmp_path / 'b'}"]))
     with open(clip["sound"], "rb") as first, open(again.facts["clips"][0]["sound"], "rb") as second:
         assert first.read() == second.read()
-    with pytest.raises(UserError, match="run is not set"):
+    with refuses("run ", "run=NAME", kind=NotSet):
         job.run(compose("generate", ["prompt=a robin"]))
 
 
@@ -341,5 +349,5 @@ def test_the_command_says_that_clips_were_turned_down(pipeline_folder, tmp_path)
             f"out={tmp_path / str(ceiling_db)}",
         ]
         said.append(job.run(compose("generate", settings)).text)
-    assert "2 clips were louder than a file can hold and turned down as a whole" in said[0]
+    assert "2 clips " in said[0] and "turned down" in said[0]
     assert "turned down" not in said[1]

@@ -19,11 +19,12 @@ from birdsd.diffusion.generation.guidance import Guidance, Predictor, Weaker, re
 from birdsd.diffusion.generation.recommended import SETTINGS, USUAL, checked_sampling, sampling_of
 from birdsd.diffusion.generation.request import Request
 from birdsd.diffusion.methods import make_method
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Damaged, Mismatch, NotFound, NotSet, UnknownName
 from birdsd.files import read_json, write_json
 from birdsd.runs.models.loading import load_model, recommended_sampling
 from birdsd.runs.models.weaker import split_position
 from birdsd.training import loop
+from tests.support.errors import refuses
 from tests.support.tiny import train, train_config
 
 PROMPTS = ("an American Robin singing", "a Eurasian Wren")
@@ -172,7 +173,7 @@ def test_the_job_makes_a_led_clip_again_from_its_recipe_alone(run, tmp_path):
     recipe = [f"recipe={made['recipe']}", "machine=smoke", f"out={tmp_path / 'b'}"]
     again = job.run(compose("generate", recipe)).facts["clips"][0]
     assert Path(again["sound"]).read_bytes() == Path(made["sound"]).read_bytes()
-    with pytest.raises(UserError, match=r"the weaker model is not the one.*guide="):
+    with refuses("a_robin-02d71c4d-000.json", "guide=", kind=Mismatch):
         job.run(compose("generate", [*recipe, "guide=@16"]))
     assert job.run(compose("generate", [*settings, f"out={tmp_path / 'a'}"])).facts["nothing_to_do"]
 
@@ -210,29 +211,29 @@ def test_another_run_is_a_guide_with_a_text_encoder_of_its_own(run, index, autoe
 def test_guides_that_do_not_fit_are_refused_by_name(
     run, pipeline_folder, index, autoencoder_folder, tmp_path
 ):
-    for guide, match in (
-        ("@17", r"has no checkpoint at 17.*there are 16, 32, 48.*save\.keep"),
-        (str(run), r"is the model itself.*guide=@POSITION"),
-        ("nowhere", "nowhere"),
-        ("nowhere@16", "nowhere"),
-        ("@", "@"),
+    for guide, kind, named, offers in (
+        ("@17", NotFound, "at 17", ("16, 32, 48", "save.keep")),
+        (str(run), Mismatch, f"guide={run}", ("guide=@POSITION",)),
+        ("nowhere", UnknownName, "'nowhere'", ()),
+        ("nowhere@16", UnknownName, "'nowhere'", ()),
+        ("@", UnknownName, "'@'", ()),
     ):
-        with pytest.raises(UserError, match=match):
+        with refuses(named, *offers, kind=kind):
             load_model(asked(run, f"guide={guide}"))
     velocity = train_config("full", autoencoder=autoencoder_folder, prediction="v_prediction")
     method = make_method(velocity, index)
     folder = method.export(method.build(CPU, torch.float32), tmp_path / "velocity" / "export")
-    with pytest.raises(UserError, match=r"prediction_type=v_prediction.*cannot be subtracted"):
+    with refuses("prediction_type=v_prediction", kind=Mismatch):
         load_model(asked(run, f"guide={folder}"))
     other = make_method(train_config("autoencoder", crop_frames=32), index)
     vae = other.export(other.build(CPU, torch.float32), tmp_path / "vae" / "export")
     method = make_method(train_config("full", autoencoder=vae), index)
     folder = method.export(method.build(CPU, torch.float32), tmp_path / "latents" / "export")
-    with pytest.raises(UserError, match=r"does not draw the latents of.*same autoencoder"):
+    with refuses("latents/export", "guide=@POSITION", kind=Mismatch):
         load_model(asked(run, f"guide={folder}"))
-    with pytest.raises(UserError, match=r"guide_weight=2 without guide"):
+    with refuses("guide_weight=2", kind=NotSet):
         Request.of(asked(run, "guide_weight=2"))
-    with pytest.raises(UserError, match=r"no weaker model"):
+    with refuses("guide_weight=2", "guide=RUN", kind=NotFound):
         Generator(pipeline_folder).latents(Request(("a",), steps=1, guide_weight=2.0), ["a"], [0])
 
 
@@ -242,7 +243,7 @@ def test_a_damaged_checkpoint_is_no_guide(run, tmp_path):
     data = bytearray(file.read_bytes())
     data[-5] ^= 1
     file.write_bytes(bytes(data))
-    with pytest.raises(UserError, match=r"0016 cannot be used"):
+    with refuses("0016", kind=Damaged):
         load_model(asked(copy, "guide=@16"))
     assert load_model(asked(copy, "guide=@32")).weaker is not None
 
@@ -255,7 +256,7 @@ def test_what_an_addition_learnt_is_no_weaker_model(run, index, tmp_path):
     config.save.every_samples, config.save.validate_every_samples = 4, 0
     folder = tmp_path / "lora-1"
     loop.train(config, make_method(config, index), index, folder, lambda: False)
-    with pytest.raises(UserError, match=r"guide=@4: the checkpoint holds .*lora.*method=full"):
+    with refuses(("guide=@4", "lora"), "method=full", kind=Mismatch):
         load_model(asked(folder, "guide=@4"))
     led = load_model(asked(folder, f"guide={run}"))  # a LoRA away from the model that it stands on
     assert led.latents(Request.of(asked(folder, f"guide={run}", "steps=2")), ["a"], [0]).isfinite().all()
@@ -268,22 +269,22 @@ def test_positions_are_told_from_names():
 
 
 @pytest.mark.parametrize(
-    ("settings", "match"),
+    ("settings", "named"),
     [
         ({"guidance_start": -0.1}, "guidance_start=-0.1"),
         ({"guidance_end": 1.5}, "guidance_end=1.5"),
-        ({"guidance_start": 0.6, "guidance_end": 0.6}, r"0 <= start < end <= 1"),
+        ({"guidance_start": 0.6, "guidance_end": 0.6}, "guidance_start=0.6 guidance_end=0.6"),
         ({"guidance_start": float("nan")}, "guidance_start=nan"),
-        ({"guidance_rescale": 1.1}, r"guidance_rescale=1\.1"),
+        ({"guidance_rescale": 1.1}, "guidance_rescale=1.1"),
         ({"guidance_rescale": float("nan")}, "guidance_rescale=nan"),
-        ({"guide_weight": 0.5}, r"guide_weight=0\.5"),
+        ({"guide_weight": 0.5}, "guide_weight=0.5"),
         ({"guide_weight": float("inf")}, "guide_weight=inf"),
         ({"guidance": -1.0}, "guidance=-1"),
         ({"guidance": float("nan")}, "guidance=nan"),
     ],
 )
-def test_what_leads_nowhere_is_refused_by_name(settings, match):
-    with pytest.raises(UserError, match=match):
+def test_what_leads_nowhere_is_refused_by_name(settings, named):
+    with refuses(named, kind=BadValue):
         Request(("a",), **settings)
 
 
@@ -364,24 +365,24 @@ def test_a_grid_goes_over_guides(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("advice", "match"),
+    ("advice", "named"),
     [
-        ({"steps": 0}, r"model\.recommended\.sampling: steps=0"),
-        ({"scheduler": "eulr"}, r"sampling: unknown scheduler 'eulr'.*'euler'"),
-        ({"step": 3}, r"unknown setting in model\.recommended\.sampling 'step'.*'steps'"),
-        ({"steps": "many"}, r"steps='many'.*like steps=25"),
-        ({"steps": True}, r"steps=True"),
-        ({"steps": 7.5}, r"steps=7\.5"),
-        ({"guidance_start": 0.9, "guidance_end": 0.1}, r"guidance_start=0\.9"),
-        (["ddim"], r"it holds settings: scheduler, steps"),
+        ({"steps": 0}, "model.recommended.sampling: steps=0"),
+        ({"scheduler": "eulr"}, "'eulr'"),
+        ({"step": 3}, "'step'"),
+        ({"steps": "many"}, "steps='many'"),
+        ({"steps": True}, "steps=True"),
+        ({"steps": 7.5}, "steps=7.5"),
+        ({"guidance_start": 0.9, "guidance_end": 0.1}, "guidance_start=0.9"),
+        (["ddim"], "['ddim']"),
     ],
 )
 def test_advice_that_cannot_be_followed_ends_a_training_before_it_begins(
-    advice, match, index, autoencoder_folder
+    advice, named, index, autoencoder_folder
 ):
     config = train_config("full", autoencoder=autoencoder_folder)
     config.model.recommended = {"sampling": advice}
-    with pytest.raises(UserError, match=match):
+    with refuses(("model.recommended.sampling", named)):
         make_method(config, index)
 
 
@@ -389,7 +390,7 @@ def test_advice_in_a_folder_from_elsewhere_is_checked_with_its_name(advised, tmp
     copy = shutil.copytree(advised, tmp_path / "copy")
     told = read_json(copy / "training.json")
     write_json(copy / "training.json", {**told, "sampling": {"steps": -3}})
-    with pytest.raises(UserError, match=r"training\.json of .*copy: steps=-3"):
+    with refuses(("training.json", "steps=-3")):
         Generator(copy)
 
 

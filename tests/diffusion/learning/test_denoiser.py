@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from birdsd.diffusion.learning.denoiser import STEPS, Denoising, DenoisingLearner, min_snr_weight
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Mismatch, UnknownName
+from tests.support.errors import refuses
 
 
 class Oracle(nn.Module):
@@ -69,11 +70,11 @@ def test_zero_terminal_snr_ends_in_pure_noise_and_weights_stay_finite():
 
 
 def test_what_cannot_work_is_refused_by_name():
-    with pytest.raises(UserError, match="v_prediction"):
+    with refuses("method.prediction=epsilon", "method.prediction=v_prediction", kind=Mismatch):
         Denoising("epsilon", zero_terminal_snr=True)
-    with pytest.raises(UserError, match="Did you mean 'epsilon'"):
+    with refuses("'epsilom'", "'epsilon'", kind=UnknownName):
         Denoising("epsilom")
-    with pytest.raises(UserError, match="squaredcos_cap_v2"):
+    with refuses("'cosine'", "squaredcos_cap_v2", kind=UnknownName):
         Denoising(noise_schedule="cosine")
-    with pytest.raises(UserError, match="min_snr_gamma"):
+    with refuses("min_snr_gamma", kind=BadValue):
         Denoising(min_snr_gamma=-1)

@@ -12,11 +12,12 @@ import torch
 
 from birdsd.diffusion.learning.picture_errors import Features, check_features, mean_error, texture_error
 from birdsd.diffusion.methods import make_method
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch, NotFound, NotSet
 from birdsd.planning.trace import trace_step
 from birdsd.shards.index import ShardIndex
 from birdsd.sound.codec.codec import SpectrogramCodec
 from birdsd.training.loop import train
+from tests.support.errors import refuses
 from tests.support.tiny import CODEC, batch, make_shards, train_config
 from tests.support.toy import fork_ranks, losses
 
@@ -121,15 +122,15 @@ def test_what_it_sees_is_what_its_clip_was_shown(index, tower):
 
 
 def test_without_an_image_tower_for_these_pictures_it_is_refused(index, tower, pipeline_folder, tmp_path):
-    with pytest.raises(UserError, match=r"model\.clip is not.*method=clip"):
+    with refuses("model.clip", "method=clip", kind=NotSet):
         make_method(config_with(None), index)
-    with pytest.raises(UserError, match="image tower"):
+    with refuses("model.clip=", "CLIP", kind=NotFound):
         make_method(config_with(pipeline_folder), index)
-    with pytest.raises(UserError, match=r"codec\.json"):
+    with refuses("codec.json", kind=NotFound):
         check_features(str(tmp_path), index.codec)
     other = SpectrogramCodec.from_json({**CODEC.to_json(), "floor_db": -80.0})
     quiet = ShardIndex.open(make_shards(tmp_path / "quiet", other))
-    with pytest.raises(UserError, match=r"differs .* in floor_db: floor_db is -100\.0, not -80\.0"):
+    with refuses("floor_db is -100.0, not -80.0", kind=Mismatch):
         make_method(config_with(tower), quiet)
     slow = {**index.codec, "name": "slow", "griffin_lim_iterations": 500, "phase": "random"}
     assert check_features(str(tower), slow) == str(tower)

@@ -19,10 +19,11 @@ from birdsd.diffusion.generation.request import Request
 from birdsd.diffusion.learning.denoiser import Denoising, DenoisingLearner
 from birdsd.diffusion.methods import make_method
 from birdsd.diffusion.networks import models
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch
 from birdsd.files import read_json, write_json
 from birdsd.schema import TrainConfig
 from birdsd.shards.index import ShardIndex
+from tests.support.errors import refuses
 from tests.support.tiny import make_shards, train, train_config
 
 CPU = torch.device("cpu")
@@ -105,17 +106,17 @@ def test_a_base_with_another_spacing_is_sampled_from_the_last_timestep():
 
 
 @pytest.mark.parametrize(
-    ("change", "match"),
+    ("change", "named"),
     [
-        ({"prediction_type": "epsilon"}, r"rescale_betas_zero_snr with prediction_type=epsilon"),
-        ({"trained_betas": [0.1] * 1000}, r"trained_betas.*1000 timesteps"),
-        ({"num_train_timesteps": 500}, r"num_train_timesteps=500"),
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, r"that of a FlowMatchEuler"),
+        ({"prediction_type": "epsilon"}, "prediction_type=epsilon"),
+        ({"trained_betas": [0.1] * 1000}, "trained_betas"),
+        ({"num_train_timesteps": 500}, "num_train_timesteps=500"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler"),
     ],
 )
-def test_noise_of_another_kind_is_refused_to_sample_and_to_learn(change, match, zero_folder, index, tmp_path):
+def test_noise_of_another_kind_is_refused_to_sample_and_to_learn(change, named, zero_folder, index, tmp_path):
     told = {**ZERO.scheduler_config(), "_class_name": "DDIMScheduler", **change}
-    with pytest.raises(UserError, match=match):
+    with refuses(named):
         sampling.make_scheduler("ddim", told)
     base = tmp_path / "base"
     base.symlink_to(zero_folder)
@@ -126,7 +127,7 @@ def test_noise_of_another_kind_is_refused_to_sample_and_to_learn(change, match, 
     (copy / "scheduler").unlink()
     write_json(copy / "scheduler" / "scheduler_config.json", told)
     for name in ("full", "lora"):
-        with pytest.raises(UserError, match=match):
+        with refuses((str(copy), named)):
             make_method(train_config(name, init="pretrained", source=copy), index)
         make_method(train_config(name, init="pretrained", source=base), index)
 
@@ -226,7 +227,7 @@ def test_a_single_file_says_it_and_comes_back_with_it(zero_folder, tmp_path):
     save_file(tensors, odd)
     odd.with_suffix(".yaml").write_text(yaml)
     asked = Asked(odd, base=str(zero_folder), codec=str(zero_folder))
-    with pytest.raises(UserError, match=r"odd\.safetensors has rescale_betas_zero_snr with prediction_type"):
+    with refuses(("odd.safetensors", "rescale_betas_zero_snr", "prediction_type"), kind=Mismatch):
         import_file(asked, tmp_path / "odd-made")
     del tensors["ztsnr"]
     save_file(tensors, odd)
@@ -266,14 +267,14 @@ def test_a_method_predicts_what_its_base_predicts(way, own, zero_folder, pipelin
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
-    ("setting", "match"),
+    ("setting", "named"),
     [
-        ({"prediction": "epsilon"}, r"method\.prediction=epsilon, and the base .* has v_prediction"),
-        ({"zero_terminal_snr": False}, r"method\.zero_terminal_snr=false, and the base .* has true"),
-        ({"noise_schedule": "linear"}, r"method\.noise_schedule=linear, and the base .* has scaled_linear"),
+        ({"prediction": "epsilon"}, ("method.prediction=epsilon", "v_prediction")),
+        ({"zero_terminal_snr": False}, ("method.zero_terminal_snr=false", "has true")),
+        ({"noise_schedule": "linear"}, ("method.noise_schedule=linear", "scaled_linear")),
     ],
 )
-def test_a_setting_that_contradicts_the_base_is_refused(way, setting, match, own, zero_folder):
+def test_a_setting_that_contradicts_the_base_is_refused(way, setting, named, own, zero_folder):
     """Also where the method has no such setting, and it was typed with what is usual."""
 
     def asked(noise: dict) -> TrainConfig:
@@ -283,7 +284,7 @@ def test_a_setting_that_contradicts_the_base_is_refused(way, setting, match, own
         config.method.noise = {} if way == "full" else noise
         return config
 
-    with pytest.raises(UserError, match=match):
+    with refuses(named, kind=Mismatch):
         make_method(asked(setting), own)
     make_method(asked({"prediction": "v_prediction", "zero_terminal_snr": True}), own)  # as the base has it
 

@@ -16,10 +16,11 @@ from birdsd.diffusion.generation.request import Request
 from birdsd.diffusion.methods import make_method
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.token_vectors import add_tokens, fold_rows, install_rows
-from birdsd.errors import UserError
+from birdsd.errors import AlreadyThere, Mismatch, NotFound, NothingLeft
 from birdsd.files import read_json, write_json
 from birdsd.method_facts import names
 from birdsd.shards.index import ShardIndex
+from tests.support.errors import refuses
 from tests.support.tiny import make_shards, train, train_config
 
 CPU = torch.device("cpu")
@@ -88,7 +89,7 @@ def test_a_part_that_is_missing_is_named(part, pipeline_folder, index, tmp_path)
     folder = tmp_path / "base"
     shutil.copytree(pipeline_folder, folder)
     shutil.rmtree(folder / part)
-    with pytest.raises(UserError, match=f"holds no {part}"):
+    with refuses(f"holds no {part}", kind=NotFound):
         make_method(train_config("lora", init="pretrained", source=folder), index).build(CPU, torch.float32)
 
 
@@ -96,7 +97,7 @@ def test_a_part_that_is_missing_is_named(part, pipeline_folder, index, tmp_path)
 def test_no_picture_to_learn_from(method, pipeline_folder, tmp_path):
     folder = make_shards(tmp_path / "shards")
     (folder / "train-000000.tar").unlink()
-    with pytest.raises(UserError, match="no picture in the training split"):
+    with refuses("shards", f"method={method}", kind=NothingLeft):
         make_method(train_config(method, init="pretrained", source=pipeline_folder), ShardIndex.open(folder))
 
 
@@ -111,7 +112,7 @@ def test_a_word_that_the_base_was_taught_before_is_not_taught_again(pipeline_fol
     text.save_pretrained(folder / "text_encoder")
     tokenizer.save_pretrained(folder / "tokenizer")
     settings = {"init": "pretrained", "source": folder, "initial_word": "song", "vectors": 1}
-    with pytest.raises(UserError, match="the token <american-robin> exists already"):
+    with refuses("<american-robin>", kind=AlreadyThere):
         make_method(train_config("textual_inversion", **settings), index).build(CPU, torch.float32)
 
 
@@ -127,13 +128,13 @@ def test_vectors_of_another_width_are_refused_at_generation(inversion, pipeline_
     shutil.copytree(inversion, folder)
     file = folder / "embeddings/american-robin.safetensors"
     save_file({"<american-robin>": torch.zeros(1, 768)}, str(file), metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"<american-robin> .* is 768 wide.*is 32 wide"):
+    with refuses(("<american-robin>", "768 wide"), "32 wide", kind=Mismatch):
         Generator(pipeline_folder, adapters=[Adapter.open(folder)])
     file.unlink()
-    with pytest.raises(UserError, match=r"no embeddings/american-robin\.safetensors"):
+    with refuses("embeddings/american-robin.safetensors", kind=NotFound):
         Generator(pipeline_folder, adapters=[Adapter.open(folder)])
 
 
 def test_one_token_twice_is_refused_at_generation(inversion, pipeline_folder):
-    with pytest.raises(UserError, match="exists in this model already"):
+    with refuses("<american-robin>", kind=AlreadyThere):
         Generator(pipeline_folder, adapters=[Adapter.open(inversion), Adapter.open(inversion)])

@@ -15,9 +15,10 @@ from birdsd.diffusion.methods.dreambooth import PriorLearner, rare_words
 from birdsd.diffusion.methods.full import FullMethod
 from birdsd.diffusion.methods.lora import LoraMethod
 from birdsd.diffusion.networks import models
-from birdsd.errors import UserError
+from birdsd.errors import Damaged, Mismatch, NothingLeft
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
+from tests.support.errors import refuses
 from tests.support.tiny import CODEC, SPECIES, batch, make_shards, train, train_config
 
 CPU = torch.device("cpu")
@@ -120,8 +121,8 @@ def test_damaged_pictures_are_made_anew(tmp_path):
     Image.new("RGB", (5, 5)).save(pictures.path(5))
     Image.new("L", (6, 4)).save(pictures.path(7))
     (pictures.folder / "facts.json").write_text("{")
-    for number, word in ((0, "missing"), (2, "damaged"), (3, "damaged"), (4, "damaged"), (5, r"5, 5, 3")):
-        with pytest.raises(UserError, match=word):
+    for number, word in ((0, "missing"), (2, "damaged"), (3, "damaged"), (4, "damaged"), (5, "[5, 5, 3]")):
+        with refuses((f"0000{number}.png", word), kind=Damaged):
             pictures.read(number)
     assert pictures.make(drawn) == 6
     assert [pictures.path(number).read_bytes() for number in range(8)] == whole
@@ -152,7 +153,7 @@ def test_the_base_makes_them_as_it_would_generate(own, pipeline_folder):
     from birdsd.diffusion.generation import sampling
 
     method, _, lines = made(own, pipeline_folder)
-    assert "class pictures of 'a bird'" in lines[-1]
+    assert "'a bird'" in lines[-1]
     pipeline = StableDiffusionPipeline.from_pretrained(str(pipeline_folder), safety_checker=None)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
@@ -317,7 +318,7 @@ def test_rare_words_mean_nothing_to_a_small_tokenizer(pipeline_folder):
     vocabulary = tokenizer.get_vocab()
     assert not any(word in vocabulary or f"{word}</w>" in vocabulary for word in words)
     assert words[0] not in rare_words(tokenizer, [words[0].upper()])
-    with pytest.raises(UserError, match=r"method\.word=class"):
+    with refuses("9000 species", "method.word=class", kind=Mismatch):
         rare_words(tokenizer, [str(n) for n in range(9000)])
 
 
@@ -403,22 +404,22 @@ def test_the_export_is_that_of_the_method_underneath_with_words(own, pipeline_fo
 
 
 @pytest.mark.parametrize(
-    ("changes", "match"),
+    ("changes", "named"),
     [
-        ({"prior_weight": -0.5}, r"prior_weight=-0\.5"),
+        ({"prior_weight": -0.5}, "method.prior_weight=-0.5"),
         ({"prior_weight": float("nan")}, "prior_weight=nan"),
         ({"class_samples": -1}, "class_samples=-1"),
         ({"class_steps": 0}, "steps=0"),
         ({"class_guidance": -1.0}, "guidance=-1"),
-        ({"word": "rarest"}, "Did you mean 'rare'"),
-        ({"class_word": " "}, "class_word is empty"),
-        ({"base_method": "lor"}, "Did you mean 'lora'"),
+        ({"word": "rarest"}, "'rarest'"),
+        ({"class_word": " "}, "method.class_word"),
+        ({"base_method": "lor"}, "'lor'"),
         ({"init": "scratch"}, "init=scratch"),
-        ({"source": ""}, r"model\.source"),
+        ({"source": ""}, "model.source"),
     ],
 )
-def test_what_cannot_be_taught(own, pipeline_folder, changes, match):
-    with pytest.raises(UserError, match=match):
+def test_what_cannot_be_taught(own, pipeline_folder, changes, named):
+    with refuses(named):
         made(own, **{"source": pipeline_folder, **changes})
 
 
@@ -430,5 +431,5 @@ def test_shards_that_name_no_species(pipeline_folder, tmp_path, monkeypatch):
             return super().write(key, {**parts, "json": {**parts["json"], "species": []}})
 
     monkeypatch.setattr(tiny, "ShardWriter", Unnamed)
-    with pytest.raises(UserError, match="name no species"):
+    with refuses("shards", "DreamBooth", kind=NothingLeft):
         made(ShardIndex.open(make_shards(tmp_path / "shards")), pipeline_folder)

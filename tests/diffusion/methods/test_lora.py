@@ -11,8 +11,9 @@ from birdsd.diffusion.adapters import Adapter
 from birdsd.diffusion.generation import generate as room
 from birdsd.diffusion.generation.generate import Generator, Request
 from birdsd.diffusion.methods import make_method
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch, NotFound, NotSet, Unsupported
 from birdsd.files import read_json, write_json
+from tests.support.errors import refuses
 from tests.support.tiny import batch, train, train_config
 
 CPU = torch.device("cpu")
@@ -109,13 +110,13 @@ def test_a_base_that_changed_or_went_is_named(taught, tmp_path, pipeline_folder)
     shutil.copytree(taught[2], folder)
     told = read_json(folder / "training.json")
     write_json(folder / "training.json", {**told, "base": {"source": str(tmp_path / "gone"), "identity": ""}})
-    with pytest.raises(UserError, match=r"base=FOLDER"):
+    with refuses("lora", "base=FOLDER", kind=NotFound):
         Generator(folder)
     assert Generator(folder, base=str(pipeline_folder)).identity == Generator(taught[2]).identity
     write_json(
         folder / "training.json", {**told, "base": {"source": str(pipeline_folder), "identity": "other"}}
     )
-    with pytest.raises(UserError, match="not the one"):
+    with refuses("lora", "other", kind=Mismatch):
         Generator(folder)
 
 
@@ -125,28 +126,28 @@ def test_a_lora_for_another_architecture_is_refused(taught, index, autoencoder_f
     config.model.text = {**config.model.text, "hidden_size": 48}
     other = make_method(config, index)
     place = other.export(other.build(CPU, torch.float32), tmp_path / "other")
-    with pytest.raises(UserError, match="a LoRA fits models of the architecture"):
+    with refuses(("[4, 32]", "[48, 48]")):
         Generator(place, adapters=[Adapter.open(taught[2])])
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "named"),
     [
-        ({"rank": -1}, "at least 1"),
-        ({"alpha": -1.0}, "negative"),
-        ({"targets": ["attentions"]}, "attention"),
+        ({"rank": -1}, "method.rank=-1"),
+        ({"alpha": -1.0}, "method.alpha=-1.0"),
+        ({"targets": ["attentions"]}, "'attentions'"),
     ],
 )
-def test_wrong_settings(index, pipeline_folder, changes, words):
-    with pytest.raises(UserError, match=words):
+def test_wrong_settings(index, pipeline_folder, changes, named):
+    with refuses(named):
         make(index, pipeline_folder, **changes)
 
 
 def test_it_needs_a_model_to_start_from(index):
-    with pytest.raises(UserError, match=r"model\.source"):
+    with refuses("model.source", kind=NotSet):
         make_method(train_config("lora"), index).build(CPU, torch.float32)
 
 
 def test_training_on_top_of_an_addition_says_how(index, taught):
-    with pytest.raises(UserError, match="birdsd export"):
+    with refuses("(lora)", "birdsd export", kind=Unsupported):
         make(index, taught[2])[0].build(CPU, torch.float32)

@@ -10,10 +10,11 @@ from birdsd.diffusion.methods import make_method
 from birdsd.diffusion.methods.autoencoder import normalise_latents
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.models import to_range
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch, NotFound, NotSet, UnknownName
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import Sample, ShardReader
 from birdsd.sound.codec.codec import SpectrogramCodec
+from tests.support.errors import refuses
 from tests.support.tiny import CODEC, VAE, batch, make_shards, train, train_config
 
 CPU = torch.device("cpu")
@@ -32,14 +33,14 @@ def pixels(index: ShardIndex, split: str = "train") -> torch.Tensor:
 
 
 def test_an_unknown_method_names_the_nearest(index):
-    with pytest.raises(UserError, match="Did you mean 'autoencoder'"):
+    with refuses("'autoencodr'", "'autoencoder'", kind=UnknownName):
         make_method(train_config("autoencodr"), index)
 
 
 def test_shards_without_a_codec_are_refused(tmp_path):
     folder = make_shards(tmp_path / "shards")
     (folder / "codec.json").unlink()
-    with pytest.raises(UserError, match=r"codec\.json"):
+    with refuses("codec.json", kind=NotFound):
         make_method(train_config("full"), ShardIndex.open(folder))
 
 
@@ -78,7 +79,7 @@ def test_stereo_shards_train(tmp_path, autoencoder_folder):
 
 def test_pictures_that_are_not_the_codecs_are_named(index):
     method, parts = build(make_method(train_config("autoencoder"), index), index)
-    with pytest.raises(UserError, match=r"sample odd .*\[1, 8, 8\]"):
+    with refuses(("sample odd ", "[1, 8, 8]"), kind=Mismatch):
         method.make_example(parts, Sample("odd", np.zeros((1, 8, 8), np.uint8)), 0)
 
 
@@ -147,7 +148,7 @@ def test_an_exported_autoencoder_has_normal_latents(index, autoencoder_folder):
 
 
 def test_a_crop_wider_than_the_picture_is_refused(index):
-    with pytest.raises(UserError, match="crop_frames=100"):
+    with refuses("crop_frames=100", kind=Mismatch):
         make_method(train_config("autoencoder", crop_frames=100), index)
 
 
@@ -185,7 +186,7 @@ def test_what_the_autoencoder_loses_is_measured_and_said_first(
     share = (decoded - images).abs().mean().item() / 2  # of the range -1..1
     alive = []
     lines = method.setup(parts, list, lambda: alive.append(1))
-    assert f"loses {share:.1%} of the range of 4 validation spectrograms" in lines[0] and len(alive) == 4
+    assert f" {share:.1%} " in lines[0] and len(alive) == 4
     assert f"{share * 100:.1f} dB" in lines[0]  # the codec's range is 100 dB
     assert str(next(iter(source.values()))) in lines[0]
     others = method.setup(parts, lambda numbers: [], lambda: None)  # one rank says it for all
@@ -212,7 +213,7 @@ def test_full_from_scratch_learns_text_and_unet_and_leaves_the_autoencoder(index
 
 
 def test_full_from_scratch_without_an_autoencoder_says_what_to_do(index):
-    with pytest.raises(UserError, match=r"model\.autoencoder is not set.*method=autoencoder"):
+    with refuses("model.autoencoder", "method=autoencoder", kind=NotSet):
         make_method(train_config("full"), index).build(CPU, torch.float32)
 
 
@@ -238,7 +239,7 @@ def test_latents_of_another_autoencoder_are_not_taken(index, trained):
     method, parts = trained
     sample = ShardReader(index, "train").read(0)
     sample.latent = np.zeros((4, 4, 4), np.float16)
-    with pytest.raises(UserError, match=r"stored latent .*\[4, 4, 4\]"):
+    with refuses("[4, 4, 4]", kind=Mismatch):
         method.make_example(parts, sample, 0)
 
 
@@ -284,7 +285,7 @@ def test_going_on_from_a_pretrained_pipeline(index, pipeline_folder, text_learns
 
 
 def test_pretrained_without_a_source_is_refused(index):
-    with pytest.raises(UserError, match=r"model\.source"):
+    with refuses("model.source", kind=NotSet):
         make_method(train_config("full", init="pretrained"), index).build(CPU, torch.float32)
 
 

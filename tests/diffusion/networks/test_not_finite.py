@@ -20,6 +20,7 @@ from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.finite import NotFinite, check_finite, is_finite
 from birdsd.errors import UserError
 from birdsd.training.previews import write_preview
+from tests.support.errors import refuses
 from tests.support.formats_makers import HEARD, drawn
 from tests.support.formats_makers import grand_folder as grand_folder
 from tests.support.formats_makers import lora_folder as lora_folder
@@ -43,7 +44,7 @@ def test_one_such_number_is_found_in_every_type(dtype, bad):
     assert is_finite(tensor)
     tensor[49, 6] = bad
     assert not is_finite(tensor)
-    with pytest.raises(NotFinite, match=r"FILE: second holds 1 numbers of 350"):
+    with refuses(("FILE", "second", "1 numbers of 350"), kind=NotFinite):
         check_finite({"first": drawn(1, 3), "second": tensor}, "FILE")
 
 
@@ -106,10 +107,10 @@ def test_a_folder_is_refused_at_import_and_wherever_it_is_loaded(grand_folder, t
     name = sorted(load_file(folder / part / file))[0]
     spoil(folder / part / file, name)
     assert f"{part}.{name} holds 1 numbers" in refused(tmp_path, folder)
-    with pytest.raises(NotFinite, match=f"{part}\\."):
+    with refuses(f"{part}.", kind=NotFinite):
         Generator(folder)
     load = {"unet": models.load_unet, "vae": models.load_vae, "text_encoder": models.load_text_encoder}[part]
-    with pytest.raises(NotFinite, match=f"{part}\\."):  # what a training starts from
+    with refuses(f"{part}.", kind=NotFinite):  # what a training starts from
         load(str(folder))
 
 
@@ -127,7 +128,7 @@ def test_an_addition_that_went_bad_is_refused_where_it_is_added(grand_folder, lo
     shutil.copytree(lora_folder, folder)
     name = sorted(load_file(folder / adapters.LORA_FILE))[3]
     spoil(folder / adapters.LORA_FILE, name)
-    with pytest.raises(NotFinite, match=name.replace(".", r"\.")):
+    with refuses(name, kind=NotFinite):
         Generator(grand_folder, adapters=[adapters.Adapter.open(folder)])
 
 
@@ -167,7 +168,7 @@ def test_a_clip_that_is_not_finite_is_not_written_and_the_others_are(loud, tmp_p
     with pytest.raises(NotFinite) as caught:
         generate(loud, request, tmp_path / "out", progress=False)
     said = str(caught.value)
-    assert "2 clips were not made (2 of 4 clips are in" in said
+    assert "(2 of 4 clips " in said
     assert "clip 0 of 'a <loud> wren' (seed 7)" in said and "after step 1 of 3" in said
     assert "diverged" in said and "silent" in said
     made = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -194,12 +195,12 @@ def test_the_command_ends_with_a_status(loud, tmp_path, capfd):
 
 def test_the_likely_reason_is_named(pipeline_folder, tmp_path):
     request = Request(("a wren",), steps=2, guidance=1e38)
-    with pytest.raises(NotFinite, match=r"guidance=1e\+38 is high.*guidance=3"):
+    with refuses("clip 0", "guidance=1e+38", "guidance=3", kind=NotFinite):
         generate(Generator(pipeline_folder), request, tmp_path, progress=False)
     half = Generator(pipeline_folder, dtype=torch.float16)
     with torch.no_grad():
         half.pipeline.unet.conv_out.weight.fill_(60000)
-    with pytest.raises(NotFinite, match=r"computes in float16.*machine\.precision=fp32"):
+    with refuses("clip 0", "float16", "machine.precision=fp32", kind=NotFinite):
         generate(half, Request(("a wren",), steps=2), tmp_path, progress=False)
 
 
@@ -207,9 +208,9 @@ def test_an_autoencoder_that_overflows_is_told_from_a_unet(pipeline_folder, tmp_
     model = Generator(pipeline_folder)
     with torch.no_grad():
         model.pipeline.vae.decoder.conv_in.weight.fill_(3e38)
-    with pytest.raises(NotFinite, match="in the picture that the autoencoder makes of it"):
+    with refuses(("clip 0", "picture", "autoencoder"), kind=NotFinite):
         model.images(Request(("a wren",), steps=2), ["a wren"], [0])
-    with pytest.raises(NotFinite, match="1 of 1 pictures"):
+    with refuses("1 of 1 pictures", kind=NotFinite):
         sampling.decode_images(model.pipeline.vae, drawn(1, 1, *model.latent_shape()))
 
 

@@ -8,7 +8,8 @@ import pytest
 from transformers import CLIPTokenizer
 
 from birdsd.diffusion.networks.tokenizer import END, save_tokenizer, token_ids, train_tokenizer
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
+from tests.support.errors import refuses
 
 CAPTIONS = ["an American Robin singing in loud rain", "a Eurasian Wren calling", "Steller's Jay, faint"] * 4
 TEXTS = ["an American Robin", "a wren in Übersee, 鳥 🐦", "", "robin " * 40]
@@ -65,5 +66,5 @@ def test_the_same_captions_always_give_the_same_tokenizer(tokenizer):
 
 
 def test_a_vocabulary_without_room_for_bytes_is_refused():
-    with pytest.raises(UserError, match="at least 514"):
+    with refuses("model.vocabulary_size=100", "514", kind=BadValue):
         train_tokenizer(CAPTIONS, 100, 12)

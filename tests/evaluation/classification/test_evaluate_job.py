@@ -12,7 +12,7 @@ import pytest
 from birdsd.jobs import evaluate
 
 from birdsd.config import compose
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Mismatch, NotFound, NothingLeft, NotSet, UnknownName
 from birdsd.evaluation.judges import WindowScores
 from birdsd.files import write_json
 from birdsd.runs.effects import without_effect
@@ -20,6 +20,7 @@ from birdsd.schema import DataConfig
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.prepare.prepare import prepare
 from birdsd.shards.storage.writer import ShardWriter
+from tests.support.errors import refuses
 from tests.support.fake_judge import FakeJudge
 from tests.support.pages import _Checker
 from tests.support.songs import SPECIES, song, write_shards
@@ -80,11 +81,11 @@ def test_a_planted_leak_is_refused_and_listed_where_asked(index, codec, judge, t
     shards = tmp_path / "shards"
     shards.mkdir()
     write_shards(shards, codec, {"train": range(4), "test": range(3, 6)})
-    with pytest.raises(UserError, match=r"3 recordings in two splits.*Synthetic High 3"):
+    with refuses(("3 recordings", "Synthetic High 3")):
         run(tmp_path / "out", f"data.shards={shards}")
     facts = run(tmp_path / "out", f"data.shards={shards}", leaks="list").facts
     assert sum(leak["kind"] == "recording" for leak in facts["leakage"]["found"]) == 3
-    with pytest.raises(UserError, match="birdsd recorded for train and test"):
+    with refuses(("3 recordists", "birdsd", "train and test")):
         run(tmp_path / "out", f"data.shards={index.folder}", leaks="strict")
 
 
@@ -96,7 +97,7 @@ def test_a_folder_is_heard_and_checked_against_what_was_learnt_from(codec, judge
     other = folder_of(tmp_path / "other", codec, first=60)
     assert run(tmp_path / "out", f"data={sounds}", trained_on=other).facts["leakage"]["found"] == []
     shutil.copy(sounds / SPECIES[0] / "High40.wav", other / SPECIES[0] / "renamed.wav")
-    with pytest.raises(UserError, match=r"renamed.wav.*High40.wav"):
+    with refuses(("renamed.wav", "High40.wav")):
         run(tmp_path / "out", f"data={sounds}", trained_on=other)
 
 
@@ -117,7 +118,7 @@ def test_clips_are_cut_from_their_recordings_where_those_are_at_hand(codec, judg
     files = {path.stem: path for path in sounds.glob("*/*.wav")}
     learnt = next(path for stem, path in sorted(files.items()) if stem not in tested)
     shutil.copy(next(files[stem] for stem in sorted(tested)), learnt)
-    with pytest.raises(UserError, match=r"1 recording in two splits.*same samples"):
+    with refuses(("1 recording ", "same samples")):
         run(tmp_path / "out", *words)
 
 
@@ -137,9 +138,9 @@ def test_a_run_is_heard_and_what_it_learnt_from_is_compared(index, codec, monkey
     assert asked == [str(folder)]
     splits = {(leak["first_split"], leak["kind"]) for leak in facts["leakage"]["found"]}
     assert splits >= {("train", "recording"), ("validation", "recording")}
-    with pytest.raises(UserError, match="Synthetic High 6"):
+    with refuses("Synthetic High 6"):
         run(tmp_path / "out", *words)
-    with pytest.raises(UserError, match="unknown run 'nowhere'"):
+    with refuses("'nowhere'", kind=UnknownName):
         run(tmp_path / "out", "run=nowhere", *words[1:])
 
 
@@ -161,12 +162,12 @@ def test_thresholds_are_chosen_on_validation_recordings(index, judge, tmp_path):
     facts = run(tmp_path / "out", f"data.shards={index.folder}", thresholds="validation").facts
     assert "validation" in facts["thresholds"]["origin"]
     assert len({row["threshold"] for row in facts["classes"]}) > 1
-    with pytest.raises(UserError, match="split=validation"):
+    with refuses("split=validation", kind=Mismatch):
         run(tmp_path / "out", f"data.shards={index.folder}", thresholds="validation", split="validation")
 
 
 def test_a_classifier_may_bring_its_own_thresholds(index, judge, tmp_path):
-    with pytest.raises(UserError, match="Fake judge has no thresholds"):
+    with refuses("Fake judge", kind=NotFound):
         run(tmp_path / "out", f"data.shards={index.folder}", thresholds="own")
     judge.thresholds = (0.11, 0.22, 0.33, 0.44)  # in the order of its classes: High, Low, Trill, Nobody's
     facts = run(tmp_path / "out", f"data.shards={index.folder}", thresholds="own").facts
@@ -178,7 +179,7 @@ def test_the_same_picture_under_another_id_is_a_leak(codec, judge, tmp_path):
     with ShardWriter(tmp_path / "train-000001.tar") as writer:
         image = codec.encode(song(SPECIES[0], 4, 0, codec), codec.rate_hz)
         writer.write("renamed", {"npy": image, "json": {"recording_id": "new", "species": [SPECIES[1]]}})
-    with pytest.raises(UserError, match=r"1 recording in two splits: renamed .* High-4-0"):
+    with refuses(("1 recording ", "renamed ", "High-4-0")):
         run(tmp_path / "out", f"data.shards={tmp_path}")
 
 
@@ -186,10 +187,10 @@ def test_species_without_a_class_are_left_out_and_a_judge_that_knows_none_is_ref
     judge.known = ("Synthetic High", "Synthetic Low")
     facts = run(tmp_path / "out", f"data.shards={index.folder}").facts
     assert facts["items"] == 12 and facts["unknown"] == ["Synthetic Trill"]
-    assert len(facts["left_out"]) == 6 and "no class for Synthetic Trill" in facts["left_out"][0]["reason"]
+    assert len(facts["left_out"]) == 6 and "Synthetic Trill" in facts["left_out"][0]["reason"]
     assert any("Synthetic Trill" in note for note in facts["notes"])
     judge.known = ()
-    with pytest.raises(UserError, match="has a class for none of Synthetic High, Synthetic Low"):
+    with refuses("Synthetic High, Synthetic Low", kind=NothingLeft):
         run(tmp_path / "out", f"data.shards={index.folder}")
 
 
@@ -220,9 +221,9 @@ def test_scores_that_are_no_numbers_count_as_nothing_heard_and_all_such_are_refu
     judge.hear = broken
     facts = run(tmp_path / "out", f"data.shards={index.folder}").facts
     assert facts["items"] == 18 and facts["figures"]["recall"]["value"] < 0.95
-    assert any("nothing was heard in 3 of 18 items" in note and "NaN" in note for note in facts["notes"])
+    assert any("3 of 18 items" in note and "NaN" in note for note in facts["notes"])
     judge.hear = lambda *given: broken(*given, often=1)
-    with pytest.raises(UserError, match=r"no score that is a number \(NaN"):
+    with refuses(("score", "NaN")):
         run(tmp_path / "out", f"data.shards={index.folder}")
 
 
@@ -236,30 +237,30 @@ def test_silent_sounds_are_missed_and_nothing_but_silence_is_refused(codec, judg
     only = tmp_path / "only" / SPECIES[0]
     only.mkdir(parents=True)
     shutil.copy(silent, only / "a.wav")
-    with pytest.raises(UserError, match=r"all 1 sounds .* are silent"):
+    with refuses("all 1 sounds", kind=NothingLeft):
         run(tmp_path / "out", f"data={tmp_path / 'only'}")
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "kind", "named"),
     [
-        ([], "nothing says which sounds"),
-        (["data.recordings=x", "threshold=1"], "threshold=1"),
-        (["data.recordings=x", "thresholds=best"], "no kind of thresholds|unknown kind of thresholds"),
-        (["data.recordings=x", "leaks=ignore"], "way to treat leaks"),
-        (["data.recordings=x", "run=a", "judge=b"], "both set"),
-        (["data.recordings=x", "thresholds=validation"], "recordings that have no splits"),
-        (["data.recordings=x", "resamples=0"], "resamples=0"),
+        ([], NotSet, "sounds"),
+        (["data.recordings=x", "threshold=1"], BadValue, "threshold=1"),
+        (["data.recordings=x", "thresholds=best"], UnknownName, "'best'"),
+        (["data.recordings=x", "leaks=ignore"], UnknownName, "'ignore'"),
+        (["data.recordings=x", "run=a", "judge=b"], Mismatch, "run=a and judge=b"),
+        (["data.recordings=x", "thresholds=validation"], Mismatch, "thresholds=validation"),
+        (["data.recordings=x", "resamples=0"], BadValue, "resamples=0"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(settings, said, tmp_path):
-    with pytest.raises(UserError, match=said):
+def test_settings_that_cannot_be_are_refused(settings, kind, named, tmp_path):
+    with refuses(named, kind=kind):
         evaluate.run(compose("evaluate", [f"out={tmp_path}", *settings]))
 
 
 def test_a_split_that_is_not_there_is_named(codec, judge, tmp_path):
     write_shards(tmp_path, codec, {"train": range(2)})
-    with pytest.raises(UserError, match="no split 'test'"):
+    with refuses("'test'", kind=NotFound):
         run(tmp_path / "out", f"data.shards={tmp_path}")
     assert ShardIndex.open(tmp_path).splits == ("train",)
 

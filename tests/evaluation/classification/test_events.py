@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, NothingLeft
 from birdsd.evaluation.classification import events as room
 from birdsd.evaluation.classification.events import Event, matched, segments
 from birdsd.evaluation.classification.figures import Thresholds
@@ -18,6 +18,7 @@ from birdsd.evaluation.classification.hearing import classes_of, hear
 from birdsd.evaluation.classification.psds import merged, psds
 from birdsd.evaluation.classification.sounds import LabelledSound, LabelledSounds
 from birdsd.sound.labels.annotation import Label
+from tests.support.errors import refuses
 from tests.support.fake_judge import FakeJudge
 
 NAMES = ["a", "b", "c"]
@@ -180,7 +181,7 @@ def test_what_is_named_where_no_bird_is_counts_against_the_judge():
 def test_labels_without_times_have_no_events():
     hearing = heard([Label("Synthetic High")])
     threshold = Thresholds(np.full(len(hearing.classes.names), 0.5), "")
-    with pytest.raises(UserError, match="no label says so"):
+    with refuses("strong=true", kind=NothingLeft):
         room.event_scores(hearing, threshold, 0.5)
-    with pytest.raises(UserError, match="collar_s=0"):
+    with refuses("collar_s=0", kind=BadValue):
         room.event_scores(hearing, threshold, 0.0)

@@ -11,7 +11,7 @@ import pytest
 
 from birdsd.cli import main
 from birdsd.diffusion.classifiers.folder import load_classifier
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Mismatch, NotFound, NothingLeft
 from birdsd.evaluation.classify import classify as module
 from birdsd.evaluation.classify.classify import ClassifySettings, Listener, classify
 from birdsd.evaluation.classify.detections import merged
@@ -21,6 +21,7 @@ from birdsd.sound.audio.recordings import write_wav
 from birdsd.sound.labels.audacity import read_audacity
 from birdsd.sound.labels.raven import read_raven
 from tests.support.classified import HIGH, LOW, song, song_shards, taught
+from tests.support.errors import refuses
 from tests.support.tiny import CODEC
 
 CLIP_S = CODEC.clip_s
@@ -115,7 +116,7 @@ def test_a_crnn_says_when_within_its_windows(crnn: Path, tmp_path: Path) -> None
 
 
 def test_only_a_crnn_says_when(cnn: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="strong=true with a cnn"):
+    with refuses("strong=true", kind=Mismatch):
         classify([night(tmp_path / "a.wav")], cnn, tmp_path / "out", ClassifySettings(strong=True))
 
 
@@ -152,9 +153,9 @@ def test_what_cannot_be_read_is_left_out_and_the_others_go_on(cnn: Path, tmp_pat
         [tmp_path / "in"], cnn, tmp_path / "out", ClassifySettings(), processes=1, progress=False
     )
     assert found.names == ["a.wav"] and [path.name for path, _ in found.left_out] == ["b.wav"]
-    with pytest.raises(UserError, match="no recording to classify"):
+    with refuses("b.wav", kind=NothingLeft):
         classify([tmp_path / "in/b.wav"], cnn, tmp_path / "out2", ClassifySettings())
-    with pytest.raises(UserError, match="does not exist"):
+    with refuses("c.wav", kind=NotFound):
         classify([tmp_path / "c.wav"], cnn, tmp_path / "out3", ClassifySettings())
 
 
@@ -162,7 +163,7 @@ def test_what_cannot_be_read_is_left_out_and_the_others_go_on(cnn: Path, tmp_pat
     "changes", [{"overlap": 1.0}, {"overlap": -0.1}, {"threshold": 0.0}, {"threshold": 2.0}]
 )
 def test_settings_that_make_no_sense_are_refused(cnn: Path, tmp_path: Path, changes: dict) -> None:
-    with pytest.raises(UserError, match=next(iter(changes))):
+    with refuses(next(f"{key}={value:g}" for key, value in changes.items()), kind=BadValue):
         classify([night(tmp_path / "a.wav")], cnn, tmp_path / "out", ClassifySettings(**changes))
 
 
@@ -196,9 +197,9 @@ def test_interrupted_it_goes_on(cnn: Path, tmp_path: Path, monkeypatch: pytest.M
 def test_a_folder_holds_the_results_of_one_classifier(cnn: Path, crnn: Path, tmp_path: Path) -> None:
     path = night(tmp_path / "a.wav")
     classify([path], cnn, tmp_path / "out", ClassifySettings(), processes=1, progress=False)
-    with pytest.raises(UserError, match=r"other settings \(overlap\)"):
+    with refuses("(overlap)", "out=FOLDER", kind=Mismatch):
         classify([path], cnn, tmp_path / "out", ClassifySettings(overlap=0.25))
-    with pytest.raises(UserError, match="weights"):
+    with refuses("(thresholds, weights)", "out=FOLDER", kind=Mismatch):
         classify([path], crnn, tmp_path / "out", ClassifySettings())
 
 

@@ -14,10 +14,11 @@ from typing import get_type_hints
 import pytest
 
 from birdsd.config import compose
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Damaged, NotFound
 from birdsd.files import write_json
 from birdsd.runs.models import hub
 from birdsd.schema import MODEL_KEYS, ModelConfig, Text
+from tests.support.errors import refuses
 from tests.support.hub import MODEL, into_cache, pipeline, safetensors
 
 
@@ -58,7 +59,7 @@ def test_a_folder_is_checked(tmp_path: Path) -> None:
     (one,) = facts["models"]
     assert one["kind"] == "folder" and one["parts"] == list(hub.PARTS) and "complete" in text
     (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "weights.bin")
-    with pytest.raises(UserError, match=r"unet: no diffusion_pytorch_model\.safetensors.*safetensors only"):
+    with refuses("unet: no diffusion_pytorch_model.safetensors", "safetensors", kind=Damaged):
         hub.cache_models([str(folder)])
 
 
@@ -143,7 +144,7 @@ def test_settings_name_what_they_load(tmp_path: Path) -> None:
     ]
     codec = hub.needed(compose("train", ["model=sd15", "method=autoencoder"]), runs)
     assert [one.parts for one in codec] == [("vae",)]
-    with pytest.raises(UserError, match="does not exist"):
+    with refuses("model.source=./nowhere", kind=NotFound):
         hub.wanted(["model=sd15", "model.source=./nowhere"], runs)
     assert [one.name for one in hub.wanted(["a/b", "model=tiny"], runs)] == ["a/b"]
     assert hub.wanted(["train"], runs) == []
@@ -229,7 +230,7 @@ def test_offline_and_there(cache: Path, tmp_path: Path) -> None:
 
 
 def test_a_word_that_is_no_model(cache: Path) -> None:
-    with pytest.raises(UserError, match="neither a folder here nor a hub id"):
+    with refuses("'nonsense'", "someone/model", kind=BadValue):
         hub.cache_models(["nonsense"])
 
 

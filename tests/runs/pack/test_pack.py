@@ -18,7 +18,15 @@ import pytest
 
 from birdsd.cli import main
 from birdsd.config import as_dict, compose
-from birdsd.errors import UserError
+from birdsd.errors import (
+    AlreadyThere,
+    Damaged,
+    InUse,
+    Mismatch,
+    NotFound,
+    NothingLeft,
+    Unsupported,
+)
 from birdsd.files import exclusive, read_json, sha256_file, write_json
 from birdsd.runs.allocations import request_stop
 from birdsd.runs.pack.archive import MANIFEST, open_pack
@@ -26,6 +34,7 @@ from birdsd.runs.pack.pack import pack, settings_of
 from birdsd.runs.pack.unpack import unpack
 from birdsd.runs.run import Run, RunStore, adopt_class_pictures, open_training
 from birdsd.training.records import read_metrics
+from tests.support.errors import refuses
 from tests.support.tiny import make_shards
 from tests.support.untrained import make_model
 
@@ -129,12 +138,12 @@ def test_a_finished_run_carries_its_export_and_no_checkpoint(carried, tmp_path: 
 def test_what_is_further_on_stays_and_what_is_behind_is_kept(carried, tmp_path: Path) -> None:
     pack(carried["run"], tmp_path / "done.zip")
     behind, _ = unpack(carried["root"] / "live.zip", tmp_path / "runs")
-    with exclusive(Path(behind["run"])), pytest.raises(UserError, match=f"process {os.getpid()} "):
+    with exclusive(Path(behind["run"])), refuses(f"process {os.getpid()} ", kind=InUse):
         unpack(tmp_path / "done.zip", tmp_path / "runs")
     done, text = unpack(tmp_path / "done.zip", tmp_path / "runs")
     assert (Path(done["replaced"]) / "checkpoints").is_dir()
     assert done["replaced"] in text
-    with pytest.raises(UserError, match=r"finished.*--into"):
+    with refuses("finished", "--into", kind=AlreadyThere):
         unpack(carried["root"] / "live.zip", tmp_path / "runs")
     assert len(RunStore(tmp_path / "runs").runs()) == 1
 
@@ -143,7 +152,7 @@ def test_other_shards_are_not_taken_for_those_of_an_unpacked_run(carried, tmp_pa
     facts, _ = unpack(carried["root"] / "live.zip", tmp_path / "runs")
     other = make_shards(tmp_path / "others", species_of=lambda number: number % 3 // 2)
     settings = [*SETTINGS, f"model.source={facts['models'][0]}", f"runs={tmp_path / 'runs'}"]
-    with pytest.raises(UserError, match=r"not those of .* which was unpacked here: .*name=ANOTHER_NAME"):
+    with refuses("others", "name=ANOTHER_NAME", kind=Mismatch):
         open_training(compose("train", [*settings, f"data.shards={other}"]))
 
 
@@ -158,13 +167,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_packed(carried, tmp
     file.write_bytes(data)
     facts, text = pack(run, tmp_path / "p.zip")
     assert facts["position"] == int(old.name)
-    assert f"left out: the bytes of {new.name}/" in text
+    assert "left out" in text and f" {new.name}/" in text
     (old / "state.json").unlink()
-    with pytest.raises(UserError, match=r"no checkpoint of .* is intact"):
+    with refuses("000000000048/tensors-00000-of-00001.safetensors", kind=Damaged):
         pack(run, tmp_path / "none.zip")
     assert not (tmp_path / "none.zip").exists()
     shutil.rmtree(run.folder / "checkpoints")
-    with pytest.raises(UserError, match=r"save\.every_samples"):
+    with refuses("tiny-full", "save.every_samples", kind=NothingLeft):
         pack(run, tmp_path / "none.zip")
 
 
@@ -200,7 +209,7 @@ def test_shards_come_with_their_caches_and_without_what_else_lies_there(carried,
     assert {"shards/shards/train-000000.tar", "shards/shards/latents-0/train.npy"} <= names
     assert not any("config.json" in name or name.endswith((".zip", ".partial", ".hidden")) for name in names)
     old = rewritten(tmp_path / "p.zip", tmp_path / "old.zip", of_manifest(birdsd="0.0.1"))
-    assert "packed by birdsd '0.0.1'" in unpack(old, tmp_path / "runs")[1]
+    assert "'0.0.1'" in unpack(old, tmp_path / "runs")[1]
 
 
 def test_changed_or_missing_shards_are_not_packed(carried, tmp_path: Path) -> None:
@@ -208,17 +217,17 @@ def test_changed_or_missing_shards_are_not_packed(carried, tmp_path: Path) -> No
     shutil.copytree(carried["run"].folder, run.folder)
     write_json(run.folder / "shards.json", {"folder": str(tmp_path / "gone"), "inventory": {}})
     pack(run, tmp_path / "without.zip")
-    with pytest.raises(UserError, match="--with-shards"):
+    with refuses("gone", "--with-shards", kind=NotFound):
         pack(run, tmp_path / "with.zip", with_shards=True)
     write_json(run.folder / "shards.json", {"folder": str(carried["shards"]), "inventory": {}})
-    with pytest.raises(UserError, match="changed since"):
+    with refuses("train-000000.tar", "--with-shards", kind=Mismatch):
         pack(run, tmp_path / "with.zip", with_shards=True)
 
 
 def test_models_may_stay_behind(carried, tmp_path: Path) -> None:
     facts, text = pack(carried["run"], tmp_path / "p.zip", with_models=False)
     assert facts["models"] == []
-    assert f"not packed, but needed on the other machine: {carried['model']}" in text
+    assert "not packed" in text and f": {carried['model']}" in text
 
 
 def test_class_pictures_come_to_the_shards(tmp_path: Path) -> None:
@@ -317,40 +326,43 @@ def flipped(manifest: dict[str, Any], members: list[tuple[zipfile.ZipInfo, bytes
 
 
 HOSTILE: dict[str, tuple[Change, str]] = {
-    "traversal": (with_member("run/../../../evil"), "not allowed in a pack"),
-    "absolute": (with_member("/etc/evil"), "not allowed in a pack"),
-    "of another system": (with_member("run\\..\\evil"), "not allowed in a pack"),
-    "with a drive": (with_member("run/C:/evil"), "not allowed in a pack"),
-    "in no room": (with_member("home/user/.bashrc"), "not allowed in a pack"),
-    "of another run": (with_member("run/another/config.json"), "does not belong to anything"),
-    "of another model": (with_member("models/another/config.json"), "does not belong to anything"),
-    "a link": (with_member("run/x/link", b"/etc/passwd", stat.S_IFLNK | 0o777), "is a link"),
-    "a device": (with_member("run/x/device", b"", stat.S_IFCHR | 0o777), "a device"),
-    "a bomb": (with_member("run/x/bomb", b"\0" * 3_000_000, compress=zipfile.ZIP_DEFLATED), "compressed"),
-    "a wrong size": (with_member("run/x/short", b"four", size=4_000_000_000), "instead of 4,000,000,000"),
+    "traversal": (with_member("run/../../../evil"), "'run/../../../evil'"),
+    "absolute": (with_member("/etc/evil"), "'/etc/evil'"),
+    "of another system": (with_member("run\\..\\evil"), r"\\evil'"),
+    "with a drive": (with_member("run/C:/evil"), "'run/C:/evil'"),
+    "in no room": (with_member("home/user/.bashrc"), "'home/user/.bashrc'"),
+    "of another run": (with_member("run/another/config.json"), "run/another/config.json"),
+    "of another model": (with_member("models/another/config.json"), "models/another/config.json"),
+    "a link": (with_member("run/x/link", b"/etc/passwd", stat.S_IFLNK | 0o777), "'run/x/link'"),
+    "a device": (with_member("run/x/device", b"", stat.S_IFCHR | 0o777), "'run/x/device'"),
+    "a bomb": (with_member("run/x/bomb", b"\0" * 3_000_000, compress=zipfile.ZIP_DEFLATED), "'run/x/bomb'"),
+    "a wrong size": (
+        with_member("run/x/short", b"four", size=4_000_000_000),
+        "run/x/short has 4 bytes instead of 4,000,000,000",
+    ),
     "one that is not named": (
         lambda manifest, members: members.append((zipfile.ZipInfo("run/x/more"), b"x")),
-        "does not name",
+        "'run/x/more'",
     ),
     "two of one name": (
         lambda manifest, members: members.append(members[0]),
-        "two members of one name",
+        "two members",
     ),
-    "two of nearly one name": (with_member("run/{run}/CONFIG.json"), "would be one file"),
-    "a file as a folder": (with_member("run/{run}/config.json/x"), "would be one file"),
-    "a missing member": (without("ledger.bin"), "are missing"),
-    "a missing record": (without_both("config.json"), "missing or damaged"),
-    "a missing commit": (without_both("COMMIT.json"), "missing or damaged"),
-    "missing weights": (without_both(".safetensors"), "lacks"),
-    "a damaged byte": (flipped, "are not those that were packed"),
-    "no manifest's files": (of_manifest(files={"run": 7}), "is not one"),
-    "another form": (of_manifest(format="birdsd-pack-9"), "use the newer birdsd"),
-    "another signature": (of_manifest(signature="0123456789ab"), "another signature"),
-    "a run's name that leaves": (of_manifest(run="../evil"), "its manifest contains an invalid name"),
-    "settings that would paint the screen": (of_manifest(settings=["\x1b[2J"]), "cannot be printed"),
-    "shards of nothing": (replaced("/shards.json", b'{"inventory": {"train-000000.tar": 7}}'), "is damaged"),
-    "a run's settings": (replaced("/config.json", b"[]"), "missing or damaged"),
-    "no position": (of_manifest(position="many"), "its manifest lacks"),
+    "two of nearly one name": (with_member("run/{run}/CONFIG.json"), "one file"),
+    "a file as a folder": (with_member("run/{run}/config.json/x"), "one file"),
+    "a missing member": (without("ledger.bin"), "1 of its members"),
+    "a missing record": (without_both("config.json"), "/config.json'"),
+    "a missing commit": (without_both("COMMIT.json"), "/COMMIT.json'"),
+    "missing weights": (without_both(".safetensors"), "['tensors-00000-of-00001.safetensors']"),
+    "a damaged byte": (flipped, "/tensors-00000-of-00001.safetensors are not"),
+    "no manifest's files": (of_manifest(files={"run": 7}), "birdsd-pack.json"),
+    "another form": (of_manifest(format="birdsd-pack-9"), "'birdsd-pack-9'"),
+    "another signature": (of_manifest(signature="0123456789ab"), "signature"),
+    "a run's name that leaves": (of_manifest(run="../evil"), "invalid name"),
+    "settings that would paint the screen": (of_manifest(settings=["\x1b[2J"]), "settings"),
+    "shards of nothing": (replaced("/shards.json", b'{"inventory": {"train-000000.tar": 7}}'), "shards"),
+    "a run's settings": (replaced("/config.json", b"[]"), "record of its run"),
+    "no position": (of_manifest(position="many"), "'many'"),
 }
 
 
@@ -368,7 +380,8 @@ def test_a_hostile_or_damaged_pack_is_a_sentence_and_leaves_nothing(kind, carrie
     with pytest.warns(UserWarning, match="Duplicate") if kind == "two of one name" else nothing():
         bad = rewritten(carried["root"] / "live.zip", tmp_path / "bad.zip", named)
     (tmp_path / "runs").mkdir()
-    with pytest.raises(UserError, match=expected) as caught:
+    broken = Unsupported if kind == "another form" else Damaged
+    with refuses(("bad.zip", expected), kind=broken) as caught:
         unpack(bad, tmp_path / "runs")
     assert caught.value.hint
     assert list((tmp_path / "runs").iterdir()) == []
@@ -385,7 +398,7 @@ def nothing():
 def test_a_truncated_pack_is_refused(share: float, carried, tmp_path: Path) -> None:
     data = (carried["root"] / "live.zip").read_bytes()
     (tmp_path / "cut.zip").write_bytes(data[: int(share * len(data))])
-    with pytest.raises(UserError, match="truncated"):
+    with refuses("cut.zip", kind=Damaged):
         unpack(tmp_path / "cut.zip", tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
@@ -400,7 +413,7 @@ def test_the_verbs_say_what_they_did(carried, tmp_path: Path, capsys, monkeypatc
     assert main.main(["unpack", facts["file"]]) == 0
     assert f"runs/{carried['run'].folder.name}" in capsys.readouterr().out
     assert main.main(["unpack", "nowhere.zip"]) == 2
-    assert "nowhere.zip does not exist" in capsys.readouterr().err
+    assert "nowhere.zip" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main.main(["pack", "--help"])
     assert "examples:" in capsys.readouterr().out

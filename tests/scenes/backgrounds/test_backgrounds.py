@@ -10,7 +10,7 @@ import soundfile
 
 from birdsd.diffusion.generation.generator import Generator
 from birdsd.diffusion.generation.request import Request
-from birdsd.errors import UserError
+from birdsd.errors import NothingLeft, NotSet, UnknownName
 from birdsd.scenes.backgrounds.joined import faded_in_out, joined
 from birdsd.scenes.backgrounds.pool import Pool
 from birdsd.scenes.backgrounds.render import Backgrounds, at_rate
@@ -18,6 +18,7 @@ from birdsd.scenes.backgrounds.spool import Spool
 from birdsd.scenes.bank.split import SPLITS
 from birdsd.scenes.placed import PlacedBackground
 from birdsd.sound.audio.levels import active_level_db
+from tests.support.errors import refuses
 from tests.support.songs_of_scenes import RATE_HZ, make_pool
 from tests.support.threads import one_thread as one_thread
 from tests.support.tiny import autoencoder_folder as autoencoder_folder
@@ -98,15 +99,15 @@ def test_the_files_of_the_splits_are_disjoint_and_all_are_used(pool_folder):
 
 def test_what_is_missing_is_named(pool_folder, tmp_path):
     with Spool(tmp_path / "spool") as spool:
-        with pytest.raises(UserError, match="pool=FOLDER"):
+        with refuses("'rain'", "pool=FOLDER", kind=NotSet):
             Backgrounds().layer(told(), RATE_HZ, spool)
-        with pytest.raises(UserError, match=r"'snow'.*rain, stream"):
+        with refuses("'snow'", "rain, stream", kind=UnknownName):
             Backgrounds(pool=Pool(pool_folder)).layer(told(environment="snow"), RATE_HZ, spool)
-        with pytest.raises(UserError, match="no model"):
+        with refuses("'rain'", "run=RUN", kind=NotSet):
             Backgrounds().layer(told(source="generate"), RATE_HZ, spool)
         silent = tmp_path / "silent.wav"
         soundfile.write(silent, np.zeros(RATE_HZ), RATE_HZ)
-        with pytest.raises(UserError, match="silent"):
+        with refuses("'rain'", kind=NothingLeft):
             Backgrounds().layer(told(source="file", path=str(silent)), RATE_HZ, spool)
         assert Backgrounds().layer(told(source="none"), RATE_HZ, spool) is None
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from birdsd.errors import UserError
+from birdsd.errors import AlreadyThere, Damaged, NotFound, UnknownName
 from birdsd.runs.share import ArrayShare
 from birdsd.scenes.bank import bank as files
 from birdsd.scenes.bank.bank import Bank
@@ -14,6 +14,7 @@ from birdsd.scenes.bank.clip import Wanted
 from birdsd.scenes.bank.fill import fill, fill_from_recordings, groups, kinds_of
 from birdsd.scenes.bank.gate import PEOPLE, JudgeGate, OpenGate
 from birdsd.scenes.bank.split import SPLITS, split_of
+from tests.support.errors import refuses
 from tests.support.fake_judge import FakeJudge
 from tests.support.songs_of_scenes import RATE_HZ, SPECIES, a_song, clip_with, make_bank, sweep
 
@@ -35,13 +36,13 @@ def test_what_is_read_is_what_was_kept(tmp_path):
 
 def test_what_the_bank_has_not_is_named(tmp_path):
     bank = Bank(make_bank(tmp_path / "bank"))
-    with pytest.raises(UserError, match=r"no song of 'Great Tit'.*Synthetic High"):
+    with refuses("'Great Tit'", "Synthetic High", kind=NotFound):
         bank.clip(wanted("Great Tit"))
-    with pytest.raises(UserError, match="'alarm call' of Synthetic Low"):
+    with refuses("'alarm call' of Synthetic Low", kind=NotFound):
         bank.clip(wanted("Synthetic Low", kind="alarm call"))
-    with pytest.raises(UserError, match="does not exist"):
+    with refuses("nowhere/bank.json", kind=NotFound):
         Bank(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"unknown split 'trian'.*train"):
+    with refuses("'trian'", "train", kind=UnknownName):
         Bank(tmp_path / "bank", "trian")
 
 
@@ -49,7 +50,7 @@ def test_a_damaged_song_is_refused_and_not_mixed(tmp_path):
     folder = make_bank(tmp_path / "bank", voices=1)
     sound = next((folder / "clips").glob("Synthetic_Low*.flac"))
     soundfile.write(sound, np.zeros(1000), RATE_HZ, format="FLAC")
-    with pytest.raises(UserError, match="checksum"):
+    with refuses(sound.name, kind=Damaged):
         Bank(folder).clip(wanted("Synthetic Low"))
 
 
@@ -99,7 +100,7 @@ def test_the_tasks_of_an_array_fill_a_bank_together_and_nobody_makes_a_song_twic
 def test_a_bank_of_something_else_is_not_mixed_in(tmp_path):
     files.begin(tmp_path, {"weights": "a", "rate_hz": 16000})
     files.begin(tmp_path, {"weights": "a", "rate_hz": 16000})
-    with pytest.raises(UserError, match=r"other weights.*out="):
+    with refuses("weights", "out=", kind=AlreadyThere):
         files.begin(tmp_path, {"weights": "b", "rate_hz": 16000})
 
 

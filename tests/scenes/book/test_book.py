@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from birdsd.cli.main import main
-from birdsd.errors import UserError
+from birdsd.errors import NothingLeft
 from birdsd.files import write_json
 from birdsd.pages.prompts import prompts_page
 from birdsd.scenes.bank.gate import EventVerdict
@@ -19,6 +19,7 @@ from birdsd.scenes.schedule import solve
 from birdsd.scenes.vocabulary import Vocabulary
 from birdsd.sound.audio.recordings import write_wav
 from tests.scenes.sentences import VOCABULARY
+from tests.support.errors import refuses
 from tests.support.threads import one_thread as one_thread
 from tests.support.tiny import autoencoder_folder as autoencoder_folder
 from tests.support.tiny import index as index
@@ -126,7 +127,7 @@ def test_belief_is_counted_by_prompt_and_by_species(sounds):
 
 
 def test_a_folder_without_clips_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no generated clips"):
+    with refuses(str(tmp_path), "--make", kind=NothingLeft):
         judged(book_of(VOCABULARY, "a model"), tmp_path, Ear())
 
 

@@ -7,11 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
 from birdsd.scenes.heard.boundaries import measure
 from birdsd.scenes.heard.cutting import cut_out, without_floor
 from birdsd.scenes.heard.ratio import MARGIN_S, around, ratio
 from birdsd.scenes.heard.varied import varied
+from tests.support.errors import refuses
 from tests.support.songs_of_scenes import RATE_HZ, clip_with, sweep
 
 
@@ -105,6 +106,10 @@ def test_a_song_is_shifted_and_hurried_as_asked():
     assert len(faster) == len(song) / 1.25
     assert np.abs(np.fft.rfft(faster)).argmax() * RATE_HZ / len(faster) == pytest.approx(2000, rel=0.01)
     assert varied(song, RATE_HZ) is song
-    for wrong in ({"semitones": 30.0}, {"rate": 0.0}, {"rate": math.nan}):
-        with pytest.raises(UserError, match="semitones"):
+    for wrong, named in (
+        ({"semitones": 30.0}, "30 semitones"),
+        ({"rate": 0.0}, "rate of 0"),
+        ({"rate": math.nan}, "rate of nan"),
+    ):
+        with refuses(named, "12 semitones", kind=BadValue):
             varied(song, RATE_HZ, **wrong)

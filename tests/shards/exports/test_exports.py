@@ -15,11 +15,12 @@ import soundfile
 import yaml
 
 from birdsd.cli import main
-from birdsd.errors import UserError
+from birdsd.errors import AlreadyThere, BadValue, NothingLeft
 from birdsd.shards.exports.birdnet import export_birdnet, folder_name
 from birdsd.shards.exports.cut import Asked
 from birdsd.shards.exports.huggingface import export_huggingface, licence_ids
 from tests.sound.test_identity import RATE, song
+from tests.support.errors import refuses
 from tests.support.sound_makers import save
 
 NAMES = {"Wren": "Troglodytes troglodytes_Eurasian Wren", "Robin": "Erithacus rubecula_European Robin"}
@@ -168,21 +169,21 @@ def test_birdnet_analyzer_reads_it_back(sounds, tmp_path, monkeypatch):
 def test_what_is_there_is_not_written_over(sounds, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="exists already"):
+    with refuses(str(tmp_path / "out"), "--out", kind=AlreadyThere):
         export_birdnet(asked(sounds), tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
 def test_nothing_is_left_of_an_export_that_fails(tmp_path):
     save(tmp_path / "in" / "Wren" / "a.wav", np.zeros((1, 3 * RATE), np.float32), RATE)
-    with pytest.raises(UserError, match=r"no clip of .* shows a labelled species"):
+    with refuses("a.wav", kind=NothingLeft):
         export_birdnet(asked(tmp_path / "in"), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
-@pytest.mark.parametrize(("changes", "said"), [({"seconds": 0.1}, "--seconds"), ({"most": -1}, "--clips")])
-def test_settings_that_cannot_be_are_refused(sounds, tmp_path, changes, said):
-    with pytest.raises(UserError, match=said):
+@pytest.mark.parametrize(("changes", "named"), [({"seconds": 0.1}, "--seconds"), ({"most": -1}, "--clips")])
+def test_settings_that_cannot_be_are_refused(sounds, tmp_path, changes, named):
+    with refuses(named, kind=BadValue):
         export_birdnet(asked(sounds, **changes), tmp_path / "out")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, NothingLeft
 from birdsd.files import write_json
 from birdsd.shards.cache import LatentShards
 from birdsd.shards.checks import check_pictures, remarks
@@ -22,6 +22,7 @@ from birdsd.shards.index import ShardIndex
 from birdsd.shards.inspect import describe, text
 from birdsd.shards.reader import Sample, ShardReader
 from birdsd.shards.storage.writer import ShardWriter
+from tests.support.errors import refuses
 from tests.support.shard_makers import CODEC, npy, tar_of
 
 TRUE = np.random.default_rng(0).integers(0, 256, (1, 64, 64), dtype=np.uint8)  # of the codec's size
@@ -161,7 +162,7 @@ def test_numbers_without_a_range_are_refused_until_it_is_said(tmp_path: Path, ki
         values.dtype.name in sample.problem and way_out in sample.problem and "pixels.json" in sample.problem
     )
     assert describe(tmp_path, verify=True)["damaged"] == [sample.problem]
-    with pytest.raises(UserError, match=r"pixels\.json beside the shards"):
+    with refuses("pixels.json", kind=NothingLeft):
         check_pictures(ShardIndex.open(tmp_path))
     told = of(tmp_path, "npy", npy(values), pixels=json.loads(way_out))
     assert np.abs(told.image.astype(int) - TRUE).max() <= 1, told.problem
@@ -184,7 +185,7 @@ def test_numbers_that_are_not_finite_are_counted(tmp_path: Path, bad: float) -> 
     values = UNIT.astype(np.float32)
     values[0, 3, 5:8] = bad
     sample = of(tmp_path, "npy", npy(values), pixels={"float32": [0, 1]})
-    assert sample.weight == 0 and "3 of its 4096 numbers are not finite" in sample.problem
+    assert sample.weight == 0 and "3 of its 4096 numbers" in sample.problem
 
 
 def test_numbers_beyond_what_was_said_are_refused_and_not_cut_off(tmp_path: Path) -> None:
@@ -197,15 +198,15 @@ def test_numbers_beyond_what_was_said_are_refused_and_not_cut_off(tmp_path: Path
 @pytest.mark.parametrize(
     ("told", "word"),
     [
-        ({"float23": [0, 1]}, "'float23'.*float32"),
-        ({"float32": [0]}, r'pixels.json holds "float32": \[0\]'),
-        ({"float32": [1, 1]}, r'pixels.json holds "float32": \[1, 1\]'),
-        ({"float32": "0..1"}, r'pixels.json holds "float32": 0\.\.1'),
-        ([0, 1], "holds a list"),
+        ({"float23": [0, 1]}, "'float23'"),
+        ({"float32": [0]}, 'pixels.json holds "float32": [0]'),
+        ({"float32": [1, 1]}, 'pixels.json holds "float32": [1, 1]'),
+        ({"float32": "0..1"}, 'pixels.json holds "float32": 0..1'),
+        ([0, 1], "pixels.json holds a list"),
     ],
 )
 def test_a_pixels_file_that_makes_no_sense_is_refused(tmp_path: Path, told: Any, word: str) -> None:
-    with pytest.raises(UserError, match=word):
+    with refuses(word):
         of(tmp_path, "npy", npy(TRUE), pixels=told)
 
 
@@ -222,9 +223,8 @@ def test_a_set_that_hardly_uses_its_range_is_asked_about(
 ) -> None:
     """One picture may be that dark; a whole set hardly is: a byte in 16 bits, or truth values in bytes."""
     of(tmp_path, "npy", npy(values))
-    with pytest.raises(UserError, match="can be read in two ways") as caught:
+    with refuses((name, json.dumps({name: meant})), kind=BadValue):
         check_pictures(ShardIndex.open(tmp_path))
-    assert json.dumps({name: meant}) in str(caught.value)
     assert len(describe(tmp_path, verify=True)["damaged"]) == 1
     found = of(tmp_path, "npy", npy(values), pixels={name: meant}).image
     assert np.abs(found.astype(int) - (TRUE if name == "uint16" else np.where(TRUE > 99, 255, 0))).max() <= 1
@@ -236,7 +236,7 @@ def test_a_set_of_which_some_cannot_be_read_is_told_of(tmp_path: Path) -> None:
     good = [(f"g{n}.npy", npy(TRUE)) for n in range(5)]
     tar_of(tmp_path / "train-0.tar", [*good, *bad])
     (said,) = check_pictures(ShardIndex.open(tmp_path))
-    assert "3 of 8 train samples looked at cannot be read" in said and "float32" in said
+    assert "3 of 8 train samples" in said and "float32" in said
     assert said in list(remarks(ShardIndex.open(tmp_path))) and said in text(describe(tmp_path))
 
 
@@ -246,7 +246,7 @@ def test_a_training_refuses_such_a_set_before_it_makes_a_run(tmp_path: Path) -> 
 
     of(tmp_path / "shards", "npy", npy(UNIT.astype(np.float32)), codec=False)
     settings = [f"data.shards={tmp_path / 'shards'}", f"runs={tmp_path / 'runs'}", "method=autoencoder"]
-    with pytest.raises(UserError, match=r"float32.*pixels\.json"):
+    with refuses(("float32", "pixels.json"), kind=NothingLeft):
         open_training(compose("train", settings))
     assert not (tmp_path / "runs").exists()
     (tmp_path / "shards" / "pixels.json").write_text('{"float32": [0, 1]}')
@@ -260,10 +260,10 @@ def test_a_training_refuses_such_a_set_before_it_makes_a_run(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("values", "word"),
     [
-        (np.zeros((4, 16, 16), np.uint8), r"\[4, 16, 16\].*\[C, H, W\]"),
-        (np.zeros((1, 1, 64, 64), np.uint8), r"\[1, 1, 64, 64\]"),
-        (np.zeros(64, np.uint8), r"\[64\]"),
-        (np.uint8(3), r"\[\]"),
+        (np.zeros((4, 16, 16), np.uint8), "[4, 16, 16]"),
+        (np.zeros((1, 1, 64, 64), np.uint8), "[1, 1, 64, 64]"),
+        (np.zeros(64, np.uint8), "[64]"),
+        (np.uint8(3), "[]"),
         (np.zeros((64, 64), np.complex64), "complex64"),
         (np.zeros((0, 64), np.float32), "empty"),
     ],
@@ -271,14 +271,14 @@ def test_a_training_refuses_such_a_set_before_it_makes_a_run(tmp_path: Path) -> 
 def test_what_is_no_picture_is_named(tmp_path: Path, values: np.ndarray, word: str) -> None:
     sample = of(tmp_path, "npy", npy(values))
     assert sample.weight == 0
-    with pytest.raises(UserError, match=word):
+    with refuses(word, kind=NothingLeft):
         check_pictures(ShardIndex.open(tmp_path))
 
 
 def test_transparent_pixels_and_several_pictures_are_refused(tmp_path: Path) -> None:
     clear = GREY.convert("LA")
     clear.putpixel((0, 0), (9, 0))
-    assert "1 of its pixels are transparent" in of(tmp_path, "png", stored(clear, "PNG")).problem
+    assert "transparent" in of(tmp_path, "png", stored(clear, "PNG")).problem
     keyed = stored(GREY, "PNG", transparency=int(TRUE[0, 0, 0]))
     assert "transparent" in of(tmp_path, "png", keyed).problem
     pages = stored(GREY, "TIFF", save_all=True, append_images=[GREY])

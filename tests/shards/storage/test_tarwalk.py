@@ -12,6 +12,8 @@ import pytest
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
 from birdsd.shards.storage import tarwalk
+from birdsd.shards.storage.tarwalk import ShardError
+from tests.support.errors import refuses
 from tests.support.shard_makers import sample_members, tar_of
 
 FORMS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
@@ -127,7 +129,7 @@ def test_joined_tars_are_read_to_their_end(tmp_path: Path) -> None:
 def test_what_follows_the_end_marker_and_is_no_tar_is_refused(tmp_path: Path, rest: bytes) -> None:
     whole = tar_of(tmp_path / "x.tar", sample_members("a")).read_bytes()
     (tmp_path / "x.tar").write_bytes(whole + rest)
-    with pytest.raises(tarwalk.ShardError, match="what follows its end marker"):
+    with refuses(("x.tar", "byte 10240"), kind=ShardError):
         tarwalk.walk(tmp_path / "x.tar")
 
 
@@ -136,22 +138,19 @@ def test_a_damaged_header_behind_an_end_marker_hides_nothing(tmp_path: Path) -> 
     other = bytearray(one)
     other[2] ^= 1
     (tmp_path / "x.tar").write_bytes(one + bytes(other))
-    with pytest.raises(tarwalk.ShardError, match=r"damaged at byte \d+"):
+    with refuses(("x.tar", "byte 10240"), kind=ShardError):
         tarwalk.walk(tmp_path / "x.tar")
 
 
-@pytest.mark.parametrize(
-    ("kind", "word"), [(b"M", "another tar"), (b"Z", "unknown kind 'Z'"), (b"2", "symbolic")]
-)
+@pytest.mark.parametrize(("kind", "word"), [(b"M", "another tar"), (b"Z", "'Z'"), (b"2", "symbolic")])
 def test_what_cannot_be_read_is_refused_by_its_whole_name(tmp_path: Path, kind: bytes, word: str) -> None:
     name = "deep/" * 30 + "link.npy"
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as tar:
         tar.addfile(entry(name, kind))
     (tmp_path / "x.tar").write_bytes(stream.getvalue())
-    with pytest.raises(tarwalk.ShardError, match=word) as caught:
+    with refuses((name, word), kind=tarwalk.ShardError):
         tarwalk.walk(tmp_path / "x.tar")
-    assert name in str(caught.value)
 
 
 def test_volume_labels_and_folder_lists_hold_no_sample(tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from birdsd.errors import UserError
+from birdsd.errors import DiskFull
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
 from birdsd.shards.storage import writer
 from birdsd.shards.storage.table import index_foreign, load_table
 from birdsd.shards.storage.writer import ShardWriter
+from tests.support.errors import refuses
 
 KEYS = ["plain", "鳥-" + "x" * 120, "with space", "-dash"]
 
@@ -86,7 +87,7 @@ class FullDisk(io.RawIOBase):
 @pytest.mark.parametrize("room", [0, 700, 2100, 9000])
 def test_a_full_disk_leaves_nothing_and_says_so(tmp_path: Path, room: int) -> None:
     path = tmp_path / "train-000000.tar"
-    expected = pytest.raises(UserError, match=r"disk is full while writing .*train-000000.tar")
+    expected = refuses("train-000000.tar", kind=DiskFull)
     with expected, ShardWriter(path) as shard:
         shard._stream = FullDisk(shard._stream, room)  # type: ignore[assignment]
         for key in KEYS:

@@ -9,6 +9,7 @@ from birdsd.sound.audio import channels as room
 from birdsd.sound.audio.channels import choose_channels, mix_down
 from birdsd.sound.audio.levels import level_db
 from birdsd.sound.audio.recordings import RecordingError, blocks, read
+from tests.support.errors import refuses
 from tests.support.sound_makers import save
 
 RATE = 32000
@@ -116,7 +117,7 @@ def test_a_label_s_channel_is_read(tmp_path, channels):
         resampled = np.concatenate([b for _, b in blocks(path, 24000, 0.7, channels, channel)], axis=1)
         assert np.abs(resampled - read(path, 24000, channels=channels, channel=channel)).max() < 1e-4
     for channel in (0, 4, -1):
-        with pytest.raises(RecordingError, match=rf"3 channels.*channel {channel}\b"):
+        with refuses("3 channels", f"channel {channel} ", kind=RecordingError):
             read(path, RATE, channel=channel)
 
 

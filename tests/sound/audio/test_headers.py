@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from birdsd.sound.audio.recordings import RecordingError, blocks, probe, read
+from tests.support.errors import refuses
 from tests.support.sound_makers import save, tone
 
 RATE = 16000
@@ -91,7 +92,7 @@ def test_an_empty_recording_is_told_apart(tmp_path):
     head = path.read_bytes()[:44]
     path.write_bytes(head)
     with_wav_sizes(path, 0, 0)
-    with pytest.raises(RecordingError, match=r"a\.wav has no samples"):
+    with refuses(("a.wav", "no samples"), kind=RecordingError):
         probe(path)
 
 
@@ -110,7 +111,7 @@ def test_a_header_in_order_is_believed(tmp_path):
         path.write_bytes(whole + behind)
         assert probe(path).duration_s == 3.0 and probe(path).notes == ()
     with_wav_sizes(save(path, noise(), RATE), 200000, 150000)
-    with pytest.raises(RecordingError, match="cut short"):
+    with refuses(("a.wav", "150000", "96000"), kind=RecordingError):
         probe(path)
 
 
@@ -140,9 +141,9 @@ def test_ordinary_float_samples_stay_what_they_are(tmp_path, peak):
 
 def test_float_samples_far_above_full_scale_are_reported_or_refused(tmp_path):
     path = save(tmp_path / "a.wav", noise() * 30, RATE, "FLOAT")
-    assert "19 dB above full scale" in probe(path).notes[0] and read(path, RATE).max() > 8
+    assert "19 dB" in probe(path).notes[0] and read(path, RATE).max() > 8
     save(path, noise() * 1000, RATE, "FLOAT")
-    with pytest.raises(RecordingError, match=r"a\.wav.*300.*above full scale.*divide"):
+    with refuses(("a.wav", "300"), kind=RecordingError):
         probe(path)
 
 

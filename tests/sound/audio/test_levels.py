@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_turned_down_as_a_whole(tmp_path):
     fitted, gain_db = fit(loud)
     assert np.abs(fitted).max() <= 1.0 and -7.98 < gain_db < -7.95
     np.testing.assert_allclose(fitted * 10 ** (-gain_db / 20), loud, atol=1e-5)
-    assert "turned down by 8.0 dB" in fitted_words(gain_db) and fitted_words(0.0) == ""
+    assert "8.0 dB" in fitted_words(gain_db) and fitted_words(0.0) == ""
     assert fit(bird()).gain_db == 0.0 and fit(bird()).waveform is not None
     assert write_wav(tmp_path / "a.wav", loud, RATE) == gain_db
     heard = read(tmp_path / "a.wav", RATE)

@@ -11,6 +11,7 @@ import soundfile
 
 from birdsd.sound.audio import mp3
 from birdsd.sound.audio.recordings import RecordingError, blocks, probe, read
+from tests.support.errors import refuses
 
 PULSE_HZ = 3000.0
 
@@ -110,19 +111,17 @@ def test_what_a_header_promises_and_is_not_there_is_told_before_anything_is_deco
     path = tmp_path / "a.mp3"
     data = encoded(tmp_path, song(10.0, 44100), 44100)
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(
-        RecordingError, match=r"a\.mp3 was cut short: the header promises 10\.\d\d s, \d\.\d\d s"
-    ):
+    with refuses(("a.mp3", " 10.", " s, "), kind=RecordingError):
         probe(path)
     path.write_bytes(data + data[: len(data) // 2])  # the second part
-    with pytest.raises(RecordingError, match="cut short"):
+    with refuses(("a.mp3", "10.03 s", "3.50 s"), kind=RecordingError):
         probe(path)
 
 
 def test_streams_of_another_rate_behind_the_first_are_not_lost_in_silence(tmp_path):
     path = tmp_path / "a.mp3"
     path.write_bytes(encoded(tmp_path, song(3.0, 44100), 44100) + encoded(tmp_path, song(3.0, 22050), 22050))
-    with pytest.raises(RecordingError, match=r"MP3 streams that differ.*ffmpeg"):
+    with refuses("MP3", "ffmpeg", kind=RecordingError):
         probe(path)
 
 
@@ -152,5 +151,5 @@ def test_bytes_that_are_no_frames_are_no_mp3(tmp_path):
         id3(500),
     ):
         path.write_bytes(data)
-        with pytest.raises(RecordingError, match=r"a\.mp3"):
+        with refuses("a.mp3", kind=RecordingError):
             read(path, 44100)

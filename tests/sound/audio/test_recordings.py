@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, NotFound
 from birdsd.sound.audio.recordings import RecordingError, blocks, find_recordings, probe, read, write_wav
+from tests.support.errors import refuses
 from tests.support.sound_makers import save, tone, truncate
 
 
@@ -103,36 +104,36 @@ def test_channels_are_averaged_or_doubled(tmp_path):
     mono = save(tmp_path / "mono.wav", tone(0.2), subtype="FLOAT")
     stereo = read(mono, 44100, channels=2)
     assert stereo.shape == (2, 8820) and np.array_equal(stereo[0], stereo[1])
-    with pytest.raises(RecordingError, match=r"7 channels.*one channel"):
+    with refuses("7 channels", kind=RecordingError):
         read(seven, 44100, channels=2)
 
 
 def bad_files(folder):
     cut = {name: save(folder / f"cut.{name}", tone(3.0)) for name in ("wav", "flac", "mp3", "ogg", "aiff")}
-    yield from ((truncate(path, 0.5), "cut short|damaged|no samples") for path in cut.values())
+    yield from ((truncate(path, 0.5), "cut short") for path in cut.values())
     yield truncate(save(folder / "stub.wav", tone(1.0)), 0.0003), "damaged"
     (folder / "empty.wav").touch()
     yield folder / "empty.wav", "empty"
     yield save(folder / "none.wav", tone(0.0)), "no samples"
     (folder / "text.wav").write_text("<!DOCTYPE html><title>404</title>" * 40)
-    yield folder / "text.wav", "text, not sound"
+    yield folder / "text.wav", "text"
     (folder / "phone.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(100))
-    yield folder / "phone.m4a", "does not decode"
+    yield folder / "phone.m4a", "libsndfile"
     (folder / "folder.wav").mkdir()
-    yield folder / "folder.wav", "is a folder"
-    yield folder / "gone.wav", "does not exist"
+    yield folder / "folder.wav", "folder,"
+    yield folder / "gone.wav", "not exist"
     broken = tone(1.0)
     broken[0, 22050] = np.nan
-    yield save(folder / "nan.wav", broken, subtype="FLOAT"), r"NaN.*0\.500 s"
+    yield save(folder / "nan.wav", broken, subtype="FLOAT"), "NaN", "0.500 s"
     broken[0, 22050] = np.inf
     yield save(folder / "inf.wav", broken, subtype="FLOAT"), "infinite"
 
 
 def test_each_bad_file_gets_a_sentence_that_names_it(tmp_path):
-    for path, reason in bad_files(tmp_path):
-        with pytest.raises(RecordingError, match=f"(?s){path.name}.*({reason})"):
+    for path, *facts in bad_files(tmp_path):
+        with refuses((path.name, *facts), kind=RecordingError):
             read(path, 44100)
-        with pytest.raises(RecordingError, match=path.name):
+        with refuses(path.name, kind=RecordingError):
             list(blocks(path, 22050, 0.7))
 
 
@@ -164,7 +165,7 @@ def test_silence_and_values_beyond_full_scale_are_sound(tmp_path):
 
 def test_a_part_outside_of_the_file_is_refused(tmp_path):
     path = save(tmp_path / "a.wav", tone(1.0))
-    with pytest.raises(RecordingError, match=r"lasts 1\.000 s"):
+    with refuses("1.000 s", kind=RecordingError):
         read(path, 44100, start_s=1.0)
 
 
@@ -182,10 +183,10 @@ def test_what_does_not_fit_is_turned_down_and_nan_refused(tmp_path):
     assert gain_db == pytest.approx(-6.02, abs=0.01)
     assert read(tmp_path / "a.wav", 8000)[0].tolist() == pytest.approx([0.25, 0.75, -1.0, 0.5], abs=1e-4)
     with soundfile.SoundFile(tmp_path / "a.wav") as sound:
-        assert "turned down by 6.0 dB" in sound.comment
+        assert "6.0 dB" in sound.comment
     assert write_wav(tmp_path / "a.wav", waveform, 8000, "float32") == 0.0
     np.testing.assert_array_equal(read(tmp_path / "a.wav", 8000)[0], waveform)
-    with pytest.raises(UserError, match=r"b\.wav.*NaN"):
+    with refuses(("b.wav", "NaN"), kind=BadValue):
         write_wav(tmp_path / "b.wav", np.array([np.nan]), 8000)
     assert not (tmp_path / "b.wav").exists()
 
@@ -206,7 +207,7 @@ def test_recordings_are_found_sorted_without_hidden_ones_or_endless_links(tmp_pa
         (tmp_path / name).touch()
     os.symlink(tmp_path, tmp_path / "a" / "loop")
     assert [p.relative_to(tmp_path).as_posix() for p in find_recordings(tmp_path)] == ["a/1.flac", "b/2.WAV"]
-    with pytest.raises(UserError, match="does not exist"):
+    with refuses("nowhere", kind=NotFound):
         find_recordings(tmp_path / "nowhere")
 
 

@@ -6,11 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch, NothingLeft, NotSet
 from birdsd.randomness import generator
 from birdsd.sound.audit.audit import audit_text, round_trip, run_audit
 from birdsd.sound.audit.fidelity import BANDS_HZ, NEUTRAL_RATE_HZ, compare, trill_mask
 from tests.support.codecs import preset
+from tests.support.errors import refuses
 from tests.support.sound_makers import save
 
 T = np.arange(round(1.5 * NEUTRAL_RATE_HZ)) / NEUTRAL_RATE_HZ
@@ -85,8 +86,8 @@ def test_the_audit_recommends_shows_and_goes_on(folder, tmp_path):
     assert result.codecs[result.best].name == "birdsong"
     assert {path.name for path, _ in result.problems} == {"silence.wav", "blip.wav", "text.wav"}
     text = audit_text(result)
-    assert "Use codec=birdsong: its round trip is" in text
-    assert "codec=riffusion changes the loudness by" in text and "codec=riffusion smears fast trills" in text
+    assert "Use codec=birdsong: " in text
+    assert "codec=riffusion changes the loudness" in text and "codec=riffusion smears fast trills" in text
     assert "3 recordings were left out" in text and "text.wav" in text
     assert (tmp_path / "out" / "audit.png").read_bytes()[:4] == b"\x89PNG"
     assert len(list((tmp_path / "out").glob("*.wav"))) == 2 * 4
@@ -115,13 +116,13 @@ def test_the_audit_shows_what_becomes_of_the_phase(folder):
 def test_limits_and_refusals(folder, tmp_path):
     small = preset("birdsong-small", griffin_lim_iterations=1)
     assert len(run_audit(folder / "song.wav", [small], None, 1).stretches) == 1
-    with pytest.raises(UserError, match="no recordings in"):
+    with refuses(str(tmp_path), "flac", kind=NothingLeft):
         run_audit(tmp_path, [small], None, 0)
-    with pytest.raises(UserError, match=r"can be judged.*silent"):
+    with refuses("silence.wav", kind=NothingLeft):
         run_audit(folder / "silence.wav", [small], None, 0)
-    with pytest.raises(UserError, match="no codec to audit"):
+    with refuses("codec", "codec=birdsong", kind=NotSet):
         run_audit(folder, [], None, 0)
-    with pytest.raises(UserError, match="differ in channels"):
+    with refuses("channels", "codec.channels", kind=Mismatch):
         run_audit(folder, [small, preset("birdsong", channels=2)], None, 0)
 
 

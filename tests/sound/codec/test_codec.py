@@ -12,12 +12,13 @@ import pytest
 import yaml
 
 from birdsd.config import compose
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Mismatch, UnknownName, UserError
 from birdsd.randomness import generator
 from birdsd.schema import MISSING, CodecConfig
 from birdsd.sound.codec.codec import SpectrogramCodec
 from birdsd.sound.codec.phase import Stft, spectral_convergence_db
 from tests.support.codecs import CONFIGS, preset
+from tests.support.errors import refuses
 
 PRESETS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
@@ -201,7 +202,7 @@ def test_decoding_is_deterministic_and_takes_any_width():
     image = codec.encode(sweep(codec), 32000)[:, :, :100]
     assert np.array_equal(codec.decode(image, seed=1), codec.decode(image, seed=1))
     assert codec.decode(image).shape == (1, 100 * codec.hop)
-    with pytest.raises(UserError, match=r"\(1, 127, 100\).*\[channels, 128, frames\]"):
+    with refuses("(1, 127, 100)", "[channels, 128, frames]", kind=Mismatch):
         codec.decode(image[:, :-1])
 
 
@@ -212,7 +213,7 @@ def test_json_and_fingerprint():
     assert same.fingerprint() == codec.fingerprint()
     for change in ({"hop_ms": 3.0}, {"floor_db": -90.0}, {"fmin_hz": 400.0}, {"frames": 128}):
         assert dataclasses.replace(codec, **change).fingerprint() != codec.fingerprint()
-    with pytest.raises(UserError, match=r"(?s)unknown codec field 'hop'.*hop_ms"):
+    with refuses("'hop'", "hop_ms", kind=UnknownName):
         SpectrogramCodec.from_json({**codec.to_json(), "hop": 3})
 
 
@@ -248,29 +249,29 @@ def test_what_a_preset_or_a_codec_file_leaves_out_is_as_in_birdsong(left_out, tm
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "named", "offer"),
     [
-        ({"fmax_hz": 20000.0}, "set fmax_hz=16000 or rate_hz=40000"),
-        ({"hop_ms": 20.0}, "set hop_ms=8 or less"),
-        ({"n_fft": 256}, "set n_fft=512"),
-        ({"n_fft": 513}, "set n_fft=512"),
-        ({"fmin_hz": 16000.0}, "set fmin_hz=0 or fmax_hz=16000"),
-        ({"scale": "log", "fmin_hz": 0.0}, "set fmin_hz=20"),
-        ({"scale": "mel", "fmin_hz": 0.0}, "set n_fft="),
-        ({"bands": 600}, "600 linear filters.*n_fft=512"),
-        ({"scale": "mell"}, "'mell'.*mel"),
-        ({"intensity": "db"}, "valid: decibel, log1p, power"),
-        ({"channels": 3}, "set channels=1 or 2"),
-        ({"floor_db": 5.0}, "set floor_db=-100"),
-        ({"momentum": 1.3}, "set momentum=0.99"),
-        ({"frames": 1}, "set frames="),
-        ({"bands": 0}, "set e.g. bands=256"),
-        ({"window_ms": float("nan")}, "window_ms=nan"),
-        ({"exponent": 0.0, "intensity": "power"}, "set exponent=0.25"),
+        ({"fmax_hz": 20000.0}, "fmax_hz=20000", "fmax_hz=16000 or rate_hz=40000"),
+        ({"hop_ms": 20.0}, "hop_ms=20.0", "hop_ms=8 "),
+        ({"n_fft": 256}, "n_fft=256", "n_fft=512"),
+        ({"n_fft": 513}, "n_fft=513", "n_fft=512"),
+        ({"fmin_hz": 16000.0}, "fmin_hz=16000", "fmin_hz=0 or fmax_hz=16000"),
+        ({"scale": "log", "fmin_hz": 0.0}, "fmin_hz=0", "fmin_hz=20"),
+        ({"scale": "mel", "fmin_hz": 0.0}, "256 mel filters", "n_fft=1920"),
+        ({"bands": 600}, "600 linear filters", "n_fft=640"),
+        ({"scale": "mell"}, "'mell'", "mel"),
+        ({"intensity": "db"}, "'db'", "decibel, log1p, power"),
+        ({"channels": 3}, "channels=3", "channels=1 or 2"),
+        ({"floor_db": 5.0}, "floor_db=5.0", "floor_db=-100"),
+        ({"momentum": 1.3}, "momentum=1.3", "momentum=0.99"),
+        ({"frames": 1}, "frames=1", "frames=3"),
+        ({"bands": 0}, "bands=0", "bands=256"),
+        ({"window_ms": float("nan")}, "window_ms=nan", "window_ms=16.0"),
+        ({"exponent": 0.0, "intensity": "power"}, "exponent=0.0", "exponent=0.25"),
     ],
 )
-def test_settings_that_cannot_work_name_the_value_that_would(changes, says):
-    with pytest.raises(UserError, match=says.replace("(", r"\(")):
+def test_settings_that_cannot_work_name_the_value_that_would(changes, named, offer):
+    with refuses(named, offer):
         preset("birdsong", **changes)
 
 
@@ -284,9 +285,9 @@ def test_the_fft_size_that_is_named_or_chosen_works():
 
 def test_sound_that_does_not_fit_is_refused():
     codec = preset("birdsong")
-    with pytest.raises(UserError, match="read the recording with rate_hz=32000"):
+    with refuses("44100 Hz", "rate_hz=32000", kind=Mismatch):
         codec.encode(np.zeros((1, 9), np.float32), 44100)
-    with pytest.raises(UserError, match="channels=1"):
+    with refuses("(2, 9)", "channels=1", kind=Mismatch):
         codec.encode(np.zeros((2, 9), np.float32), 32000)
-    with pytest.raises(UserError, match="finite"):
+    with refuses("finite", kind=BadValue):
         codec.encode(np.full((1, 9), np.nan, np.float32), 32000)

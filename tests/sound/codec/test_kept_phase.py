@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Mismatch
 from birdsd.randomness import generator
 from birdsd.sound.audio.recordings import find_recordings, read
 from birdsd.sound.audit.fidelity import fitted_error_db
 from birdsd.sound.codec import Codec
 from tests.sound.codec.test_pghi import song
 from tests.support.codecs import preset
+from tests.support.errors import refuses
 
 TINY = {"rate_hz": 16000, "window_ms": 8.0, "n_fft": 128, "hop_ms": 4.0, "bands": 64, "fmin_hz": 125.0,
         "fmax_hz": 8000.0, "frames": 64}  # fmt: skip
@@ -86,7 +87,7 @@ def test_pictures_loops_and_what_a_network_gives_decode():
     assert abs(float(loop[0, 0] - loop[0, -1])) <= 1.05 * inside
     assert fitted_error_db(tone[:, 512:-512], loop[:, 512:-512]) < -30
     assert codec.synthesise(codec.dequantise(image), 2).shape == tone.shape  # a level alone has no phase
-    with pytest.raises(UserError, match=r"an image with 1 channels.*three: level, cosine and sine"):
+    with refuses("1 channels", "phase=kept", kind=Mismatch):
         codec.decode(image[:1])
 
 
@@ -100,18 +101,19 @@ def test_it_is_another_image_for_shards_and_models():
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "named", "offer"),
     [
-        ({"channels": 2}, r"phase=kept with channels=2.*set channels=1"),
+        ({"channels": 2}, "phase=kept with channels=2", "channels=1"),
         (
             {"scale": "mel", "n_fft": 1024, "bands": 64},
-            r"64 mel bands.*set scale=linear bands=512 fmin_hz=31\.25",
+            "64 mel bands",
+            "scale=linear bands=512 fmin_hz=31.25",
         ),
-        ({"bands": 128, "fmin_hz": 300.0}, r"128 linear bands.*bands=256 fmin_hz=62\.5 fmax_hz=16000"),
+        ({"bands": 128, "fmin_hz": 300.0}, "128 linear bands", "bands=256 fmin_hz=62.5 fmax_hz=16000"),
     ],
 )
-def test_what_cannot_keep_a_phase_is_refused_with_what_would(changes, message):
-    with pytest.raises(UserError, match=f"(?s){message}"):
+def test_what_cannot_keep_a_phase_is_refused_with_what_would(changes, named, offer):
+    with refuses(named, offer, kind=BadValue):
         preset("birdsong-phase", **changes)
 
 

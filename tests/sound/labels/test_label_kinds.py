@@ -7,8 +7,9 @@ import unicodedata
 
 import pytest
 
-from birdsd.errors import UserError
+from birdsd.errors import NothingLeft
 from birdsd.sound.labels.load import load_recordings
+from tests.support.errors import refuses
 from tests.support.sound_makers import save, tone
 
 HEADER = "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tHigh Freq (Hz)"
@@ -61,7 +62,7 @@ def test_rows_name_their_files_also_beside_a_recording_and_in_a_folder(tmp_path)
             (root / "REC_0600.Table.1.selections.txt").write_text(table)
         found = adds_up(load_recordings(root, labels))
         assert boxes(found) == {"REC_0600.flac": [(1.0, "Owl")], "REC_0700.flac": [(2.5, "Trogon")]}
-        assert "REC_0800.flac' does not exist" in told(found)
+        assert "REC_0800.flac'" in told(found)
         assert found.account.left_out["its file is not in the set"] == 1
 
 
@@ -117,7 +118,7 @@ def test_times_that_grow_over_the_files_are_asked_about(tmp_path, second_s, dura
         found = adds_up(load_recordings(root, table))
         assert boxes(found) == {"s0.flac": [(1.0, "Owl")], "s1.flac": [(second_s, "Owl")]}
     else:
-        with pytest.raises(UserError, match=r"'Begin Time \(s\)' may count over all 2 files.*File Offset"):
+        with refuses(("'Begin Time (s)'", "2 files", "File Offset"), kind=NothingLeft):
             load_recordings(root, table)
 
 
@@ -289,7 +290,7 @@ def test_a_found_table_that_matches_nothing_is_a_finding(tmp_path, name):
     )
     for folder in (root, tmp_path):
         (folder / name).write_text(text)
-        assert f"{name}: it lists none of the 1 recordings" in told(load_recordings(root))
+        assert f"{name}: " in told(load_recordings(root))
         (folder / name).unlink()
 
 
@@ -370,14 +371,14 @@ def test_a_name_that_two_files_bear_is_not_guessed(tmp_path):
     put(tmp_path, "x/a.flac", "y/a.flac", duration_s=0.5)
     (tmp_path / "labels.csv").write_text("file,label\na.wav,Owl\nx/a.flac,Wren\n")
     found = adds_up(load_recordings(tmp_path))
-    assert found.species == ("Wren",) and "may be any of 2" in told(found)
+    assert found.species == ("Wren",) and "any of 2" in told(found)
 
 
 def test_what_is_not_read_is_counted(tmp_path):
     put(tmp_path, "owl/a.flac", duration_s=0.5)
     for name in ("owl/n1.pdf", "owl/n2.pdf", "owl/x.zip", "README.md"):
         (tmp_path / name).write_text("x")
-    assert "3 files were not read: .pdf 2, .zip 1" in told(load_recordings(tmp_path))
+    assert ".pdf 2, .zip 1" in told(load_recordings(tmp_path))
 
 
 def test_boxes_above_the_nyquist_frequency_are_left_out(tmp_path):

@@ -6,10 +6,11 @@ import os
 
 import pytest
 
-from birdsd.errors import UserError
+from birdsd.errors import NotFound, NothingLeft
 from birdsd.sound.labels.annotation import Label, Recording, clip_labels
 from birdsd.sound.labels.load import load_recordings
 from birdsd.sound.species.names import tidy_name
+from tests.support.errors import refuses
 from tests.support.sound_makers import save, tone, truncate
 
 
@@ -71,7 +72,7 @@ def test_a_manifest_in_the_folder_or_beside_it_gives_names_ids_and_licences(tmp_
         assert by_name(found)["y.wav"].species == ("Black Phoebe",) and found.problems == []
     else:  # the folder's own table: what it does not list has no label, what it lists must be there
         assert [r.path.name for r in found.unlabelled] == ["y.wav"]
-        assert "z.wav' does not exist" in reasons(found)["manifest.csv"]
+        assert "z.wav'" in reasons(found)["manifest.csv"]
 
 
 def test_a_named_table_with_boxes_missing_files_and_files_from_elsewhere(tmp_path):
@@ -103,7 +104,7 @@ def test_a_file_gone_from_a_folder_that_is_there_is_not_replaced_by_its_namesake
     (tmp_path / "labels.csv").write_text("path,label\na/x.wav,Wren\nb/y.wav,Robin\n")
     found = load_recordings(tmp_path)
     assert list(by_name(found)) == ["y.wav"]
-    assert "a/x.wav' does not exist" in reasons(found)["labels.csv"]
+    assert "a/x.wav'" in reasons(found)["labels.csv"]
 
 
 def test_a_table_may_be_the_source_and_a_single_file_too(tmp_path):
@@ -113,24 +114,24 @@ def test_a_table_may_be_the_source_and_a_single_file_too(tmp_path):
     (tmp_path / "one.csv").write_text("Start (s),End (s),Common name\n0.0,0.1,Wren\n")
     found = load_recordings(tmp_path / "a.wav", tmp_path / "one.csv")
     assert found.recordings[0].labels == (Label("Wren", 0.0, 0.1),)
-    with pytest.raises(UserError, match=r"one\.csv has no column for the path"):
+    with refuses(("one.csv", "path"), kind=NotFound):
         load_recordings(tmp_path, tmp_path / "one.csv")
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "kind", "named", "offer"),
     [
-        ("path,lable\na.wav,Wren\n", "no column for the label.*path, lable.*'label' by 'lable'"),
-        ("path,label\nq.wav,Wren\n", "none of the 1 recordings.*'q.wav' does not exist"),
-        ("", r"no column for the label.*\(none\)"),
+        ("path,lable\na.wav,Wren\n", NotFound, "path, lable", "'label' by 'lable'"),
+        ("path,label\nq.wav,Wren\n", NothingLeft, "'q.wav'", ""),
+        ("", NotFound, "(none)", "'species'"),
     ],
 )
-def test_a_named_table_that_does_not_serve_is_an_error(tmp_path, text, message):
+def test_a_named_table_that_does_not_serve_is_an_error(tmp_path, text, kind, named, offer):
     put(tmp_path, "a.wav")
     (tmp_path / "t.csv").write_text(text)
-    with pytest.raises(UserError, match=f"(?s)t.csv.*{message}"):
+    with refuses(("t.csv", named), offer, kind=kind):
         load_recordings(tmp_path, tmp_path / "t.csv")
-    with pytest.raises(UserError, match=r"nowhere\.csv does not exist"):
+    with refuses("nowhere.csv", kind=NotFound):
         load_recordings(tmp_path, tmp_path / "nowhere.csv")
 
 
@@ -164,7 +165,7 @@ def test_annotations_beside_the_files(tmp_path):
     }
     assert not by_name(found)["raven.wav"].weak and by_name(found)["notes.wav"].weak
     assert "no bird's box" in reasons(found)["header.Table.1.selections.txt"]
-    assert "neither a Raven table nor" in reasons(found)["notes.txt"]
+    assert "Raven" in reasons(found)["notes.txt"]
 
 
 def test_boxes_beat_the_whole_file_but_its_licence_stays(tmp_path):
@@ -191,7 +192,7 @@ def test_a_folder_of_annotations_and_a_raven_table_over_several_files(tmp_path):
     )
     found = load_recordings(root, table)
     assert by_name(found)["b.wav"].labels[0].start_s == 0.5
-    assert "'q.wav' does not exist" in reasons(found)["all.txt"]
+    assert "'q.wav'" in reasons(found)["all.txt"]
 
 
 def test_xenocanto_metadata_in_the_folder(tmp_path):
@@ -238,20 +239,20 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(tmp_path):
     found = load_recordings(tmp_path)
     assert list(by_name(found)) == ["good.wav"]
     assert set(reasons(found)) == {"cut.wav", "empty.wav", "text.wav", "phone.m4a", "dangling.wav"}
-    assert "it was cut short" in reasons(found)["cut.wav"]
+    assert "cut short" in reasons(found)["cut.wav"]
 
 
 def test_only_when_nothing_is_left_it_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="nowhere does not exist"):
+    with refuses("nowhere", kind=NotFound):
         load_recordings(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"no recordings in .*flac.*sub-folders"):
+    with refuses(str(tmp_path), "flac", kind=NothingLeft):
         load_recordings(tmp_path)
     (tmp_path / "wren").mkdir()
     (tmp_path / "wren/empty.wav").touch()
-    with pytest.raises(UserError, match=r"no labelled recording is left.*empty\.wav: it is empty"):
+    with refuses("empty.wav", kind=NothingLeft):
         load_recordings(tmp_path)
     put(tmp_path, "loose.wav")
-    with pytest.raises(UserError, match=r"loose\.wav: it has no label"):
+    with refuses("loose.wav", kind=NothingLeft):
         load_recordings(tmp_path)
     assert len(load_recordings(tmp_path, require_labels=False).unlabelled) == 1
 

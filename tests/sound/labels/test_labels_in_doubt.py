@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from birdsd.errors import UserError
+from birdsd.errors import Damaged, NotFound, NothingLeft
 from birdsd.sound.labels.load import load_recordings
 from tests.sound.labels.test_label_kinds import adds_up, boxes, put, raven, told
+from tests.support.errors import refuses
 
 
 def unknown(found, name):
@@ -20,7 +21,7 @@ def test_a_row_that_cannot_be_read_makes_no_file_birdless(tmp_path):
         raven("1\tSpectrogram 1\t1\t0:01.0x\t1.4\t500\t3500\tOwl", more="\tSpecies")
     )
     (tmp_path / "labels.csv").write_text("file,start,end,label\nb.flac,x,1.4,Owl\nb.flac,4,4.5,noise\n")
-    with pytest.raises(UserError, match=r"no labelled recording is left.*not a number"):
+    with refuses("labels.csv: row 2: the start is 'x'", kind=NothingLeft):
         load_recordings(tmp_path)
     (tmp_path / "labels.csv").write_text("file,start,end,label\nb.flac,x,1.4,Owl\nb.flac,4,4.5,Wren\n")
     found = adds_up(load_recordings(tmp_path, require_labels=False))
@@ -64,7 +65,7 @@ def test_label_files_find_recordings_of_one_name_by_their_folders(tmp_path):
     }
     (tmp_path / "flat").mkdir()
     (tmp_path / "flat/0600.txt").write_text("0.5\t1.0\tOwl\n")
-    with pytest.raises(UserError, match="may belong to any of 3"):
+    with refuses((str(tmp_path / "flat"), "any of 3"), kind=NothingLeft):
         load_recordings(root, tmp_path / "flat")
 
 
@@ -139,7 +140,7 @@ def test_free_text_names_a_species_only_where_nothing_else_does(tmp_path):
     assert {r.path.name: r.species for r in found.recordings} == {
         "a.flac": ("Black Phoebe",), "b.flac": ("Wren",), "c.flac": ("Black Phoebe",),
     }  # fmt: skip
-    assert "'MyTag' is taken for the species" in told(found)
+    assert "'MyTag'" in told(found)
 
 
 @pytest.mark.parametrize(
@@ -154,9 +155,7 @@ def test_times_are_read_under_many_headings(tmp_path, columns):
 def test_columns_that_look_like_times_and_are_not_read_are_said(tmp_path):
     put(tmp_path, "a.flac")
     (tmp_path / "t.csv").write_text("file,timestamp_s,label\na.flac,5,Owl\n")
-    assert "'timestamp_s' look like times and are not read" in told(
-        load_recordings(tmp_path, tmp_path / "t.csv")
-    )
+    assert "'timestamp_s'" in told(load_recordings(tmp_path, tmp_path / "t.csv"))
 
 
 def test_every_row_that_finds_no_place_is_counted(tmp_path):
@@ -195,7 +194,7 @@ def test_folders_in_folders_are_seen_through_or_asked_about(tmp_path):
     put(tmp_path / "x", *names, duration_s=0.2)
     assert load_recordings(tmp_path / "x").species == ("Robin", "Wren")
     put(tmp_path / "y", "Oak Hill/Wren/1.flac", "Elm Park/Wren/2.flac", duration_s=0.2)
-    assert "taken for species; below them lie 'Wren'" in told(load_recordings(tmp_path / "y"))
+    assert "'Wren'" in told(load_recordings(tmp_path / "y"))
 
 
 def test_a_label_of_the_whole_file_names_no_box_of_others(tmp_path):
@@ -232,7 +231,7 @@ def test_channels_that_count_from_0_and_frequencies_that_are_none(tmp_path):
 def test_a_quotation_mark_that_is_not_closed_is_refused(tmp_path):
     put(tmp_path, "a.flac", "b.flac")
     (tmp_path / "t.csv").write_text('file,label\na.flac,"Owl\nb.flac,Wren\n')
-    with pytest.raises(UserError, match="quotation mark that is not closed"):
+    with refuses(("t.csv", "line 3"), kind=Damaged):
         load_recordings(tmp_path, tmp_path / "t.csv")
 
 
@@ -268,7 +267,7 @@ def test_a_name_that_stands_in_the_row_of_one_view_alone_is_kept(tmp_path):
 def test_a_file_without_a_header_is_told(tmp_path):
     put(tmp_path, "a.flac")
     (tmp_path / "t.csv").write_text("0.5,0.3,Parmaj_song\n1.5,0.3,Parmaj_song\n")
-    with pytest.raises(UserError, match="first line must hold the columns' names"):
+    with refuses(("t.csv", "0.5, 0.3, Parmaj_song"), "first line", kind=NotFound):
         load_recordings(tmp_path, tmp_path / "t.csv")
 
 

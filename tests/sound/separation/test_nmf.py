@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-import pytest
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue
 from birdsd.randomness import generator
 from birdsd.sound.separation import nmf
+from tests.support.errors import refuses
 
 
 def low_rank(rows: int = 30, columns: int = 80, rank: int = 4, seed: int = 0) -> np.ndarray:
@@ -81,7 +81,7 @@ def test_stacked_frames_come_back_as_they_were():
 
 
 def test_more_bases_than_frames_are_refused():
-    with pytest.raises(UserError, match=r"9 bases for 8 frames of rain.*bases=2"):
+    with refuses("9 bases for 8 frames of rain", "bases=2", kind=BadValue):
         nmf.learn(low_rank(columns=8), 9, generator(0, "t"), what="rain")
 
 

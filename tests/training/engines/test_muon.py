@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from birdsd.config import compose, signature
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch, UnknownName
 from birdsd.schema import OptimConfig
 from birdsd.training.devices.world import World
 from birdsd.training.engines import muon
 from birdsd.training.engines.flat import FlatParameters
 from birdsd.training.engines.muon import Muon, deal, muon_groups, orthogonal
+from tests.support.errors import refuses
 from tests.support.toy import OPTIM, OddMethod, fork_ranks, losses
 
 MUON = {"optim__optimizer": "muon"}
@@ -222,15 +223,20 @@ def test_two_ranks_killed_and_stopped_go_on_bit_by_bit(children, tmp_path):
 
 @pytest.mark.parametrize("job", ["train", "cache"])
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "kind", "named", "offer"),
     [
-        (["optim.optimizer=moun"], "Did you mean 'muon'"),
-        (["machine=cluster", "optim.optimizer=muon"], "needs whole matrices"),
-        (["optim.optimizer=muon", "machine.optimizer_bits=8"], "only AdamW has 8-bit"),
+        (["optim.optimizer=moun"], UnknownName, "'moun'", "'muon'"),
+        (["machine=cluster", "optim.optimizer=muon"], Mismatch, "DeepSpeed ZeRO-2", "machine.engine=torch"),
+        (
+            ["optim.optimizer=muon", "machine.optimizer_bits=8"],
+            Mismatch,
+            "machine.optimizer_bits=8",
+            "machine.optimizer_bits=32",
+        ),
     ],
 )
-def test_what_cannot_be_is_refused_where_it_is_typed_and_not_after_the_queue(job, words, says):
-    with pytest.raises(UserError, match=says):
+def test_what_cannot_be_is_refused_where_it_is_typed_and_not_after_the_queue(job, words, kind, named, offer):
+    with refuses(named, offer, kind=kind):
         compose(job, ["model=tiny", "data.shards=shards", *words])
 
 

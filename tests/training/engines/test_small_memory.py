@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from birdsd.diffusion.learning.base import Modules
-from birdsd.errors import UserError
+from birdsd.errors import Unsupported
 from birdsd.schema import OptimConfig
 from birdsd.shards.index import ShardIndex
 from birdsd.training import loop
@@ -29,6 +29,7 @@ from birdsd.training.engines.choice import make_engine
 from birdsd.training.engines.offload_engine import LossScale, OffloadEngine
 from birdsd.training.engines.torch_engine import TorchEngine, compile_in_place
 from birdsd.training.previews import build_from_checkpoint
+from tests.support.errors import refuses
 from tests.support.toy import OPTIM, OddMethod, ToyLearner, ToyMethod, losses, toy_config
 from tests.training.checkpoints.test_failed_saves import fill, small_disk  # noqa: F401 - a fixture
 from tests.training.engines.test_out_of_memory import Narrow, NarrowBackward, shortages
@@ -275,7 +276,7 @@ def test_packed_it_follows_adamw(library):
 
 def test_without_bitsandbytes_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes.functional", None)
-    with pytest.raises(UserError, match=r"birdsd\[eightbit\]"):
+    with refuses("machine.optimizer_bits=8", "birdsd[eightbit]", kind=Unsupported):
         eight([(nn.Parameter(torch.zeros(4)), True)])
 
 
@@ -341,7 +342,7 @@ def test_a_full_disk_is_tried_again(small_disk, monkeypatch, room):  # noqa: F81
             assert events == ["save failed", "save failed", "saved"]
             assert saver.newest().position == 10
         else:
-            with pytest.raises(UserError, match="could not be saved"):
+            with refuses("position 10", "save.max_failed_saves"):
                 saver.wait(must_be_saved=True)
 
 
@@ -366,5 +367,5 @@ def test_compiled_it_learns_the_same(children, tmp_path):
 
 def test_without_a_compiler_it_says_so(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(UserError, match=r"no compiler.*machine\.compile=false"):
+    with refuses("machine.compile=true", "machine.compile=false", kind=Unsupported):
         compile_in_place(ToyLearner(), CPU)
