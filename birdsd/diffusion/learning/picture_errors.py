@@ -21,12 +21,20 @@ if TYPE_CHECKING:
     from birdsd.diffusion.networks.clip import Clip
 
 _BLOCK = 8  # pixels along each side of the blocks whose statistics are compared
+_NEIGHBOURHOOD = 16  # pixels along each side of those whose detail is compared
+_SMALLEST_SQUARE = 1e-8  # a square root's gradient at 0 is no number: frames of silence
 _VARIANCE = 1e-6  # below it the square root's gradient would be huge: blocks of one colour
 
 
 def mean_error(error: Tensor) -> Tensor:
     """The mean absolute value of [B, ...]."""
     return error.abs().flatten(1).mean(1)
+
+
+def spectral_error(error: Tensor) -> Tensor:
+    """The root mean square over the bands, meaned over the frames: of decibels it is the log-spectral
+    distance. `error` is [B, C, H, W]."""
+    return (error.square().mean(dim=2) + _SMALLEST_SQUARE).sqrt().flatten(1).mean(1)
 
 
 def difference_error(error: Tensor) -> Tensor:
@@ -43,6 +51,26 @@ def texture_error(decoded: Tensor, image: Tensor) -> Tensor:
     size = min(_BLOCK, *image.shape[2:])
     ours, theirs = _blocks(decoded, size), _blocks(image, size)
     return mean_error(ours[0] - theirs[0]) + mean_error(ours[1] - theirs[1])
+
+
+def detail_error(made: Tensor, image: Tensor) -> Tensor:
+    """How far the detail of neighbourhoods lies apart: the mean difference of neighbouring pixels, along
+    frequency and along time, over 16 x 16 pixels every 8. Pictures are [B, C, H, W].
+
+    Noise cannot be predicted pixel by pixel, and the picture with the least error is a smooth one. How rough
+    it is can be predicted; where exactly its peaks lie is left open here.
+    """
+    return torch.stack([_detail_apart(made, image, along) for along in (2, 3)]).sum(0)
+
+
+def _detail_apart(made: Tensor, image: Tensor, along: int) -> Tensor:
+    rough = [one.diff(dim=along).abs() for one in (made, image)]
+    if 0 in rough[0].shape:  # a single row, or a single frame
+        return made.new_zeros(len(made))
+    size = [min(_NEIGHBOURHOOD, side) for side in rough[0].shape[2:]]
+    step = [max(1, side // 2) for side in size]
+    ours, theirs = (functional.avg_pool2d(one, size, step) for one in rough)
+    return mean_error(ours - theirs)
 
 
 def _blocks(image: Tensor, size: int) -> tuple[Tensor, Tensor]:

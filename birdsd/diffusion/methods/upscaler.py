@@ -2,10 +2,11 @@
 
 It learns from fine shards alone: the coarse picture of a sample is the mean power of its cells. Half of these
 go through the autoencoder of a diffusion model (model.autoencoder), with noise and shifts of the level, since
-that is where its input will come from. The loss of a sample is the mean absolute error of its picture once
-every cell is as loud as it should be, loud cells counting more. From a start on, a second set of weights
-learns beside the first by the same error and a relativistic adversary; `upscale_sharpness` goes from one to
-the other.
+that is where its input will come from. The loss of a sample is the error of its picture once every cell is
+as loud as it should be: its log-spectral distance (`error=spectral`), or the mean absolute error; loud cells
+may count more. From a start on, a second set of weights learns beside the first: by the same error, by that
+of local detail (`detail_weight`), and by a relativistic adversary (`adversary_weight`); `upscale_sharpness`
+goes from one to the other.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from birdsd.diffusion.learning.common import (
     required_source,
     write_preview,
 )
-from birdsd.diffusion.learning.picture_errors import mean_error
+from birdsd.diffusion.learning.picture_errors import detail_error, mean_error, spectral_error
 from birdsd.diffusion.method_configs import UpscalerConfig
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.adversary import SMALLEST_SIDE, Adversary, Discriminator
@@ -45,7 +46,7 @@ from birdsd.diffusion.upscaling.measure import (
 )
 from birdsd.diffusion.upscaling.networks import Shape
 from birdsd.diffusion.upscaling.twofold import Twofold
-from birdsd.errors import UserError
+from birdsd.errors import UserError, unknown_name
 from birdsd.method_facts import settings_of
 from birdsd.randomness import generator
 from birdsd.sound.codec.grids import Grids, coarser
@@ -58,15 +59,16 @@ if TYPE_CHECKING:
 
 _MEASURED = ("distance_db", "bicubic_db", "detail")
 _SHARP_MEASURED = ("sharp_distance_db", "sharp_detail")
+_ERRORS = {"absolute": mean_error, "spectral": spectral_error}
 _MOST_MEASURED = 64  # pictures behind the figures of an export
 _FOLDS = 8  # a crop is as many coarse frames, or a multiple: autoencoders halve theirs up to three times
 
 
 class UpscalerLearner(Learner):
-    """The network with its two sets of weights, and the adversary of the second.
+    """The network with its two sets of weights, and the adversary that the second may have.
 
-    The batch: `coarse` float [B, 1, h, w] and `fine` [B, 1, scale * h, scale * w] on 0..255, and with an
-    adversary `adversary` float [B], 0 before its start.
+    The batch: `coarse` float [B, 1, h, w] and `fine` [B, 1, scale * h, scale * w] on 0..255, and with a
+    second set `adversary` float [B], 0 before its start.
     """
 
     discriminator: Discriminator
@@ -75,13 +77,13 @@ class UpscalerLearner(Learner):
         super().__init__()
         self.network, self.levels, self.weights = network, levels, method
         self.adversary: Adversary | None = None
-        self.measures = _MEASURED
+        self.measures = (*_MEASURED, *_SHARP_MEASURED) if network.sharp else _MEASURED
 
     def with_adversary(self, discriminator: Discriminator) -> None:
         """Let `discriminator` judge the second set of weights."""
         self.discriminator = discriminator
         self.adversary = Adversary(discriminator, self.weights.adversary_weight)
-        self.measures = (*_MEASURED, *_SHARP_MEASURED, *self.adversary.names)
+        self.measures = (*self.measures, *self.adversary.names)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """float32 [B]: the error of the first set. The second adds gradients and no value, so that the curve
@@ -90,15 +92,15 @@ class UpscalerLearner(Learner):
         active = batch.get("adversary")
         waits = learning and self.weights.adversary_start_samples > 0 and coarse.device.type == "cpu"
         idle = active is not None and waits and not bool(active.any())
-        both = self.adversary is not None and not idle
+        both = self.network.sharp and not idle
         made, sharp = (self._finished(one, coarse) for one in self.network(coarse / 255, both))
         assert made is not None
         loss = self._error(made, fine)
         if not learning:
             self.measured = self._measures(made, sharp, coarse, fine)
-        if self.adversary is None or active is None:
+        if not self.network.sharp or active is None:
             return loss
-        return loss + self._sharpened(self.adversary, fine if sharp is None else sharp, fine, active, idle)
+        return loss + self._sharpened(fine if sharp is None else sharp, fine, active, idle)
 
     def _finished(self, made: Tensor | None, coarse: Tensor) -> Tensor | None:
         if made is None:
@@ -108,22 +110,32 @@ class UpscalerLearner(Learner):
     def _error(self, made: Tensor, fine: Tensor) -> Tensor:
         """float32 [B]: on the scale of -1..1, as all pictures are."""
         weight = 1 + self.weights.loud_weight * fine / 255
-        return mean_error((made - fine) / 127.5 * weight)
+        return _ERRORS[self.weights.error]((made - fine) / 127.5 * weight)
 
-    def _sharpened(
+    def _sharpened(self, sharp: Tensor, fine: Tensor, active: Tensor, idle: bool) -> Tensor:
+        """What the second set and the discriminator learn by, [B], of value 0."""
+        own = self._error(sharp, fine)
+        if self.weights.detail_weight:
+            own = own + self.weights.detail_weight * detail_error(sharp / 127.5, fine / 127.5)
+        own = own * active
+        term = own - own.detach()
+        if self.adversary is None:
+            return term
+        return term + self._judged(self.adversary, sharp, fine, active, idle)
+
+    def _judged(
         self, adversary: Adversary, sharp: Tensor, fine: Tensor, active: Tensor, idle: bool
     ) -> Tensor:
-        """What the second set and the discriminator learn by, [B], of value 0."""
+        """What the discriminator learns by, and what the second set learns of it, [B], of value 0."""
 
         def pixel_loss(made: Tensor) -> Tensor:
             return self._error((made.mean(1, keepdim=True) + 1) * 127.5, fine)
 
-        own = self._error(sharp, fine) * active
         shown, true = (one.expand(-1, 3, -1, -1) / 127.5 - 1 for one in (sharp, fine))
         term, measured = adversary.loss(true, shown, active, pixel_loss, idle)
         if not torch.is_grad_enabled():
             self.measured = {**self.measured, **measured}
-        return term + own - own.detach()
+        return term
 
     def _measures(
         self, made: Tensor, sharp: Tensor | None, coarse: Tensor, fine: Tensor
@@ -172,6 +184,11 @@ class UpscalerMethod(LearningMethod):
         """The section `method`."""
         return settings_of(self.config.method, UpscalerConfig)
 
+    @property
+    def _sharp(self) -> bool:
+        """Whether a second set of weights learns."""
+        return self.settings.adversary_weight > 0 or self.settings.detail_weight > 0
+
     def _grids(self, fine: Codec) -> Grids:
         """The fine grid is that of the shards; the coarse one that of model.autoencoder, if it is set."""
         source = self.config.model.autoencoder
@@ -194,12 +211,11 @@ class UpscalerMethod(LearningMethod):
         """A new network, and the autoencoder that half of its inputs go through."""
         method = self.settings
         shape = Shape(method.architecture, method.features, method.depth, method.scale, 1, method.growth)
-        sharp = method.adversary_weight > 0
-        network = Twofold(shape, self.config.seed, sharp)
+        network = Twofold(shape, self.config.seed, self._sharp)
         if self.config.model.init == "pretrained":
             network.begin_as(self._earlier(shape).sets)
         learner = UpscalerLearner(network, self.levels, method)
-        if sharp:
+        if method.adversary_weight > 0:
             speed = method.adversary_learning_rate / float(self.config.optim.learning_rate or 1)
             channels = method.adversary_channels
             learner.with_adversary(Discriminator(channels, speed, self.config.seed, relativistic=True))
@@ -265,7 +281,7 @@ class UpscalerMethod(LearningMethod):
             "shift_db": torch.tensor(shift_db * training, dtype=torch.float32),
             "through": torch.tensor(through * training, dtype=torch.float32),
         }
-        if method.adversary_weight > 0:
+        if self._sharp:
             started = not training or position >= method.adversary_start_samples
             made["adversary"] = torch.tensor(float(started))
         return made
@@ -353,7 +369,7 @@ class UpscalerMethod(LearningMethod):
         """Write the folder of an upscaler: both sets of weights under the network's published names."""
         learner: Any = modules.learner
         split = "validation" if self.index.count("validation") else "train"
-        sets = (0.0, 1.0) if learner.adversary is not None else (0.0,)
+        sets = (0.0, 1.0) if learner.network.sharp else (0.0,)
         told = {f"sharpness {one:g}": self.measured(modules, split, one).to_json() for one in sets}
         weights = [learner.network.weights(one) for one in sets]
         about = {"method": self.config.method.name, "measured_on": split, "measured": told}
@@ -362,7 +378,9 @@ class UpscalerMethod(LearningMethod):
 
 
 def _check(method: UpscalerConfig, side: int) -> None:
-    for name in ("adversary_weight", "loud_weight", "noise_levels", "level_shift_db"):
+    if method.error not in _ERRORS:
+        raise unknown_name("method.error", method.error, tuple(_ERRORS))
+    for name in ("adversary_weight", "detail_weight", "loud_weight", "noise_levels", "level_shift_db"):
         if (value := getattr(method, name)) < 0:
             raise UserError(f"method.{name}={value:g}", "it is 0 (off) or more", f"leave method.{name} out")
     if not 0 <= method.autoencoder_share <= 1:

@@ -25,8 +25,8 @@ _COARSE = "coarse.json"
 
 @dataclass(frozen=True)
 class Stored:
-    """What lies in an upscaler's folder; `sets` are the weights of sharpness 0 and, where it had an
-    adversary, of 1."""
+    """What lies in an upscaler's folder; `sets` are the weights of sharpness 0 and, where it has a
+    sharper set, of 1."""
 
     shape: Shape
     sets: tuple[Mapping[str, Tensor], ...]
@@ -44,8 +44,8 @@ class Stored:
         if sharpness and len(self.sets) < 2:
             raise UserError(
                 f"upscale_sharpness={sharpness:g}",
-                "this upscaler has one set of weights: it learnt without an adversary",
-                "leave it out, or train one with method.adversary_weight=0.5",
+                "this upscaler has one set of weights: no sharper one was trained",
+                "leave it out, or train one with method.detail_weight=1",
             )
         plain, sharp = self.sets[0], self.sets[-1]
         return {name: (1 - sharpness) * plain[name] + sharpness * sharp[name] for name in plain}
