@@ -19,7 +19,7 @@ from birdsd.diffusion.upscaling.upscaler import Upscaler
 from birdsd.errors import UserError
 from birdsd.runs.effects import without_effect
 from birdsd.shards.index import ShardIndex
-from tests.support.fine import FINE
+from tests.support.fine import FINE, fine_shards
 from tests.support.tiny import CODEC, batch, make_shards, train, train_config
 
 CPU = torch.device("cpu")
@@ -31,19 +31,7 @@ ON = {"adversary_weight": 0.5, "adversary_channels": 4, "adversary_start_samples
 @pytest.fixture(scope="module")
 def fine_index(tmp_path_factory) -> ShardIndex:
     """Shards of the fine codec: pictures whose halves are those of the small one."""
-    folder = tmp_path_factory.mktemp("fine")
-    import tests.support.tiny as tiny
-
-    picture = tiny.picture
-
-    def twice(species: int, number: int) -> np.ndarray:
-        whole = np.kron(picture(species, number), np.ones((1, 2, 2), np.uint8))
-        draw = np.random.default_rng(number)
-        return np.clip(whole.astype(int) + draw.integers(0, 25, whole.shape), 1, 255).astype(np.uint8)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "picture", twice)
-        return ShardIndex.open(make_shards(folder, FINE))
+    return ShardIndex.open(fine_shards(tmp_path_factory.mktemp("fine")))
 
 
 def built(index: ShardIndex, **changes):
