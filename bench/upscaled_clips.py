@@ -76,7 +76,7 @@ def ways(stored: Stored, sharpness: Sequence[float]) -> dict[str, Way]:
     return {
         "coarse": coarse.decode,
         "bicubic": interpolated,
-        **{f"sharpness {value:g}": of(value) for value in sharpness if value == 0 or len(stored.sets) > 1},
+        **{f"sharpness {value:g}": of(value) for value in sharpness if value == 0 or stored.sharpens},
     }
 
 

@@ -30,6 +30,7 @@ from birdsd.diffusion.learning.common import picture_of, read
 from birdsd.diffusion.upscaling.folder import Stored, read_upscaler
 from birdsd.diffusion.upscaling.levels import Levels
 from birdsd.diffusion.upscaling.measure import Measured, Tally, bicubic, detail_db
+from birdsd.diffusion.upscaling.roughness import roughened
 from birdsd.diffusion.upscaling.upscaler import Upscaler
 from birdsd.shards.index import ShardIndex
 
@@ -43,7 +44,6 @@ Make = Callable[[Tensor], Tensor]  # coarse values [1, 1, bands, frames] -> fine
 def ways(stored: Stored, sharpness: list[float], noise_db: list[float]) -> dict[str, Make]:
     """By name: bicubic, the upscaler at each sharpness, and at sharpness 0 with independent noise."""
     levels, scale = Levels.of(stored.grids.fine), stored.shape.scale
-    draw = torch.Generator().manual_seed(0)
 
     def of(value: float) -> Make:
         upscaler = Upscaler.of(stored, "table", value, "cpu")
@@ -51,15 +51,12 @@ def ways(stored: Stored, sharpness: list[float], noise_db: list[float]) -> dict[
 
     def noisy(by_db: float, smooth: Make) -> Make:
         def make(coarse: Tensor) -> Tensor:
-            made = smooth(coarse)
-            gain_db = by_db * torch.randn(made.shape, generator=draw)
-            louder = levels.values(levels.magnitude(made) * 10 ** (gain_db / 20))
-            return levels.finished(louder, coarse, scale)
+            return levels.finished(roughened(levels, smooth(coarse), coarse, by_db), coarse, scale)
 
         return make
 
     found: dict[str, Make] = {"bicubic": lambda coarse: bicubic(coarse, scale)}
-    found |= {f"sharpness {value:g}": of(value) for value in sharpness if value == 0 or len(stored.sets) > 1}
+    found |= {f"sharpness {value:g}": of(value) for value in sharpness if value == 0 or stored.sharpens}
     return found | {f"sharpness 0, noise of {by:g} dB": noisy(by, of(0.0)) for by in noise_db}
 
 

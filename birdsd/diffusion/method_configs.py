@@ -43,7 +43,6 @@ class UpscalerConfig(AdversaryConfig):
     growth: int = 16  # of architecture=rrdb: channels that a convolution of a dense block adds
     error: str = "absolute"  # mean absolute error, or spectral: the root mean square over the bands
     loud_weight: float = 1.0  # how much more than silence the loudest cell counts
-    detail_weight: float = 0.0  # of the error of local detail in the second, sharper set of weights
     autoencoder_share: float = 0.5  # of the coarse pictures that go through model.autoencoder
     noise_levels: float = 4.0  # of the noise on coarse pictures: up to so many of 255
     level_shift_db: float = 6.0  # pictures are made louder or softer by up to this much

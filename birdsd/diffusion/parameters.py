@@ -80,7 +80,7 @@ def of_weights(config: TrainConfig, parts: Mapping[str, Shapes], species: int) -
 
 
 def of_upscaler(config: TrainConfig, parts: Mapping[str, Shapes], species: int) -> int:
-    """The network; where there is a sharper set of weights also what makes that, and the discriminator."""
+    """The network; with an adversary also what makes its sharper set of weights, and the discriminator."""
     method = settings_of(config.method, UpscalerConfig)
     width, last = method.features, method.scale**2
     if method.architecture == "rrdb":
@@ -95,7 +95,7 @@ def of_upscaler(config: TrainConfig, parts: Mapping[str, Shapes], species: int) 
         network = _convolution(1, width) + method.depth * _convolution(width, width)
         network += (method.depth + 1) * width + _convolution(width, last)
     if not method.adversary_weight:
-        return 2 * network if method.detail_weight else network
+        return network
     steps = [4, *(growth * method.adversary_channels for growth in (1, 2, 4))]
     judge = sum(to * (16 * of + 1) for of, to in pairwise(steps)) + 9 * steps[-1]
     return 2 * network + judge

@@ -64,7 +64,6 @@ KEYS: dict[str, tuple[str, ...]] = {
         "growth=8",
         "error=absolute",
         "loud_weight=0.5",
-        "detail_weight=0.5",
         "autoencoder_share=0.25",
         "noise_levels=2",
         "level_shift_db=3",

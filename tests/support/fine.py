@@ -33,10 +33,10 @@ def noisy(shape: Shape, seed: int = 0) -> dict[str, torch.Tensor]:
     }
 
 
-def upscaler_folder(folder: Path, sets: int = 2, fine=FINE, coarse=CODEC) -> Path:
+def upscaler_folder(folder: Path, sets: int = 2, fine=FINE, coarse=CODEC, noise_db: float = 0.0) -> Path:
     """An upscaler's export, untrained."""
     weights = [noisy(SHAPE, seed) for seed in range(sets)]
-    return write_upscaler(folder, SHAPE, weights, Grids.of(fine, coarse), TrainingSet((), True), {})
+    return write_upscaler(folder, SHAPE, weights, Grids.of(fine, coarse), TrainingSet((), True), {}, noise_db)
 
 
 def fine_shards(folder: Path) -> Path:

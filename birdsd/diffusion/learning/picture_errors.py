@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from birdsd.diffusion.networks.clip import Clip
 
 _BLOCK = 8  # pixels along each side of the blocks whose statistics are compared
-_NEIGHBOURHOOD = 16  # pixels along each side of those whose detail is compared
-_SMALLEST_SQUARE = 1e-8  # a square root's gradient at 0 is no number: frames of silence
+_SMALLEST_SQUARE = 1e-8  # a square root has no gradient at 0: frames of silence
 _VARIANCE = 1e-6  # below it the square root's gradient would be huge: blocks of one colour
 
 
@@ -51,26 +50,6 @@ def texture_error(decoded: Tensor, image: Tensor) -> Tensor:
     size = min(_BLOCK, *image.shape[2:])
     ours, theirs = _blocks(decoded, size), _blocks(image, size)
     return mean_error(ours[0] - theirs[0]) + mean_error(ours[1] - theirs[1])
-
-
-def detail_error(made: Tensor, image: Tensor) -> Tensor:
-    """How far the detail of neighbourhoods lies apart: the mean difference of neighbouring pixels, along
-    frequency and along time, over 16 x 16 pixels every 8. Pictures are [B, C, H, W].
-
-    Noise cannot be predicted pixel by pixel, and the picture with the least error is a smooth one. How rough
-    it is can be predicted; where exactly its peaks lie is left open here.
-    """
-    return torch.stack([_detail_apart(made, image, along) for along in (2, 3)]).sum(0)
-
-
-def _detail_apart(made: Tensor, image: Tensor, along: int) -> Tensor:
-    rough = [one.diff(dim=along).abs() for one in (made, image)]
-    if 0 in rough[0].shape:  # a single row, or a single frame
-        return made.new_zeros(len(made))
-    size = [min(_NEIGHBOURHOOD, side) for side in rough[0].shape[2:]]
-    step = [max(1, side // 2) for side in size]
-    ours, theirs = (functional.avg_pool2d(one, size, step) for one in rough)
-    return mean_error(ours - theirs)
 
 
 def _blocks(image: Tensor, size: int) -> tuple[Tensor, Tensor]:

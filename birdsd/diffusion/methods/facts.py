@@ -56,13 +56,11 @@ def _autoencoder_heaviest(settings: TrainConfig) -> None:
 
 def _upscaler_unused(settings: TrainConfig) -> Iterator[tuple[str, str]]:
     method = settings_of(settings.method, UpscalerConfig)
-    sharp = method.adversary_weight > 0 or method.detail_weight > 0
     if not method.adversary_weight:
-        for name in _ADVERSARY[0 if not sharp else 1 :]:
+        for name in _ADVERSARY:
             yield f"method.{name}", "method.adversary_weight=0 trains no discriminator"
-    if sharp and method.adversary_start_samples >= int(settings.optim.total_samples or 0):
-        for name in ("adversary_weight", "detail_weight"):
-            yield f"method.{name}", "method.adversary_start_samples lies behind the last sample"
+    elif method.adversary_start_samples >= int(settings.optim.total_samples or 0):
+        yield "method.adversary_weight", "method.adversary_start_samples lies behind the last sample"
     if not settings.model.autoencoder:
         yield "method.autoencoder_share", "there is no model.autoencoder for coarse pictures to go through"
     if method.architecture != "rrdb":

@@ -2,11 +2,12 @@
 
 It learns from fine shards alone: the coarse picture of a sample is the mean power of its cells. Half of these
 go through the autoencoder of a diffusion model (model.autoencoder), with noise and shifts of the level, since
-that is where its input will come from. The loss of a sample is the error of its picture once every cell is
-as loud as it should be: its log-spectral distance (`error=spectral`), or the mean absolute error; loud cells
-may count more. From a start on, a second set of weights learns beside the first: by the same error, by that
-of local detail (`detail_weight`), and by a relativistic adversary (`adversary_weight`); `upscale_sharpness`
-goes from one to the other.
+that is where its input will come from. The loss of a sample is the error of its picture once every cell is as
+loud as it should be: its log-spectral distance (`error=spectral`), or the mean absolute error. What lies
+inside a cell of noise cannot be predicted, and the picture with the least error is a smooth one: the export
+measures how much noise makes it as rough as recordings, and `upscale_sharpness` adds that. Where there is an
+adversary, a second set of weights learns from its start on beside the first, by the same error and a
+relativistic discriminator, and `upscale_sharpness` goes from one to the other.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from birdsd.diffusion.learning.common import (
     required_source,
     write_preview,
 )
-from birdsd.diffusion.learning.picture_errors import detail_error, mean_error, spectral_error
+from birdsd.diffusion.learning.picture_errors import mean_error, spectral_error
 from birdsd.diffusion.method_configs import UpscalerConfig
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.adversary import SMALLEST_SIDE, Adversary, Discriminator
@@ -45,6 +46,7 @@ from birdsd.diffusion.upscaling.measure import (
     spectral_distance_db,
 )
 from birdsd.diffusion.upscaling.networks import Shape
+from birdsd.diffusion.upscaling.roughness import Example, noise_for, roughened
 from birdsd.diffusion.upscaling.twofold import Twofold
 from birdsd.errors import UserError, unknown_name
 from birdsd.method_facts import settings_of
@@ -61,14 +63,15 @@ _MEASURED = ("distance_db", "bicubic_db", "detail")
 _SHARP_MEASURED = ("sharp_distance_db", "sharp_detail")
 _ERRORS = {"absolute": mean_error, "spectral": spectral_error}
 _MOST_MEASURED = 64  # pictures behind the figures of an export
+_MOST_CALIBRATED = 16  # pictures that the noise is measured on
 _FOLDS = 8  # a crop is as many coarse frames, or a multiple: autoencoders halve theirs up to three times
 
 
 class UpscalerLearner(Learner):
-    """The network with its two sets of weights, and the adversary that the second may have.
+    """The network with its two sets of weights, and the adversary of the second.
 
-    The batch: `coarse` float [B, 1, h, w] and `fine` [B, 1, scale * h, scale * w] on 0..255, and with a
-    second set `adversary` float [B], 0 before its start.
+    The batch: `coarse` float [B, 1, h, w] and `fine` [B, 1, scale * h, scale * w] on 0..255, and with an
+    adversary `adversary` float [B], 0 before its start.
     """
 
     discriminator: Discriminator
@@ -77,13 +80,13 @@ class UpscalerLearner(Learner):
         super().__init__()
         self.network, self.levels, self.weights = network, levels, method
         self.adversary: Adversary | None = None
-        self.measures = (*_MEASURED, *_SHARP_MEASURED) if network.sharp else _MEASURED
+        self.measures = _MEASURED
 
     def with_adversary(self, discriminator: Discriminator) -> None:
         """Let `discriminator` judge the second set of weights."""
         self.discriminator = discriminator
         self.adversary = Adversary(discriminator, self.weights.adversary_weight)
-        self.measures = (*self.measures, *self.adversary.names)
+        self.measures = (*_MEASURED, *_SHARP_MEASURED, *self.adversary.names)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """float32 [B]: the error of the first set. The second adds gradients and no value, so that the curve
@@ -92,15 +95,15 @@ class UpscalerLearner(Learner):
         active = batch.get("adversary")
         waits = learning and self.weights.adversary_start_samples > 0 and coarse.device.type == "cpu"
         idle = active is not None and waits and not bool(active.any())
-        both = self.network.sharp and not idle
+        both = self.adversary is not None and not idle
         made, sharp = (self._finished(one, coarse) for one in self.network(coarse / 255, both))
         assert made is not None
         loss = self._error(made, fine)
         if not learning:
             self.measured = self._measures(made, sharp, coarse, fine)
-        if not self.network.sharp or active is None:
+        if self.adversary is None or active is None:
             return loss
-        return loss + self._sharpened(fine if sharp is None else sharp, fine, active, idle)
+        return loss + self._sharpened(self.adversary, fine if sharp is None else sharp, fine, active, idle)
 
     def _finished(self, made: Tensor | None, coarse: Tensor) -> Tensor | None:
         if made is None:
@@ -112,30 +115,20 @@ class UpscalerLearner(Learner):
         weight = 1 + self.weights.loud_weight * fine / 255
         return _ERRORS[self.weights.error]((made - fine) / 127.5 * weight)
 
-    def _sharpened(self, sharp: Tensor, fine: Tensor, active: Tensor, idle: bool) -> Tensor:
-        """What the second set and the discriminator learn by, [B], of value 0."""
-        own = self._error(sharp, fine)
-        if self.weights.detail_weight:
-            own = own + self.weights.detail_weight * detail_error(sharp / 127.5, fine / 127.5)
-        own = own * active
-        term = own - own.detach()
-        if self.adversary is None:
-            return term
-        return term + self._judged(self.adversary, sharp, fine, active, idle)
-
-    def _judged(
+    def _sharpened(
         self, adversary: Adversary, sharp: Tensor, fine: Tensor, active: Tensor, idle: bool
     ) -> Tensor:
-        """What the discriminator learns by, and what the second set learns of it, [B], of value 0."""
+        """What the second set and the discriminator learn by, [B], of value 0."""
 
         def pixel_loss(made: Tensor) -> Tensor:
             return self._error((made.mean(1, keepdim=True) + 1) * 127.5, fine)
 
+        own = self._error(sharp, fine) * active
         shown, true = (one.expand(-1, 3, -1, -1) / 127.5 - 1 for one in (sharp, fine))
         term, measured = adversary.loss(true, shown, active, pixel_loss, idle)
         if not torch.is_grad_enabled():
             self.measured = {**self.measured, **measured}
-        return term
+        return term + own - own.detach()
 
     def _measures(
         self, made: Tensor, sharp: Tensor | None, coarse: Tensor, fine: Tensor
@@ -184,11 +177,6 @@ class UpscalerMethod(LearningMethod):
         """The section `method`."""
         return settings_of(self.config.method, UpscalerConfig)
 
-    @property
-    def _sharp(self) -> bool:
-        """Whether a second set of weights learns."""
-        return self.settings.adversary_weight > 0 or self.settings.detail_weight > 0
-
     def _grids(self, fine: Codec) -> Grids:
         """The fine grid is that of the shards; the coarse one that of model.autoencoder, if it is set."""
         source = self.config.model.autoencoder
@@ -211,11 +199,12 @@ class UpscalerMethod(LearningMethod):
         """A new network, and the autoencoder that half of its inputs go through."""
         method = self.settings
         shape = Shape(method.architecture, method.features, method.depth, method.scale, 1, method.growth)
-        network = Twofold(shape, self.config.seed, self._sharp)
+        sharp = method.adversary_weight > 0
+        network = Twofold(shape, self.config.seed, sharp)
         if self.config.model.init == "pretrained":
             network.begin_as(self._earlier(shape).sets)
         learner = UpscalerLearner(network, self.levels, method)
-        if method.adversary_weight > 0:
+        if sharp:
             speed = method.adversary_learning_rate / float(self.config.optim.learning_rate or 1)
             channels = method.adversary_channels
             learner.with_adversary(Discriminator(channels, speed, self.config.seed, relativistic=True))
@@ -281,7 +270,7 @@ class UpscalerMethod(LearningMethod):
             "shift_db": torch.tensor(shift_db * training, dtype=torch.float32),
             "through": torch.tensor(through * training, dtype=torch.float32),
         }
-        if self._sharp:
+        if method.adversary_weight > 0:
             started = not training or position >= method.adversary_start_samples
             made["adversary"] = torch.tensor(float(started))
         return made
@@ -321,8 +310,9 @@ class UpscalerMethod(LearningMethod):
         count = min(4, self.index.count(split))
         chosen = [number * self.index.count(split) // count for number in range(count)]
         rows, halves, codec = [], [], modules.codec
-        for truth, made in self._upscaled(modules, split, chosen, 0.0):
-            pair = [codec.to_rgb(one.byte().numpy()) for one in (truth, made)]
+        for example in self._upscaled(modules, split, chosen, 0.0):
+            made = self.levels.finished(example.made, example.coarse, self.settings.scale)
+            pair = [codec.to_rgb(one[:, 0].byte().cpu().numpy()) for one in (example.truth, made)]
             rows.append(np.concatenate(pair))
             halves += pair
         names = [f"{number:02d}-{kind}" for number in range(len(rows)) for kind in ("recorded", "upscaled")]
@@ -334,9 +324,8 @@ class UpscalerMethod(LearningMethod):
         split: str,
         numbers: Sequence[int],
         sharpness: float,
-        tally: Tally | None = None,
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Pictures of a split and what their coarse pictures became, float [channels, bands, frames]."""
+    ) -> list[Example]:
+        """Pictures of a split and what the network makes of their coarse ones, as it is."""
         from torch.func import functional_call
 
         learner: Any = modules.learner
@@ -350,37 +339,49 @@ class UpscalerMethod(LearningMethod):
                 truth = torch.from_numpy(picture_of(sample, self.codec)).float().to(modules.device)[:, None]
                 coarse = self.levels.cells(truth, self.settings.scale).clamp(0, 255).round()
                 made = functional_call(network, weights, (coarse / 255,)).float() * 255
-                made = self.levels.finished(made, coarse, self.settings.scale)
-                if tally is not None:
-                    tally.add(made, truth, coarse)
-                found.append((truth[:, 0].cpu(), made[:, 0].cpu()))
+                found.append(Example(made, coarse, truth))
         return found
 
-    def measured(self, modules: Modules, split: str, sharpness: float) -> Measured:
-        """The figures of up to 64 pictures of a split, spread evenly."""
+    def _spread(self, split: str, most: int) -> list[int]:
+        """Up to `most` pictures of a split, spread evenly."""
         total = self.index.count(split)
-        count = min(total, _MOST_MEASURED)
-        tally = Tally(self.levels, self.settings.scale)
-        for number in range(count):
-            self._upscaled(modules, split, [number * total // count], sharpness, tally)
+        count = min(total, most)
+        return [number * total // count for number in range(count)]
+
+    def measured(self, modules: Modules, split: str, sharpness: float, noise_db: float = 0.0) -> Measured:
+        """The figures of up to 64 pictures of a split, spread evenly."""
+        scale, tally = self.settings.scale, Tally(self.levels, self.settings.scale)
+        for number in self._spread(split, _MOST_MEASURED):
+            for made, coarse, truth in self._upscaled(modules, split, [number], sharpness):
+                rough = roughened(self.levels, made, coarse, noise_db)
+                tally.add(self.levels.finished(rough, coarse, scale), truth, coarse)
         return tally.result()
 
     def export(self, modules: Modules, folder: Path) -> Path:
-        """Write the folder of an upscaler: both sets of weights under the network's published names."""
+        """Write the folder of an upscaler: its sets of weights under the network's published names, and how
+        much noise its pictures lack where there is one set."""
         learner: Any = modules.learner
         split = "validation" if self.index.count("validation") else "train"
-        sets = (0.0, 1.0) if learner.network.sharp else (0.0,)
-        told = {f"sharpness {one:g}": self.measured(modules, split, one).to_json() for one in sets}
+        sets: tuple[float, ...] = (0.0, 1.0)
+        noise_db = 0.0
+        if learner.adversary is None:
+            examples = self._upscaled(modules, split, self._spread(split, _MOST_CALIBRATED), 0.0)
+            sets, noise_db = (0.0,), noise_for(self.levels, examples, self.settings.scale)
+        told = {
+            f"sharpness {one:g}": self.measured(modules, split, one, one * noise_db).to_json()
+            for one in (0.0, 1.0)
+            if one in sets or noise_db
+        }
         weights = [learner.network.weights(one) for one in sets]
         about = {"method": self.config.method.name, "measured_on": split, "measured": told}
         heard = export.training_set(self.index)
-        return write_upscaler(folder, learner.network.shape, weights, self.grids, heard, about)
+        return write_upscaler(folder, learner.network.shape, weights, self.grids, heard, about, noise_db)
 
 
 def _check(method: UpscalerConfig, side: int) -> None:
     if method.error not in _ERRORS:
         raise unknown_name("method.error", method.error, tuple(_ERRORS))
-    for name in ("adversary_weight", "detail_weight", "loud_weight", "noise_levels", "level_shift_db"):
+    for name in ("adversary_weight", "loud_weight", "noise_levels", "level_shift_db"):
         if (value := getattr(method, name)) < 0:
             raise UserError(f"method.{name}={value:g}", "it is 0 (off) or more", f"leave method.{name} out")
     if not 0 <= method.autoencoder_share <= 1:

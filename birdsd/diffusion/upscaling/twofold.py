@@ -1,4 +1,4 @@
-"""One network with two sets of weights: what the error teaches, and what makes it sharper."""
+"""One network with two sets of weights: what the mean absolute error teaches, and what an adversary adds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DOT = "/"  # stands for a dot, which no parameter's name may hold
 class Twofold(nn.Module):
     """A network, and beside its weights the difference that makes a second, sharper set of them.
 
-    The difference begins at 0, so that until it starts to learn both sets are one, and a checkpoint, an
+    The difference begins at 0, so that until the adversary's start both sets are one, and a checkpoint, an
     average and an interpolation of both are those of plain parameters. All of them lie in this one module:
     ZeRO-3 gathers them when it is called, and the network itself holds none.
     """

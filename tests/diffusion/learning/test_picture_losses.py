@@ -10,13 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from birdsd.diffusion.learning.picture_errors import (
-    Features,
-    check_features,
-    detail_error,
-    mean_error,
-    texture_error,
-)
+from birdsd.diffusion.learning.picture_errors import Features, check_features, mean_error, texture_error
 from birdsd.diffusion.methods import make_method
 from birdsd.errors import UserError
 from birdsd.planning.trace import trace_step
@@ -41,35 +35,6 @@ def config_with(tower: Path | None, **changes):
     config = train_config("autoencoder", feature_weight=0.5, **changes)
     config.model.clip = str(tower) if tower else None
     return config
-
-
-# -- detail -----------------------------------------------------------------------------------------
-
-
-def test_detail_asks_how_rough_a_picture_is_and_not_where() -> None:
-    noise = torch.randn(3, 1, 48, 64, generator=torch.Generator().manual_seed(0))
-    truth, elsewhere, calm = noise[:1], noise[1:2], noise[2:] * 0.5
-    assert float(detail_error(truth, truth)) == 0
-    assert float(detail_error(elsewhere, truth)) < 0.25 * float(mean_error(elsewhere - truth))
-    # By the definition: mean differences of 16 x 16 pixels every 8, along both axes.
-    apart = 0.0
-    for axis in (2, 3):
-        ours, theirs = (np.abs(np.diff(one.numpy(), axis=axis))[0, 0] for one in (calm, truth))
-        rows, columns = (range(0, side - 15, 8) for side in ours.shape)
-        means = [one[r : r + 16, c : c + 16].mean() for one in (ours, theirs) for r in rows for c in columns]
-        half = len(means) // 2
-        apart += np.abs(np.subtract(means[:half], means[half:])).mean()
-    np.testing.assert_allclose(float(detail_error(calm, truth)), apart, rtol=1e-5)
-    # Loud noise in one half is not made up for by silence in the other.
-    turned = torch.cat([calm * 4, calm * 0], dim=3)
-    assert float(detail_error(turned, torch.cat([calm * 0, calm * 4], dim=3))) > 1
-
-
-@pytest.mark.parametrize("size", [(1, 2), (2, 1), (3, 40)])
-def test_detail_of_small_pictures(size) -> None:
-    one, other = torch.rand(2, 2, 1, *size, generator=torch.Generator().manual_seed(0))
-    found = detail_error(one, other)
-    assert found.shape == (2,) and found.isfinite().all()
 
 
 # -- texture ----------------------------------------------------------------------------------------
