@@ -41,6 +41,7 @@ class UpscalerConfig(AdversaryConfig):
     features: int = 32  # channels of its layers
     depth: int = 8  # convolutions of compact, dense blocks of rrdb
     growth: int = 16  # of architecture=rrdb: channels that a convolution of a dense block adds
+    error: str = "absolute"  # mean absolute error, or spectral: the root mean square over the bands
     loud_weight: float = 1.0  # how much more than silence the loudest cell counts
     autoencoder_share: float = 0.5  # of the coarse pictures that go through model.autoencoder
     noise_levels: float = 4.0  # of the noise on coarse pictures: up to so many of 255

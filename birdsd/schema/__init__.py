@@ -243,7 +243,7 @@ class ClipsConfig:
     upscale: Text = (
         None  # a run of method=upscaler, or a file of an ESRGAN-family network: pictures made fine
     )
-    upscale_sharpness: float = 0.0  # 0: smooth; 1: as sharp as its adversary made it
+    upscale_sharpness: float = 0.0  # 0: closest to the truth; 1: as rough as recordings are
     emphasis: bool = True  # (word:1.3) weights a word; false: brackets are plain text
     aesthetic_steps: Optional[int] = None  # of personalising each prompt; null: 5, 0 turns it off
     aesthetic_rate: float = 1e-4  # learning rate of this personalisation

@@ -32,6 +32,7 @@ WAYS = {
     " ".join(("method=dreambooth method.base_method=full", *BASE)): 0.03,
     " ".join(("method=clip", *BASE)): 0.03,
     "method=upscaler": 0,
+    "method=upscaler method.adversary_weight=0.5": 0,
     "method=upscaler method.adversary_weight=0 method.features=7 method.depth=3 method.scale=4": 0,
     "method=upscaler method.architecture=rrdb method.features=8 method.depth=2 method.growth=5": 0,
 }

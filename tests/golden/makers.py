@@ -63,6 +63,7 @@ KEYS: dict[str, tuple[str, ...]] = {
         "features=16",
         "depth=2",
         "growth=8",
+        "error=absolute",
         "loud_weight=0.5",
         "autoencoder_share=0.25",
         "noise_levels=2",

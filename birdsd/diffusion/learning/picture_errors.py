@@ -21,12 +21,19 @@ if TYPE_CHECKING:
     from birdsd.diffusion.networks.clip import Clip
 
 _BLOCK = 8  # pixels along each side of the blocks whose statistics are compared
+_SMALLEST_SQUARE = 1e-8  # a square root has no gradient at 0: frames of silence
 _VARIANCE = 1e-6  # below it the square root's gradient would be huge: blocks of one colour
 
 
 def mean_error(error: Tensor) -> Tensor:
     """The mean absolute value of [B, ...]."""
     return error.abs().flatten(1).mean(1)
+
+
+def spectral_error(error: Tensor) -> Tensor:
+    """The root mean square over the bands, meaned over the frames: of decibels it is the log-spectral
+    distance. `error` is [B, C, H, W]."""
+    return (error.square().mean(dim=2) + _SMALLEST_SQUARE).sqrt().flatten(1).mean(1)
 
 
 def difference_error(error: Tensor) -> Tensor:

@@ -2,10 +2,12 @@
 
 It learns from fine shards alone: the coarse picture of a sample is the mean power of its cells. Half of these
 go through the autoencoder of a diffusion model (model.autoencoder), with noise and shifts of the level, since
-that is where its input will come from. The loss of a sample is the mean absolute error of its picture once
-every cell is as loud as it should be, loud cells counting more. From a start on, a second set of weights
-learns beside the first by the same error and a relativistic adversary; `upscale_sharpness` goes from one to
-the other.
+that is where its input will come from. The loss of a sample is the error of its picture once every cell is as
+loud as it should be: its log-spectral distance (`error=spectral`), or the mean absolute error. What lies
+inside a cell of noise cannot be predicted, and the picture with the least error is a smooth one: the export
+measures how much noise makes it as rough as recordings, and `upscale_sharpness` adds that. Where there is an
+adversary, a second set of weights learns from its start on beside the first, by the same error and a
+relativistic discriminator, and `upscale_sharpness` goes from one to the other.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from birdsd.diffusion.learning.common import (
     required_source,
     write_preview,
 )
-from birdsd.diffusion.learning.picture_errors import mean_error
+from birdsd.diffusion.learning.picture_errors import mean_error, spectral_error
 from birdsd.diffusion.method_configs import UpscalerConfig
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.adversary import SMALLEST_SIDE, Adversary, Discriminator
@@ -44,8 +46,9 @@ from birdsd.diffusion.upscaling.measure import (
     spectral_distance_db,
 )
 from birdsd.diffusion.upscaling.networks import Shape
+from birdsd.diffusion.upscaling.roughness import Example, noise_for, roughened
 from birdsd.diffusion.upscaling.twofold import Twofold
-from birdsd.errors import UserError
+from birdsd.errors import UserError, unknown_name
 from birdsd.method_facts import settings_of
 from birdsd.randomness import generator
 from birdsd.sound.codec.grids import Grids, coarser
@@ -58,7 +61,9 @@ if TYPE_CHECKING:
 
 _MEASURED = ("distance_db", "bicubic_db", "detail")
 _SHARP_MEASURED = ("sharp_distance_db", "sharp_detail")
+_ERRORS = {"absolute": mean_error, "spectral": spectral_error}
 _MOST_MEASURED = 64  # pictures behind the figures of an export
+_MOST_CALIBRATED = 16  # pictures that the noise is measured on
 _FOLDS = 8  # a crop is as many coarse frames, or a multiple: autoencoders halve theirs up to three times
 
 
@@ -108,7 +113,7 @@ class UpscalerLearner(Learner):
     def _error(self, made: Tensor, fine: Tensor) -> Tensor:
         """float32 [B]: on the scale of -1..1, as all pictures are."""
         weight = 1 + self.weights.loud_weight * fine / 255
-        return mean_error((made - fine) / 127.5 * weight)
+        return _ERRORS[self.weights.error]((made - fine) / 127.5 * weight)
 
     def _sharpened(
         self, adversary: Adversary, sharp: Tensor, fine: Tensor, active: Tensor, idle: bool
@@ -305,8 +310,9 @@ class UpscalerMethod(LearningMethod):
         count = min(4, self.index.count(split))
         chosen = [number * self.index.count(split) // count for number in range(count)]
         rows, halves, codec = [], [], modules.codec
-        for truth, made in self._upscaled(modules, split, chosen, 0.0):
-            pair = [codec.to_rgb(one.byte().numpy()) for one in (truth, made)]
+        for example in self._upscaled(modules, split, chosen, 0.0):
+            made = self.levels.finished(example.made, example.coarse, self.settings.scale)
+            pair = [codec.to_rgb(one[:, 0].byte().cpu().numpy()) for one in (example.truth, made)]
             rows.append(np.concatenate(pair))
             halves += pair
         names = [f"{number:02d}-{kind}" for number in range(len(rows)) for kind in ("recorded", "upscaled")]
@@ -318,9 +324,8 @@ class UpscalerMethod(LearningMethod):
         split: str,
         numbers: Sequence[int],
         sharpness: float,
-        tally: Tally | None = None,
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Pictures of a split and what their coarse pictures became, float [channels, bands, frames]."""
+    ) -> list[Example]:
+        """Pictures of a split and what the network makes of their coarse ones, as it is."""
         from torch.func import functional_call
 
         learner: Any = modules.learner
@@ -334,34 +339,48 @@ class UpscalerMethod(LearningMethod):
                 truth = torch.from_numpy(picture_of(sample, self.codec)).float().to(modules.device)[:, None]
                 coarse = self.levels.cells(truth, self.settings.scale).clamp(0, 255).round()
                 made = functional_call(network, weights, (coarse / 255,)).float() * 255
-                made = self.levels.finished(made, coarse, self.settings.scale)
-                if tally is not None:
-                    tally.add(made, truth, coarse)
-                found.append((truth[:, 0].cpu(), made[:, 0].cpu()))
+                found.append(Example(made, coarse, truth))
         return found
 
-    def measured(self, modules: Modules, split: str, sharpness: float) -> Measured:
-        """The figures of up to 64 pictures of a split, spread evenly."""
+    def _spread(self, split: str, most: int) -> list[int]:
+        """Up to `most` pictures of a split, spread evenly."""
         total = self.index.count(split)
-        count = min(total, _MOST_MEASURED)
-        tally = Tally(self.levels, self.settings.scale)
-        for number in range(count):
-            self._upscaled(modules, split, [number * total // count], sharpness, tally)
+        count = min(total, most)
+        return [number * total // count for number in range(count)]
+
+    def measured(self, modules: Modules, split: str, sharpness: float, noise_db: float = 0.0) -> Measured:
+        """The figures of up to 64 pictures of a split, spread evenly."""
+        scale, tally = self.settings.scale, Tally(self.levels, self.settings.scale)
+        for number in self._spread(split, _MOST_MEASURED):
+            for made, coarse, truth in self._upscaled(modules, split, [number], sharpness):
+                rough = roughened(self.levels, made, coarse, noise_db)
+                tally.add(self.levels.finished(rough, coarse, scale), truth, coarse)
         return tally.result()
 
     def export(self, modules: Modules, folder: Path) -> Path:
-        """Write the folder of an upscaler: both sets of weights under the network's published names."""
+        """Write the folder of an upscaler: its sets of weights under the network's published names, and how
+        much noise its pictures lack where there is one set."""
         learner: Any = modules.learner
         split = "validation" if self.index.count("validation") else "train"
-        sets = (0.0, 1.0) if learner.adversary is not None else (0.0,)
-        told = {f"sharpness {one:g}": self.measured(modules, split, one).to_json() for one in sets}
+        sets: tuple[float, ...] = (0.0, 1.0)
+        noise_db = 0.0
+        if learner.adversary is None:
+            examples = self._upscaled(modules, split, self._spread(split, _MOST_CALIBRATED), 0.0)
+            sets, noise_db = (0.0,), noise_for(self.levels, examples, self.settings.scale)
+        told = {
+            f"sharpness {one:g}": self.measured(modules, split, one, one * noise_db).to_json()
+            for one in (0.0, 1.0)
+            if one in sets or noise_db
+        }
         weights = [learner.network.weights(one) for one in sets]
         about = {"method": self.config.method.name, "measured_on": split, "measured": told}
         heard = export.training_set(self.index)
-        return write_upscaler(folder, learner.network.shape, weights, self.grids, heard, about)
+        return write_upscaler(folder, learner.network.shape, weights, self.grids, heard, about, noise_db)
 
 
 def _check(method: UpscalerConfig, side: int) -> None:
+    if method.error not in _ERRORS:
+        raise unknown_name("method.error", method.error, tuple(_ERRORS))
     for name in ("adversary_weight", "loud_weight", "noise_levels", "level_shift_db"):
         if (value := getattr(method, name)) < 0:
             raise UserError(f"method.{name}={value:g}", "it is 0 (off) or more", f"leave method.{name} out")

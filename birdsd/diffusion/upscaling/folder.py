@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,17 +22,24 @@ if TYPE_CHECKING:
 KIND = "upscaler"
 _WEIGHTS = ("upscaler.safetensors", "upscaler-sharp.safetensors")  # sharpness 0 and 1
 _COARSE = "coarse.json"
+_NOISE = "noise_db"
 
 
 @dataclass(frozen=True)
 class Stored:
     """What lies in an upscaler's folder; `sets` are the weights of sharpness 0 and, where it had an
-    adversary, of 1."""
+    adversary, of 1. Where it had none, `noise_db` of noise make its pictures as rough as recordings."""
 
     shape: Shape
     sets: tuple[Mapping[str, Tensor], ...]
     grids: Grids
     identity: str
+    noise_db: float = 0.0
+
+    @property
+    def sharpens(self) -> bool:
+        """Whether it has anything for a sharpness beyond 0."""
+        return len(self.sets) > 1 or self.noise_db > 0
 
     def weights(self, sharpness: float) -> dict[str, Tensor]:
         """The mixture of both sets (network interpolation, arXiv 1809.00219)."""
@@ -41,14 +49,18 @@ class Stored:
                 "it goes from 0 (smooth) to 1 (sharp)",
                 "upscale_sharpness=0.5",
             )
-        if sharpness and len(self.sets) < 2:
+        if sharpness and not self.sharpens:
             raise UserError(
                 f"upscale_sharpness={sharpness:g}",
-                "this upscaler has one set of weights: it learnt without an adversary",
-                "leave it out, or train one with method.adversary_weight=0.5",
+                "this upscaler has one set of weights, and nobody measured how much noise it lacks",
+                "leave it out, or train an upscaler anew",
             )
         plain, sharp = self.sets[0], self.sets[-1]
         return {name: (1 - sharpness) * plain[name] + sharpness * sharp[name] for name in plain}
+
+    def noise(self, sharpness: float) -> float:
+        """In dB: what is added to pictures where there is no second set of weights."""
+        return 0.0 if len(self.sets) > 1 else sharpness * self.noise_db
 
 
 def write_upscaler(
@@ -58,6 +70,7 @@ def write_upscaler(
     grids: Grids,
     heard: export.TrainingSet,
     about: Mapping[str, Any],
+    noise_db: float = 0.0,
 ) -> Path:
     """Write the folder; chaiNNer and others load its .safetensors files as they are."""
     from safetensors.torch import save_file
@@ -66,7 +79,7 @@ def write_upscaler(
         for name, weights in zip(_WEIGHTS, sets, strict=False):
             plain = {key: value.detach().float().cpu().contiguous() for key, value in weights.items()}
             save_file(plain, str(partial / name), {"format": "pt"})
-        write_json(partial / "config.json", {"_class_name": KIND, **asdict(shape)})
+        write_json(partial / "config.json", {"_class_name": KIND, **asdict(shape), _NOISE: noise_db})
         write_json(partial / _COARSE, grids.coarse.to_json())
         export.write_companions(partial, grids.fine.to_json(), heard, {"kind": KIND, **about})
 
@@ -115,4 +128,15 @@ def read_upscaler(folder: Path, setting: str = "upscale") -> Stored:
         )
     coarse = Codec.from_json(read_json(place / _COARSE, "codec of the coarse grid"))
     grids = Grids.of(Codec.from_json(export.read_codec(place)), coarse)
-    return Stored(shape, sets, grids, export.weights_fingerprint(place))
+    return Stored(shape, sets, grids, export.weights_fingerprint(place), _noise_db(place))
+
+
+def _noise_db(place: Path) -> float:
+    """0 for folders from before it was measured."""
+    path = place / "config.json"
+    value = read_json(path, "upscaler's settings").get(_NOISE, 0.0) if path.is_file() else 0.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise UserError(
+            f"{path} has {_NOISE}={value!r}", "it is a number of dB, 0 or more", "export the run again"
+        )
+    return float(value)

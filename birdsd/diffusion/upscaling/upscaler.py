@@ -12,6 +12,7 @@ import torch
 
 from birdsd.diffusion.upscaling.folder import Stored, read_upscaler
 from birdsd.diffusion.upscaling.levels import Levels
+from birdsd.diffusion.upscaling.roughness import roughened
 from birdsd.errors import UserError
 from birdsd.files import fingerprint
 from birdsd.sound.codec.grids import Grids
@@ -30,7 +31,7 @@ class Upscaler:
     """Makes the fine pictures of one codec of coarse ones.
 
     `network`: float [B, 1, h, w] in 0..1 -> [B, 1, scale * h, scale * w]; `radius`: how many cells around a
-    tile it has to see. `named` and `identity` say which one it is.
+    tile it has to see. `named` and `identity` say which one it is. `noise_db`: of the detail that is drawn.
     """
 
     def __init__(
@@ -42,12 +43,13 @@ class Upscaler:
         named: str,
         identity: str,
         sharpness: float = 0.0,
+        noise_db: float = 0.0,
         device: Any = "cpu",
     ) -> None:
         self.network, self.grids, self.device = network, grids, device
         self.around = min(-(-radius // 4) * 4, _MOST_AROUND)  # RRDB folds up to 4 x 4 cells
-        self.named, self.sharpness = named, sharpness
-        self.identity = fingerprint([identity, sharpness])
+        self.named, self.sharpness, self.noise_db = named, sharpness, noise_db
+        self.identity = fingerprint([identity, sharpness, *([noise_db] if noise_db else [])])
         self.levels = Levels.of(grids.fine)
 
     @classmethod
@@ -63,6 +65,7 @@ class Upscaler:
             named=named,
             identity=stored.identity,
             sharpness=sharpness,
+            noise_db=stored.noise(sharpness),
             device=device,
         )
 
@@ -125,7 +128,9 @@ class Upscaler:
                 tile = read(given[..., rows.low : rows.high, cells.low : cells.high].to(self.device))
                 with torch.no_grad():
                     made = self.network(tile / 255)[..., rows.times(scale), cells.times(scale)].float() * 255
-                    made = self.levels.finished(made, tile[..., rows.inner, cells.inner], scale)
+                    cells_of = tile[..., rows.inner, cells.inner]
+                    made = roughened(self.levels, made, cells_of, self.noise_db)
+                    made = self.levels.finished(made, cells_of, scale)
                 high, wide = made.shape[-2:]
                 at = (slice(top * scale, top * scale + high), slice(first * scale, first * scale + wide))
                 out[:, at[0], at[1]] = made[:, 0].byte().cpu().numpy()

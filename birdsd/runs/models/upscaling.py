@@ -33,7 +33,7 @@ def load_upscaler(config: ClipsConfig, main: Path, model: Generator) -> Upscaler
     if config.upscale_sharpness:
         raise Mismatch(
             f"upscale_sharpness={config.upscale_sharpness:g} with upscale={named}",
-            "a file holds one set of weights, and sharpness mixes two",
+            "a file holds one set of weights, and no measure of how much noise it lacks",
             "leave it out",
         )
     upscaler = read_foreign(path, model.codec, model.device)

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from birdsd.diffusion.learning.picture_errors import Features, check_features, mean_error, texture_error
+from birdsd.diffusion.learning.picture_errors import (
+    Features,
+    check_features,
+    mean_error,
+    spectral_error,
+    texture_error,
+)
 from birdsd.diffusion.methods import make_method
 from birdsd.errors import Mismatch, NotFound, NotSet
 from birdsd.planning.trace import trace_step
@@ -36,6 +42,19 @@ def config_with(tower: Path | None, **changes):
     config = train_config("autoencoder", feature_weight=0.5, **changes)
     config.model.clip = str(tower) if tower else None
     return config
+
+
+# -- spectral error -----------------------------------------------------------------------------------------
+
+
+def test_the_spectral_error_is_the_log_spectral_distance_and_silence_has_a_gradient() -> None:
+    error = torch.randn(2, 1, 6, 5, generator=torch.Generator().manual_seed(0))
+    wanted = np.sqrt(np.square(error.numpy()).mean(axis=2)).mean(axis=(1, 2))
+    np.testing.assert_allclose(spectral_error(error), wanted, rtol=1e-5)
+    error[:, :, :, 2] = 0.0  # a frame without an error: the square root's own gradient would be no number
+    error.requires_grad_()
+    spectral_error(error).sum().backward()
+    assert error.grad is not None and error.grad.isfinite().all() and error.grad.any()
 
 
 # -- texture ----------------------------------------------------------------------------------------

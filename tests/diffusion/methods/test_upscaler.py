@@ -12,6 +12,7 @@ import torch
 
 from birdsd.cli import main
 from birdsd.config import compose
+from birdsd.diffusion.formats.upscalers import measured_on
 from birdsd.diffusion.methods import make_method
 from birdsd.diffusion.networks.adversary import Discriminator
 from birdsd.diffusion.upscaling.levels import Levels
@@ -19,7 +20,7 @@ from birdsd.diffusion.upscaling.upscaler import Upscaler
 from birdsd.errors import UserError
 from birdsd.runs.effects import without_effect
 from birdsd.shards.index import ShardIndex
-from tests.support.fine import FINE
+from tests.support.fine import FINE, fine_shards
 from tests.support.tiny import CODEC, batch, make_shards, train, train_config
 
 CPU = torch.device("cpu")
@@ -31,19 +32,7 @@ ON = {"adversary_weight": 0.5, "adversary_channels": 4, "adversary_start_samples
 @pytest.fixture(scope="module")
 def fine_index(tmp_path_factory) -> ShardIndex:
     """Shards of the fine codec: pictures whose halves are those of the small one."""
-    folder = tmp_path_factory.mktemp("fine")
-    import tests.support.tiny as tiny
-
-    picture = tiny.picture
-
-    def twice(species: int, number: int) -> np.ndarray:
-        whole = np.kron(picture(species, number), np.ones((1, 2, 2), np.uint8))
-        draw = np.random.default_rng(number)
-        return np.clip(whole.astype(int) + draw.integers(0, 25, whole.shape), 1, 255).astype(np.uint8)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "picture", twice)
-        return ShardIndex.open(make_shards(folder, FINE))
+    return ShardIndex.open(fine_shards(tmp_path_factory.mktemp("fine")))
 
 
 def built(index: ShardIndex, **changes):
@@ -117,6 +106,22 @@ def test_its_export_is_used_as_it_is(fine_index, tmp_path) -> None:
     assert method.preview(parts, ["a bird"], tmp_path / "preview")[0].name == "grid.png"
 
 
+@pytest.mark.parametrize("error", ["absolute", "spectral"])
+def test_the_export_measures_how_much_noise_its_pictures_lack(fine_index, tmp_path, error) -> None:
+    method, parts = built(fine_index, features=8, depth=2, error=error, **CLEAN)
+    train(method, parts, fine_index, 30, 4e-3)
+    folder = method.export(parts, tmp_path / "run" / "export")
+    assert not (folder / "upscaler-sharp.safetensors").exists()
+    noise_db = json.loads((folder / "config.json").read_text())["noise_db"]
+    told = json.loads((folder / "training.json").read_text())["measured"]
+    smooth, rough = told["sharpness 0"], told["sharpness 1"]
+    assert noise_db > 0.5 and smooth["detail"] < 0.8
+    assert rough["detail"] == pytest.approx(0.9, abs=0.02)
+    assert rough["distance_db"] > smooth["distance_db"], "what is sharp is drawn"
+    used = measured_on(Upscaler.open(folder, CODEC, 1.0), fine_index, "validation", 64)
+    assert used.detail == pytest.approx(0.9, abs=0.04), "as the export says"
+
+
 def test_the_adversary_moves_the_sharper_set_alone_and_the_curve_is_that_of_the_other(fine_index) -> None:
     method, parts = built(fine_index, **{**ON, "adversary_start_samples": 1})
     learner, data = parts.learner, batch(method, parts, fine_index, 1, 4)
@@ -185,6 +190,7 @@ def test_it_goes_on_from_an_earlier_one(fine_index, tmp_path) -> None:
         ({"features": 0}, "method.features=0"),
         ({"loud_weight": -1.0}, "loud_weight"),
         ({"noise_levels": -1.0}, "noise_levels"),
+        ({"error": "squared"}, "method.error"),
         ({"autoencoder_share": 1.5}, "autoencoder_share"),
         ({"adversary_weight": 0.5, "crop_frames": 4}, "adversary_weight"),
         ({"init": "pretrained", "source": "not/there"}, "model.source=not/there"),

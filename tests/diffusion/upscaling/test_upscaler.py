@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from birdsd.diffusion.upscaling import upscaler as module
 from birdsd.diffusion.upscaling.folder import holds_upscaler, read_upscaler
+from birdsd.diffusion.upscaling.levels import Levels
+from birdsd.diffusion.upscaling.measure import detail_db
 from birdsd.diffusion.upscaling.networks import recognised
+from birdsd.diffusion.upscaling.roughness import Example, noise_for, roughened
 from birdsd.diffusion.upscaling.upscaler import Upscaler
 from birdsd.errors import UserError
 from birdsd.planning.live_tensors import LiveTensors
@@ -103,6 +107,51 @@ def test_without_an_adversary_there_is_nothing_to_sharpen(tmp_path) -> None:
     Upscaler.open(plain, CODEC)
     with pytest.raises(UserError, match="one set of weights"):
         Upscaler.open(plain, CODEC, 0.5)
+
+
+def test_with_one_set_of_weights_sharpness_is_noise_that_the_picture_alone_decides(tmp_path) -> None:
+    upscaler = upscaler_folder(tmp_path / "noisy", sets=1, noise_db=3.0)
+    given, other = image(40), image(40, seed=1)
+    smooth, half, rough = (Upscaler.open(upscaler, CODEC, a) for a in (0.0, 0.5, 1.0))
+    assert len({one.identity for one in (smooth, half, rough)}) == 3
+    levels = Levels.of(FINE)
+    made = {one.noise_db: torch.from_numpy(one.image(given)).float()[None] for one in (smooth, half, rough)}
+    details = [float(detail_db(levels, one)) for one in made.values()]
+    assert [*made] == [0.0, 1.5, 3.0] and details == sorted(details)
+    # Each cell is as loud as it was, and nothing is heard where nothing was.
+    coarse = smooth.values(torch.from_numpy(given)[:, None])
+    kept = levels.decibels(levels.cells(made[3.0], 2)) - levels.decibels(coarse)
+    inside = (coarse > 30) & (coarse < 225)
+    assert float(kept[inside].abs().mean()) < 0.1 and not made[3.0][0, 0, 6:12, :38].any()
+    # The same again; another picture has another pattern.
+    assert np.array_equal(rough.image(given), Upscaler.open(upscaler, CODEC, 1.0).image(given))
+    patterns = [rough.image(one).astype(float) - smooth.image(one).astype(float) for one in (given, other)]
+    heard = (patterns[0] != 0) & (patterns[1] != 0)
+    assert abs(np.corrcoef(patterns[0][heard], patterns[1][heard])[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize("noise_db", [-1.0, float("nan"), "3", True])
+def test_a_noise_that_is_none_is_refused(tmp_path, noise_db) -> None:
+    place = upscaler_folder(tmp_path / "one", sets=1)
+    told = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps({**told, "noise_db": noise_db}))
+    with pytest.raises(UserError, match="noise_db"):
+        read_upscaler(place)
+    del told["noise_db"]  # from before it was measured
+    (place / "config.json").write_text(json.dumps(told))
+    assert not read_upscaler(place).sharpens
+
+
+def test_the_noise_for_a_detail_is_found() -> None:
+    """Of pictures that lack noise of a known size; and none for those that are rough already."""
+    levels, draw = Levels.of(FINE), torch.Generator().manual_seed(0)
+    smooth = torch.rand(2, 1, 8, 32, generator=draw).mul(80).add(90)
+    coarse = smooth.round()
+    calm = levels.finished(torch.nn.functional.interpolate(coarse, scale_factor=2.0), coarse, 2)
+    truth = levels.finished(roughened(levels, calm, coarse + 1, 3.0), coarse, 2)
+    assert noise_for(levels, [Example(calm, coarse, truth)], 2, 1.0) == pytest.approx(3.0, rel=0.15)
+    assert noise_for(levels, [Example(calm, coarse, truth)], 2) < 2.9
+    assert noise_for(levels, [Example(truth, coarse, calm)], 2) == 0
 
 
 def test_the_folder_is_whole_and_its_files_are_anyones(folder) -> None:
