@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from bench.common import Row, paired
+from bench.common import Row, Size, paired
 from birdsd.scenes.backgrounds.pool import Pool
 from birdsd.scenes.backgrounds.render import Backgrounds
 from birdsd.scenes.bank import bank as files
@@ -44,19 +44,20 @@ class Placed:
     snr_db: float
 
 
-def run(quick: bool = False) -> list[Row]:
+def run(size: Size) -> list[Row]:
     """A short scene, and one of ten minutes: one row each."""
     rows = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         bank, pool = _bank(folder / "bank"), _pool(folder / "pool")
-        for seconds, events in ((20, 5), (600, 100)):
-            rows.append(_row(folder, bank, pool, (seconds, events), 2 if quick else 5))
+        repeats, warm_up = size.of((5, 1), (2, 1), (1, 0))
+        for seconds, events in ((20, 5), size.of((600, 100), (600, 100), (100, 10))):
+            rows.append(_row(folder, bank, pool, (seconds, events), repeats, warm_up))
     return rows
 
 
-def _row(folder: Path, bank: Bank, pool: Pool, size: tuple[int, int], repeats: int) -> Row:
-    seconds, count = size
+def _row(folder: Path, bank: Bank, pool: Pool, scene: tuple[int, int], repeats: int, warm_up: int) -> Row:
+    seconds, count = scene
     scenes = [_scene(number, seconds, count) for number in range(4 if seconds < 100 else 1)]
     backgrounds = Backgrounds(pool=pool)
     batch = Batch(
@@ -87,7 +88,7 @@ def _row(folder: Path, bank: Bank, pool: Pool, size: tuple[int, int], repeats: i
         for number, events in enumerate(lists):
             scaper(folder / f"scaper{number}.wav", events, pool.files("rain")[number % 4], float(seconds))
 
-    pair = paired(ours, peer, repeats)
+    pair = paired(ours, peer, repeats, warm_up)
     ours_ms, peer_ms = (1000 * time_s / len(scenes) for time_s in (pair.ours_s, pair.peer_s))
     what = f"composition, {seconds} s with {count} events, against Scaper's"
     note = f"{ours_ms:.0f} ms, Scaper's {peer_ms:.0f} ms a scene"
