@@ -108,7 +108,7 @@ def _neighbour() -> Iterator[None]:
 
 @contextmanager
 def _child(way: str, folder: str, size: Size) -> Iterator[Any]:
-    """A training that starts. Called, it waits until it is ready, and gives what is to be called with seconds:
+    """A training that starts. Called, it waits until it is ready, and gives what to call with seconds:
     that trains so long, and says how many samples a second it made."""
     environment = {k: v for k, v in os.environ.items() if k not in _THREAD_VARIABLES}
     process = subprocess.Popen(
