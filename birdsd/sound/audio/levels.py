@@ -158,7 +158,7 @@ def _filtered(sound: np.ndarray, rate_hz: int, low_hz: float, high_hz: float) ->
 
     edge = min(round(_EDGE_S * rate_hz), sound.shape[1] - 1)
     out = np.empty_like(sound, dtype=np.float32)
-    rise = np.sin(0.5 * np.pi * (np.arange(edge) + 0.5) / max(1, edge)) ** 2
+    rise = _fade(edge)
     for channel, samples in enumerate(sound):
         exact = samples.astype(np.float64)
         middle = float(exact.mean())  # a constant needs no filter
@@ -236,6 +236,13 @@ def _kept(make: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
 def _hann(size: int) -> np.ndarray:
     window: np.ndarray = np.hanning(size)
     return window
+
+
+@_kept
+def _fade(size: int) -> np.ndarray:
+    """From 0 to 1, smoothly, in `size` samples."""
+    rising: np.ndarray = np.sin(0.5 * np.pi * (np.arange(size) + 0.5) / max(1, size)) ** 2
+    return rising
 
 
 @_kept
