@@ -31,7 +31,7 @@ AREAS = (
 
 
 # They start processes of their own, and wait for them.
-OF_PROCESSES = ("zero", "start", "busy", "status")
+OF_PROCESSES = ("start", "busy", "status")
 
 
 def main(words: list[str] | None = None) -> int:
