@@ -30,7 +30,7 @@ from birdsd.training.devices.cores import USERS_CHOICE, Neighbours, read_load, u
 ROOT = Path(__file__).resolve().parents[1]
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", *USERS_CHOICE)
 WAYS = ("minds", "torch alone", "one thread")
-BATCH = 16  # samples a step of the trainings
+MADE = "made"  # the folder of the shards and the models that all of them take
 
 
 def run(size: Size) -> list[Row]:
@@ -39,8 +39,8 @@ def run(size: Size) -> list[Row]:
     if cores < 2 or sys.platform != "linux":
         raise LeftOut("needs two cores and Linux")
     noticed_s, gone_s = size.of((2.5, 5.0), (2.5, 5.0), (0.0, 0.0))
-    batch = size.of(BATCH, BATCH, 2)
-    speeds, others = _speeds(size.of(8, 3, 1), size.of(4.0, 2.0, 0.1), noticed_s, gone_s, batch)
+    rounds, seconds = size.of((8, 4.0), (3, 2.0), (1, 0.1))
+    speeds, others = _speeds(rounds, seconds, noticed_s, gone_s, size)
     share = cores / (cores + 1)
 
     def ratio(over: tuple[str, str], under: tuple[str, str]) -> float:
@@ -66,18 +66,22 @@ def run(size: Size) -> list[Row]:
 
 
 def _speeds(
-    rounds: int, seconds: float, noticed_s: float, gone_s: float, batch: int
+    rounds: int, seconds: float, noticed_s: float, gone_s: float, size: Size
 ) -> tuple[dict[tuple[str, str], list[float]], float]:
     """Samples a second by way and load, round by round; and the cores that others used in the quiet.
 
     A run looks once a second, and takes three looks to believe that its neighbour is gone: it is given
     `noticed_s` and `gone_s` for that.
     """
+    from bench.methods import SMALLEST, Bench
+
     speeds: dict[tuple[str, str], list[float]] = {}
     strangers = []
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="birdsd-bench-"))
-        trainings = {way: stack.enter_context(_child(way, folder, batch)) for way in WAYS}
+        Bench(Path(folder) / MADE, pairs=0, **size.of({}, {}, SMALLEST))
+        children = {way: stack.enter_context(_child(way, folder, size)) for way in WAYS}
+        trainings = {way: ready() for way, ready in children.items()}
         for _ in range(rounds):
             time.sleep(gone_s)
             before = read_load()
@@ -103,11 +107,14 @@ def _neighbour() -> Iterator[None]:
 
 
 @contextmanager
-def _child(way: str, folder: str, batch: int) -> Iterator[Any]:
-    """A training that waits for its turn: called with seconds, it trains that long; samples a second."""
+def _child(way: str, folder: str, size: Size) -> Iterator[Any]:
+    """A training that starts. Called, it waits until it is ready, and gives what to call with seconds:
+    that trains so long, and says how many samples a second it made."""
     environment = {k: v for k, v in os.environ.items() if k not in _THREAD_VARIABLES}
+    if size is Size.SMOKE and way != WAYS[0]:  # spinning, three at once take minutes to be ready
+        environment["OMP_WAIT_POLICY"] = "passive"
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench.busy", way, folder, str(batch)],
+        [sys.executable, "-m", "bench.busy", way, folder, size.name],
         cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdin is not None and process.stdout is not None
@@ -116,20 +123,23 @@ def _child(way: str, folder: str, batch: int) -> Iterator[Any]:
         print(seconds, file=process.stdin, flush=True)
         return float(json.loads(process.stdout.readline()))
 
-    try:
+    def ready() -> Any:
         assert process.stdout.readline() == "ready\n", "the training did not start; its words are above"
-        yield train
+        return train
+
+    try:
+        yield ready
     finally:
         process.stdin.close()
         process.wait()
 
 
-def _train(way: str, folder: Path, batch: int) -> None:
+def _train(way: str, folder: Path, size: Size) -> None:
     """The child: reads seconds, line by line, and answers with samples a second."""
     from birdsd.quiet import terminal_for_us
 
     with terminal_for_us():
-        from bench.methods import WAYS, Bench
+        from bench.methods import SMALLEST, WAYS, Bench
 
     if way != "minds":
         Neighbours.look = lambda self: None  # type: ignore[method-assign]
@@ -139,7 +149,9 @@ def _train(way: str, folder: Path, batch: int) -> None:
     answers = sys.stdout
     sys.stdout = sys.stderr
     with terminal_for_us():
-        steps = Bench(place, pairs=0, machine=machine, batch=batch).ours(WAYS["full"])
+        more = size.of({}, {}, SMALLEST)
+        bench = Bench(place, pairs=0, machine=machine, made=folder / MADE, **more)
+        steps = bench.ours(WAYS["full"])
         for _ in range(3):
             next(steps)
     print("ready", file=answers, flush=True)
@@ -148,8 +160,8 @@ def _train(way: str, folder: Path, batch: int) -> None:
         while time.perf_counter() - begin < float(line):
             next(steps)
             done += 1
-        print(json.dumps(batch * done / (time.perf_counter() - begin)), file=answers, flush=True)
+        print(json.dumps(bench.batch * done / (time.perf_counter() - begin)), file=answers, flush=True)
 
 
 if __name__ == "__main__":
-    _train(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    _train(sys.argv[1], Path(sys.argv[2]), Size[sys.argv[3]])

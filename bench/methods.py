@@ -37,6 +37,8 @@ from birdsd.training.devices.world import World
 
 SPECIES = ("American Robin", "Black Phoebe", "Eurasian Wren", "House Sparrow")
 SAMPLES, BATCH = 64, 16
+# Of a Bench that only has to run.
+SMALLEST: dict[str, Any] = {"codec": "birdsong-tiny", "samples": 2, "batch": 2}
 ATTENTION = "method.targets=[attention]"
 WAYS: dict[str, list[str]] = {
     "full": ["method=full"],
@@ -61,14 +63,15 @@ def run(size: Size) -> Iterator[Row]:
     torch.set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory() as name:
-            batch, warm_up = size.of((BATCH, 3), (BATCH, 3), (2, 0))
-            bench = Bench(Path(name), pairs=size.of(20, 5, 1), batch=batch, warm_up=warm_up)
+            more = size.of({}, {}, {"warm_up": 0, **SMALLEST})
+            bench = Bench(Path(name), pairs=size.of(20, 5, 1), **more)
             for way in WAYS:
                 yield from bench.rows(way)
             yield from bench.aesthetic_rows()
             yield bench.cached_text_row()
             yield bench.adversary_row()
     finally:
+        gc.unfreeze()
         torch.set_num_threads(before)
 
 
@@ -81,7 +84,8 @@ class _NoSaves:
 
 
 class Bench:
-    """Shards, a base model, and both sides of each method."""
+    """Shards, a base model, and both sides of each method. `made`: the folder of another Bench with the same
+    model, codec and samples, whose shards and models are taken."""
 
     def __init__(
         self,
@@ -92,13 +96,19 @@ class Bench:
         machine: Sequence[str] = ("machine=smoke", "machine.threads=1"),
         batch: int = BATCH,
         warm_up: int = 3,
+        samples: int = SAMPLES,
+        made: Path | None = None,
     ) -> None:
         self.folder, self.pairs, self.batch, self.warm_up = folder, pairs, batch, warm_up
         self.method: Any = None  # of the steps that began last
         self._common = [f"model={model}", *machine]
-        made = SpectrogramCodec.from_config(compose("prepare", [f"codec={codec}"]).codec)
-        self.pictures = _pictures(made)
-        self.index = _shards(folder / "shards", made, self.pictures)
+        grid = SpectrogramCodec.from_config(compose("prepare", [f"codec={codec}"]).codec)
+        self.pictures = _pictures(grid, samples)
+        if made:
+            self.index = ShardIndex.open(made / "shards")
+            self.autoencoder, self.base = made / "autoencoder", made / "base"
+            return
+        self.index = _shards(folder / "shards", grid, self.pictures)
         self.autoencoder = self._made("autoencoder", ["method=autoencoder"])
         scratch = ["method=full", "model.init=scratch", f"model.autoencoder={self.autoencoder}"]
         self.base = self._made("base", scratch)
@@ -107,7 +117,7 @@ class Bench:
         """A training here."""
         common = [f"data.shards={self.index.folder}", *self._common]
         if "method=dreambooth" in settings:
-            common = [*common, "method.class_samples=16", "method.class_steps=1"]
+            common = [*common, f"method.class_samples={self.batch}", "method.class_steps=1"]
         config = compose("train", [*common, *settings])
         config.optim.total_samples = 10**9
         if self.batch != BATCH:
@@ -144,7 +154,7 @@ class Bench:
         yield from peers.timed(peers.PEERS[way](self.base, self.ready()).steps())
 
     def ready(self) -> peers.Ready:
-        size, starts = self.batch, range(0, SAMPLES, self.batch)
+        size, starts = self.batch, range(0, len(self.pictures), self.batch)
         pixels = [to_range(torch.from_numpy(self.pictures[i : i + size])) for i in starts]
         said = [[_caption(n) for n in range(i, i + size)] for i in starts]
         return peers.Ready(pixels, said, pixels[0], ["a bird"] * size)
@@ -233,11 +243,12 @@ def _again(call: Callable[[], Any]) -> Iterator[Any]:
 
 def _peak(begin: Callable[[], Iterator[Any]], count: int) -> int:
     """Bytes of tensors at the most, from building until so many steps are done."""
-    gc.collect()
+    gc.unfreeze()
     live = LiveTensors()
     live.hold_all()  # what is there already is not of this side
     before = live.bytes
     live.restart_peak()
+    gc.freeze()  # what stays there need not be looked through again: the libraries have a million objects
     with live:
         steps = begin()
         next(steps)
@@ -273,11 +284,11 @@ def _caption(number: int) -> str:
     return f"a {SPECIES[number % len(SPECIES)]} singing"
 
 
-def _pictures(codec: SpectrogramCodec) -> np.ndarray:
+def _pictures(codec: SpectrogramCodec, samples: int) -> np.ndarray:
     """uint8 [n, 1, bands, frames]: a band for each species over noise."""
     draw = np.random.default_rng(0)
-    made = draw.integers(0, 40, (SAMPLES, 1, codec.bands, codec.frames), dtype=np.uint8)
-    for number in range(SAMPLES):
+    made = draw.integers(0, 40, (samples, 1, codec.bands, codec.frames), dtype=np.uint8)
+    for number in range(samples):
         low = codec.bands * (number % len(SPECIES) + 1) // (len(SPECIES) + 2)
         made[number, :, low : low + codec.bands // 10] += 150
     return made

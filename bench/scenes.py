@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from bench.common import LeftOut, Pair, Row, paired
+from bench.common import LeftOut, Pair, Row, Size, paired
 from birdsd.scenes.backgrounds.pool import Pool
 from birdsd.scenes.backgrounds.render import Backgrounds
 from birdsd.scenes.bank import bank as files
@@ -52,22 +52,24 @@ class Placed:
     snr_db: float
 
 
-def run(quick: bool = False) -> list[Row]:
+def run(size: Size) -> list[Row]:
     """A short scene, and one of ten minutes: one row each; and the short one with its stems (stems=true),
     which Scaper writes with save_isolated_events, each as long as the soundscape."""
     rows = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         bank, pool = _bank(folder / "bank"), _pool(folder / "pool")
-        for size, stems in (((20, 5), False), ((600, 100), False), ((20, 5), True)):
-            rows += _rows(folder, bank, pool, size, 2 if quick else 5, stems)
+        long = size.of((600, 100), (600, 100), (100, 10))
+        for extent, stems in (((20, 5), False), (long, False), ((20, 5), True)):
+            rows += _rows(folder, bank, pool, extent, size.of((5, 1), (2, 1), (1, 0)), stems)
     return rows
 
 
 def _rows(
-    folder: Path, bank: Bank, pool: Pool, size: tuple[int, int], repeats: int, stems: bool
+    folder: Path, bank: Bank, pool: Pool, extent: tuple[int, int], rounds: tuple[int, int], stems: bool
 ) -> list[Row]:
-    seconds, count = size
+    """`extent`: seconds and events; `rounds`: repeats, and those before them that do not count."""
+    seconds, count = extent
     scenes = [_scene(number, seconds, count) for number in range(4 if seconds < 100 else 1)]
     backgrounds = Backgrounds(pool=pool)
     batch = Batch(
@@ -113,12 +115,12 @@ def _rows(
         note = f"{ours_ms:.0f} ms ({core[0]}), Scaper's {peer_ms:.0f} ms ({core[1]}) a scene"
         return Row("scenes", name, pair.speedup, FLOOR, note=note)
 
-    rows = [row(what, paired(ours, peer, repeats), "peer")]
+    rows = [row(what, paired(ours, peer, *rounds), "peer")]
     if python := os.environ.get(SCAPER_PYTHON):
         core_s |= {"ours": [], "itself": []}
         told = [_told(bank, pool, number, events, seconds) for number, events in enumerate(lists)]
         with _itself(python, {"folder": str(folder), "isolated": stems, "soundscapes": told}) as go:
-            pair = paired(ours, lambda: core_s["itself"].append(go() / len(lists)), repeats)
+            pair = paired(ours, lambda: core_s["itself"].append(go() / len(lists)), *rounds)
         rows.append(row(f"{what} own program", pair, "itself"))
     return rows
 

@@ -26,7 +26,7 @@ STEPS = 4
 def run(size: Size) -> list[Row]:
     """One row: the whole start of a resumed run over those imports; the note splits it."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = _made(Path(folder))
+        settings = _made(Path(folder), size)
         starts, bare, split = [], [], {}
         for number in range(size.of(4, 2, 1)):
             split = _resume(Path(folder), settings, STEPS * (number + 2))
@@ -44,11 +44,11 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
 
 
-def _made(folder: Path) -> list[str]:
+def _made(folder: Path, size: Size) -> list[str]:
     """Shards, an autoencoder, and the settings of a run on them that is stopped after a few steps."""
-    from bench.methods import Bench
+    from bench.methods import SMALLEST, Bench
 
-    made = Bench(folder, pairs=0)
+    made = Bench(folder, pairs=0, **size.of({}, {}, SMALLEST))
     return [f"data.shards={made.index.folder}", f"runs={folder / 'runs'}", "model=tiny", "machine=smoke",
             "save.validate_every_samples=0", "method=full", f"model.autoencoder={made.autoencoder}",
             "optim.global_batch=4", "save.every_samples=1000000", "optim.total_samples=4000"]  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.__main__ import AREAS, main, measure
+from bench.__main__ import AREAS, main, measure, smoke
 from bench.common import LeftOut, Row, Size
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,6 +74,18 @@ def test_a_missed_floor_fails_unless_all_was_as_small_as_can_be(monkeypatch, cap
 def test_an_area_that_there_is_not_is_refused():
     with pytest.raises(SystemExit):
         main(["memroy"])
+
+
+@pytest.mark.parametrize("python", [sys.executable, "/bin/false"])
+def test_the_smallest_run_has_what_starts_processes_beside_the_rest(monkeypatch, tmp_path, python):
+    into = tmp_path / "rows.json"
+    run = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda words, **more: run([python, *words[1:]], **more))
+    told = smoke(["resampling", "status"], into)
+    rows = json.loads(into.read_text())
+    assert {row["area"] for row in rows} == {"resampling", "status"}
+    broken = [row for row in rows if "failed" in row]
+    assert (told, len(broken)) == ((1, 1) if python == "/bin/false" else (0, 0))
 
 
 @pytest.mark.slow

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 
 class LiveTensors(TorchDispatchMode):
@@ -32,9 +32,9 @@ class LiveTensors(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        for value in tree_leaves((args, kwargs, result)):
-            if isinstance(value, torch.Tensor):
-                self.hold(value)
+        for part in (args, kwargs, result):
+            for tensor in _tensors(part):
+                self.hold(tensor)
         return result
 
     def hold(self, tensor: torch.Tensor) -> None:
@@ -69,3 +69,14 @@ class LiveTensors(TorchDispatchMode):
     def _gone(self, key: int, _: object) -> None:
         size, _ = self._sizes.pop(key, (0, None))
         self.bytes -= size
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors in what an operation takes or gives: it nests no more than lists, tuples and dicts."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))

@@ -116,10 +116,11 @@ def _recordings_table(recordings: list[Recording], plan: Plan, data: DataConfig)
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["path", "recording_id", "split", "species", "duration_s", "licence", "recordist"])
-    for recording in sorted(recordings, key=lambda r: relative(r.path, root)):
+    places = {id(recording): relative(recording.path, root) for recording in recordings}
+    for recording in sorted(recordings, key=lambda r: places[id(r)]):
         writer.writerow(
             [
-                relative(recording.path, root),
+                places[id(recording)],
                 recording.recording_id,
                 plan.splits[recording.recording_id],
                 "; ".join(recording.species),

@@ -103,8 +103,9 @@ def in_band(waveform: np.ndarray, rate_hz: int, low_hz: float, high_hz: float) -
     sound = np.asarray(waveform, np.float32)
     two = np.atleast_2d(sound)
     low_hz = max(low_hz, LOWEST_HZ)
-    low = two.shape[1] > 1 and _share_below(two, rate_hz, low_hz) > _NEGLIGIBLE
-    high = high_hz < 0.475 * rate_hz and _share_above(two, rate_hz, high_hz) > _NEGLIGIBLE
+    power = float(np.mean(np.square(two, dtype=np.float64))) if two.size else 0.0
+    low = two.shape[1] > 1 and _share_below(two, power, rate_hz, low_hz) > _NEGLIGIBLE
+    high = high_hz < 0.475 * rate_hz and _share_above(two, power, rate_hz, high_hz) > _NEGLIGIBLE
     if not low and not high:
         return sound
     return _filtered(two, rate_hz, low_hz if low else 0.0, high_hz if high else math.inf).reshape(sound.shape)
@@ -137,19 +138,17 @@ def _means(sound: np.ndarray, step: int) -> np.ndarray:
     return means
 
 
-def _share_below(sound: np.ndarray, rate_hz: int, low_hz: float) -> float:
-    """No less than the share of the power that lies below `low_hz`."""
-    total = float(np.mean(np.square(sound, dtype=np.float64)))
+def _share_below(sound: np.ndarray, power: float, rate_hz: int, low_hz: float) -> float:
+    """No less than the share of the sound's mean power that lies below `low_hz`."""
     means = _means(sound, max(1, round(rate_hz / (4 * low_hz))))
     # A mean over a quarter of the period keeps 0.9 of the amplitude.
-    return float(np.square(means).mean()) / 0.81 / total if total > 0 else 0.0
+    return float(np.square(means).mean()) / 0.81 / power if power > 0 else 0.0
 
 
-def _share_above(sound: np.ndarray, rate_hz: int, high_hz: float) -> float:
-    """No less than the share of the power that lies above `high_hz`."""
-    total = float(np.mean(np.square(sound, dtype=np.float64)))
+def _share_above(sound: np.ndarray, power: float, rate_hz: int, high_hz: float) -> float:
+    """No less than the share of the sound's mean power that lies above `high_hz`."""
     steps = float(np.mean(np.square(np.diff(sound, axis=1), dtype=np.float64))) if sound.shape[1] > 1 else 0.0
-    return steps / (4 * math.sin(math.pi * high_hz / rate_hz) ** 2) / total if total > 0 else 0.0
+    return steps / (4 * math.sin(math.pi * high_hz / rate_hz) ** 2) / power if power > 0 else 0.0
 
 
 def _filtered(sound: np.ndarray, rate_hz: int, low_hz: float, high_hz: float) -> np.ndarray:
@@ -158,7 +157,7 @@ def _filtered(sound: np.ndarray, rate_hz: int, low_hz: float, high_hz: float) ->
 
     edge = min(round(_EDGE_S * rate_hz), sound.shape[1] - 1)
     out = np.empty_like(sound, dtype=np.float32)
-    rise = np.sin(0.5 * np.pi * (np.arange(edge) + 0.5) / max(1, edge)) ** 2
+    rise = _fade(edge)
     for channel, samples in enumerate(sound):
         exact = samples.astype(np.float64)
         middle = float(exact.mean())  # a constant needs no filter
@@ -166,15 +165,20 @@ def _filtered(sound: np.ndarray, rate_hz: int, low_hz: float, high_hz: float) ->
         if low_hz > LOWEST_HZ:
             exact = _without_hum(exact, rate_hz, low_hz)
         # Continued by its own reflection through where it begins and ends, and faded out: no step, no bend.
-        before = (2 * _begins_at(exact, rate_hz) - exact[edge:0:-1]) * rise
-        after = (2 * _begins_at(exact[::-1], rate_hz) - exact[-2 : -edge - 2 : -1]) * rise[::-1]
-        size = scipy.fft.next_fast_len(len(exact) + 2 * edge, real=True)
-        spectrum = scipy.fft.rfft(np.concatenate([before, exact, after]), size)
+        end = edge + len(exact)
+        size = scipy.fft.next_fast_len(end + edge, real=True)
+        longer = np.zeros(size)
+        longer[edge:end] = exact
+        longer[:edge] = (2 * _begins_at(exact, rate_hz) - exact[edge:0:-1]) * rise
+        longer[end : end + edge] = (2 * _begins_at(exact[::-1], rate_hz) - exact[-2 : -edge - 2 : -1]) * rise[
+            ::-1
+        ]
+        spectrum = scipy.fft.rfft(longer)
         if low_hz > 0:
             spectrum *= _rise(size, rate_hz, low_hz * 5 / 6, low_hz)
         if high_hz < math.inf:
             spectrum *= 1 - _rise(size, rate_hz, high_hz, high_hz * 1.02)
-        out[channel] = scipy.fft.irfft(spectrum, size)[edge : edge + len(exact)]
+        out[channel] = scipy.fft.irfft(spectrum, size)[edge:end]
     return out
 
 
@@ -236,6 +240,13 @@ def _kept(make: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
 def _hann(size: int) -> np.ndarray:
     window: np.ndarray = np.hanning(size)
     return window
+
+
+@_kept
+def _fade(size: int) -> np.ndarray:
+    """From 0 to 1, smoothly, in `size` samples."""
+    rising: np.ndarray = np.sin(0.5 * np.pi * (np.arange(size) + 0.5) / max(1, size)) ** 2
+    return rising
 
 
 @_kept
