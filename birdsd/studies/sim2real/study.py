@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from birdsd.cluster.rank.signals import RunControl
+from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.evaluation.embedded.cache import EmbeddingCache
 from birdsd.evaluation.judges import Judge, find_judge
@@ -31,9 +32,11 @@ from birdsd.evaluation.sim2real.ranking import (
 from birdsd.files import atomic_write, fingerprint, read_json, safe_name, write_json
 from birdsd.runs.share import ArrayShare
 from birdsd.schema import SimToRealConfig
+from birdsd.sound.codec.protocol import Codec
 from birdsd.studies.records import source_name
 from birdsd.studies.sim2real.classify import Classifier, find_classifier, named_right
 from birdsd.studies.sim2real.generators import Generators
+from birdsd.studies.sim2real.pictures import Pictures
 from birdsd.studies.sim2real.sounds import (
     RealSounds,
     Sample,
@@ -115,7 +118,21 @@ class Experiment:
         """What every cell trains."""
         if self._classifier is not None:
             return self._classifier
-        return find_classifier(self.config.classifier, self.judge, self.out / "embeddings")
+        return find_classifier(
+            self.config.classifier, lambda: self.judge, self.out / "embeddings", lambda: self.pictures
+        )
+
+    @cached_property
+    def pictures(self) -> Pictures:
+        """What classifiers without a judge learn from."""
+        codec = compose("prepare", [f"codec={self.config.codec}"]).codec
+        return Pictures(Codec.from_config(codec))
+
+    def with_classifier(self, name: str) -> Experiment:
+        """The same experiment with another classifier: of the same sounds, split and read only once."""
+        other = Experiment(replace(self.config, classifier=name), self.control, self.stages.program)
+        other.real, other.pictures = self.real, self.pictures
+        return other
 
     @property
     def _filtering(self) -> bool:
