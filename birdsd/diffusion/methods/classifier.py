@@ -82,9 +82,10 @@ class ClassifierMethod(LearningMethod):
         """From training clips spread evenly, the same however often it is built."""
         told = self.settings
         if self._hollow:
-            return Standard(told.floor_db, told.relative, (0.0,) * self.grid.bands, 1.0)
-        powers = self._powers("train", _MEASURED)
-        return Standard.of(powers, told.floor_db, told.relative, str(self.index.folder))
+            plain = (0.0,) * self.grid.bands
+            return Standard(told.floor_db, told.relative, plain, 1.0, told.spectral_subtraction)
+        powers, named = self._powers("train", _MEASURED), str(self.index.folder)
+        return Standard.of(powers, told.floor_db, told.relative, named, told.spectral_subtraction)
 
     def _numbers(self, split: str, most: int) -> list[int]:
         total = self.index.count(split)

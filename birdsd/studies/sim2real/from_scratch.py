@@ -122,7 +122,9 @@ class _Training:
             for place, (pool, classes, share) in enumerate(zip(pools, self.classes, shares, strict=True))
         ]
         first = [made.power(one) for one in pools[0][:: -(-len(pools[0]) // _MEASURED)]]
-        self.standard = Standard.of(first, settings.floor_db, settings.relative, "the training windows")
+        self.standard = Standard.of(
+            first, settings.floor_db, settings.relative, "the training windows", settings.spectral_subtraction
+        )
         with seeded(seed, "classifier"):
             self.network = Cnn(len(species), settings.width)
         self.network.settle(self.standard.levels(torch.from_numpy(np.stack(first))))
