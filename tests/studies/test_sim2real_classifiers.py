@@ -48,7 +48,8 @@ def real(birds: Path) -> RealSounds:
 
 @pytest.fixture(scope="module")
 def pictures() -> Pictures:
-    return Pictures(Codec.from_config(compose("prepare", ["codec=birdsong-tiny"]).codec))
+    config = compose("prepare", ["codec=birdsong-tiny", "machine=smoke"])
+    return Pictures(Codec.from_config(config.codec), config.machine)
 
 
 SMALL = ["method.width=8", "optim.global_batch=8", "optim.ema_decay=0.5"]

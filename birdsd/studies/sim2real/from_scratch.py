@@ -46,11 +46,12 @@ class CnnClassifier:
         self.optim, self.pictures, self.copies = config.optim, pictures, copies
         # A pool may hold no clip without a bird: there is nothing to lay under the others.
         self.settings = replace(settings_of(config.method, ClassifierConfig), background=0.0)
-        self.device = choose_device(config.machine.device)
-        self.precision = choose_precision(config.machine.precision, self.device)
+        self.device = choose_device(pictures.machine.device)
+        self.precision = choose_precision(pictures.machine.precision, self.device)
         self.grid = Grid(pictures.codec)
         self.title = f"CNN of {self.settings.width} channels, from scratch"
         told = [asdict(self.settings), asdict(self.optim), pictures.codec.fingerprint(), copies]
+        told.append(self.precision.name)
         self.identity = f"cnn-{fingerprint(told, 12)}"
 
     def fit(

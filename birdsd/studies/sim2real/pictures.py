@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from birdsd.schema import MachineConfig
 from birdsd.sound.audio.recordings import read
 from birdsd.sound.codec.protocol import Codec
 from birdsd.studies.sim2real.augment import augmented
@@ -11,10 +12,11 @@ from birdsd.studies.sim2real.sounds import Sample
 
 
 class Pictures:
-    """Reads and encodes a sample once; the classifiers of an experiment share them."""
+    """Reads and encodes a sample once; the classifiers of an experiment share them. `machine`: what learns
+    from them."""
 
-    def __init__(self, codec: Codec) -> None:
-        self.codec = codec
+    def __init__(self, codec: Codec, machine: MachineConfig) -> None:
+        self.codec, self.machine = codec, machine
         self._known: dict[Sample, np.ndarray] = {}
 
     def of(self, sample: Sample) -> np.ndarray:

@@ -126,7 +126,7 @@ class Experiment:
     def pictures(self) -> Pictures:
         """What classifiers without a judge learn from."""
         codec = compose("prepare", [f"codec={self.config.codec}"]).codec
-        return Pictures(Codec.from_config(codec))
+        return Pictures(Codec.from_config(codec), self.config.machine)
 
     def with_classifier(self, name: str) -> Experiment:
         """The same experiment with another classifier: of the same sounds, split and read only once."""
