@@ -300,7 +300,8 @@ class Experiment:
                 "cells": [cell.name for cell in plan.cells], "power": plan.power.to_json(),
                 "remarks": plan.remarks, "data": self.real.fingerprint,
             })  # fmt: skip
-        print(f"birdsd: {self.power.text()}", flush=True)
+        if plan.power.comparisons:
+            print(f"birdsd: {self.power.text()}", flush=True)
 
     @property
     def plan_file(self) -> Path:
