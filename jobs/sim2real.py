@@ -3,6 +3,8 @@ sentence. With several classifiers: how each grows with recordings, in one pictu
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from birdsd.cluster.rank.signals import run_control
 from birdsd.errors import UserError
 from birdsd.evaluation.sim2real.answer import Answer
@@ -13,7 +15,7 @@ from birdsd.pages.sim2real import classifiers_page, sim2real_page
 from birdsd.schema import SimToRealConfig
 from birdsd.sharing import beside_others, waiting_for
 from birdsd.studies.sim2real.classify import check_classifiers
-from birdsd.studies.sim2real.study import Experiment
+from birdsd.studies.sim2real.study import Experiment, differences
 from birdsd.studies.stage_runner import Stopped
 
 PAGE, FACTS = "report.html", "sim2real.json"
@@ -74,10 +76,15 @@ def _compared(each: dict[str, Experiment], failed: dict[str, str]) -> Outcome:
         sim2real_page(out / page, found)
         write_json(out / facts_file, found.to_json())
         reports[name] = page
-    page_of_all = classifiers_page(out / PAGE, answers, reports)
-    told = {"classifiers": {name: found.to_json() for name, found in answers.items()}, "failed": failed}
+    found_apart = differences({name: each[name] for name in answers})
+    page_of_all = classifiers_page(out / PAGE, answers, found_apart, reports)
+    told = {
+        "classifiers": {name: found.to_json() for name, found in answers.items()},
+        "differences": [asdict(one) for one in found_apart],
+        "failed": failed,
+    }
     write_json(out / FACTS, told)
-    lines = [classifiers_text(answers), *(f"{name}: {why}" for name, why in failed.items())]
+    lines = [classifiers_text(answers, found_apart), *(f"{name}: {why}" for name, why in failed.items())]
     return Outcome(
         "\n".join(["", *lines, "", f"report: {page_of_all}"]), {"report": str(page_of_all), **told}
     )

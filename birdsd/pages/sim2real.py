@@ -3,11 +3,11 @@ failures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from birdsd.evaluation.sim2real.answer import Answer, amount
-from birdsd.evaluation.sim2real.text import arm_name
+from birdsd.evaluation.sim2real.answer import Answer, Effect, amount
+from birdsd.evaluation.sim2real.text import DIFFERENCES, arm_name, difference_cells
 from birdsd.pages.charts import Curve, line_chart
 from birdsd.pages.page import Page
 
@@ -57,9 +57,11 @@ def _growth(answer: Answer, rows: list[tuple[str, str]]) -> object:
     )  # fmt: skip
 
 
-def classifiers_page(path: Path, answers: Mapping[str, Answer], reports: Mapping[str, str]) -> Path:
+def classifiers_page(
+    path: Path, answers: Mapping[str, Answer], differences: Sequence[Effect], reports: Mapping[str, str]
+) -> Path:
     """Write the page of several classifiers on the same recordings, and how each grows with them; returns its
-    path. `reports`: the page of each alone, beside it."""
+    path. `differences`: from the first one; `reports`: the page of each alone, beside it."""
     first = next(iter(answers.values()))
     incomplete = any(found.failed or found.missing for found in answers.values())
     page = Page(
@@ -86,6 +88,7 @@ def classifiers_page(path: Path, answers: Mapping[str, Answer], reports: Mapping
     page.fill(
         "classifiers.html", answers=answers, first=first, rows=rows, chart=chart, amount=amount,
         row_title=lambda *row: _row_title(answers, *row), reports=reports,
+        head=DIFFERENCES, differences=[difference_cells(one) for one in differences],
     )  # fmt: skip
     return page.write(path)
 
@@ -104,8 +107,8 @@ def _with_interval(answer: Answer, arm: str, chosen: str, title: str, colour: in
     x = [one for one, _ in found]
     return [
         Curve(title, x, [one.estimate for _, one in found], "line", colour),
-        Curve(f"{title}, 95% interval: low", x, [one.low for _, one in found], "pale", colour),
-        Curve(f"{title}, 95% interval: high", x, [one.high for _, one in found], "pale", colour),
+        Curve("", x, [one.low for _, one in found], "pale", colour),
+        Curve("", x, [one.high for _, one in found], "pale", colour),
     ]
 
 

@@ -119,9 +119,19 @@ def test_several_classifiers_are_drawn_in_one_page(birds: Path, tmp_path: Path, 
     config = settings(birds, tmp_path, "classifier=head,regression")
     outcome = job.run(config)
     page = Path(outcome.facts["report"]).read_text()
-    for text in ("head: Real", "regression: Real, 95% interval: low", "report-head.html", "log-mel"):
+    for text in ("head: Real", "regression: Real", "report-head.html", "log-mel", "Corrected"):
         assert text in page, text
-    told = json.loads((tmp_path / "sim2real.json").read_text())["classifiers"]
+    facts = json.loads((tmp_path / "sim2real.json").read_text())
+    told = facts["classifiers"]
+    pairs = [(one["arm"], one["against"], one["level"]) for one in facts["differences"]]
+    assert pairs == [("regression: Real", "head: Real", level) for level in ("1", "2", "all")]
+    for one in facts["differences"]:
+        mine, other = (
+            next(s for s in told[name]["scores"] if s["level"] == one["level"])
+            for name in ("regression", "head")
+        )
+        apart = mine["average_precision"]["estimate"] - other["average_precision"]["estimate"]
+        assert one["difference"]["estimate"] == pytest.approx(apart)
     assert [len(one["scores"]) for one in told.values()] == [3, 3]
     best = told["regression"]["scores"][-1]
     assert best["level"] == "all" and best["recordings_f1"] == 1.0

@@ -221,8 +221,11 @@ def answer(
         arm = next(one for one in arms if one.name == name)
         if arm.name == arm.against:
             continue
-        # An arm with a filter is compared with the one without synthetic clips, which has none.
+        # An arm with a filter is compared with the one without synthetic clips, which has none; but with
+        # itself of another classifier where it stands beside one.
         other = (arm.against, level, "")
+        if (arm.against, level, chosen) in judged.keys:
+            other = (arm.against, level, chosen)
         seeds = [one for one in judged.seeds(name, level, chosen) if one in judged.seeds(*other)]
         if seeds:
             effects.append(judged.effect((name, level, chosen), other, seeds))

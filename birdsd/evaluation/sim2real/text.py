@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from birdsd.evaluation.sim2real.answer import Answer, amount
+from birdsd.evaluation.sim2real.answer import Answer, Effect, amount
 from birdsd.format import table
 
 
@@ -25,8 +25,9 @@ def answer_text(answer: Answer) -> str:
     return "\n".join(lines)
 
 
-def classifiers_text(answers: Mapping[str, Answer]) -> str:
-    """Several classifiers on the same recordings: each one's arms by amounts of data."""
+def classifiers_text(answers: Mapping[str, Answer], differences: Sequence[Effect]) -> str:
+    """Several classifiers on the same recordings: each one's arms by amounts of data, and what they differ by
+    from those of the first."""
     first = next(iter(answers.values()))
     head = ["macro average precision", *map(amount, first.levels)]
     rows = [[f"{name}: {row[0]}", *row[1:]] for name, found in answers.items() for row in _scores(found)]
@@ -37,10 +38,24 @@ def classifiers_text(answers: Mapping[str, Answer]) -> str:
     ]
     lines = table([head, *rows])
     lines += ["", *table([["macro F1 of recordings", *map(amount, first.levels)], *recordings])]
+    lines += ["", *table([DIFFERENCES, *map(difference_cells, differences)], {0, 1, 2})]
     for name, found in answers.items():
         lines += [f"{name} failed: {', '.join(cells)}: {why}" for cells, why in found.failures]
         lines += [f"{name}: not trained yet: {len(found.missing)} cells"] if found.missing else []
     return "\n".join(lines)
+
+
+DIFFERENCES = ["classifier", "against", "recordings", "difference, points", "95% interval", "p", "corrected"]
+
+
+def difference_cells(one: Effect) -> list[str]:
+    """A row below `DIFFERENCES`."""
+    interval = one.difference
+    return [
+        arm_name(one.arm, one.filter), one.against, one.level, f"{100 * interval.estimate:+.1f}",
+        f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}", f"{one.p_value:.3f}",
+        f"{one.p_adjusted:.3f}",
+    ]  # fmt: skip
 
 
 def _of_recordings(answer: Answer, arm: str, chosen: str) -> list[str]:

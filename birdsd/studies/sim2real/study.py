@@ -21,8 +21,8 @@ from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.evaluation.embedded.cache import EmbeddingCache
 from birdsd.evaluation.judges import Judge, find_judge
-from birdsd.evaluation.sim2real.answer import Answer, TestClips, answer
-from birdsd.evaluation.sim2real.arms import CONFIRMED, Cell, cells_of, chosen_arms
+from birdsd.evaluation.sim2real.answer import Answer, Effect, TestClips, answer
+from birdsd.evaluation.sim2real.arms import CONFIRMED, Arm, Cell, cells_of, chosen_arms
 from birdsd.evaluation.sim2real.power import Power, power_of
 from birdsd.evaluation.sim2real.ranking import (
     accuracy_and_macro_f1,
@@ -323,8 +323,8 @@ class Experiment:
 
     # -- the answer ---------------------------------------------------------------------------------
 
-    def answer(self) -> Answer:
-        """The answer of all cells that any task has trained by now."""
+    def trained(self) -> tuple[dict[Cell, np.ndarray], dict[str, str], list[str]]:
+        """(the scores of the cells that any task has trained by now; why others failed; what is missing)."""
         results, failed, missing = dict[Cell, np.ndarray](), dict[str, str](), list[str]()
         for cell in self.plan.cells:
             place = self.place(cell)
@@ -335,6 +335,11 @@ class Experiment:
                 failed[cell.name] = str(told["failed"])
             else:
                 results[cell] = np.load(place.with_suffix(".npy"), allow_pickle=False).astype(np.float64)
+        return results, failed, missing
+
+    def answer(self) -> Answer:
+        """The answer of all cells that any task has trained by now."""
+        results, failed, missing = self.trained()
         if not results:
             why = next(iter(failed.values()), "")
             raise UserError(
@@ -362,6 +367,24 @@ class Experiment:
             "kept": kept, "remarks": [*self.plan.remarks, *said], "draws": config.draws,
             "amounts": {level: real.count(level) for level in self.plan.levels},
         }  # fmt: skip
+
+
+def differences(each: Mapping[str, Experiment]) -> list[Effect]:
+    """What each classifier scores beyond the first, arm by arm and level by level, in macro average
+    precision: paired over the test recordings and seeds, and corrected for the number of comparisons."""
+    first = next(iter(each))
+    arms, results = dict[str, Arm](), dict[Cell, np.ndarray]()
+    for name, experiment in each.items():
+        for cell, scores in experiment.trained()[0].items():
+            title, other = (f"{one}: {cell.arm.title}" for one in (name, first))
+            arms[title] = Arm(title, title, "", against=other)
+            results[replace(cell, arm=arms[title])] = scores
+    one = each[first]
+    found = answer(
+        one.test, list(arms.values()), one.plan.levels, results, one.power, draws=one.config.draws,
+        seed=one.config.seed,
+    )  # fmt: skip
+    return found.effects
 
 
 def _check_counts(config: SimToRealConfig) -> None:
