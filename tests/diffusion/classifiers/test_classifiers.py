@@ -249,6 +249,8 @@ def test_what_is_always_there_is_taken_off_and_the_bird_stays() -> None:
     rest = np.delete(left, (10, 20), axis=0).sum() / np.delete(power, (10, 20), axis=0).sum()
     assert rest < 0.7 and (left >= 0).all()
     assert torch.equal(without_steady(torch.from_numpy(power), 0.0), torch.from_numpy(power))
+    elsewhere = nn.Parameter(torch.from_numpy(power)[None])  # not of Tensor's own type: by topk
+    torch.testing.assert_close(without_steady(elsewhere, 2.0)[0].detach().numpy(), left, rtol=0, atol=0)
     one = Standard(-50.0, True, (0.0,) * 64, 1.0, 2.0)
     quieter = np.concatenate([power, np.zeros_like(power)], axis=1)  # a short recording ends in silence
     assert one.levels(torch.from_numpy(quieter)[None]).isfinite().all()
