@@ -131,6 +131,7 @@ class ClassifierConfig(MethodConfig):
     classes: list[str] = field(default_factory=list)  # species to tell apart; empty: those of the shards
     relative: bool = True  # levels are heard against the clip's loud frames; false: against full scale
     floor_db: float = -40.0  # what is so far below is silence
+    spectral_subtraction: float = 0.0  # so many times each band's steady power is taken off
     loss: str = "bce"  # several species may be in a clip; or focal; cross_entropy: exactly one is
     smoothing: float = 0.0  # of the targets
     focal_gamma: float = 2.0  # of loss=focal: how much less clips count that are easy

@@ -26,7 +26,8 @@ column_chart = macro("charts.html", "column_chart")
 
 @dataclass(frozen=True)
 class Curve:
-    """One series of a chart. `look`: a line, a pale line (raw values behind a smoothed curve), or dots."""
+    """One series of a chart. `look`: a line, a pale line (raw values behind a smoothed curve, or the end of
+    an interval), or dots. Without a name it is in neither the legend nor the tips."""
 
     name: str
     x: Sequence[float] | np.ndarray
@@ -133,7 +134,7 @@ def _strips(series: Sequence[_Series], across: _Axis, x_label: str) -> list[tupl
         lines = []
         for curve, x, y in series:
             nearest = int(np.abs(x - middle).argmin())
-            if abs(x[nearest] - middle) <= half:
+            if curve.name and abs(x[nearest] - middle) <= half:
                 lines.append(f"{curve.name}: {y[nearest]:.4g}")
         if lines:
             # Samples are whole numbers; on a narrow axis the fraction is what tells places apart.
@@ -179,7 +180,7 @@ def line_chart(
                       "pale": curve.look == "pale"})  # fmt: skip
     remark = f" Values that cannot be drawn (not finite): {left_out}." if left_out else ""
     return _line_chart({
-        "legend": [(f"s{c.colour}{looks[c.look][0]}", c.name) for c, _, _ in series],
+        "legend": [(f"s{c.colour}{looks[c.look][0]}", c.name) for c, _, _ in series if c.name],
         "x_label": x_label, "y_label": f"{y_label}{', logarithmic' if log_y else ''}", "alt": alt,
         "width": WIDTH, "height": HEIGHT, "strip": WIDTH / STRIPS, "caption": caption + remark,
         "x_ticks": [(across.share(tick), amount(tick)) for tick in across.ticks(5)],

@@ -3,10 +3,11 @@ failures."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from birdsd.evaluation.sim2real.answer import Answer, amount
-from birdsd.evaluation.sim2real.text import arm_name
+from birdsd.evaluation.sim2real.answer import Answer, Effect, amount
+from birdsd.evaluation.sim2real.text import DIFFERENCES, arm_name, difference_cells
 from birdsd.pages.charts import Curve, line_chart
 from birdsd.pages.page import Page
 
@@ -54,6 +55,61 @@ def _growth(answer: Answer, rows: list[tuple[str, str]]) -> object:
         curves, x_label="training recordings a species", y_label="macro average precision",
         alt="Macro average precision against training recordings a species, one line an arm",
     )  # fmt: skip
+
+
+def classifiers_page(
+    path: Path, answers: Mapping[str, Answer], differences: Sequence[Effect], reports: Mapping[str, str]
+) -> Path:
+    """Write the page of several classifiers on the same recordings, and how each grows with them; returns its
+    path. `differences`: from the first one; `reports`: the page of each alone, beside it."""
+    first = next(iter(answers.values()))
+    incomplete = any(found.failed or found.missing for found in answers.values())
+    page = Page(
+        title="Classifiers, and how they grow with recordings",
+        lead=f"{len(answers)} classifiers on the same {first.facts['recordings']['test']} test recordings.",
+        badges=("birdsd sim2real", f"{len(first.facts['species'])} species",
+                *(("incomplete",) if incomplete else ())),
+        warns=incomplete,
+        footer="Made by birdsd. This page needs no network.",
+    )  # fmt: skip
+    rows = [
+        (name, arm, chosen)
+        for name, found in answers.items()
+        for arm, chosen in dict.fromkeys((score.arm, score.filter) for score in found.scores)
+    ]
+    curves = []
+    for number, (name, arm, chosen) in enumerate(rows[:_MOST_CURVES], start=1):
+        found, title = answers[name], _row_title(answers, name, arm, chosen)
+        curves += _with_interval(found, arm, chosen, title, number)
+    chart = line_chart(
+        curves, x_label="training recordings a species", y_label="macro average precision",
+        alt="Macro average precision against training recordings a species, one line a classifier",
+    ) if len(first.levels) > 1 else ""  # fmt: skip
+    page.fill(
+        "classifiers.html", answers=answers, first=first, rows=rows, chart=chart, amount=amount,
+        row_title=lambda *row: _row_title(answers, *row), reports=reports,
+        head=DIFFERENCES, differences=[difference_cells(one) for one in differences],
+    )  # fmt: skip
+    return page.write(path)
+
+
+def _row_title(answers: Mapping[str, Answer], name: str, arm: str, chosen: str) -> str:
+    return f"{name}: {arm_name(answers[name].arm(arm).title, chosen)}"
+
+
+def _with_interval(answer: Answer, arm: str, chosen: str, title: str, colour: int) -> list[Curve]:
+    """The scores of an arm against the amount of data, and the ends of their intervals as pale lines."""
+    found = [
+        (answer.facts["amounts"][level], score.average_precision)
+        for level in answer.levels
+        if (score := answer.score(arm, level, chosen))
+    ]
+    x = [one for one, _ in found]
+    return [
+        Curve(title, x, [one.estimate for _, one in found], "line", colour),
+        Curve("", x, [one.low for _, one in found], "pale", colour),
+        Curve("", x, [one.high for _, one in found], "pale", colour),
+    ]
 
 
 def _by_species(answer: Answer) -> list[tuple[str, str, str, str]]:

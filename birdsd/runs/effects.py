@@ -146,7 +146,9 @@ def _of_sim2real(settled: Any) -> Iterator[tuple[str, str]]:
     if settled.synthetic:
         yield "clips_per_species", "synthetic names the clips"
     if settled.synthetic and (settled.scenes or not settled.distribution):
-        yield from ((key, "synthetic names the clips: no model is trained") for key in _OF_GENERATORS)
+        heard = settled.classifier == "head"  # others learn from pictures of the codec
+        named = [key for key in _OF_GENERATORS if heard or key != "codec"]
+        yield from ((key, "synthetic names the clips: no model is trained") for key in named)
     if settled.scenes:
         yield from ((key, "scenes names the scenes") for key in ("distribution", "scenes_per_level"))
     elif not settled.distribution:

@@ -35,7 +35,7 @@ class SimToRealConfig:
     filters: list[str] = field(default_factory=lambda: ["everything", "confirmed"])  # of synthetic clips
     seeds: int = 3  # trainings of each arm
     steps: int = 1_000  # of each training, the same in all arms
-    classifier: str = "head"  # on BirdNET's embeddings
+    classifier: str = "head"  # on BirdNET's embeddings; or cnn, regression; several with commas between
     judge: Text = None  # folder of BirdNET, or an installed judge; null: the installed one
     validation_fraction: float = 0.125  # of the recordings of each species
     test_fraction: float = 0.375  # see validation_fraction

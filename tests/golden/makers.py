@@ -83,9 +83,9 @@ _HEARD = (
     "network=crnn", "backbone=resnet18", "width=32", "classes=[a, b]", "floor_db=-70", "loss=focal",
     "relative=false", "smoothing=0.1", "focal_gamma=1", "focal_alpha=0.5", "class_weights=0.5",
     "frame_weight=0.5",
-    "dropout=0.2", "mixup=0.5", "mixup_snr_db=3", "background=0.5", "background_snr_low_db=3",
-    "background_snr_high_db=20", "shift_s=0.5", "gain_db=6", "equaliser_db=6", "band_masks=2",
-    "time_masks=2", "mask_share=0.2", "patience=5",
+    "dropout=0.2", "mixup=0.25", "mixup_snr_db=3", "background=0.5", "background_snr_low_db=3",
+    "background_snr_high_db=20", "shift_s=0.5", "gain_db=6", "equaliser_db=3", "band_masks=1",
+    "time_masks=1", "mask_share=0.2", "patience=5", "spectral_subtraction=1",
 )  # fmt: skip
 KEYS["classifier"] = _HEARD
 SHARED = ("method.species_balance=0.5", "seed=4", "optim.learning_rate=0.5", "optim.total_samples=77")

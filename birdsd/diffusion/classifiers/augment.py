@@ -156,6 +156,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "focal_gamma": (0, 10, "0: no clip counts less for being easy"),
     "focal_alpha": (0, 1, "what a present class counts; an absent one the rest"),
     "floor_db": (-160, -10, "in dB"),
+    "spectral_subtraction": (0, 10, "how many times each band's steady power is taken off"),
 }
 
 

@@ -109,6 +109,7 @@ def write_classifier(folder: Path, made: Classifier, about: Mapping[str, Any]) -
         "loss": made.loss,
         "floor_db": made.standard.floor_db,
         "relative": made.standard.relative,
+        "spectral_subtraction": made.standard.spectral_subtraction,
         "mean_db": list(made.standard.mean_db),
         "deviation_db": made.standard.deviation_db,
         "thresholds": [round(one, 6) for one in made.thresholds],
@@ -146,6 +147,7 @@ def load_classifier(folder: Path, device: str = "cpu") -> Classifier:
             bool(facts["relative"]),
             tuple(facts["mean_db"]),
             float(facts["deviation_db"]),
+            float(facts.get("spectral_subtraction", 0.0)),  # older ones had none
         )
         classes, thresholds = tuple(facts["classes"]), tuple(float(one) for one in facts["thresholds"])
         if not len(classes) == len(thresholds) == settings["classes"]:

@@ -22,7 +22,7 @@ from birdsd.diffusion.classifiers.augment import Augmentation, Clip, check_setti
 from birdsd.diffusion.classifiers.folder import Classifier, sigmoid, write_classifier
 from birdsd.diffusion.classifiers.learner import ClassifierLearner, class_weights
 from birdsd.diffusion.classifiers.levels import Grid, Standard
-from birdsd.diffusion.classifiers.network import Cnn, build_network, frame_count
+from birdsd.diffusion.classifiers.network import Cnn, build_network, expect_rarely, frame_count
 from birdsd.diffusion.classifiers.thresholds import USUAL, best_thresholds, f1_of
 from birdsd.diffusion.learning.base import Hollow, LearningMethod, Modules
 from birdsd.diffusion.learning.common import codec_of, load_codec, picture_of, write_preview
@@ -82,9 +82,10 @@ class ClassifierMethod(LearningMethod):
         """From training clips spread evenly, the same however often it is built."""
         told = self.settings
         if self._hollow:
-            return Standard(told.floor_db, told.relative, (0.0,) * self.grid.bands, 1.0)
-        powers = self._powers("train", _MEASURED)
-        return Standard.of(powers, told.floor_db, told.relative, str(self.index.folder))
+            plain = (0.0,) * self.grid.bands
+            return Standard(told.floor_db, told.relative, plain, 1.0, told.spectral_subtraction)
+        powers, named = self._powers("train", _MEASURED), str(self.index.folder)
+        return Standard.of(powers, told.floor_db, told.relative, named, told.spectral_subtraction)
 
     def _numbers(self, split: str, most: int) -> list[int]:
         total = self.index.count(split)
@@ -111,6 +112,9 @@ class ClassifierMethod(LearningMethod):
         """A network with random weights (a backbone from a folder: with its own)."""
         with seeded(self.config.seed, "classifier"):
             network = build_network(self.network_settings)
+        if self.settings.loss != "cross_entropy":
+            clips = max(1, self.index.count("train"))
+            expect_rarely(network, float(self.found.counts.mean()) / clips)
         if isinstance(network, Cnn) and not self._hollow:
             powers = torch.from_numpy(np.stack(list(self._powers("train", _SETTLED))))
             network.settle(self.standard.levels(powers))

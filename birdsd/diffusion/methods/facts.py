@@ -90,7 +90,7 @@ def _dreambooth_images(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 # From scratch on few clips: a short, hot schedule with an average over its last tenth.
 _CLASSIFIER_OPTIM = {
-    "learning_rate": 2e-3, "beta2": 0.99, "weight_decay": 0.05, "global_batch": 32, "total_samples": 12_000,
+    "learning_rate": 2e-3, "beta2": 0.99, "weight_decay": 0.05, "global_batch": 32, "total_samples": 16_000,
     "warmup_samples": 1_000, "ema_decay": 0.98,
 }  # fmt: skip
 _OF_MODELS = ("init", "source", "autoencoder", "unet", "vae", "text", "vocabulary_size", "max_tokens")

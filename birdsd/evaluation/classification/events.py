@@ -16,6 +16,7 @@ from birdsd.errors import BadValue, NothingLeft
 from birdsd.evaluation.classification.figures import Thresholds
 from birdsd.evaluation.classification.hearing import Heard, Hearing
 from birdsd.evaluation.classification.psds import Psds, psds
+from birdsd.evaluation.classify.frames import FrameScores
 from birdsd.format import table
 
 OFFSET_SHARE = 0.5  # of an event's length: the collar of its end, where that is longer
@@ -70,6 +71,7 @@ class EventScores:
     hours: float
     files: int
     psds: Psds | None = field(default=None)
+    unit: str = ""  # what events are put together from
 
     def macro(self, which: Mapping[str, Counts]) -> float:
         """The mean F1 of the classes that occur."""
@@ -84,7 +86,7 @@ class EventScores:
         """Plain values only; what has no value is null."""
         return {
             "collar_s": self.collar_s, "offset_share": OFFSET_SHARE, "segment_s": SEGMENT_S,
-            "files": self.files, "hours": self.hours,
+            "files": self.files, "hours": self.hours, "unit": self.unit,
             "event_f1": _known(self.macro(self.events)), "event_f1_micro": _known(self.micro(self.events).f1),
             "segment_f1": _known(self.macro(self.segments)),
             "segment_f1_micro": _known(self.micro(self.segments).f1),
@@ -120,6 +122,7 @@ class EventScores:
         lines.append(
             f"events of {self.files} files ({self.hours:.2f} h): the start within {self.collar_s:g} s, the "
             f"end within {self.collar_s:g} s or {OFFSET_SHARE:.0%} of the event; segments of {SEGMENT_S:g} s"
+            + (f"; named events are made of {self.unit}" if self.unit else "")
         )
         return "\n".join([*lines, *([self.psds.text()] if self.psds else [])])
 
@@ -160,25 +163,20 @@ def event_scores(hearing: Hearing, thresholds: Thresholds, collar_s: float) -> E
         )
     names = hearing.classes.names
     true = [event for heard in timed for event in true_events(heard, hearing)]
-    window_s = hearing.judge.window_s
-    named = [event for heard in timed for event in named_events(heard, names, thresholds.values, window_s)]
+    heard_by = [_Named(heard, names, hearing.judge.window_s) for heard in timed]
+    named = [event for one in heard_by for event in one.events(thresholds.values)]
     lengths_s = {heard.sound.name: heard.sound.duration_s for heard in timed}
     hours = sum(lengths_s.values()) / 3600
     used = sorted({event.label for event in true})
     levels = np.linspace(0.0, 1.0, _PSDS_THRESHOLDS + 2)[1:-1]
     points = [
-        [
-            event
-            for heard in timed
-            for event in named_events(heard, names, np.full(len(names), level), window_s)
-        ]
-        for level in levels
+        [event for one in heard_by for event in one.events(np.full(len(names), level))] for level in levels
     ]
     spans = [_spans(true, name) for name in used]
     named_at = [[_spans(point, name) for name in used] for point in points]
     return EventScores(
         matched(true, named, names, collar_s), segments(true, named, names, lengths_s), collar_s, hours,
-        len(timed), psds(spans, named_at, hours) if used else None,
+        len(timed), psds(spans, named_at, hours) if used else None, _unit(heard_by),
     )  # fmt: skip
 
 
@@ -199,21 +197,46 @@ def true_events(heard: Heard, hearing: Hearing) -> Iterator[Event]:
             yield Event(heard.sound.name, classes.names[column], label.start_s, label.end_s)
 
 
-def named_events(
-    heard: Heard, names: Sequence[str], thresholds: np.ndarray, window_s: float
-) -> Iterator[Event]:
-    """Windows with a score at or above a class's threshold; touching or overlapping ones are one event."""
-    from scipy.special import expit
+class _Named:
+    """What a judge names in one sound at any thresholds: by the frames of a judge that says when, else by its
+    windows. Nothing is named in windows that are silent, or whose scores are not numbers."""
 
-    scores = expit(heard.logits.astype(np.float64))
-    usable = ~(heard.silent | heard.broken)
-    above = (scores >= thresholds) & usable[:, None]
-    end_s = heard.sound.duration_s or np.inf
-    for column in np.flatnonzero(above.any(axis=0)).tolist():
-        starts = heard.starts_s[above[:, column]]
-        breaks = np.flatnonzero(np.diff(starts) > window_s + 1e-6) + 1
-        for run in np.split(starts, breaks):
-            yield Event(heard.sound.name, names[column], float(run[0]), min(float(run[-1]) + window_s, end_s))
+    def __init__(self, heard: Heard, names: Sequence[str], window_s: float) -> None:
+        from scipy.special import expit
+
+        self.sound, self.names, self.window_s = heard.sound, names, window_s
+        usable = ~(heard.silent | heard.broken)
+        self.starts_s = heard.starts_s[usable]
+        self.scores = expit(heard.logits[usable].astype(np.float64))
+        self.by_frame: FrameScores | None = None
+        if heard.frames is not None and usable.any():
+            self.by_frame = FrameScores.of(
+                self.starts_s, heard.logits[usable], heard.frames[usable], window_s
+            )
+
+    def events(self, thresholds: np.ndarray) -> Iterator[Event]:
+        """Windows, or frames, with a score at or above a class's threshold; those in a row are one event."""
+        end_s = self.sound.duration_s or np.inf
+        runs = self.by_frame.runs(thresholds) if self.by_frame else self._of_windows(thresholds)
+        for column, start_s, stop_s, *_ in runs:
+            if start_s < end_s:
+                yield Event(self.sound.name, self.names[column], start_s, min(stop_s, end_s))
+
+    def _of_windows(self, thresholds: np.ndarray) -> Iterator[tuple[int, float, float]]:
+        above = self.scores >= thresholds
+        for column in np.flatnonzero(above.any(axis=0)).tolist():
+            starts = self.starts_s[above[:, column]]
+            breaks = np.flatnonzero(np.diff(starts) > self.window_s + 1e-6) + 1
+            for run in np.split(starts, breaks):
+                yield column, float(run[0]), float(run[-1]) + self.window_s
+
+
+def _unit(heard_by: Sequence[_Named]) -> str:
+    """What named events are made of, in words."""
+    for one in heard_by:
+        if one.by_frame:
+            return f"frames of {1000 * one.by_frame.frame_s:.0f} ms"
+    return f"windows of {heard_by[0].window_s:g} s"
 
 
 def matched(

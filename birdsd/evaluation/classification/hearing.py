@@ -39,6 +39,7 @@ class Heard:
     best_logit: np.ndarray  # float32 [windows]
     silent: np.ndarray  # bool [windows]
     broken: np.ndarray  # bool [windows]: scores that are not numbers
+    frames: np.ndarray | None = None  # of a judge that says when: logits, float32 [windows, columns, frames]
 
 
 @dataclass
@@ -132,6 +133,7 @@ def _check_usable(hearing: Hearing, sounds: LabelledSounds) -> None:
 
 def _heard(judge: Judge, sound: LabelledSound, classes: Classes) -> Heard:
     starts, logits, best, best_logit, silent, broken = [], [], [], [], [], []
+    frames: list[np.ndarray] = []
     for begin_s, block, rate_hz in sound.blocks(judge):
         heard = judge.hear(block, rate_hz)
         scores = np.asarray(heard.logits, dtype=np.float32)
@@ -142,12 +144,15 @@ def _heard(judge: Judge, sound: LabelledSound, classes: Classes) -> Heard:
         best.append(scores.argmax(axis=1))
         best_logit.append(scores.max(axis=1))
         broken.append(bad)
+        if heard.frames is not None:
+            frames.append(np.asarray(heard.frames, dtype=np.float32)[:, classes.numbers])
         silent.append([_is_silent(block, rate_hz, start_s, judge.window_s) for start_s in heard.starts_s])
     if not starts:
         raise NothingLeft(f"{sound.name} has no samples")
     return Heard(
         sound, np.concatenate(starts), np.concatenate(logits), np.concatenate(best),
         np.concatenate(best_logit), np.concatenate(silent).astype(bool), np.concatenate(broken),
+        np.concatenate(frames) if frames else None,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from birdsd.diffusion.classifiers.folder import Heard, sigmoid
+from birdsd.evaluation.classify.frames import FrameScores
 from birdsd.evaluation.classify.windows import Windows
 from birdsd.evaluation.judges.sounds import Detection
 
@@ -34,30 +35,16 @@ def of_frames(
     """A detection for each run of frames in which a class reaches its threshold, within windows in which it
     does. Where windows overlap, the logits of a frame are their mean. `parts` are those of one stretch, whose
     first window is `first`."""
-    steps = next(heard.frames.shape[2] for _, heard in parts if heard.frames is not None)
-    frame_s = windows.window_s / steps
-    last = max(start + len(heard.logits) for start, heard in parts) - 1
-    total = round((last - first) * windows.step_s / frame_s) + steps
-    sums, counts = np.zeros((len(thresholds), total)), np.zeros(total)
-    allowed = np.zeros((len(thresholds), total), bool)
-    for start, heard in parts:
-        assert heard.frames is not None
-        there = sigmoid(heard.logits) >= thresholds
-        for window in range(len(heard.logits)):
-            at = round((start + window - first) * windows.step_s / frame_s)
-            sums[:, at : at + steps] += heard.frames[window]
-            counts[at : at + steps] += 1
-            allowed[:, at : at + steps] |= there[window][:, None]
-    scores = sigmoid(sums / np.maximum(1, counts))
-    begin_s, found = first * windows.step_s, []
-    for number, name in enumerate(windows.classifier.classes):
-        on = np.concatenate([[0], (scores[number] >= thresholds[number]) & allowed[number], [0]]).astype(int)
-        edges = np.flatnonzero(np.diff(on))
-        for low, high in zip(edges[::2], edges[1::2], strict=True):
-            start_s, until_s = begin_s + low * frame_s, min(begin_s + high * frame_s, end_s)
-            if until_s > start_s:
-                found.append(Detection(start_s, until_s, name, float(scores[number, low:high].max())))
-    return found
+    logits = np.concatenate([heard.logits for _, heard in parts])
+    frames = np.concatenate([heard.frames for _, heard in parts if heard.frames is not None])
+    numbers = np.concatenate([start + np.arange(len(heard.logits)) for start, heard in parts])
+    begin_s, names = first * windows.step_s, windows.classifier.classes
+    scores = FrameScores.of(numbers * windows.step_s - begin_s, logits, frames, windows.window_s)
+    return [
+        Detection(begin_s + start_s, min(begin_s + stop_s, end_s), names[number], score)
+        for number, start_s, stop_s, score in scores.runs(thresholds)
+        if min(begin_s + stop_s, end_s) > begin_s + start_s
+    ]
 
 
 def merged(detections: Iterable[Detection]) -> list[Detection]:

@@ -16,6 +16,8 @@ class WindowScores:
     starts_s: np.ndarray  # float64 [windows]
     logits: np.ndarray  # float32 [windows, classes]
     embeddings: np.ndarray  # float32 [windows, width]
+    # Where a judge says when: the logits of each window's frames, float32 [windows, classes, frames].
+    frames: np.ndarray | None = None
 
     @property
     def scores(self) -> np.ndarray:

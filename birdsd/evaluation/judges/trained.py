@@ -73,4 +73,4 @@ class TrainedJudge(NamedClasses):
             [grid.power(codec.encode(np.stack([one] * codec.channels), codec.rate_hz)) for one in windows]
         )
         starts_s = np.arange(len(windows)) * self.window_s
-        return WindowScores(starts_s, heard.logits, heard.embeddings)
+        return WindowScores(starts_s, heard.logits, heard.embeddings, heard.frames)

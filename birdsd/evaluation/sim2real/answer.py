@@ -6,6 +6,7 @@ both arms of a pair. What could not be trained is named, and the answer is about
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -27,6 +28,7 @@ from birdsd.evaluation.sim2real.power import ALPHA, Power, could_have_found
 from birdsd.evaluation.sim2real.ranking import (
     accuracy_and_macro_f1,
     average_precisions,
+    by_recording,
     macro_average_precision,
 )
 
@@ -58,6 +60,7 @@ class Score:
     macro_f1: float
     spread: float
     by_species: dict[str, float] = field(default_factory=dict)  # average precision
+    recordings_f1: float = math.nan  # macro F1 of whole recordings
 
 
 @dataclass(frozen=True)
@@ -218,8 +221,11 @@ def answer(
         arm = next(one for one in arms if one.name == name)
         if arm.name == arm.against:
             continue
-        # An arm with a filter is compared with the one without synthetic clips, which has none.
+        # An arm with a filter is compared with the one without synthetic clips, which has none; but with
+        # itself of another classifier where it stands beside one.
         other = (arm.against, level, "")
+        if (arm.against, level, chosen) in judged.keys:
+            other = (arm.against, level, chosen)
         seeds = [one for one in judged.seeds(name, level, chosen) if one in judged.seeds(*other)]
         if seeds:
             effects.append(judged.effect((name, level, chosen), other, seeds))
@@ -301,7 +307,12 @@ class _Judged:
         return Score(
             name, level, chosen, len(seeds), interval, float(np.mean([a for a, _ in plain])),
             float(np.mean([f for _, f in plain])), _deviation([one for one, _ in each]), by_species,
+            float(np.mean([self._of_recordings(self.results[c]) for c in cells])),
         )  # fmt: skip
+
+    def _of_recordings(self, scores: np.ndarray) -> float:
+        """Macro F1 of recordings, by the mean log score of their clips."""
+        return accuracy_and_macro_f1(*by_recording(scores, self.test.classes, self.numbers))[1]
 
     def effect(self, key: Key, other: Key, seeds: Sequence[int]) -> Effect:
         """A paired difference; the correction follows once all are known."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from birdsd.evaluation.classification.ranking import Ranking
 
+_TINY = 1e-12  # of a score
 Statistic = Callable[[np.ndarray], np.ndarray]  # weights of recordings [draws, recordings] -> [draws]
 
 
@@ -56,3 +57,16 @@ def accuracy_and_macro_f1(scores: np.ndarray, classes: np.ndarray) -> tuple[floa
         both = float(((named == kind) & (classes == kind)).sum())
         values.append(2 * both / float((named == kind).sum() + (classes == kind).sum()))
     return float((named == classes).mean()), float(np.mean(values))
+
+
+def by_recording(
+    scores: np.ndarray, classes: np.ndarray, recordings: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(the mean logarithm of the scores of each recording's clips [recordings, classes], its class): what
+    several clips say together. `recordings` are numbers from 0; clips of two classes in one recording count
+    apart."""
+    pairs, of_clip = np.unique(np.stack([recordings, classes]), axis=1, return_inverse=True)
+    of_clip = of_clip.reshape(-1)
+    sums = np.zeros((pairs.shape[1], scores.shape[1]))
+    np.add.at(sums, of_clip, np.log(np.maximum(scores, _TINY)))
+    return sums / np.bincount(of_clip)[:, None], pairs[1]

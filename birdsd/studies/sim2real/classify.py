@@ -1,15 +1,16 @@
 """The classifiers that the arms train: anything that learns from samples for so many steps, and then scores.
 
-`classifier=head` learns on BirdNET's frozen embeddings in a second. Another one needs the three members of
-`Classifier` and a line in `CLASSIFIERS`.
+`classifier=head` learns on BirdNET's frozen embeddings in a second, `cnn` and `regression` from a codec's
+pictures. Another one needs the three members of `Classifier` and a line in `CLASSIFIERS`.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -68,23 +69,17 @@ class HeadClassifier:
         steps: int,
     ) -> tuple[Predict, dict[str, float | int | None]]:
         """See `Classifier.fit`."""
-        learnt = [self._examples(self._with_copies(pool) if augment else pool, species) for pool in pools]
+        learnt = [
+            self._examples(with_copies(pool, self.copies) if augment else pool, species) for pool in pools
+        ]
         held = self._examples(validation, species)
         head = fit_head(learnt, held, len(species), seed=seed, steps=steps)
         told = {"best_step": head.best_step, "validation_loss": head.validation_loss}
         return lambda samples: head.scores(self._embeddings(samples)), told
 
-    def _with_copies(self, pool: Sequence[Sample]) -> list[Sample]:
-        copied = [one for one in pool if one.origin == "real"]
-        return [*pool, *(replace(one, variant=k) for one in copied for k in range(1, self.copies + 1))]
-
     def _examples(self, samples: Sequence[Sample], species: Sequence[str]) -> Examples:
-        number = {name: place for place, name in enumerate(species)}
-        for one in samples:
-            if one.species not in number:
-                raise UserError(f"{one.path.name} is labelled {one.species}", "which is not in the list", "")
-        classes = np.array([number[one.species] for one in samples], dtype=np.int64)
-        return Examples(self._embeddings(samples), classes, [one.recording for one in samples])
+        classes, recordings = classes_of(samples, species), [one.recording for one in samples]
+        return Examples(self._embeddings(samples), classes, recordings)
 
     def _embeddings(self, samples: Sequence[Sample]) -> np.ndarray:
         return np.stack([self._heard(one) for one in samples])
@@ -93,11 +88,26 @@ class HeadClassifier:
         variant = sample.variant
         if not variant:
             return self.cache.of_file(sample.path, sample.start_s, sample.duration_s).embedding
-        name = f"{sample.recording}@{sample.start_s:.3f}"
+        name = sample.stretch
         return self.cache.of_file(
             sample.path, sample.start_s, sample.duration_s, [RECIPE, name, variant],
             lambda waveform, rate_hz: augmented(waveform, rate_hz, name, variant),
         ).embedding  # fmt: skip
+
+
+def with_copies(pool: Sequence[Sample], copies: int) -> list[Sample]:
+    """A pool with so many augmented copies of each of its real windows."""
+    copied = [one for one in pool if one.origin == "real"]
+    return [*pool, *(replace(one, variant=k) for one in copied for k in range(1, copies + 1))]
+
+
+def classes_of(samples: Sequence[Sample], species: Sequence[str]) -> np.ndarray:
+    """int64 [samples]: the number of each one's species; `UserError` for one that is not in the list."""
+    number = {name: place for place, name in enumerate(species)}
+    for one in samples:
+        if one.species not in number:
+            raise UserError(f"{one.path.name} is labelled {one.species}", "which is not in the list", "")
+    return np.array([number[one.species] for one in samples], dtype=np.int64)
 
 
 def named_right(cache: EmbeddingCache) -> Callable[[Sample], bool]:
@@ -112,15 +122,41 @@ def named_right(cache: EmbeddingCache) -> Callable[[Sample], bool]:
     return right
 
 
-def _head(judge: Judge, folder: Path) -> Classifier:
-    return HeadClassifier(EmbeddingCache(judge, folder))
+def _head(judge: Callable[[], Judge], folder: Path, pictures: Callable[[], Any]) -> Classifier:
+    return HeadClassifier(EmbeddingCache(judge(), folder))
 
 
-CLASSIFIERS: dict[str, Callable[[Judge, Path], Classifier]] = {"head": _head}
+def _of_pictures(place: str) -> Callable[..., Classifier]:
+    """By name: those build on this module, and torch is not for everyone."""
+
+    def build(judge: Callable[[], Judge], folder: Path, pictures: Callable[[], Any]) -> Classifier:
+        module, _, name = place.partition(":")
+        made: Classifier = getattr(importlib.import_module(module), name)(pictures())
+        return made
+
+    return build
 
 
-def find_classifier(name: str, judge: Judge, folder: Path) -> Classifier:
-    """The classifier of that name; `folder` keeps what it works out ahead."""
-    if name not in CLASSIFIERS:
-        raise unknown_name("classifier", name, CLASSIFIERS)
-    return CLASSIFIERS[name](judge, folder)
+CLASSIFIERS: dict[str, Callable[..., Classifier]] = {
+    "head": _head,
+    "cnn": _of_pictures("birdsd.studies.sim2real.from_scratch:CnnClassifier"),
+    "regression": _of_pictures("birdsd.studies.sim2real.regression:RegressionClassifier"),
+}
+
+
+def find_classifier(
+    name: str, judge: Callable[[], Judge], folder: Path, pictures: Callable[[], Any] = lambda: None
+) -> Classifier:
+    """The classifier of that name, of what it needs: a judge with a `folder` for what it heard, or pictures
+    (`pictures.Pictures`)."""
+    (known,) = check_classifiers(name)
+    return CLASSIFIERS[known](judge, folder, pictures)
+
+
+def check_classifiers(named: str) -> list[str]:
+    """The names in `named`, which commas separate; `UserError` for one that there is not."""
+    names = list(dict.fromkeys(one.strip() for one in named.split(",") if one.strip()))
+    for name in names or [named]:
+        if name not in CLASSIFIERS:
+            raise unknown_name("classifier", name, CLASSIFIERS)
+    return names

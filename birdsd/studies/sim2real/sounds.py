@@ -44,9 +44,14 @@ class Sample:
     variant: int = 0
 
     @property
+    def stretch(self) -> str:
+        """Which sound it is, whatever was done to it."""
+        return f"{self.recording}@{self.start_s:.3f}"
+
+    @property
     def key(self) -> str:
         """What it is called in records."""
-        return f"{self.recording}@{self.start_s:.3f}" + (f"+{self.variant}" if self.variant else "")
+        return self.stretch + (f"+{self.variant}" if self.variant else "")
 
 
 @dataclass(frozen=True)

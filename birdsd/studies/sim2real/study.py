@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from birdsd.cluster.rank.signals import RunControl
+from birdsd.config import compose
 from birdsd.errors import UserError
 from birdsd.evaluation.embedded.cache import EmbeddingCache
 from birdsd.evaluation.judges import Judge, find_judge
-from birdsd.evaluation.sim2real.answer import Answer, TestClips, answer
-from birdsd.evaluation.sim2real.arms import CONFIRMED, Cell, cells_of, chosen_arms
+from birdsd.evaluation.sim2real.answer import Answer, Effect, TestClips, answer
+from birdsd.evaluation.sim2real.arms import CONFIRMED, Arm, Cell, cells_of, chosen_arms
 from birdsd.evaluation.sim2real.power import Power, power_of
 from birdsd.evaluation.sim2real.ranking import (
     accuracy_and_macro_f1,
@@ -31,9 +32,11 @@ from birdsd.evaluation.sim2real.ranking import (
 from birdsd.files import atomic_write, fingerprint, read_json, safe_name, write_json
 from birdsd.runs.share import ArrayShare
 from birdsd.schema import SimToRealConfig
+from birdsd.sound.codec.protocol import Codec
 from birdsd.studies.records import source_name
 from birdsd.studies.sim2real.classify import Classifier, find_classifier, named_right
 from birdsd.studies.sim2real.generators import Generators
+from birdsd.studies.sim2real.pictures import Pictures
 from birdsd.studies.sim2real.sounds import (
     RealSounds,
     Sample,
@@ -115,7 +118,21 @@ class Experiment:
         """What every cell trains."""
         if self._classifier is not None:
             return self._classifier
-        return find_classifier(self.config.classifier, self.judge, self.out / "embeddings")
+        return find_classifier(
+            self.config.classifier, lambda: self.judge, self.out / "embeddings", lambda: self.pictures
+        )
+
+    @cached_property
+    def pictures(self) -> Pictures:
+        """What classifiers without a judge learn from."""
+        codec = compose("prepare", [f"codec={self.config.codec}"]).codec
+        return Pictures(Codec.from_config(codec), self.config.machine)
+
+    def with_classifier(self, name: str) -> Experiment:
+        """The same experiment with another classifier: of the same sounds, split and read only once."""
+        other = Experiment(replace(self.config, classifier=name), self.control, self.stages.program)
+        other.real, other.pictures = self.real, self.pictures
+        return other
 
     @property
     def _filtering(self) -> bool:
@@ -283,7 +300,8 @@ class Experiment:
                 "cells": [cell.name for cell in plan.cells], "power": plan.power.to_json(),
                 "remarks": plan.remarks, "data": self.real.fingerprint,
             })  # fmt: skip
-        print(f"birdsd: {self.power.text()}", flush=True)
+        if plan.power.comparisons:
+            print(f"birdsd: {self.power.text()}", flush=True)
 
     @property
     def plan_file(self) -> Path:
@@ -305,8 +323,8 @@ class Experiment:
 
     # -- the answer ---------------------------------------------------------------------------------
 
-    def answer(self) -> Answer:
-        """The answer of all cells that any task has trained by now."""
+    def trained(self) -> tuple[dict[Cell, np.ndarray], dict[str, str], list[str]]:
+        """(the scores of the cells that any task has trained by now; why others failed; what is missing)."""
         results, failed, missing = dict[Cell, np.ndarray](), dict[str, str](), list[str]()
         for cell in self.plan.cells:
             place = self.place(cell)
@@ -317,6 +335,11 @@ class Experiment:
                 failed[cell.name] = str(told["failed"])
             else:
                 results[cell] = np.load(place.with_suffix(".npy"), allow_pickle=False).astype(np.float64)
+        return results, failed, missing
+
+    def answer(self) -> Answer:
+        """The answer of all cells that any task has trained by now."""
+        results, failed, missing = self.trained()
         if not results:
             why = next(iter(failed.values()), "")
             raise UserError(
@@ -344,6 +367,24 @@ class Experiment:
             "kept": kept, "remarks": [*self.plan.remarks, *said], "draws": config.draws,
             "amounts": {level: real.count(level) for level in self.plan.levels},
         }  # fmt: skip
+
+
+def differences(each: Mapping[str, Experiment]) -> list[Effect]:
+    """What each classifier scores beyond the first, arm by arm and level by level, in macro average
+    precision: paired over the test recordings and seeds, and corrected for the number of comparisons."""
+    first = next(iter(each))
+    arms, results = dict[str, Arm](), dict[Cell, np.ndarray]()
+    for name, experiment in each.items():
+        for cell, scores in experiment.trained()[0].items():
+            title, other = (f"{one}: {cell.arm.title}" for one in (name, first))
+            arms[title] = Arm(title, title, "", against=other)
+            results[replace(cell, arm=arms[title])] = scores
+    one = each[first]
+    found = answer(
+        one.test, list(arms.values()), one.plan.levels, results, one.power, draws=one.config.draws,
+        seed=one.config.seed,
+    )  # fmt: skip
+    return found.effects
 
 
 def _check_counts(config: SimToRealConfig) -> None:

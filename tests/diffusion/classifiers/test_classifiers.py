@@ -24,7 +24,7 @@ from birdsd.diffusion.classifiers.folder import (
     write_classifier,
 )
 from birdsd.diffusion.classifiers.learner import ClassifierLearner, class_weights, named_right
-from birdsd.diffusion.classifiers.levels import Grid, Standard
+from birdsd.diffusion.classifiers.levels import Grid, Standard, without_steady
 from birdsd.diffusion.classifiers.network import build_network, frame_count
 from birdsd.diffusion.classifiers.place import CLASSIFIER, WEIGHTS
 from birdsd.diffusion.classifiers.targets import Classes
@@ -238,6 +238,24 @@ def test_relative_levels_know_no_gain_and_no_pauses() -> None:
     assert standard.levels(torch.zeros_like(power)).isfinite().all()
 
 
+def test_what_is_always_there_is_taken_off_and_the_bird_stays() -> None:
+    noise = np.random.default_rng(0).exponential(1e-6, (64, 384)).astype(np.float32)
+    noise *= np.linspace(0.1, 10, 64, dtype=np.float32)[:, None]  # another place has another slope
+    power = noise.copy()
+    power[10, ::2] += 1e-2  # a trill, half of the time
+    power[20] += 1e-3  # a hum
+    left = without_steady(torch.from_numpy(power)[None], 2.0)[0].numpy()
+    assert left[10, ::2] == pytest.approx(1e-2, rel=1e-2) and left[20].max() < 0.1 * 1e-3
+    rest = np.delete(left, (10, 20), axis=0).sum() / np.delete(power, (10, 20), axis=0).sum()
+    assert rest < 0.7 and (left >= 0).all()
+    assert torch.equal(without_steady(torch.from_numpy(power), 0.0), torch.from_numpy(power))
+    elsewhere = nn.Parameter(torch.from_numpy(power)[None])  # not of Tensor's own type: by topk
+    torch.testing.assert_close(without_steady(elsewhere, 2.0)[0].detach().numpy(), left, rtol=0, atol=0)
+    one = Standard(-50.0, True, (0.0,) * 64, 1.0, 2.0)
+    quieter = np.concatenate([power, np.zeros_like(power)], axis=1)  # a short recording ends in silence
+    assert one.levels(torch.from_numpy(quieter)[None]).isfinite().all()
+
+
 @pytest.mark.parametrize("powers", [[np.zeros((64, 8))], [np.full((64, 8), 1e-3)] * 2, []])
 def test_silence_teaches_nothing(powers: list) -> None:
     with pytest.raises(UserError, match=r"silent|can be decoded"):
@@ -393,7 +411,7 @@ def test_numbers_out_of_range_are_refused(name: str) -> None:
 
 def classifier(**changes) -> Classifier:
     settings = {**SETTINGS, **changes}
-    standard = Standard(-80.0, False, (-60.0,) * 64, 12.0)
+    standard = Standard(-80.0, False, (-60.0,) * 64, 12.0, 2.0)
     return Classifier(network(**settings), settings, ("A", "B", "C"), "bce", standard, CODEC, (0.5, 0.4, 0.6))
 
 

@@ -178,6 +178,22 @@ def test_one_recording_is_said(tmp_path: Path) -> None:
     assert any(line.startswith("High Bird: one training recording") for line in told)
 
 
+@pytest.mark.parametrize(("settings", "first"), [
+    ({}, 0.25), ({"loss": "focal"}, 0.25), ({"network": "crnn"}, 0.25), ({"loss": "cross_entropy"}, None),
+])  # fmt: skip
+def test_a_class_is_expected_as_often_as_it_is_there(tmp_path: Path, settings: dict, first: float) -> None:
+    four = {HIGH: "A", LOW: "B"}
+    folder = song_shards(
+        tmp_path / "two", ((HIGH,), (LOW,), (), ()) if first else ((HIGH,), (LOW,)), called=four
+    )
+    method = made(folder, **settings)
+    head = method.build(torch.device("cpu"), torch.float32).learner.network.head
+    if first is None:  # the sum over classes is 1 whatever the biases are
+        assert head.bias.abs().max() < 0.1 and head.bias.std() > 0
+    else:
+        torch.testing.assert_close(head.bias.sigmoid(), torch.full((2,), first))
+
+
 def test_silent_clips_teach_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.support.classified.song", lambda *_, **__: np.zeros(8192, np.float32))
     with pytest.raises(UserError, match=r"all training pictures of .* are silent"):

@@ -17,6 +17,7 @@ from birdsd.evaluation.classification.figures import Thresholds
 from birdsd.evaluation.classification.hearing import classes_of, hear
 from birdsd.evaluation.classification.psds import merged, psds
 from birdsd.evaluation.classification.sounds import LabelledSound, LabelledSounds
+from birdsd.evaluation.classify.frames import FrameScores
 from birdsd.sound.labels.annotation import Label
 from tests.support.errors import refuses
 from tests.support.fake_judge import FakeJudge
@@ -144,16 +145,31 @@ def test_psds_is_psds_evals(seed, which, seconds):
     assert tuple(ours.scores.values()) == pytest.approx(BY_PSDS_EVAL[seed][which], abs=1e-8)
 
 
-def heard(labels, duration_s=6.0, unknown=()):
-    """A file of six seconds in which High sings in the third and fourth second."""
+class FramesJudge(FakeJudge):
+    """Says of each tenth of its windows what it says of a second; all of the last window is no number."""
+
+    def hear(self, waveform, rate_hz):
+        whole = super().hear(waveform, rate_hz)
+        tenths = waveform.reshape(1, len(whole.logits), 10, -1)
+        of_part = super().hear
+        frames = [
+            np.stack([of_part(part, rate_hz).logits[0] for part in window], axis=1) for window in tenths[0]
+        ]
+        logits = whole.logits.copy()
+        logits[-1] = np.nan
+        return replace(whole, logits=logits, frames=np.stack(frames))
+
+
+def heard(labels, duration_s=6.0, unknown=(), judge=None, sings=(2.0, 4.0)):
+    """A file of six seconds in which High sings, in the third and fourth second."""
     time = np.arange(round(duration_s * 16000)) / 16000
-    sound = 0.3 * np.sin(2 * np.pi * 6000 * time) * ((time >= 2) & (time < 4))
+    sound = 0.3 * np.sin(2 * np.pi * 6000 * time) * ((time >= sings[0]) & (time < sings[1]))
     sound = (sound + 1e-3 * np.random.default_rng(0).standard_normal(len(time))).astype(np.float32)
     one = LabelledSound(
         "f", "r", tuple(labels), duration_s, lambda judge: iter([(0.0, sound[None], 16000)]), tuple(unknown),
         by_window=True,
     )  # fmt: skip
-    judge = FakeJudge()
+    judge = judge or FakeJudge()
     return hear(judge, LabelledSounds("x", [one]), classes_of(judge, ["Synthetic High"]), progress=False)
 
 
@@ -167,6 +183,31 @@ def test_windows_above_the_threshold_become_one_event():
     assert "Synthetic High" in found.text() and found.csv().startswith("class,events true")
     close = room.event_scores(hearing, threshold, 0.05)
     assert close.events["Synthetic High"].hits == 0 and close.macro(close.events) == 0.0
+
+
+def test_a_judge_that_says_when_is_taken_at_its_frames():
+    labels = [Label("Synthetic High", 2.6, 4.4), Label("Synthetic High", 5.2, 5.8)]
+    found = {}
+    for judge in (FakeJudge(), FramesJudge()):
+        hearing = heard(labels, judge=judge, sings=(2.6, 4.4))
+        threshold = Thresholds(np.full(len(hearing.classes.names), 0.6), "")
+        found[type(judge)] = room.event_scores(hearing, threshold, 0.15)
+    windows, frames = found[FakeJudge], found[FramesJudge]
+    assert windows.events["Synthetic High"].hits == 0 and windows.unit == "windows of 1 s"
+    assert frames.events["Synthetic High"] == room.Counts(2, 1, 1) and frames.unit == "frames of 100 ms"
+    assert "frames of 100 ms" in frames.text() and frames.to_json()["unit"] == frames.unit
+    assert windows.psds is not None and frames.psds is not None
+    assert frames.psds.scores["PSDS1"] > windows.psds.scores["PSDS1"]
+
+
+def test_frames_count_only_in_windows_that_name_the_class():
+    frames = np.full((2, 1, 4), 5.0, np.float32)
+    scores = FrameScores.of(np.array([0.0, 1.0]), np.array([[3.0], [-3.0]], np.float32), frames, 1.0)
+    assert [(start, stop) for _, start, stop, _ in scores.runs(np.array([0.5]))] == [(0.0, 1.0)]
+    lapped = FrameScores.of(
+        np.array([0.0, 0.5]), np.array([[3.0], [-3.0]], np.float32), frames * [[[1]], [[-3]]], 1.0
+    )
+    assert [(start, stop) for _, start, stop, _ in lapped.runs(np.array([0.5]))] == [(0.0, 0.5)]
 
 
 def test_what_is_named_where_no_bird_is_counts_against_the_judge():

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from birdsd.jobs import evaluate
 
 from birdsd.cli import main
+from birdsd.config import compose
 from birdsd.diffusion.classifiers.folder import load_classifier
 from birdsd.errors import BadValue, Mismatch, NotFound, NothingLeft
 from birdsd.evaluation.classify import classify as module
@@ -113,6 +115,16 @@ def test_a_crnn_says_when_within_its_windows(crnn: Path, tmp_path: Path) -> None
     found = classify([path], crnn, tmp_path / "out", settings, processes=1, progress=False).detections[0]
     longest = max(spans(found, LOW), key=lambda span: span[1] - span[0])
     assert longest[0] == pytest.approx(4, abs=0.2) and longest[1] == pytest.approx(5, abs=0.2)
+
+
+def test_evaluate_takes_the_frames_of_a_crnn(crnn: Path, tmp_path: Path) -> None:
+    place = night(tmp_path / "in" / "night.wav").parent
+    rows = [("file", "start", "end", "species"), ("night.wav", 1, 2, HIGH), ("night.wav", 4, 5, LOW)]
+    (place / "labels.csv").write_text("\n".join(",".join(map(str, row)) for row in rows))
+    words = [f"data={place}", f"judge={crnn}", f"out={tmp_path / 'out'}", "strong=true", "collar_s=0.2"]
+    told = evaluate.run(compose("evaluate", [*words, "resamples=50", "thresholds=own"])).facts["events"]
+    assert told["unit"].startswith("frames of") and told["classes"][LOW]["events"]["hits"] == 1
+    assert f"made of {told['unit']}" in (tmp_path / "out/evaluation.html").read_text()
 
 
 def test_only_a_crnn_says_when(cnn: Path, tmp_path: Path) -> None:
