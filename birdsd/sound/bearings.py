@@ -97,7 +97,7 @@ def locate(
         raise BadValue(f"low_hz={band_hz[0]:g} high_hz={band_hz[1]:g}", "the lower one comes first")
     found = Located(path, info, order if order != AUTO else _order_of(info))
     boxes = [one for one in labels if one.start_s is not None and one.end_s is not None]
-    found.placed = [Placed(one, _of_box(found, one, band_hz)) for one in boxes]
+    found.placed = _of_boxes(found, boxes, band_hz)
     if picture or not boxes:
         names = {one.label for one in labels}
         name = names.pop() if len(names) == 1 else UNNAMED
@@ -177,17 +177,85 @@ def _empty(found: Located, first: Field) -> Azigram:
     return Azigram(round(found.info.duration_s * found.info.rate_hz / hop), first.energy.shape[1])
 
 
-def _of_box(found: Located, box: Label, band_hz: tuple[float, float]) -> Bearing | None:
+def _of_boxes(found: Located, boxes: Sequence[Label], band_hz: tuple[float, float]) -> list[Placed]:
+    """The bearing of every box. Where birds sing into each other's boxes, those that have most of theirs to
+    themselves are located first, and the others in what is left: a mean of two birds would be neither."""
+    areas = [_area(one, band_hz) for one in boxes]
+    others, crowded = _neighbours(areas)
+    bearings: dict[int, Bearing | None] = {}
+    for own in sorted(range(len(boxes)), key=lambda number: crowded[number]):
+        start_s, band = _within(found, areas[own])
+        if band is None or not others[own]:
+            bearings[own] = None if band is None else bearing_of(band)
+            continue
+        taken = [one for at in others[own] if (one := bearings.get(at)) is not None]
+        alone = _silenced(band, start_s, areas[own], [areas[at] for at in others[own]])
+        heard = [*bearings_of(alone), *bearings_of(band)]
+        free = [
+            one for one in heard
+            if all(turned_deg(one.azimuth_deg, other.azimuth_deg) >= APART_DEG for other in taken)
+        ]  # fmt: skip
+        bearings[own] = next(iter(free or heard), None) or bearing_of(band)
+    return [Placed(box, bearings[number]) for number, box in enumerate(boxes)]
+
+
+@dataclass(frozen=True)
+class _Area:
+    """A box of time and frequency."""
+
+    start_s: float
+    end_s: float
+    low_hz: float
+    high_hz: float
+
+    @property
+    def size(self) -> float:
+        """Of a box without extent, next to nothing."""
+        return max(1e-9, (self.end_s - self.start_s) * (self.high_hz - self.low_hz))
+
+
+def _area(box: Label, band_hz: tuple[float, float]) -> _Area:
     assert box.start_s is not None and box.end_s is not None
-    start = max(0.0, box.start_s - _BESIDE_S)
-    length = min(box.end_s + _BESIDE_S, found.info.duration_s, start + _BLOCK_S) - start
+    low_hz = box.low_hz if box.low_hz is not None else band_hz[0]
+    return _Area(box.start_s, box.end_s, low_hz, box.high_hz or band_hz[1])
+
+
+def _neighbours(areas: Sequence[_Area]) -> tuple[list[list[int]], list[float]]:
+    """For each box those that share some of it, and how much they share, in boxes."""
+    start, end, low, high = np.array(
+        [(one.start_s, one.end_s, one.low_hz, one.high_hz) for one in areas], np.float64
+    ).reshape(-1, 4).T  # fmt: skip
+    others, crowded = [], []
+    for own, area in enumerate(areas):
+        seconds = np.minimum(end, area.end_s) - np.maximum(start, area.start_s)
+        hz = np.minimum(high, area.high_hz) - np.maximum(low, area.low_hz)
+        shared = np.maximum(seconds, 0) * np.maximum(hz, 0)
+        shared[own] = 0
+        others.append(np.flatnonzero(shared).tolist())
+        crowded.append(float(shared.sum()) / area.size)
+    return others, crowded
+
+
+def _within(found: Located, area: _Area) -> tuple[float, Field | None]:
+    """Where a box's field begins, in s, and the field in its band; None beyond the end of the recording."""
+    start = max(0.0, area.start_s - _BESIDE_S)
+    length = min(area.end_s + _BESIDE_S, found.info.duration_s, start + _BLOCK_S) - start
     if length <= 0:
-        return None
+        return start, None
     sound = read(found.path, found.info.rate_hz, start_s=start, duration_s=length, channels=4)
-    band = field_of(as_foa(sound, found.order), found.info.rate_hz).band(
-        box.low_hz if box.low_hz is not None else band_hz[0], box.high_hz or band_hz[1]
-    )
-    return bearing_of(band)
+    whole = field_of(as_foa(sound, found.order), found.info.rate_hz)
+    return start, whole.band(area.low_hz, area.high_hz)
+
+
+def _silenced(band: Field, start_s: float, area: _Area, others: Sequence[_Area]) -> Field:
+    """The field of a box, which begins at `start_s`, without the bins that are other boxes', too."""
+    energy = band.energy.copy()
+    seconds = start_s + np.arange(energy.shape[0]) * band.hop_s
+    hz = max(1, int(area.low_hz / band.bin_hz)) * band.bin_hz + np.arange(energy.shape[1]) * band.bin_hz
+    for other in others:
+        times = (seconds >= other.start_s) & (seconds <= other.end_s)
+        energy[np.ix_(times, (hz >= other.low_hz) & (hz <= other.high_hz))] = 0
+    return replace(band, energy=energy)
 
 
 @dataclass
