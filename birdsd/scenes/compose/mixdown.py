@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 import soundfile
 
+from birdsd.errors import DiskFull
 from birdsd.files import explained_write
 
 BITS = 24
