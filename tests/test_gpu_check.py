@@ -21,9 +21,10 @@ from bench.gpu_check.course import Item, Stage, carry_out, run
 from bench.gpu_check.record import DONE, FAILED, LINES, TABLES, TIMED_OUT, Record, read_lines
 from bench.gpu_check.settings import Settings
 from birdsd.config import compose
-from birdsd.errors import UserError
+from birdsd.errors import AlreadyThere, NotFound
 from birdsd.method_facts import known
 from tests.gpu.test_machine import Hungry
+from tests.support.errors import refuses
 from tests.support.toy import make_shards, toy_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -233,7 +234,7 @@ def test_the_memory_of_every_method_that_trains_is_measured() -> None:
 
 
 def test_a_borrowed_card_without_shards_is_told_how_to_make_them(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"bench\.gpu_check\.data RECORDINGS"):
+    with refuses(str(tmp_path / "none"), "bench.gpu_check.data RECORDINGS", kind=NotFound):
         learning.shards_of(Settings(data=str(tmp_path / "none")))
 
 
@@ -266,9 +267,9 @@ def test_shards_for_the_journey_stay_within_their_limit(tmp_path: Path, monkeypa
     said = data.pack(tmp_path / "recordings", tmp_path / "out", limit_mb=9.5)
     assert asked[0] == 1 and "5.0 MB" in said and "at most 4 of a song" in said
     assert data.megabytes(tmp_path / "out") <= 9.5
-    with pytest.raises(UserError, match="is there already"):
+    with refuses(str(tmp_path / "out"), "rm -r", kind=AlreadyThere):
         data.pack(tmp_path / "recordings", tmp_path / "out")
-    with pytest.raises(UserError, match="more than 1"):
+    with refuses("more than 1", "--codec birdsong-3s"):
         data.pack(tmp_path / "recordings", tmp_path / "other", limit_mb=1)
     assert not (tmp_path / "other").exists()
 

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from bench.gpu_check.settings import Settings, birdsd
-from birdsd.errors import UserError
+from birdsd.errors import AlreadyThere, UserError
 from birdsd.shards.index import ShardIndex
 
 LIMIT_MB = 40.0
@@ -43,7 +43,7 @@ def pack(recordings: Path, out: Path, limit_mb: float = LIMIT_MB, codec: str = "
     """Prepare the recordings with as many cuts of each song as there is room for; returns a line about it.
     `UserError` where one of each is too much already."""
     if out.exists():
-        raise UserError(f"{out} is there already", "shards of two preparations do not mix", f"rm -r {out}")
+        raise AlreadyThere(f"{out} is there already", "shards of two preparations do not mix", f"rm -r {out}")
     _prepare(recordings, out, codec, 1)
     size = megabytes(out)
     if size > limit_mb:

@@ -16,7 +16,7 @@ from typing import Any
 from bench.gpu_check.course import Item
 from bench.gpu_check.place import steps_of
 from bench.gpu_check.settings import Settings, birdsd
-from birdsd.errors import UserError
+from birdsd.errors import NotFound
 from birdsd.files import read_json, write_json
 from birdsd.shards.index import ShardIndex
 from birdsd.sound.captions import prompt_for
@@ -68,7 +68,7 @@ def shards_of(settings: Settings) -> Path:
     if folder.is_dir():
         return folder
     if not settings.cpu:
-        raise UserError(
+        raise NotFound(
             f"there are no shards in {folder}",
             "the model learns from real birds, which travel along in a folder that git ignores",
             "python -m bench.gpu_check.data RECORDINGS makes it, on a machine that has them",

@@ -13,7 +13,7 @@ from typing import Any
 
 from birdsd.diffusion import export
 from birdsd.diffusion.networks.finite import check_finite
-from birdsd.errors import AlreadyThere, BadValue, Damaged, Mismatch, NotFound, UserError
+from birdsd.errors import AlreadyThere, BadValue, Damaged, Mismatch, NotFound
 from birdsd.files import fingerprint, safe_name
 from birdsd.method_facts import adapter_kinds
 
@@ -196,7 +196,7 @@ def check_lora(pipeline: Any, shapes: Mapping[str, tuple[int, ...]], source: str
         rank = (shape[0] if is_down else shape[1]) if len(shape) > 1 else 0
         if tuple(shape) != factor_shapes(weight.shape, rank)[0 if is_down else 1]:
             what = f"{source}: {key} is {list(shape)}, the layer's weight is {list(weight.shape)}"
-            raise UserError(what, rule, way_out)
+            raise Mismatch(what, rule, way_out)
         if ranks.setdefault(layer, rank) != rank:
             what = f"{source}: the factors of {layer} are of the ranks {ranks[layer]} and {rank}"
             raise Mismatch(what, "up @ down needs one rank", way_out)

@@ -10,7 +10,7 @@ import pytest
 from birdsd.jobs import sim2real as job
 
 from birdsd.config import compose
-from birdsd.errors import UserError
+from birdsd.errors import UnknownName, UserError
 from birdsd.evaluation.sim2real.ranking import by_recording
 from birdsd.runs.effects import without_effect
 from birdsd.sound.audio.recordings import write_wav
@@ -96,7 +96,7 @@ def test_a_species_that_the_arms_do_not_have_gets_no_score(real: RealSounds, pic
     predict, _ = made.fit([real.training(2)], [], species, augment=False, seed=0, steps=1)
     scores = predict(real.samples["test"])
     assert scores.shape == (6, 3) and not scores[:, 0].any() and scores[:, 1:].any(axis=1).all()
-    with pytest.raises(UserError, match="which is not in the list"):
+    with refuses((".wav", real.species[1]), kind=UnknownName):
         made.fit([real.training(2)], [], real.species[:1], augment=False, seed=0, steps=1)
 
 

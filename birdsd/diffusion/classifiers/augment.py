@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from birdsd.diffusion.method_configs import ClassifierConfig
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Mismatch
 from birdsd.randomness import generator
 
 _CURVE_POINTS = 5  # of the equaliser's curve over the bands
@@ -165,13 +165,13 @@ def check_settings(settings: ClassifierConfig) -> None:
     for name, (low, high, meaning) in _RANGES.items():
         value = getattr(settings, name)
         if not low <= value <= high:
-            raise UserError(
+            raise BadValue(
                 f"method.{name}={value:g}",
                 f"it goes from {low:g} to {high:g}: {meaning}",
                 f"set method.{name}={getattr(ClassifierConfig(), name):g}, which is usual",
             )
     if settings.background_snr_low_db > settings.background_snr_high_db:
-        raise UserError(
+        raise Mismatch(
             f"method.background_snr_low_db={settings.background_snr_low_db:g} lies above "
             f"background_snr_high_db={settings.background_snr_high_db:g}",
             "the ratio is drawn between the two",

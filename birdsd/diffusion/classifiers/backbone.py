@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from birdsd.diffusion.classifiers.answer import Answer
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch, NotFound, NotSet, UnknownName, Unsupported
 from birdsd.files import read_json
 
 _WEIGHTS = "model.safetensors"
@@ -67,13 +67,13 @@ def with_group_norms(module: nn.Module) -> None:
 
 def _made(architecture: str) -> Any:
     if not architecture:
-        raise UserError(
+        raise NotSet(
             "method.network=timm without method.backbone",
             "it names a model of timm, or a folder with one",
             "method.backbone=resnet18",
         )
     if find_spec("timm") is None:
-        raise UserError(
+        raise Unsupported(
             f"method.backbone={architecture} needs the package timm, which is not installed",
             "method.network=cnn and crnn need nothing more",
             "pip install timm, or set method.network=cnn",
@@ -81,7 +81,7 @@ def _made(architecture: str) -> Any:
     import timm
 
     if not timm.is_model(architecture):
-        raise UserError(
+        raise UnknownName(
             f"timm {timm.__version__} has no model '{architecture}'",
             "method.backbone is a name as timm.list_models() has it, or a folder with a model",
             "method.backbone=resnet18",
@@ -99,14 +99,14 @@ def _load(body: Any, path: Path) -> None:
     from safetensors.torch import load_file
 
     if not path.is_file():
-        raise UserError(f"{path} does not exist", "a backbone needs its weights", f"put {_WEIGHTS} there")
+        raise NotFound(f"{path} does not exist", "a backbone needs its weights", f"put {_WEIGHTS} there")
     own, given = body.state_dict(), load_file(str(path))
     for name, there in own.items():
         value = given.get(name)
         if value is not None and value.ndim == 4 and there.shape[1] == 1 and value.shape[1] == 3:
             value = value.sum(dim=1, keepdim=True)
         if value is None or value.shape != there.shape:
-            raise UserError(
+            raise Mismatch(
                 f"{path} holds no fitting {name}",
                 f"its shape is {list(there.shape)}",
                 "name a folder with the weights of the architecture in its config.json",

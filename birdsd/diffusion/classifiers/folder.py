@@ -17,8 +17,8 @@ from torch import Tensor
 from birdsd.diffusion.classifiers.levels import Grid, Standard
 from birdsd.diffusion.classifiers.network import build_network
 from birdsd.diffusion.classifiers.place import CLASSIFIER, FORMAT, WEIGHTS, is_classifier
-from birdsd.diffusion.networks.finite import check_finite
-from birdsd.errors import UserError
+from birdsd.diffusion.networks.finite import NotFinite, check_finite
+from birdsd.errors import Damaged, NotFound, Unsupported, UserError
 from birdsd.files import read_json, write_json
 from birdsd.sound.codec.protocol import Codec
 
@@ -64,7 +64,7 @@ class Classifier:
             )
         logits = torch.cat([one[0] for one in parts]).cpu().numpy()
         if not np.isfinite(logits).all():
-            raise UserError(
+            raise NotFinite(
                 f"the classifier gives {int((~np.isfinite(logits)).sum())} of {logits.size} logits that are "
                 "not finite numbers",
                 "its weights have diverged, or a recording holds what it cannot compute with",
@@ -126,7 +126,7 @@ def load_classifier(folder: Path, device: str = "cpu") -> Classifier:
 
     place = is_classifier(folder)
     if place is None:
-        raise UserError(
+        raise NotFound(
             f"{folder} holds no classifier",
             f"a classifier is a folder with {CLASSIFIER} and {WEIGHTS}",
             "name a finished run of method=classifier, or its export",
@@ -134,7 +134,7 @@ def load_classifier(folder: Path, device: str = "cpu") -> Classifier:
     facts = read_json(place / CLASSIFIER, "classifier file")
     try:
         if facts["format"] != FORMAT:
-            raise UserError(
+            raise Unsupported(
                 f"{place / CLASSIFIER} has the format '{facts['format']}'",
                 f"this version of birdsd reads {FORMAT}",
                 "use the version that wrote it",
@@ -158,7 +158,7 @@ def load_classifier(folder: Path, device: str = "cpu") -> Classifier:
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(
+        raise Damaged(
             f"the classifier in {place} cannot be used: {str(error).splitlines()[0]}",
             f"{CLASSIFIER} and {WEIGHTS} belong together as birdsd wrote them",
             "copy the folder again, or export the run again",

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from birdsd.diffusion.parameters import CLASSIFIER_BANDS
-from birdsd.errors import UserError
+from birdsd.errors import NothingLeft
 from birdsd.schema import SPECTROGRAM
 
 BANDS, FRAME_S = CLASSIFIER_BANDS, 0.0101  # as many bands, frames no longer
@@ -138,7 +138,7 @@ class Standard:
                 count + level.shape[1],
             )
         if not count:
-            raise UserError(
+            raise NothingLeft(
                 f"not one of the training pictures of {named} can be decoded",
                 "a classifier learns from at least one",
                 "look at the shards with `birdsd inspect SHARDS`",
@@ -146,7 +146,7 @@ class Standard:
         mean = total / count
         deviation = float(np.sqrt(max(0.0, squares / count / BANDS - float((mean**2).mean()))))
         if deviation < _LEAST_DEVIATION_DB:
-            raise UserError(
+            raise NothingLeft(
                 f"all training pictures of {named} are silent, or of one level",
                 "there is nothing in them to tell species apart by",
                 "look at them: birdsd inspect SHARDS; and prepare them from recordings with sound",

@@ -21,7 +21,7 @@ from birdsd.diffusion.classifiers.answer import Answer
 from birdsd.diffusion.classifiers.backbone import Backbone
 from birdsd.diffusion.classifiers.levels import BANDS
 from birdsd.diffusion.parameters import CLASSIFIER_ROWS, CLASSIFIER_STATISTICS, CLASSIFIER_WIDENING
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, unknown_name
 
 NETWORKS = ("cnn", "crnn", "timm")
 _TOGETHER = 32  # clips a batch, where nothing is learnt
@@ -213,7 +213,7 @@ def build_network(settings: Mapping[str, Any]) -> Any:
     if kind == "timm":
         return Backbone(str(settings.get("backbone") or ""), classes, bool(settings.get("bare")))
     if width < _GROUP or width % _GROUP:
-        raise UserError(
+        raise BadValue(
             f"method.width={width}",
             f"the channels of the first stage are a multiple of {_GROUP}",
             "set method.width=24 (or 16, 32, 48)",

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from birdsd.diffusion.classifiers.folder import Classifier, as_sigmoid_logits
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch, Unsupported
 from birdsd.files import atomic_write
 from birdsd.randomness import generator
 
@@ -48,7 +48,7 @@ def write_onnx(classifier: Classifier, path: Path) -> float:
     """Write the file; returns the largest difference of a score from torch's. `UserError` where a package is
     missing, or where onnxruntime does not say the same as torch."""
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
-        raise UserError(
+        raise Unsupported(
             f"--format onnx needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
             "installed",
             "they write, check and run the file",
@@ -98,7 +98,7 @@ def _difference(whole: Whole, data: bytes, classifier: Classifier) -> float:
             scale = 1.0 if number != 1 else max(1.0, float(np.abs(mine).max()))
             difference = float(np.abs(mine - other).max()) / scale
             if not difference <= _CLOSE:
-                raise UserError(
+                raise Mismatch(
                     f"the ONNX file says something else than torch: a difference of {difference:.2g}",
                     f"{_CLOSE:g} is allowed; nothing was written",
                     "install other versions of onnx and onnxruntime",

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from birdsd.errors import UserError, listed_names, unknown_name
+from birdsd.errors import Mismatch, NothingLeft, listed_names, unknown_name
 from birdsd.shards.balance import species_of_samples
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.summary import NO_BIRD
@@ -101,26 +101,26 @@ def check_classes(found: Census, loss: str, folder: object) -> None:
     """Refuse what cannot be learnt from: fewer than two kinds of clips, or a loss that does not fit them."""
     names, total = found.classes.names, int(found.counts.sum())
     if not names:
-        raise UserError(
+        raise NothingLeft(
             f"no clip in the training split of {folder} names a species",
             "a classifier learns from labelled clips",
             "prepare the shards from labelled recordings",
         )
     if len(names) == 1 and not found.none:
-        raise UserError(
+        raise NothingLeft(
             f"all clips in the training split of {folder} are of {names[0]}",
             "a classifier tells at least two kinds of sound apart",
             "add recordings of another species, or recordings without a bird",
         )
     if loss == "cross_entropy" and (found.several or found.none or len(names) == 1):
-        raise UserError(
+        raise Mismatch(
             f"method.loss=cross_entropy, and {found.several} training clips hold several of the "
             f"{len(names)} classes, {found.none} hold none",
             "it needs exactly one of at least two classes in each clip",
             "set method.loss=bce",
         )
     if not total:
-        raise UserError(f"no training clip holds any of {listed_names(names)}", "", "name other classes")
+        raise NothingLeft(f"no training clip holds any of {listed_names(names)}", "", "name other classes")
 
 
 def remarks(index: ShardIndex, found: Census) -> list[str]:

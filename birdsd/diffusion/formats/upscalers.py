@@ -20,7 +20,7 @@ from birdsd.diffusion.networks.finite import is_finite
 from birdsd.diffusion.upscaling.measure import Measured, Tally
 from birdsd.diffusion.upscaling.networks import SCALES, recognised, under_new_names
 from birdsd.diffusion.upscaling.upscaler import Upscaler, of_three
-from birdsd.errors import UserError
+from birdsd.errors import Damaged, Unsupported
 from birdsd.files import sha256_file
 from birdsd.sound.codec.grids import Grids, finer
 from birdsd.sound.codec.protocol import Codec
@@ -48,13 +48,13 @@ def read_foreign(path: Path, codec: Codec, device: Any = "cpu") -> Upscaler:
         network, scale, channels = _by_spandrel(path, tensors, device)
         radius = _SPANDREL_RADIUS
     if scale not in SCALES:
-        raise UserError(
+        raise Unsupported(
             f"upscale={path} is a network for {scale} times the size",
             "a picture becomes 2 or 4 times as high and wide",
             "take a file for one of these scales",
         )
     if channels not in (1, 3):
-        raise UserError(
+        raise Unsupported(
             f"upscale={path} takes pictures of {channels} channels",
             "it must take levels (1 channel) or colours (3)",
             "take another file",
@@ -93,7 +93,7 @@ def measured_on(
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     if path.suffix.lower() == ".pt":
-        raise UserError(
+        raise Unsupported(
             f"upscale={path} is a .pt file",
             "among upscalers that is a TorchScript program, and birdsd runs no code out of files",
             "take the same weights as .safetensors or .pth",
@@ -101,9 +101,9 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     content = read_content(path)
     tensors = under_new_names(_unwrapped(content))
     if not tensors:
-        raise UserError(f"{path} holds no tensors", "expected the weights of a network", "name another file")
+        raise Damaged(f"{path} holds no tensors", "expected the weights of a network", "name another file")
     if broken := next((name for name, one in tensors.items() if not is_finite(one)), None):
-        raise UserError(
+        raise Damaged(
             f"{path} is damaged: {broken} holds numbers that are not finite", "", "fetch the file again"
         )
     return tensors
@@ -128,7 +128,7 @@ def _by_spandrel(path: Path, tensors: Mapping[str, Tensor], device: Any) -> tupl
     try:
         from spandrel import ImageModelDescriptor, ModelLoader
     except (ImportError, OSError, RuntimeError) as error:
-        raise UserError(
+        raise Unsupported(
             f"upscale={path} is no Compact and no RRDB network ({', '.join(sorted(tensors)[:3])}, ...)",
             f"other architectures need the library spandrel, which cannot be imported here ({error})",
             "pip install spandrel, or take a Compact or RRDB file",
@@ -137,13 +137,13 @@ def _by_spandrel(path: Path, tensors: Mapping[str, Tensor], device: Any) -> tupl
         found: Any = ModelLoader(device).load_from_state_dict(dict(tensors))
     except Exception as error:  # spandrel's own errors, and whatever a wrong shape raises
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
+        raise Unsupported(
             f"upscale={path} is no network that spandrel knows: {reason}",
             "expected an upscaler of the ESRGAN family",
             "take another file",
         ) from error
     if not isinstance(found, ImageModelDescriptor) or found.input_channels != found.output_channels:
-        raise UserError(
+        raise Unsupported(
             f"upscale={path} does not upscale pictures", "expected an upscaler", "take another file"
         )
     found.eval()

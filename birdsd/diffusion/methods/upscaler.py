@@ -48,7 +48,7 @@ from birdsd.diffusion.upscaling.measure import (
 from birdsd.diffusion.upscaling.networks import Shape
 from birdsd.diffusion.upscaling.roughness import Example, noise_for, roughened
 from birdsd.diffusion.upscaling.twofold import Twofold
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, Mismatch, unknown_name
 from birdsd.method_facts import settings_of
 from birdsd.randomness import generator
 from birdsd.sound.codec.grids import Grids, coarser
@@ -164,7 +164,7 @@ class UpscalerMethod(LearningMethod):
         step = method.scale * (_FOLDS if config.model.autoencoder else 1)
         self.width = method.crop_frames or int(self.codec["frames"])
         if not step <= self.width <= self.codec["frames"] or self.width % step:
-            raise UserError(
+            raise BadValue(
                 f"method.crop_frames={method.crop_frames}",
                 f"the pictures are {self.codec['frames']} frames wide, and a crop is a multiple of {step}",
                 f"set it to {max(1, min(128, int(self.codec['frames'])) // step) * step}, or to 0 for whole "
@@ -187,7 +187,7 @@ class UpscalerMethod(LearningMethod):
         coarse = Codec.from_json(export.read_codec(place))
         grids = Grids.of(fine, coarse, (f"the shards {self.index.folder}", f"model.autoencoder={source}"))
         if grids.scale != self.settings.scale:
-            raise UserError(
+            raise Mismatch(
                 f"method.scale={self.settings.scale}",
                 f"the shards' codec '{fine.name}' is {grids.scale} times as fine as '{coarse.name}' of "
                 f"model.autoencoder={source}",
@@ -221,7 +221,7 @@ class UpscalerMethod(LearningMethod):
         """The upscaler of model.source, which this one goes on from."""
         stored = read_upscaler(Path(required_source(self.config)), "model.source")
         if replace(stored.shape, growth=shape.growth) != shape:
-            raise UserError(
+            raise Mismatch(
                 f"the upscaler of model.source={self.config.model.source} is {stored.shape}",
                 f"method.architecture, features, depth and scale ask for {shape}",
                 "set them as that one has them",
@@ -383,13 +383,13 @@ def _check(method: UpscalerConfig, side: int) -> None:
         raise unknown_name("method.error", method.error, tuple(_ERRORS))
     for name in ("adversary_weight", "loud_weight", "noise_levels", "level_shift_db"):
         if (value := getattr(method, name)) < 0:
-            raise UserError(f"method.{name}={value:g}", "it is 0 (off) or more", f"leave method.{name} out")
+            raise BadValue(f"method.{name}={value:g}", "it is 0 (off) or more", f"leave method.{name} out")
     if not 0 <= method.autoencoder_share <= 1:
-        raise UserError(
+        raise BadValue(
             f"method.autoencoder_share={method.autoencoder_share:g}", "a share is 0 to 1", "leave it out"
         )
     if method.adversary_weight and side < SMALLEST_SIDE:
-        raise UserError(
+        raise Mismatch(
             f"method.adversary_weight is set, and crops are {side} pixels high or wide",
             f"the discriminator needs {SMALLEST_SIDE}",
             f"set method.crop_frames to {SMALLEST_SIDE} or more, or method.adversary_weight=0",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from birdsd.diffusion import export
 from birdsd.diffusion.networks.finite import is_finite
 from birdsd.diffusion.upscaling.networks import Shape, recognised
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Damaged, NotFound, Unsupported
 from birdsd.files import read_json, write_json
 from birdsd.sound.codec.grids import Grids
 from birdsd.sound.codec.protocol import Codec
@@ -44,13 +44,13 @@ class Stored:
     def weights(self, sharpness: float) -> dict[str, Tensor]:
         """The mixture of both sets (network interpolation, arXiv 1809.00219)."""
         if not 0 <= sharpness <= 1:
-            raise UserError(
+            raise BadValue(
                 f"upscale_sharpness={sharpness:g}",
                 "it goes from 0 (smooth) to 1 (sharp)",
                 "upscale_sharpness=0.5",
             )
         if sharpness and not self.sharpens:
-            raise UserError(
+            raise Unsupported(
                 f"upscale_sharpness={sharpness:g}",
                 "this upscaler has one set of weights, and nobody measured how much noise it lacks",
                 "leave it out, or train an upscaler anew",
@@ -106,7 +106,7 @@ def read_upscaler(folder: Path, setting: str = "upscale") -> Stored:
 
     place = _place(folder)
     if place is None:
-        raise UserError(
+        raise NotFound(
             f"{setting}={folder} holds no upscaler",
             "expected a finished run of method=upscaler",
             "train one: birdsd run train method=upscaler data.shards=FINE_SHARDS",
@@ -115,13 +115,13 @@ def read_upscaler(folder: Path, setting: str = "upscale") -> Stored:
         sets = tuple(load_file(str(place / name)) for name in _WEIGHTS if (place / name).is_file())
     except (SafetensorError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(
+        raise Damaged(
             f"the weights in {place} cannot be read: {reason}", "", "export the run again"
         ) from error
     shape = recognised(sets[0])
     broken = next((name for one in sets for name, tensor in one.items() if not is_finite(tensor)), None)
     if shape is None or shape.channels != 1 or any(recognised(one) != shape for one in sets) or broken:
-        raise UserError(
+        raise Damaged(
             f"the weights in {place} are damaged" + (f": {broken} is not finite" if broken else ""),
             "expected those of one Compact or RRDB network of one channel",
             "export the run again",
@@ -136,7 +136,7 @@ def _noise_db(place: Path) -> float:
     path = place / "config.json"
     value = read_json(path, "upscaler's settings").get(_NOISE, 0.0) if path.is_file() else 0.0
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise UserError(
+        raise Damaged(
             f"{path} has {_NOISE}={value!r}", "it is a number of dB, 0 or more", "export the run again"
         )
     return float(value)

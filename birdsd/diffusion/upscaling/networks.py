@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from birdsd.diffusion.networks.models import seeded
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import BadValue, unknown_name
 
 COMPACT, RRDB = "compact", "rrdb"
 NETWORKS = (COMPACT, RRDB)
@@ -136,13 +136,13 @@ def built(shape: Shape, seed: int) -> nn.Module:
     if shape.network not in NETWORKS:
         raise unknown_name("method.architecture", shape.network, NETWORKS)
     if shape.scale not in SCALES:
-        raise UserError(
+        raise BadValue(
             f"method.scale={shape.scale}",
             "a picture becomes 2 or 4 times as high and wide",
             "set method.scale=2",
         )
     if min(shape.features, shape.blocks) < 1 or shape.growth < 1:
-        raise UserError(
+        raise BadValue(
             f"method.features={shape.features} method.depth={shape.blocks}",
             "a network has features and blocks",
             "leave them out for the usual size",

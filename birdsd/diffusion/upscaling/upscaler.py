@@ -13,7 +13,7 @@ import torch
 from birdsd.diffusion.upscaling.folder import Stored, read_upscaler
 from birdsd.diffusion.upscaling.levels import Levels
 from birdsd.diffusion.upscaling.roughness import roughened
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch
 from birdsd.files import fingerprint
 from birdsd.sound.codec.grids import Grids
 from birdsd.sound.codec.protocol import Codec
@@ -75,7 +75,7 @@ class Upscaler:
         stored = read_upscaler(folder)
         grids = Grids.of(stored.grids.fine, codec, (f"upscale={folder}", "the model"))
         if grids.scale != stored.shape.scale:
-            raise UserError(
+            raise Mismatch(
                 f"upscale={folder} makes pictures {stored.shape.scale} times as fine",
                 f"its codec '{grids.fine.name}' is {grids.scale} times as fine as the model's '{codec.name}'",
                 f"train one with method.scale={grids.scale}",
@@ -95,7 +95,7 @@ class Upscaler:
     def image(self, image: np.ndarray, *, loop: bool = False) -> np.ndarray:
         """uint8 [channels, scale * bands, scale * frames] of a coarse image [channels, bands, frames]."""
         if image.ndim != 3 or image.shape[1] != self.grids.coarse.bands or not image.shape[2]:
-            raise UserError(
+            raise Mismatch(
                 f"a picture of {' x '.join(str(side) for side in image.shape)} (channels x bands x frames)",
                 f"upscale={self.named} takes those of codec '{self.grids.coarse.name}': "
                 f"{self.grids.coarse.bands} bands high, and at least a frame wide",

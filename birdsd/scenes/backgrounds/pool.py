@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from birdsd.errors import NotFound, UserError, unknown_name
+from birdsd.errors import NotFound, NothingLeft, unknown_name
 from birdsd.files import fingerprint, sha256_file
 from birdsd.randomness import generator
 from birdsd.scenes.backgrounds.joined import joined
@@ -67,7 +67,7 @@ class Pool:
         files = sorted(self._pool.files(environment), key=lambda path: path.name)
         files = [path for path in files if not forbids_changes(self._pool.licence(path))]
         if not files:
-            raise UserError(
+            raise NothingLeft(
                 f"every recording of '{environment}' in {self.folder} forbids derivatives (ND)",
                 "a mix is one", "leave this environment out",
             )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch, UserError
 
 OPEN = ("CC0", "PUBLIC DOMAIN", "PDM")
 
@@ -26,7 +26,7 @@ def licence_of(parts: Iterable[str]) -> str:
             )  # fmt: skip
     alike = [name for name, elements in kinds.items() if "SA" in elements]
     if len({"NC" in kinds[name] for name in alike}) > 1:
-        raise UserError(
+        raise Mismatch(
             f"parts of the mix are under {' and '.join(alike)}",
             "each demands that the mix be under itself",
             "leave one of them out of the bank or the pool",
@@ -37,7 +37,7 @@ def licence_of(parts: Iterable[str]) -> str:
     nc = any("NC" in elements for elements in kinds.values())
     if alike and nc and "NC" not in kinds[alike[0]]:
         other = next(name for name in strict if "NC" in kinds[name])
-        raise UserError(
+        raise Mismatch(
             f"parts of the mix are under {alike[0]} and {other}",
             "the first allows everyone to sell the mix, the second nobody",
             "leave one of them out of the bank or the pool",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from birdsd.errors import UserError
+from birdsd.errors import AlreadyThere, DiskFull, NothingLeft, UserError
 from birdsd.files import explained_write, fsync_all, json_text, read_json, write_text
 from birdsd.scenes.compose import picture, recipe, tables
 from birdsd.scenes.compose.compose import Composer, Look
@@ -76,14 +76,14 @@ class Batch:
                 done.last = self.make_one(scene, name, told)
                 done.made.append(name)
             except UserError as error:
-                full = isinstance(error.__cause__, OSError) or "disk is full" in error.problem
+                full = isinstance(error, DiskFull) or isinstance(error.__cause__, OSError)
                 if len(numbers) == 1 or full:
                     raise
                 done.refused.append((name, str(error)))
         write_manifest(self.out)
         if done.refused and not done.made and not done.kept:
             name, why = done.refused[0]
-            raise UserError(f"none of {len(numbers)} scenes can be made; {name}: {why}")
+            raise NothingLeft(f"none of {len(numbers)} scenes can be made; {name}: {why}")
         return done
 
     def make_one(self, scene: Scene, name: str, told: Mapping[str, Any]) -> Composed:
@@ -114,7 +114,7 @@ class Batch:
         if there == told:
             return True
         differing = sorted(key for key in {*there, *told} if there.get(key) != told.get(key))
-        raise UserError(
+        raise AlreadyThere(
             f"{folder} holds another scene: it differs in {', '.join(differing)}",
             "scenes that are there are never overwritten",
             "name another folder with out=, or delete this one",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from birdsd.errors import UserError
+from birdsd.errors import UnknownName
 from birdsd.scenes.backgrounds.birds import BirdCheck
 from birdsd.scenes.backgrounds.render import Backgrounds, Layer
 from birdsd.scenes.backgrounds.spool import Spool
@@ -47,7 +47,9 @@ class Look:
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
-            raise UserError(f"format={self.format}", f"valid: {', '.join(FORMATS)}", "leave it out for flac")
+            raise UnknownName(
+                f"format={self.format}", f"valid: {', '.join(FORMATS)}", "leave it out for flac"
+            )
 
 
 @dataclass(frozen=True)

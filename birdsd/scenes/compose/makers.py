@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from birdsd.diffusion.generation.request import Request
-from birdsd.errors import UserError
+from birdsd.errors import NotSet
 from birdsd.evaluation.available_judge import available_judge
 from birdsd.evaluation.judges import find_judge
 from birdsd.files import read_json
@@ -57,7 +57,7 @@ def gate_of(config: SongsConfig, place: Path, species: Sequence[str]) -> Gate:
     weak = _weak_gate(config, place)
     if config.judge == "weak":
         if weak is None:
-            raise UserError(
+            raise NotSet(
                 "judge=weak without shards", "the weak check learns from the shards of the training",
                 "shards=FOLDER",
             )  # fmt: skip

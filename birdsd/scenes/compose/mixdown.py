@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 import soundfile
 
-from birdsd.errors import UserError
+from birdsd.errors import DiskFull
 from birdsd.files import explained_write
 
 BITS = 24
@@ -208,8 +208,8 @@ def _kept(stem: Stem, samples: int) -> int:
     return min(stem.start + stem.samples, samples) - max(0, stem.start)
 
 
-def _cut_short(path: Path) -> UserError:
-    return UserError(
+def _cut_short(path: Path) -> DiskFull:
+    return DiskFull(
         f"the disk is full while writing {path}",
         "nothing that was already complete is lost, and the unfinished scene was removed",
         "free some space (or choose another folder) and run the same command again",

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from birdsd.errors import UserError
+from birdsd.errors import Damaged, Mismatch
 from birdsd.files import read_json
 from birdsd.scenes.scene import Background, Event, Scene
 
@@ -34,13 +34,13 @@ def read_recipe(path: Path) -> tuple[Scene, dict[str, Any]]:
     """The scene of a recipe, and all that the recipe says; `UserError` for a file that is none."""
     told = read_json(Path(path), "recipe")
     if not isinstance(told, dict) or told.get("format") != FORMAT:
-        raise UserError(
+        raise Damaged(
             f"{path} is not the recipe of a scene", f"that is the {NAME} in a scene's folder ({FORMAT})"
         )
     try:
         return scene_from(told["scene"]), told
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
+        raise Damaged(
             f"{path} is damaged ({type(error).__name__}: {error})", "", "make the scene anew"
         ) from error
 
@@ -49,7 +49,7 @@ def check_identities(path: Path, told: Mapping[str, Any], there: Mapping[str, An
     """`UserError` where model, bank or pool is not what the recipe was made with."""
     for what, was in told["identities"].items():
         if there.get(what) != was:
-            raise UserError(
+            raise Mismatch(
                 f"the {what} is not the one that {path} was made with",
                 f"its fingerprint is {there.get(what)}, the recipe names {was}",
                 f"name the right one with {'run' if what == 'model' else what}=",

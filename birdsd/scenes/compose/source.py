@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Mismatch, NotFound, NotSet
 from birdsd.files import safe_name
 from birdsd.randomness import generator
 from birdsd.scenes.drawn.distribution import read_distribution
@@ -45,7 +45,8 @@ def scenes_of(config: SceneConfig, vocabulary: Vocabulary, length_of: LengthOf |
     and numbers that cannot be, before anything is made."""
     given = [name for name in ("prompt", "scene", "distribution") if getattr(config, name)]
     if len(given) != 1:
-        raise UserError(
+        kind = Mismatch if given else NotSet
+        raise kind(
             f"{' and '.join(given)} are both set" if given else "there is no scene to make",
             "exactly one of prompt, scene and distribution says what is heard",
             'e.g. prompt="a House Sparrow singing in rain, then a Black Phoebe"',
@@ -62,7 +63,7 @@ def as_loop(scene: Scene) -> Scene:
 
 def _scenes_of(config: SceneConfig, vocabulary: Vocabulary, length_of: LengthOf | None) -> Scenes:
     if not 1 <= config.count <= 10_000_000:
-        raise UserError(f"count={config.count}", "at least one scene is made, and at most ten million")
+        raise BadValue(f"count={config.count}", "at least one scene is made, and at most ten million")
     if config.prompt:
         text = config.prompt
         return Scenes(
@@ -97,7 +98,7 @@ def _with_whole_paths(scene: Scene, folder: Path) -> Scene:
 
 def _read(path: Path, vocabulary: Vocabulary, seed: int) -> Scene:
     if not path.is_file():
-        raise UserError(f"the scene {path} does not exist", "it is a YAML or CSV file, or a label table")
+        raise NotFound(f"the scene {path} does not exist", "it is a YAML or CSV file, or a label table")
     if path.suffix.lower() in (".yaml", ".yml"):
         return read_scene(path, vocabulary)
     if path.suffix.lower() in (".csv", ".tsv") and (

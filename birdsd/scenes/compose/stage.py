@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import NotSet, unknown_name
 from birdsd.scenes.backgrounds.pool import Pool
 from birdsd.scenes.backgrounds.render import Backgrounds
 from birdsd.scenes.bank.bank import Bank
@@ -95,7 +95,7 @@ def set_up(
     if config.confirm not in CONFIRM:
         raise unknown_name("place to confirm a species in (confirm)", config.confirm, CONFIRM)
     if not config.run and not config.bank:
-        raise UserError(
+        raise NotSet(
             "neither run nor bank is set",
             "a model or a bank of songs must sing",
             "run=RUN, or bank=FOLDER made by `birdsd run bank`",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import birdsd
-from birdsd.errors import UserError
+from birdsd.errors import NothingLeft
 from birdsd.files import read_json, write_json, write_text
 from birdsd.schema import DataConfig
 from birdsd.shards.index import DATASET_FILE, ShardIndex, listed
@@ -36,7 +36,7 @@ def write_dataset(folder: Path, plan: Plan, data: DataConfig, codec: Codec, foun
     problems, skipped = collect_problems(folder, plan, data, found)
     facts = add_up((task.split, table.summary) for task, table in _tables(folder, plan))
     if not facts["splits"]:
-        raise UserError(
+        raise NothingLeft(
             f"nothing in {data.recordings} could be used: {_reasons(problems + skipped)}",
             "at least one recording must be readable and not silent",
             f"{folder / PROBLEMS_FILE} lists every file with its reason",

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from birdsd.errors import UserError, listed_names, unknown_name
+from birdsd.errors import (
+    AlreadyThere,
+    BadValue,
+    Mismatch,
+    NothingLeft,
+    NotSet,
+    listed_names,
+    unknown_name,
+)
 from birdsd.files import fingerprint, read_json
 from birdsd.randomness import permutation
 from birdsd.schema import DataConfig
@@ -99,32 +107,32 @@ def check_settings(data: DataConfig) -> None:
         ("min_label_overlap_s", 0.0),
     ):
         if not lowest <= getattr(data, name) < math.inf:  # NaN is refused too
-            raise UserError(f"data.{name} is {getattr(data, name)}", f"it must be at least {lowest}")
+            raise BadValue(f"data.{name} is {getattr(data, name)}", f"it must be at least {lowest}")
     _check_further_cuts(data)
     check_cleaning(data.clean, data.clean_db)
     if not 0 <= data.overlap < 1:
-        raise UserError(
+        raise BadValue(
             f"data.overlap is {data.overlap}", "it must be at least 0 and less than 1", "0.5 is usual"
         )
     if data.overlap and data.segmentation != "windows":
-        raise UserError(
+        raise Mismatch(
             f"data.overlap is {data.overlap}, and has no effect with segmentation '{data.segmentation}'",
             "songs are cut out where they are; only windows overlap",
             "leave it out, or choose data=soundscape",
         )
     if data.snr_db_low > data.snr_db_high:
-        raise UserError(
+        raise Mismatch(
             f"data.snr_db_low is {data.snr_db_low} and data.snr_db_high {data.snr_db_high}",
             "the low end must not lie above the high end",
         )
     if data.mixtures_per_clip and not data.environment:
-        raise UserError(
+        raise NotSet(
             f"data.mixtures_per_clip is {data.mixtures_per_clip}, but data.environment is not set",
             "mixtures need a folder of environmental sound (a sub-folder per kind, e.g. rain/)",
             "set data.environment=FOLDER, or data.mixtures_per_clip=0",
         )
     if not data.keep_clean and not data.mixtures_per_clip and not data.background_mixtures:
-        raise UserError(
+        raise Mismatch(
             "data.keep_clean is false and data.mixtures_per_clip is 0",
             "no clips would be left",
             "set data.mixtures_per_clip=1, or data.keep_clean=true",
@@ -138,13 +146,13 @@ def _check_further_cuts(data: DataConfig) -> None:
         ("background_mixtures", 0, "a window may itself be what lies between songs"),
     ):
         if (value := getattr(data, name)) > off and data.segmentation != "song":
-            raise UserError(
+            raise Mismatch(
                 f"data.{name} is {value}, and has no effect with segmentation '{data.segmentation}'",
                 rule,
                 "leave it out, or choose data=song",
             )
     if data.cut_gain_db and data.cuts_per_song == 1:
-        raise UserError(
+        raise Mismatch(
             f"data.cut_gain_db is {data.cut_gain_db:g}, and data.cuts_per_song is 1",
             "the first cut of a song stays as loud as it was recorded; only further cuts get a gain",
             "leave it out, or set data.cuts_per_song=4",
@@ -184,7 +192,7 @@ def choose_species(found: LabelledSet, data: DataConfig) -> LabelledSet:
     """
     wanted, unwanted = named_species(found, data.species), named_species(found, data.without_species)
     if both := wanted & unwanted:
-        raise UserError(
+        raise Mismatch(
             f"data.species and data.without_species both name {listed(sorted(both), 5)}",
             "a species is either wanted or left out",
         )
@@ -199,7 +207,7 @@ def choose_species(found: LabelledSet, data: DataConfig) -> LabelledSet:
             found.account.left_out[NOT_CHOSEN] += recording.rows
             found.files_left_out[NOT_CHOSEN] += 1
     if not kept:
-        raise UserError(
+        raise NothingLeft(
             f"data.species=[{listed_names(sorted(wanted))}] "
             f"data.without_species=[{listed_names(sorted(unwanted))}] leave no recording",
             f"the {len(found.recordings)} recordings hold {listed_names(found.species)}",
@@ -230,7 +238,7 @@ def leave_out_invisible(found: LabelledSet, codec: Codec) -> LabelledSet:
         else:
             found.files_left_out[OUT_OF_BAND] += 1
     if not kept:
-        raise UserError(
+        raise NothingLeft(
             f"no box of {len(found.recordings)} recordings lies in what codec {codec.name} shows",
             f"it shows {codec.fmin_hz:.0f}-{codec.fmax_hz:.0f} Hz at {codec.rate_hz} Hz",
             "choose a codec with a higher rate_hz and fmax_hz",
@@ -359,7 +367,7 @@ def refuse_other_plan(folder: Path, plan: Plan) -> None:
     strangers = sorted(tar.name for tar in folder.glob("*.tar"))
     if not path.is_file():
         if strangers:
-            raise UserError(
+            raise AlreadyThere(
                 f"{folder} already holds shards that were not prepared here ({listed(strangers, 3)})",
                 "prepare writes only into an empty folder or one that it created",
                 "choose another data.shards",
@@ -368,7 +376,7 @@ def refuse_other_plan(folder: Path, plan: Plan) -> None:
     known = read_json(path, "plan file")
     changes = _changes(known if isinstance(known, dict) else {}, plan.facts)
     if changes:
-        raise UserError(
+        raise Mismatch(
             f"{folder} holds shards that were prepared differently: {listed(changes)}",
             "the shards of one folder share their settings and recordings",
             f"choose another data.shards, or delete {folder} to prepare it again",

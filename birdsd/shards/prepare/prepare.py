@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from birdsd.errors import UserError
+from birdsd.errors import NotSet, UserError
 from birdsd.files import exclusive, write_json
 from birdsd.schema import DataConfig
 from birdsd.shards.index import CODEC_FILE, DATASET_FILE
@@ -90,11 +90,9 @@ def prepare(
     the rest goes on.
     """
     if not data.recordings:
-        raise UserError(
-            "data.recordings is not set", "prepare needs recordings", "set data.recordings=FOLDER"
-        )
+        raise NotSet("data.recordings is not set", "prepare needs recordings", "set data.recordings=FOLDER")
     if not data.shards:
-        raise UserError("data.shards is not set", "prepare writes into a folder", "set data.shards=FOLDER")
+        raise NotSet("data.shards is not set", "prepare writes into a folder", "set data.shards=FOLDER")
     check_settings(data)
     folder = Path(data.shards)
     found = load_recordings(Path(data.recordings), Path(data.labels) if data.labels else None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Mismatch
 
 SPLITS = ("train", "validation", "test")
 # A species with fewer recordings than this is for training only: nothing is left to measure with.
@@ -34,11 +34,11 @@ def assign_splits(
     """
     for name, fraction in (("validation", validation_fraction), ("test", test_fraction)):
         if not 0 <= fraction < 1:
-            raise UserError(
+            raise BadValue(
                 f"data.{name}_fraction is {fraction}", "it must be at least 0 and less than 1", "0.1 is usual"
             )
     if validation_fraction + test_fraction >= 1:
-        raise UserError(
+        raise Mismatch(
             f"validation and test take {validation_fraction + test_fraction:g} of the recordings",
             "something must be left for training",
             "set data.validation_fraction=0.1 data.test_fraction=0.1",

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from birdsd.errors import UserError, unknown_name
+from birdsd.errors import UnknownName, unknown_name
 from birdsd.evaluation.embedded.cache import EmbeddingCache
 from birdsd.evaluation.embedded.heads import Examples, fit_head
 from birdsd.evaluation.judges import Judge
@@ -106,7 +106,7 @@ def classes_of(samples: Sequence[Sample], species: Sequence[str]) -> np.ndarray:
     number = {name: place for place, name in enumerate(species)}
     for one in samples:
         if one.species not in number:
-            raise UserError(f"{one.path.name} is labelled {one.species}", "which is not in the list", "")
+            raise UnknownName(f"{one.path.name} is labelled {one.species}", "which is not in the list", "")
     return np.array([number[one.species] for one in samples], dtype=np.int64)
 
 

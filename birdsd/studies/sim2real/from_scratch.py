@@ -20,7 +20,7 @@ from birdsd.diffusion.classifiers.levels import Grid, Standard
 from birdsd.diffusion.classifiers.network import Cnn
 from birdsd.diffusion.method_configs import ClassifierConfig
 from birdsd.diffusion.networks.models import evaluating, seeded
-from birdsd.errors import UserError
+from birdsd.errors import NothingLeft
 from birdsd.evaluation.embedded.heads import Examples, drawn_clips
 from birdsd.files import fingerprint
 from birdsd.method_facts import settings_of
@@ -66,7 +66,7 @@ class CnnClassifier:
     ) -> tuple[Predict, dict[str, float | int | None]]:
         """See `classify.Classifier.fit`."""
         if len(species) < 2:
-            raise UserError(f"{len(species)} species", "a classifier tells at least two apart", "")
+            raise NothingLeft(f"{len(species)} species", "a classifier tells at least two apart", "")
         pools = [with_copies(pool, self.copies) if augment else list(pool) for pool in pools if pool]
         training = _Training(self, pools, species, seed, steps)
         held = self._powers(validation), torch.from_numpy(classes_of(validation, species))

@@ -18,7 +18,7 @@ import numpy as np
 
 from birdsd.cluster.rank.signals import RunControl
 from birdsd.config import compose
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, NothingLeft, NotSet, UserError
 from birdsd.evaluation.embedded.cache import EmbeddingCache
 from birdsd.evaluation.judges import Judge, find_judge
 from birdsd.evaluation.sim2real.answer import Answer, Effect, TestClips, answer
@@ -73,7 +73,7 @@ class Experiment:
         classifier: Classifier | None = None,
     ) -> None:
         if not config.data:
-            raise UserError("data is not set", "the experiment needs labelled recordings", "data=FOLDER")
+            raise NotSet("data is not set", "the experiment needs labelled recordings", "data=FOLDER")
         _check_counts(config)
         self.config, self.control, self.part = config, control, ArrayShare.parse(config.part)
         self.out = Path(config.out)
@@ -101,7 +101,7 @@ class Experiment:
         """The judge, for embeddings and for what it confirms."""
         judge = find_judge(self.config.judge)
         if self._filtering and not any(judge.class_of(name) is not None for name in self.real.species):
-            raise UserError(
+            raise NothingLeft(
                 f"{judge.title} knows none of the {len(self.real.species)} species",
                 "it confirms only species that it knows",
                 "filters=[everything]",
@@ -185,7 +185,7 @@ class Experiment:
             return samples, {}
         kept, shares = confirmed(samples, named_right(self.cache))
         if not kept:
-            raise UserError(
+            raise NothingLeft(
                 f"{self.judge.title} names none of {len(samples)} synthetic clips right",
                 "there is nothing to learn from that a judge confirms",
                 "filters=[everything]",
@@ -342,7 +342,7 @@ class Experiment:
         results, failed, missing = self.trained()
         if not results:
             why = next(iter(failed.values()), "")
-            raise UserError(
+            raise NothingLeft(
                 f"no cell of the experiment could be trained: {why}", "", "fix that, and run it again"
             )
         plan = self.plan
@@ -390,9 +390,9 @@ def differences(each: Mapping[str, Experiment]) -> list[Effect]:
 def _check_counts(config: SimToRealConfig) -> None:
     for name in ("seeds", "steps", "clips_per_species", "draws"):
         if getattr(config, name) < 1:
-            raise UserError(f"{name}={getattr(config, name)}", "it must be at least 1", f"{name}=3")
+            raise BadValue(f"{name}={getattr(config, name)}", "it must be at least 1", f"{name}=3")
     if not config.levels:
-        raise UserError(
+        raise NotSet(
             "levels is empty", "a level is a number of recordings a species, or all", "levels=[2,all]"
         )
 

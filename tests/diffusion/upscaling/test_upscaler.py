@@ -18,8 +18,9 @@ from birdsd.diffusion.upscaling.measure import detail_db
 from birdsd.diffusion.upscaling.networks import recognised
 from birdsd.diffusion.upscaling.roughness import Example, noise_for, roughened
 from birdsd.diffusion.upscaling.upscaler import Upscaler
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Damaged, Mismatch, NotFound, Unsupported, UserError
 from birdsd.planning.live_tensors import LiveTensors
+from tests.support.errors import refuses
 from tests.support.fine import FINE, SHAPE, upscaler_folder
 from tests.support.tiny import CODEC
 
@@ -98,14 +99,14 @@ def test_sharpness_goes_from_one_set_of_weights_to_the_other(folder) -> None:
 
 @pytest.mark.parametrize("sharpness", [-0.1, 1.5, float("nan")])
 def test_a_sharpness_beyond_both_is_refused(folder, sharpness: float) -> None:
-    with pytest.raises(UserError, match="upscale_sharpness"):
+    with refuses(f"upscale_sharpness={sharpness:g}", "upscale_sharpness=0.5", kind=BadValue):
         Upscaler.open(folder, CODEC, sharpness)
 
 
 def test_without_an_adversary_there_is_nothing_to_sharpen(tmp_path) -> None:
     plain = upscaler_folder(tmp_path / "plain", sets=1)
     Upscaler.open(plain, CODEC)
-    with pytest.raises(UserError, match="one set of weights"):
+    with refuses("upscale_sharpness=0.5", kind=Unsupported):
         Upscaler.open(plain, CODEC, 0.5)
 
 
@@ -135,7 +136,7 @@ def test_a_noise_that_is_none_is_refused(tmp_path, noise_db) -> None:
     place = upscaler_folder(tmp_path / "one", sets=1)
     told = json.loads((place / "config.json").read_text())
     (place / "config.json").write_text(json.dumps({**told, "noise_db": noise_db}))
-    with pytest.raises(UserError, match="noise_db"):
+    with refuses(("config.json", f"noise_db={noise_db!r}"), kind=Damaged):
         read_upscaler(place)
     del told["noise_db"]  # from before it was measured
     (place / "config.json").write_text(json.dumps(told))
@@ -171,7 +172,7 @@ def test_a_model_of_another_grid_is_refused_by_both_names(folder) -> None:
     quarter = dataclasses.replace(
         CODEC, name="mine", bands=16, hop_ms=16.0, window_ms=32.0, n_fft=512, fmin_hz=200.0, fmax_hz=7800.0
     )
-    with pytest.raises(UserError, match=r"makes pictures 2 times as fine"):
+    with refuses(f"upscale={folder}", "'fine'", "'mine'", "method.scale=4", kind=Mismatch):
         Upscaler.open(folder, quarter)
 
 
@@ -187,17 +188,17 @@ def test_another_kind_of_level_is_translated(folder) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 31, 20), (1, 32, 0), (32, 20)])
 def test_a_picture_of_another_size_is_refused(folder, shape) -> None:
-    with pytest.raises(UserError, match="codec 'test'"):
+    with refuses(" x ".join(map(str, shape)), "'test'", kind=Mismatch):
         Upscaler.open(folder, CODEC).image(np.zeros(shape, np.uint8))
 
 
 def test_a_damaged_folder_is_refused(tmp_path) -> None:
-    with pytest.raises(UserError, match="holds no upscaler"):
+    with refuses(str(tmp_path), "method=upscaler", kind=NotFound):
         read_upscaler(tmp_path)
     for number, spoil in enumerate((_cut, _nan, _without_a_layer)):
         place = upscaler_folder(tmp_path / str(number))
         spoil(place / WEIGHTS)
-        with pytest.raises(UserError, match=r"damaged|cannot be read"):
+        with refuses(str(place), kind=Damaged):
             read_upscaler(place)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from birdsd.errors import UserError
+from birdsd.errors import Mismatch, UnknownName
 from birdsd.evaluation.judges import WindowScores
 from birdsd.jobs_api import load_job
 from birdsd.scenes.bank import bank as files
@@ -22,6 +22,7 @@ from birdsd.scenes.compose.mixdown import largest_error
 from birdsd.scenes.heard.cutting import cut_out
 from birdsd.schema import SceneConfig
 from birdsd.sound.labels.load import load_recordings
+from tests.support.errors import refuses
 from tests.support.fake_judge import FakeJudge
 from tests.support.songs_of_scenes import RATE_HZ, clip_with, make_pool, sweep
 
@@ -212,7 +213,7 @@ def test_a_recipe_of_another_judge_is_refused_where_the_judge_decided(tmp_path, 
         "recipes of before stay as they were"
     )
     judge.fingerprint = "e" * 64
-    with pytest.raises(UserError, match="the judge is not the one"):
+    with refuses(("judge", str(decided / "recipe.json")), "e" * 64, "judge=", kind=Mismatch):
         load_job("scene")(SceneConfig(recipe=str(decided / "recipe.json"), out=str(tmp_path / "x")))
     load_job("scene")(
         SceneConfig(recipe=str(flagged / "recipe.json"), confirm="mix", out=str(tmp_path / "y"))
@@ -251,5 +252,5 @@ def test_over_the_end_of_a_loop_and_in_stereo(tmp_path, pool):
 
 
 def test_a_place_to_confirm_in_that_there_is_not(tmp_path, pool):
-    with pytest.raises(UserError, match="mxi"):
+    with refuses("'mxi'", "mix", kind=UnknownName):
         made(tmp_path, pool, bank_of(tmp_path / "bank", HEARD_HZ), AT_2.format(seed=1, snr=9), confirm="mxi")

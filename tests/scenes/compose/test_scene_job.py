@@ -18,7 +18,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from birdsd.errors import UserError
+from birdsd.errors import AlreadyThere, BadValue, DiskFull, Mismatch, NotFound, NotSet, UnknownName
 from birdsd.jobs_api import load_job
 from birdsd.scenes.bank import bank as files
 from birdsd.scenes.compose.mixdown import largest_error, read_stem
@@ -27,6 +27,7 @@ from birdsd.sound.labels.audacity import read_audacity
 from birdsd.sound.labels.load import load_recordings
 from birdsd.sound.labels.raven import read_raven
 from birdsd.sound.species.names import clean_name
+from tests.support.errors import refuses
 from tests.support.songs_of_scenes import RATE_HZ, SPECIES, a_song, make_bank, make_pool
 
 PROSE = "a Synthetic High in loud rain followed by a Synthetic Low twice in a quiet stream"
@@ -223,7 +224,7 @@ def test_a_recipe_makes_the_scene_again_to_the_byte(stage, composed, tmp_path):
 
 def test_a_recipe_whose_bank_has_changed_is_refused(stage, composed, tmp_path):
     make_bank(tmp_path / "bank", voices=5)
-    with pytest.raises(UserError, match="the bank is not the one"):
+    with refuses(("bank", str(composed / "recipe.json")), "bank=", kind=Mismatch):
         load_job("scene")(
             SceneConfig(
                 recipe=str(composed / "recipe.json"), bank=str(tmp_path / "bank"), out=str(tmp_path / "out")
@@ -244,7 +245,7 @@ def test_scenes_are_made_once_extended_and_shared_out(stage, many, tmp_path):
     assert len(more.facts["made"]) == 2 and len(more.facts["kept"]) == 12
     with open(tmp_path / "manifest.csv", newline="") as stream:
         assert len(list(csv.DictReader(stream))) == 14
-    with pytest.raises(UserError, match=r"another scene.*never overwritten"):
+    with refuses("seed", "out=", kind=AlreadyThere):
         run(stage, tmp_path, **{**settings, "count": 1, "distribution": None, "prompt": PROSE}) and run(
             stage, tmp_path, **{**settings, "count": 1, "distribution": None, "prompt": PROSE, "seed": 5}
         )
@@ -294,7 +295,7 @@ def test_a_full_disk_ends_the_batch_and_the_same_command_goes_on(stage, tmp_path
 
     settings = {"distribution": str(stage / "drawn.yaml"), "count": 6, "picture": False}
     monkeypatch.setattr(compose, "write_mix", full)
-    with pytest.raises(UserError, match="disk is full"):
+    with refuses(str(tmp_path), kind=DiskFull):
         run(stage, tmp_path, **settings)
     assert len(calls) == 3, "it does not try the others"
     assert len(list(tmp_path.glob("*/labels.json"))) == 2 and not list(tmp_path.glob(".writing-*"))
@@ -314,7 +315,7 @@ def test_a_scene_is_on_the_disk_before_it_is_published(stage, tmp_path, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(batch, "fsync_all", waiting)
-    with pytest.raises(UserError, match="disk is full"):
+    with refuses(str(tmp_path), kind=DiskFull):
         run(stage, tmp_path / "one", prompt=PROSE)
     assert not list((tmp_path / "one").glob("*/labels.json")) and not list(
         (tmp_path / "one").glob(".writing-*")
@@ -327,7 +328,7 @@ def test_a_scene_is_on_the_disk_before_it_is_published(stage, tmp_path, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="disk is full"):
+    with refuses(str(tmp_path), kind=DiskFull):
         run(stage, tmp_path / "two", prompt=PROSE)
     assert not list((tmp_path / "two").glob("*/labels.json"))
 
@@ -368,18 +369,18 @@ def test_the_songs_of_training_scenes_are_in_no_test_scene(stage, tmp_path):
 
 
 def test_what_cannot_be_is_said_before_anything_is_made(stage, tmp_path):
-    for settings, said in (
-        ({}, "exactly one of prompt, scene and distribution"),
-        ({"prompt": PROSE, "scene": "x.yaml"}, "prompt and scene are both set"),
-        ({"prompt": "a Great Tit in rain"}, "Great Tit|Tit"),
-        ({"prompt": PROSE, "count": 0}, "count=0"),
-        ({"prompt": PROSE, "split": "trian"}, "unknown split"),
-        ({"prompt": PROSE, "format": "mp3"}, "format=mp3"),
-        ({"scene": "nowhere.yaml"}, "does not exist"),
+    for settings, named, offers, kind in (
+        ({}, "", "prompt, scene and distribution", NotSet),
+        ({"prompt": PROSE, "scene": "x.yaml"}, "prompt and scene", "distribution", Mismatch),
+        ({"prompt": "a Great Tit in rain"}, "Tit", "", UnknownName),
+        ({"prompt": PROSE, "count": 0}, "count=0", "", BadValue),
+        ({"prompt": PROSE, "split": "trian"}, "'trian'", "train", UnknownName),
+        ({"prompt": PROSE, "format": "mp3"}, "format=mp3", "flac", UnknownName),
+        ({"scene": "nowhere.yaml"}, "nowhere.yaml", "YAML", NotFound),
     ):
-        with pytest.raises(UserError, match=said):
+        with refuses(named, offers, kind=kind):
             run(stage, tmp_path / "out", **settings)
-    with pytest.raises(UserError, match="neither run nor bank"):
+    with refuses(("run", "bank"), "run=RUN", "bank=FOLDER", kind=NotSet):
         load_job("scene")(SceneConfig(prompt=PROSE, out=str(tmp_path / "out")))
     assert not list((tmp_path / "out").glob("*/labels.json"))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, UnknownName, UserError
 from birdsd.files import read_json
 from birdsd.runs.share import ArrayShare
 from birdsd.shards.prepare.prepare import prepare
@@ -19,6 +19,7 @@ from birdsd.sound.separation.measures import si_sdr_db
 from birdsd.sound.separation.sample import of_sound
 from tests.shards.prepare.test_prepare import all_samples, shard_bytes
 from tests.support.birds_and_noise import at_0_db, crickets, rain, song
+from tests.support.errors import refuses
 from tests.support.shard_makers import CODEC, data_config
 
 RATE_HZ = CODEC.rate_hz
@@ -103,15 +104,17 @@ def test_what_has_no_quiet_stretch_stays_and_says_so():
 
 
 @pytest.mark.parametrize(
-    ("changes", "expected"),
+    ("changes", "named", "offers", "kind"),
     [
-        ({"clean": "soap"}, "way of cleaning"),
-        ({"clean_db": 0.0}, "clean_db is 0"),
-        ({"clean_db": 99.0}, "at most 60"),
+        ({"clean": "soap"}, "'soap'", "gate", UnknownName),
+        ({"clean_db": 0.0}, "clean_db is 0", "60", BadValue),
+        ({"clean_db": 99.0}, "clean_db is 99", "60", BadValue),
     ],
 )
-def test_settings_that_cannot_be_are_refused(changes: dict, expected: str, noisy: Path, tmp_path: Path):
-    with pytest.raises(UserError, match=expected):
+def test_settings_that_cannot_be_are_refused(
+    changes: dict, named: str, offers: str, kind: type[UserError], noisy: Path, tmp_path: Path
+):
+    with refuses(named, offers, kind=kind):
         prepare(data_config(noisy, tmp_path / "x", **changes), CODEC, 1, progress=False)
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from birdsd.errors import UserError
 from birdsd.shards.checks import check_pictures, lacking, remarks
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.inspect import describe, text
 from birdsd.shards.reader import ShardReader
 from birdsd.shards.storage.table import index_path, load_table
+from birdsd.shards.storage.tarwalk import ShardError
+from tests.support.errors import refuses
 from tests.support.shard_makers import npy, sample_members, tar_of
 
 Members = list[tuple[str, bytes]]
@@ -72,7 +73,7 @@ def test_another_picture_with_its_own_caption_is_another_sample(tmp_path: Path) 
 def test_what_can_be_paired_in_several_ways_is_refused(tmp_path: Path, turns: int) -> None:
     apart = sorted(parts(3), key=lambda member: member[0].endswith("json"))
     tar_of(tmp_path / "train-0.tar", apart * turns)
-    with pytest.raises(UserError, match=rf"'k0' in {2 * turns} places.*sort the tar by name"):
+    with refuses(("train-0.tar", "'k0'", f" {2 * turns} places"), "sort the tar", kind=ShardError):
         ShardIndex.open(tmp_path)
 
 
@@ -131,7 +132,7 @@ def test_a_set_of_our_own_lacks_nothing(prepared: Path) -> None:
 )
 def test_a_name_with_dots_is_told_where_its_key_ends(tmp_path: Path, name: str, better: str) -> None:
     tar_of(tmp_path / "train-0.tar", [(name, npy(np.zeros((1, 4, 4), np.uint8)))])
-    with pytest.raises(UserError, match="ends at the first dot") as caught:
+    with refuses("train-0.tar") as caught:
         check_pictures(ShardIndex.open(tmp_path))
     assert better in str(caught.value)
     facts = describe(tmp_path, verify=True)
@@ -140,5 +141,5 @@ def test_a_name_with_dots_is_told_where_its_key_ends(tmp_path: Path, name: str, 
 
 def test_parts_of_another_kind_are_named(tmp_path: Path) -> None:
     tar_of(tmp_path / "train-0.tar", [("a.flac", b"fLaC"), ("a.json", b"{}")])
-    with pytest.raises(UserError, match=r"none of the parts that are read, only \.flac, \.json"):
+    with refuses(("train-0.tar", ".flac, .json")):
         check_pictures(ShardIndex.open(tmp_path))
