@@ -26,6 +26,7 @@ from birdsd.scenes.compose.mixdown import (
     true_peak,
     write_mix,
 )
+from tests.support.errors import refuses
 
 RATE_HZ = 16000
 
@@ -116,7 +117,6 @@ sys.path.insert(0, {str(tmp_path)!r})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 from birdsd.errors import UserError
 from birdsd.scenes.compose.mixdown import Written, write_mix
-from tests.support.errors import refuses
 from tests.scenes.compose.test_mixdown import Noise
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 try:
