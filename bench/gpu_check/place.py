@@ -16,7 +16,7 @@ import torch
 
 from bench.gpu_check.settings import Settings
 from bench.loop import timed_steps
-from bench.methods import BATCH, Bench, _NoSaves, _pictures, _shards
+from bench.methods import BATCH, SAMPLES, Bench, _NoSaves, _pictures, _shards
 from birdsd.config import compose
 from birdsd.diffusion.methods import make_method
 from birdsd.planning.live_tensors import LiveTensors
@@ -43,7 +43,7 @@ class Place(Bench):
         threads = ["machine.threads=1"] if settings.cpu else []
         self._common = [f"model={settings.model}", f"machine.device={settings.device}", *threads, *machine]
         made = SpectrogramCodec.from_config(compose("prepare", [f"codec={settings.codec}"]).codec)
-        self.pictures = _pictures(made)
+        self.pictures = _pictures(made, SAMPLES)
         shards = self.folder / "shards"
         if not (shards / "whole").is_file():
             shutil.rmtree(shards, ignore_errors=True)

@@ -81,7 +81,7 @@ def typed(words: tuple[str, ...]) -> list[str]:
         # The preset that a job starts from is ours; one's own of that name must be named.
         found += [] if "model" in groups else ["model=tiny"]
         scratch = groups.get("model", "model=tiny") == "model=tiny" and "model.init=pretrained" not in found
-        with_one = "model.autoencoder" in groups or "method=autoencoder" in found
+        with_one = "model.autoencoder" in groups or {"method=autoencoder", "method=upscaler"} & {*found}
         found += ["model.autoencoder=ears"] if scratch and not with_one else []
     if found[1] == "prepare" and "codec" not in groups:
         found.append("codec=birdsong")

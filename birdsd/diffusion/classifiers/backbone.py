@@ -28,7 +28,7 @@ class Backbone(nn.Module):
         weights come afterwards, and none are read."""
         super().__init__()
         folder = Path(name).expanduser()
-        trained = folder.is_dir()
+        trained = bool(name) and folder.is_dir()  # no name would be the current folder
         self.body = _made(_architecture(folder) if trained else name)
         if trained:
             if not bare:

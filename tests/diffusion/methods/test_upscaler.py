@@ -319,5 +319,5 @@ def test_anothers_file_is_measured_on_the_models_own_shards_before_it_is_used(
     (run / "config.json").unlink()
     upscaling.load_upscaler(config, run / "export", Model())
     assert "is not measured" in capsys.readouterr().err
-    with refuses("upscale_sharpness=0.5", kind=Unsupported):
+    with refuses("upscale_sharpness=0.5", kind=Mismatch):
         upscaling.load_upscaler(ClipsConfig(upscale=str(path), upscale_sharpness=0.5), run, Model())

@@ -245,7 +245,7 @@ def test_scenes_are_made_once_extended_and_shared_out(stage, many, tmp_path):
     assert len(more.facts["made"]) == 2 and len(more.facts["kept"]) == 12
     with open(tmp_path / "manifest.csv", newline="") as stream:
         assert len(list(csv.DictReader(stream))) == 14
-    with refuses("seed", "out=", kind=AlreadyThere):
+    with refuses((str(tmp_path), "scene"), "out=", kind=AlreadyThere):
         run(stage, tmp_path, **{**settings, "count": 1, "distribution": None, "prompt": PROSE}) and run(
             stage, tmp_path, **{**settings, "count": 1, "distribution": None, "prompt": PROSE, "seed": 5}
         )
