@@ -38,13 +38,17 @@ class LiveTensors(TorchDispatchMode):
         return result
 
     def hold(self, tensor: torch.Tensor) -> None:
-        """Count this tensor's storage from now on, once; nothing where it has none (sparse, functional)."""
+        """Count this tensor's storage from now on, once; nothing where it has none (sparse, symbolic)."""
         try:
             storage = tensor.untyped_storage()
         except (NotImplementedError, RuntimeError):
             return
         key = storage._cdata
         size = storage.nbytes()
+        if not isinstance(size, int):
+            # What an exporter traced with a batch of any size, and keeps: nothing is allocated for it, and
+            # comparing its symbol would ask a trace that has ended.
+            return
         users, _ = self._sizes.get(key, (0, None))
         if users == size:
             return

@@ -59,3 +59,20 @@ def test_fake_tensors_count_without_being_allocated() -> None:
         del much
         gc.collect()
         assert live.bytes == 0
+
+
+def test_a_traced_tensor_of_any_size_is_left_out() -> None:
+    """An export to ONNX in the same process leaves such tensors behind; `hold_all` meets them."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    shapes = ShapeEnv()
+    with FakeTensorMode(shape_env=shapes):
+        traced = torch.empty(shapes.create_unbacked_symint(), 5)
+    assert not isinstance(traced.untyped_storage().nbytes(), int)
+    live = LiveTensors()
+    live.hold(traced)
+    assert live.bytes == 0 and live.peak_bytes == 0
+    real = torch.zeros(3, 5)
+    live.hold_all()
+    assert live.bytes >= real.nbytes
