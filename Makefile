@@ -21,10 +21,10 @@ demo: setup
 	$(BIN)/birdsd run demo out=$(DEMO) $(if $(RECORDINGS),recordings="$(RECORDINGS)")
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not slurm"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not slurm"
 
 # Executes jobs/notebook.ipynb from top to bottom; OUT=FOLDER keeps what it made, with its outputs.
 notebook: setup

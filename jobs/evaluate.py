@@ -17,6 +17,7 @@ from birdsd.evaluation.judges import Judge, find_judge
 from birdsd.evaluation.leakage import Leaks
 from birdsd.jobs_api import Outcome
 from birdsd.pages.evaluation import write_evaluation_page
+from birdsd.remarks import Remark
 from birdsd.runs.run import SIGNATURE_FILE, Run, RunStore
 from birdsd.schema import EvaluateConfig
 from birdsd.shards.index import ShardIndex
@@ -143,9 +144,8 @@ def _leaks(
     test = _tested(config, index)
     learnt = _learnt_from(config, index, trained)
     if learnt is None:
-        return None, [
-            "leakage was not checked: trained_on=SHARDS (or a folder) says what the judge learnt from"
-        ]
+        text = "leakage was not checked: trained_on=SHARDS (or a folder) says what the judge learnt from"
+        return None, [Remark(text, "leakage-unchecked")]
     train, validation, shards = learnt
     found = leakage.leaks(train, validation, test)
     if shards is not None and index is not None:

@@ -167,7 +167,7 @@ def test_a_key_of_another_method_is_refused_and_one_of_its_own_is_not(form: str)
         if form in methods:
             assert getattr(config.altered("train", settled, f"method.{key}", value).method, key) != default
             continue
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(Mismatch) as caught:
             config.altered("train", settled, f"method.{key}", value)
         assert caught.value.problem.startswith(f"method.{key}=") and f"method={name}" in caught.value.problem
         assert all(one.partition("_")[0] in caught.value.expected for one in methods)

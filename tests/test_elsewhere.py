@@ -12,7 +12,7 @@ import pytest
 from birdsd.checks.context import DoctorContext
 from birdsd.checks.software import check_deepspeed
 from birdsd.config import compose
-from birdsd.errors import UserError
+from birdsd.errors import Unsupported
 from birdsd.site import machine
 from birdsd.training.engines import choice
 from tests.support.tiny import make_shards
@@ -63,7 +63,7 @@ def test_its_absence_is_told_where_it_matters(monkeypatch) -> None:
     monkeypatch.setattr(choice, "find_spec", lambda name: None)
     monkeypatch.setattr(software, "find_spec", lambda name: None)
     asked = compose("train", ["machine.engine=deepspeed", "machine.zero_stage=2"])
-    with pytest.raises(UserError, match="optional dependency"):
+    with pytest.raises(Unsupported, match="optional dependency"):
         choice.engine_name(asked.machine)
     assert choice.engine_name(compose("train", ["machine.zero_stage=0"]).machine)[0] == "torch"
     (note,) = check_deepspeed(DoctorContext(settings=compose("train", [])))

@@ -21,7 +21,7 @@ from bench.gpu_check.course import Item, Stage, carry_out, run
 from bench.gpu_check.record import DONE, FAILED, LINES, TABLES, TIMED_OUT, Record, read_lines
 from bench.gpu_check.settings import Settings
 from birdsd.config import compose
-from birdsd.errors import AlreadyThere, NotFound
+from birdsd.errors import AlreadyThere, BadValue, NotFound
 from birdsd.method_facts import known
 from tests.gpu.test_machine import Hungry
 from tests.support.errors import refuses
@@ -269,7 +269,7 @@ def test_shards_for_the_journey_stay_within_their_limit(tmp_path: Path, monkeypa
     assert data.megabytes(tmp_path / "out") <= 9.5
     with refuses(str(tmp_path / "out"), "rm -r", kind=AlreadyThere):
         data.pack(tmp_path / "recordings", tmp_path / "out")
-    with refuses("more than 1", "--codec birdsong-3s"):
+    with refuses("more than 1", "--codec birdsong-3s", kind=BadValue):
         data.pack(tmp_path / "recordings", tmp_path / "other", limit_mb=1)
     assert not (tmp_path / "other").exists()
 

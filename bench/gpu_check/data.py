@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from bench.gpu_check.settings import Settings, birdsd
-from birdsd.errors import AlreadyThere, UserError
+from birdsd.errors import AlreadyThere, BadValue, UserError
 from birdsd.shards.index import ShardIndex
 
 LIMIT_MB = 40.0
@@ -41,14 +41,14 @@ def main() -> int:
 
 def pack(recordings: Path, out: Path, limit_mb: float = LIMIT_MB, codec: str = "birdsong") -> str:
     """Prepare the recordings with as many cuts of each song as there is room for; returns a line about it.
-    `UserError` where one of each is too much already."""
+    `BadValue` where one of each is too much already."""
     if out.exists():
         raise AlreadyThere(f"{out} is there already", "shards of two preparations do not mix", f"rm -r {out}")
     _prepare(recordings, out, codec, 1)
     size = megabytes(out)
     if size > limit_mb:
         shutil.rmtree(out)
-        raise UserError(
+        raise BadValue(
             f"one clip of every song makes {size:.0f} MB, more than {limit_mb:g}",
             "the folder travels with the code",
             "fewer recordings, or --codec birdsong-3s, whose pictures are half as large",

@@ -18,6 +18,7 @@ from birdsd.evaluation.judges.judge import Sound
 from birdsd.evaluation.judges.judgement import CONFIDENT, judge_sounds, wilson
 from birdsd.evaluation.real_clips import FIGURES, RealClip, decoded
 from birdsd.format import table
+from birdsd.remarks import Remark
 
 if TYPE_CHECKING:
     from birdsd.evaluation.judges.judge import Judge
@@ -185,19 +186,26 @@ class Staircase:
 
     def remarks(self) -> list[str]:
         """Which clips were used, which stage loses most, what is left out and why."""
-        remarks = []
+        remarks = list[str]()
         if self.held_out == FIGURES:
-            remarks.append("real clips: test recordings; settings are chosen on validation recordings only")
+            text = "real clips: test recordings; settings are chosen on validation recordings only"
+            remarks.append(Remark(text, "held-out-for-figures", split=self.held_out))
         elif self.held_out:
-            remarks.append(
+            text = (
                 f"real clips: {self.held_out} recordings, as there are no test recordings: where settings "
                 "were chosen by these, the figures of real clips are optimistic"
             )
+            remarks.append(Remark(text, "no-test-recordings", split=self.held_out))
         if (worst := self.loses_most) is not None:
-            remarks.append(f"the stage that loses most: {worst.title}")
+            text = f"the stage that loses most: {worst.title}"
+            remarks.append(Remark(text, "loses-most", stage=worst.stage, title=worst.title))
         if self.unknown:
-            remarks.append(f"the judge has no class for {', '.join(self.unknown)}: left out of all figures")
-        remarks += [f"no row '{TITLES[stage]}': {why}" for stage, why in self.missing.items()]
+            text = f"the judge has no class for {', '.join(self.unknown)}: left out of all figures"
+            remarks.append(Remark(text, "species-without-class", species=self.unknown))
+        remarks += [
+            Remark(f"no row '{TITLES[stage]}': {why}", "stage-missing", stage=stage)
+            for stage, why in self.missing.items()
+        ]
         return remarks
 
 
@@ -239,7 +247,7 @@ def staircase(
 
     originals = [clip for clip in real if clip.original is not None]
     if not real:
-        missing.setdefault(CODEC, "no recording with one species was held out")
+        missing.setdefault(CODEC, Remark("no recording with one species was held out", "nothing-held-out"))
     elif len(originals) < len(real):
         missing.setdefault(RECORDING, f"{len(real) - len(originals)} of {len(real)} recordings are missing")
     else:

@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from birdsd import config, method_facts
+from birdsd.remarks import Remark
 from birdsd.schema import MethodConfig, SpaceConfig, TrainConfig
 
 _OF_TRAINING = (
@@ -42,7 +43,8 @@ def without_effect(job: str, settings: Sequence[str], settled: Any) -> list[str]
     lines: dict[str, str] = {}
     for key, why in _unused(job, settled, keys):
         if key in keys and key in usual and values[key] != usual[key]:
-            lines.setdefault(key, f"{key}={_text(values[key])} has no effect: {why}")
+            text = f"{key}={_text(values[key])} has no effect: {why}"
+            lines.setdefault(key, Remark(text, "no-effect", key=key, value=values[key], why=why))
     return list(lines.values())
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from birdsd import config
 from birdsd.errors import Mismatch, Unsupported, UserError
+from birdsd.remarks import Remark
 from birdsd.runs.auto import AUTO
 from birdsd.schema import SiteConfig
 from birdsd.site.gpus import is_slice
@@ -139,9 +140,8 @@ def _within_limits(site: SiteConfig, nodes: int, tasks: int, remarks: list[str])
         )
     if site.max_cpus and site.cpus_per_task * ranks > site.max_cpus:
         fewer = site.max_cpus // ranks
-        remarks.append(
-            f"{fewer} CPUs per task instead of {site.cpus_per_task}: site.max_cpus={site.max_cpus}"
-        )
+        text = f"{fewer} CPUs per task instead of {site.cpus_per_task}: site.max_cpus={site.max_cpus}"
+        remarks.append(Remark(text, "fewer-cpus", cpus_per_task=fewer, asked=site.cpus_per_task))
         site.cpus_per_task = fewer
     if site.max_memory_gb and site.memory_gb_per_node * nodes > site.max_memory_gb:
         less = site.max_memory_gb / nodes

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from birdsd.errors import BadValue, NotFound, UnknownName, UserError, clipped, listed_names
 from birdsd.randomness import generator
+from birdsd.remarks import Remark
 from birdsd.scenes import loudness
 from birdsd.scenes.checks import checked
 from birdsd.scenes.scene import TAIL_S, Background, Event, Scene
@@ -21,6 +22,14 @@ from birdsd.sound.labels.tables import TABLE_SUFFIXES, read_table
 
 _SHORTEST_S = 0.02
 _LONGEST_SONG_S = 5.0  # a longer box is a bout: songs repeated to its end, where a clip's length is not known
+
+# Why a label becomes no event, and the kind of remark that says so.
+_NO_TIMES, _NO_BIRD, _NOBODY_KNOWS = "they say nothing of when", "no bird", "nobody knows which bird it is"
+_TOO_SHORT = f"shorter than {_SHORTEST_S:g} s, or before the beginning"
+_LEFT_OUT = {
+    _NO_TIMES: "labels-without-times", _NO_BIRD: "labels-of-no-bird", _NOBODY_KNOWS: "labels-of-nobody",
+    _TOO_SHORT: "labels-too-short",
+}  # fmt: skip
 
 
 @dataclass
@@ -38,7 +47,8 @@ class _Cast:
         if name not in self.chosen:
             self.chosen[name] = self._choose(name)
             if self.chosen[name] != name:
-                self.said.append(f"{self.chosen[name]} sings the part of {name}")
+                text = f"{self.chosen[name]} sings the part of {name}"
+                self.said.append(Remark(text, "another-sings", bird=self.chosen[name], part=name))
         return self.chosen[name]
 
     def _choose(self, name: str) -> str:
@@ -98,7 +108,13 @@ def scene_of_labels(
         raise NotFound(f"{path} has no bird's box: {reasons}", "a scene needs onsets and species")
     last = max((event.onset_s or 0.0) + (event.duration_s or 0.0) for event in events)
     last = max([last, *(event.until_s or 0.0 for event in events)])
-    said = [*cast.said, *(f"{count} labels are left out: {why}" for why, count in left_out.items())]
+    said = [
+        *cast.said,
+        *(
+            Remark(f"{count} labels are left out: {why}", _LEFT_OUT[why], labels=count)
+            for why, count in left_out.items()
+        ),
+    ]
     scene = Scene(
         tuple(events), backgrounds, round(last + TAIL_S, 3) if duration_s is None else duration_s, seed=seed,
         assumptions=tuple(said),
@@ -155,14 +171,14 @@ def _check_birds(cast: _Cast, rows: list[Row], path: Path) -> None:
 def _events(row: Row, cast: _Cast, left_out: Counter[str], number: int, over_something: bool) -> list[Event]:
     """An event for each species of a row, or the reason why there is none."""
     if row.start_s is None or row.end_s is None:
-        left_out["they say nothing of when"] += row.count
+        left_out[_NO_TIMES] += row.count
         return []
     if row.absent or not row.names.species:
         silent = row.absent or row.names.no_bird
-        left_out["no bird" if silent else "nobody knows which bird it is"] += row.count
+        left_out[_NO_BIRD if silent else _NOBODY_KNOWS] += row.count
         return []
     if row.end_s - row.start_s < _SHORTEST_S or row.start_s < 0:
-        left_out[f"shorter than {_SHORTEST_S:g} s, or before the beginning"] += row.count
+        left_out[_TOO_SHORT] += row.count
         return []
     loud = (
         {"snr_db": loudness.relative(loudness.EVENT_DB[""], [loudness.BACKGROUND_DB[""]])["snr_db"]}
@@ -189,6 +205,7 @@ def _type(said: str, bird: str, cast: _Cast) -> str:
     try:
         return cast.vocabulary.the_type(bird, said)
     except UserError:
-        note = f"'{said}' is not said: the model was never taught it of {bird}"
+        text = f"'{said}' is not said: the model was never taught it of {bird}"
+        note = Remark(text, "type-not-taught", type=said, bird=bird)
         cast.said += [note] if note not in cast.said else []
         return ""

@@ -121,7 +121,8 @@ def _text(path: Path) -> str:
         if path.stat().st_size > _LARGEST_BYTES:
             raise BadValue(f"{path} has {path.stat().st_size / 1e6:.0f} MB", "no scene is as large as that")
     except OSError as error:
-        raise Damaged(f"cannot read {path}: {error.strerror}") from error
+        kind = NotFound if isinstance(error, FileNotFoundError) else Damaged
+        raise kind(f"cannot read {path}: {error.strerror}") from error
     return read_text(path)
 
 

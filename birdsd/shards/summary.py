@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from birdsd.errors import UserError
+from birdsd.remarks import coded
 from birdsd.shards.reader import ShardReader, ShardSet
 
 NO_BIRD = "(no bird)"
@@ -77,7 +78,7 @@ class Summary:
 
     def add_problem(self, path: Path, reason: str) -> None:
         """A recording that could not be used (or not to its end)."""
-        self.problems.append({"path": str(path), "reason": reason})
+        self.problems.append({"path": str(path), "reason": reason, **coded(reason)})
 
     def add_skipped(self, path: Path, reason: str) -> None:
         """A clip that was left out on purpose."""

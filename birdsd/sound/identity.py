@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from birdsd.files import sha256_file
+from birdsd.remarks import Remark
 from birdsd.sound.audio.formats import AUDIO_SUFFIXES
 from birdsd.sound.audio.source import RecordingError, opened
 from birdsd.sound.labels.annotation import REPEATED, SAME_RECORDING, Label, LabelledSet, Problem, Recording
@@ -115,8 +116,14 @@ def merge_equal(recordings: Sequence[Recording], result: Identity | None = None)
             result.problems.append(
                 Problem(
                     double.path,
-                    f"it is the same recording as {_place(one.path, double.path)}, {how}: "
-                    f"read once, labelled {named}",
+                    Remark(
+                        f"it is the same recording as {_place(one.path, double.path)}, {how}: "
+                        f"read once, labelled {named}",
+                        "same-recording",
+                        of=one.path,
+                        how=how,
+                        species=one.species,
+                    ),
                 )
             )
     result.recordings += [kept[id(r)] for r in recordings if id(r) in kept]
@@ -210,7 +217,7 @@ def _listened(recordings: Sequence[Recording], groups: _Groups) -> list[Problem]
             f"near-identical recordings were not looked for: that would take {heard_s / 3600:.0f} h of "
             f"listening, and the limit is {MOST_LISTENED_S / 3600:.0f} h"
         )
-        return [Problem(recordings[0].path.parent, problem)]
+        return [Problem(recordings[0].path.parent, Remark(problem, "alike-unchecked"))]
     problems = []
     paths = [recording.path for recording in recordings]
 
@@ -228,8 +235,13 @@ def _listened(recordings: Sequence[Recording], groups: _Groups) -> list[Problem]
         problems.append(
             Problem(
                 second.path,
-                f"it sounds the same as {_place(first.path, second.path)}"
-                f"{shift if abs(found.later_s) > 0.1 else ''}: both go into one split{labels}",
+                Remark(
+                    f"it sounds the same as {_place(first.path, second.path)}"
+                    f"{shift if abs(found.later_s) > 0.1 else ''}: both go into one split{labels}",
+                    "sounds-the-same",
+                    of=first.path,
+                    labels_differ=bool(labels),
+                ),
             )
         )
     return problems

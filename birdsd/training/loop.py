@@ -20,6 +20,7 @@ from torch import Tensor
 
 from birdsd.errors import Damaged, Mismatch
 from birdsd.files import read_json, write_json
+from birdsd.remarks import coded
 from birdsd.training.batches.batches import (
     BatchMaker,
     Examples,
@@ -287,7 +288,7 @@ class Trainer:
     def _announce(self, checkpoint: Checkpoint | None, notes: list[str]) -> None:
         assert self.engine is not None
         for note in notes:
-            self._tell({"event": "note", "text": note}, note)
+            self._tell({"event": "note", "text": note, **coded(note)}, note)
         facts = {
             "position": self.position,
             "total": self.total,
@@ -414,7 +415,7 @@ class Trainer:
         self.events({"event": "validated", "position": self.position, **result})
         self.early.saw(self.position, result["loss"])
         if remark := validation.remark(result, self.position):
-            self._tell({"event": "note", "text": remark}, remark)
+            self._tell({"event": "note", "text": remark, **coded(remark)}, remark)
 
     def _tell(self, event: dict[str, Any], line: str) -> None:
         self.events(event)

@@ -18,7 +18,7 @@ from birdsd.evaluation.judged_run import staircase_of
 from birdsd.evaluation.judges import Sound
 from birdsd.evaluation.judges.judgement import wilson
 from birdsd.evaluation.real_clips import RealClip, held_out_split, read_real
-from birdsd.evaluation.staircase import AUTOENCODER, CODEC, GENERATED, RECORDING, staircase
+from birdsd.evaluation.staircase import AUTOENCODER, CODEC, GENERATED, RECORDING, TITLES, staircase
 from birdsd.evaluation.weak_check import WeakCheck
 from birdsd.files import write_json
 from birdsd.shards.index import ShardIndex
@@ -28,6 +28,7 @@ from birdsd.sound.audio.recordings import write_wav
 from birdsd.sound.codec.codec import SpectrogramCodec
 from tests.support.errors import refuses
 from tests.support.fake_judge import FakeJudge
+from tests.support.remarks import remarked
 from tests.support.songs import SPECIES, song, write_shards
 
 
@@ -58,8 +59,9 @@ def test_the_stage_that_loses_the_bird_is_seen(codec):
     assert list(shares) == [RECORDING, CODEC, AUTOENCODER, GENERATED]
     assert shares[RECORDING] == shares[CODEC] == shares[GENERATED] == 1.0 and shares[AUTOENCODER] == 0.0
     assert told.loses_most.stage == AUTOENCODER
-    assert ": codec, autoencoder and back" in told.text()
-    assert "test recordings; settings are chosen on validation recordings" in told.text()
+    worst, held_out = (remarked(told.remarks(), code) for code in ("loses-most", "held-out-for-figures"))
+    assert worst.facts["stage"] == AUTOENCODER and worst.endswith(f": {TITLES[AUTOENCODER]}")
+    assert held_out.facts == {"split": "test"} and worst in told.text() and held_out in told.text()
     assert "Fake judge (CC0)" in told.text()
     stages = json.loads(json.dumps(told.to_json()))["stages"]
     assert [stage["figures"]["clips"] for stage in stages] == [18, 18, 18, 6]
@@ -97,9 +99,10 @@ def test_what_is_missing_is_said(codec):
     assert [step.stage for step in told.steps] == [CODEC]
     assert set(told.missing) == {RECORDING, AUTOENCODER, GENERATED}
     assert "18 of 18" in told.missing[RECORDING] and "validation" in told.remarks()[0]
+    assert told.remarks()[0].code == "no-test-recordings"
     nothing = staircase(codec, [], FakeJudge(), SPECIES, generated=sounds(codec), progress=False)
     assert [step.stage for step in nothing.steps] == [GENERATED]
-    assert "no recording with one species was held out" in nothing.text()
+    assert nothing.missing[CODEC].code == "nothing-held-out" and nothing.missing[CODEC] in nothing.text()
 
 
 def test_silent_clips_and_one_species_only_count_as_not_heard(codec):
@@ -130,11 +133,13 @@ def test_without_test_recordings_validation_is_used_and_said(codec: SpectrogramC
     index = write_shards(tmp_path, codec, {"train": range(3), "validation": range(3, 5)})
     assert held_out_split(index) == "validation"
     run = staircase_of(index, sounds(codec), judge=FakeJudge(), progress=False)
-    assert run.held_out == "validation" and "no test recordings" in run.text()
+    said = remarked(run.staircase.remarks(), "no-test-recordings")
+    assert run.held_out == "validation" == said.facts["split"] and said in run.text()
     alone = write_shards(tmp_path / "alone", codec, {"train": range(2)})
     run = staircase_of(alone, sounds(codec), judge=FakeJudge(), progress=False)
     assert run.held_out == "" and run.real == [] and run.measures.row("loudness").real is None
-    assert "no recording with one species was held out" in run.text()
+    assert run.staircase.missing[CODEC].code == "nothing-held-out"
+    assert run.staircase.missing[CODEC] in run.text()
 
 
 def test_whatever_needs_the_codec_says_the_same_of_shards_without_one(codec, tmp_path):

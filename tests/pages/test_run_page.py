@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from birdsd.config import settings_as_typed
+from birdsd.errors import BadValue
 from birdsd.files import append_bytes, write_json
 from birdsd.pages.run.page import report, write
 from birdsd.pages.run.previews import Budget, caption, listen, pieces
@@ -120,7 +121,7 @@ def test_a_preview_that_was_turned_down_says_so(history: History, tmp_path: Path
 def test_where_the_page_goes(history: History, tmp_path: Path) -> None:
     assert report(history.run) == history.folder / "report.html"
     assert report(history.run, tmp_path) == tmp_path / f"{history.folder.name}.html"
-    with refuses("--price -1"):
+    with refuses("--price -1", kind=BadValue):
         report(history.run, price=-1.0)
 
 

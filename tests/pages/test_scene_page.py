@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from birdsd.errors import NotFound
 from birdsd.pages.demo import ClosingScene, demo_page
 from birdsd.pages.scene import SceneFolder, scene_figure, scene_table
 from birdsd.sound.codec.codec import SpectrogramCodec
@@ -77,7 +78,7 @@ def test_names_in_a_scene_stay_text(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_scene_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "labels.json").write_text("{}")
-    with refuses(str(tmp_path), "birdsd run scene"):
+    with refuses(str(tmp_path), "birdsd run scene", kind=NotFound):
         SceneFolder(tmp_path).labels  # noqa: B018
 
 

@@ -12,7 +12,7 @@ import pytest
 from birdsd.cli import main
 from birdsd.cli.plan import facts_of, plan, text_of
 from birdsd.config import compose
-from birdsd.errors import BadValue, UnknownName, Unsupported
+from birdsd.errors import BadValue, UnknownName, Unsupported, UserError
 from birdsd.planning import plan_training as planning
 from birdsd.planning.hardware import GIB, Hardware, card_called, hardware
 from birdsd.planning.memory_budget import Layout, budget
@@ -241,17 +241,19 @@ def test_nodes_are_settings_of_submit(large: None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "named"),
+    ("setting", "named", "kind"),
     [
-        ("machine.precision=fp17", "machine.precision 'fp17'"),
-        ("machine.micro_batch=-1", "machine.micro_batch is -1"),
-        ("machine.engine=horovod", "machine.engine 'horovod'"),
-        ("nodes=0", "nodes=0"),
-        ("tasks_per_node=-1", "tasks_per_node=-1"),
+        ("machine.precision=fp17", "machine.precision 'fp17'", UnknownName),
+        ("machine.micro_batch=-1", "machine.micro_batch is -1", BadValue),
+        ("machine.engine=horovod", "machine.engine 'horovod'", UnknownName),
+        ("nodes=0", "nodes=0", BadValue),
+        ("tasks_per_node=-1", "tasks_per_node=-1", BadValue),
     ],
 )
-def test_settings_that_cannot_run_are_no_plan(large: None, setting: str, named: str) -> None:
-    with refuses(named):
+def test_settings_that_cannot_run_are_no_plan(
+    large: None, setting: str, named: str, kind: type[UserError]
+) -> None:
+    with refuses(named, kind=kind):
         make_plan(["model=sd15", setting], gpu="8GB")
 
 

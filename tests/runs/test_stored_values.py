@@ -14,7 +14,7 @@ from birdsd.cluster.resume import _where_to
 from birdsd.cluster.script_lines import resolved, setup_lines, shell_value
 from birdsd.cluster.submit import new_submission, submit
 from birdsd.config import altered, changed, compose
-from birdsd.errors import BadValue, UserError
+from birdsd.errors import BadValue, Damaged, UnknownName, UserError
 from birdsd.runs.allocations import Submission
 from birdsd.runs.run import Run
 from birdsd.schema import SubmitConfig
@@ -171,20 +171,22 @@ environment:
 
 
 @pytest.mark.parametrize(
-    ("text", "named"),
+    ("text", "named", "kind"),
     [
-        ("time_limit_min: 1:30\n", "time_limit_min: 1:30"),
-        ("cpus_per_task: 0x10\n", "cpus_per_task: 0x10"),
-        ("nodes: 2\n", "nodes"),
-        ("setup: [a]\nsetup: [b]\n", "setup"),
-        ("environment: {A: [1, 2]}\n", "A"),
-        ("environment: [A]\n", "environment"),
-        ("modules: {a: 1}\n", "modules"),
-        ("sbatch: {a\n", "cannot be read"),
+        ("time_limit_min: 1:30\n", "time_limit_min: 1:30", BadValue),
+        ("cpus_per_task: 0x10\n", "cpus_per_task: 0x10", BadValue),
+        ("nodes: 2\n", "nodes", UnknownName),
+        ("setup: [a]\nsetup: [b]\n", "setup", Damaged),
+        ("environment: {A: [1, 2]}\n", "A", BadValue),
+        ("environment: [A]\n", "environment", BadValue),
+        ("modules: {a: 1}\n", "modules", BadValue),
+        ("sbatch: {a\n", "cannot be read", Damaged),
     ],
 )
-def test_what_no_field_takes_is_refused_by_name_in_a_line(tmp_path: Path, text: str, named: str) -> None:
-    with pytest.raises(UserError) as told:
+def test_what_no_field_takes_is_refused_by_name_in_a_line(
+    tmp_path: Path, text: str, named: str, kind: type[UserError]
+) -> None:
+    with pytest.raises(kind) as told:
         compose("submit", [site_file(tmp_path, text)])
     assert "uni.yaml" in str(told.value) or named in str(told.value)
     assert named in str(told.value)

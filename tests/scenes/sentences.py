@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from birdsd.errors import BadValue, Mismatch, NotSet, UnknownName, UserError
 from birdsd.scenes.scene import Background, Event, Scene
 from birdsd.scenes.vocabulary import Vocabulary
 
@@ -193,35 +194,65 @@ UNDERSTOOD: dict[str, Scene] = {
 }  # fmt: skip
 
 # What each error must hold.
-REFUSED: dict[str, tuple[str, ...]] = {
-    "a Dodo singing": ("Dodo", "Rock Pigeon"),
-    "an American Robbin": ("Robbin", "American Robin"),
-    "a Great Tit in a jungle": ("jungle", "forest"),
-    "a Great Tit warbling loudly": ("warbling", "singing"),
-    "a Great Tit drumming on an American Robin": ("on", "word 5"),
-    "an American Robin drumming": ("drumming", "alarm call, call, song"),
-    "a Great Tit at 12": ("12", "12 s", "12 minutes"),
-    "no Great Tit": ("no Great Tit", "leave it out"),
-    "a Great Tit in Spain": ("Spain", "forest"),
-    "a Great Tit in the morning": ("morning",),
-    "several Great Tits": ("several", "how many"),
-    "a bird singing": ("bird", "species"),
-    "a Great Tit at 10 s followed by a Little Owl at 5 s": ("10 s", "5 s", "before"),
-    "10 s: a Great Tit at 12 s": ("12 s", "10 s"),
-    "a Great Tit at the end": ("at the end", "at 25 s"),
-    "a Great Tit every 5 seconds": ("every 5 s", "length"),
-    "a Great Tit; rm -rf / #": ("rm",),
-    "a Great Tit zero times": ("zero", "once"),
-    "0 s of rain": ("0 s",),
-    "a day of rain": ("day",),
-    "": ("empty",),
-    "a Great Tit followed by": ("followed by", "nothing"),
-    "a Great Tit from 20 s to 5 s": ("20 s", "5 s"),
-    "a Great Tit at 400 degrees": ("400", "180"),
-    "an American Robin after": ("after",),
-    "a loud": ("loud",),
-    "a Great Tit two metres up": ("two metres up",),
-    "a Great Tit at NaN s": ("NaN",),
-    "a Great Tit at 10 s at 20 s": ("10 s", "20 s"),
-    "a Great Tit <script>": ("script",),
+REFUSED: dict[str, tuple[type[UserError] | str, ...]] = {
+    "a Dodo singing": (UnknownName, "Dodo", "Rock Pigeon"),
+    "an American Robbin": (UnknownName, "Robbin", "American Robin"),
+    "a Great Tit in a jungle": (UnknownName, "jungle", "forest"),
+    "a Great Tit warbling loudly": (BadValue, "warbling", "singing"),
+    "a Great Tit drumming on an American Robin": (BadValue, "on", "word 5"),
+    "an American Robin drumming": (UnknownName, "drumming", "alarm call, call, song"),
+    "a Great Tit at 12": (BadValue, "12", "12 s", "12 minutes"),
+    "no Great Tit": (BadValue, "no Great Tit", "leave it out"),
+    "a Great Tit in Spain": (UnknownName, "Spain", "forest"),
+    "a Great Tit in the morning": (
+        UnknownName,
+        "morning",
+    ),
+    "several Great Tits": (BadValue, "several", "how many"),
+    "a bird singing": (BadValue, "bird", "species"),
+    "a Great Tit at 10 s followed by a Little Owl at 5 s": (Mismatch, "10 s", "5 s", "before"),
+    "10 s: a Great Tit at 12 s": (Mismatch, "12 s", "10 s"),
+    "a Great Tit at the end": (BadValue, "at the end", "at 25 s"),
+    "a Great Tit every 5 seconds": (NotSet, "every 5 s", "length"),
+    "a Great Tit; rm -rf / #": (
+        UnknownName,
+        "rm",
+    ),
+    "a Great Tit zero times": (BadValue, "zero", "once"),
+    "0 s of rain": (
+        BadValue,
+        "0 s",
+    ),
+    "a day of rain": (
+        BadValue,
+        "day",
+    ),
+    "": (
+        NotSet,
+        "empty",
+    ),
+    "a Great Tit followed by": (BadValue, "followed by", "nothing"),
+    "a Great Tit from 20 s to 5 s": (BadValue, "20 s", "5 s"),
+    "a Great Tit at 400 degrees": (BadValue, "400", "180"),
+    "an American Robin after": (
+        BadValue,
+        "after",
+    ),
+    "a loud": (
+        BadValue,
+        "loud",
+    ),
+    "a Great Tit two metres up": (
+        BadValue,
+        "two metres up",
+    ),
+    "a Great Tit at NaN s": (
+        BadValue,
+        "NaN",
+    ),
+    "a Great Tit at 10 s at 20 s": (Mismatch, "10 s", "20 s"),
+    "a Great Tit <script>": (
+        BadValue,
+        "script",
+    ),
 }

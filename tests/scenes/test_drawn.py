@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from birdsd import yamltext
-from birdsd.errors import Mismatch, NotFound, NothingLeft, UserError
+from birdsd.errors import BadValue, Mismatch, NotFound, NothingLeft, UnknownName, Unsupported, UserError
 from birdsd.scenes.drawn.distribution import Distribution, distribution_of, read_distribution
 from birdsd.scenes.drawn.draw import draw_scene
 from birdsd.scenes.drawn.draws import read_draw
@@ -126,43 +126,49 @@ def test_a_distribution_has_its_mean_and_its_ends(value: Any) -> None:
 
 
 BAD = [
-    ("events: 10\nevent_s: 5\nduration_s: 20\nmax_overlap: 1", ("10 songs of 5 s", "take 50 s", "20 s")),
-    ("events: 10\nevent_s: 5\nduration_s: 20\nspecies: [Great Tit]", ("take 50 s", "20 s")),
-    ("events_per_minute: 30\nevent_s: 5\nmax_overlap: 1", ("15 songs", "take 75 s", "30 s")),
-    ("events: {uniform: [1, 19]}\nevent_s: 5\nmax_overlap: 1", ("10 songs", "the mean of each")),
-    ("gap_s: 4\nevents: 8", ("8 gaps of 4 s", "48 s")),
-    ("snr_db: {normal: [3, 5]}", ("snr_db can be -inf to inf", "truncnormal")),
-    ("snr_db: .nan", ("snr_db is nan",)),
-    ("snr_db: {uniform: [5, 3]}", ("5, 3",)),
-    ("snr_db: {uniform: [5]}", ("1 parameters", "2")),
-    ("snr_db: {unifrom: [5, 6]}", ("unifrom", "uniform")),
-    ("snr_db: {uniform: [-40, 3]}", ("-40 to 3", "-30")),
-    ("distance_m: {loguniform: [0, 3]}", ("greater than 0",)),
-    ("gap_s: {truncnormal: [1, 1, 50, 60]}\nevents: 1", ("standard deviations",)),
-    ("events: 3\nevents_per_minute: 4", ("both",)),
-    ("events: -1", ("-1",)),
-    ("events: {poisson: -1}", ("-1",)),
-    ("events: {choose: []}", ("nothing",)),
-    ("events: 1e9", ("songs",)),
-    ("species: {Dodo: 1}", ("Dodo",)),
-    ("species: {Great Tit: 0}", ("weights are 0",)),
-    ("species: {Great Tit: -1, Little Owl: 3}", ("weights are -1",)),
-    ("species: {Great Tit: .nan}", ("nan",)),
-    ("species: []", ("names",)),
-    ("sound_types: {American Robin: {drumming: 1}}", ("drumming", "alarm call, call, song")),
-    ("environments: [lava]", ("lava", "rain")),
-    ("max_overlap: 0", ("max_overlap is 0",)),
-    ("max_overlap: {choose: [1]}", ("max_overlap",)),
-    ("duration_s: 0", ("0 s",)),
-    ("duration_s: {choose: [10, 86400]}", ("86400 s", "6 hours")),
-    ("durations_s: 3", ("durations_s", "duration_s")),
-    ("format: scaper", ("format",)),
+    (
+        "events: 10\nevent_s: 5\nduration_s: 20\nmax_overlap: 1",
+        ("10 songs of 5 s", "take 50 s", "20 s"),
+        Mismatch,
+    ),
+    ("events: 10\nevent_s: 5\nduration_s: 20\nspecies: [Great Tit]", ("take 50 s", "20 s"), Mismatch),
+    ("events_per_minute: 30\nevent_s: 5\nmax_overlap: 1", ("15 songs", "take 75 s", "30 s"), Mismatch),
+    ("events: {uniform: [1, 19]}\nevent_s: 5\nmax_overlap: 1", ("10 songs", "the mean of each"), Mismatch),
+    ("gap_s: 4\nevents: 8", ("8 gaps of 4 s", "48 s"), Mismatch),
+    ("snr_db: {normal: [3, 5]}", ("snr_db can be -inf to inf", "truncnormal"), BadValue),
+    ("snr_db: .nan", ("snr_db is nan",), BadValue),
+    ("snr_db: {uniform: [5, 3]}", ("5, 3",), BadValue),
+    ("snr_db: {uniform: [5]}", ("1 parameters", "2"), BadValue),
+    ("snr_db: {unifrom: [5, 6]}", ("unifrom", "uniform"), UnknownName),
+    ("snr_db: {uniform: [-40, 3]}", ("-40 to 3", "-30"), BadValue),
+    ("distance_m: {loguniform: [0, 3]}", ("greater than 0",), BadValue),
+    ("gap_s: {truncnormal: [1, 1, 50, 60]}\nevents: 1", ("standard deviations",), BadValue),
+    ("events: 3\nevents_per_minute: 4", ("both",), Mismatch),
+    ("events: -1", ("-1",), BadValue),
+    ("events: {poisson: -1}", ("-1",), BadValue),
+    ("events: {choose: []}", ("nothing",), BadValue),
+    ("events: 1e9", ("songs",), Mismatch),
+    ("species: {Dodo: 1}", ("Dodo",), UnknownName),
+    ("species: {Great Tit: 0}", ("weights are 0",), BadValue),
+    ("species: {Great Tit: -1, Little Owl: 3}", ("weights are -1",), BadValue),
+    ("species: {Great Tit: .nan}", ("nan",), BadValue),
+    ("species: []", ("names",), BadValue),
+    ("sound_types: {American Robin: {drumming: 1}}", ("drumming", "alarm call, call, song"), UnknownName),
+    ("environments: [lava]", ("lava", "rain"), UnknownName),
+    ("max_overlap: 0", ("max_overlap is 0",), BadValue),
+    ("max_overlap: {choose: [1]}", ("max_overlap",), BadValue),
+    ("duration_s: 0", ("0 s",), BadValue),
+    ("duration_s: {choose: [10, 86400]}", ("86400 s", "6 hours"), BadValue),
+    ("durations_s: 3", ("durations_s", "duration_s"), UnknownName),
+    ("format: scaper", ("format",), Unsupported),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "words"), BAD, ids=range(len(BAD)))
-def test_a_distribution_that_cannot_be_met_is_refused(text: str, words: tuple[str, ...]) -> None:
-    with pytest.raises(UserError) as refused:
+@pytest.mark.parametrize(("text", "words", "kind"), BAD, ids=range(len(BAD)))
+def test_a_distribution_that_cannot_be_met_is_refused(
+    text: str, words: tuple[str, ...], kind: type[UserError]
+) -> None:
+    with pytest.raises(kind) as refused:
         asked(text)
     assert [one for one in words if one not in str(refused.value)] == []
 

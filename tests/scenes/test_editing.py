@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from birdsd.errors import BadValue
 from birdsd.scenes.editing import (
     BIRDS,
     ENVIRONMENT,
@@ -197,7 +198,7 @@ def test_an_event_beyond_the_duration_is_refused_and_the_frame_is_checked():
         assert word in problem(edited(SCENE, KNOWN, *rows(), duration, 0))
     for seed in ("-1", "1.5", "nan", "x", "1" * 30):
         assert "seed is" in problem(edited(SCENE, KNOWN, *rows(), "", seed))
-        with refuses("seed is"):
+        with refuses("seed is", kind=BadValue):
             read_seed(seed)
     assert read_seed(None) == 0 and read_seed(7.0) == 7
 

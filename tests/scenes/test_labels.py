@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from birdsd.errors import BadValue, NotFound, UnknownName, UserError
+from birdsd.errors import BadValue, NotFound, UnknownName
+from birdsd.remarks import Remark
 from birdsd.scenes.labels import scene_of_labels
 from birdsd.scenes.schedule import solve
 from birdsd.scenes.vocabulary import Vocabulary
@@ -15,6 +16,7 @@ from birdsd.sound.labels.audacity import write_audacity
 from birdsd.sound.labels.raven import write_raven
 from tests.scenes.sentences import VOCABULARY
 from tests.support.errors import refuses
+from tests.support.remarks import remarked
 
 LABELS = [
     Label("Great Tit", 1.0, 2.5, 2000.0, 6000.0, "song"),
@@ -49,7 +51,10 @@ def test_other_birds_sing_the_parts_and_who_sings_whose_is_said(tmp_path: Path) 
         scene_of_labels(path, VOCABULARY)
     given = scene_of_labels(path, VOCABULARY, birds={"kakapo": "marsh wren"})
     assert [e.species for e in given.events] == ["Great Tit", "Little Owl", "Great Tit", "Marsh Wren"]
-    assert "Marsh Wren sings the part of Kakapo" in given.assumptions
+    said = remarked(given.assumptions, "another-sings")
+    assert (
+        said.facts == {"bird": "Marsh Wren", "part": "Kakapo"} and "Marsh Wren" in said and "Kakapo" in said
+    )
     drawn = scene_of_labels(path, VOCABULARY, others=True, seed=5)
     assert drawn == scene_of_labels(path, VOCABULARY, others=True, seed=5)
     parts = [e.species for e in drawn.events]
@@ -61,18 +66,21 @@ def test_other_birds_sing_the_parts_and_who_sings_whose_is_said(tmp_path: Path) 
 def test_what_the_scene_has_not_is_counted(tmp_path: Path) -> None:
     path = tmp_path / "labels.txt"
     path.write_text("1.0\t2.0\tGreat Tit\n3.0\t4.0\tunknown\n5.0\t6.0\train\n7.0\t7.0\tGreat Tit\n")
-    said = " ".join(scene_of_labels(path, VOCABULARY).assumptions)
-    assert "1 labels are left out: nobody knows which bird it is" in said
-    assert "1 labels are left out: no bird" in said and "shorter than 0.02 s" in said
+    said = [one for one in scene_of_labels(path, VOCABULARY).assumptions if isinstance(one, Remark)]
+    assert [(one.code, one.facts) for one in said if one.code.startswith("labels-")] == [
+        ("labels-of-nobody", {"labels": 1}), ("labels-of-no-bird", {"labels": 1}),
+        ("labels-too-short", {"labels": 1}),
+    ]  # fmt: skip
+    assert all(one.startswith("1 labels are left out: ") for one in said) and "0.02 s" in said[-1]
 
 
 def test_a_type_that_the_singer_was_never_taught_is_left_out_and_said(tmp_path: Path) -> None:
     path = tmp_path / "labels.txt"
     write_raven(path, [Label("Great Tit", 1.0, 2.0, sound_type="drumming")])
     scene = scene_of_labels(path, VOCABULARY, birds={"Great Tit": "American Robin"})
-    assert scene.events[0].sound_type == "" and any(
-        "'drumming' is not said" in one for one in scene.assumptions
-    )
+    assert scene.events[0].sound_type == ""
+    said = remarked(scene.assumptions, "type-not-taught")
+    assert said.facts == {"type": "drumming", "bird": "American Robin"} and "'drumming'" in said
 
 
 def test_a_long_box_is_a_bout_of_songs(tmp_path: Path) -> None:
@@ -94,9 +102,11 @@ def test_of_several_recordings_one_is_chosen(tmp_path: Path) -> None:
 
 def test_a_table_without_a_bird_or_of_no_known_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "labels.txt"
-    for text in ("1.0\t2.0\train\n", "hello\n", "Great Tit\n"):
+    for text, kind in (
+        ("1.0\t2.0\train\n", NotFound), ("hello\n", BadValue), ("Great Tit\n", BadValue),
+    ):  # fmt: skip
         path.write_text(text)
-        with pytest.raises(UserError):
+        with refuses("labels.txt", kind=kind):
             scene_of_labels(path, VOCABULARY)
     with refuses("none.txt", kind=NotFound):
         scene_of_labels(tmp_path / "none.txt", Vocabulary(("Great Tit",)))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Damaged, NotFound, UnknownName, Unsupported, UserError
 from birdsd.scenes.picture import draw_timeline
 from birdsd.scenes.prose.parse import understood
 from birdsd.scenes.scene import Background, Event, Scene
@@ -16,6 +16,7 @@ from birdsd.scenes.schedule import solve
 from birdsd.scenes.store import from_yaml, read_scene, to_yaml, write_scene
 from birdsd.scenes.table import clock, table
 from tests.scenes.sentences import UNDERSTOOD, VOCABULARY
+from tests.support.errors import refuses
 
 FULL = Scene(
     (
@@ -60,61 +61,61 @@ def test_a_short_file_is_enough(tmp_path: Path) -> None:
 
 
 BAD = [
-    ("events:\n- {specie: x}", ("specie", "species")),
-    ("durations_s: 3", ("durations_s", "duration_s")),
-    ("events:\n- {id: e0}", ("e0", "species")),
-    ("events: 3", ("events",)),
-    ("events:\n- {species: [a, b]}", ("text",)),
-    ("events:\n- {species: x, onset_s: soon}", ("onset_s is soon", "number")),
-    ("events:\n- {species: x, onset_s: .nan}", ("onset_s is nan",)),
-    ("events:\n- {species: x, onset_s: .inf}", ("onset_s is inf",)),
-    ("events:\n- {species: x, count: 1.5}", ("count is 1.5", "whole")),
-    ("events:\n- {species: x, count: .inf}", ("count is inf",)),
-    ("events:\n- {species: x, gap_s: [1, 2, 3]}", ("gap_s",)),
-    ("events:\n- {species: x, repeat: true}", ("repeat is True",)),
-    ("backgrounds:\n- {level_db: -30}", ("environment",)),
-    ("loop: maybe\nevents: [{species: x}]", ("loop is maybe",)),
-    ("duration_s: 0\nevents: [{species: x}]", ("0 s",)),
-    ("duration_s: 86400\nevents: [{species: x}]", ("86400", "6 hours")),
-    ("format: scaper/1", ("format",)),
-    ("- a\n- b", ("key: value",)),
-    ("events: [", ("line", "YAML")),
-    ("seed: 1\nseed: 2", ("twice",)),
-    ("events: !!python/object/apply:os.system ['true']", ("YAML",)),
-    ("a: &a [x, x]\nb: [*a, *a]", ("refers",)),
-    ("events:\n- {species: x, id: 'a b'}", ("a b",)),
-    ("[" * 5000, ("YAML",)),
+    ("events:\n- {specie: x}", ("specie", "species"), UnknownName),
+    ("durations_s: 3", ("durations_s", "duration_s"), UnknownName),
+    ("events:\n- {id: e0}", ("e0", "species"), NotFound),
+    ("events: 3", ("events",), BadValue),
+    ("events:\n- {species: [a, b]}", ("text",), BadValue),
+    ("events:\n- {species: x, onset_s: soon}", ("onset_s is soon", "number"), BadValue),
+    ("events:\n- {species: x, onset_s: .nan}", ("onset_s is nan",), BadValue),
+    ("events:\n- {species: x, onset_s: .inf}", ("onset_s is inf",), BadValue),
+    ("events:\n- {species: x, count: 1.5}", ("count is 1.5", "whole"), BadValue),
+    ("events:\n- {species: x, count: .inf}", ("count is inf",), BadValue),
+    ("events:\n- {species: x, gap_s: [1, 2, 3]}", ("gap_s",), BadValue),
+    ("events:\n- {species: x, repeat: true}", ("repeat is True",), BadValue),
+    ("backgrounds:\n- {level_db: -30}", ("environment",), NotFound),
+    ("loop: maybe\nevents: [{species: x}]", ("loop is maybe",), BadValue),
+    ("duration_s: 0\nevents: [{species: x}]", ("0 s",), BadValue),
+    ("duration_s: 86400\nevents: [{species: x}]", ("86400", "6 hours"), BadValue),
+    ("format: scaper/1", ("format",), Unsupported),
+    ("- a\n- b", ("key: value",), BadValue),
+    ("events: [", ("line", "YAML"), Damaged),
+    ("seed: 1\nseed: 2", ("twice",), Damaged),
+    ("events: !!python/object/apply:os.system ['true']", ("YAML",), Damaged),
+    ("a: &a [x, x]\nb: [*a, *a]", ("refers",), Unsupported),
+    ("events:\n- {species: x, id: 'a b'}", ("a b",), BadValue),
+    ("[" * 5000, ("YAML",), BadValue),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "words"), BAD, ids=range(len(BAD)))
+@pytest.mark.parametrize(("text", "words", "kind"), BAD, ids=range(len(BAD)))
 def test_a_file_that_is_no_scene_is_refused_by_name(
-    tmp_path: Path, text: str, words: tuple[str, ...]
+    tmp_path: Path, text: str, words: tuple[str, ...], kind: type[UserError]
 ) -> None:
     path = tmp_path / "scene.yaml"
     path.write_text(text)
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(kind) as refused:
         read_scene(path)
     assert [one for one in words if one not in str(refused.value)] == []
 
 
 def test_a_table_that_is_no_scene_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "scene.csv"
-    for text, word in (
-        ("species,onset\nGreat Tit,1\n", "onset_s"),
-        ("role,species\nbird,Great Tit\n", "bird"),
-        ("role,duration_s\nscene,3\nscene,4\n", "2 rows"),
-        ("species,onset_s\nGreat Tit,NaN\n", "NaN"),
-        ('species,onset_s\nGreat Tit,"1,5"\n', "decimal point"),
+    for text, word, kind in (
+        ("species,onset\nGreat Tit,1\n", "onset_s", UnknownName),
+        ("role,species\nbird,Great Tit\n", "bird", UnknownName),
+        ("role,duration_s\nscene,3\nscene,4\n", "2 rows", BadValue),
+        ("species,onset_s\nGreat Tit,NaN\n", "NaN", BadValue),
+        ('species,onset_s\nGreat Tit,"1,5"\n', "decimal point", BadValue),
     ):
         path.write_text(text)
-        with pytest.raises(UserError) as refused:
+        with pytest.raises(kind) as refused:
             read_scene(path)
         assert word in str(refused.value)
-    for name in ("missing.yaml", "scene.txt"):
-        with pytest.raises(UserError):
+    for name, kind in (("missing.yaml", NotFound), ("scene.txt", BadValue)):
+        with refuses(name, kind=kind):
             read_scene(tmp_path / name)
-    with pytest.raises(UserError):
+    with refuses("scene.json", kind=BadValue):
         write_scene(tmp_path / "scene.json", FULL)
 
 

@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pytest
 
-from birdsd.errors import BadValue, UserError
+from birdsd.errors import BadValue, Mismatch, UserError
 from birdsd.shards import balance
 from birdsd.shards.balance import BalancedOrder, species_weights
 from birdsd.shards.index import ShardIndex
@@ -82,16 +82,16 @@ def test_a_sample_of_no_weight_never_comes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("weights", "named"),
+    ("weights", "named", "kind"),
     [
-        (np.ones(3), "[3]"),
-        (np.zeros(TOTAL), ">= 0"),
-        (-WEIGHTS, ">= 0"),
-        (np.full(TOTAL, np.nan), ">= 0"),
+        (np.ones(3), "[3]", Mismatch),
+        (np.zeros(TOTAL), ">= 0", BadValue),
+        (-WEIGHTS, ">= 0", BadValue),
+        (np.full(TOTAL, np.nan), ">= 0", BadValue),
     ],
 )
-def test_weights_that_are_none(weights, named) -> None:
-    with refuses(named):
+def test_weights_that_are_none(weights, named, kind) -> None:
+    with refuses(named, kind=kind):
         order(weights)
 
 

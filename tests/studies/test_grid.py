@@ -8,6 +8,7 @@ import shlex
 import pytest
 
 from birdsd import config
+from birdsd.errors import BadValue, Mismatch, NotSet, UnknownName
 from birdsd.studies.grid import Axis, Grid, command, value_name
 from tests.support.errors import refuses
 from tests.support.untrained import make_model
@@ -32,14 +33,14 @@ def test_axes_are_settings_with_values():
     assert Axis.parse("guidance=1, 3,5,3", "x") == Axis("guidance", ("1", "3", "5"))
     assert Axis.parse('prompt=["a robin, singing", "a wren"]', "x").values == ("a robin, singing", "a wren")
     assert Axis.parse("negative_prompt=[null, rain]", "y").values == ("", "rain")
-    for text, value, offer in (
-        ("guidence=1,2", "guidence", "'guidance'"),
-        ("guidance", "x='guidance'", "guidance=1,3,5"),
-        ("guidance=", "x='guidance='", "guidance=1,3,5"),
-        ("machine=smoke", "machine", "birdsd run generate --keys"),
-        ("out=a,b", "out", "birdsd run generate --keys"),
+    for text, value, offer, kind in (
+        ("guidence=1,2", "guidence", "'guidance'", UnknownName),
+        ("guidance", "x='guidance'", "guidance=1,3,5", BadValue),
+        ("guidance=", "x='guidance='", "guidance=1,3,5", NotSet),
+        ("machine=smoke", "machine", "birdsd run generate --keys", UnknownName),
+        ("out=a,b", "out", "birdsd run generate --keys", UnknownName),
     ):
-        with refuses(value, offer):
+        with refuses(value, offer, kind=kind):
             Axis.parse(text, "x")
 
 
@@ -66,16 +67,16 @@ def test_prompts_additions_and_nothing_can_be_values():
 
 
 def test_what_cannot_be_a_grid_is_refused_before_anything_is_made(tmp_path):
-    for settings, value, offer in (
-        ((), "x", "x="),
-        (("x=steps=1,2", "y=steps=3"), "steps", ""),
-        (("x=steps=1,zwei",), "steps=zwei", ""),
-        (("x=steps=1,0",), "steps=0", ""),
-        (("x=scheduler=ddim,eulr",), "eulr", "'euler'"),
-        (("x=strength=0.1,0.5",), "init", ""),
-        (("x=seed=" + ",".join(map(str, range(60))), "count=2"), "120 clips", "100"),
+    for settings, value, offer, kind in (
+        ((), "x", "x=", NotSet),
+        (("x=steps=1,2", "y=steps=3"), "steps", "", Mismatch),
+        (("x=steps=1,zwei",), "steps=zwei", "", BadValue),
+        (("x=steps=1,0",), "steps=0", "", BadValue),
+        (("x=scheduler=ddim,eulr",), "eulr", "'euler'", UnknownName),
+        (("x=strength=0.1,0.5",), "init", "", NotSet),
+        (("x=seed=" + ",".join(map(str, range(60))), "count=2"), "120 clips", "100", BadValue),
     ):
-        with refuses(value, offer):
+        with refuses(value, offer, kind=kind):
             Grid.of(asked("run=r", *settings))
 
 

@@ -11,8 +11,10 @@ import pytest
 from birdsd.jobs import sim2real as job
 
 from birdsd.config import compose
-from birdsd.errors import UserError
+from birdsd.diffusion.networks.finite import NotFinite
+from birdsd.errors import BadValue, Mismatch, NotFound, NothingLeft, NotSet, UnknownName, UserError
 from birdsd.evaluation.embedded.cache import EmbeddingCache
+from birdsd.files import read_json
 from birdsd.sound.audio.recordings import write_wav
 from birdsd.sound.labels.load import load_recordings
 from birdsd.studies.sim2real import study as study_module
@@ -127,9 +129,9 @@ def test_levels_that_ask_for_all_there_is_are_said_and_left_out(birds: Path) -> 
     assert usable_levels(["all", "2", "1", "2"], real) == (["1", "2", "all"], [])
     levels, remarks = usable_levels(["2", "4", "8", "all"], real)
     assert levels == ["2", "all"] and len(remarks) == 2 and "more than 4" in remarks[0]
-    with refuses("level 9", "levels=[2,all]"):
+    with refuses("level 9", "levels=[2,all]", kind=BadValue):
         usable_levels(["9"], real)
-    with refuses("'two'"):
+    with refuses("'two'", kind=BadValue):
         usable_levels(["two"], real)
 
 
@@ -137,29 +139,29 @@ def test_too_little_to_compare_is_refused_with_the_reason(birds: Path, tmp_path:
     for number in range(6):
         sing(tmp_path / "one" / "Black Phoebe" / f"r{number}.wav", "Black Phoebe", number)
     sing(tmp_path / "one" / "House Sparrow" / "alone.wav", "House Sparrow", 77)
-    with refuses("1 species", "two test recordings", "add recordings"):
+    with refuses("1 species", "two test recordings", "add recordings", kind=NothingLeft):
         real_sounds(tmp_path / "one", None, validation_fraction=0.2, test_fraction=0.4, seed=0)
     for number in range(3):
         sing(tmp_path / "one" / "House Sparrow" / f"h{number}.wav", "House Sparrow", 80 + number)
-    with refuses("0 species", "raise test_fraction"):
+    with refuses("0 species", "raise test_fraction", kind=NothingLeft):
         real_sounds(tmp_path / "one", None, validation_fraction=0.2, test_fraction=0.2, seed=0)
     for species, many in ((NAMES[0], 0), (NAMES[1], 8)):
         for number in range(many):
             sing(tmp_path / "one" / species / f"{species}{number}.wav", species, 90 + number)
     two = real_sounds(tmp_path / "one", None, validation_fraction=0.2, test_fraction=0.35, seed=0)
     assert two.species == ["Black Phoebe", "Myrtle Warbler"] and "House Sparrow" in two.remarks[-1]
-    with refuses("Black Pheobe", "Black Phoebe"):
+    with refuses("Black Pheobe", "Black Phoebe", kind=UnknownName):
         real_sounds(
             birds / "recordings", None, species=["Black Pheobe"],
             validation_fraction=0.125, test_fraction=0.4, seed=0,
         )  # fmt: skip
-    with refuses("data is not set", "data=FOLDER"):
+    with refuses("data is not set", "data=FOLDER", kind=NotSet):
         Experiment(compose("sim2real", []), Control())
-    with refuses("seeds=0"):
+    with refuses("seeds=0", kind=BadValue):
         Experiment(settings(birds, tmp_path, "seeds=0"), Control())
-    with refuses("does not exist", "FOLDER/{level}"):
+    with refuses("does not exist", "FOLDER/{level}", kind=NotFound):
         Experiment(settings(birds, tmp_path / "x", f"synthetic={tmp_path}/none"), Control()).answer()
-    with refuses("no clip in", "Townsend's Warbler", "synthetic=FOLDER"):
+    with refuses("no clip in", "Townsend's Warbler", "synthetic=FOLDER", kind=NothingLeft):
         synthetic_sounds(birds / "made", ["Townsend's Warbler"])
 
 
@@ -197,7 +199,7 @@ def test_a_test_recording_among_the_synthetic_clips_is_refused(birds: Path, tmp_
     assert synthetic_sounds(tmp_path / "given", real.species, real.held_out)[0]
     leak = tmp_path / "given" / NAMES[0] / "innocent.wav"
     leak.write_bytes(tested.path.read_bytes())
-    with refuses("innocent.wav", "take these files out"):
+    with refuses("innocent.wav", "take these files out", kind=Mismatch):
         synthetic_sounds(tmp_path / "given", real.species, real.held_out)
     experiment = Experiment(
         settings(
@@ -349,12 +351,29 @@ def test_a_record_without_its_scores_is_made_again(birds: Path, tmp_path: Path) 
     assert len(again.calls) == 1
 
 
+@pytest.mark.parametrize(
+    ("scores", "named", "offers", "kind"),
+    [
+        (np.zeros((3, 4)), "(3, 4)", "(4, 3)", Mismatch),
+        (np.full((3, 4), np.nan), "(3, 4)", "(4, 3)", Mismatch),  # of another shape is worse
+        (np.array([[0, np.inf, 1]] * 4), "4 of 12", "learning rate", NotFinite),
+    ],
+)
+def test_scores_of_another_shape_are_another_error_than_those_that_are_no_numbers(
+    scores: np.ndarray, named: str, offers: str, kind: type[UserError]
+) -> None:
+    study_module.check_scores(np.zeros((4, 3)), 4, 3)
+    with refuses(named, offers, kind=kind):
+        study_module.check_scores(scores, 4, 3)
+
+
 def test_an_arm_that_fails_is_named_and_tried_again(birds: Path, tmp_path: Path) -> None:
     asked = settings(birds, tmp_path, "arms=[synthetic]", "seeds=1", "levels=[all]", "filters=[everything]")
     failing = Experiment(asked, Control(), classifier=Recorder("nan"))
     failing.run()
-    with refuses("(18, 3)"):
+    with refuses("(18, 3)", kind=NothingLeft):
         failing.answer()
+    assert {read_json(failing.place(cell))["code"] for cell in failing.plan.cells} == {NotFinite.code}
     mended = Recorder()
     experiment = Experiment(asked, Control(), classifier=mended)
     experiment.train(experiment.plan.cells[0])
@@ -374,13 +393,13 @@ def test_the_judge_confirms_what_it_names_right_and_the_share_is_told(birds: Pat
     deaf = Experiment(settings(birds, tmp_path, f"synthetic={tmp_path}/wrong"), Control())
     for number, name in enumerate(NAMES):
         sing(tmp_path / "wrong" / name / "w.wav", NAMES[(number + 1) % 3], 403 + number, 1.5)
-    with refuses("names none of 3", "filters=[everything]"):
+    with refuses("names none of 3", "filters=[everything]", kind=NothingLeft):
         deaf.synthetic("clips", "all", "confirmed")
 
 
 def test_a_judge_that_knows_none_of_the_species_is_refused(birds: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(PitchJudge, "class_of", lambda self, species: None)
-    with refuses("knows none of the 3 species", "filters=[everything]"):
+    with refuses("knows none of the 3 species", "filters=[everything]", kind=NothingLeft):
         _ = Experiment(settings(birds, tmp_path), Control()).judge
 
 
@@ -409,7 +428,7 @@ def test_the_head_learns_the_species_and_copies_only_real_windows(birds: Path, t
     windows = len(real.training(4))
     held = len(real.samples["validation"]) + len(real.samples["test"])
     assert cache.listened == 3 * windows + len(made) + held
-    with refuses("cnnn", "head"):
+    with refuses("cnnn", "head", kind=UnknownName):
         find_classifier("cnnn", PitchJudge(), tmp_path)
     assert len(balanced(made[:-2])) == 9
 

@@ -155,7 +155,7 @@ def test_without_a_head_no_judge_is_needed(birds: Path, tmp_path: Path, monkeypa
 
 
 def test_a_classifier_that_there_is_not_is_refused(birds: Path, tmp_path: Path) -> None:
-    with refuses("cnnn", "cnn"):
+    with refuses("cnnn", "cnn", kind=UnknownName):
         job.run(settings(birds, tmp_path, "classifier=head,cnnn"))
 
 

@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 from birdsd.config import compose
+from birdsd.errors import NotFound, NothingLeft, NotSet, UnknownName
 from birdsd.files import read_json
 from birdsd.jobs_api import STOPPED_STATUS, Outcome
 from birdsd.schema import CodecConfig
@@ -188,26 +189,26 @@ def test_the_last_three_tenths_by_name_are_new(birds: Path, place: Path, count: 
 
 
 def test_what_cannot_be_compared_is_refused(birds: Path, place: Path, tmp_path: Path) -> None:
-    with refuses("lorra", "'lora'"):
+    with refuses("lorra", "'lora'", kind=UnknownName):
         study(birds, place, "methods=[lorra]")
-    with refuses("Tow", "Four, One", "'Two'"):
+    with refuses("Tow", "Four, One", "'Two'", kind=UnknownName):
         _ = study(birds, place, "new_species=[Tow]").new
-    with refuses("new_species"):
+    with refuses("new_species", kind=NothingLeft):
         _ = study(birds, place, "new_species=[one,two,three,FOUR]").new
     alone = tmp_path / "alone"
     tone(alone / "one" / "one.wav", 1.0, 1500.0)
-    with refuses(str(alone)):
+    with refuses(str(alone), kind=NothingLeft):
         _ = study(alone, place).species
-    with refuses("lorra", "lora"):
+    with refuses("lorra", "lora", kind=UnknownName):
         run(birds, place, "settings.lorra=[a=b]")
-    with refuses(str(tmp_path / "nowhere"), "data=FOLDER"):
+    with refuses(str(tmp_path / "nowhere"), "data=FOLDER", kind=NotFound):
         study(tmp_path / "nowhere", place)
-    with refuses(f"{tmp_path}/nothing"):
+    with refuses(f"{tmp_path}/nothing", kind=NotFound):
         study(birds, place, f"base={tmp_path}/nothing")
-    with refuses("data", "data=FOLDER"):
+    with refuses("data", "data=FOLDER", kind=NotSet):
         config = compose("compare_methods", [])
         Study(config, compare_methods(config), RunControl(), FAKE)
-    with refuses("environment", "environment=FOLDER"):
+    with refuses("environment", "environment=FOLDER", kind=NotSet):
         study(birds, place, job="finetune_vs_scratch")
 
 
@@ -262,7 +263,7 @@ def test_four_ways_are_song_and_song_in_its_environment(birds: Path, place: Path
         birds, place, f"environment={place / 'places'}", "environments=[rain]", job="finetune_vs_scratch"
     )
     assert only.environments == ["rain"]
-    with refuses("rian", "'rain'"):
+    with refuses("rian", "'rain'", kind=UnknownName):
         _ = study(
             birds, place, f"environment={place / 'places'}", "environments=[rian]", job="finetune_vs_scratch"
         ).environments

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from birdsd.diffusion.networks.finite import NotFinite
-from birdsd.errors import Damaged, NothingLeft, UserError
+from birdsd.errors import BadValue, Damaged, Mismatch, NothingLeft, UnknownName
 from birdsd.schema import OptimConfig
 from birdsd.shards.index import ShardIndex
 from birdsd.training.batches.global_batch import BatchPlan
@@ -45,7 +45,7 @@ def test_a_batch_is_covered_once_by_any_world():
 
 @pytest.mark.parametrize("changes", [{"global_batch": 0}, {"micro_batch": -1}, {"rank": 2, "world_size": 2}])
 def test_impossible_plans(changes):
-    with pytest.raises(UserError):
+    with pytest.raises(BadValue):
         BatchPlan(**{"global_batch": 4, **changes})
 
 
@@ -251,38 +251,46 @@ def test_what_it_says_at_the_start(shards, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("changes", "named", "offer"),
+    ("changes", "named", "offer", "kind"),
     [
-        ({"machine__precision": "fp16"}, "machine.precision is fp16", "machine.precision=fp32"),
-        ({"machine__precision": "bf17"}, "'bf17'", "'bf16'"),
-        ({"machine__engine": "deepsped"}, "'deepsped'", "'deepspeed'"),
-        ({"machine__engine": "deepspeed", "machine__zero_stage": 4}, "machine.zero_stage '4'", "0, 1, 2, 3"),
-        ({"machine__optimizer_bits": 4}, "machine.optimizer_bits '4'", "32, 8"),
+        ({"machine__precision": "fp16"}, "machine.precision is fp16", "machine.precision=fp32", Mismatch),
+        ({"machine__precision": "bf17"}, "'bf17'", "'bf16'", UnknownName),
+        ({"machine__engine": "deepsped"}, "'deepsped'", "'deepspeed'", UnknownName),
+        (
+            {"machine__engine": "deepspeed", "machine__zero_stage": 4},
+            "machine.zero_stage '4'",
+            "0, 1, 2, 3",
+            UnknownName,
+        ),
+        ({"machine__optimizer_bits": 4}, "machine.optimizer_bits '4'", "32, 8", UnknownName),
         (
             {"machine__optimizer_bits": 8, "machine__engine": "deepspeed"},
             "machine.optimizer_bits=8",
             "machine.engine=torch",
+            Mismatch,
         ),
         (
             {"machine__offload_parameters": True},
             "machine.engine=torch",
             "machine.engine=deepspeed and machine.zero_stage=3",
+            Mismatch,
         ),
         (
             {"machine__offload_parameters": True, "machine__engine": "deepspeed", "machine__zero_stage": 2},
             "machine.zero_stage=2",
             "machine.zero_stage=3",
+            Mismatch,
         ),
-        ({"machine__device": "gpu"}, "machine.device 'gpu'", "auto, cpu, cuda"),
-        ({"optim__decay": "cosin"}, "'cosin'", "'cosine'"),
-        ({"optim__learning_rate": 0.0}, "optim.learning_rate is 0.0", " 0"),
-        ({"optim__global_batch": -4}, "optim.global_batch is -4", " 0"),
-        ({"optim__ema_decay": 1.0}, "optim.ema_decay is 1.0", "0.999"),
-        ({"optim__gradient_clip": -1.0}, "optim.gradient_clip is -1.0", "0 "),
+        ({"machine__device": "gpu"}, "machine.device 'gpu'", "auto, cpu, cuda", UnknownName),
+        ({"optim__decay": "cosin"}, "'cosin'", "'cosine'", UnknownName),
+        ({"optim__learning_rate": 0.0}, "optim.learning_rate is 0.0", " 0", BadValue),
+        ({"optim__global_batch": -4}, "optim.global_batch is -4", " 0", BadValue),
+        ({"optim__ema_decay": 1.0}, "optim.ema_decay is 1.0", "0.999", BadValue),
+        ({"optim__gradient_clip": -1.0}, "optim.gradient_clip is -1.0", "0 ", BadValue),
     ],
 )
-def test_settings_that_cannot_train(shards, tmp_path, changes, named, offer):
-    with refuses(named, offer):
+def test_settings_that_cannot_train(shards, tmp_path, changes, named, offer, kind):
+    with refuses(named, offer, kind=kind):
         go(shards, tmp_path, **changes)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from birdsd.errors import BadValue, NotSet
+from birdsd.errors import BadValue, NotFound, NotSet, UnknownName
 from birdsd.jobs_api import load_job
 from birdsd.scenes.editing import ENVIRONMENT, LEVEL, LOUDNESS, ONSET, SPECIES
 from birdsd.scenes.store import from_yaml, read_scene
@@ -67,7 +67,7 @@ def test_prose_is_understood_and_what_is_not_is_said(desk):
     assert shown.duration_s == pytest.approx(1 + 2 * CODEC.clip_s + 2, abs=1.5), (
         "songs are no longer than clips"
     )
-    with refuses("'dragon'"):
+    with refuses("'dragon'", kind=UnknownName):
         desk.understand("a dragon in rain")
     with refuses("sentence", PROSE, kind=NotSet):
         desk.understand("  ")
@@ -77,13 +77,13 @@ def test_prose_is_understood_and_what_is_not_is_said(desk):
 
 def test_an_environment_of_a_pool_may_be_asked_for(desk, tmp_path):
     make_pool(tmp_path / "pool")
-    with refuses("'stream'"):
+    with refuses("'stream'", kind=UnknownName):
         desk.understand("a Eurasian Wren in a stream")
     shown = desk.understand("a Eurasian Wren in a stream", 0, str(tmp_path / "pool"))
     assert shown.scene.backgrounds[0].source == "pool"
     made = desk.make(shown.scene, Settings(2, 1.0, False, 1, str(tmp_path / "pool")))
     assert {one["licence"] for one in made.labels["trail"] if one["kind"] == "recorded"} == {"CC0"}
-    with refuses(str(tmp_path / "nowhere")):
+    with refuses(str(tmp_path / "nowhere"), kind=NotFound):
         desk.understand("a Eurasian Wren", 0, str(tmp_path / "nowhere"))
 
 

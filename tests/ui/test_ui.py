@@ -20,6 +20,7 @@ import soundfile
 from birdsd.cli.main import main
 from birdsd.cli.models import VERBS
 from birdsd.diffusion.generation.generate import Recipe
+from birdsd.errors import BadValue, NotFound, UnknownName, Unsupported
 from birdsd.sound.audio.recordings import write_wav
 from birdsd.sound.labels.load import read_raven
 from birdsd.ui import server
@@ -60,7 +61,7 @@ def test_the_newest_finished_model_is_taken(runs, tmp_path):
             (folder / "model_index.json").write_text("{}")
         os.utime(folder, (1000 - number, 1000 - number))
     assert server.newest_model(tmp_path) == tmp_path / "a" / "export"
-    with refuses(str(tmp_path / "nowhere"), "birdsd run train"):
+    with refuses(str(tmp_path / "nowhere"), "birdsd run train", kind=NotFound):
         server.newest_model(tmp_path / "nowhere")
 
 
@@ -68,7 +69,7 @@ def test_settings_are_those_of_generate(runs):
     asked = server.settled(None, ["guidance=4", "add=[a, b:0.5]"], runs)
     assert (asked.guidance, asked.add, asked.run) == (4.0, ["a", "b:0.5"], str(runs / "base-1" / "export"))
     assert server.settled("some-run", [], runs).run == "some-run"
-    with refuses("guidence", "'guidance'"):
+    with refuses("guidence", "'guidance'", kind=UnknownName):
         server.settled("some-run", ["guidence=4"], runs)
 
 
@@ -88,7 +89,7 @@ def test_without_gradio_it_says_how_to_get_it(monkeypatch, runs, capsys):
     assert main(["ui", "--runs", str(runs)]) == 2
     assert '"birdsd[ui]"' in capsys.readouterr().err
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "5.49.1")
-    with refuses("5.49.1", "6"):
+    with refuses("5.49.1", "6", kind=Unsupported):
         server.check_gradio()
 
 
@@ -97,9 +98,9 @@ def test_a_port_that_is_taken_is_a_sentence():
         taken.bind((server.HOST, 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with refuses(str(port), "--port"):
+        with refuses(str(port), "--port", kind=Unsupported):
             server.free_port(port)
-    with refuses("--port", "65535"):
+    with refuses("--port", "65535", kind=BadValue):
         server.free_port(70000)
     assert server.FIRST_PORT <= server.free_port(None) < server.FIRST_PORT + server.PORTS
 

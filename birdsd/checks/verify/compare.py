@@ -11,6 +11,8 @@ from types import TracebackType
 
 import numpy as np
 
+from birdsd.remarks import Remark
+
 # Settings may amplify rounding; a difference beyond these is never attributed to that.
 _MOST_LOSS, _MOST_WEIGHTS, _LEEWAY = 1e-2, 5e-2, 10.0
 # The kinds of a checkpoint's tensors that are compared: weights and their moving average.
@@ -77,9 +79,8 @@ def compare_losses(
     worst, at = 0.0, 0
     for position, loss in other.items():
         if position not in reference:
-            return LossComparison(
-                len(other), worst, at, f"position {position} is not in the uninterrupted run"
-            )
+            text = f"position {position} is not in the uninterrupted run"
+            return LossComparison(len(other), worst, at, Remark(text, "position-unknown", position=position))
         expected = reference[position]
         difference = 0.0 if loss == expected else abs(loss - expected) / max(abs(expected), 1e-30)
         if math.isnan(difference):
@@ -88,8 +89,10 @@ def compare_losses(
             worst, at = difference, position
     if worst > tolerance:
         limit = f"the limit is {tolerance:.2g}" if tolerance else "they must be the same bits"
+        code = "losses-apart" if tolerance else "losses-not-bitwise"
         pair = f"the losses at position {at} are {reference[at]!r} and {other[at]!r}"
-        return LossComparison(len(other), worst, at, f"{pair}: {worst:.2g} apart, {limit}")
+        text = Remark(f"{pair}: {worst:.2g} apart, {limit}", code, position=at)
+        return LossComparison(len(other), worst, at, text)
     if whole and (missing := sorted(reference.keys() - other.keys())):
         return LossComparison(len(other), worst, at, f"the loss of position {missing[0]} is missing")
     return LossComparison(len(other), worst, at)
@@ -104,7 +107,8 @@ def compare_weights(
     has no gradient but rounding, and Adam makes whole steps of that.
     """
     if missing := sorted(reference.keys() ^ other.keys()):
-        return {}, f"only one of the checkpoints holds {missing[0]}"
+        text = f"only one of the checkpoints holds {missing[0]}"
+        return {}, Remark(text, "tensor-missing", tensor=missing[0])
     squares = {kind: np.zeros(2) for kind in _KINDS}
     for key in reference:
         kind = key.split("/", 1)[0]
@@ -131,7 +135,7 @@ def compare_weights(
 def compare_states(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> str:
     """ "" if two checkpoints hold the same bits in every tensor (weights, moments, averages)."""
     if missing := sorted(first.keys() ^ second.keys()):
-        return f"only one of the two holds {missing[0]}"
+        return Remark(f"only one of the two holds {missing[0]}", "tensor-missing", tensor=missing[0])
     for key in sorted(first):
         ours, theirs = first[key], second[key]
         if (ours.dtype, ours.shape) != (theirs.dtype, theirs.shape) or ours.tobytes() != theirs.tobytes():

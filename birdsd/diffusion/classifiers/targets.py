@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from birdsd.errors import Mismatch, NothingLeft, listed_names, unknown_name
+from birdsd.remarks import Remark
 from birdsd.shards.balance import species_of_samples
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.summary import NO_BIRD
@@ -125,26 +126,31 @@ def check_classes(found: Census, loss: str, folder: object) -> None:
 
 def remarks(index: ShardIndex, found: Census) -> list[str]:
     """What a user should know of the classes: those with one recording, and held-out species without one."""
-    lines = []
+    lines = list[str]()
     known = index.dataset.get("species", {})
     counts = {
         name: int(known.get(name, {}).get("train", {}).get("recordings", 0)) for name in found.classes.names
     }
     if single := [name for name, count in counts.items() if count == 1]:
-        lines.append(f"{listed_names(single)}: one training recording: what is learnt is that recording")
+        text = f"{listed_names(single)}: one training recording: what is learnt is that recording"
+        lines.append(Remark(text, "class-of-one-recording", classes=single))
     if not index.count("validation"):
-        lines.append(
+        text = (
             "there are no validation recordings: thresholds stay at 0.5, and nothing tells how well it does "
             "(data.validation_fraction=0.1 of `birdsd run prepare` holds some out)"
         )
+        lines.append(Remark(text, "no-validation"))
         return lines
     groups, of_sample = species_of_samples(index, "validation")
     count = np.bincount(of_sample, minlength=len(groups)).tolist()
     others = {name for names in groups for name in names} - {NO_BIRD, *found.classes.names}
     if others:
         clips = sum(n for names, n in zip(groups, count, strict=True) if set(names) & others)
-        lines.append(
+        text = (
             f"{clips} of {sum(count)} validation clips hold species that are no classes "
             f"({listed_names(sorted(others))}): those are left out of validation"
+        )
+        lines.append(
+            Remark(text, "species-without-class", clips=clips, of=sum(count), species=sorted(others))
         )
     return lines

@@ -33,6 +33,7 @@ from birdsd.diffusion.networks.tokenizer import token_ids
 from birdsd.errors import BadValue, Mismatch, NothingLeft, NotSet, unknown_name
 from birdsd.method_facts import settings_of
 from birdsd.randomness import generator, permutation
+from birdsd.remarks import Remark
 from birdsd.shards.balance import species_of
 from birdsd.sound.captions import prompt_for, with_article
 
@@ -190,7 +191,7 @@ class DreamBooth(DenoisingMethod):
         """
         lines = super().make_missing(modules, share, alive)
         if not self.keeps_prior:
-            return [*lines, "no class pictures: nothing preserves what the model knew"]
+            return [*lines, Remark("no class pictures: nothing preserves what the model knew", "no-prior")]
         self.pictures_made = made = self.pictures.make(self._sampler(modules), share, alive)
         if self.caches.use_disk:
             for number in self.pictures.shared(share):
@@ -198,7 +199,9 @@ class DreamBooth(DenoisingMethod):
                 self._moments_kept(modules, number)
         first, *more = self.request.prompts
         asked = f"'{first}'" + (f" and {len(more)} more prompts" if more else "")
-        return [*lines, f"{self.pictures.count} class pictures of {asked} ({made} made just now)"]
+        text = f"{self.pictures.count} class pictures of {asked} ({made} made just now)"
+        facts = {"pictures": self.pictures.count, "prompts": self.request.prompts, "made": made}
+        return [*lines, Remark(text, "class-pictures", **facts)]
 
     def _sampler(self, modules: Modules) -> Sampler:
         """The model's own pictures; its networks are loaded where there is one to make."""

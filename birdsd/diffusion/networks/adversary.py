@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from birdsd.diffusion.networks.models import seeded
+from birdsd.remarks import Remark
 
 _SLOPE = 0.2  # of the leaky ReLU
 _GAIN = (2 / (1 + _SLOPE**2)) ** 0.5
@@ -182,7 +183,8 @@ class Adversary:
         else:
             why = f"it has won outright: recordings {real:.2f}, reconstructions {fake:.2f}"
         left = f"left out of all but {opened:.1%}" if opened else "left out"
-        return f"the adversary is {left}, and the autoencoder learns on without it: {why}"
+        text = f"the adversary is {left}, and the autoencoder learns on without it: {why}"
+        return Remark(text, "adversary-left-out", opened=opened or 0.0, real=real, fake=fake)
 
 
 def gate(real: Tensor, fake: Tensor, hinge: Tensor) -> Tensor:

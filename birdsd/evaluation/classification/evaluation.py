@@ -27,6 +27,7 @@ from birdsd.evaluation.leakage import Leaks
 from birdsd.evaluation.resampling import Interval, drawn_counts, percentile_interval
 from birdsd.files import write_json, write_text
 from birdsd.format import table
+from birdsd.remarks import Remark
 
 JSON_FILE, CLASSES_FILE, SCORES_FILE, EVENTS_FILE = (
     "evaluation.json", "classes.csv", "scores.csv", "events.csv",
@@ -234,36 +235,44 @@ def worst_mistakes(figures: Figures, most: int) -> list[Mistake]:
     return kept[:most]
 
 
-def _notes(evaluation: Evaluation) -> list[str]:
+def _notes(evaluation: Evaluation) -> list[Remark]:
     table, hearing = evaluation.table, evaluation.hearing
     judge, notes = hearing.judge.title, []
     absent = [name for name, there in zip(table.classes, table.present, strict=True) if not there]
     if absent:
-        notes.append(f"without a sound in the test set, and in no mean: {listed_names(absent)}")
+        text = f"without a sound in the test set, and in no mean: {listed_names(absent)}"
+        notes.append(Remark(text, "class-without-sound", classes=absent))
     if hearing.classes.unknown:
-        notes.append(f"{judge} has no class for {listed_names(hearing.classes.unknown)}: left out")
+        text = f"{judge} has no class for {listed_names(hearing.classes.unknown)}: left out"
+        notes.append(Remark(text, "species-without-class", species=hearing.classes.unknown))
     few = [row.name for row in evaluation.classes if row.recordings < 2]
     if few:
-        notes.append(f"of one recording alone, so that its interval means nothing: {listed_names(few)}")
+        text = f"of one recording alone, so that its interval means nothing: {listed_names(few)}"
+        notes.append(Remark(text, "class-of-one-recording", classes=few))
     if int(table.present.sum()) == 1:
-        notes.append(f"one class occurs: it is told from {_others(table)}")
+        text = f"one class occurs: it is told from {_others(table)}"
+        notes.append(Remark(text, "one-class", told_from=_others(table)))
     silent = [item.name for item in table.items if item.note]
     if silent:
-        reasons = listed_names(sorted({item.note for item in table.items if item.note}))
-        notes.append(
-            f"nothing was heard in {len(silent)} of {len(table.items)} items ({reasons}): counted as not "
-            f"named; the first is {silent[0]}"
+        reasons = sorted({item.note for item in table.items if item.note})
+        text = (
+            f"nothing was heard in {len(silent)} of {len(table.items)} items ({listed_names(reasons)}): "
+            f"counted as not named; the first is {silent[0]}"
         )
+        notes.append(Remark(text, "nothing-heard", items=silent, of=len(table.items), reasons=reasons))
     if hearing.left_out:
         name, reason = hearing.left_out[0]
-        notes.append(f"{len(hearing.left_out)} sounds were left out; the first is {name}: {reason}")
+        text = f"{len(hearing.left_out)} sounds were left out; the first is {name}: {reason}"
+        notes.append(Remark(text, "sounds-left-out", sounds=dict(hearing.left_out)))
     if evaluation.decoded:
-        notes.append(
+        text = (
             "the sounds are what the codec gives back of its images, not the recordings: "
             "data.recordings=FOLDER names those"
         )
+        notes.append(Remark(text, "decoded-sounds"))
     if "birdnet" in judge.casefold():
-        notes.append(f"{judge} most likely learnt from published recordings among these: an upper bound")
+        text = f"{judge} most likely learnt from published recordings among these: an upper bound"
+        notes.append(Remark(text, "judge-may-know-them"))
     return notes
 
 

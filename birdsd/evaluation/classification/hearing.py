@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from birdsd.diffusion.networks.finite import NotFinite
 from birdsd.errors import NothingLeft, UserError, listed_names
 from birdsd.evaluation.classification.sounds import LabelledSound, LabelledSounds
 from birdsd.evaluation.judges.judge import Judge
@@ -89,8 +90,8 @@ def classes_of(judge: Judge, species: Sequence[str]) -> Classes:
 def hear(judge: Judge, sounds: LabelledSounds, classes: Classes, progress: bool = True) -> Hearing:
     """Let a judge hear every sound whose species it knows, and those without a bird.
 
-    A sound that cannot be read, or of whose species it knows none, is listed in `left_out`. `UserError` where
-    nothing is left, where all is silent, or where no score is a number.
+    A sound that cannot be read, or of whose species it knows none, is listed in `left_out`. `NothingLeft`
+    where none is left, or all are silent; `NotFinite` where no score is a number.
     """
     from tqdm import tqdm
 
@@ -124,7 +125,7 @@ def _check_usable(hearing: Hearing, sounds: LabelledSounds) -> None:
             "look at how they were written: `birdsd inspect` shows their levels",
         )  # fmt: skip
     if all((heard.broken | heard.silent).all() for heard in hearing.sounds):
-        raise UserError(
+        raise NotFinite(
             f"{judge} gives no score that is a number (NaN or infinite)",
             "its training diverged, or its weights are damaged",
             "use an earlier checkpoint, or train it anew with a lower learning rate",

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
-from birdsd.errors import UserError, listed_names
+from birdsd.errors import Mismatch, listed_names
 from birdsd.format import table
+from birdsd.remarks import Remark
 from birdsd.sound.identity import group_recordings, merge_equal
 from birdsd.sound.labels.annotation import Recording
 from birdsd.sound.likeness import find_alike_across
@@ -52,14 +53,14 @@ class Leaks:
         return [leak for leak in self.found if leak.kind in kinds]
 
     def refuse(self, recordists: bool = False) -> Leaks:
-        """Itself, where no recording or near-identical sound is in two splits; else a `UserError` that names
+        """Itself, where no recording or near-identical sound is in two splits; else a `Mismatch` that names
         them. With `recordists` a person who recorded for two splits is refused as well."""
         refused = self.of(RECORDING, AUDIO, *([RECORDIST] if recordists else []))
         if not refused:
             return self
         shown = "; ".join(leak_text(leak) for leak in refused[:5])
         more = f"; and {len(refused) - 5} more" if len(refused) > 5 else ""
-        raise UserError(
+        raise Mismatch(
             f"{_counted(refused)} in two splits: {shown}{more}",
             "what was trained on says nothing about new recordings",
             "split anew by recording (`birdsd run prepare` does), or take these files out of one split",
@@ -210,10 +211,11 @@ class _Sets:
         gone = len(self.placed) - len(self.there)
         if not gone:
             return []
-        return [
+        text = (
             f"near-identical sound was not looked for in {gone} of {len(self.placed)} recordings: their "
             "files are not at hand (data.recordings=FOLDER says where they lie)"
-        ]
+        )
+        return [Remark(text, "files-not-at-hand", recordings=gone, of=len(self.placed))]
 
     def _keyed(self) -> list[Recording]:
         return [replace(one.recording, recording_id=key) for key, one in self.there.items()]
@@ -246,10 +248,11 @@ class _Sets:
         """Near-identical sound, in pairs that were not found before."""
         listened_s = sum(one.recording.duration_s for one in self.there.values())
         if listened_s > MOST_LISTENED_S:
-            unchecked.append(
+            text = (
                 f"near-identical sound was not looked for: {listened_s / 3600:.0f} h is more than the limit "
                 f"of {MOST_LISTENED_S / 3600:.0f} h"
             )
+            unchecked.append(Remark(text, "alike-unchecked"))
             return
         known = {_place(leak) for leak in found}
         there = {

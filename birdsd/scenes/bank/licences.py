@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from birdsd.errors import Mismatch, UserError
+from birdsd.errors import Mismatch, Unsupported
 
 OPEN = ("CC0", "PUBLIC DOMAIN", "PDM")
 
@@ -13,14 +13,14 @@ OPEN = ("CC0", "PUBLIC DOMAIN", "PDM")
 def licence_of(parts: Iterable[str]) -> str:
     """Of everything that is mixed: "" where nothing is known of any.
 
-    A share-alike licence demands itself of the mix: BY-SA and BY-NC-SA exclude each other. Raises `UserError`
-    for those, and for a licence that forbids derivatives.
+    A share-alike licence demands itself of the mix: BY-SA and BY-NC-SA exclude each other. Raises `Mismatch`
+    for those, and `Unsupported` for a licence that forbids derivatives.
     """
     known = sorted({one.strip() for text in parts for one in text.split(";") if one.strip()})
     kinds = {name: _elements(name) for name in known}
     for name, elements in kinds.items():
         if "ND" in elements:
-            raise UserError(
+            raise Unsupported(
                 f"a part of the mix is under {name}", "a mix is a derivative, which that licence forbids",
                 "leave this recording out",
             )  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 import birdsd
 from birdsd.errors import NothingLeft
 from birdsd.files import read_json, write_json, write_text
+from birdsd.remarks import coded
 from birdsd.schema import DataConfig
 from birdsd.shards.index import DATASET_FILE, ShardIndex, listed
 from birdsd.shards.prepare.account import accounted
@@ -74,7 +75,7 @@ def collect_problems(
 ) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """Everything that was left out, from the labels and from the sound; also written to problems.json."""
     root = Path(data.recordings or ".")
-    problems = [{"path": str(p.path), "reason": p.reason} for p in found.problems]
+    problems = [{"path": str(p.path), "reason": p.reason, **coded(p.reason)} for p in found.problems]
     skipped: list[dict[str, str]] = []
     for _, table in _tables(folder, plan):
         problems += table.summary["problems"]

@@ -17,6 +17,7 @@ import numpy as np
 
 from birdsd.errors import UserError
 from birdsd.files import read_json
+from birdsd.remarks import Remark
 from birdsd.schema import DataConfig
 from birdsd.shards.prepare.further import Stretch
 from birdsd.sound.audio.levels import active_level_db, in_band, level_db, sounding
@@ -136,9 +137,14 @@ class Survey:
         return [
             Problem(
                 Path(data.recordings or "."),
-                f"data.background_mixtures: no mixture was made for {count} recording{'s' * (count > 1)} of "
-                f"the {split} split, since no other recording there has {least_background_s(clip_s):.2g} s "
-                "between songs",
+                Remark(
+                    f"data.background_mixtures: no mixture was made for {count} "
+                    f"recording{'s' * (count > 1)} of the {split} split, since no other recording there has "
+                    f"{least_background_s(clip_s):.2g} s between songs",
+                    "no-background",
+                    split=split,
+                    recordings=count,
+                ),
             )
             for split, count in lacking.items()
         ]

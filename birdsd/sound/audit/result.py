@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from birdsd.remarks import Remark
 from birdsd.sound.audit.fidelity import BANDS_HZ, Fidelity
 from birdsd.sound.audit.hearing import Hearing
 from birdsd.sound.codec.protocol import Codec
@@ -62,7 +63,7 @@ class AuditResult:
         return min(range(len(self.summaries)), key=lambda i: _score(self.summaries[i]))
 
     @property
-    def recommendation(self) -> list[str]:
+    def recommendation(self) -> list[Remark]:
 
         return recommend(self)
 
@@ -94,55 +95,64 @@ def _score(summary: Summary) -> float:
     return summary.overall_db + (summary.overall_db if summary.trills_db is None else summary.trills_db)
 
 
-def recommend(result: AuditResult) -> list[str]:
+def recommend(result: AuditResult) -> list[Remark]:
     """Sentences: which codec, by how much, and what each loses and why."""
     best = result.codecs[result.best]
     mine = result.summaries[result.best]
-    sentences = []
+    sentences = list[Remark]()
     for codec, summary in zip(result.codecs, result.summaries, strict=True):
         if codec is best:
             continue
         gain = summary.overall_db - mine.overall_db
         trills = None if summary.trills_db is None else summary.trills_db - (mine.trills_db or 0.0)
         if gain < _EVEN_DB and (trills is None or trills < _EVEN_DB):
-            sentences.append(
-                f"codec={best.name} and codec={codec.name} are equally good on these recordings."
-            )
+            text = f"codec={best.name} and codec={codec.name} are equally good on these recordings."
+            sentences.append(Remark(text, "equally-good", codecs=[best.name, codec.name]))
             continue
         more = "" if trills is None else f", and {trills:.0f} dB closer on fast trills"
-        sentences.append(
+        text = (
             f"Use codec={best.name}: its round trip is {gain:.0f} dB closer than codec={codec.name}'s{more}."
         )
+        sentences.append(Remark(text, "closer", codec=best.name, than=codec.name, gain_db=gain))
     if len(result.codecs) > 1 and best.image_channels > best.channels:
-        sentences.append(
+        text = (
             f"codec={best.name} has the phase in its images, too: right for what is only stored; a model has "
             "to learn it beside the level."
         )
+        sentences.append(Remark(text, "phase-in-images", codec=best.name))
     for codec, summary in zip(result.codecs, result.summaries, strict=True):
-        sentences += [f"codec={codec.name} {loss}" for loss in _losses(codec, summary)]
+        sentences += [
+            Remark(f"codec={codec.name} {loss}", code, codec=codec.name)
+            for code, loss in _losses(codec, summary)
+        ]
     if not sentences:
-        sentences.append(f"codec={best.name} suits these recordings: nothing stands out as lost.")
+        text = f"codec={best.name} suits these recordings: nothing stands out as lost."
+        sentences.append(Remark(text, "nothing-lost", codec=best.name))
     return sentences
 
 
-def _losses(codec: Codec, summary: Summary) -> Iterator[str]:
+def _losses(codec: Codec, summary: Summary) -> Iterator[tuple[str, str]]:
+    """(code of the remark, what the codec does) for everything that stands out."""
     remedies = {kind: f": {text}" for kind, text in codec.remedies().items()}
     if summary.above_band_share > _LOST_SHARE:
         share = 100 * summary.above_band_share
         yield (
+            "drops-above",
             f"drops {share:.0f} % of the energy, which lies above {codec.fmax_hz / 1000:g} kHz"
-            f"{remedies.get('band', '')}."
+            f"{remedies.get('band', '')}.",
         )
     if summary.below_band_share > 0.1:
         yield (
+            "drops-below",
             f"drops {100 * summary.below_band_share:.0f} % of the energy, which lies below "
-            f"{codec.fmin_hz:g} Hz; where that is wind, it is no loss."
+            f"{codec.fmin_hz:g} Hz; where that is wind, it is no loss.",
         )
     if summary.trills_db is not None and summary.trills_db > _SMEARED_DB:
-        yield f"smears fast trills ({summary.trills_db:.1f} dB){remedies.get('trills', '')}."
+        text = f"smears fast trills ({summary.trills_db:.1f} dB){remedies.get('trills', '')}."
+        yield "smears-trills", text
     for (low, high), value, count in zip(BANDS_HZ, summary.bands_db, summary.bands_count, strict=True):
         if value is not None and value > _LITTLE_LEFT_DB and count >= 3 and low < codec.fmax_hz:
-            yield f"leaves little of {low / 1000:g}-{high / 1000:g} kHz ({value:.1f} dB)."
+            yield "leaves-little", f"leaves little of {low / 1000:g}-{high / 1000:g} kHz ({value:.1f} dB)."
     if summary.loudness_error_db > _LOUDNESS_DB:
         error = f"{summary.loudness_error_db:.1f} dB (median)"
-        yield f"changes the loudness by {error}{remedies.get('level', '')}."
+        yield "changes-loudness", f"changes the loudness by {error}{remedies.get('level', '')}."

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from birdsd.errors import NotFound, Unsupported, UserError
+from birdsd.remarks import Remark
 from birdsd.sound.audio.recordings import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, AudioInfo, walk
 from birdsd.sound.labels.annotation import MISSING_FILE, UNCLEAR_TIMES, UNREADABLE, Problem, read_text
 from birdsd.sound.labels.audacity import is_audacity, read_track
@@ -376,7 +377,8 @@ def annotation_layer(by_file: Mapping[Path, list[Path]], sources: Sources) -> La
             routed = _routed(found, sources, file)
             empty = file in routed and not layer.get(file, Facts()).rows and not routed[file].has_boxes
             if empty and len(texts) == 1 and len(sources.problems) == before:
-                sources.note(path, f"it has no bird's box, so {file.name} counts as one without birds")
+                reason = f"it has no bird's box, so {file.name} counts as one without birds"
+                sources.note(path, Remark(reason, "no-box", recording=file.name))
             _add(layer, routed, path)
     return layer
 
@@ -425,7 +427,7 @@ def add_unmatched(layer: Layer, text: Path, sources: Sources, quiet: bool = Fals
     if not any(row.file for row in found.rows):
         count = found.count
         reason = f"no recording has its name: {count} label{'s are' if count != 1 else ' is'} not used"
-        sources.note(text, reason, MISSING_FILE if count else "", count)
+        sources.note(text, Remark(reason, "belongs-to-no-recording"), MISSING_FILE if count else "", count)
         return
     _add(layer, _routed(found, sources), text)
 
@@ -463,11 +465,10 @@ def _note_folders(passed: dict[str, bool], below: dict[str, set[str]], root: Pat
         (True, "the folders below do"),
         (False, "the recordings in them have no label from it"),
     ):
-        names = [name for name, named in passed.items() if named == deep]
-        if names:
-            one = len(names) == 1
-            verb = f"folder {quoted(names)} names" if one else f"folders {quoted(names)} name"
-            sources.note(root, f"the {verb} no species: {effect}{' (splits are made anew)' if deep else ''}")
+        if names := [name for name, named in passed.items() if named == deep]:
+            verb = f"folder {quoted(names)} names" if len(names) == 1 else f"folders {quoted(names)} name"
+            reason = f"the {verb} no species: {effect}{' (splits are made anew)' if deep else ''}"
+            sources.note(root, Remark(reason, "folder-without-species", folders=sorted(names), deep=deep))
     # Species whose folders hold the same folders are sites, or families of birds.
     counts = Counter(name for names in below.values() for name in names)
     if len(below) > 1 and any(count > 1 for count in counts.values()):

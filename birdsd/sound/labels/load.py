@@ -18,6 +18,7 @@ from itertools import product
 from pathlib import Path
 
 from birdsd.errors import NotFound, NothingLeft, UserError
+from birdsd.remarks import Remark
 from birdsd.sound.audio.formats import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, foreign_reason, not_read
 from birdsd.sound.audio.recordings import AudioInfo, RecordingError, probe, walk
 from birdsd.sound.labels.annotation import (
@@ -121,9 +122,13 @@ def load_recordings(
             result.account.left_out[UNREADABLE] += count
     _one_name_each(result, sources, root)
     listing.report_unread(result, sources.used)
-    advice = "it has no label: put it into a folder named after its species, or list it in a label table"
+    advice = Remark(
+        "it has no label: put it into a folder named after its species, or list it in a label table",
+        "no-label",
+    )
     if not folder_names_count:
-        advice = "it has no label: no table gives it one, and beside a table, folder names do not count"
+        why = "it has no label: no table gives it one, and beside a table, folder names do not count"
+        advice = Remark(why, "no-label-in-table")
     result.problems.extend(Problem(recording.path, advice) for recording in result.unlabelled)
     if not result.recordings and (require_labels or not result.unlabelled):
         raise _nothing_left(source, result.problems)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from birdsd.remarks import Remark
 from birdsd.sound.audio.recordings import AudioInfo
 from birdsd.sound.labels.annotation import (
     ABSENT,
@@ -114,7 +115,7 @@ class RecordingLabels:
         if nameless and not names:
             where = f"the label '' at {row.start_s:.3f}-{row.end_s:.3f} s" if row.is_box else "its label"
             reason = f"{where} has no name, and its folder names no single species: left out"
-            self._leave_out(reason, NO_NAME, 1)
+            self._leave_out(Remark(reason, "label-without-name"), NO_NAME, 1)
             self.unknown.append(row.label("?"))
 
     def _take_unknown(self, row: Row) -> None:
@@ -122,7 +123,7 @@ class RecordingLabels:
         self.unknown += unknown
         where = f"at {row.start_s:.3f} s" if row.start_s is not None else "of the whole file"
         reason = f"'{row.names.unknown[0]}' {where} is an unidentified bird: left out"
-        self._leave_out(reason, UNKNOWN_BIRD, len(unknown))
+        self._leave_out(Remark(reason, "unidentified-bird"), UNKNOWN_BIRD, len(unknown))
 
     def _between(self, silences: list[Label]) -> list[Label]:
         """The stretches of which nobody says that there is no bird."""

@@ -9,6 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from birdsd.errors import listed_names
+from birdsd.remarks import Remark
 from birdsd.sound.labels.annotation import MALFORMED, UNCLEAR_TIMES, Problem
 from birdsd.sound.labels.columns import COLUMNS, NAMED_BY, Columns, map_columns, require
 from birdsd.sound.labels.numbers import parse_number
@@ -55,15 +56,16 @@ def read_sheet(
         found.synonyms += synonyms
         found.problems += [Problem(path, f"row {number}: {remark}") for remark in row.names.remarks]
     if columns.marks:
-        names = listed_names([sheet.header[at] for at, _ in columns.marks])
-        found.problems.append(Problem(path, f"its columns {names} are read as present (1) or absent (0)"))
+        names = [sheet.header[at] for at, _ in columns.marks]
+        words = f"its columns {listed_names(names)} are read as present (1) or absent (0)"
+        found.problems.append(Problem(path, Remark(words, "species-in-columns", columns=names)))
     if columns.guessed:
         words = f"its column '{columns.guessed}' is taken for the species where nothing else names them"
-        found.problems.append(Problem(path, words))
+        found.problems.append(Problem(path, Remark(words, "guessed-column", column=columns.guessed)))
     if columns.unread_times:
         named = ", ".join(f"'{name}'" for name in columns.unread_times[:4])
         words = f"{named} look like times and are not read: call them 'start' and 'end', in seconds"
-        found.problems.append(Problem(path, words))
+        found.problems.append(Problem(path, Remark(words, "unread-times", columns=columns.unread_times)))
         _leave_out_boxes(found)
     return found, columns
 
@@ -75,6 +77,7 @@ def _leave_out_boxes(found: LabelFile) -> None:
     if boxes:
         count = sum(row.count for row in boxes)
         reason = f"{count} labels are left out: their files have several rows, whose times are not read"
+        reason = Remark(reason, "rows-without-times", labels=count)
         found.problems.append(Problem(found.path, reason, UNCLEAR_TIMES, count))
         found.doubtful += list(dict.fromkeys(row.file for row in boxes))
         gone = set(map(id, boxes))

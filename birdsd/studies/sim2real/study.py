@@ -18,7 +18,8 @@ import numpy as np
 
 from birdsd.cluster.rank.signals import RunControl
 from birdsd.config import compose
-from birdsd.errors import BadValue, NothingLeft, NotSet, UserError
+from birdsd.diffusion.networks.finite import NotFinite
+from birdsd.errors import BadValue, Mismatch, NothingLeft, NotSet, UserError
 from birdsd.evaluation.embedded.cache import EmbeddingCache
 from birdsd.evaluation.judges import Judge, find_judge
 from birdsd.evaluation.sim2real.answer import Answer, Effect, TestClips, answer
@@ -231,7 +232,7 @@ class Experiment:
         try:
             record, scores = self._trained(cell)
         except UserError as error:
-            write_json(place, {**_named(cell), "failed": str(error)})
+            write_json(place, {**_named(cell), "failed": str(error), "code": error.code})
             print(f"birdsd: {cell.name}: {error}", flush=True)
             return
         with atomic_write(place.with_suffix(".npy"), "wb") as stream:
@@ -254,12 +255,7 @@ class Experiment:
             steps=self.config.steps,
         )  # fmt: skip
         scores = np.asarray(predict(real.samples["test"]))
-        if scores.shape != (len(real.samples["test"]), len(real.species)) or not np.isfinite(scores).all():
-            raise UserError(
-                f"the classifier gave scores of shape {scores.shape}, not all of them finite numbers",
-                "one finite score per test clip and species is needed",
-                "lower its learning rate",
-            )
+        check_scores(scores, len(real.samples["test"]), len(real.species))
         test = self.test
         numbers = np.arange(len(test.classes))
         accuracy, macro_f1 = accuracy_and_macro_f1(scores, test.classes)
@@ -399,6 +395,23 @@ def _check_counts(config: SimToRealConfig) -> None:
 
 def _named(cell: Cell) -> dict[str, Any]:
     return {"arm": cell.arm.name, "level": cell.level, "filter": cell.filter, "seed": cell.seed}
+
+
+def check_scores(scores: np.ndarray, clips: int, species: int) -> None:
+    """Refuse a classifier's scores that are not [clips, species] (`Mismatch`), or not all finite numbers
+    (`NotFinite`)."""
+    if scores.shape != (clips, species):
+        raise Mismatch(
+            f"the classifier gave scores of shape {scores.shape}",
+            f"one score for each of {clips} test clips and {species} species is needed: {(clips, species)}",
+            "mend its predict function",
+        )
+    if bad := int(scores.size - np.isfinite(scores).sum()):
+        raise NotFinite(
+            f"the classifier gave scores of shape {scores.shape}, {bad} of {scores.size} not finite",
+            "every score must be a finite number",
+            "lower its learning rate",
+        )
 
 
 def read_record(place: Path) -> dict[str, Any] | None:

@@ -126,13 +126,17 @@ def test_losses():
     assert (same.steps, same.worst, same.problem) == (3, 0.0, "")
     last_bit = {**reference, 8: math.nextafter(0.25, 1)}
     assert not compare_losses(reference, last_bit, 1e-5).problem
-    assert "must be the same bits" in compare_losses(reference, last_bit, 0.0).problem
+    other_bit = compare_losses(reference, last_bit, 0.0).problem
+    assert (other_bit.code, other_bit.facts) == ("losses-not-bitwise", {"position": 8})
+    assert repr(last_bit[8]) in other_bit and "0.25" in other_bit
     near, far = ({**reference, 12: 0.125 * (1 + d)} for d in (9e-6, 2e-5))
     assert not compare_losses(reference, near, 1e-5).problem
     found = compare_losses(reference, far, 1e-5)
     assert found.at == 12 and found.worst == pytest.approx(2e-5) and "position 12" in found.problem
+    assert (found.problem.code, found.problem.facts) == ("losses-apart", {"position": 12})
     assert compare_losses(reference, {**reference, 4: math.nan}, 1e-2).problem
-    assert "not in the uninterrupted run" in compare_losses(reference, {16: 0.1}, 1e-2).problem
+    unknown = compare_losses(reference, {16: 0.1}, 1e-2).problem
+    assert (unknown.code, unknown.facts) == ("position-unknown", {"position": 16}) and "16" in unknown
     part = {4: 0.5, 12: 0.125}
     assert not compare_losses(reference, part, 0.0).problem
     assert "position 8 is missing" in compare_losses(reference, part, 0.0, whole=True).problem
@@ -157,10 +161,9 @@ def test_weights():
         )
         assert f"the {key.split('/')[0]} differ by" in problem and max(found.values()) > 1e-4
     assert compare_weights(reference, {**reference, "weights/a": np.full((5, 7), np.nan)}, 1e-1)[1]
-    assert (
-        "only one of the checkpoints"
-        in compare_weights(reference, {"weights/a": reference["weights/a"]}, 1)[1]
-    )
+    absent = compare_weights(reference, {"weights/a": reference["weights/a"]}, 1)[1]
+    named = min(reference.keys() - {"weights/a"})
+    assert (absent.code, absent.facts) == ("tensor-missing", {"tensor": named}) and named in absent
     assert "shapes" in compare_weights(reference, {**reference, "ema/b": np.zeros((7, 5))}, 1)[1]
     assert "no weights" in compare_weights({}, {}, 1)[1]
 
@@ -170,7 +173,9 @@ def test_states():
     assert compare_states(reference, other) == ""
     other["exp_avg_sq/b"][2, 3] = np.nextafter(other["exp_avg_sq/b"][2, 3], np.float32(9))
     assert compare_states(reference, other) == "exp_avg_sq/b is not bitwise identical"
-    assert "only one of the two" in compare_states(reference, {k: reference[k] for k in list(reference)[1:]})
+    absent = compare_states(reference, {k: reference[k] for k in list(reference)[1:]})
+    named = next(iter(reference))
+    assert (absent.code, absent.facts) == ("tensor-missing", {"tensor": named}) and named in absent
 
 
 def test_limits():

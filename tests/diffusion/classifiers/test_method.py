@@ -12,13 +12,14 @@ import torch
 from birdsd.cli import main
 from birdsd.diffusion.classifiers.folder import load_classifier
 from birdsd.diffusion.methods import make_method
-from birdsd.errors import Mismatch, NothingLeft, UnknownName
+from birdsd.errors import BadValue, Mismatch, NothingLeft, UnknownName
 from birdsd.evaluation.judges import find_judge, judge_sounds
 from birdsd.evaluation.judges.judge import Sound
 from birdsd.files import read_json
 from birdsd.shards.index import ShardIndex
 from tests.support.classified import EVERY, HIGH, LOW, configured, song, song_shards, taught
 from tests.support.errors import refuses
+from tests.support.remarks import remarked
 from tests.support.tiny import CODEC
 
 
@@ -76,8 +77,11 @@ def test_a_judge_hears_what_the_shards_show(run: Path, shards: Path) -> None:
     np.testing.assert_allclose(judge.hear(sound, 16000).logits, ours, atol=1e-5)
     at_48k = np.repeat(sound, 3)  # another rate, to the ear nearly the same
     assert judge.hear(at_48k, 48000).logits.argmax() == ours.argmax()
-    for bad, named in ((np.zeros(0, np.float32), "samples"), (np.full(100, np.nan, np.float32), "NaN")):
-        with refuses(named):
+    for bad, named, kind in (
+        (np.zeros(0, np.float32), "no samples", NothingLeft),
+        (np.full(100, np.nan, np.float32), "NaN", BadValue),
+    ):
+        with refuses(named, kind=kind):
             judge.hear(bad, 16000)
 
 
@@ -121,9 +125,9 @@ def made(shards: Path, **settings):
     return make_method(configured(**settings), ShardIndex.open(shards))
 
 
-def notes_of(shards: Path, **settings) -> str:
+def notes_of(shards: Path, **settings) -> list[str]:
     method = made(shards, **settings)
-    return "\n".join(method.setup(method.build(torch.device("cpu"), torch.float32), list, lambda: None))
+    return method.setup(method.build(torch.device("cpu"), torch.float32), list, lambda: None)
 
 
 def test_one_class_needs_something_else_beside_it(tmp_path: Path) -> None:
@@ -156,7 +160,8 @@ def test_a_name_that_there_is_not_is_refused(shards: Path, changes: dict) -> Non
 def test_held_out_species_that_are_no_classes_are_said_and_left_out(tmp_path: Path) -> None:
     folder = song_shards(tmp_path / "shards", ((HIGH,), ()), (("train", 8),))
     song_shards(folder, ((HIGH,), (LOW,)), (("validation", 6),))
-    assert "3 of 6 validation clips hold species that are no classes (Low Bird)" in notes_of(folder)
+    said = remarked(notes_of(folder), "species-without-class")
+    assert said.facts == {"clips": 3, "of": 6, "species": [LOW]} and "3 of 6" in said and LOW in said
     run = taught(folder, tmp_path / "run", total_samples=16, validate_every_samples=8)
     told = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert {line["samples"] for line in told if line["kind"] == "validation"} == {3}
@@ -164,7 +169,7 @@ def test_held_out_species_that_are_no_classes_are_said_and_left_out(tmp_path: Pa
 
 def test_without_validation_thresholds_stay(tmp_path: Path) -> None:
     folder = song_shards(tmp_path / "shards", splits=(("train", 8),))
-    assert "no validation recordings: thresholds stay at 0.5" in notes_of(folder)
+    assert "0.5" in remarked(notes_of(folder), "no-validation")
     run = taught(folder, tmp_path / "run", total_samples=16, patience=1, validate_every_samples=8)
     assert load_classifier(run).thresholds == (0.5, 0.5)
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from birdsd.diffusion.formats import upscalers as module
 from birdsd.diffusion.formats.upscalers import measured_on, read_foreign
 from birdsd.diffusion.upscaling.networks import COMPACT, RRDB, Shape
-from birdsd.errors import Damaged, Unsupported, UserError
+from birdsd.errors import Damaged, Unsupported
 from birdsd.shards.index import ShardIndex
 from tests.support.errors import refuses
 from tests.support.fine import noisy
@@ -92,19 +92,23 @@ def test_what_else_is_in_a_pickle_is_not_run(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name, content in (("net.pth", {"params": _Runs()}), ("old.pth", [_Runs()])):
         torch.save(content, name)
-        with refuses(name, kind=Unsupported):
+        with refuses(name, "only tensors and plain values", kind=Unsupported):
             read_foreign(Path(name), ROUGH)
-    with open("raw.pth", "wb") as stream:
-        pickle.dump(_Runs(), stream)
-    with pytest.raises(UserError):
-        read_foreign(Path("raw.pth"), ROUGH)
+    for protocol, rule, kind in (
+        (2, "only tensors and plain values", Unsupported),
+        (4, "of another kind", Damaged),  # none that torch reads
+    ):
+        with open("raw.pth", "wb") as stream:
+            pickle.dump(_Runs(), stream, protocol=protocol)
+        with refuses("raw.pth", rule, kind=kind):
+            read_foreign(Path("raw.pth"), ROUGH)
     assert not Path("it-ran").exists()
 
 
 def test_a_torchscript_program_is_refused_unread(tmp_path) -> None:
     path = tmp_path / "net.pt"
     torch.jit.script(torch.nn.Conv2d(3, 3, 3)).save(str(path))
-    with refuses(str(path), "TorchScript", ".safetensors", kind=Unsupported):
+    with refuses(str(path), "TorchScript", "no code out of files", ".safetensors", kind=Unsupported):
         read_foreign(path, ROUGH)
 
 

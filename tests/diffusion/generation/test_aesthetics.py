@@ -30,7 +30,7 @@ from birdsd.diffusion.methods import make_method
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.clip import build_clip, load_clip
 from birdsd.diffusion.networks.tokenizer import token_ids
-from birdsd.errors import Damaged, Mismatch, NotFound, NothingLeft, UnknownName
+from birdsd.errors import BadValue, Damaged, Mismatch, NotFound, NothingLeft, UnknownName
 from birdsd.files import write_json
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
@@ -268,17 +268,17 @@ def test_the_empty_prompt_is_left_alone_but_for_a1111(text, projection, embeddin
 
 
 @pytest.mark.parametrize(
-    ("settings", "named"),
+    ("settings", "named", "kind"),
     [
-        ({"steps": -1}, "aesthetic_steps=-1"),
-        ({"rate": float("nan")}, "aesthetic_rate=nan"),
-        ({"weight": 1.5}, "aesthetic_weight=1.5"),
-        ({"text_weight": -0.1}, "aesthetic_text_weight=-0.1"),
-        ({"blend": "slurp"}, "aesthetic_blend 'slurp'"),
+        ({"steps": -1}, "aesthetic_steps=-1", BadValue),
+        ({"rate": float("nan")}, "aesthetic_rate=nan", BadValue),
+        ({"weight": 1.5}, "aesthetic_weight=1.5", BadValue),
+        ({"text_weight": -0.1}, "aesthetic_text_weight=-0.1", BadValue),
+        ({"blend": "slurp"}, "aesthetic_blend 'slurp'", UnknownName),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(settings, named):
-    with refuses(named):
+def test_settings_that_mean_nothing_are_refused(settings, named, kind):
+    with refuses(named, kind=kind):
         AestheticSettings(**settings)
 
 

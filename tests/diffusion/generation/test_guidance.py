@@ -365,24 +365,24 @@ def test_a_grid_goes_over_guides(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("advice", "named"),
+    ("advice", "named", "kind"),
     [
-        ({"steps": 0}, "model.recommended.sampling: steps=0"),
-        ({"scheduler": "eulr"}, "'eulr'"),
-        ({"step": 3}, "'step'"),
-        ({"steps": "many"}, "steps='many'"),
-        ({"steps": True}, "steps=True"),
-        ({"steps": 7.5}, "steps=7.5"),
-        ({"guidance_start": 0.9, "guidance_end": 0.1}, "guidance_start=0.9"),
-        (["ddim"], "['ddim']"),
+        ({"steps": 0}, "model.recommended.sampling: steps=0", BadValue),
+        ({"scheduler": "eulr"}, "'eulr'", UnknownName),
+        ({"step": 3}, "'step'", UnknownName),
+        ({"steps": "many"}, "steps='many'", BadValue),
+        ({"steps": True}, "steps=True", BadValue),
+        ({"steps": 7.5}, "steps=7.5", BadValue),
+        ({"guidance_start": 0.9, "guidance_end": 0.1}, "guidance_start=0.9", BadValue),
+        (["ddim"], "['ddim']", BadValue),
     ],
 )
 def test_advice_that_cannot_be_followed_ends_a_training_before_it_begins(
-    advice, named, index, autoencoder_folder
+    advice, named, index, autoencoder_folder, kind
 ):
     config = train_config("full", autoencoder=autoencoder_folder)
     config.model.recommended = {"sampling": advice}
-    with refuses(("model.recommended.sampling", named)):
+    with refuses(("model.recommended.sampling", named), kind=kind):
         make_method(config, index)
 
 
@@ -390,7 +390,7 @@ def test_advice_in_a_folder_from_elsewhere_is_checked_with_its_name(advised, tmp
     copy = shutil.copytree(advised, tmp_path / "copy")
     told = read_json(copy / "training.json")
     write_json(copy / "training.json", {**told, "sampling": {"steps": -3}})
-    with refuses(("training.json", "steps=-3")):
+    with refuses(("training.json", "steps=-3"), kind=BadValue):
         Generator(copy)
 
 

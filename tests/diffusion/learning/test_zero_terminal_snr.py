@@ -19,7 +19,7 @@ from birdsd.diffusion.generation.request import Request
 from birdsd.diffusion.learning.denoiser import Denoising, DenoisingLearner
 from birdsd.diffusion.methods import make_method
 from birdsd.diffusion.networks import models
-from birdsd.errors import Mismatch
+from birdsd.errors import Mismatch, Unsupported
 from birdsd.files import read_json, write_json
 from birdsd.schema import TrainConfig
 from birdsd.shards.index import ShardIndex
@@ -106,17 +106,19 @@ def test_a_base_with_another_spacing_is_sampled_from_the_last_timestep():
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "named", "kind"),
     [
-        ({"prediction_type": "epsilon"}, "prediction_type=epsilon"),
-        ({"trained_betas": [0.1] * 1000}, "trained_betas"),
-        ({"num_train_timesteps": 500}, "num_train_timesteps=500"),
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler"),
+        ({"prediction_type": "epsilon"}, "prediction_type=epsilon", Mismatch),
+        ({"trained_betas": [0.1] * 1000}, "trained_betas", Unsupported),
+        ({"num_train_timesteps": 500}, "num_train_timesteps=500", Unsupported),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler", Unsupported),
     ],
 )
-def test_noise_of_another_kind_is_refused_to_sample_and_to_learn(change, named, zero_folder, index, tmp_path):
+def test_noise_of_another_kind_is_refused_to_sample_and_to_learn(
+    change, named, kind, zero_folder, index, tmp_path
+):
     told = {**ZERO.scheduler_config(), "_class_name": "DDIMScheduler", **change}
-    with refuses(named):
+    with refuses(named, kind=kind):
         sampling.make_scheduler("ddim", told)
     base = tmp_path / "base"
     base.symlink_to(zero_folder)
@@ -127,7 +129,7 @@ def test_noise_of_another_kind_is_refused_to_sample_and_to_learn(change, named, 
     (copy / "scheduler").unlink()
     write_json(copy / "scheduler" / "scheduler_config.json", told)
     for name in ("full", "lora"):
-        with refuses((str(copy), named)):
+        with refuses((str(copy), named), kind=kind):
             make_method(train_config(name, init="pretrained", source=copy), index)
         make_method(train_config(name, init="pretrained", source=base), index)
 

@@ -15,7 +15,7 @@ from birdsd.diffusion.methods.dreambooth import PriorLearner, rare_words
 from birdsd.diffusion.methods.full import FullMethod
 from birdsd.diffusion.methods.lora import LoraMethod
 from birdsd.diffusion.networks import models
-from birdsd.errors import Damaged, Mismatch, NothingLeft
+from birdsd.errors import BadValue, Damaged, Mismatch, NothingLeft, NotSet, UnknownName
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
 from tests.support.errors import refuses
@@ -250,7 +250,7 @@ def test_samples_stand_first_and_their_class_pictures_behind(own, pipeline_folde
 @pytest.mark.parametrize("off", [{"class_samples": 0}, {"prior_weight": 0.0}])
 def test_without_class_pictures_it_is_the_method_underneath(own, pipeline_folder, off):
     method, parts, lines = made(own, pipeline_folder, **off)
-    assert "no class pictures" in lines[-1] and not isinstance(parts.learner, PriorLearner)
+    assert lines[-1].code == "no-prior" and not isinstance(parts.learner, PriorLearner)
     assert batch(method, parts, own, 0, 4)["latents"].shape[0] == 4
     assert "class_number" not in method.make_example(parts, ShardReader(own, "train").read(0), 0)
 
@@ -359,7 +359,8 @@ def test_class_pictures_show_what_the_model_knows_by_name(own, knowing):
     folder, word = knowing
     method, parts, lines = made(own, folder)
     assert method.request.prompts == ("a bird", "a House Wren", f"a {word}")
-    assert "'a bird' and 2 more prompts" in lines[-1]
+    assert lines[-1].code == "class-pictures" and lines[-1].facts["prompts"] == method.request.prompts
+    assert "'a bird'" in lines[-1] and " 2 more " in lines[-1]
     sample, prompts = ShardReader(own, "train").read(0), {}
     method.config.method.caption_dropout = 0.0
     for position in range(60):
@@ -404,22 +405,22 @@ def test_the_export_is_that_of_the_method_underneath_with_words(own, pipeline_fo
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "named", "kind"),
     [
-        ({"prior_weight": -0.5}, "method.prior_weight=-0.5"),
-        ({"prior_weight": float("nan")}, "prior_weight=nan"),
-        ({"class_samples": -1}, "class_samples=-1"),
-        ({"class_steps": 0}, "steps=0"),
-        ({"class_guidance": -1.0}, "guidance=-1"),
-        ({"word": "rarest"}, "'rarest'"),
-        ({"class_word": " "}, "method.class_word"),
-        ({"base_method": "lor"}, "'lor'"),
-        ({"init": "scratch"}, "init=scratch"),
-        ({"source": ""}, "model.source"),
+        ({"prior_weight": -0.5}, "method.prior_weight=-0.5", BadValue),
+        ({"prior_weight": float("nan")}, "prior_weight=nan", BadValue),
+        ({"class_samples": -1}, "class_samples=-1", BadValue),
+        ({"class_steps": 0}, "steps=0", BadValue),
+        ({"class_guidance": -1.0}, "guidance=-1", BadValue),
+        ({"word": "rarest"}, "'rarest'", UnknownName),
+        ({"class_word": " "}, "method.class_word", NotSet),
+        ({"base_method": "lor"}, "'lor'", UnknownName),
+        ({"init": "scratch"}, "init=scratch", Mismatch),
+        ({"source": ""}, "model.source", NotSet),
     ],
 )
-def test_what_cannot_be_taught(own, pipeline_folder, changes, named):
-    with refuses(named):
+def test_what_cannot_be_taught(own, pipeline_folder, changes, named, kind):
+    with refuses(named, kind=kind):
         made(own, **{"source": pipeline_folder, **changes})
 
 

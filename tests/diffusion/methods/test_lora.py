@@ -11,7 +11,7 @@ from birdsd.diffusion.adapters import Adapter
 from birdsd.diffusion.generation import generate as room
 from birdsd.diffusion.generation.generate import Generator, Request
 from birdsd.diffusion.methods import make_method
-from birdsd.errors import Mismatch, NotFound, NotSet, Unsupported
+from birdsd.errors import BadValue, Mismatch, NotFound, NotSet, UnknownName, Unsupported
 from birdsd.files import read_json, write_json
 from tests.support.errors import refuses
 from tests.support.tiny import batch, train, train_config
@@ -126,20 +126,20 @@ def test_a_lora_for_another_architecture_is_refused(taught, index, autoencoder_f
     config.model.text = {**config.model.text, "hidden_size": 48}
     other = make_method(config, index)
     place = other.export(other.build(CPU, torch.float32), tmp_path / "other")
-    with refuses(("[4, 32]", "[48, 48]")):
+    with refuses(("[4, 32]", "[48, 48]"), kind=Mismatch):
         Generator(place, adapters=[Adapter.open(taught[2])])
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "named", "kind"),
     [
-        ({"rank": -1}, "method.rank=-1"),
-        ({"alpha": -1.0}, "method.alpha=-1.0"),
-        ({"targets": ["attentions"]}, "'attentions'"),
+        ({"rank": -1}, "method.rank=-1", BadValue),
+        ({"alpha": -1.0}, "method.alpha=-1.0", BadValue),
+        ({"targets": ["attentions"]}, "'attentions'", UnknownName),
     ],
 )
-def test_wrong_settings(index, pipeline_folder, changes, named):
-    with refuses(named):
+def test_wrong_settings(index, pipeline_folder, changes, named, kind):
+    with refuses(named, kind=kind):
         make(index, pipeline_folder, **changes)
 
 

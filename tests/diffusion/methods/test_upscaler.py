@@ -17,7 +17,7 @@ from birdsd.diffusion.methods import make_method
 from birdsd.diffusion.networks.adversary import Discriminator
 from birdsd.diffusion.upscaling.levels import Levels
 from birdsd.diffusion.upscaling.upscaler import Upscaler
-from birdsd.errors import Mismatch, Unsupported, UserError
+from birdsd.errors import BadValue, Mismatch, NotFound, UnknownName, Unsupported, UserError
 from birdsd.runs.effects import without_effect
 from birdsd.shards.index import ShardIndex
 from tests.support.errors import refuses
@@ -179,32 +179,32 @@ def test_it_goes_on_from_an_earlier_one(fine_index, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "what"),
+    ("changes", "what", "kind"),
     [
-        ({"crop_frames": 256}, "crop_frames=256"),
-        ({"crop_frames": 33}, "crop_frames=33"),
-        ({"crop_frames": -2}, "crop_frames=-2"),
-        ({"scale": 3}, "method.scale"),
-        ({"scale": 8}, "method.scale"),
-        ({"architecture": "swin"}, "method.architecture"),
-        ({"features": 0}, "method.features=0"),
-        ({"loud_weight": -1.0}, "loud_weight"),
-        ({"noise_levels": -1.0}, "noise_levels"),
-        ({"error": "squared"}, "method.error"),
-        ({"autoencoder_share": 1.5}, "autoencoder_share"),
-        ({"adversary_weight": 0.5, "crop_frames": 4}, "adversary_weight"),
-        ({"init": "pretrained", "source": "not/there"}, "model.source=not/there"),
+        ({"crop_frames": 256}, "crop_frames=256", BadValue),
+        ({"crop_frames": 33}, "crop_frames=33", BadValue),
+        ({"crop_frames": -2}, "crop_frames=-2", BadValue),
+        ({"scale": 3}, "method.scale", Mismatch),
+        ({"scale": 8}, "method.scale", BadValue),
+        ({"architecture": "swin"}, "method.architecture", UnknownName),
+        ({"features": 0}, "method.features=0", BadValue),
+        ({"loud_weight": -1.0}, "loud_weight", BadValue),
+        ({"noise_levels": -1.0}, "noise_levels", BadValue),
+        ({"error": "squared"}, "method.error", UnknownName),
+        ({"autoencoder_share": 1.5}, "autoencoder_share", BadValue),
+        ({"adversary_weight": 0.5, "crop_frames": 4}, "adversary_weight", Mismatch),
+        ({"init": "pretrained", "source": "not/there"}, "model.source=not/there", NotFound),
     ],
 )
-def test_what_cannot_be_taught_is_refused(fine_index, changes, what: str) -> None:
-    with pytest.raises(UserError) as caught:
+def test_what_cannot_be_taught_is_refused(fine_index, changes, what: str, kind: type[UserError]) -> None:
+    with pytest.raises(kind) as caught:
         built(fine_index, **changes)
     assert what in caught.value.problem or what in caught.value.expected
 
 
 def test_an_autoencoder_of_another_grid_is_refused_by_both_names(index, autoencoder_folder) -> None:
     """The shards of the autoencoder's own codec are no finer than it."""
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(Mismatch) as caught:
         built(index, autoencoder=autoencoder_folder)
     assert caught.value.problem.count("'test'") == 2 and str(autoencoder_folder) in caught.value.problem
 

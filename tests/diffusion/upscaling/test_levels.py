@@ -11,7 +11,7 @@ import torch
 from birdsd.config import compose
 from birdsd.diffusion.upscaling.levels import Levels
 from birdsd.diffusion.upscaling.measure import Tally, bicubic, detail_db, spectral_distance_db
-from birdsd.errors import Mismatch, Unsupported, UserError
+from birdsd.errors import Mismatch, Unsupported
 from birdsd.sound.codec.codec import SpectrogramCodec
 from birdsd.sound.codec.grids import Grids, coarser, finer
 from tests.support.errors import refuses
@@ -111,7 +111,7 @@ def test_a_sound_reads_alike_in_both_grids_once_the_offset_is_off() -> None:
 @pytest.mark.parametrize("name", ["birdsong-tiny", "birdsong-small", "birdsong-half", "birdsong-3s"])
 def test_what_an_error_advises_fits(name: str) -> None:
     coarse = preset(name)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(Mismatch) as caught:
         Grids.of(preset("birdsong-3s"), coarse)
     assert f"'{name}'" in caught.value.problem and "'birdsong-3s'" in caught.value.problem
     words = caught.value.hint.partition(" with ")[2].split()
@@ -133,7 +133,7 @@ def test_what_an_error_advises_fits(name: str) -> None:
     ],
 )
 def test_grids_that_do_not_fit_are_refused_by_both_names(fine, coarse) -> None:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(Mismatch) as caught:
         Grids.of(fine, dataclasses.replace(coarse, name="rough"), ("the shards", "the model"))
     assert "'fine' of the shards" in caught.value.problem or "'test' of the shards" in caught.value.problem
     assert "'rough' of the model" in caught.value.problem

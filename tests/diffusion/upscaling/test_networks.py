@@ -7,7 +7,7 @@ import torch
 
 from birdsd.diffusion.upscaling.networks import COMPACT, RRDB, Shape, built, recognised, under_new_names
 from birdsd.diffusion.upscaling.twofold import Twofold
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, UnknownName, UserError
 from tests.support.fine import noisy
 
 # Parameters of the published networks, of three channels, and of two of one channel (reference values).
@@ -111,16 +111,16 @@ def test_the_names_of_the_first_esrgan_files_are_understood() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "what"),
+    ("shape", "what", "kind"),
     [
-        (Shape("esrgan"), "method.architecture"),
-        (Shape(scale=3), "method.scale=3"),
-        (Shape(features=0), "method.features=0"),
-        (Shape(blocks=-1), "method.depth=-1"),
+        (Shape("esrgan"), "method.architecture", UnknownName),
+        (Shape(scale=3), "method.scale=3", BadValue),
+        (Shape(features=0), "method.features=0", BadValue),
+        (Shape(blocks=-1), "method.depth=-1", BadValue),
     ],
 )
-def test_a_network_that_cannot_be_built_is_refused(shape: Shape, what: str) -> None:
-    with pytest.raises(UserError) as caught:
+def test_a_network_that_cannot_be_built_is_refused(shape: Shape, what: str, kind: type[UserError]) -> None:
+    with pytest.raises(kind) as caught:
         built(shape, 0)
     assert what in caught.value.problem
 

@@ -18,7 +18,7 @@ from birdsd.diffusion.upscaling.measure import detail_db
 from birdsd.diffusion.upscaling.networks import recognised
 from birdsd.diffusion.upscaling.roughness import Example, noise_for, roughened
 from birdsd.diffusion.upscaling.upscaler import Upscaler
-from birdsd.errors import BadValue, Damaged, Mismatch, NotFound, Unsupported, UserError
+from birdsd.errors import BadValue, Damaged, Mismatch, NotFound, Unsupported
 from birdsd.planning.live_tensors import LiveTensors
 from tests.support.errors import refuses
 from tests.support.fine import FINE, SHAPE, upscaler_folder
@@ -166,7 +166,7 @@ def test_the_folder_is_whole_and_its_files_are_anyones(folder) -> None:
 
 
 def test_a_model_of_another_grid_is_refused_by_both_names(folder) -> None:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(Mismatch) as caught:
         Upscaler.open(folder, dataclasses.replace(CODEC, name="mine", bands=16))
     assert "'fine'" in caught.value.problem and "'mine' of the model" in caught.value.problem
     quarter = dataclasses.replace(

@@ -12,7 +12,9 @@ import pytest
 from birdsd.jobs import evaluate
 
 from birdsd.config import compose
+from birdsd.diffusion.networks.finite import NotFinite
 from birdsd.errors import BadValue, Mismatch, NotFound, NothingLeft, NotSet, UnknownName
+from birdsd.evaluation.classification.hearing import NOT_A_NUMBER
 from birdsd.evaluation.judges import WindowScores
 from birdsd.files import write_json
 from birdsd.runs.effects import without_effect
@@ -23,6 +25,7 @@ from birdsd.shards.storage.writer import ShardWriter
 from tests.support.errors import refuses
 from tests.support.fake_judge import FakeJudge
 from tests.support.pages import _Checker
+from tests.support.remarks import remarked
 from tests.support.songs import SPECIES, song, write_shards
 from tests.support.sound_makers import save
 
@@ -66,8 +69,9 @@ def test_shards_are_evaluated_with_intervals_files_and_a_page(index, judge, tmp_
     assert "Fake judge" in text and "Calibration" in text
     assert len([tag for tag, _ in page.tags if tag == "audio"]) == len(facts["mistakes"])
     assert "Synthetic Trill" in outcome.text and "95% interval" in outcome.text
-    assert any("the codec gives back" in note for note in facts["notes"])
-    assert any("Nobody's Bird" in note for note in facts["notes"]), "a class without a test sound is named"
+    assert "data.recordings=" in remarked(facts["notes"], "decoded-sounds")
+    named = remarked(facts["notes"], "class-without-sound")
+    assert named.facts["classes"] == ["Nobody's Bird"] and "Nobody's Bird" in named
 
 
 def test_the_same_twice_is_the_same(index, judge, tmp_path):
@@ -81,11 +85,11 @@ def test_a_planted_leak_is_refused_and_listed_where_asked(index, codec, judge, t
     shards = tmp_path / "shards"
     shards.mkdir()
     write_shards(shards, codec, {"train": range(4), "test": range(3, 6)})
-    with refuses(("3 recordings", "Synthetic High 3")):
+    with refuses(("3 recordings", "Synthetic High 3"), kind=Mismatch):
         run(tmp_path / "out", f"data.shards={shards}")
     facts = run(tmp_path / "out", f"data.shards={shards}", leaks="list").facts
     assert sum(leak["kind"] == "recording" for leak in facts["leakage"]["found"]) == 3
-    with refuses(("3 recordists", "birdsd", "train and test")):
+    with refuses(("3 recordists", "birdsd", "train and test"), kind=Mismatch):
         run(tmp_path / "out", f"data.shards={index.folder}", leaks="strict")
 
 
@@ -93,11 +97,11 @@ def test_a_folder_is_heard_and_checked_against_what_was_learnt_from(codec, judge
     sounds = folder_of(tmp_path / "sounds", codec)
     facts = run(tmp_path / "out", f"data={sounds}").facts
     assert facts["items"] == 6 and facts["leakage"] is None
-    assert any("leakage was not checked" in note for note in facts["notes"])
+    assert "trained_on=" in remarked(facts["notes"], "leakage-unchecked")
     other = folder_of(tmp_path / "other", codec, first=60)
     assert run(tmp_path / "out", f"data={sounds}", trained_on=other).facts["leakage"]["found"] == []
     shutil.copy(sounds / SPECIES[0] / "High40.wav", other / SPECIES[0] / "renamed.wav")
-    with refuses(("renamed.wav", "High40.wav")):
+    with refuses(("renamed.wav", "High40.wav"), kind=Mismatch):
         run(tmp_path / "out", f"data={sounds}", trained_on=other)
 
 
@@ -118,7 +122,7 @@ def test_clips_are_cut_from_their_recordings_where_those_are_at_hand(codec, judg
     files = {path.stem: path for path in sounds.glob("*/*.wav")}
     learnt = next(path for stem, path in sorted(files.items()) if stem not in tested)
     shutil.copy(next(files[stem] for stem in sorted(tested)), learnt)
-    with refuses(("1 recording ", "same samples")):
+    with refuses(("1 recording ", "same samples"), kind=Mismatch):
         run(tmp_path / "out", *words)
 
 
@@ -138,7 +142,7 @@ def test_a_run_is_heard_and_what_it_learnt_from_is_compared(index, codec, monkey
     assert asked == [str(folder)]
     splits = {(leak["first_split"], leak["kind"]) for leak in facts["leakage"]["found"]}
     assert splits >= {("train", "recording"), ("validation", "recording")}
-    with refuses("Synthetic High 6"):
+    with refuses("Synthetic High 6", kind=Mismatch):
         run(tmp_path / "out", *words)
     with refuses("'nowhere'", kind=UnknownName):
         run(tmp_path / "out", "run=nowhere", *words[1:])
@@ -155,7 +159,7 @@ def test_labels_with_times_are_judged_window_by_window(judge, tmp_path):
     assert facts["events"]["event_f1"] == 1.0 and facts["events"]["psds"]["PSDS1"] == pytest.approx(1.0)
     assert (tmp_path / "out" / "events.csv").is_file()
     assert "Events" in (tmp_path / "out" / "evaluation.html").read_text()
-    assert any("one recording alone" in note for note in facts["notes"])
+    assert remarked(facts["notes"], "class-of-one-recording").facts["classes"] == ["Synthetic High"]
 
 
 def test_thresholds_are_chosen_on_validation_recordings(index, judge, tmp_path):
@@ -179,7 +183,7 @@ def test_the_same_picture_under_another_id_is_a_leak(codec, judge, tmp_path):
     with ShardWriter(tmp_path / "train-000001.tar") as writer:
         image = codec.encode(song(SPECIES[0], 4, 0, codec), codec.rate_hz)
         writer.write("renamed", {"npy": image, "json": {"recording_id": "new", "species": [SPECIES[1]]}})
-    with refuses(("1 recording ", "renamed ", "High-4-0")):
+    with refuses(("1 recording ", "renamed ", "High-4-0"), kind=Mismatch):
         run(tmp_path / "out", f"data.shards={tmp_path}")
 
 
@@ -202,7 +206,7 @@ def test_one_class_is_told_from_nothing_and_said_so(codec, judge, tmp_path):
         shutil.rmtree(sounds / species)
     facts = run(tmp_path / "out", f"data={sounds}").facts
     assert facts["figures"]["cmAP"]["value"] is None and "accuracy" not in facts["figures"]
-    assert any("one class occurs: it is told from nothing" in note for note in facts["notes"])
+    assert remarked(facts["notes"], "one-class").facts["told_from"] == "nothing"
 
 
 def _first(scores: WindowScores) -> WindowScores:
@@ -221,9 +225,11 @@ def test_scores_that_are_no_numbers_count_as_nothing_heard_and_all_such_are_refu
     judge.hear = broken
     facts = run(tmp_path / "out", f"data.shards={index.folder}").facts
     assert facts["items"] == 18 and facts["figures"]["recall"]["value"] < 0.95
-    assert any("3 of 18 items" in note and "NaN" in note for note in facts["notes"])
+    unheard = remarked(facts["notes"], "nothing-heard")
+    assert len(unheard.facts["items"]) == 3 and unheard.facts["of"] == 18 and "3 of 18 items" in unheard
+    assert unheard.facts["reasons"] == [NOT_A_NUMBER] and NOT_A_NUMBER in unheard
     judge.hear = lambda *given: broken(*given, often=1)
-    with refuses(("score", "NaN")):
+    with refuses(("score", "NaN"), "learning rate", kind=NotFinite):
         run(tmp_path / "out", f"data.shards={index.folder}")
 
 

@@ -76,5 +76,5 @@ def test_what_cannot_be_learnt_from_is_refused() -> None:
     with refuses("class 4 ", "3 classes", kind=BadValue):
         fit_head([train], None, 3)
     broken = Examples(train.embeddings * np.nan, train.classes, train.recordings)
-    with refuses("NaN"):
+    with refuses("NaN", kind=BadValue):
         fit_head([broken], None, 5)

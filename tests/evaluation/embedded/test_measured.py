@@ -10,7 +10,7 @@ import pytest
 from birdsd.jobs import quality as job
 
 from birdsd.config import compose
-from birdsd.errors import NothingLeft, NotSet
+from birdsd.errors import BadValue, NothingLeft, NotSet
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
 from birdsd.sound.audio.recordings import write_wav
@@ -132,5 +132,5 @@ def test_a_judge_that_knows_none_of_the_species_is_said_and_the_distances_stand(
 def test_what_is_not_set_is_asked_for() -> None:
     with refuses("sounds", "sounds=FOLDER shards=FOLDER", kind=NotSet):
         job.run(compose("quality", ["machine=smoke"]))
-    with refuses("resamples=0"):
+    with refuses("resamples=0", kind=BadValue):
         job.run(compose("quality", ["sounds=a", "shards=b", "resamples=0", "machine=smoke"]))

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 import soxr
 
+from birdsd.errors import Mismatch
 from birdsd.evaluation.leakage import AUDIO, RECORDING, RECORDIST, check, from_folder, from_shards, leaks
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.storage.writer import ShardWriter
@@ -44,7 +45,7 @@ def test_a_planted_copy_is_caught_resampled_softer_and_offset(tmp_path):
     assert (leak.kind, leak.first_split, leak.second_split) == (AUDIO, "train", "test")
     assert leak.first.endswith("another name.flac") and leak.second == "test/12.wav"
     assert "0.73 s earlier" in leak.detail
-    with refuses(("another name.flac", "12.wav")):
+    with refuses(("another name.flac", "12.wav"), kind=Mismatch):
         leaks([*train, recording(planted, "Robin")], [], test).refuse()
 
 
@@ -118,7 +119,7 @@ def test_recordists_are_listed_and_refused_where_asked(tmp_path):
     (leak,) = found.found
     assert (leak.kind, leak.detail, leak.second) == (RECORDIST, "Ann Lee", "1 recording")
     found.refuse()
-    with refuses(("Ann Lee", "train and test")):
+    with refuses(("Ann Lee", "train and test"), kind=Mismatch):
         found.refuse(recordists=True)
     assert "1 recordist in two splits" in found.text()
 
@@ -126,7 +127,8 @@ def test_recordists_are_listed_and_refused_where_asked(tmp_path):
 def test_what_could_not_be_compared_is_said(tmp_path, monkeypatch):
     gone = [Recording(Path("gone.wav"), "a", (Label("Wren"),))]
     (said,) = leaks(gone, [], named(tmp_path / "test", 1, 1)).unchecked
-    assert "1 of 2 recordings" in said and "not at hand" in said
+    assert said.code == "files-not-at-hand" and said.facts == {"recordings": 1, "of": 2}
+    assert "1 of 2 recordings" in said and "data.recordings=" in said
     monkeypatch.setattr(check, "MOST_LISTENED_S", 5.0)
     (said,) = leaks(named(tmp_path / "a", 1, 1), [], named(tmp_path / "b", 1, 1), listen=True).unchecked
     assert "limit" in said

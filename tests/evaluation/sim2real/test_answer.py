@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from birdsd.errors import NothingLeft
+from birdsd.errors import NothingLeft, UnknownName
 from birdsd.evaluation.embedded.heads import fit_head
 from birdsd.evaluation.sim2real.answer import TestClips, answer
 from birdsd.evaluation.sim2real.arms import ARMS, Cell, cells_of, chosen_arms
@@ -133,7 +133,7 @@ def test_one_test_recording_of_a_species_is_refused_for_it_says_nothing_of_other
     alone = one | (np.array(HELD.recordings) == HELD.recordings[-1])
     test = TestClips(HELD.classes[alone], np.array(HELD.recordings)[alone].tolist(), TEST.species)
     results = {cell: scores[alone] for cell, scores in cells("real", "2", 0).items()}
-    with refuses("one test recording of species 4", "raise test_fraction"):
+    with refuses("one test recording of species 4", "raise test_fraction", kind=NothingLeft):
         answer(test, [ARM["real"]], ["2"], results, power_of(test.recordings, 1), draws=50)
 
 
@@ -151,12 +151,12 @@ def test_arms_bring_those_that_they_are_compared_with() -> None:
     assert [arm.name for arm in chosen_arms(["both"], False)] == ["augmented", "both"]
     assert "scenes" in [arm.name for arm in chosen_arms([], True)]
     assert "scenes" not in [arm.name for arm in chosen_arms([], False)]
-    with refuses("boht", "both"):
+    with refuses("boht", "both", kind=UnknownName):
         chosen_arms(["boht"], False)
     asked = cells_of(chosen_arms(["synthetic"], False), ["2", "all"], ["everything", "confirmed"], 3)
     assert len(asked) == 2 * 3 * (1 + 2) and len({cell.name for cell in asked}) == len(asked)
     assert all(bool(cell.filter) == bool(cell.arm.synthetic) for cell in asked)
-    with refuses("confirmd", "confirmed"):
+    with refuses("confirmd", "confirmed", kind=UnknownName):
         cells_of(chosen_arms([], False), ["2"], ["confirmd"], 1)
 
 

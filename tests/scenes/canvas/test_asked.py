@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from birdsd.errors import Mismatch
+from birdsd.errors import BadValue, Mismatch, NotSet
 from birdsd.scenes.canvas.asked import Canvas, animation, regions
 from birdsd.scenes.canvas.made import canvas_noise, slerp
 from birdsd.scenes.scene import Background, Event, Scene
@@ -44,24 +44,24 @@ def test_without_times_prompts_lie_evenly():
 
 
 @pytest.mark.parametrize(
-    ("prompts", "times", "duration_s", "named"),
+    ("prompts", "times", "duration_s", "named", "kind"),
     [
-        ((), (), None, "prompts"),
-        (("a robin", " "), (), None, "prompts"),
-        (ABC, (0, 1), None, "3 prompts and 2 times"),
-        (ABC, (0, 5, 3), None, "times=[0.0, 5.0, 3.0]"),
-        (ABC, (0, 3, 3), None, "times=[0.0, 3.0, 3.0]"),
-        (ABC, (0, math.nan, 3), None, "times="),
-        (ABC, (-1, 2, 3), None, "times="),
-        (ABC, (0, 2, math.inf), None, "times="),
-        (ABC, (0, 2, 30), 20, "'a crow' is to be heard at 30 s"),
-        (ABC, (), 0.0001, "0.0001 s"),
-        (ABC, (), 90000, "90000 s"),
-        (("a",) * 201, (), None, "201 prompts"),
+        ((), (), None, "prompts", NotSet),
+        (("a robin", " "), (), None, "prompts", NotSet),
+        (ABC, (0, 1), None, "3 prompts and 2 times", Mismatch),
+        (ABC, (0, 5, 3), None, "times=[0.0, 5.0, 3.0]", BadValue),
+        (ABC, (0, 3, 3), None, "times=[0.0, 3.0, 3.0]", BadValue),
+        (ABC, (0, math.nan, 3), None, "times=", BadValue),
+        (ABC, (-1, 2, 3), None, "times=", BadValue),
+        (ABC, (0, 2, math.inf), None, "times=", BadValue),
+        (ABC, (0, 2, 30), 20, "'a crow' is to be heard at 30 s", BadValue),
+        (ABC, (), 0.0001, "0.0001 s", BadValue),
+        (ABC, (), 90000, "90000 s", BadValue),
+        (("a",) * 201, (), None, "201 prompts", BadValue),
     ],
 )
-def test_what_cannot_be_is_refused(prompts, times, duration_s, named):
-    with refuses(named):
+def test_what_cannot_be_is_refused(prompts, times, duration_s, named, kind):
+    with refuses(named, kind=kind):
         animation(prompts, times, duration_s)
 
 

@@ -372,7 +372,7 @@ def test_what_cannot_be_is_said_before_anything_is_made(stage, tmp_path):
     for settings, named, offers, kind in (
         ({}, "", "prompt, scene and distribution", NotSet),
         ({"prompt": PROSE, "scene": "x.yaml"}, "prompt and scene", "distribution", Mismatch),
-        ({"prompt": "a Great Tit in rain"}, "Tit", "", UnknownName),
+        ({"prompt": "a Great Tit in rain"}, "'Great Tit'", "", UnknownName),
         ({"prompt": PROSE, "count": 0}, "count=0", "", BadValue),
         ({"prompt": PROSE, "split": "trian"}, "'trian'", "train", UnknownName),
         ({"prompt": PROSE, "format": "mp3"}, "format=mp3", "flac", UnknownName),

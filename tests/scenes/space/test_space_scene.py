@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from birdsd.errors import BadValue, Mismatch, UserError
+from birdsd.errors import BadValue, Mismatch, NotFound, UnknownName
 from birdsd.jobs_api import load_job
 from birdsd.runs.effects import without_effect
 from birdsd.scenes.compose.mixdown import largest_error
@@ -198,8 +198,12 @@ def test_other_orders_are_told_or_asked_for_and_what_is_no_ambisonics_is_named(f
         BearingsConfig(str(n3d), order="acn-n3d", heading_deg=90.0, out=str(tmp_path / "c"))
     )
     assert {round(float(row["bearing_deg"]) / 10) for row in outcome.facts["sounds"]} == {6, 1}
-    for wrong_one in ({"heading_deg": 400.0}, {"order": "wxyz"}, {"low_hz": math.nan}):
-        with pytest.raises(UserError):
+    for wrong_one, named, kind in (
+        ({"heading_deg": 400.0}, "heading_deg is 400", BadValue),
+        ({"order": "wxyz"}, "'wxyz'", UnknownName),
+        ({"low_hz": math.nan}, "low_hz=nan", BadValue),
+    ):
+        with refuses(named, kind=kind):
             load_job("bearings")(BearingsConfig(str(n3d), out=str(tmp_path / "d"), **wrong_one))
 
 
@@ -309,24 +313,24 @@ def test_a_loop_in_ambisonics_sums_too(stage, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "said", "kind"),
     [
-        ({"layout": "quad"}, "unknown layout 'quad'"),
-        ({"layout": "foa", "space": {"humidity_percent": 300.0}}, "humidity_percent is 300"),
-        ({"layout": "foa", "space": {"heading_deg": 400.0}}, "heading_deg is 400"),
-        ({"layout": "foa", "space": {"direct_db": math.nan}}, "direct_db is nan"),
-        ({"layout": "foa", "space": {"loudness": "loud"}}, "unknown loudness"),
-        ({"layout": "array", "space": {"recorders": "A=0,0"}}, "names 1 recorders"),
-        ({"layout": "array", "space": {"recorders": "A=0,0 B=0,here"}}, "'here'"),
-        ({"layout": "array", "space": {"recorders": "A=0,0 B=48.1"}}, "'B=48.1'"),
-        ({"layout": "array", "space": {"recorders": "A=0,0 B=9000,0"}}, "not degrees"),
-        ({"layout": "array", "space": {"recorders": "nowhere.csv"}}, "nowhere.csv does not exist"),
-        ({"layout": "foa", "prompt": "a Synthetic High at 400 degrees"}, "-180 to 180"),
-        ({"layout": "foa", "prompt": "a Synthetic High at 0 metres"}, "metres"),
+        ({"layout": "quad"}, "unknown layout 'quad'", UnknownName),
+        ({"layout": "foa", "space": {"humidity_percent": 300.0}}, "humidity_percent is 300", BadValue),
+        ({"layout": "foa", "space": {"heading_deg": 400.0}}, "heading_deg is 400", BadValue),
+        ({"layout": "foa", "space": {"direct_db": math.nan}}, "direct_db is nan", BadValue),
+        ({"layout": "foa", "space": {"loudness": "loud"}}, "unknown loudness", UnknownName),
+        ({"layout": "array", "space": {"recorders": "A=0,0"}}, "names 1 recorders", BadValue),
+        ({"layout": "array", "space": {"recorders": "A=0,0 B=0,here"}}, "'here'", BadValue),
+        ({"layout": "array", "space": {"recorders": "A=0,0 B=48.1"}}, "'B=48.1'", BadValue),
+        ({"layout": "array", "space": {"recorders": "A=0,0 B=9000,0"}}, "not degrees", BadValue),
+        ({"layout": "array", "space": {"recorders": "nowhere.csv"}}, "nowhere.csv does not exist", NotFound),
+        ({"layout": "foa", "prompt": "a Synthetic High at 400 degrees"}, "-180 to 180", BadValue),
+        ({"layout": "foa", "prompt": "a Synthetic High at 0 metres"}, "metres", BadValue),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_made(stage, tmp_path, changes, said):
-    with pytest.raises(UserError) as caught:
+def test_what_cannot_be_is_refused_before_anything_is_made(stage, tmp_path, changes, said, kind):
+    with pytest.raises(kind) as caught:
         made(stage, tmp_path, **{"prompt": TWO, **changes})
     assert said in str(caught.value) and not list(tmp_path.glob("*/*.flac"))
 

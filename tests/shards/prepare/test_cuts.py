@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from birdsd.errors import Mismatch, NothingLeft
 from birdsd.files import read_json
 from birdsd.schema import DataConfig
 from birdsd.shards.prepare.account import account_lines, limit_lines
@@ -142,7 +143,7 @@ def test_boxes_outside_of_what_the_codec_shows_are_left_out(tmp_path):
     assert account["files"]["left_out"] == {"outside the codec's band": 1}
     assert {name for sample in all_samples(tmp_path / "shards") for name in sample["species"]} == {"Wren"}
     (tmp_path / "rec/a.wav").unlink()
-    with refuses("1 recordings", "62-8000 Hz"):
+    with refuses("1 recordings", "62-8000 Hz", kind=NothingLeft):
         run(tmp_path / "rec", tmp_path / "other")
 
 
@@ -211,7 +212,7 @@ def test_windows_that_were_shared_out_among_shards_count_each_label_once(tmp_pat
 
 def test_overlap_of_songs_is_refused(tmp_path):
     tone(tmp_path / "rec/wren/a.wav")
-    with refuses(("data.overlap is 0.8", "'song'"), "data=soundscape"):
+    with refuses(("data.overlap is 0.8", "'song'"), "data=soundscape", kind=Mismatch):
         run(tmp_path / "rec", tmp_path / "shards", overlap=0.8)
 
 

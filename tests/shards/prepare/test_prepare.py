@@ -17,7 +17,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from birdsd.errors import Damaged, DiskFull, UserError
+from birdsd.errors import (
+    AlreadyThere,
+    BadValue,
+    Damaged,
+    DiskFull,
+    Mismatch,
+    NothingLeft,
+    NotSet,
+    UnknownName,
+    UserError,
+)
 from birdsd.files import read_json
 from birdsd.schema import DataConfig
 from birdsd.shards.index import ShardIndex
@@ -112,18 +122,18 @@ def test_other_settings_or_recordings_are_refused_in_the_same_folder(
     shutil.copytree(tones, recordings)
     run(recordings, folder)
     before = shard_bytes(folder)
-    with refuses("data.wordings was 4, is 2", "data.shards"):
+    with refuses("data.wordings was 4, is 2", "data.shards", kind=Mismatch):
         run(recordings, folder, wordings=2)
     tone(recordings / "species_0" / "new.wav")
     (recordings / "species_1" / "r1_0.wav").unlink()
     tone(recordings / "species_1" / "r1_1.wav", hz=5000)
-    with refuses(("1 file of data.recordings removed", "added", "changed")):
+    with refuses(("1 file of data.recordings removed", "added", "changed"), kind=Mismatch):
         run(recordings, folder)
     assert shard_bytes(folder) == before
     other = tmp_path / "other"
     other.mkdir()
     shutil.copy(next(prepared.glob("*.tar")), other / "mine.tar")
-    with refuses(str(other)):
+    with refuses(str(other), kind=AlreadyThere):
         run(recordings, other)
 
 
@@ -161,34 +171,34 @@ def test_what_cannot_be_read_is_listed_and_the_rest_goes_on(tmp_path: Path) -> N
 
 def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError):
+    with pytest.raises(NothingLeft):
         run(tmp_path / "empty", tmp_path / "s1")
     write_wav(tmp_path / "silent" / "a" / "x.wav", np.zeros((1, 16000), np.float32), 16000)
-    with refuses("x.wav"):
+    with refuses("x.wav", kind=NothingLeft):
         run(tmp_path / "silent", tmp_path / "s2")
     with refuses(str(tmp_path / "s2"), kind=Damaged):
         ShardIndex.open(tmp_path / "s2")
-    with refuses("data.recordings"):
+    with refuses("data.recordings", kind=NotSet):
         prepare(DataConfig(name="test", shards=str(tmp_path / "s3")), CODEC)
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "kind"),
     [
-        {"segmentation": "sogn"},
-        {"overlap": 1.0},
-        {"samples_per_shard": 0},
-        {"mixtures_per_clip": 1},
-        {"keep_clean": False},
-        {"snr_db_low": 9.0, "snr_db_high": 3.0},
-        {"wordings": 0},
-        {"validation_fraction": 0.9, "test_fraction": 0.2},
+        ({"segmentation": "sogn"}, UnknownName),
+        ({"overlap": 1.0}, BadValue),
+        ({"samples_per_shard": 0}, BadValue),
+        ({"mixtures_per_clip": 1}, NotSet),
+        ({"keep_clean": False}, Mismatch),
+        ({"snr_db_low": 9.0, "snr_db_high": 3.0}, Mismatch),
+        ({"wordings": 0}, BadValue),
+        ({"validation_fraction": 0.9, "test_fraction": 0.2}, Mismatch),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_is_written(
-    tones: Path, tmp_path: Path, changes: dict
+    tones: Path, tmp_path: Path, changes: dict, kind: type[UserError]
 ) -> None:
-    with pytest.raises(UserError):
+    with pytest.raises(kind):
         run(tones, tmp_path / "s", **changes)
     assert not (tmp_path / "s").exists()
 

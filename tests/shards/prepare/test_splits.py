@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, Mismatch, UserError
 from birdsd.shards.prepare.splits import assign_splits
 
 
@@ -50,9 +50,13 @@ def test_no_fraction_no_split() -> None:
     assert set(assign_splits(some({"a": 30}), 0.0, 0.0, 0).values()) == {"train"}
 
 
-@pytest.mark.parametrize("fractions", [(-0.1, 0.1), (0.1, 1.0), (0.5, 0.5)])
-def test_fractions_that_leave_nothing_are_refused(fractions: tuple[float, float]) -> None:
-    with pytest.raises(UserError):
+@pytest.mark.parametrize(
+    ("fractions", "kind"), [((-0.1, 0.1), BadValue), ((0.1, 1.0), BadValue), ((0.5, 0.5), Mismatch)]
+)
+def test_fractions_that_leave_nothing_are_refused(
+    fractions: tuple[float, float], kind: type[UserError]
+) -> None:
+    with pytest.raises(kind):
         assign_splits(some({"a": 10}), *fractions, seed=0)
 
 

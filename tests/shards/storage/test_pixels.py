@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from birdsd.errors import BadValue, NothingLeft
+from birdsd.errors import BadValue, NothingLeft, UnknownName, UserError
 from birdsd.files import write_json
 from birdsd.shards.cache import LatentShards
 from birdsd.shards.checks import check_pictures, remarks
@@ -196,17 +196,19 @@ def test_numbers_beyond_what_was_said_are_refused_and_not_cut_off(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("told", "word"),
+    ("told", "word", "kind"),
     [
-        ({"float23": [0, 1]}, "'float23'"),
-        ({"float32": [0]}, 'pixels.json holds "float32": [0]'),
-        ({"float32": [1, 1]}, 'pixels.json holds "float32": [1, 1]'),
-        ({"float32": "0..1"}, 'pixels.json holds "float32": 0..1'),
-        ([0, 1], "pixels.json holds a list"),
+        ({"float23": [0, 1]}, "'float23'", UnknownName),
+        ({"float32": [0]}, 'pixels.json holds "float32": [0]', BadValue),
+        ({"float32": [1, 1]}, 'pixels.json holds "float32": [1, 1]', BadValue),
+        ({"float32": "0..1"}, 'pixels.json holds "float32": 0..1', BadValue),
+        ([0, 1], "pixels.json holds a list", BadValue),
     ],
 )
-def test_a_pixels_file_that_makes_no_sense_is_refused(tmp_path: Path, told: Any, word: str) -> None:
-    with refuses(word):
+def test_a_pixels_file_that_makes_no_sense_is_refused(
+    tmp_path: Path, told: Any, word: str, kind: type[UserError]
+) -> None:
+    with refuses(word, kind=kind):
         of(tmp_path, "npy", npy(TRUE), pixels=told)
 
 

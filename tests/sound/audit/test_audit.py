@@ -12,6 +12,7 @@ from birdsd.sound.audit.audit import audit_text, round_trip, run_audit
 from birdsd.sound.audit.fidelity import BANDS_HZ, NEUTRAL_RATE_HZ, compare, trill_mask
 from tests.support.codecs import preset
 from tests.support.errors import refuses
+from tests.support.remarks import remarked
 from tests.support.sound_makers import save
 
 T = np.arange(round(1.5 * NEUTRAL_RATE_HZ)) / NEUTRAL_RATE_HZ
@@ -86,9 +87,12 @@ def test_the_audit_recommends_shows_and_goes_on(folder, tmp_path):
     assert result.codecs[result.best].name == "birdsong"
     assert {path.name for path, _ in result.problems} == {"silence.wav", "blip.wav", "text.wav"}
     text = audit_text(result)
-    assert "Use codec=birdsong: " in text
-    assert "codec=riffusion changes the loudness" in text and "codec=riffusion smears fast trills" in text
-    assert "3 recordings were left out" in text and "text.wav" in text
+    said = result.recommendation
+    assert all(one in text for one in said) and "Use codec=birdsong: " in text
+    assert [one.code for one in said if one.facts.get("than") == "riffusion"] == ["closer"]
+    lost = {one.code for one in said if one.facts.get("codec") == "riffusion"}
+    assert {"changes-loudness", "smears-trills"} <= lost
+    assert "\n3 recordings " in text and "text.wav" in text
     assert (tmp_path / "out" / "audit.png").read_bytes()[:4] == b"\x89PNG"
     assert len(list((tmp_path / "out").glob("*.wav"))) == 2 * 4
     written = json.loads((tmp_path / "out" / "audit.json").read_text())
@@ -110,7 +114,8 @@ def test_the_audit_shows_what_becomes_of_the_phase(folder):
     assert "kept" in rows["phases, iterations"] and "pghi, 8" in rows["phases, iterations"]
     assert "random, 8" in rows["phases, iterations"] and f"{kept.waveform_db:.1f}" in rows["waveform"]
     assert result.to_json()["codecs"][0]["waveform_db"] == kept.waveform_db
-    assert "codec=birdsong-phase has the phase in its images, too" in audit_text(result)
+    phase = remarked(result.recommendation, "phase-in-images")
+    assert phase.facts == {"codec": "birdsong-phase"} and phase in audit_text(result)
 
 
 def test_limits_and_refusals(folder, tmp_path):

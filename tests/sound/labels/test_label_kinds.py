@@ -8,8 +8,10 @@ import unicodedata
 import pytest
 
 from birdsd.errors import NothingLeft
+from birdsd.sound.labels.annotation import MALFORMED
 from birdsd.sound.labels.load import load_recordings
 from tests.support.errors import refuses
+from tests.support.remarks import codes as codes_of
 from tests.support.sound_makers import save, tone
 
 HEADER = "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tHigh Freq (Hz)"
@@ -31,6 +33,10 @@ def boxes(found):
 
 def told(found):
     return "\n".join(f"{problem.path.name}: {problem.reason}" for problem in found.problems)
+
+
+def codes(found):
+    return codes_of(problem.reason for problem in found.problems)
 
 
 def adds_up(found):
@@ -145,7 +151,8 @@ def test_thousands_separators_are_no_decimal_commas(tmp_path):
     assert boxes(found)["a.flac"] == [(1234.0, "Owl"), (12.0, "Owl"), (0.5, "Owl")]
     table.write_text('start,end,label\n"1,234","1,236",Owl\n12,15,Owl\n1500,1501,Owl\n')
     found = adds_up(load_recordings(tmp_path, table))
-    assert boxes(found)["a.flac"] == [(12.0, "Owl"), (1500.0, "Owl")] and "has two readings" in told(found)
+    assert boxes(found)["a.flac"] == [(12.0, "Owl"), (1500.0, "Owl")] and "'1,234'" in told(found)
+    assert found.account.left_out[MALFORMED] == 1
 
 
 def test_tables_that_r_and_excel_wrote(tmp_path):
@@ -176,7 +183,7 @@ def test_a_column_of_measurements_names_no_species(tmp_path):
         )
     found = adds_up(load_recordings(tmp_path))
     assert boxes(found) == {"a.flac": [(1.0, "Black Phoebe")]}  # the folder's name, not the measurement
-    assert "has no name" in told(found) and found.account.left_out["no name"] == 1
+    assert "label-without-name" in codes(found) and found.account.left_out["no name"] == 1
     (tmp_path / "b.txt").write_text(raven("1\tSpectrogram 1\t1\t1.0\t1.4\t500\t3500\tWren", more="\tMyTag"))
     assert boxes(load_recordings(tmp_path))["b.flac"] == [(1.0, "Wren")]
 
@@ -330,7 +337,7 @@ def test_folders_of_splits_formats_and_dates_are_seen_through(tmp_path):
     found = adds_up(load_recordings(tmp_path))
     assert found.species == ("House Sparrow", "Species 1", "Wren")
     assert [r.path.name for r in found.unlabelled] == ["5.flac"]
-    assert "'Valid'" in told(found) and "name no species" in told(found)
+    assert "'Valid'" in told(found) and "folder-without-species" in codes(found)
 
 
 def test_csv_beside_the_recording_and_in_a_folder_of_labels(tmp_path):

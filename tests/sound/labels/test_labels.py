@@ -164,7 +164,7 @@ def test_annotations_beside_the_files(tmp_path):
         "none.wav": ("S",),
     }
     assert not by_name(found)["raven.wav"].weak and by_name(found)["notes.wav"].weak
-    assert "no bird's box" in reasons(found)["header.Table.1.selections.txt"]
+    assert reasons(found)["header.Table.1.selections.txt"].code == "no-box"
     assert "Raven" in reasons(found)["notes.txt"]
 
 
@@ -184,7 +184,7 @@ def test_a_folder_of_annotations_and_a_raven_table_over_several_files(tmp_path):
     (notes / "z.txt").write_text("0\t1\tRobin\n")
     found = load_recordings(root, notes)
     assert found.species == ("Wren",)
-    assert "no recording has its name" in reasons(found)["z.txt"]
+    assert reasons(found)["z.txt"].code == "belongs-to-no-recording"
     table = tmp_path / "all.txt"
     table.write_text(
         "Begin Time (s)\tEnd Time (s)\tBegin File\tFile Offset (s)\tSpecies\n"

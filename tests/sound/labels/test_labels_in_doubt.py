@@ -8,6 +8,8 @@ from birdsd.errors import Damaged, NotFound, NothingLeft
 from birdsd.sound.labels.load import load_recordings
 from tests.sound.labels.test_label_kinds import adds_up, boxes, put, raven, told
 from tests.support.errors import refuses
+from tests.support.remarks import codes as codes_of
+from tests.support.remarks import remarked
 
 
 def unknown(found, name):
@@ -180,7 +182,7 @@ def test_the_folders_own_table_is_the_authority_and_that_is_said(tmp_path):
     (tmp_path / "labels.csv").write_text("file,start,end,label\nGreat Tit/a.flac,1,2,\n")
     found = adds_up(load_recordings(tmp_path))
     assert boxes(found) == {"a.flac": [(1.0, "Great Tit")]}  # a box without a name has its folder's
-    assert "beside a table, folder names do not count" in told(found)
+    assert "no-label-in-table" in codes_of(problem.reason for problem in found.problems)
 
 
 def test_folders_in_folders_are_seen_through_or_asked_about(tmp_path):
@@ -303,7 +305,8 @@ def test_tables_of_counts_keep_their_birds(tmp_path):
         "a.flac": [(0.0, "Great Tit"), (0.0, "Blue Tit")],
         "b.flac": [(0.0, "Great Tit"), (3.0, "Great Tit")],
     }
-    assert "Great Tit, Blue Tit are read as present (1) or absent (0)" in told(found)
+    said = remarked([problem.reason for problem in found.problems], "species-in-columns")
+    assert said.facts["columns"] == ["Great Tit", "Blue Tit"] and "Great Tit, Blue Tit" in said
 
 
 def test_that_one_bird_is_not_there_says_nothing_of_others(tmp_path):
@@ -327,7 +330,9 @@ def test_rows_whose_times_are_not_read_label_no_whole_file(tmp_path):
     put(tmp_path, "a.flac", "b.flac")
     (tmp_path / "t.csv").write_text("file,timestamp_s,label\na.flac,0,Owl\na.flac,5,Wren\nb.flac,0,Wren\n")
     found = adds_up(load_recordings(tmp_path, tmp_path / "t.csv"))
-    assert boxes(found) == {"b.flac": [(None, "Wren")]} and "whose times are not read" in told(found)
+    assert boxes(found) == {"b.flac": [(None, "Wren")]} and (
+        "rows-without-times" in codes_of(problem.reason for problem in found.problems)
+    )
 
 
 def test_found_tables_are_read_in_any_case_and_all_of_them(tmp_path):

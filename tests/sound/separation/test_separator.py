@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from birdsd.errors import BadValue, Mismatch, NothingLeft
+from birdsd.errors import BadValue, Mismatch, NothingLeft, UnknownName, UserError
 from birdsd.sound.separation import masks
 from birdsd.sound.separation.fit import Fitted, Wanted, fit, learn_source, self_test
 from birdsd.sound.separation.gate import gate
@@ -200,16 +200,18 @@ def test_other_rates_than_the_models():
 
 
 @pytest.mark.parametrize(
-    ("sound", "wanted", "named"),
+    ("sound", "wanted", "named", "kind"),
     [
-        (np.zeros(RATE_HZ, np.float32), Wanted("gate"), "silent"),
-        (np.full(RATE_HZ, 1e-7, np.float32), Wanted("auto"), "silent"),
-        (rain(0.05), Wanted("pcnmf"), "16 bases for 14 frames"),
-        (rain(0.3), Wanted("pcnmf", bases=500), "500 bases for 45 frames"),
+        (np.zeros(RATE_HZ, np.float32), Wanted("gate"), "silent", NothingLeft),
+        (np.full(RATE_HZ, 1e-7, np.float32), Wanted("auto"), "silent", NothingLeft),
+        (rain(0.05), Wanted("pcnmf"), "16 bases for 14 frames", BadValue),
+        (rain(0.3), Wanted("pcnmf", bases=500), "500 bases for 45 frames", BadValue),
     ],
 )
-def test_what_cannot_be_separated_is_told(sound: np.ndarray, wanted: Wanted, named: str):
-    with refuses(named):
+def test_what_cannot_be_separated_is_told(
+    sound: np.ndarray, wanted: Wanted, named: str, kind: type[UserError]
+):
+    with refuses(named, kind=kind):
         fit(of_sound(sound, GRID), wanted)
 
 
@@ -231,16 +233,17 @@ def test_a_sound_shorter_than_a_frame_still_sums():
 
 
 @pytest.mark.parametrize(
-    ("settings", "named"),
+    ("settings", "named", "kind"),
     [
-        ({"method": "magic"}, "'magic'"), ({"bases": 0}, "bases is 0"), ({"adapt": 2.0}, "adapt is 2"),
-        ({"adapt": float("nan")}, "adapt is nan"), ({"floor_db": 0.0}, "floor_db is 0"),
-        ({"depth": 0}, "depth is 0"),
-        ({"bird": "x", "rest": "x"}, "'x'"),
+        ({"method": "magic"}, "'magic'", UnknownName), ({"bases": 0}, "bases is 0", BadValue),
+        ({"adapt": 2.0}, "adapt is 2", BadValue),
+        ({"adapt": float("nan")}, "adapt is nan", BadValue), ({"floor_db": 0.0}, "floor_db is 0", BadValue),
+        ({"depth": 0}, "depth is 0", BadValue),
+        ({"bird": "x", "rest": "x"}, "'x'", Mismatch),
     ],
 )  # fmt: skip
-def test_settings_that_cannot_be_are_refused(settings: dict, named: str):
-    with refuses(named):
+def test_settings_that_cannot_be_are_refused(settings: dict, named: str, kind: type[UserError]):
+    with refuses(named, kind=kind):
         Wanted(**settings)
 
 

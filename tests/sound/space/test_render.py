@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from birdsd.errors import UserError
+from birdsd.errors import BadValue, UnknownName
 from birdsd.sound.space.air import Air
 from birdsd.sound.space.diffuse import bed, round_and_round, waves
 from birdsd.sound.space.layouts import (
@@ -184,21 +184,25 @@ def test_the_directions_of_the_waves_are_spread_evenly():
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "said", "kind"),
     [
-        (lambda: Air(humidity_percent=300.0), "humidity_percent is 300"),
-        (lambda: Air(temperature_c=math.nan), "temperature_c is nan"),
-        (lambda: Position(400.0), "azimuth_deg is 400"),
-        (lambda: Position(0.0, 0.0, 0.0), "distance_m is 0"),
-        (lambda: Position(0.0, 0.0, math.inf), "distance_m is inf"),
-        (lambda: Reverberation(-1.0), "reverb_s is -1"),
-        (lambda: Layout("quad"), "unknown layout 'quad'"),
-        (lambda: Layout(FOA, heading_deg=400.0), "heading_deg is 400"),
-        (lambda: render(np.array([0, np.nan]), 8000, (Position(), Position()), Layout(FOA), AIR), "NaN"),
+        (lambda: Air(humidity_percent=300.0), "humidity_percent is 300", BadValue),
+        (lambda: Air(temperature_c=math.nan), "temperature_c is nan", BadValue),
+        (lambda: Position(400.0), "azimuth_deg is 400", BadValue),
+        (lambda: Position(0.0, 0.0, 0.0), "distance_m is 0", BadValue),
+        (lambda: Position(0.0, 0.0, math.inf), "distance_m is inf", BadValue),
+        (lambda: Reverberation(-1.0), "reverb_s is -1", BadValue),
+        (lambda: Layout("quad"), "unknown layout 'quad'", UnknownName),
+        (lambda: Layout(FOA, heading_deg=400.0), "heading_deg is 400", BadValue),
+        (
+            lambda: render(np.array([0, np.nan]), 8000, (Position(), Position()), Layout(FOA), AIR),
+            "NaN",
+            BadValue,
+        ),
     ],
 )
-def test_what_cannot_be_is_refused_with_its_value(make, said):
-    with pytest.raises(UserError) as caught:
+def test_what_cannot_be_is_refused_with_its_value(make, said, kind):
+    with pytest.raises(kind) as caught:
         make()
     assert said in str(caught.value)
 
