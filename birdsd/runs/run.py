@@ -114,8 +114,13 @@ class RunStore:
         recipe = signature(config, **models)
         mark = signature(config, **models, data=index.fingerprint)
         title = config.name or f"{config.model.name}-{config.method.name}"
-        run = self._place(safe_name(title), mark)
         folder = str(index.folder.resolve())
+        try:
+            run = self._place(safe_name(title), mark)
+        except Mismatch:
+            # Of everything that may have changed under a job, shards can be named.
+            self._refuse_changed_shards(safe_name(title), recipe, folder, index)
+            raise
         if not run.folder.is_dir():
             self._refuse_changed_shards(safe_name(title), recipe, folder, index)
         if not write:

@@ -164,6 +164,18 @@ def test_a_job_whose_settings_came_to_mean_another_run_makes_no_second_folder(tm
     assert [path.name for path in run.folder.parent.iterdir()] == [run.folder.name]
 
 
+def test_a_job_whose_shards_have_changed_names_the_shard(tmp_path, shards) -> None:
+    run = project(tmp_path / "project", shards)
+    own = tmp_path / "project" / "shards"
+    (own / "train-000001.tar").write_bytes((own / "validation-000000.tar").read_bytes())
+    told = compose("train", [f"data.shards={own}", f"runs={run.folder.parent}"])
+    with (
+        environment({RUN_FOLDER_VARIABLE: str(run.folder)}),
+        refuses((str(own), "train-000001.tar"), "restore the shards", kind=Mismatch),
+    ):
+        open_training(told)
+
+
 # -- what the environment of whoever submits may change ------------------------------------------------------
 
 
