@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import importlib
 import json
 import pickle
@@ -14,7 +15,9 @@ import pytest
 from birdsd import errors
 from birdsd.cli import main
 from birdsd.errors import UserError
+from birdsd.remarks import Remark, coded
 from tests.support.errors import refuses
+from tests.support.remarks import remarked
 
 ROOT = Path(__file__).resolve().parents[1]
 SENTENCE = re.compile(r"[a-z']{2,} [a-z']{2,} [a-z']{2,}")
@@ -108,3 +111,28 @@ def test_such_a_sentence_is_found() -> None:
     assert isinstance(asks, ast.Call) and len(asked_of_an_error(asks)) == 1
     fine = ast.parse('pytest.raises(ValueError, match="no such thing here")', mode="eval").body
     assert isinstance(fine, ast.Call) and not asked_of_an_error(fine)
+
+
+def test_a_remark_is_text_that_keeps_its_code_and_values() -> None:
+    said = Remark("2 of 3 clips are silent", "silent", clips=2, of=3)
+    for one in (said, pickle.loads(pickle.dumps(said)), copy.deepcopy(said)):
+        assert one == "2 of 3 clips are silent" and type(one) is Remark
+        assert (one.code, one.facts) == ("silent", {"clips": 2, "of": 3})
+    assert json.dumps([said]) == '["2 of 3 clips are silent"]', "stored as ever"
+    assert coded(said) == {"code": "silent"} and coded("other text") == coded(Remark("no code")) == {}
+    assert remarked(["another", said], "silent") is said
+    for remarks in ([], ["2 of 3 clips are silent"], [said, said]):
+        with pytest.raises(AssertionError):
+            remarked(remarks, "silent")
+
+
+def test_codes_of_remarks_are_spelled_like_those_of_errors() -> None:
+    """In lower case with hyphens; they are stored in problems.json and in events.jsonl."""
+    found = []
+    for path in sorted([*(ROOT / "birdsd").rglob("*.py"), *(ROOT / "jobs").glob("*.py")]):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "Remark":
+                assert len(call.args) == 2, f"{path}:{call.lineno} has no code"
+                found += [call.args[1].value] if isinstance(call.args[1], ast.Constant) else []
+    assert len(found) > 40
+    assert [code for code in found if not re.fullmatch(r"[a-z]+(-[a-z]+)*", code)] == []

@@ -31,6 +31,7 @@ MOST_FILES, MOST_LINES, MOST_LINES_OF_A_FUNCTION = 13, 500, 80
 BASE = {
     "errors": set(),
     "randomness": set(),
+    "remarks": set(),
     "schema": set(),
     "yamltext": set(),
     "quiet": set(),

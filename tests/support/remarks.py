@@ -15,6 +15,8 @@ def codes(remarks: Iterable[str]) -> list[str]:
 def remarked(remarks: Iterable[str], code: str) -> Remark:
     """The one remark of this kind; fails where there is none, or more than one."""
     remarks = list(remarks)
-    (found,) = [one for one in remarks if isinstance(one, Remark) and one.code == code] or [None]
-    assert found is not None, f"no remark {code!r} among {[getattr(one, 'code', one) for one in remarks]}"
-    return found
+    found = [one for one in remarks if isinstance(one, Remark) and one.code == code]
+    assert len(found) == 1, (
+        f"{len(found)} remarks {code!r} among {[getattr(one, 'code', one) for one in remarks]}"
+    )
+    return found[0]
