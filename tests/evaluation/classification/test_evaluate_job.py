@@ -69,8 +69,9 @@ def test_shards_are_evaluated_with_intervals_files_and_a_page(index, judge, tmp_
     assert "Fake judge" in text and "Calibration" in text
     assert len([tag for tag, _ in page.tags if tag == "audio"]) == len(facts["mistakes"])
     assert "Synthetic Trill" in outcome.text and "95% interval" in outcome.text
-    assert "data.recordings=" in remarked(facts["notes"], "decoded-sounds")
-    named = remarked(facts["notes"], "class-without-sound")
+    notes = outcome.facts["notes"]
+    assert facts["notes"] == notes and "data.recordings=" in remarked(notes, "decoded-sounds")
+    named = remarked(notes, "class-without-sound")
     assert named.facts["classes"] == ["Nobody's Bird"] and "Nobody's Bird" in named
 
 
@@ -206,7 +207,7 @@ def test_one_class_is_told_from_nothing_and_said_so(codec, judge, tmp_path):
         shutil.rmtree(sounds / species)
     facts = run(tmp_path / "out", f"data={sounds}").facts
     assert facts["figures"]["cmAP"]["value"] is None and "accuracy" not in facts["figures"]
-    assert remarked(facts["notes"], "one-class").facts["told_from"] == "nothing"
+    assert remarked(facts["notes"], "one-class").facts["told_from"].startswith("nothing")
 
 
 def _first(scores: WindowScores) -> WindowScores:
