@@ -7,10 +7,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from birdsd import schema
+from tests.conftest import LONGEST_S, pytest_collection_modifyitems
 from tests.shape import (
     ROOT,
     circles,
@@ -258,3 +261,15 @@ def test_the_plan_of_the_house_shows_what_is_there() -> None:
         drawn = arrows.get(wing, set())
         assert drawn <= wings[wing] | ({"jobs"} if wing == "cli" else set()), f"{wing}: an arrow too many"
         assert wings[wing] <= reached(arrows, wing), f"{wing}: an arrow is missing"
+
+
+def test_the_longest_test_files_are_there_and_begin() -> None:
+    """What tests/conftest.py knows of them would go stale unseen where a file moves."""
+    folder = ROOT / "tests"
+    assert [name for name in LONGEST_S if not (folder / name).is_file()] == []
+    named = ["test_format.py", *reversed(LONGEST_S), "test_config.py", "test_config.py"]
+    items = [SimpleNamespace(path=folder / name) for name in named]
+    pytest_collection_modifyitems(cast(Any, items))
+    order = [item.path.relative_to(folder).as_posix() for item in items]
+    assert order[-3:] == ["test_config.py", "test_config.py", "test_format.py"], "then those with more tests"
+    assert [LONGEST_S[name] for name in order[:-3]] == sorted(LONGEST_S.values(), reverse=True)
