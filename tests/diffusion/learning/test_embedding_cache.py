@@ -235,10 +235,14 @@ def test_from_the_command_line(
     facts = json.loads(capsys.readouterr().out)
     assert facts["finished"] and facts["bytes"] > 0 and not list(tmp_path.glob("runs"))
     assert main.main(["run", "cache", *asked]) == 0
-    assert "nothing to do: everything is cached" in (said := capsys.readouterr().out)
-    assert "need neither autoencoder nor text encoder" in said
-    assert main.main(["run", "cache", *asked, "method=autoencoder"]) == 2
-    assert "has nothing to cache" in capsys.readouterr().err
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert "nothing to do" in first and "neither autoencoder nor text encoder" in last
+    assert main.main(["run", "cache", *asked, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["finished"] and facts["nothing_to_do"] and not facts["text_learns"]
+    assert main.main(["run", "cache", *asked, "method=autoencoder", "--json"]) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["code"] == "unsupported" and "method=autoencoder" in error["problem"]
 
 
 # -- what goes wrong ------------------------------------------------------------------------------------
