@@ -142,7 +142,7 @@ def test_a_stage_reports_facts_costs_and_failure(tmp_path: Path, capfd) -> None:
         stages.run("broken", "train", ["data.shards=/nowhere"])
     assert "/nowhere" in capfd.readouterr().err
     done: list[int] = []
-    with pytest.raises(UserError):
+    with refuses(("'broken'", "status 2"), kind=UserError):
         stages.run("broken", "train", ["data.shards=/nowhere"], disturb=lambda: bool(done.append(1)))
     assert done, "it was called while the stage ran"
 

@@ -18,7 +18,7 @@ from birdsd.diffusion.generation.generator import Generator
 from birdsd.diffusion.generation.request import Request
 from birdsd.diffusion.networks import models
 from birdsd.diffusion.networks.finite import NotFinite, check_finite, is_finite
-from birdsd.errors import UserError
+from birdsd.errors import Damaged, UserError
 from birdsd.training.previews import write_preview
 from tests.support.errors import refuses
 from tests.support.formats_makers import HEARD, drawn
@@ -62,6 +62,7 @@ def refused(tmp_path, path, **options) -> str:
     with pytest.raises(UserError) as caught:
         import_file(Asked(path, **options), tmp_path / "made")
     assert not (tmp_path / "made").exists() and path.name in str(caught.value)
+    assert type(caught.value) in (NotFinite, Damaged)
     return str(caught.value)
 
 

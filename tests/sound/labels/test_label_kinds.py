@@ -152,6 +152,7 @@ def test_thousands_separators_are_no_decimal_commas(tmp_path):
     table.write_text('start,end,label\n"1,234","1,236",Owl\n12,15,Owl\n1500,1501,Owl\n')
     found = adds_up(load_recordings(tmp_path, table))
     assert boxes(found)["a.flac"] == [(12.0, "Owl"), (1500.0, "Owl")] and "'1,234'" in told(found)
+    assert "a decimal point, or no comma" in told(found), "it has two readings, and is not merely no number"
     assert found.account.left_out[MALFORMED] == 1
 
 
