@@ -138,7 +138,7 @@ def test_a_signal_only_sets_the_flag(name: str) -> None:
 
 def test_a_stage_reports_facts_costs_and_failure(tmp_path: Path, capfd) -> None:
     stages = Stages(tmp_path)
-    with refuses(("'broken'", "status 2")):
+    with refuses(("'broken'", "status 2"), kind=UserError):
         stages.run("broken", "train", ["data.shards=/nowhere"])
     assert "/nowhere" in capfd.readouterr().err
     done: list[int] = []

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from birdsd.errors import BadValue, Damaged
+from birdsd.errors import BadValue, Damaged, UserError
 from birdsd.shards.cache import LatentShards, TextShards, cache_folder
 from birdsd.shards.index import ShardIndex
 from birdsd.shards.reader import ShardReader
@@ -140,7 +140,7 @@ def test_elsewhere_sets_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_says_what_to_do(index: ShardIndex) -> None:
     (index.folder / "cache").write_text("in the way")
     cache = kept(index)
-    with refuses(str(index.folder / "cache"), "machine.cache_folder=FOLDER"):
+    with refuses(str(index.folder / "cache"), "machine.cache_folder=FOLDER", kind=UserError):
         cache.write(cache.missing("train")[0], latents(5), {})
 
 

@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from birdsd.config import compose
-from birdsd.errors import NotFound, NothingLeft, NotSet, UnknownName
+from birdsd.errors import NotFound, NothingLeft, NotSet, UnknownName, UserError
 from birdsd.files import read_json
 from birdsd.jobs_api import STOPPED_STATUS, Outcome
 from birdsd.schema import CodecConfig
@@ -404,7 +404,7 @@ def alive(process_id: int) -> bool:
 
 def test_an_arm_that_fails_does_not_take_the_others_along(birds: Path, place: Path) -> None:
     (place / "fail-lora").touch()
-    with refuses("2 arms", str(place / "out")):
+    with refuses("2 arms", str(place / "out"), kind=UserError):
         run(birds, place, "methods=[lora,aesthetic_on_lora,full]")
     facts = read_json(place / "out" / "comparison.json")
     absent = {arm["name"]: arm["missing"] for arm in facts["arms"]}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import soundfile
 
-from birdsd.errors import Unsupported, UserError, unknown_name
+from birdsd.errors import Unsupported, unknown_name
 from birdsd.files import atomic_write, explained_write
 from birdsd.scenes.canvas.asked import Canvas
 from birdsd.scenes.compose.picture import levels_of
@@ -31,7 +31,7 @@ _RANGE_DB = 65.0
 
 
 def kinds_of(asked: str) -> list[str]:
-    """Which files `moving=...` asks for here; `UserError` for what this machine cannot make."""
+    """Which files `moving=...` asks for here; `Unsupported` for what this machine cannot make."""
     if asked not in KINDS:
         raise unknown_name("kind of moving picture", asked, KINDS)
     there = shutil.which("ffmpeg") is not None
@@ -144,7 +144,7 @@ def _write_mp4(frames: Iterator[Image], frames_a_second: float, sound: Path, pat
         status = program.wait()
     if status or not made.is_file():
         made.unlink(missing_ok=True)
-        raise UserError(
+        raise Unsupported(
             f"ffmpeg could not make {path.name}: {said.splitlines()[-1] if said else f'status {status}'}",
             "it was given frames as RGB and the sound file", "moving=gif makes none",
         )  # fmt: skip

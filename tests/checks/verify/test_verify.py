@@ -36,7 +36,7 @@ from birdsd.checks.verify.plan import (
 from birdsd.checks.verify.segments import Ranks, RunObserver, SegmentResult, rank_environment, train_reference
 from birdsd.checks.verify.verify import VerifyResult, verify
 from birdsd.cli.tables.verify import result_text
-from birdsd.errors import AlreadyThere, BadValue
+from birdsd.errors import AlreadyThere, BadValue, UserError
 from tests.support.errors import refuses
 
 REQUESTS = [
@@ -356,7 +356,7 @@ def test_the_rank_that_failed_is_quoted(tmp_path):
             process.wait(timeout=60)
         assert ranks.codes == [2, 2]
         assert "status 2" in ranks.last_words() and "unknown key" in ranks.last_words()
-    with refuses(("reference", "status 2", "unknown key")):
+    with refuses(("reference", "status 2", "unknown key"), kind=UserError):
         train_reference(RunObserver(tmp_path, 4), Shape(1, 0, 4), ["optim.nothing=1"], tmp_path / "reference")
 
 

@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 import pytest
 import torch
 
+from birdsd.errors import UserError
 from birdsd.schema import OptimConfig
 from birdsd.shards.index import ShardIndex
 from birdsd.training.checkpoints import checkpoint as checkpoints
@@ -155,7 +156,7 @@ def test_the_last_save_is_tried_again(small_disk, tmp_path, monkeypatch, world, 
                 torch.manual_seed(3)
                 assert torch.equal(engine.learner.inner.weight, ToyLearner().inner.weight + 1)
             else:
-                with refuses("failure 6", "position 10"):
+                with refuses("failure 6", "position 10", kind=UserError):
                     checkpointer.wait(must_be_saved=True)
                 checkpointer.wait()  # said once
                 assert checkpointer.newest().position == 10

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from birdsd.errors import UserError
 from birdsd.shards.index import ShardIndex
 from birdsd.training.batches.batches import Examples
 from birdsd.training.batches.global_batch import BatchPlan
@@ -134,7 +135,7 @@ def test_the_next_start_remembers(children, straight, tmp_path):
 
 def test_one_sample_is_the_least(shards, tmp_path):
     index, config = ShardIndex.open(shards), toy_config(machine__micro_batch=3)
-    with refuses("CUDA out of memory", "machine.gradient_checkpointing=true") as caught:
+    with refuses("CUDA out of memory", "machine.gradient_checkpointing=true", kind=UserError) as caught:
         train(config, NoRoom(config, index), index, tmp_path)
     said = str(caught.value)
     assert "1 x 10 pieces of 1" in said and SPENT in said

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from birdsd.diffusion.learning.base import Modules
-from birdsd.errors import Unsupported
+from birdsd.errors import Unsupported, UserError
 from birdsd.schema import OptimConfig
 from birdsd.shards.index import ShardIndex
 from birdsd.training import loop
@@ -342,7 +342,7 @@ def test_a_full_disk_is_tried_again(small_disk, monkeypatch, room):  # noqa: F81
             assert events == ["save failed", "save failed", "saved"]
             assert saver.newest().position == 10
         else:
-            with refuses("position 10", "save.max_failed_saves"):
+            with refuses("position 10", "save.max_failed_saves", kind=UserError):
                 saver.wait(must_be_saved=True)
 
 
