@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,8 +41,18 @@ class SceneFolder:
     @cached_property
     def sound(self) -> Path:
         """The mix."""
-        name = self.folder.name
-        return next(p for p in (self.folder / f"{name}.{kind}" for kind in _FORMATS) if p.is_file())
+        return sound_in(self.folder)
+
+    @property
+    def table(self) -> Path:
+        """The Raven selection table."""
+        return self.folder / f"{self.folder.name}.Table.1.selections.txt"
+
+    @property
+    def picture(self) -> Path | None:
+        """The spectrogram with its boxes, where one was drawn."""
+        path = self.folder / f"{self.folder.name}.png"
+        return path if path.is_file() else None
 
     @property
     def notes(self) -> list[str]:
@@ -56,6 +66,11 @@ class SceneFolder:
         return list(dict.fromkeys(one["species"] for one in _in_order(self.labels)))
 
 
+def sound_in(folder: Path) -> Path:
+    """The sound of a folder, which has its name."""
+    return next(p for p in (folder / f"{folder.name}.{kind}" for kind in _FORMATS) if p.is_file())
+
+
 def scene_figure(scene: SceneFolder, alt: str, address: str = "") -> Markup:
     """The long spectrogram with a box for each event that came out, and the player below it: a click plays
     from there, or from where a box begins.
@@ -63,8 +78,20 @@ def scene_figure(scene: SceneFolder, alt: str, address: str = "") -> Markup:
     `address`: where a browser finds the sound; without one it is embedded.
     """
     duration_s = float(scene.labels["duration_s"])
+    return long_figure(
+        scene.sound, duration_s, alt, address,
+        lambda nyquist_hz: [_box(scene, one, duration_s, nyquist_hz) for one in _in_order(scene.labels)],
+    )  # fmt: skip
+
+
+def long_figure(
+    sound: Path, duration_s: float, alt: str, address: str,
+    boxes: Callable[[float], list[dict[str, Any]]],
+) -> Markup:  # fmt: skip
+    """The spectrogram of a long sound, which is scrolled, with boxes, and its player. `boxes`: given half the
+    rate in Hz, as the template of scenes has them; `address` as for `scene_figure`."""
     columns = int(np.clip(duration_s * PER_SECOND, 200, WIDEST))
-    levels, nyquist_hz = levels_of(scene.sound, columns)
+    levels, nyquist_hz = levels_of(sound, columns)
     top_db = float(np.percentile(levels, 99.9))
     shown = (255 * (1 + (levels - top_db) / SHOWN_DB).clip(0, 1)).round().astype(np.uint8)
     count = max(5, round(duration_s * _PIXELS_PER_SECOND / 90))
@@ -72,8 +99,7 @@ def scene_figure(scene: SceneFolder, alt: str, address: str = "") -> Markup:
         blocks("scene.html").figure(
             data_uri(png(shown), "image/png"), alt, khz_ticks(np.linspace(nyquist_hz, 0, HEIGHT)),
             [(at / duration_s, f"{at:g}") for at in nice_ticks(0, duration_s, count)],
-            [_box(scene, one, duration_s, nyquist_hz) for one in _in_order(scene.labels)],
-            address or _embedded(scene.sound), round(duration_s * _PIXELS_PER_SECOND),
+            boxes(nyquist_hz), address or _embedded(sound), round(duration_s * _PIXELS_PER_SECOND),
         )
     )  # fmt: skip
 
@@ -100,6 +126,7 @@ def _box(scene: SceneFolder, one: Mapping[str, Any], duration_s: float, nyquist_
         "left": left, "width": max(right - left, 0.002), "bottom": low, "height": max(high - low, 0.01),
         "at": one["onset_s"], "to": one["offset_s"], "species": one["species"],
         "sure": one["confirmed"] is True and one.get("mix_heard") is not False, "under": high > 0.88,
+        "asked": False,
         "colour": scene.species.index(one["species"]) % _COLOURS + 1,
     }  # fmt: skip
 

@@ -200,6 +200,12 @@ def solve(
     )  # fmt: skip
 
 
+def as_loop(scene: Scene) -> Scene:
+    """The scene as a loop, as long as it would have been."""
+    duration_s = solve(scene).duration_s if scene.duration_s is None else scene.duration_s
+    return replace(scene, loop=True, duration_s=duration_s)
+
+
 def _order(scene: Scene) -> list[tuple[str, str]]:
     """Starts and ends in an order in which each is known when it is needed; `UserError` for a circle."""
     needs: dict[tuple[str, str], list[tuple[str, str]]] = {}
