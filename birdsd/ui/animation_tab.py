@@ -25,14 +25,14 @@ def build(session: UiSession) -> None:
         "Say what is heard when",
         "each prompt alone at its time, and on the way to the next one less and less of it",
     )
-    rows = edited_table(_COLUMNS, desk.first_animation(), "animation-rows", ("110px", "460px"))
+    rows = edited_table(_COLUMNS, desk.first_animation(), "animation-rows", ("22%", "78%"))
     with gr.Row():
         duration = gr.Textbox(
-            "", label="Duration, s", placeholder="to the last prompt", max_lines=1, min_width=120,
+            "", label="Duration, s", placeholder="to the last prompt", max_lines=1, min_width=150,
             info="empty: to the last prompt", elem_id="animation-duration",
         )  # fmt: skip
         seed = gr.Textbox(
-            str(session.config.seed), label="Seed", max_lines=1, min_width=120, elem_id="animation-seed",
+            str(session.config.seed), label="Seed", max_lines=1, min_width=150, elem_id="animation-seed",
             info="another one: another sound",
         )  # fmt: skip
         loop = gr.Checkbox(

@@ -10,8 +10,8 @@ from urllib.parse import quote
 import gradio as gr
 
 from birdsd.errors import UserError
-from birdsd.pages.canvas import CanvasFolder, canvas_figure, canvas_table
 from birdsd.pages.environment import blocks
+from birdsd.pages.scene import CanvasFolder, canvas_figure, canvas_table
 
 SAVED = (("zip", "Everything (ZIP)"), ("wav", "Sound (WAV)"), ("table", "Label table"), ("png", "Picture"))
 
@@ -52,9 +52,13 @@ def seconds(duration_s: float | None) -> str:
 
 def problems(errors: Sequence[UserError], folder: Path | None = None) -> str:
     """What cannot be, in the words of the errors; `folder`: where an upload lies, of which users know
-    nothing."""
-    told = [str(one).replace(f"{folder}/", "") if folder else str(one) for one in errors]
-    return str(blocks("ui.html").problems([one[:1].upper() + one[1:] for one in told]))
+    nothing; a file's name begins no sentence with a capital."""
+    told = [str(one) for one in errors]
+    if folder is not None:
+        shown = [one.replace(f"{folder}/", "") for one in told]
+    else:
+        shown = [one[:1].upper() + one[1:] for one in told]
+    return str(blocks("ui.html").problems(shown))
 
 
 def address(path: Path) -> str:

@@ -28,8 +28,8 @@ from birdsd.ui.scenes import SceneDesk, Settings, Shown, TableOptions
 from birdsd.ui.session import UiSession
 
 _PROGRESS = gr.Progress()  # gradio looks for one among a function's defaults
-_WIDTHS = ("88px", "88px", "100px", "184px", "96px", "68px", "108px", "124px")
-_BACKGROUND_WIDTHS = ("140px", "130px", "130px", "256px", "200px")
+_WIDTHS = ("88px", "88px", "100px", "184px", "94px", "68px", "107px", "124px")
+_BACKGROUND_WIDTHS = ("140px", "130px", "130px", "254px", "199px")
 _SINGERS = ("bird in the table", "sung by")
 EVENTS, CANVAS = "events", "canvas"
 _WAYS = [
@@ -65,7 +65,7 @@ class _Tab:
         )
         self._prose()
         self._file()
-        step(2, "Check it", "every cell can be changed")
+        step(2, "Check it", "every cell without a lock can be changed")
         self._tables()
         step(3, "Make the sound")
         self._how()
@@ -86,7 +86,7 @@ class _Tab:
             self.read = gr.Button("Fill in the table", elem_id="scene-read", scale=1, min_width=170)
 
     def _file(self) -> None:
-        with gr.Accordion("Or open a scene file, or the label table of a recording", open=False):
+        with gr.Accordion("Or open a scene file or a label table", open=False):
             self.file = gr.File(
                 label="A scene as YAML or CSV, or labels from Raven, Audacity or a CSV table",
                 type="filepath", height=130, elem_id="scene-file",
@@ -107,7 +107,7 @@ class _Tab:
                         info="where the table is over several",
                     )  # fmt: skip
                 self.singers = edited_table(
-                    _SINGERS, [["", ""]], "scene-singers", ("260px", "260px"), [0], spare=False
+                    _SINGERS, [["", ""]], "scene-singers", ("50%", "50%"), [0], spare=False
                 )
 
     def _tables(self) -> None:
@@ -125,10 +125,10 @@ class _Tab:
         with gr.Row():
             self.duration = gr.Textbox(
                 seconds(first.scene.duration_s), label="Duration, s", placeholder="as it takes",
-                min_width=120, max_lines=1, elem_id="scene-duration", info="empty: as long as it takes",
+                min_width=150, max_lines=1, elem_id="scene-duration", info="empty: as long as it takes",
             )  # fmt: skip
             self.seed = gr.Textbox(
-                str(self.desk.session.config.seed), label="Seed", min_width=120, max_lines=1,
+                str(self.desk.session.config.seed), label="Seed", min_width=150, max_lines=1,
                 elem_id="scene-seed", info="another one: other voices and gaps",
             )  # fmt: skip
             self.loop = gr.Checkbox(
@@ -158,7 +158,7 @@ class _Tab:
                         buttons=[], elem_id="scene-tries",
                     )  # fmt: skip
                 self.pool = gr.Textbox(
-                    "", label="Recordings for backgrounds", max_lines=1, elem_id="scene-pool",
+                    "", label="Recordings for backgrounds (pool)", max_lines=1, elem_id="scene-pool",
                     info="a folder of this machine with a sub-folder for each environment",
                 )  # fmt: skip
             with gr.Row():
@@ -236,7 +236,10 @@ class _Tab:
         except UserError as error:
             return self._refused(error, Path(file))
         scene = shown.scene
-        return [*self._outputs(shown), seconds(scene.duration_s), str(scene.seed), scene.loop]
+        # A field that says so already is left alone: somebody may be about to change it.
+        looped = scene.loop if scene.loop != loop else gr.skip()
+        seed_said = str(scene.seed) if str(scene.seed) != seed else gr.skip()
+        return [*self._outputs(shown), seconds(scene.duration_s), seed_said, looped]
 
     def _refused(self, error: UserError, file: Path) -> list[Any]:
         return [gr.skip(), problems([error], file.parent), *[gr.skip()] * 5]

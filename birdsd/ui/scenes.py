@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from birdsd.errors import NotSet, clipped
 from birdsd.files import explained_write, fingerprint, safe_name
-from birdsd.pages.canvas import CanvasFolder
-from birdsd.pages.scene import SceneFolder
+from birdsd.pages.scene import CanvasFolder, SceneFolder
 from birdsd.runs.models.places import model_place
 from birdsd.scenes.backgrounds.pool import Pool
 from birdsd.scenes.book.book import Book, book_of, first_scene

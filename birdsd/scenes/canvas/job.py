@@ -22,7 +22,7 @@ from birdsd.scenes.canvas.written import FORMAT, NAME, write_canvas
 from birdsd.scenes.compose.batch import Made, numbered
 from birdsd.scenes.compose.makers import clips_of
 from birdsd.scenes.compose.mixdown import FORMATS
-from birdsd.scenes.compose.source import scenes_of
+from birdsd.scenes.compose.source import FOR_TABLES, scenes_of
 from birdsd.scenes.scene import Scene
 from birdsd.scenes.schedule import TYPICAL_S, solve
 from birdsd.scenes.vocabulary import Vocabulary, vocabulary_of_run
@@ -132,7 +132,9 @@ def canvas_of_scene(scene: Scene, vocabulary: Vocabulary) -> Canvas:
 def _asked(config: SceneConfig) -> tuple[Callable[[int], Canvas], Callable[[int], str]]:
     """Canvas and name by number."""
     if config.prompts:
-        if given := [name for name in ("prompt", "scene", "distribution") if getattr(config, name)]:
+        if given := [
+            name for name in ("prompt", "scene", "distribution", *FOR_TABLES) if getattr(config, name)
+        ]:
             raise Mismatch(
                 f"prompts and {' and '.join(given)} are both set", "one is an animation, the other a scene",
                 "leave one of them out",

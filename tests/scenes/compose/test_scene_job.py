@@ -22,6 +22,8 @@ from birdsd.errors import AlreadyThere, BadValue, DiskFull, Mismatch, NotFound, 
 from birdsd.jobs_api import load_job
 from birdsd.scenes.bank import bank as files
 from birdsd.scenes.compose.mixdown import largest_error, read_stem
+from birdsd.scenes.compose.recipe import scene_from
+from birdsd.scenes.store import read_scene
 from birdsd.schema import SceneConfig
 from birdsd.sound.labels.audacity import read_audacity
 from birdsd.sound.labels.load import load_recordings
@@ -220,6 +222,12 @@ def test_a_recipe_makes_the_scene_again_to_the_byte(stage, composed, tmp_path):
     made = {path.relative_to(composed): path.read_bytes() for path in composed.rglob("*") if path.is_file()}
     again = only(tmp_path)
     assert {path.relative_to(again): path.read_bytes() for path in again.rglob("*") if path.is_file()} == made
+
+
+def test_the_folder_holds_the_scene_that_made_it_as_people_edit_it(composed):
+    told = json.loads((composed / "recipe.json").read_text())["scene"]
+    scene = read_scene(composed / "scene.yaml")
+    assert scene == scene_from(told) and len(scene.events) == 2
 
 
 def test_a_recipe_whose_bank_has_changed_is_refused(stage, composed, tmp_path):
