@@ -196,12 +196,15 @@ def test_the_tabs_in_a_browser(served, session, table, tmp_path):
         assert any("Eurasian Wren" in one.label for one in saved)
 
         _tab(page, "Animation")
-        page.type_into("#animation-duration input, #animation-duration textarea", "1")
+        page.wait_for("!!document.querySelector('#animation-make')?.offsetParent")
+        duration = "#animation-duration input, #animation-duration textarea"
+        page.type_into(duration, "1")
+        page.wait_for(f"document.querySelector('{duration}').value === '1'")
         page.click("#animation-make")
         page.wait_for(
             "document.querySelector('#animation-problems [role=alert]')?.textContent.includes('5 s')"
         )
-        page.type_into("#animation-duration input, #animation-duration textarea", "")
+        page.type_into(duration, "5")
         page.click("#animation-make")
         page.wait_for("!!document.querySelector('#animation-figure audio')")
         page.wait_for("!document.querySelector('#animation-problems [role=alert]')")

@@ -377,6 +377,8 @@ def test_the_songs_of_training_scenes_are_in_no_test_scene(stage, tmp_path):
 
 
 def test_what_cannot_be_is_said_before_anything_is_made(stage, tmp_path):
+    late = tmp_path / "late.yaml"
+    late.write_text("duration_s: 10\nevents: [{species: Synthetic Low, onset_s: 30, level_db: -30}]\n")
     for settings, named, offers, kind in (
         ({}, "", "prompt, scene and distribution", NotSet),
         ({"prompt": PROSE, "scene": "x.yaml"}, "prompt and scene", "distribution", Mismatch),
@@ -385,6 +387,9 @@ def test_what_cannot_be_is_said_before_anything_is_made(stage, tmp_path):
         ({"prompt": PROSE, "split": "trian"}, "'trian'", "train", UnknownName),
         ({"prompt": PROSE, "format": "mp3"}, "format=mp3", "flac", UnknownName),
         ({"scene": "nowhere.yaml"}, "nowhere.yaml", "YAML", NotFound),
+        ({"scene": str(late)}, ("30.0 s", "Synthetic Low"), "duration_s", Mismatch),
+        ({"prompt": PROSE, "tries": 0}, "tries=0", "once", BadValue),
+        ({"prompt": PROSE, "bank": str(tmp_path)}, str(tmp_path), "birdsd run bank", NotFound),
     ):
         with refuses(named, offers, kind=kind):
             run(stage, tmp_path / "out", **settings)
