@@ -7,6 +7,7 @@ prints it without a traceback and exits with a non-zero status; anything else th
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -23,7 +24,7 @@ class UserError(Exception):
 
     def __init__(self, problem: str, expected: str = "", hint: str = "") -> None:
         self.problem, self.expected, self.hint = problem, expected, hint
-        super().__init__(" ".join(_sentence(part) for part in (problem, expected, hint) if part))
+        super().__init__(shown(" ".join(_sentence(part) for part in (problem, expected, hint) if part)))
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         # Worker processes send their errors back pickled: the three parts, not the joined sentence.
@@ -100,6 +101,15 @@ class DiskFull(UserError):
     """No room is left to write."""
 
     code = "disk-full"
+
+
+# What commands a terminal, or turns the direction of the text around it.
+_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def shown(text: str) -> str:
+    """Text for a terminal: names in it may be somebody else's, and none of them may command it."""
+    return _COMMANDS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _sentence(text: str) -> str:

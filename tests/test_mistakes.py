@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from birdsd.cli import main
-from birdsd.errors import UserError, clipped, likeness, listed_names, nearest, unknown_name
+from birdsd.errors import BadValue, UserError, clipped, likeness, listed_names, nearest, unknown_name
 
 LONGEST = 400
 # (what is typed, words that must be in the answer)
@@ -169,3 +169,9 @@ def test_an_error_of_another_process_keeps_its_parts() -> None:
     error = unknown_name("key", "a", ["b"])
     again = pickle.loads(pickle.dumps(error))
     assert isinstance(again, UserError) and str(again) == str(error)
+
+
+def test_a_name_in_an_error_does_not_command_the_terminal() -> None:
+    error = BadValue("event '\x1b[31mred\u202e\x00' is 3", "the rule", "the\tway\nout")
+    assert str(error) == "event '\\x1b[31mred\\u202e\\x00' is 3. the rule. the\tway\nout."
+    assert str(BadValue("\u9ce5 \u00c9vil \U0001f426")) == "\u9ce5 \u00c9vil \U0001f426."

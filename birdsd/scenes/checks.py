@@ -52,6 +52,7 @@ def checked(scene: Scene, vocabulary: Vocabulary | None = None) -> Scene:
     for event in scene.events:
         event = _with_a_time(event, events)
         _check_event(event)
+        _check_onset(event, scene)
         events.append(event)
     _check_links(scene, events)
     for background in scene.backgrounds:
@@ -116,6 +117,18 @@ def _check_frame(scene: Scene) -> None:
     )
     if twice is not None:
         raise BadValue(f"two events are called '{clipped(twice)}'", "links need ids that occur once")
+
+
+def _check_onset(event: Event, scene: Scene) -> None:
+    """Of an onset that was said: what follows from others may still fit once their songs are measured."""
+    if event.onset_s is None or scene.duration_s is None or scene.loop:
+        return
+    if event.onset_s < scene.duration_s:
+        return
+    raise Mismatch(
+        f"event {_named(event)}: onset_s is {event.onset_s:.1f} s", f"the scene lasts {scene.duration_s:g} s",
+        "an earlier onset_s, or a longer duration_s",
+    )  # fmt: skip
 
 
 def _with_a_time(event: Event, before: list[Event]) -> Event:

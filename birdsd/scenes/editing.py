@@ -13,7 +13,7 @@ from birdsd.scenes import loudness
 from birdsd.scenes.checks import checked
 from birdsd.scenes.placed import PlacedScene
 from birdsd.scenes.scene import DEFAULT_BACKGROUND_DB, DEFAULT_SNR_DB, TO_THE_END, Background, Event, Scene
-from birdsd.scenes.schedule import TYPICAL_S, solve
+from birdsd.scenes.schedule import TYPICAL_S, as_loop, solve
 from birdsd.scenes.store import number
 from birdsd.scenes.vocabulary import Vocabulary
 
@@ -63,9 +63,11 @@ def usual(scene: Scene, vocabulary: Vocabulary) -> PlacedScene:
     return solve(scene, rate_hz=vocabulary.rate_hz or None, typical_s=typical_s, overrun="leave_out")
 
 
-def possible(scene: Scene, vocabulary: Vocabulary) -> Scene:
-    """The scene with names as the vocabulary has them; `UserError` where even short songs would not fit."""
+def possible(scene: Scene, vocabulary: Vocabulary, loop: bool = False) -> Scene:
+    """The scene with names as the vocabulary has them, and where it is asked for as a loop; `UserError` where
+    even short songs would not fit."""
     scene = checked(scene, vocabulary)
+    scene = as_loop(scene) if loop else scene
     solve(scene, typical_s=min(SHORT_S, (vocabulary.clip_s or TYPICAL_S) / 2))
     usual(scene, vocabulary)
     return scene
@@ -73,9 +75,9 @@ def possible(scene: Scene, vocabulary: Vocabulary) -> Scene:
 
 def edited(
     scene: Scene, vocabulary: Vocabulary, events: Sequence[Cells], backgrounds: Sequence[Cells],
-    duration: Any = None, seed: Any = None,
+    duration: Any = None, seed: Any = None, loop: bool | None = None,
 ) -> Edited:  # fmt: skip
-    """The scene that edited rows mean.
+    """The scene that edited rows mean; `loop`: whether its end goes on with its beginning, None: as it was.
 
     A cell that says what it said leaves everything behind it as it is, so that an event that follows another
     goes on following it. A row without an event's id is a new event, and a row that is gone takes its event
@@ -111,7 +113,8 @@ def edited(
         return Edited(None, tuple(problems))
     try:
         frame |= {name: tuple(held) for name, held in made.items()}
-        return Edited(possible(replace(scene, **frame), vocabulary))
+        looped = scene.loop if loop is None else loop
+        return Edited(possible(replace(scene, **frame, loop=False), vocabulary, looped))
     except UserError as error:
         return Edited(None, (error,))
 
@@ -132,7 +135,10 @@ def read_seed(given: Any) -> int:
 
 def _frame(duration: Any, seed: Any) -> dict[str, Any]:
     (text,) = _cells([duration], ("duration_s",))
-    return {"duration_s": _number(text, "duration_s", "the scene") if text else None, "seed": read_seed(seed)}
+    return {
+        "duration_s": cell_number(text, "duration_s", "the scene") if text else None,
+        "seed": read_seed(seed),
+    }
 
 
 # ------------------------------------------------------------------------------------------ events
@@ -184,7 +190,7 @@ def _event(
 def _changes(at: int, text: str, event: Event, place: str) -> dict[str, Any]:
     """The fields that a changed cell sets."""
     if at == ONSET:
-        onset_s = _number(text, "onset_s", place) if text else None
+        onset_s = cell_number(text, "onset_s", place) if text else None
         return {"onset_s": onset_s, "after": (), "together": "", "gap_s": None}
     if at == SPECIES:
         return {"species": text}
@@ -200,10 +206,10 @@ def _changes(at: int, text: str, event: Event, place: str) -> dict[str, Any]:
 def _how_often(text: str, place: str) -> dict[str, Any]:
     none: dict[str, Any] = {"repeat": 1, "until_s": None, "until": "", "lasting_s": None}
     if match := _LASTING.fullmatch(text):
-        return none | {"lasting_s": _number(match[1], "lasting_s", place)}
+        return none | {"lasting_s": cell_number(match[1], "lasting_s", place)}
     if match := _UNTIL.fullmatch(text):
         if match[1][0].isdigit():
-            return none | {"until_s": _number(match[1], "until_s", place)}
+            return none | {"until_s": cell_number(match[1], "until_s", place)}
         return none | {"until": match[1]}
     return none | {"repeat": _whole(text, "times", place)}
 
@@ -251,12 +257,12 @@ def _background(scene: Scene, cells: tuple[str, ...], known: Sequence[tuple[str,
     if cells[ENVIRONMENT] != shown[ENVIRONMENT]:
         one = replace(one, environment=cells[ENVIRONMENT], source="generate", path="")
     if cells[LEVEL] and cells[LEVEL] != shown[LEVEL]:
-        one = replace(one, level_db=_number(cells[LEVEL].removesuffix("dBFS"), "level_db", place))
+        one = replace(one, level_db=cell_number(cells[LEVEL].removesuffix("dBFS"), "level_db", place))
     for at, name in ((FROM, "from"), (TO, "to")):
         if cells[at] == shown[at]:
             continue
         match = _BEFORE.fullmatch(cells[at])
-        time_s = None if match or not cells[at] else _number(cells[at], f"{name}_s", place)
+        time_s = None if match or not cells[at] else cell_number(cells[at], f"{name}_s", place)
         edge: dict[str, Any] = {f"{name}_event": match[1] if match else "", f"{name}_s": time_s}
         one = replace(one, **edge)
     return one
@@ -265,7 +271,7 @@ def _background(scene: Scene, cells: tuple[str, ...], known: Sequence[tuple[str,
 # ----------------------------------------------------------------------------------------- numbers
 
 
-def _number(text: str, name: str, place: str) -> float:
+def cell_number(text: str, name: str, place: str) -> float:
     """A number of a cell; of seconds also as a clock shows them."""
     plain = text.strip()
     plain = plain.removesuffix("s").strip() if name.endswith("_s") else plain

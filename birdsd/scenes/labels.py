@@ -122,6 +122,18 @@ def scene_of_labels(
     return checked(scene, vocabulary)
 
 
+def parts(
+    path: Path, vocabulary: Vocabulary, *, others: bool = False, recording: str = "", seed: int = 0
+) -> dict[str, str]:
+    """Every bird of a label table in the order of its rows, and who can sing its part: itself where the model
+    knows it and `others` is not asked for, else another species, drawn by seed."""
+    rows = _of_one_recording(_read(Path(path)), recording, path)
+    names = list(dict.fromkeys(name for row in rows if not row.absent for name in row.names.species))
+    known = {name: found for name in names if (found := vocabulary.find_species(name))}
+    cast = _Cast(vocabulary, {} if others else known, True, seed)
+    return {name: cast.bird(name) for name in names}
+
+
 def _read(path: Path) -> LabelFile:
     if not path.is_file():
         raise NotFound(f"the label table {path} does not exist", "a Raven, Audacity or CSV table is expected")

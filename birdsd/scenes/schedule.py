@@ -7,6 +7,7 @@ clip that turned out longer moves it: solving again with measured durations shif
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -198,6 +199,14 @@ def solve(
         scene.name, scene.seed, duration_s, scene.rate_hz or rate_hz or RATE_HZ, tuple(songs),
         backgrounds, scene.channels, scene.loop, tuple(dict.fromkeys(notes)),
     )  # fmt: skip
+
+
+def as_loop(scene: Scene) -> Scene:
+    """The scene as a loop, as long as it would have been, to a hundredth of a second."""
+    duration_s = scene.duration_s
+    if duration_s is None:
+        duration_s = math.ceil(100 * solve(scene).duration_s - 1e-6) / 100
+    return replace(scene, loop=True, duration_s=duration_s)
 
 
 def _order(scene: Scene) -> list[tuple[str, str]]:

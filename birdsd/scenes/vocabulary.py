@@ -79,9 +79,13 @@ class Vocabulary:
             for one in known:
                 if _plain(one) == wanted:
                     return one, source
-        raise unknown_name(
-            f"environment{f' in {place}' if place else ''}", name, [*self.environments, *self.pool]
-        )
+        kind, from_pool = f"environment{f' in {place}' if place else ''}", "pool=FOLDER with recordings of it"
+        if not self.environments and not self.pool:
+            raise UnknownName(
+                f"unknown {kind} '{clipped(name)}'", "the model was taught none, and there are no recordings",
+                f"{from_pool}, or leave it out",
+            )  # fmt: skip
+        raise unknown_name(kind, name, [*self.environments, *self.pool], f"else {from_pool}")
 
     def the_type(self, species: str, sound_type: str, place: str = "") -> str:
         """A sound type as the species' captions have it; `UserError` for one that it was never taught."""

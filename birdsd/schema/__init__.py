@@ -408,6 +408,10 @@ class SceneConfig(SongsConfig):
 
     prompt: Text = None  # e.g. "a House Sparrow in loud rain followed by a Black Phoebe"
     scene: Text = None  # a scene as YAML or CSV, or a label table (Raven, Audacity) to sing anew
+    birds: dict[str, Any] = field(default_factory=dict)  # of a label table: {bird in it: who sings its part}
+    others: bool = False  # of a label table: other birds of the model sing all parts that birds does not name
+    environment: Text = None  # of a label table: what is heard behind the birds
+    recording: Text = None  # of a label table over several recordings: the one whose course it is
     distribution: Text = None  # YAML: what to draw scenes from
     recipe: Text = None  # the JSON beside a scene: makes that scene again
     count: int = 1  # scenes; number k depends on the seed and k alone

@@ -13,7 +13,7 @@ from birdsd.diffusion.generation.sampling import SCHEDULERS
 from birdsd.errors import UserError
 from birdsd.pages.environment import blocks
 from birdsd.pages.prompts import prompts_page
-from birdsd.ui import scene_tab
+from birdsd.ui import animation_tab, scene_tab
 from birdsd.ui.scenes import SceneDesk
 from birdsd.ui.session import FormValues, UiSession
 
@@ -32,6 +32,8 @@ def build(session: UiSession) -> gr.Blocks:
                 _clip_tab(session)
             with gr.Tab("Scene", id="scene"):
                 scene_tab.build(session)
+            with gr.Tab("Animation", id="animation"):
+                animation_tab.build(session)
             with gr.Tab("What to ask for", id="book"):
                 gr.HTML(_book(session), elem_id="book")
     return page

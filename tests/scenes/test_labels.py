@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from birdsd.errors import BadValue, NotFound, UnknownName
+from birdsd.config import compose
+from birdsd.errors import BadValue, Mismatch, NotFound, UnknownName
 from birdsd.remarks import Remark
-from birdsd.scenes.labels import scene_of_labels
+from birdsd.scenes.compose.source import FOR_TABLES, scenes_of
+from birdsd.scenes.labels import parts, scene_of_labels
+from birdsd.scenes.scene import Scene
 from birdsd.scenes.schedule import solve
 from birdsd.scenes.vocabulary import Vocabulary
+from birdsd.schema import SceneConfig
 from birdsd.sound.labels.annotation import Label
 from birdsd.sound.labels.audacity import write_audacity
 from birdsd.sound.labels.raven import write_raven
@@ -61,6 +65,45 @@ def test_other_birds_sing_the_parts_and_who_sings_whose_is_said(tmp_path: Path) 
     assert parts[0] == parts[2] != "Great Tit" and parts[1] != "Little Owl" and len(set(parts)) == 3
     with refuses("Robin", kind=NotFound):
         scene_of_labels(path, VOCABULARY, birds={"Robin": "Great Tit"})
+
+
+def test_the_job_lets_other_birds_sing_the_parts(tmp_path: Path) -> None:
+    """The errors name settings of the job: `birds`, `others`, `recording`."""
+    path = tmp_path / "afternoon.txt"
+    write_raven(path, [*LABELS, Label("Kakapo", 8.0, 9.0)])
+
+    def sung(*settings: str) -> Scene:
+        config = compose("scene", [f"scene={path}", *settings])
+        return scenes_of(config, VOCABULARY).of(0)
+
+    with refuses("Kakapo", "birds={", kind=UnknownName):
+        sung()
+    given = sung("birds={Kakapo: marsh wren}", "environment=rain", "seed=4")
+    assert [e.species for e in given.events] == ["Great Tit", "Little Owl", "Great Tit", "Marsh Wren"]
+    assert given.backgrounds[0].environment == "rain" and given.seed == 4
+    drawn = sung("others=true", "seed=5").events
+    assert drawn[0].species == drawn[2].species != "Great Tit" and len({e.species for e in drawn}) == 3
+    with refuses("c.wav", kind=NotFound):
+        sung("recording=c.wav", "others=true")
+    for settings in (
+        {"prompt": "a Great Tit", "others": True}, {"distribution": "d.yaml", "recording": "a.wav"},
+    ):  # fmt: skip
+        with refuses(next(name for name in settings if name in FOR_TABLES), "label table", kind=Mismatch):
+            scenes_of(SceneConfig(**settings), VOCABULARY)
+    (tmp_path / "scene.yaml").write_text("events:\n  - {species: Great Tit, onset_s: 1}\n")
+    with refuses(("birds", "scene.yaml"), "label table", kind=Mismatch):
+        scenes_of(SceneConfig(scene=str(tmp_path / "scene.yaml"), birds={"a": "b"}), VOCABULARY)
+
+
+def test_who_could_sing_whose_part(tmp_path: Path) -> None:
+    path = tmp_path / "afternoon.txt"
+    write_raven(path, [*LABELS, Label("Kakapo", 8.0, 9.0)])
+    found = parts(path, VOCABULARY)
+    assert list(found) == ["Great Tit", "Little Owl", "Kakapo"]
+    assert found["Great Tit"] == "Great Tit" and found["Kakapo"] in VOCABULARY.species
+    assert len(set(found.values())) == 3 and found == parts(path, VOCABULARY)
+    assert parts(path, VOCABULARY, others=True)["Great Tit"] != "Great Tit"
+    assert [e.species for e in scene_of_labels(path, VOCABULARY, birds=found).events][3] == found["Kakapo"]
 
 
 def test_what_the_scene_has_not_is_counted(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from birdsd.scenes.scene import Event, Scene
 from birdsd.scenes.schedule import solve
 from birdsd.scenes.vocabulary import Vocabulary
 from tests.scenes.sentences import REFUSED, UNDERSTOOD, VOCABULARY
+from tests.support.errors import refuses
 
 
 def test_the_list_has_sixty_sentences() -> None:
@@ -105,6 +106,35 @@ def test_of_alternatives_one_is_drawn_by_seed_and_keeps_what_is_said_of_all() ->
 )
 def test_what_has_no_reading_is_refused(text: str, kind: type[UserError]) -> None:
     with pytest.raises(kind):
+        understood(text, VOCABULARY)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a Great Tit and an American Robin at the same time",
+        "a Great Tit and an American Robin together",
+        "a Great Tit and an American Robin simultaneously",
+        "a Great Tit at the same time as an American Robin",
+    ],
+)
+def test_at_the_same_time_is_said_behind_the_birds_too(text: str) -> None:
+    assert understood(text, VOCABULARY) == understood("a Great Tit and an American Robin", VOCABULARY)
+    later = understood(f"{text}, then a Little Owl", VOCABULARY)
+    assert [one.after for one in later.events] == [(), (), ("e0", "e1")]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("a Great Tit at the same time", "at the same time"),
+        ("a Great Tit before the Little Owl, the Little Owl before the Great Tit", "the Little Owl"),
+        ("a Great Tit before the Little Owl and the Little Owl before the Great Tit", "the Little Owl"),
+        ("a Great Tit after a Little Owl and the Little Owl after the Great Tit", "after the Great Tit"),
+    ],
+)
+def test_times_that_go_round_in_a_circle_are_no_further_birds(text: str, named: str) -> None:
+    with refuses(named, kind=Mismatch):
         understood(text, VOCABULARY)
 
 

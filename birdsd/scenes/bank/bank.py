@@ -34,6 +34,11 @@ class Bank:
 
     def __init__(self, folder: Path, split: str = "") -> None:
         self.folder, self.split = Path(folder), check_split(split)
+        if not (self.folder / "bank.json").is_file():
+            raise NotFound(
+                f"{self.folder / 'bank.json'} does not exist", "a bank of songs has one",
+                f"`birdsd run bank run=RUN out={folder}` makes one",
+            )  # fmt: skip
         self.facts = read_json(self.folder / "bank.json", "bank")
         if not isinstance(self.facts, dict) or self.facts.get("format") != FORMAT:
             raise BadValue(f"{folder} is no bank of songs", f"its bank.json is not of the format {FORMAT}")

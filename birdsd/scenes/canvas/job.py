@@ -22,9 +22,10 @@ from birdsd.scenes.canvas.written import FORMAT, NAME, write_canvas
 from birdsd.scenes.compose.batch import Made, numbered
 from birdsd.scenes.compose.makers import clips_of
 from birdsd.scenes.compose.mixdown import FORMATS
-from birdsd.scenes.compose.source import scenes_of
+from birdsd.scenes.compose.source import FOR_TABLES, scenes_of
+from birdsd.scenes.scene import Scene
 from birdsd.scenes.schedule import TYPICAL_S, solve
-from birdsd.scenes.vocabulary import vocabulary_of_run
+from birdsd.scenes.vocabulary import Vocabulary, vocabulary_of_run
 from birdsd.schema import SceneConfig
 from birdsd.sharing import private_folder, publish, remove_leftovers
 
@@ -59,29 +60,22 @@ def make_canvases(config: SceneConfig) -> tuple[Made, list[str]]:
         config, canvas_of, name_of = _of_recipe(config, told)
     else:
         canvas_of, name_of = _asked(config)
-    settings = clips_of(config)
-    model_place(settings)
-    request = Request.of(settings, recommended_sampling(settings))
+    request = request_of(config)
     out, done, lines = Path(config.out), Made(), []
     remove_leftovers(out, alone=False)
     model: Generator | None = None
     for number in ArrayShare.parse(config.part).share(range(config.count)):
         name = name_of(number)
-        model = model or load_model(settings)
+        model = model or load_model(clips_of(config))
         if told and told["recipe"]["model"] != model.identity:
             raise Mismatch(
                 f"the model is not the one that {config.recipe} was made with",
                 f"its fingerprint is {model.identity}, the recipe names {told['recipe']['model']}", "run=RUN",
             )  # fmt: skip
-        canvas = canvas_of(number)
-        recipe = json.loads(json.dumps({
-            "canvas": canvas.to_json(), "request": request.to_json(), "model": model.identity,
-            "run": config.run, "add": list(config.add), "base": config.base, "format": config.format,
-        }))  # fmt: skip
-        if _is_there(out / name, recipe):
+        shown = make_canvas(model, request, canvas_of(number), config, name)
+        if shown is None:
             done.kept.append(name)
             continue
-        shown = _make(model, request, canvas, config, name, moving, recipe)
         done.made.append(name)
         lines += [f"  {path}" for path in shown]
     if config.prompts and config.moving == "auto" and "mp4" not in moving and done.made:
@@ -89,28 +83,58 @@ def make_canvases(config: SceneConfig) -> tuple[Made, list[str]]:
     return done, lines
 
 
-def _make(
-    model: Generator, request: Request, canvas: Canvas, config: SceneConfig, name: str, moving: list[str],
-    recipe: dict[str, Any],
-) -> list[Path]:  # fmt: skip
-    out = Path(config.out)
+def request_of(config: SceneConfig) -> Request:
+    """How the model of a canvas samples; `UserError` for settings that a canvas has no use for, and for a
+    model that is not there."""
+    _check(config)
+    settings = clips_of(config)
+    model_place(settings)
+    return Request.of(settings, recommended_sampling(settings))
+
+
+def recipe_of(model: Generator, request: Request, canvas: Canvas, config: SceneConfig) -> dict[str, Any]:
+    """Everything that decides the bytes of a canvas."""
+    told: dict[str, Any] = json.loads(json.dumps({
+        "canvas": canvas.to_json(), "request": request.to_json(), "model": model.identity,
+        "run": config.run, "add": list(config.add), "base": config.base, "format": config.format,
+    }))  # fmt: skip
+    return told
+
+
+def make_canvas(
+    model: Generator, request: Request, canvas: Canvas, config: SceneConfig, name: str,
+    tick: Callable[[], object] | None = None,
+) -> list[Path] | None:  # fmt: skip
+    """Make one canvas and publish its folder; what of it people look at or listen to, None where it is there
+    already. `tick` is called once a step of the network."""
+    out, recipe = Path(config.out), recipe_of(model, request, canvas, config)
+    if _is_there(out / name, recipe):
+        return None
     with explained_write(out):
         out.mkdir(parents=True, exist_ok=True)
     with private_folder(out) as place:
         folder = place / name
         folder.mkdir()
-        parts = made_canvas(model, request, canvas)
+        parts = made_canvas(model, request, canvas, tick)
         shown = write_canvas(
-            canvas, parts, model, folder, name, config.format, moving, recipe, config.picture
+            canvas, parts, model, folder, name, config.format, kinds_of(config.moving), recipe, config.picture
         )
         publish(place, out, name)
     return [out / name / path.name for path in shown]
 
 
+def canvas_of_scene(scene: Scene, vocabulary: Vocabulary) -> Canvas:
+    """The regions of a scene, its songs as long as they usually are."""
+    typical_s = min(TYPICAL_S, vocabulary.clip_s or TYPICAL_S)
+    return regions(solve(scene, typical_s=typical_s, overrun="leave_out"))
+
+
 def _asked(config: SceneConfig) -> tuple[Callable[[int], Canvas], Callable[[int], str]]:
     """Canvas and name by number."""
     if config.prompts:
-        if given := [name for name in ("prompt", "scene", "distribution") if getattr(config, name)]:
+        if given := [
+            name for name in ("prompt", "scene", "distribution", *FOR_TABLES) if getattr(config, name)
+        ]:
             raise Mismatch(
                 f"prompts and {' and '.join(given)} are both set", "one is an animation, the other a scene",
                 "leave one of them out",
@@ -125,11 +149,9 @@ def _asked(config: SceneConfig) -> tuple[Callable[[int], Canvas], Callable[[int]
         return lambda k: replace(first, seed=config.seed + k), numbered(name, config.count)
     vocabulary = vocabulary_of_run(model_place(clips_of(config)), config.base)
     scenes = scenes_of(config, vocabulary)
-    typical_s = min(TYPICAL_S, vocabulary.clip_s or TYPICAL_S)
-    of: Callable[[int], Canvas] = lambda k: regions(  # noqa: E731
-        solve(scenes.of(k), typical_s=typical_s, overrun="leave_out")
+    return lambda k: canvas_of_scene(scenes.of(k), vocabulary), numbered(
+        f"{scenes.name}-canvas", config.count
     )
-    return of, numbered(f"{scenes.name}-canvas", config.count)
 
 
 def _of_recipe(

@@ -16,9 +16,11 @@ from birdsd.scenes.compose import picture, recipe, tables
 from birdsd.scenes.compose.compose import Composer, Look
 from birdsd.scenes.compose.record import Composed
 from birdsd.scenes.scene import Scene
+from birdsd.scenes.store import to_yaml
 from birdsd.sharing import private_folder, publish, remove_leftovers, waiting_for
 
 LABELS = "labels.json"
+SCENE = "scene.yaml"  # what was asked for, for `scene=`: the recipe is not for people to edit
 MANIFEST = "manifest.csv"
 _COLUMNS = (
     "path",
@@ -101,6 +103,7 @@ class Batch:
             labels = json.dumps(done.to_json(), ensure_ascii=False, allow_nan=False)
             (folder / LABELS).write_text(labels + "\n", encoding="utf-8")
             (folder / recipe.NAME).write_text(json_text(told), encoding="utf-8")
+            (folder / SCENE).write_text(to_yaml(scene), encoding="utf-8")
             # Tables can be made again from the labels; the rest is on the disk before it is published.
             fsync_all([folder, *(path for path in folder.rglob("*") if path.parent.name != tables.FOLDER)])
             publish(place, self.out, name)

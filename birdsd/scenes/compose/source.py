@@ -16,12 +16,14 @@ from birdsd.scenes.placed import PlacedScene
 from birdsd.scenes.prose.parse import understood
 from birdsd.scenes.prose.sentence import sentence
 from birdsd.scenes.scene import Scene
-from birdsd.scenes.schedule import solve
+from birdsd.scenes.schedule import as_loop, solve
 from birdsd.scenes.store import FORMAT, read_scene
 from birdsd.scenes.table import table
 from birdsd.scenes.vocabulary import Vocabulary
 from birdsd.schema import SceneConfig
 from birdsd.sound.labels.annotation import read_text
+
+FOR_TABLES = ("birds", "others", "environment", "recording")  # settings that belong to a label table
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,11 @@ def scenes_of(config: SceneConfig, vocabulary: Vocabulary, length_of: LengthOf |
     return replace(scenes, of=lambda k: as_loop(scenes.of(k))) if config.loop else scenes
 
 
-def as_loop(scene: Scene) -> Scene:
-    """The scene as a loop, as long as it would have been."""
-    duration_s = solve(scene).duration_s if scene.duration_s is None else scene.duration_s
-    return replace(scene, loop=True, duration_s=duration_s)
-
-
 def _scenes_of(config: SceneConfig, vocabulary: Vocabulary, length_of: LengthOf | None) -> Scenes:
     if not 1 <= config.count <= 10_000_000:
         raise BadValue(f"count={config.count}", "at least one scene is made, and at most ten million")
+    if not config.scene:
+        _refuse_for_a_table(config, f"the scene is of {'a sentence' if config.prompt else 'a distribution'}")
     if config.prompt:
         text = config.prompt
         return Scenes(
@@ -74,8 +72,9 @@ def _scenes_of(config: SceneConfig, vocabulary: Vocabulary, length_of: LengthOf 
         made = replace(made, seed=config.seed) if config.seed else made
         return Scenes(lambda k: draw_scene(made, k, vocabulary, length_of), safe_name(made.name, 40))
     path = Path(str(config.scene))
-    scene = _with_whole_paths(_read(path, vocabulary, config.seed), path.parent)
-    # A scene has a seed of its own, which the job's is added to: the first one is as the file says.
+    scene = _with_whole_paths(_read(path, vocabulary, config), path.parent)
+    # A scene has a seed of its own, which the job's is added to: the first one is as the file says. A label
+    # table has none.
     return Scenes(
         lambda k: replace(scene, seed=seed_of(scene.seed + config.seed, k)),
         safe_name(scene.name or path.stem, 40),
@@ -96,13 +95,34 @@ def _with_whole_paths(scene: Scene, folder: Path) -> Scene:
     return replace(scene, backgrounds=backgrounds)
 
 
-def _read(path: Path, vocabulary: Vocabulary, seed: int) -> Scene:
+def _read(path: Path, vocabulary: Vocabulary, config: SceneConfig) -> Scene:
     if not path.is_file():
         raise NotFound(f"the scene {path} does not exist", "it is a YAML or CSV file, or a label table")
+    if is_scene_file(path):
+        _refuse_for_a_table(config, f"{path} is a scene")
+        return read_scene(path, vocabulary)
+    sung = scene_of_labels(
+        path, vocabulary, birds={str(one): str(to) for one, to in config.birds.items()},
+        others=config.others, environment=config.environment or "", recording=config.recording or "",
+        seed=config.seed,
+    )  # fmt: skip
+    return replace(sung, seed=0)
+
+
+def is_scene_file(path: Path) -> bool:
+    """Whether a file is a scene, as YAML or CSV; what is not is taken for a label table."""
     if path.suffix.lower() in (".yaml", ".yml"):
-        return read_scene(path, vocabulary)
-    if path.suffix.lower() in (".csv", ".tsv") and (
-        "role" in read_text(path).split("\n", 1)[0] or FORMAT in read_text(path)[:400]
-    ):
-        return read_scene(path, vocabulary)
-    return scene_of_labels(path, vocabulary, seed=seed)
+        return True
+    if path.suffix.lower() not in (".csv", ".tsv"):
+        return False
+    text = read_text(path)
+    return "role" in text.split("\n", 1)[0] or FORMAT in text[:400]
+
+
+def _refuse_for_a_table(config: SceneConfig, instead: str) -> None:
+    """`UserError` where a setting of label tables is set, and none is read."""
+    if given := [name for name in FOR_TABLES if getattr(config, name)]:
+        raise Mismatch(
+            f"{given[0]} is set, and {instead}", "it says how a label table is sung anew",
+            f"leave {given[0]} out, or scene=LABELS.txt",
+        )  # fmt: skip

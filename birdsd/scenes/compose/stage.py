@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from birdsd.errors import NotSet, unknown_name
+from birdsd.errors import BadValue, NotSet, unknown_name
 from birdsd.scenes.backgrounds.pool import Pool
 from birdsd.scenes.backgrounds.render import Backgrounds
 from birdsd.scenes.bank.bank import Bank
@@ -94,6 +94,8 @@ def set_up(
     check_split(config.split)
     if config.confirm not in CONFIRM:
         raise unknown_name("place to confirm a species in (confirm)", config.confirm, CONFIRM)
+    if config.tries < 1:
+        raise BadValue(f"tries={config.tries}", "a song is made at least once", "leave it out for 4")
     if not config.run and not config.bank:
         raise NotSet(
             "neither run nor bank is set",

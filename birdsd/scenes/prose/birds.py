@@ -46,6 +46,11 @@ def _more(reader: Reader, found: Clause) -> bool:
         return True
     if modifier(reader, found):
         return True
+    if reader.phrase("at", "the", "same", "time") or reader.phrase(("simultaneously", "together")):
+        if reader.low() not in ("as", "with") and not at_a_name(reader):
+            found.say(reader.typed(start), at_once=True)
+            return True
+        reader.at = start
     if not (reader.phrase(",", "and") or reader.phrase(",") or reader.phrase("and")):
         return False
     if not at_a_name(reader) and reader.low() != "after":
@@ -131,7 +136,7 @@ def _determiners(reader: Reader, found: Clause, start: int) -> bool:
         elif reader.phrase("the", "same") or reader.phrase("same"):
             found.individual = "same"
         elif reader.phrase(words.ARTICLES):
-            article = True
+            article, found.definite = True, reader.tokens[here].low == "the"
         elif reader.phrase(words.FAR):
             found.say(reader.typed(here), loudness=loudness.DISTANT, distance_m=loudness.DISTANT_M)
         elif reader.phrase("nearby"):

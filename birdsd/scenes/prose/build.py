@@ -217,6 +217,11 @@ def _events(
     group = groups[number]
     birds = group.birds
     group.ids = [f"e{len(builder.events) + at}" for at in range(len(birds))]
+    if len(birds) == 1 and birds[0].at_once and birds[0].count == 1:
+        raise Mismatch(
+            f"'{birds[0].said['at_once']}' is said of the {birds[0].species} alone",
+            "it takes two birds, joined by 'and'", "leave it out, or name the other bird",
+        )  # fmt: skip
     for at, one in enumerate(birds):
         fields = _common(builder, one, group, at)
         if one.snr_db is None and one.level_db is None:
@@ -264,9 +269,10 @@ def _common(builder: _Builder, one: Clause, group: Group, at: int) -> dict[str, 
             "the same one follows one that was named before",
             f"write 'a {one.species}'",
         )
-    if one.individual == "same" and beside and one.onset_s is None:
+    if (one.individual == "same" or one.definite) and beside and one.onset_s is None:
         raise Mismatch(
-            f"the same {one.species} at word {one.word} would sing together with itself",
+            f"the {one.individual} {one.species}".replace("  ", " ")
+            + f" at word {one.word} would sing together with itself",
             "one bird sings one song at a time",
             f"write 'then' before it, or 'another {one.species}'",
         )

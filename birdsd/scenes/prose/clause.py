@@ -26,6 +26,7 @@ class Clause:
     species: str = ""
     count: int = 1
     individual: str = ""  # "another", "same"
+    definite: bool = False  # "the House Sparrow"
     sound_type: str = ""
     once: bool = False  # "a song", not "singing"
     backgrounds: tuple[Place, ...] = ()
@@ -47,6 +48,7 @@ class Clause:
     bearing_deg: float | None = None
     bearing_end_deg: float | None = None
     elevation_deg: float | None = None
+    at_once: bool | None = None  # "at the same time" behind the birds of which it is said
     heard: bool | None = None  # "heard": with no sound of its own, also at the end of a list
     link: str = ""  # what joins it to the clause before it: AND, WHILE
     listed: bool = False  # joined by a comma alone

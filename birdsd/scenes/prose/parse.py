@@ -43,6 +43,10 @@ class _Course:
     groups: list[Group] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
+    @property
+    def clauses(self) -> list[Clause]:
+        return [one for group in self.groups for one in group.clauses]
+
 
 def understood(text: str, vocabulary: Vocabulary, seed: int = 0) -> Scene:
     """The scene that a sentence describes; `UserError` for the first word that is not understood.
@@ -235,6 +239,12 @@ def _add(course: _Course, join: Join, found: Clause) -> None:
             course.groups += [Group([first])] if number else []
             course.groups.append(Group([found]))
     elif join.kind == "REV":
+        if found.definite and any(one.species == found.species for one in course.clauses):
+            raise Mismatch(
+                f"'{join.words} the {found.species}' at word {found.word}: it was named before",
+                "a sentence goes on in time, and says nothing more of when earlier birds sang",
+                "name the birds in the order in which they sing, with 'then' between them",
+            )
         course.groups.insert(len(course.groups) - 1, Group([found]))
         last.gap_s = gap_s or last.gap_s
         if found.gap_s is not None:
@@ -268,7 +278,9 @@ def _share(group: Group, course: _Course) -> None:
     if not bare or not last.species:
         return
     names = ", ".join(one.species for one in [*reversed(bare), last])
-    behind = [words for name, words in last.said.items() if name not in {*last.front, "places", "heard"}]
+    behind = [
+        words for name, words in last.said.items() if name not in {*last.front, "places", "heard", "at_once"}
+    ]
     if last.sound_type and not last.once:
         course.said.append(
             f"{names}: all with the sound '{last.sound_type}'"

@@ -56,7 +56,7 @@ _OTHERS = """
 degrees distance away up down ahead behind overhead bearing at from to between and for until till every times
 again another same followed then next afterwards later before after preceded while as with together alongside
 over alternating immediately pause pauses without no silence background start beginning middle end time of or
-pair song call heard
+pair song call heard simultaneously
 """
 ALL = sorted(
     {

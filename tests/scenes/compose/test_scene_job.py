@@ -22,6 +22,8 @@ from birdsd.errors import AlreadyThere, BadValue, DiskFull, Mismatch, NotFound, 
 from birdsd.jobs_api import load_job
 from birdsd.scenes.bank import bank as files
 from birdsd.scenes.compose.mixdown import largest_error, read_stem
+from birdsd.scenes.compose.recipe import scene_from
+from birdsd.scenes.store import read_scene
 from birdsd.schema import SceneConfig
 from birdsd.sound.labels.audacity import read_audacity
 from birdsd.sound.labels.load import load_recordings
@@ -222,6 +224,12 @@ def test_a_recipe_makes_the_scene_again_to_the_byte(stage, composed, tmp_path):
     assert {path.relative_to(again): path.read_bytes() for path in again.rglob("*") if path.is_file()} == made
 
 
+def test_the_folder_holds_the_scene_that_made_it_as_people_edit_it(composed):
+    told = json.loads((composed / "recipe.json").read_text())["scene"]
+    scene = read_scene(composed / "scene.yaml")
+    assert scene == scene_from(told) and len(scene.events) == 2
+
+
 def test_a_recipe_whose_bank_has_changed_is_refused(stage, composed, tmp_path):
     make_bank(tmp_path / "bank", voices=5)
     with refuses(("bank", str(composed / "recipe.json")), "bank=", kind=Mismatch):
@@ -369,6 +377,8 @@ def test_the_songs_of_training_scenes_are_in_no_test_scene(stage, tmp_path):
 
 
 def test_what_cannot_be_is_said_before_anything_is_made(stage, tmp_path):
+    late = tmp_path / "late.yaml"
+    late.write_text("duration_s: 10\nevents: [{species: Synthetic Low, onset_s: 30, level_db: -30}]\n")
     for settings, named, offers, kind in (
         ({}, "", "prompt, scene and distribution", NotSet),
         ({"prompt": PROSE, "scene": "x.yaml"}, "prompt and scene", "distribution", Mismatch),
@@ -377,6 +387,9 @@ def test_what_cannot_be_is_said_before_anything_is_made(stage, tmp_path):
         ({"prompt": PROSE, "split": "trian"}, "'trian'", "train", UnknownName),
         ({"prompt": PROSE, "format": "mp3"}, "format=mp3", "flac", UnknownName),
         ({"scene": "nowhere.yaml"}, "nowhere.yaml", "YAML", NotFound),
+        ({"scene": str(late)}, ("30.0 s", "Synthetic Low"), "duration_s", Mismatch),
+        ({"prompt": PROSE, "tries": 0}, "tries=0", "once", BadValue),
+        ({"prompt": PROSE, "bank": str(tmp_path)}, str(tmp_path), "birdsd run bank", NotFound),
     ):
         with refuses(named, offers, kind=kind):
             run(stage, tmp_path / "out", **settings)
