@@ -22,7 +22,7 @@ from birdsd.errors import BadValue, NothingLeft, NotSet, UserError
 from birdsd.evaluation.embedded.cache import EmbeddingCache
 from birdsd.evaluation.judges import Judge, find_judge
 from birdsd.evaluation.sim2real.answer import Answer, Effect, TestClips, answer
-from birdsd.evaluation.sim2real.arms import CONFIRMED, Arm, Cell, cells_of, chosen_arms
+from birdsd.evaluation.sim2real.arms import CONFIRMED, SCENES, Arm, Cell, cells_of, chosen_arms
 from birdsd.evaluation.sim2real.power import Power, power_of
 from birdsd.evaluation.sim2real.ranking import (
     accuracy_and_macro_f1,
@@ -283,6 +283,8 @@ class Experiment:
     def run(self) -> None:
         """All cells of this part. Raises `Stopped` when told to stop; what is done stays."""
         self.write_plan()
+        if not self.config.scenes and any(cell.arm.synthetic == SCENES for cell in self.plan.cells):
+            _ = self.generators.drawn_from  # refuses what no scene could be drawn from
         cells = self.mine()
         self._of = max(1, len(cells))
         for cell in cells:
