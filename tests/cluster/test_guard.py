@@ -248,7 +248,7 @@ def test_the_jobs_of_an_unfinished_array_are_not_sent_again_by_each_task(tmp_pat
 def test_a_job_that_slurm_is_ending_is_brought_back_only_at_its_time_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, what: str, reason: str
 ) -> None:
-    """What scontrol says while the script of a cancelled job, a requeued one, or one out of time still runs."""
+    """What scontrol says while the script of a cancelled, requeued, or timed-out job still runs."""
     batch = Batch(tmp_path, "array=2", job="prepare")
     told = f"JobId=77 ArrayJobId=70 ArrayTaskId=1 JobState={state} Requeue=1"
     (batch.tools / "scontrol").write_text(f'#!/bin/sh\n[ "$4" = 70_1 ] && echo "{told}"\n')
