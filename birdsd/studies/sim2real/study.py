@@ -32,6 +32,7 @@ from birdsd.evaluation.sim2real.ranking import (
 from birdsd.files import atomic_write, fingerprint, read_json, safe_name, write_json
 from birdsd.runs.share import ArrayShare
 from birdsd.schema import SimToRealConfig
+from birdsd.sound.audio.recordings import rate_remarks
 from birdsd.sound.codec.protocol import Codec
 from birdsd.studies.records import source_name
 from birdsd.studies.sim2real.classify import Classifier, find_classifier, named_right
@@ -159,6 +160,9 @@ class Experiment:
         power = power_of([one.recording for one in real.samples["test"]], comparisons)
         if left := sorted({arm.name for arm in arms} - {name for name, _, _ in trained}):
             remarks.append(f"not run, for want of recordings: {', '.join(left)}")
+        if config.classifier != "head":  # what hears pictures, and not BirdNET
+            used = {one.recording: one.path for found in real.samples.values() for one in found}
+            remarks += rate_remarks(used, self.pictures.codec.fmax_hz)
         return Plan(cells, levels, power, [*real.remarks, *remarks])
 
     def _recordings(self, cell: Cell) -> int:
