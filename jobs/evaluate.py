@@ -21,6 +21,7 @@ from birdsd.remarks import Remark
 from birdsd.runs.run import SIGNATURE_FILE, Run, RunStore
 from birdsd.schema import EvaluateConfig
 from birdsd.shards.index import ShardIndex
+from birdsd.sound.audio.recordings import rate_remarks
 from birdsd.sound.labels.annotation import Recording
 
 VALIDATION = "validation"
@@ -35,6 +36,7 @@ def run(config: EvaluateConfig) -> Outcome:
     sounds = readable(_sounds(config, index, config.split))
     judge = find_judge(_named(config, trained))
     leaks, remarks = _leaks(config, index, trained)
+    remarks += _rates(config, index, judge, sounds)
     classes = classes_of(judge, sounds.species)
     thresholds, further = _thresholds(config, index, judge, sounds)
     hearing = hear(judge, sounds, classes)
@@ -154,6 +156,18 @@ def _leaks(
     if config.leaks != "list":
         found.refuse(recordists=config.leaks == "strict")
     return found, []
+
+
+def _rates(
+    config: EvaluateConfig, index: ShardIndex | None, judge: Judge, sounds: LabelledSounds
+) -> list[str]:
+    """What to say of recordings that hold less than a classifier of ours listens to."""
+    from birdsd.evaluation.judges.trained import TrainedJudge  # with torch, which other judges do without
+
+    if sounds.decoded or not isinstance(judge, TrainedJudge):
+        return []
+    files = {one.path.name: one.path for one in _tested(config, index) if one.path.is_file()}
+    return rate_remarks(files, judge.classifier.codec.fmax_hz)
 
 
 def _learnt_splits(config: EvaluateConfig, index: ShardIndex | None, shards: ShardIndex) -> list[str]:

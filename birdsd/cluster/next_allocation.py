@@ -73,7 +73,13 @@ def decide(run: Run, submission: Submission, allocation: Allocation, status: int
 def _from_slurm() -> Decision | None:
     """What Slurm has already decided: it requeues preempted jobs and ends cancelled ones by itself."""
     with suppress(UserError):
-        state = slurm.show_job(slurm_job_id()).get("JobState", "")
+        job = slurm.show_job(slurm_job_id())
+        state = job.get("JobState", "")
+        # While its script still runs, a job that was cancelled and one that Slurm puts back are both called
+        # COMPLETING (one at its time limit too, which has that for a reason); only what is over has ended.
+        if state.startswith("COMPLETING") and job.get("Reason", "None") == "None":
+            ended = slurm.when(job.get("EndTime", ""))
+            state = "CANCELLED" if ended is not None and ended <= time.time() else "REQUEUED"
         if state.startswith("CANCELLED"):
             return Decision("stop", "the job was cancelled")
         if state.startswith(("PENDING", "REQUEUED", "SPECIAL_EXIT")):

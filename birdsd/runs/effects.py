@@ -143,6 +143,8 @@ _OF_GENERATORS = (
     "sampling_steps", "guidance",
 )  # fmt: skip
 
+_OF_SCENES = ("scenes_per_level", "pool")
+
 
 def _of_sim2real(settled: Any) -> Iterator[tuple[str, str]]:
     if settled.synthetic:
@@ -152,9 +154,9 @@ def _of_sim2real(settled: Any) -> Iterator[tuple[str, str]]:
         named = [key for key in _OF_GENERATORS if heard or key != "codec"]
         yield from ((key, "synthetic names the clips: no model is trained") for key in named)
     if settled.scenes:
-        yield from ((key, "scenes names the scenes") for key in ("distribution", "scenes_per_level"))
+        yield from ((key, "scenes names the scenes") for key in ("distribution", *_OF_SCENES))
     elif not settled.distribution:
-        yield "scenes_per_level", "no scenes are drawn without a distribution"
+        yield from ((key, "no scenes are drawn without a distribution") for key in _OF_SCENES)
 
 
 def _of_training(settled: TrainConfig, keys: set[str]) -> Iterator[tuple[str, str]]:

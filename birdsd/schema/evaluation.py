@@ -42,6 +42,7 @@ class SimToRealConfig:
     synthetic: Text = None  # a folder of clips, FOLDER/{level} for one per level; null: they are generated
     scenes: Text = None  # the same of scenes with labels
     distribution: Text = None  # YAML: scenes are drawn from it, by each level's model
+    pool: Text = None  # backgrounds of those scenes: recordings, a sub-folder for each environment
     scenes_per_level: int = 40
     clips_per_species: int = 16  # synthetic clips, at each level
     model: str = "tiny"  # of the generators, one for each level; this and what follows as for train

@@ -234,3 +234,26 @@ def test_the_jobs_of_an_unfinished_array_are_not_sent_again_by_each_task(tmp_pat
         batch.run, batch.submission, next_allocation.Decision("again", "the processes ended")
     )
     assert batch.reasons() and "sbatch" not in batch.calls()
+
+
+@pytest.mark.parametrize(
+    ("state", "what", "reason"),
+    [
+        ("COMPLETING Reason=None EndTime=1000000000", "stop", "the job was cancelled"),
+        ("COMPLETING Reason=None EndTime=33000000000", "done", "Slurm requeues the job by itself"),
+        ("COMPLETING Reason=TimeLimit EndTime=1000000000", "again", "the processes ended with status 1"),
+        ("RUNNING Reason=None EndTime=33000000000", "again", "the processes ended with status 1"),
+    ],
+)
+def test_a_job_that_slurm_is_ending_is_brought_back_only_at_its_time_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, what: str, reason: str
+) -> None:
+    """What scontrol says while the script of a cancelled, requeued, or timed-out job still runs."""
+    batch = Batch(tmp_path, "array=2", job="prepare")
+    told = f"JobId=77 ArrayJobId=70 ArrayTaskId=1 JobState={state} Requeue=1"
+    (batch.tools / "scontrol").write_text(f'#!/bin/sh\n[ "$4" = 70_1 ] && echo "{told}"\n')
+    monkeypatch.setenv("PATH", f"{batch.tools}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "70")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    found = decide(batch.run, batch.submission, Allocation(batch.run.folder / FOLDER / "70_1.0"), 1)
+    assert (found.what, found.reason) == (what, reason)

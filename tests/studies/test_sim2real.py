@@ -186,6 +186,10 @@ def test_the_generator_of_a_level_sees_that_levels_recordings_alone(birds: Path,
     assert {one.recording_id for one in found.recordings} == {one.recording for one in real.training(1)}
     assert found.species == tuple(sorted(NAMES)), "the names are the set's own"
     assert all(one.weak for one in found.recordings)
+    table = folder / ".labels.csv.n2-77.partial"
+    table.write_text("another task of the array is writing it")
+    link_recordings(folder, real.training_recordings(1))
+    assert table.is_file() and len(load_recordings(folder).recordings) == 3
     unseen = {one.recording for split in ("validation", "test") for one in real.samples[split]}
     assert not unseen & {one.recording_id for one in found.recordings}
 
@@ -226,8 +230,10 @@ class Steps:
 
 def test_each_level_has_a_model_of_its_own_recordings(birds: Path, tmp_path: Path) -> None:
     real, steps = sounds(birds), Steps()
+    drawn = tmp_path / "d.yaml"
+    drawn.write_text("events: 4")
     asked = compose("sim2real", [
-        "data=x", "autoencoder_samples=64", "diffusion_samples=128", "machine=smoke", "distribution=d.yaml",
+        "data=x", "autoencoder_samples=64", "diffusion_samples=128", "machine=smoke", f"distribution={drawn}",
         "settings=[optim.optimizer=muon]", "guidance=2",
     ])  # fmt: skip
     generators = Generators(asked, tmp_path, steps, real.species)
@@ -248,6 +254,48 @@ def test_each_level_has_a_model_of_its_own_recordings(birds: Path, tmp_path: Pat
     assert "run=run of model of level 1" in clips and "guidance=2.0" in clips
     one, other = (generators.identity("clips", level) for level in ("1", "all"))
     assert one != other != generators.identity("scenes", "all")
+
+
+def test_scenes_follow_what_stands_in_the_distribution_and_take_their_backgrounds_from_the_pool(
+    birds: Path, tmp_path: Path
+) -> None:
+    real, steps = sounds(birds), Steps()
+    sing(tmp_path / "pool" / "rain" / "r.wav", NAMES[0], 500)
+    drawn = tmp_path / "d.yaml"
+    drawn.write_text("events: 4\nenvironments: {rain: 1}\n")
+
+    def made() -> tuple[Path, str]:
+        asked = compose("sim2real", ["data=x", f"distribution={drawn}", f"pool={tmp_path / 'pool'}"])
+        generators = Generators(asked, tmp_path, steps, real.species)
+        folder = generators.folder("scenes", "1", real.training_recordings(1))
+        assert {f"pool={tmp_path / 'pool'}", f"out={folder}"} <= set(steps.jobs[-1][2])
+        return folder, generators.identity("scenes", "1")
+
+    first, again = made(), made()
+    drawn.write_text("events: 5\nenvironments: {rain: 1}\n")
+    other = made()
+    assert first == again and first[0] != other[0] and first[1] != other[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("environments: {rain: 1}", "environment"),
+        ("species: {Great Tit: 1}", "Great Tit"),
+        ("events: many", "events"),
+        ("", "does not exist"),
+    ],
+)
+def test_what_no_scene_can_be_drawn_from_is_refused_before_anything_is_trained(
+    birds: Path, tmp_path: Path, text: str, said: str
+) -> None:
+    if text:
+        (tmp_path / "d.yaml").write_text(text)
+    recorder = Recorder()
+    asked = settings(birds, tmp_path / "o", f"distribution={tmp_path / 'd.yaml'}", "arms=[real,scenes]")
+    with refuses(said):
+        Experiment(asked, Control(), classifier=recorder).run()
+    assert not recorder.calls
 
 
 def test_a_generator_that_failed_is_not_tried_again_for_each_of_its_cells(

@@ -13,7 +13,7 @@ from birdsd.config import compose
 from birdsd.errors import UnknownName, UserError
 from birdsd.evaluation.sim2real.ranking import by_recording
 from birdsd.runs.effects import without_effect
-from birdsd.sound.audio.recordings import write_wav
+from birdsd.sound.audio.recordings import read, write_wav
 from birdsd.sound.codec.protocol import Codec
 from birdsd.studies.sim2real import study as study_module
 from birdsd.studies.sim2real.augment import augmented
@@ -21,6 +21,7 @@ from birdsd.studies.sim2real.from_scratch import CnnClassifier
 from birdsd.studies.sim2real.pictures import Pictures
 from birdsd.studies.sim2real.regression import RegressionClassifier
 from birdsd.studies.sim2real.sounds import RealSounds, real_sounds
+from birdsd.studies.sim2real.study import Experiment
 from tests.support.errors import refuses
 from tests.support.judge_sounds import PITCHES_HZ, PitchJudge, tone
 
@@ -165,3 +166,21 @@ def test_the_codec_matters_to_what_learns_from_pictures(birds: Path, tmp_path: P
         return " ".join(without_effect("sim2real", words, settings(birds, tmp_path, *words)))
 
     assert "codec=birdsong" in useless("head") and "codec=birdsong" not in useless("cnn")
+
+
+def test_recordings_that_hold_less_than_the_codec_shows_are_said_before_anything_is_trained(
+    birds: Path, tmp_path: Path
+) -> None:
+    for path in birds.glob("*/*.wav"):
+        sound, place = read(path, 16000), tmp_path / "in" / path.parent.name / path.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_wav(place, sound, 32000 if path.stem.endswith("1") else 16000)
+
+    def remarks(classifier: str) -> list[str]:
+        asked = [f"data={tmp_path / 'in'}", f"classifier={classifier}", f"out={tmp_path / classifier}"]
+        asked += ["levels=[all]", "arms=[real]", "machine=smoke"]
+        return [one for one in Experiment(compose("sim2real", asked), None).plan.remarks if "rate" in one]
+
+    (told,) = remarks("regression")
+    assert told.startswith("14 recordings (") and "above half their rate there is nothing" in told
+    assert not remarks("head"), "BirdNET has a rate of its own"

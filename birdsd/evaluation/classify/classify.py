@@ -23,7 +23,7 @@ from birdsd.evaluation.classify.detections import merged, of_frames, of_windows
 from birdsd.evaluation.classify.windows import Windows
 from birdsd.evaluation.judges.sounds import Detection, SoundFile, SoundFiles
 from birdsd.files import fingerprint, read_json, safe_name, sha256_file, write_json
-from birdsd.sound.audio.recordings import find_recordings, probe
+from birdsd.sound.audio.recordings import find_recordings, probe, rate_remarks
 from birdsd.workers import cores, done_by_workers
 
 STRETCH_S = 300.0  # of sound that is read at once: a minute of 32 kHz is 8 MB
@@ -254,24 +254,17 @@ def _claim(out: Path, folder: Path, listener: Listener) -> None:
 def _stretches(files: SoundFiles, listener: Listener, result: Classified) -> list[Stretch]:
     windows, codec = listener.windows, listener.classifier.codec
     together = max(1, int(STRETCH_S / windows.step_s))
-    low: list[str] = []
     found = []
     for number, (name, file) in enumerate(zip(files.names(), files.files, strict=True)):
         place = Path(result.out, PARTS, *(safe_name(part, 150) for part in Path(name).parts))
         total = windows.count(file.duration_s)
-        if probe(file.path).rate_hz < 2 * codec.fmax_hz * 0.9:
-            low.append(name)
         for first in range(0, total, together):
             count = min(together, total - first)
             found.append(
                 Stretch(number, file.path, file.duration_s, first, count, place / f"{first:08d}.json")
             )
-    if low:
-        result.remarks.append(
-            f"{len(low)} recordings ({low[0]}{', ...' if len(low) > 1 else ''}) have a sampling rate below "
-            f"{2 * codec.fmax_hz:.0f} Hz: the classifier listens up to {codec.fmax_hz / 1000:g} kHz, and "
-            "above half their rate there is nothing"
-        )
+    paths = {name: file.path for name, file in zip(files.names(), files.files, strict=True)}
+    result.remarks += rate_remarks(paths, codec.fmax_hz)
     return found
 
 

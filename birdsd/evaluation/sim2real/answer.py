@@ -23,7 +23,7 @@ from birdsd.evaluation.resampling import (
     percentile_interval,
     two_sided_p,
 )
-from birdsd.evaluation.sim2real.arms import EVERYTHING, PRIMARY, Arm, Cell
+from birdsd.evaluation.sim2real.arms import EVERYTHING, PRIMARY, SCENES, Arm, Cell
 from birdsd.evaluation.sim2real.power import ALPHA, Power, could_have_found
 from birdsd.evaluation.sim2real.ranking import (
     accuracy_and_macro_f1,
@@ -108,7 +108,7 @@ class Answer:
     @property
     def primary(self) -> list[Effect]:
         """What the sentence is about, decided before anything ran: all synthetic clips, on top of the best
-        that real recordings give where that was run."""
+        that real recordings give where that was run; else scenes, else synthetic sound alone."""
         for name in PRIMARY:
             if any(arm.name == name for arm in self.arms):
                 return [e for e in self.effects if e.arm == name and e.filter == EVERYTHING]
@@ -141,28 +141,31 @@ class Answer:
         if not self.primary:
             asked = any(arm.name in PRIMARY for arm in self.arms)
             why = (
-                "No pair of arms with synthetic clips is complete"
+                "No pair of arms with synthetic sound is complete"
                 if asked
-                else "No synthetic clips were asked about"
+                else "No synthetic sound was asked about"
             )
             return self._incomplete(f"{why}: there is no answer yet.")
         first = self.primary[0]
-        to = "augmented real recordings" if self.arm(first.against).augmented else "real recordings"
+        arm = self.arm(first.arm)
+        sounds = "synthetic scenes" if arm.synthetic == SCENES else "synthetic clips"
+        real = "augmented real recordings" if self.arm(first.against).augmented else "real recordings"
+        how = f"added to {real}" if arm.real else f"in place of {real}"
         parts = [
             f"{_points(one.difference)} with {amount(one.level)} ({_verdict(one)})" for one in self.primary
         ]
         helped = [amount(one.level) for one in self.primary if one.significant and one.difference.low > 0]
         hurt = [amount(one.level) for one in self.primary if one.significant and one.difference.high < 0]
         if helped and not hurt:
-            begins = f"Synthetic clips helped with {_listed(helped)}"
+            begins = f"{sounds.capitalize()} helped with {_listed(helped)}"
         elif hurt and not helped:
-            begins = f"Synthetic clips did harm with {_listed(hurt)}"
+            begins = f"{sounds.capitalize()} did harm with {_listed(hurt)}"
         elif helped:
-            begins = f"Synthetic clips helped with {_listed(helped)} and did harm with {_listed(hurt)}"
+            begins = f"{sounds.capitalize()} helped with {_listed(helped)} and did harm with {_listed(hurt)}"
         else:
-            begins = "No effect of synthetic clips was shown"
+            begins = f"No effect of {sounds} was shown"
         return self._incomplete(
-            f"{begins}: added to {to}, they change the macro average precision by {_listed(parts)}."
+            f"{begins}: {how}, they change the macro average precision by {_listed(parts)}."
         )
 
     def _incomplete(self, sentence: str) -> str:

@@ -52,7 +52,8 @@ ARMS = (
     Arm("more", "Four times the recordings",
         "Four times as many real recordings, where there are: what recording more would bring.", times=4),
 )  # fmt: skip
-PRIMARY = ("both", "synthetic")  # what the sentence is about: the first that was run
+# What the sentence is about: the first that was run.
+PRIMARY = ("both", "synthetic", "scenes", "synthetic_only", "scenes_only")
 USUAL = ("real", "repeated", "augmented", "synthetic", "both", "synthetic_only")
 
 

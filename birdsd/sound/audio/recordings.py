@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,7 @@ __all__ = [
     "blocks",
     "find_recordings",
     "probe",
+    "rate_remarks",
     "read",
     "walk",
     "write_wav",
@@ -46,6 +48,9 @@ NOT_RECORDINGS = ".not-recordings"  # in a folder: parts and tables of the sound
 _TURNED_DOWN = fitted_words(-1.0).partition(" by ")[0]
 # A step of less at a file's ends makes nothing ring that could be heard.
 _STEP, _EDGE_S = 2e-3, 0.02
+
+
+_NEARLY = 0.9  # of a rate: some bands above half of it cost no species
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,22 @@ def probe(path: Path) -> AudioInfo:
         return AudioInfo(
             Path(path), source.rate_hz, source.channels, source.frames / source.rate_hz, source.notes
         )
+
+
+def rate_remarks(files: Mapping[str, Path], top_hz: float) -> list[str]:
+    """What to say of recordings (by their names) that hold nothing up to `top_hz`, where somebody listens."""
+    low = []
+    for name, path in files.items():
+        with suppress(RecordingError):  # which others name
+            if probe(path).rate_hz < 2 * _NEARLY * top_hz:
+                low.append(name)
+    if not low:
+        return []
+    return [
+        f"{len(low)} recordings ({low[0]}{', ...' if len(low) > 1 else ''}) have a sampling rate below "
+        f"{2 * top_hz:.0f} Hz: the classifier listens up to {top_hz / 1000:g} kHz, and above half their rate "
+        "there is nothing"
+    ]
 
 
 def read(

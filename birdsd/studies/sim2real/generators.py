@@ -12,6 +12,8 @@ import csv
 import io
 import os
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,11 @@ from birdsd.errors import NotFound, NotSet
 from birdsd.evaluation.embedded.cache import content_of
 from birdsd.evaluation.sim2real.arms import CLIPS
 from birdsd.files import fingerprint, safe_name, write_text
+from birdsd.scenes.backgrounds.pool import Pool
+from birdsd.scenes.drawn.distribution import read_distribution
+from birdsd.scenes.vocabulary import Vocabulary
 from birdsd.schema import SimToRealConfig
+from birdsd.sharing import waiting_for
 from birdsd.sound.captions import prompt_for
 from birdsd.sound.labels.load import Recording
 from birdsd.studies.stage_runner import Stages
@@ -56,8 +62,28 @@ class Generators:
             return fingerprint([[str(path.relative_to(folder)), content_of(path)] for path in files])
         wanted = ["model", "codec", "cuts_per_song", "autoencoder_samples", "diffusion_samples", "settings"]
         wanted += ["sampling_steps", "guidance", "clips_per_species", "seed"]
-        wanted += [] if kind == CLIPS else ["distribution", "scenes_per_level"]
-        return fingerprint([kind, level, *(getattr(self.config, name) for name in wanted)])
+        wanted += [] if kind == CLIPS else ["scenes_per_level"]
+        decides = [kind, level, *(getattr(self.config, name) for name in wanted)]
+        return fingerprint([*decides, *([] if kind == CLIPS else [self.drawn_from])])
+
+    @cached_property
+    def drawn_from(self) -> str:
+        """A fingerprint of what scenes are drawn from: what stands in the distribution, and the pool's files.
+
+        `UserError` where there is no such file, or it names what neither the recordings nor the pool have: a
+        model may train for hours before its first scene is drawn.
+        """
+        config = self.config
+        if not config.distribution:
+            raise NotSet(
+                "an arm learns from scenes, and distribution is not set",
+                "scenes are drawn from a distribution, or lie in a folder",
+                "distribution=FILE.yaml, or scenes=FOLDER/{level}",
+            )
+        pool = Pool(Path(config.pool)) if config.pool else None
+        path = Path(config.distribution)
+        read_distribution(path, Vocabulary(tuple(self.species), pool=pool.names if pool else ()))
+        return fingerprint([content_of(path), pool.identity if pool else ""], 8)
 
     def _place(self, level: str) -> Path:
         return self.work / f"level-{safe_name(level)}"
@@ -65,7 +91,8 @@ class Generators:
     def _trained(self, level: str, recordings: Sequence[Recording]) -> Path:
         """The run of a level's model."""
         place, config = self._place(level), self.config
-        own = link_recordings(place / "recordings", recordings)
+        with waiting_for(place / "recordings.lock"):  # every task of an array that needs this level comes by
+            own = link_recordings(place / "recordings", recordings)
         self.stages.run(f"shards of level {level}", "prepare", [
             f"data.recordings={own}", f"data.shards={place / 'shards'}", f"codec={config.codec}",
             f"data.cuts_per_song={config.cuts_per_song}", f"data.seed={config.seed}",
@@ -96,17 +123,12 @@ class Generators:
         return out
 
     def _scenes(self, level: str, run: Path) -> Path:
-        out, config = self._place(level) / "scenes", self.config
-        if not config.distribution:
-            raise NotSet(
-                "an arm learns from scenes, and distribution is not set",
-                "scenes are drawn from a distribution, or lie in a folder",
-                "distribution=FILE.yaml, or scenes=FOLDER/{level}",
-            )
+        out, config = self._place(level) / f"scenes-{self.drawn_from}", self.config
         self.stages.run(f"scenes of level {level}", "scene", [
             f"run={run}", f"distribution={config.distribution}", f"out={out}", f"seed={config.seed}",
             f"count={config.scenes_per_level}", "judge=none", "stems=false", "picture=false",
-            *_given({"steps": config.sampling_steps, "guidance": config.guidance}), *self._machine,
+            *_given({"steps": config.sampling_steps, "guidance": config.guidance, "pool": config.pool}),
+            *self._machine,
         ])  # fmt: skip
         return out
 
@@ -144,7 +166,8 @@ def link_recordings(folder: Path, recordings: Sequence[Recording]) -> Path:
         target = Path(os.path.abspath(one.path))
         if not (place.is_symlink() and Path(os.readlink(place)) == target):
             place.unlink(missing_ok=True)
-            place.symlink_to(target)
+            with suppress(FileExistsError):  # another task's, where the file system has no locks
+                place.symlink_to(target)
         wanted.add(place)
         for label in one.labels:
             box = [label.start_s, label.end_s, label.low_hz, label.high_hz]
@@ -152,6 +175,7 @@ def link_recordings(folder: Path, recordings: Sequence[Recording]) -> Path:
             writer.writerow([place.name, label.label, *cells, label.sound_type, one.licence, one.recordist])
     write_text(folder / _TABLE, table.getvalue())
     for path in folder.iterdir():
-        if path not in wanted and (path.is_symlink() or path.is_file()):
-            path.unlink()
+        # What begins with a dot is a table that another task is writing.
+        if path not in wanted and path.name[0] != "." and (path.is_symlink() or path.is_file()):
+            path.unlink(missing_ok=True)
     return folder

@@ -23,7 +23,7 @@ from birdsd.errors import BadValue, Mismatch, NothingLeft, NotSet, UserError
 from birdsd.evaluation.embedded.cache import EmbeddingCache
 from birdsd.evaluation.judges import Judge, find_judge
 from birdsd.evaluation.sim2real.answer import Answer, Effect, TestClips, answer
-from birdsd.evaluation.sim2real.arms import CONFIRMED, Arm, Cell, cells_of, chosen_arms
+from birdsd.evaluation.sim2real.arms import CONFIRMED, SCENES, Arm, Cell, cells_of, chosen_arms
 from birdsd.evaluation.sim2real.power import Power, power_of
 from birdsd.evaluation.sim2real.ranking import (
     accuracy_and_macro_f1,
@@ -33,6 +33,7 @@ from birdsd.evaluation.sim2real.ranking import (
 from birdsd.files import atomic_write, fingerprint, read_json, safe_name, write_json
 from birdsd.runs.share import ArrayShare
 from birdsd.schema import SimToRealConfig
+from birdsd.sound.audio.recordings import rate_remarks
 from birdsd.sound.codec.protocol import Codec
 from birdsd.studies.records import source_name
 from birdsd.studies.sim2real.classify import Classifier, find_classifier, named_right
@@ -160,6 +161,9 @@ class Experiment:
         power = power_of([one.recording for one in real.samples["test"]], comparisons)
         if left := sorted({arm.name for arm in arms} - {name for name, _, _ in trained}):
             remarks.append(f"not run, for want of recordings: {', '.join(left)}")
+        if config.classifier != "head":  # what hears pictures, and not BirdNET
+            used = {one.recording: one.path for found in real.samples.values() for one in found}
+            remarks += rate_remarks(used, self.pictures.codec.fmax_hz)
         return Plan(cells, levels, power, [*real.remarks, *remarks])
 
     def _recordings(self, cell: Cell) -> int:
@@ -279,6 +283,8 @@ class Experiment:
     def run(self) -> None:
         """All cells of this part. Raises `Stopped` when told to stop; what is done stays."""
         self.write_plan()
+        if not self.config.scenes and any(cell.arm.synthetic == SCENES for cell in self.plan.cells):
+            _ = self.generators.drawn_from  # refuses what no scene could be drawn from
         cells = self.mine()
         self._of = max(1, len(cells))
         for cell in cells:

@@ -158,6 +158,25 @@ def test_a_lower_rate_than_the_codecs_is_said(cnn: Path, tmp_path: Path) -> None
     assert found.names == ["night.wav"], "and it is heard all the same"
 
 
+def test_evaluation_says_of_a_lower_rate_too(cnn: Path, tmp_path: Path) -> None:
+    for place, species in enumerate((HIGH, LOW)):
+        for number in range(2):
+            sound = song((species,), 40 + 2 * place + number, 1.0, 8000 if number else 16000)
+            (tmp_path / "birds" / species).mkdir(parents=True, exist_ok=True)
+            write_wav(
+                tmp_path / "birds" / species / f"r{place}{number}.wav", sound, 8000 if number else 16000
+            )
+    asked = [
+        f"data.recordings={tmp_path / 'birds'}",
+        f"judge={cnn}",
+        f"out={tmp_path / 'out'}",
+        "resamples=20",
+    ]
+    notes = evaluate.run(compose("evaluate", asked)).facts["notes"]
+    (told,) = [note for note in notes if "below 16000 Hz" in note]
+    assert told.startswith("2 recordings (r") and "1.wav, ...)" in told
+
+
 def test_what_cannot_be_read_is_left_out_and_the_others_go_on(cnn: Path, tmp_path: Path) -> None:
     night(tmp_path / "in/a.wav")
     (tmp_path / "in/b.wav").write_bytes(b"no sound")

@@ -117,6 +117,24 @@ def test_without_the_augmented_pair_the_sentence_is_about_real_and_synthetic() -
     assert "no answer yet" in found(cells("real", "2", 0)).sentence()
 
 
+@pytest.mark.parametrize(
+    ("arm", "gain", "sentence"),
+    [
+        (
+            "scenes",
+            1.0,
+            "Synthetic scenes helped with 2 recordings a species: added to real recordings, they ",
+        ),
+        ("scenes", 0.0, "No effect of synthetic scenes was shown: added to real recordings, they change "),
+        ("scenes_only", -0.5, "Synthetic scenes did harm with 2 recordings a species: in place of real "),
+        ("synthetic_only", 0.0, "No effect of synthetic clips was shown: in place of real recordings, they "),
+    ],
+)
+def test_scenes_and_synthetic_sound_alone_have_their_answer_too(arm: str, gain: float, sentence: str) -> None:
+    told = found({**cells("real", "2", 0.5 if gain < 0 else 0.0), **cells(arm, "2", gain)})
+    assert told.sentence().startswith(sentence)
+
+
 def test_what_failed_and_what_is_missing_is_named_and_the_pairs_are_those_that_are_there() -> None:
     results = {**cells("augmented", "2", 0), **cells("both", "2", 1.0)}
     del results[Cell(ARM["both"], "2", "everything", 1)]
