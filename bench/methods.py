@@ -254,13 +254,17 @@ def _settle() -> None:
     gc.freeze()
 
 
+def _hold_settled(live: LiveTensors) -> None:
+    for one in _settled:
+        if (tensor := one()) is not None:
+            live.hold(tensor)
+
+
 def _peak(begin: Callable[[], Iterator[Any]], count: int) -> int:
     """Bytes of tensors at the most, from building until so many steps are done."""
     _settle()
     live = LiveTensors()
-    for tensor in (one() for one in _settled):
-        if tensor is not None:
-            live.hold(tensor)  # what is there already is not of this side
+    _hold_settled(live)  # what is there already is not of this side
     before = live.bytes
     live.restart_peak()
     with live:
