@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import statistics
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -72,6 +73,7 @@ def run(size: Size) -> Iterator[Row]:
             yield bench.adversary_row()
     finally:
         gc.unfreeze()
+        _settled.clear()
         torch.set_num_threads(before)
 
 
@@ -241,14 +243,30 @@ def _again(call: Callable[[], Any]) -> Iterator[Any]:
         yield call()
 
 
+_settled: list[weakref.ref[torch.Tensor]] = []  # tensors among what is frozen
+
+
+def _settle() -> None:
+    """What is there now need not be looked through again: the libraries have a million objects."""
+    gc.collect()
+    _settled[:] = [one for one in _settled if one() is not None]
+    _settled.extend(weakref.ref(one) for one in gc.get_objects() if issubclass(type(one), torch.Tensor))
+    gc.freeze()
+
+
+def _hold_settled(live: LiveTensors) -> None:
+    for one in _settled:
+        if (tensor := one()) is not None:
+            live.hold(tensor)
+
+
 def _peak(begin: Callable[[], Iterator[Any]], count: int) -> int:
     """Bytes of tensors at the most, from building until so many steps are done."""
-    gc.unfreeze()
+    _settle()
     live = LiveTensors()
-    live.hold_all()  # what is there already is not of this side
+    _hold_settled(live)  # what is there already is not of this side
     before = live.bytes
     live.restart_peak()
-    gc.freeze()  # what stays there need not be looked through again: the libraries have a million objects
     with live:
         steps = begin()
         next(steps)

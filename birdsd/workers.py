@@ -8,7 +8,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, TypeVar
+
+from threadpoolctl import threadpool_limits
 
 from birdsd.errors import UserError
 from birdsd.files import environment
@@ -24,6 +27,14 @@ R = TypeVar("R")
 def cores() -> int:
     """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """BLAS and OpenMP with one thread, as in a worker process; also a decorator. The matrices of a clip are
+    so small that more threads only spin: five times the processor time, and waits wherever cores are busy."""
+    with threadpool_limits(limits=1):
+        yield
 
 
 def done_by_workers(

@@ -6,6 +6,7 @@ Nothing in the folder is code: the network is one of `network.NETWORKS`, built f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,10 @@ def load_classifier(folder: Path, device: str = "cpu") -> Classifier:
             )
         codec = Codec.from_json(read_json(place / "codec.json", "the classifier's codec.json"))
         settings = {**facts["network"], "bare": True}
-        network = build_network(settings)
+        # Ours are drawn nowhere, as all their weights come from the file; others' hold more than weights.
+        drawn = settings["network"] == "timm"
+        with nullcontext() if drawn else torch.device("meta"):
+            network = build_network(settings)
         standard = Standard(
             float(facts["floor_db"]),
             bool(facts["relative"]),
@@ -154,7 +158,7 @@ def load_classifier(folder: Path, device: str = "cpu") -> Classifier:
             raise ValueError(f"{len(classes)} classes and {len(thresholds)} thresholds")
         weights = load_file(str(place / WEIGHTS))
         check_finite(weights, place / WEIGHTS, "train it again, or name another one")
-        network.load_state_dict(weights)
+        network.load_state_dict(weights, assign=not drawn)
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
         if isinstance(error, UserError):
             raise

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from birdsd.files import atomic_write, explained_write, write_json, write_text
+from birdsd.files import atomic_write, explained_write, fsync_all, write_json, write_text
 from birdsd.scenes.backgrounds.spool import Piece, Spool
 from birdsd.scenes.canvas.asked import ANIMATION, Canvas
 from birdsd.scenes.canvas.moving import write_moving
@@ -58,6 +58,7 @@ def write_canvas(
         stem = _Whole(spool.add(iter(parts)))
         gain_db = fitting_gain_db(true_peak([stem], stem.samples))
         write_mix(sound, [Written(stem, None)], stem.samples, rate_hz, gain_db=gain_db)
+    fsync_all([sound])
     stretches = canvas.stretches()
     lowest, highest = model.codec.band_hz
     labels = [Label(one.label, one.from_s, one.to_s, lowest, highest) for one in stretches]

@@ -151,12 +151,20 @@ def _wide(stems: Sequence[Written]) -> tuple[int, ...]:
     return silence(stems[0].stem, 0).shape[1:] if stems else ()
 
 
+class _Unsynced(soundfile.SoundFile):
+    """One that does not wait for the disk when it is closed: libsndfile's flush is an fsync. A scene's files
+    are synced together before it is published."""
+
+    def flush(self) -> None:
+        """Nothing: every write has reached the system."""
+
+
 def opened(path: Path, rate_hz: int, channels: int, samples: int) -> soundfile.SoundFile:
     """A file of 24 bits for writing; WAV beyond 4 GiB is RF64."""
     kind = "FLAC" if path.suffix == ".flac" else "WAV"
     if kind == "WAV" and samples * channels > _WAV_LIMIT:
         kind = "RF64"
-    return soundfile.SoundFile(path, "w", rate_hz, channels, format=kind, subtype="PCM_24")
+    return _Unsynced(path, "w", rate_hz, channels, format=kind, subtype="PCM_24")
 
 
 def _put(file: soundfile.SoundFile, samples: np.ndarray) -> None:

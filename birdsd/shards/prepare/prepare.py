@@ -47,7 +47,7 @@ from birdsd.sound.identity import unite
 from birdsd.sound.labels.annotation import UNREADABLE, Recording
 from birdsd.sound.labels.load import load_recordings
 from birdsd.sound.mixing import EnvironmentPool
-from birdsd.workers import cores, done_by_workers
+from birdsd.workers import cores, done_by_workers, one_thread
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -75,6 +75,7 @@ class PrepareReport:
         return self.written == 0
 
 
+@one_thread()
 def prepare(
     data: DataConfig,
     codec: Codec,
@@ -234,6 +235,7 @@ class _Worker:
         except RecordingError:  # said where its samples are made
             return SurveyedRecording(str(recording.path), recording.recording_id, group, split)
 
+    @one_thread()  # again: libraries were loaded since `prepare` began
     def write(self, task: ShardTask) -> int:
         """Write one shard and its index; what cannot be read goes into the index's summary. How many
         recordings are in it."""

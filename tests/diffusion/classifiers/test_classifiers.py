@@ -520,3 +520,15 @@ def test_onnx_without_its_packages_says_what_to_install(
     monkeypatch.setattr(onnx_file, "find_spec", lambda name: None)
     with refuses(("--format onnx", "onnxruntime"), "birdsd[onnx]", kind=Unsupported):
         onnx_file.write_onnx(classifier(), tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize("kind", ["cnn", "crnn"])
+def test_loading_draws_no_weights_that_the_file_brings(kind: str, tmp_path: Path) -> None:
+    made = written(tmp_path, network=kind)
+    before = torch.get_rng_state()
+    loaded = load_classifier(tmp_path).network
+    assert torch.equal(torch.get_rng_state(), before)
+    theirs = made.network.state_dict()
+    assert loaded.state_dict().keys() == theirs.keys()
+    for name, value in [*loaded.named_parameters(), *loaded.named_buffers()]:
+        assert not value.requires_grad and torch.equal(value, theirs[name])

@@ -21,6 +21,7 @@ from birdsd.scenes.compose.mixdown import (
     check_whole,
     fitting_gain_db,
     largest_error,
+    quantised,
     read_stem,
     total,
     true_peak,
@@ -65,6 +66,27 @@ def test_the_stems_sum_to_the_mix_exactly(tmp_path, suffix):
     floats = total(stems, 0, samples).astype(np.float64) * 10 ** (-1.5 / 20) * 2**23
     assert np.abs(read_stem(tmp_path / f"mix.{suffix}") - floats).max() < len(stems)
     assert [soundfile.info(path).frames for path in paths] == [samples, 4950, 2000, 100]
+
+
+def test_no_file_waits_for_the_disk_by_itself(tmp_path, monkeypatch):
+    """A scene's files are synced together, and libsndfile's flush is an fsync; the bytes are the same."""
+    synced, flush = [], soundfile.SoundFile.flush
+
+    def counted(file):
+        synced.append(file.name)
+        flush(file)
+
+    stem = Noise(0, 3000, 0.1)
+    with soundfile.SoundFile(tmp_path / "plain.wav", "w", RATE_HZ, 1, format="WAV", subtype="PCM_24") as file:
+        file.write(quantised(stem.read(0, 3000), 1.0) << 8)
+    monkeypatch.setattr(soundfile.SoundFile, "flush", counted)
+    monkeypatch.setattr("birdsd.scenes.compose.mixdown.check_whole", lambda path, samples: None)
+    for suffix in ("wav", "flac"):
+        write_mix(tmp_path / f"mix.{suffix}", [Written(stem, tmp_path / f"stem.{suffix}")], 3000, RATE_HZ)
+    assert synced == []
+    monkeypatch.undo()
+    assert (tmp_path / "mix.wav").read_bytes() == (tmp_path / "plain.wav").read_bytes()
+    assert np.array_equal(read_stem(tmp_path / "mix.flac"), read_stem(tmp_path / "mix.wav"))
 
 
 def test_an_error_in_the_sum_would_be_seen(tmp_path):

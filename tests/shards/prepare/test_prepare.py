@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from birdsd.errors import (
     AlreadyThere,
@@ -34,6 +35,7 @@ from birdsd.shards.index import ShardIndex
 from birdsd.shards.inspect import describe, text
 from birdsd.shards.prepare.prepare import PrepareReport, prepare
 from birdsd.shards.reader import ShardReader
+from birdsd.shards.storage.writer import ShardWriter
 from birdsd.sound.audio.recordings import read, write_wav
 from tests.support.errors import refuses
 from tests.support.shard_makers import CODEC, data_config, tone, tone_folder
@@ -428,3 +430,23 @@ def test_real_recordings(data_folder: Path, tmp_path: Path) -> None:
     assert "channel 1 is taken" in note["reason"]
     assert all(set(held) == {"train", "validation", "test"} for held in facts["species"].values())
     assert all(s["licence"].startswith("CC BY") and s["recordist"] for s in all_samples(tmp_path / "s"))
+
+
+def test_one_process_computes_with_one_thread(
+    tones: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As several processes do: more threads only spin over matrices as small as a clip's."""
+    seen: list[set[int]] = []
+    whole = ShardWriter.write
+
+    def looked_at(writer: ShardWriter, key: str, parts: dict[str, Any]) -> None:
+        seen.append({pool["num_threads"] for pool in threadpool_info()})
+        whole(writer, key, parts)
+
+    monkeypatch.setattr(ShardWriter, "write", looked_at)
+    with threadpool_limits(2):
+        run(tones, tmp_path / "s", samples_per_shard=4)
+        after = {pool["num_threads"] for pool in threadpool_info()}
+    assert seen and all(threads == {1} for threads in seen)
+    assert after == {2}, "whoever calls prepare keeps their threads"
+    assert shard_bytes(tmp_path / "s") == shard_bytes(prepared)
