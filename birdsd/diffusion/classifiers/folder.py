@@ -118,6 +118,15 @@ def write_classifier(folder: Path, made: Classifier, about: Mapping[str, Any]) -
     write_json(folder / CLASSIFIER, facts)
 
 
+def _without_weights(settings: Mapping[str, Any]) -> Any:
+    """The network whose weights and buffers a file is to give: none is drawn for nothing. A backbone of timm
+    has buffers that no file holds, and is built in full."""
+    if settings["network"] == "timm":
+        return build_network(settings)
+    with torch.device("meta"):
+        return build_network(settings)
+
+
 def load_classifier(folder: Path, device: str = "cpu") -> Classifier:
     """The classifier in a folder (or in the export of a run's folder), ready for use; `UserError` for one
     that is not whole."""
@@ -141,7 +150,7 @@ def load_classifier(folder: Path, device: str = "cpu") -> Classifier:
             )
         codec = Codec.from_json(read_json(place / "codec.json", "the classifier's codec.json"))
         settings = {**facts["network"], "bare": True}
-        network = build_network(settings)
+        network = _without_weights(settings)
         standard = Standard(
             float(facts["floor_db"]),
             bool(facts["relative"]),
@@ -154,7 +163,7 @@ def load_classifier(folder: Path, device: str = "cpu") -> Classifier:
             raise ValueError(f"{len(classes)} classes and {len(thresholds)} thresholds")
         weights = load_file(str(place / WEIGHTS))
         check_finite(weights, place / WEIGHTS, "train it again, or name another one")
-        network.load_state_dict(weights)
+        network.load_state_dict({name: weight.float() for name, weight in weights.items()}, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
         if isinstance(error, UserError):
             raise
