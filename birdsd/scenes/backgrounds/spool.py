@@ -99,7 +99,7 @@ class Spool:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        self._held = np.empty(min(1 << 18, HELD_SAMPLES), np.float32)
+        self._held = np.empty(min(1 << 20, HELD_SAMPLES), np.float32)
         self._file: BinaryIO | None = None
         self._samples = 0
 
