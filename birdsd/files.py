@@ -13,10 +13,14 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from birdsd.errors import Damaged, DiskFull, InUse, NotFound, UserError
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 try:
     import fcntl
@@ -171,9 +175,7 @@ def append_bytes(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
+            put_bytes(descriptor, data)
         finally:
             os.close(descriptor)
 
@@ -190,10 +192,15 @@ def fsync_folder(folder: Path) -> None:
 
 def fsync_all(paths: Iterable[Path]) -> None:
     """Wait until all these files and folders are on the disk: at once, for it writes many as fast as one."""
+    list(_those_who_wait(os.getpid()).map(_fsync, paths))
+
+
+@lru_cache(maxsize=1)
+def _those_who_wait(process: int) -> ThreadPoolExecutor:
+    """Threads of this process, kept: to start them takes longer than what they do. A fork has none."""
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(_WAITING) as waiting:
-        list(waiting.map(_fsync, paths))
+    return ThreadPoolExecutor(_WAITING, "fsync")
 
 
 def _fsync(path: Path) -> None:
@@ -208,6 +215,22 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` atomically, as UTF-8."""
     with atomic_write(path, "w") as stream:
         stream.write(text)
+
+
+def put_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 in one go, into a folder that nobody sees before it is whole."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        put_bytes(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+def put_bytes(descriptor: int, data: bytes | memoryview) -> None:
+    """All of it: a single call may write less."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 def write_json(path: Path, value: object) -> None:

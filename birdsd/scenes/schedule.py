@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import pairwise
 
 from birdsd.errors import BadValue, Mismatch, clipped
@@ -41,7 +42,7 @@ class _Solver:
     def draw(self, span: Span, *key: int | str) -> float:
         if span[0] == span[1]:
             return float(span[0])
-        return float(generator(self.scene.seed, "scene", *key).uniform(*span))
+        return _drawn(self.scene.seed, *span, key)
 
     def song(self, event: Event, voice: int, take: int, onset_s: float) -> PlacedEvent:
         """One song, its length as measured, else as asked for, else typical."""
@@ -58,7 +59,7 @@ class _Solver:
             distance_m=event.distance_m, bearing_deg=event.bearing_deg,
             bearing_end_deg=event.bearing_end_deg, elevation_deg=event.elevation_deg,
             individual=event.individual + voice, take=take,
-            voice_seed=int(generator(self.scene.seed, "voice", *identity).integers(2**31)),
+            voice_seed=_voice_seed(self.scene.seed, identity),
         )  # fmt: skip
 
     def start(self, event: Event) -> float:
@@ -148,6 +149,16 @@ class _Solver:
         return moved
 
 
+@lru_cache(maxsize=4096)  # a scene is solved at least twice, with the same draws
+def _drawn(seed: int, least: float, most: float, key: tuple[int | str, ...]) -> float:
+    return float(generator(seed, "scene", *key).uniform(least, most))
+
+
+@lru_cache(maxsize=4096)
+def _voice_seed(seed: int, identity: tuple[int | str, ...]) -> int:
+    return int(generator(seed, "voice", *identity).integers(2**31))
+
+
 def prompt_of(event: Event) -> str:
     """What the model is asked for: species and type in the words of its captions, and no place."""
     if not event.sound_type:
@@ -162,14 +173,16 @@ def solve(
     durations: Mapping[str, float] | None = None,
     typical_s: float = TYPICAL_S,
     overrun: str = "refuse",
+    known: bool = False,
 ) -> PlacedScene:
     """Onsets in seconds for every song of a scene; a pure function.
 
     `durations`: key of a song -> its measured length in seconds; 0 for one that did not come out, which is
     left out. `rate_hz`: the codec's, where the scene has none. `overrun`: "refuse" a song that ends behind
-    the scene, or "leave_out" with a note. Raises `UserError` for circles of links and for what does not fit.
+    the scene, or "leave_out" with a note. `known`: it went through `checked`. Raises `UserError` for circles
+    of links and for what does not fit.
     """
-    scene = checked(scene)
+    scene = scene if known else checked(scene)
     solver = _Solver(scene, durations or {}, typical_s)
     for name, what in _order(scene):
         if what == "start":

@@ -184,3 +184,28 @@ def test_an_environment_that_only_the_pool_has_comes_from_the_pool() -> None:
 
 def test_the_longest_scene_is_a_scene() -> None:
     assert solve(scene(event(), duration_s=LONGEST_S)).duration_s == LONGEST_S
+
+
+def test_a_scene_solved_again_draws_nothing_anew(monkeypatch):
+    from birdsd.scenes import schedule
+
+    drawn: list[tuple[Any, ...]] = []
+
+    def counted(*key):
+        drawn.append(key)
+        return generator(*key)
+
+    generator = schedule.generator
+    monkeypatch.setattr(schedule, "generator", counted)
+    schedule._drawn.cache_clear(), schedule._voice_seed.cache_clear()
+    asked = scene(
+        event("e0", repeat=4, repeat_gap_s=[0.5, 2.5], pitch_semitones=[-1.0, 1.0]),  # as YAML has them
+        event("e1", after=("e0",), count=2),
+        seed=11,
+    )
+    first = solve(asked)
+    assert len(drawn) == len(set(drawn)) > 10
+    known = checked(asked)
+    assert solve(known, known=True) == first
+    assert len(drawn) == len(set(drawn)), "drawn twice"
+    assert solve(replace(asked, seed=12)) != first

@@ -6,7 +6,6 @@ Nothing in the folder is code: the network is one of `network.NETWORKS`, built f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,6 +118,15 @@ def write_classifier(folder: Path, made: Classifier, about: Mapping[str, Any]) -
     write_json(folder / CLASSIFIER, facts)
 
 
+def _without_weights(settings: Mapping[str, Any]) -> Any:
+    """The network whose weights and buffers a file is to give: none is drawn for nothing. A backbone of timm
+    has buffers that no file holds, and is built in full."""
+    if settings["network"] == "timm":
+        return build_network(settings)
+    with torch.device("meta"):
+        return build_network(settings)
+
+
 def load_classifier(folder: Path, device: str = "cpu") -> Classifier:
     """The classifier in a folder (or in the export of a run's folder), ready for use; `UserError` for one
     that is not whole."""
@@ -142,10 +150,7 @@ def load_classifier(folder: Path, device: str = "cpu") -> Classifier:
             )
         codec = Codec.from_json(read_json(place / "codec.json", "the classifier's codec.json"))
         settings = {**facts["network"], "bare": True}
-        # Ours are drawn nowhere, as all their weights come from the file; others' hold more than weights.
-        drawn = settings["network"] == "timm"
-        with nullcontext() if drawn else torch.device("meta"):
-            network = build_network(settings)
+        network = _without_weights(settings)
         standard = Standard(
             float(facts["floor_db"]),
             bool(facts["relative"]),
@@ -158,7 +163,7 @@ def load_classifier(folder: Path, device: str = "cpu") -> Classifier:
             raise ValueError(f"{len(classes)} classes and {len(thresholds)} thresholds")
         weights = load_file(str(place / WEIGHTS))
         check_finite(weights, place / WEIGHTS, "train it again, or name another one")
-        network.load_state_dict(weights, assign=not drawn)
+        network.load_state_dict({name: weight.float() for name, weight in weights.items()}, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
         if isinstance(error, UserError):
             raise

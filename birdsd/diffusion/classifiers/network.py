@@ -38,6 +38,13 @@ LAGS = (1, 2, 4, 8)  # of the grid's frames, over which a level's change is meas
 STRIDES = {"cnn": ((1, 1), (2, 2), (2, 2), (1, 1)), "crnn": ((1, 1), (2, 2), (2, 1), (1, 1))}
 
 
+def _silu(x: Tensor) -> Tensor:
+    """x * sigmoid(x) of something that nobody else holds: over it where nothing is learnt, with the same
+    numbers and without new memory; not in a graph that is written for ONNX."""
+    followed = torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return functional.silu(x, inplace=not followed)
+
+
 class Block(nn.Module):
     """Two convolutions beside a shortcut."""
 
@@ -52,11 +59,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, of, H, W] -> [B, to, H / stride, W / stride]."""
-        y = functional.silu(self.norm1(self.conv1(x)))
+        y = _silu(self.norm1(self.conv1(x)))
         y = self.norm2(self.conv2(y))
         if self.stride != (1, 1):
             x = functional.avg_pool2d(x, self.stride, ceil_mode=True)
-        return functional.silu(y + self.shortcut(x))
+        return _silu(y + self.shortcut(x))
 
 
 class Trunk(nn.Module):
@@ -83,7 +90,7 @@ class Trunk(nn.Module):
         height = levels.shape[2]
         place = torch.linspace(-1, 1, height, device=levels.device, dtype=levels.dtype)
         x = torch.cat([levels, place.view(1, 1, height, 1).expand_as(levels)], dim=1)
-        x = functional.silu(self.norm(self.stem(x)))
+        x = _silu(self.norm(self.stem(x)))
         for stage in self.stages:
             again = self.recomputes and torch.is_grad_enabled()
             x = checkpoint(stage, x, use_reentrant=False) if again else stage(x)

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from birdsd.errors import UserError
 from birdsd.evaluation.judges.judge import Judge, sigmoid
 from birdsd.evaluation.judges.judgement import CONFIDENT
@@ -70,7 +72,7 @@ class BirdCheck:
     def _windows(self, layer: Layer, rate_hz: int) -> Iterator[HeardBird]:
         size = round(8 * self.judge.window_s * rate_hz)
         for start in range(0, layer.samples, size):
-            sound = layer.piece.read(start, min(size, layer.samples - start))
+            sound = np.array(layer.piece.read(start, min(size, layer.samples - start)))
             sound = sound if sound.ndim == 1 else sound[:, 0]  # of a space: one of its microphones
             sound = resampled(sound[None], rate_hz, self.judge.rate_hz)[0]
             heard = self.judge.hear(sound, self.judge.rate_hz)

@@ -23,6 +23,7 @@ from birdsd.sound.mixing import EnvironmentPool
 FADE_S = 1.0
 _MOST_DB = 30.0  # louder than it was recorded
 _PART_S = 15.0  # of a file at most at a time: memory does not grow with it
+_HELD_FILES, _HELD_SAMPLES = 16, 1 << 19  # decoded files in memory, each no longer: 32 MB at most
 _LEVEL_DB = -30.0  # files are brought to one level, so that none is heard to begin
 
 
@@ -44,6 +45,7 @@ class Pool:
         self._pool, self.split = EnvironmentPool(folder), split
         self.folder = Path(folder)
         self._files: dict[str, list[Path]] = {}
+        self._used: dict[Path, UsedFile] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -77,7 +79,10 @@ class Pool:
 
     def used(self, path: Path) -> UsedFile:
         """What is to be said of a file."""
-        return UsedFile(path, _sha256(path), self._pool.licence(path), self._pool.recordist(path))
+        if path not in self._used:
+            licence, recordist = self._pool.licence(path), self._pool.recordist(path)
+            self._used[path] = UsedFile(path, _sha256(path), licence, recordist)
+        return self._used[path]
 
     def sound(
         self, environment: str, samples: int, rate_hz: int, seed: int
@@ -131,11 +136,29 @@ def _plan(files: list[Path], duration_s: float, seed: int | None) -> Iterator[tu
 
 def _parts(plan: list[tuple[Path, float, float]], rate_hz: int) -> Iterator[np.ndarray]:
     for path, start_s, length_s in plan:
-        part = read(path, rate_hz, start_s=start_s, duration_s=length_s)[0]
+        part = _part(path, rate_hz, start_s, length_s)
         level_db = active_level_db(part)
         # A pause in a recording stays one: nobody wants to hear its recorder's hiss at full level.
         gain_db = min(_LEVEL_DB - level_db, _MOST_DB) if np.isfinite(level_db) else 0.0
         yield part * np.float32(10 ** (gain_db / 20))
+
+
+def _part(path: Path, rate_hz: int, start_s: float, length_s: float) -> np.ndarray:
+    """float32 [samples], not to be written to, of a file that `_length_s` knows. Short files stay in memory:
+    the next scene wants them too."""
+    if _length_s(path) * rate_hz > _HELD_SAMPLES:
+        return read(path, rate_hz, start_s=start_s, duration_s=length_s)[0]
+    state = path.stat()
+    whole = _whole(path, state.st_size, state.st_mtime_ns, rate_hz)
+    first = round(start_s * rate_hz)
+    return whole[first : first + max(1, round(length_s * rate_hz))]
+
+
+@lru_cache(maxsize=_HELD_FILES)
+def _whole(path: Path, size: int, changed_ns: int, rate_hz: int) -> np.ndarray:
+    sound = read(path, rate_hz)[0]
+    sound.flags.writeable = False
+    return sound
 
 
 def _length_s(path: Path) -> float:

@@ -1,4 +1,4 @@
-"""Sound that waits on disk, so that memory does not grow with the scene."""
+"""Sound that waits: a little in memory, the rest on disk, so that memory does not grow with the scene."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from birdsd.files import explained_write
 from birdsd.sound.audio.levels import FRAME_SAMPLES, active_power_db
 
 BLOCK_S = 8.0
+HELD_SAMPLES = 1 << 22  # in memory: 16 MB, two minutes at 32 kHz
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,10 @@ class Piece:
     samples: int
 
     def read(self, start: int, count: int) -> np.ndarray:
-        """float32 [count]: samples from `start` on, zeros where the piece does not reach."""
+        """float32 [count], not to be written to: samples from `start` on, zeros where the piece does not
+        reach."""
+        if start >= 0 and start + count <= self.samples:
+            return self.spool.read(self.first + start, count)
         out = np.zeros(count, np.float32)
         low, high = max(0, start), min(self.samples, start + count)
         if high > low:
@@ -90,27 +95,23 @@ def _active_db(blocks: Iterable[np.ndarray]) -> float:
 
 
 class Spool:
-    """One file of float32 samples that only grows."""
+    """float32 samples that only become more: the first `HELD_SAMPLES` in memory, the rest in a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        with explained_write(self.path):
-            self._file = open(self.path, "w+b", buffering=0)  # noqa: SIM115 - closed with the spool
+        self._held = np.empty(min(1 << 20, HELD_SAMPLES), np.float32)
+        self._file: BinaryIO | None = None
         self._samples = 0
 
     def add(self, parts: Iterable[np.ndarray]) -> Piece:
         """Append mono float [n] arrays, one after the other: one piece."""
         first = self._samples
-        with explained_write(self.path):
-            for part in parts:
-                if not len(part):
-                    continue
-                # Parts may be made of what the spool holds, which moves its place.
-                self._file.seek(0, os.SEEK_END)
-                data = np.ascontiguousarray(part, dtype="<f4").view(np.uint8).data
-                while data:
-                    data = data[self._file.write(data) :]
-                self._samples += len(part)
+        for part in parts:
+            held = max(0, min(len(part), HELD_SAMPLES - self._samples))
+            if held:
+                self._hold(part[:held])
+            if held < len(part):
+                self._put_off(part[held:])
         return Piece(self, first, self._samples - first)
 
     def add_wide(self, parts: Iterable[np.ndarray], channels: int) -> WidePiece:
@@ -118,13 +119,41 @@ class Spool:
         return WidePiece(self.add(np.ravel(part) for part in parts), channels)
 
     def read(self, first: int, count: int) -> np.ndarray:
-        """float32 [count]."""
-        self._file.seek(4 * first)
-        return np.frombuffer(self._file.read(4 * count), dtype="<f4")
+        """float32 [count], not to be written to."""
+        in_memory = min(self._samples, HELD_SAMPLES)
+        held = self._held[min(first, in_memory) : min(first + count, in_memory)]
+        held.flags.writeable = False
+        if len(held) == count or self._file is None:
+            return held
+        self._file.seek(4 * max(0, first - HELD_SAMPLES))
+        rest = np.frombuffer(self._file.read(4 * (count - len(held))), dtype="<f4")
+        return np.concatenate([held, rest]) if len(held) else rest
+
+    def _hold(self, part: np.ndarray) -> None:
+        end = self._samples + len(part)
+        if end > len(self._held):
+            # What was read before stays as it is: the old memory lives as long as somebody holds it.
+            longer = np.empty(min(HELD_SAMPLES, max(end, 2 * len(self._held))), np.float32)
+            longer[: self._samples] = self._held[: self._samples]
+            self._held = longer
+        self._held[self._samples : end] = part
+        self._samples = end
+
+    def _put_off(self, part: np.ndarray) -> None:
+        with explained_write(self.path):
+            if self._file is None:
+                self._file = open(self.path, "w+b", buffering=0)  # noqa: SIM115 - closed with the spool
+            # Parts may be made of what the spool holds, which moves its place.
+            self._file.seek(0, os.SEEK_END)
+            data = np.ascontiguousarray(part, dtype="<f4").view(np.uint8).data
+            while data:
+                data = data[self._file.write(data) :]
+        self._samples += len(part)
 
     def close(self) -> None:
-        self._file.close()
-        self.path.unlink(missing_ok=True)
+        if self._file is not None:
+            self._file.close()
+            self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> Spool:
         return self

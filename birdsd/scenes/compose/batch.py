@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from birdsd.errors import AlreadyThere, DiskFull, NothingLeft, UserError
-from birdsd.files import explained_write, fsync_all, json_text, read_json, write_text
+from birdsd.files import explained_write, fsync_all, json_text, put_text, read_json, write_text
 from birdsd.scenes.compose import picture, recipe, tables
 from birdsd.scenes.compose.compose import Composer, Look
 from birdsd.scenes.compose.record import Composed
@@ -101,9 +101,9 @@ class Batch:
             if self.look.picture:
                 picture.draw_scene(done, sound, folder / f"{name}.png")
             labels = json.dumps(done.to_json(), ensure_ascii=False, allow_nan=False)
-            (folder / LABELS).write_text(labels + "\n", encoding="utf-8")
-            (folder / recipe.NAME).write_text(json_text(told), encoding="utf-8")
-            (folder / SCENE).write_text(to_yaml(scene), encoding="utf-8")
+            put_text(folder / LABELS, labels + "\n")
+            put_text(folder / recipe.NAME, json_text(told))
+            put_text(folder / SCENE, to_yaml(scene))
             # Tables can be made again from the labels; the rest is on the disk before it is published.
             fsync_all([folder, *(path for path in folder.rglob("*") if path.parent.name != tables.FOLDER)])
             publish(place, self.out, name)

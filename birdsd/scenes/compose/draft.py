@@ -14,11 +14,12 @@ from birdsd.scenes.backgrounds.looped import goes_round
 from birdsd.scenes.backgrounds.render import Backgrounds, Layer
 from birdsd.scenes.backgrounds.spool import Spool
 from birdsd.scenes.bank.clip import EventClip
+from birdsd.scenes.checks import checked
 from birdsd.scenes.compose.around import folded
 from birdsd.scenes.compose.mixdown import Stem, fitting_gain_db, total, true_peak
 from birdsd.scenes.compose.place_and_level import EventStem, Song, Songs, place, song_of, spaced, wanted_of
 from birdsd.scenes.compose.record import MIX, CameOut, not_heard
-from birdsd.scenes.heard.in_mix import NOBODY, MixEar, Span
+from birdsd.scenes.heard.in_mix import MixEar, Span
 from birdsd.scenes.placed import PlacedBackground, PlacedEvent, PlacedScene
 from birdsd.scenes.scene import Scene
 from birdsd.scenes.schedule import solve
@@ -79,9 +80,7 @@ class Drafting:
         while True:
             draft = self._draft()
             draft.gain_db = fitting_gain_db(true_peak(draft.heard(), draft.samples))
-            if self.ear is None:
-                draft.came_out = [replace(one, mix_judge=NOBODY) for one in draft.came_out]
-            else:
+            if self.ear is not None:
                 draft.came_out = self._listened(draft, self.ear)
             unheard = [one for one in draft.came_out if one.mix_heard is False]
             if self.confirm != MIX or not unheard:
@@ -114,7 +113,9 @@ class Drafting:
                 draft.from_where[event.key] = song.heard.to_json(self.space)
             stem, came_out, note = place(asked, song, draft.layers, placed.rate_hz, draft.samples)
             draft.stems.append(stem)
-            draft.came_out.append(replace(came_out, asked_snr_db=event.snr_db))
+            if asked is not event:
+                came_out = replace(came_out, asked_snr_db=event.snr_db)
+            draft.came_out.append(came_out)
             draft.notes += [note] if note else []
         draft.came_out = _individuals(draft.came_out, songs)
         return draft
@@ -138,8 +139,9 @@ class Drafting:
         clips: dict[str, EventClip] = {}
         # Before a song is measured it counts as short: what would fit must not be left out unheard.
         solved = partial(
-            solve, self.scene, rate_hz=self.rate_hz, typical_s=self.songs.shortest_s(), overrun="leave_out"
-        )
+            solve, checked(self.scene), rate_hz=self.rate_hz, typical_s=self.songs.shortest_s(),
+            overrun="leave_out", known=True,
+        )  # fmt: skip
         placed = solved()
         for _ in range(_ROUNDS):
             new = [event for event in placed.events if event.key in placed.unmeasured]
@@ -170,7 +172,7 @@ class Drafting:
             if song is not None and self.space is not None:
                 song = spaced(event, song, self.space, rate_hz, self.spool, self.scene.seed)
             # Its sound waits in the spool: memory does not grow with the number of events.
-            silent = replace(clip, samples=np.zeros(0, np.float32))
+            silent = song.clip if song is not None else replace(clip, samples=np.zeros(0, np.float32))
             self._sung[event.key, tried[event.key]] = silent, song
 
     def _listened(self, draft: Draft, ear: MixEar) -> list[CameOut]:

@@ -17,6 +17,7 @@ import soundfile
 
 from birdsd.errors import DiskFull
 from birdsd.files import explained_write
+from birdsd.sound.audio.wav24 import Wav24
 
 BITS = 24
 FULL = 2 ** (BITS - 1)
@@ -80,7 +81,7 @@ def true_peak(stems: Sequence[Stem], samples: int) -> float:
     for first, count in spans(samples):
         low, high = max(0, first - _BESIDE), min(samples, first + count + _BESIDE)
         mix = total(stems, low, high - low)
-        highest = float(np.abs(mix).max(initial=0.0))
+        highest = max(0.0, float(mix.max(initial=0.0)), -float(mix.min(initial=0.0)))
         if highest > _SAFE:
             highest = max(highest, float(np.abs(resample_poly(mix, _OVER, 1, axis=0)).max()))
         peak = max(peak, highest)
@@ -117,7 +118,7 @@ def write_mix(
             stack.enter_context(opened(one, rate_hz, 1 if apart else channels, samples))
             for one in apart or (path,)
         ]
-        files: dict[int, soundfile.SoundFile] = {}
+        files: dict[int, soundfile.SoundFile | Wav24] = {}
         wide = _wide(stems)
         for first, count in spans(samples):
             mix = np.zeros((count, *wide), np.int32)
@@ -141,9 +142,11 @@ def write_mix(
                 mix = np.repeat(mix[:, None], channels, axis=1)
             for channel, file in enumerate(mixes):
                 _put(file, np.ascontiguousarray(mix[:, channel]) if apart else mix)
-    made = [(one, samples) for one in apart or (path,)]
-    for one, length in [*made, *((w.path, _kept(w.stem, samples)) for w in stems if w.path)]:
-        check_whole(one, length)
+    made = [(one, samples, samples) for one in apart or (path,)]
+    made += [(w.path, _kept(w.stem, samples), w.stem.samples) for w in stems if w.path]
+    for one, length, size in made:
+        if not _is_ours(one, size, channels):  # ours says itself when it could not be written
+            check_whole(one, length)
 
 
 def _wide(stems: Sequence[Written]) -> tuple[int, ...]:
@@ -159,17 +162,21 @@ class _Unsynced(soundfile.SoundFile):
         """Nothing: every write has reached the system."""
 
 
-def opened(path: Path, rate_hz: int, channels: int, samples: int) -> soundfile.SoundFile:
+def opened(path: Path, rate_hz: int, channels: int, samples: int) -> soundfile.SoundFile | Wav24:
     """A file of 24 bits for writing; WAV beyond 4 GiB is RF64."""
-    kind = "FLAC" if path.suffix == ".flac" else "WAV"
-    if kind == "WAV" and samples * channels > _WAV_LIMIT:
-        kind = "RF64"
+    if _is_ours(path, samples, channels):
+        return Wav24(path, rate_hz, channels)
+    kind = "FLAC" if path.suffix == ".flac" else "RF64"
     return _Unsynced(path, "w", rate_hz, channels, format=kind, subtype="PCM_24")
 
 
-def _put(file: soundfile.SoundFile, samples: np.ndarray) -> None:
+def _is_ours(path: Path, samples: int, channels: int) -> bool:
+    return path.suffix != ".flac" and samples * channels <= _WAV_LIMIT
+
+
+def _put(file: soundfile.SoundFile | Wav24, samples: np.ndarray) -> None:
     try:
-        file.write(samples << (32 - BITS))
+        file.write(samples if isinstance(file, Wav24) else samples << (32 - BITS))
     except (soundfile.LibsndfileError, AssertionError) as error:  # fewer samples went out than came in
         raise _cut_short(Path(file.name)) from error
 

@@ -15,6 +15,7 @@ from birdsd.scenes.bank.clip import EventClip, Wanted
 from birdsd.scenes.compose.mixdown import total
 from birdsd.scenes.compose.record import CameOut
 from birdsd.scenes.heard.boundaries import Measured, measure
+from birdsd.scenes.heard.in_mix import NOBODY
 from birdsd.scenes.heard.ratio import MARGIN_S, Ratio, Strength, around, ratio, strength
 from birdsd.scenes.heard.varied import varied
 from birdsd.scenes.loudness import EVENT_DB
@@ -78,7 +79,7 @@ def song_of(event: PlacedEvent, clip: EventClip, rate_hz: int, spool: Spool) -> 
     strong = clip.strength if untouched else None
     if strong is None:
         strong = strength(samples, found, rate_hz)
-    return Song(replace(clip, samples=samples[:0]), spool.add([samples]), found, strong)
+    return Song(replace(clip, samples=np.zeros(0, np.float32)), spool.add([samples]), found, strong)
 
 
 def spaced(
@@ -187,6 +188,7 @@ def _came_out(
         event.take,
         first,
         min(stem.start + stem.samples, samples) - first,
+        mix_judge=NOBODY,
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from birdsd.files import put_text
 from birdsd.format import table
 from birdsd.scenes.compose.record import Asked, CameOut, Composed, Trail
 from birdsd.scenes.placed import PlacedEvent
@@ -38,6 +39,7 @@ def write_tables(done: Composed, folder: Path, sound: str) -> None:
     from birdsd.sound.audio.recordings import NOT_RECORDINGS
 
     tables = folder / FOLDER
+    tables.mkdir(exist_ok=True)
     files = recorder_files(done.space, folder, done.name) if done.space else []
     for number, path in enumerate(files):
         rows = [_delayed(one, done.from_where[one.key], number, done.duration_s) for one in done.came_out]
@@ -123,9 +125,8 @@ def as_csv(kind: type, rows: Sequence[dict[str, Any]], columns: Sequence[str] = 
     """Rows of a dataclass as CSV, its fields as columns; None is an empty cell."""
     buffer = io.StringIO()
     names = list(columns) or [field.name for field in fields(kind)]
-    writer = csv.DictWriter(buffer, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    cells = ([row.get(name, "") for name in names] for row in rows)
+    csv.writer(buffer, lineterminator="\n").writerows([names, *cells])
     return buffer.getvalue()
 
 
@@ -287,8 +288,7 @@ def _flat(one: Asked) -> dict[str, Any]:
 
 def _put(path: Path, text: str) -> None:
     """Into a folder that is published whole, and whose labels.json is what lasts: no wait for the disk."""
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    put_text(path, text)
 
 
 def _yes(value: bool) -> str:

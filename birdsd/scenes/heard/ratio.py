@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
-from birdsd.scenes.heard.band import HOP_S, band_passed, envelope
+from birdsd.scenes.heard.band import HOP_S, band_passed, band_power, envelope
 from birdsd.scenes.heard.boundaries import Measured, active_frames
 
 BESIDE_S = 0.5  # of background before and behind an event, for its mean
@@ -69,10 +70,9 @@ def ratio(
     if isinstance(event, np.ndarray):
         event = strength(event, measured, rate_hz)
     loud = float(event.frames.mean()) if len(event.frames) else 0.0
-    inside = slice(margin, len(under) - margin)
-    behind = band_passed(_tapered(under, margin), rate_hz, *measured.band_hz, exact=True)[inside]
-    rest = float(np.square(behind, dtype=np.float64).mean())
-    below = float(np.square(under[inside], dtype=np.float64).mean()) if len(under) else 0.0
+    rest = band_power(_tapered(under, margin), rate_hz, *measured.band_hz, margin)
+    inside = np.asarray(under[margin : len(under) - margin], np.float32)
+    below = float(np.vdot(inside, inside)) / len(inside) if len(inside) else 0.0
     return Ratio(_db(loud, rest), _db(event.everything, below), event.frames, rest)
 
 
@@ -80,10 +80,16 @@ def _tapered(samples: np.ndarray, margin: int) -> np.ndarray:
     if not margin:
         return samples
     tapered = np.array(samples, np.float32)
-    rise = np.sin(0.5 * np.pi * (np.arange(margin) + 0.5) / margin).astype(np.float32) ** 2
+    rise = _taper(margin)
     tapered[:margin] *= rise
     tapered[len(tapered) - margin :] *= rise[::-1]
     return tapered
+
+
+@lru_cache(maxsize=4)
+def _taper(samples: int) -> np.ndarray:
+    """float32 [samples], not to be changed: from 0 to 1."""
+    return np.sin(0.5 * np.pi * (np.arange(samples) + 0.5) / samples).astype(np.float32) ** 2
 
 
 def _db(one: float, other: float) -> float:

@@ -64,9 +64,18 @@ def active_power_db(power: np.ndarray) -> float:
     """`active_level_db` of a sound whose frames of `FRAME_SAMPLES` samples have these mean powers."""
     if not len(power):
         return -math.inf
-    active = power >= float(np.percentile(power, 95)) * 10.0 ** (-_ACTIVE_RANGE_DB / 10.0)
+    active = power >= _percentile(power, 0.95) * 10.0 ** (-_ACTIVE_RANGE_DB / 10.0)
     mean = float(power[active].mean())
     return 10.0 * math.log10(mean) if mean > 0 else -math.inf
+
+
+def _percentile(values: np.ndarray, share: float) -> float:
+    """`np.percentile(values, 100 * share)` of few values, in a tenth of its time."""
+    place = share * (len(values) - 1)
+    below = int(place)
+    above = min(below + 1, len(values) - 1)
+    low, high = (float(one) for one in np.partition(values, (below, above))[[below, above]])
+    return low + (high - low) * (place - below)
 
 
 def sounding_level_db(waveform: np.ndarray) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from birdsd.errors import BadValue
+from birdsd.scenes.heard.band import band_passed, band_power
 from birdsd.scenes.heard.boundaries import measure
 from birdsd.scenes.heard.cutting import cut_out, without_floor
 from birdsd.scenes.heard.ratio import MARGIN_S, around, ratio
@@ -113,3 +114,20 @@ def test_a_song_is_shifted_and_hurried_as_asked():
     ):
         with refuses(named, "12 semitones", kind=BadValue):
             varied(song, RATE_HZ, **wrong)
+
+
+@pytest.mark.parametrize("rate_hz", [16000, 32000, 48000])
+@pytest.mark.parametrize("band_hz", [(300, 700), (2000, 5000), (20, 8000), (6000, 24000)])
+@pytest.mark.parametrize("seconds", [0.4, 2.37])
+def test_the_power_in_a_band_is_that_of_what_the_band_lets_through(rate_hz, band_hz, seconds):
+    count = round(seconds * rate_hz)
+    noise = np.random.default_rng(count).standard_normal(count).astype(np.float32)
+    noise *= np.linspace(0, 1, count, dtype=np.float32)  # a mean over the wrong span would be another
+    low_hz, high_hz = band_hz[0], min(band_hz[1], rate_hz / 2)
+    for margin in (0, count // 8):
+        passed = band_passed(noise, rate_hz, low_hz, high_hz, exact=True)[margin : count - margin]
+        wanted_db = 10 * np.log10(np.square(passed, dtype=np.float64).mean())
+        power = band_power(noise, rate_hz, low_hz, high_hz, margin)
+        assert 10 * np.log10(power) == pytest.approx(wanted_db, abs=0.05)
+    assert band_power(0 * noise, rate_hz, low_hz, high_hz) == 0
+    assert band_power(noise[:10], rate_hz, low_hz, high_hz, 5) == 0

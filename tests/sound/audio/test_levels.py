@@ -146,3 +146,15 @@ def test_windows_that_are_kept_are_those_that_would_be_made_and_nobody_can_chang
     assert levels._hann(1000) is levels._hann(1000)
     long = levels._KEPT_SAMPLES + 1
     assert levels._hann(long) is not levels._hann(long), "a whole night's would stay in memory"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 19, 20, 21, 200])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_the_level_of_frames_is_by_their_95th_percentile(count, kind):
+    power = (np.random.default_rng(count).exponential(size=count) ** 3).astype(kind)
+    active = power[power >= float(np.percentile(power, 95)) * 10 ** (-15 / 10)]
+    assert levels.active_power_db(power) == pytest.approx(10 * np.log10(active.mean()), abs=1e-5)
+    if count > 1:  # exactly between two values, and above every other one
+        power = np.append(np.zeros(count - 1, kind), 1).astype(kind)
+        wanted = float(np.percentile(power, 95))
+        assert levels._percentile(power, 0.95) == pytest.approx(wanted, abs=1e-6)
