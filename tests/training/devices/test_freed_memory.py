@@ -13,19 +13,25 @@ from birdsd.training.devices.freed_memory import USERS_CHOICE
 
 _GNU_ONLY = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs the C library of GNU")
 
-# Forty steps, each of which takes four blocks of 8 MiB and gives them back; prints whether memory is kept, and
+# Ten steps, each of which takes six blocks of 30 MiB and gives them back; prints whether memory is kept, and
 # the page faults of the steps.
 STEPS = """
-import resource
+import ctypes, resource
 from birdsd.training.devices.freed_memory import keep_freed_memory
-import torch
 
+library = ctypes.CDLL(None)
+library.malloc.restype = ctypes.c_void_p
+library.malloc.argtypes = [ctypes.c_size_t]
+library.free.argtypes = [ctypes.c_void_p]
+library.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
 kept = {kept}
-torch.ones(1)
 faults = []
-for step in range(41):
-    activations = [torch.ones(2**21) for _ in range(4)]
-    del activations
+for step in range(11):
+    blocks = [library.malloc(30 * 2**20) for _ in range(6)]
+    for block in blocks:
+        library.memset(block, 1, 30 * 2**20)
+    for block in blocks:
+        library.free(block)
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 print(kept, faults[-1] - faults[0])
 """
