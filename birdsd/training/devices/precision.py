@@ -11,6 +11,7 @@ import torch
 
 from birdsd.errors import Mismatch, NotFound, unknown_name
 from birdsd.training.devices.cores import share_cores
+from birdsd.training.devices.freed_memory import keep_freed_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -86,11 +87,12 @@ def release(device: torch.device) -> None:
 
 def set_threads(threads: int, device: torch.device) -> None:
     """How many threads an operation on the CPU may take; 0 leaves it to torch. Where the CPU is what
-    computes, they mind the other programs on it."""
+    computes, they mind the other programs on it, and memory that is freed is kept for the next step."""
     if threads > 0:
         torch.set_num_threads(threads)
     if device.type == "cpu":
         share_cores(torch.get_num_threads())
+        keep_freed_memory()
 
 
 def divide_cores(device: torch.device, ranks: int) -> None:
