@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 MOMENTUM = 0.95
 _LIKE_ADAMW = 0.2  # root mean square of AdamW's usual updates
-_NOT_HIDDEN = ("conv_in", "conv_out", "embedding", "embeddings")  # how their modules' names end
+# How the names of first and last layers and of embeddings end: diffusers', and those of our classifiers.
+_NOT_HIDDEN = ("conv_in", "conv_out", "embedding", "embeddings", "stem", "head")
 # A quintic whose iteration takes singular values to around 1; five steps are enough for bf16.
 _QUINTIC, _ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 # Multiplications for which there would be time in what a matrix costs whatever its size (0.3 ms on a core).

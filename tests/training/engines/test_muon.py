@@ -57,6 +57,15 @@ def test_of_a_unet_and_its_text_encoder():
     assert sum("embeddings" in name for name in others) == 2, "of tokens and of places"
 
 
+@pytest.mark.parametrize("kind", ["cnn", "crnn"])
+def test_of_a_classifier_first_and_last_layers_are_not(kind):
+    from birdsd.diffusion.classifiers.network import build_network
+
+    hidden, others, _ = parts(build_network({"network": kind, "classes": 3, "width": 16}))
+    assert "head.weight" in others and any(name.endswith("stem.weight") for name in others)
+    assert hidden and not any("stem" in name or "head" in name for name in hidden)
+
+
 @pytest.mark.parametrize("shape", [(8, 50), (50, 8), (16, 16)])
 @pytest.mark.parametrize("fast", [True, False])
 def test_orthogonal_keeps_directions_and_evens_out_singular_values(shape, fast, monkeypatch):
