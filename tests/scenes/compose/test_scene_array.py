@@ -13,7 +13,7 @@ import pytest
 from birdsd.runs.allocations import Allocation, allocations
 from tests.support.songs_of_scenes import make_bank, make_pool
 
-COUNT = 120
+COUNT = 480  # a task composes its 120 for some seconds, so that it can be killed in the middle
 DISTRIBUTION = """
 duration_s: {uniform: [10, 20]}
 events: {choose: [3, 4, 5]}
