@@ -192,11 +192,11 @@ def fsync_folder(folder: Path) -> None:
 
 def fsync_all(paths: Iterable[Path]) -> None:
     """Wait until all these files and folders are on the disk: at once, for it writes many as fast as one."""
-    list(_those_who_wait(os.getpid()).map(_fsync, paths))
+    list(_waiting_threads(os.getpid()).map(_fsync, paths))
 
 
 @lru_cache(maxsize=1)
-def _those_who_wait(process: int) -> ThreadPoolExecutor:
+def _waiting_threads(process: int) -> ThreadPoolExecutor:
     """Threads of this process, kept: to start them takes longer than what they do. A fork has none."""
     from concurrent.futures import ThreadPoolExecutor
 

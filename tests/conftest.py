@@ -11,20 +11,22 @@ import pytest
 from tests.support.testbed import testbed_missing
 
 # Tests that run beside others share the cores: with as many threads each as there are cores, those of one
-# wait in a loop for cores that the others have. Set before torch is imported, and
-# passed on to what they start.
+# wait in a loop for cores that the others have. Set before torch is imported, and passed on to what they
+# start.
 if os.environ.get("PYTEST_XDIST_WORKER"):
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Seconds that the longest files take on a core. `make test` hands out whole files in the order in which they
-# are collected: the longest begin, so that at the end none is left that one worker alone has to wait for.
+# About how many seconds the longest files take on a core. `make test` hands out whole files in the order in
+# which they are collected: the longest begin, so that at the end none is left that one worker alone has to
+# wait for.
 LONGEST_S = {
     "planning/test_trace.py": 290, "diffusion/methods/test_taught_runs.py": 270,
     "studies/test_study.py": 260, "docs/test_commands_run.py": 230, "cluster/test_cluster_runs.py": 200,
-    "studies/test_demo.py": 155, "test_gpu_check.py": 140, "test_bench.py": 140,
-    "checks/verify/test_verify.py": 125, "test_notebook.py": 100, "training/engines/test_worlds.py": 95,
+    "test_gpu_check.py": 210, "studies/test_demo.py": 150, "test_bench.py": 80,
+    "checks/verify/test_verify.py": 125, "test_notebook.py": 85, "training/engines/test_worlds.py": 95,
+    "studies/test_sim2real_array.py": 75,
     "evaluation/embedded/test_real.py": 65, "cli/test_busy.py": 60, "cli/test_quiet.py": 45,
-    "diffusion/generation/test_generate.py": 45, "scenes/compose/test_scene_array.py": 40,
+    "diffusion/generation/test_generate.py": 45, "scenes/compose/test_scene_array.py": 55,
     "training/test_early.py": 40, "training/engines/test_out_of_memory.py": 40, "test_golden.py": 40,
 }  # fmt: skip
 

@@ -75,8 +75,9 @@ def _from_slurm() -> Decision | None:
     with suppress(UserError):
         job = slurm.show_job(slurm_job_id())
         state = job.get("JobState", "")
-        # While its script still runs, a job that was cancelled and one that Slurm puts back are both called
-        # COMPLETING (one at its time limit too, which has that for a reason); only what is over has ended.
+        # As long as its script runs, Slurm says COMPLETING of a job that was cancelled and of one that it
+        # requeues. Only the cancelled one has an end in the past. At the time limit the job is COMPLETING
+        # too, but with a Reason; that is for us to continue.
         if state.startswith("COMPLETING") and job.get("Reason", "None") == "None":
             ended = slurm.when(job.get("EndTime", ""))
             state = "CANCELLED" if ended is not None and ended <= time.time() else "REQUEUED"

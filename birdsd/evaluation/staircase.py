@@ -186,7 +186,7 @@ class Staircase:
 
     def remarks(self) -> list[str]:
         """Which clips were used, which stage loses most, what is left out and why."""
-        remarks = list[str]()
+        remarks: list[str] = []
         if self.held_out == FIGURES:
             text = "real clips: test recordings; settings are chosen on validation recordings only"
             remarks.append(Remark(text, "held-out-for-figures", split=self.held_out))

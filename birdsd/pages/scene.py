@@ -28,10 +28,29 @@ _MOVING = ("mp4", "gif")  # the one with sound first
 
 
 @dataclass(frozen=True)
-class SceneFolder:
-    """A scene as `birdsd run scene` leaves it."""
+class SoundFolder:
+    """A folder with a sound and perhaps its picture, which have its name."""
 
     folder: Path
+
+    @cached_property
+    def sound(self) -> Path:
+        """The sound; of a scene the mix."""
+        return next(path for path in map(self._named, _FORMATS) if path.is_file())
+
+    @property
+    def picture(self) -> Path | None:
+        """The spectrogram, where one was drawn."""
+        path = self._named("png")
+        return path if path.is_file() else None
+
+    def _named(self, ending: str) -> Path:
+        return self.folder / f"{self.folder.name}.{ending}"
+
+
+@dataclass(frozen=True)
+class SceneFolder(SoundFolder):
+    """A scene as `birdsd run scene` leaves it."""
 
     @cached_property
     def labels(self) -> Mapping[str, Any]:
@@ -41,21 +60,10 @@ class SceneFolder:
             raise NotFound(f"{self.folder} holds no scene", "`birdsd run scene` makes one")
         return told
 
-    @cached_property
-    def sound(self) -> Path:
-        """The mix."""
-        return sound_in(self.folder)
-
     @property
     def table(self) -> Path:
         """The Raven selection table."""
-        return self.folder / f"{self.folder.name}.Table.1.selections.txt"
-
-    @property
-    def picture(self) -> Path | None:
-        """The spectrogram with its boxes, where one was drawn."""
-        path = self.folder / f"{self.folder.name}.png"
-        return path if path.is_file() else None
+        return self._named("Table.1.selections.txt")
 
     @property
     def notes(self) -> list[str]:
@@ -67,11 +75,6 @@ class SceneFolder:
     def species(self) -> list[str]:
         """Those that sing, each once, in the order of time."""
         return list(dict.fromkeys(one["species"] for one in _in_order(self.labels)))
-
-
-def sound_in(folder: Path) -> Path:
-    """The sound of a folder, which has its name."""
-    return next(p for p in (folder / f"{folder.name}.{kind}" for kind in _FORMATS) if p.is_file())
 
 
 def scene_figure(scene: SceneFolder, alt: str, address: str = "") -> Markup:
@@ -146,10 +149,8 @@ def _embedded(sound: Path) -> Markup:
 
 
 @dataclass(frozen=True)
-class CanvasFolder:
+class CanvasFolder(SoundFolder):
     """A canvas as `birdsd run scene` leaves it: nothing in it is measured."""
-
-    folder: Path
 
     @cached_property
     def told(self) -> Mapping[str, Any]:
@@ -159,25 +160,15 @@ class CanvasFolder:
             raise NotFound(f"{self.folder} holds no canvas", "`birdsd run scene way=canvas` makes one")
         return told
 
-    @cached_property
-    def sound(self) -> Path:
-        return sound_in(self.folder)
-
     @property
     def table(self) -> Path:
         """The label track for Audacity: what was asked for."""
-        return self.folder / f"{self.folder.name}.asked.txt"
-
-    @property
-    def picture(self) -> Path | None:
-        path = self.folder / f"{self.folder.name}.png"
-        return path if path.is_file() else None
+        return self._named("asked.txt")
 
     @property
     def moving(self) -> list[Path]:
         """The pictures that move, the one with sound first."""
-        found = (self.folder / f"{self.folder.name}.{kind}" for kind in _MOVING)
-        return [path for path in found if path.is_file()]
+        return [path for path in map(self._named, _MOVING) if path.is_file()]
 
 
 def canvas_figure(canvas: CanvasFolder, alt: str, address: str = "") -> Markup:

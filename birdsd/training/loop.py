@@ -217,7 +217,7 @@ class Trainer:
                 self._preview(modules)
         if self.early.over:
             self.total = self.position
-            self._tell({"event": "note", "text": self.early.line(self.total)}, self.early.line(self.total))
+            self._tell(self.early.line(self.total))
         self._save(modules)
         self.checkpointer.wait(must_be_saved=True)
         return False
@@ -288,7 +288,7 @@ class Trainer:
     def _announce(self, checkpoint: Checkpoint | None, notes: list[str]) -> None:
         assert self.engine is not None
         for note in notes:
-            self._tell({"event": "note", "text": note, **coded(note)}, note)
+            self._tell(note)
         facts = {
             "position": self.position,
             "total": self.total,
@@ -415,10 +415,10 @@ class Trainer:
         self.events({"event": "validated", "position": self.position, **result})
         self.early.saw(self.position, result["loss"])
         if remark := validation.remark(result, self.position):
-            self._tell({"event": "note", "text": remark, **coded(remark)}, remark)
+            self._tell(remark)
 
-    def _tell(self, event: dict[str, Any], line: str) -> None:
-        self.events(event)
+    def _tell(self, line: str, event: dict[str, Any] | None = None) -> None:
+        self.events(event or {"event": "note", "text": line, **coded(line)})
         self.progress.say(line)
 
     def _save(self, modules: Modules) -> None:
@@ -428,11 +428,8 @@ class Trainer:
         if self.position == self.saved_position:
             return
         with self.clock("save"):
-            state = {
-                "shards": self.index.inventory(),
-                "seed": self.config.seed,
-                "step": self.position // self.batch,
-            }
+            step = self.position // self.batch
+            state = {"shards": self.index.inventory(), "seed": self.config.seed, "step": step}
             self.checkpointer.spared = self.early.best
             self.checkpointer.save(self.engine, self.position, state)
         self.saved_position = self.position

@@ -86,4 +86,4 @@ def canvas_result(made: CanvasFolder, notes: Sequence[str] = ()) -> str:
     alt = f"Spectrogram of {made.folder.name}"
     figure = canvas_figure(made, alt, address(made.sound))
     moving = address(made.moving[0]) if made.moving else ""
-    return str(blocks("ui.html").canvas(figure, moving, canvas_table(made), notes, made.folder))
+    return str(blocks("ui.html").scene(figure, canvas_table(made), notes, made.folder, moving))

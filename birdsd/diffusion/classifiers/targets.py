@@ -126,7 +126,7 @@ def check_classes(found: Census, loss: str, folder: object) -> None:
 
 def remarks(index: ShardIndex, found: Census) -> list[str]:
     """What a user should know of the classes: those with one recording, and held-out species without one."""
-    lines = list[str]()
+    lines: list[str] = []
     known = index.dataset.get("species", {})
     counts = {
         name: int(known.get(name, {}).get("train", {}).get("recordings", 0)) for name in found.classes.names

@@ -45,7 +45,7 @@ class Pool:
         self._pool, self.split = EnvironmentPool(folder), split
         self.folder = Path(folder)
         self._files: dict[str, list[Path]] = {}
-        self._used: dict[Path, UsedFile] = {}
+        self._used: dict[tuple[Path, int, int], UsedFile] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -78,11 +78,12 @@ class Pool:
         return files
 
     def used(self, path: Path) -> UsedFile:
-        """What is to be said of a file."""
-        if path not in self._used:
+        """What is to be said of a file, as it is now."""
+        known = (path, *_state(path))
+        if known not in self._used:
             licence, recordist = self._pool.licence(path), self._pool.recordist(path)
-            self._used[path] = UsedFile(path, _sha256(path), licence, recordist)
-        return self._used[path]
+            self._used[known] = UsedFile(path, _sha256(*known), licence, recordist)
+        return self._used[known]
 
     def sound(
         self, environment: str, samples: int, rate_hz: int, seed: int
@@ -99,7 +100,7 @@ def one_file(path: Path, samples: int, rate_hz: int) -> tuple[list[UsedFile], It
     if not path.is_file():
         raise NotFound(f"the background {path} does not exist", "", "name a sound file with path")
     plan = list(_plan([path], samples / rate_hz, None))
-    return [UsedFile(path, _sha256(path), "", "")], joined(
+    return [UsedFile(path, _sha256(path, *_state(path)), "", "")], joined(
         _parts(plan, rate_hz), round(FADE_S * rate_hz), samples
     )
 
@@ -148,8 +149,7 @@ def _part(path: Path, rate_hz: int, start_s: float, length_s: float) -> np.ndarr
     the next scene wants them too."""
     if _length_s(path) * rate_hz > _HELD_SAMPLES:
         return read(path, rate_hz, start_s=start_s, duration_s=length_s)[0]
-    state = path.stat()
-    whole = _whole(path, state.st_size, state.st_mtime_ns, rate_hz)
+    whole = _whole(path, *_state(path), rate_hz)
     first = round(start_s * rate_hz)
     return whole[first : first + max(1, round(length_s * rate_hz))]
 
@@ -163,10 +163,16 @@ def _whole(path: Path, size: int, changed_ns: int, rate_hz: int) -> np.ndarray:
 
 def _length_s(path: Path) -> float:
     try:
-        state = path.stat()
+        state = _state(path)
     except OSError:
         return probe(path).duration_s  # which says what is wrong with it
-    return _probed_s(path, state.st_size, state.st_mtime_ns)
+    return _probed_s(path, *state)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """The size and the time of change: what is known of a file holds as long as they do."""
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
 
 
 @lru_cache(maxsize=4096)
@@ -175,5 +181,5 @@ def _probed_s(path: Path, size: int, changed_ns: int) -> float:
 
 
 @lru_cache(maxsize=4096)
-def _sha256(path: Path) -> str:
+def _sha256(path: Path, size: int, changed_ns: int) -> str:
     return sha256_file(path)[:16]

@@ -145,7 +145,7 @@ def write_mix(
     made = [(one, samples, samples) for one in apart or (path,)]
     made += [(w.path, _kept(w.stem, samples), w.stem.samples) for w in stems if w.path]
     for one, length, size in made:
-        if not _is_ours(one, size, channels):  # ours says itself when it could not be written
+        if not _is_ours(one, size, channels):  # ours raises when a write fails
             check_whole(one, length)
 
 

@@ -20,6 +20,7 @@ import soxr
 
 from birdsd.errors import BadValue, NotFound, UnknownName
 from birdsd.files import atomic_write
+from birdsd.remarks import Remark
 from birdsd.sound.audio.channels import MEAN, ChannelChoice, asked_choice, choice_of, mixed
 from birdsd.sound.audio.formats import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 from birdsd.sound.audio.levels import fit, fitted_words
@@ -113,11 +114,12 @@ def rate_remarks(files: Mapping[str, Path], top_hz: float) -> list[str]:
                 low.append(name)
     if not low:
         return []
-    return [
-        f"{len(low)} recordings ({low[0]}{', ...' if len(low) > 1 else ''}) have a sampling rate below "
-        f"{2 * top_hz:.0f} Hz: the classifier listens up to {top_hz / 1000:g} kHz, and above half their rate "
-        "there is nothing"
-    ]
+    which = f"1 recording ({low[0]}) has" if len(low) == 1 else f"{len(low)} recordings ({low[0]}, ...) have"
+    text = (
+        f"{which} a sampling rate below {2 * top_hz:.0f} Hz: the classifier listens up to "
+        f"{top_hz / 1000:g} kHz, and above half the rate of a recording there is nothing"
+    )
+    return [Remark(text, "rate-too-low", recordings=low, needed_hz=2 * top_hz)]
 
 
 def read(

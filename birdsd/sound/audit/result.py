@@ -99,7 +99,7 @@ def recommend(result: AuditResult) -> list[Remark]:
     """Sentences: which codec, by how much, and what each loses and why."""
     best = result.codecs[result.best]
     mine = result.summaries[result.best]
-    sentences = list[Remark]()
+    sentences: list[Remark] = []
     for codec, summary in zip(result.codecs, result.summaries, strict=True):
         if codec is best:
             continue

@@ -82,14 +82,14 @@ def halved(plan: BatchPlan, reason: str, machine: MachineConfig) -> BatchPlan:
     )
 
 
-def oom_event(reason: str, position: int, before: int, after: int) -> tuple[dict[str, Any], str]:
-    """The event that memory ran out, and the line to print."""
+def oom_event(reason: str, position: int, before: int, after: int) -> tuple[str, dict[str, Any]]:
+    """The line to print where memory ran out, and its event."""
     facts = {"position": position, "micro_batch": after, "before": before, "reason": reason}
     line = (
         f"out of memory at position {position} with {before} samples at a time: from here on {after}, "
         f"which teaches the same ({reason})"
     )
-    return {"event": "out of memory", **facts}, line
+    return line, {"event": "out of memory", **facts}
 
 
 def resplit(examples: list[Examples], plan: BatchPlan) -> list[Examples]:

@@ -24,6 +24,7 @@ from birdsd.sound.labels.audacity import read_audacity
 from birdsd.sound.labels.raven import read_raven
 from tests.support.classified import HIGH, LOW, song, song_shards, taught
 from tests.support.errors import refuses
+from tests.support.remarks import remarked
 from tests.support.tiny import CODEC
 
 CLIP_S = CODEC.clip_s
@@ -154,7 +155,9 @@ def test_silence_holds_no_bird_whatever_the_network_says(cnn: Path, tmp_path: Pa
 def test_a_lower_rate_than_the_codecs_is_said(cnn: Path, tmp_path: Path) -> None:
     path = night(tmp_path / "night.wav", 8000)
     found = classify([path], cnn, tmp_path / "out", ClassifySettings(0.5, 0.5), processes=1, progress=False)
-    assert "below 16000 Hz" in found.remarks[0] and "night.wav" in found.remarks[0]
+    told = remarked(found.remarks, "rate-too-low")
+    assert told.facts == {"recordings": ["night.wav"], "needed_hz": 16000}
+    assert told.startswith("1 recording (night.wav) has a sampling rate below 16000 Hz")
     assert found.names == ["night.wav"], "and it is heard all the same"
 
 
@@ -173,8 +176,9 @@ def test_evaluation_says_of_a_lower_rate_too(cnn: Path, tmp_path: Path) -> None:
         "resamples=20",
     ]
     notes = evaluate.run(compose("evaluate", asked)).facts["notes"]
-    (told,) = [note for note in notes if "below 16000 Hz" in note]
-    assert told.startswith("2 recordings (r") and "1.wav, ...)" in told
+    told = remarked(notes, "rate-too-low")
+    assert told.facts == {"recordings": ["r01.wav", "r11.wav"], "needed_hz": 16000}
+    assert told.startswith("2 recordings (r01.wav, ...) have a sampling rate below 16000 Hz")
 
 
 def test_what_cannot_be_read_is_left_out_and_the_others_go_on(cnn: Path, tmp_path: Path) -> None:

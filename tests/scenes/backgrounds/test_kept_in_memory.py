@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from birdsd.files import sha256_file
 from birdsd.scenes.backgrounds import pool as pools
 from birdsd.scenes.backgrounds import spool as spools
 from birdsd.scenes.backgrounds.pool import Pool
@@ -60,6 +61,19 @@ def test_a_short_file_of_a_pool_is_decoded_once_and_again_once_it_has_changed(tm
     soundfile.write(path, samples[::-1], rate_hz)
     os.utime(path, ns=(1, 1))
     assert not np.array_equal(sound(1), first) and asked.count(path) == 2 and decoded
+
+
+def test_what_is_said_of_a_file_is_said_of_it_as_it_is_now(tmp_path):
+    """A pool lives as long as the page that makes scenes; a file that is replaced is another recording."""
+    pool = Pool(make_pool(tmp_path / "pool"))
+    (path, *_) = pool.files("rain")
+    before = pool.used(path)
+    assert pool.used(path) is before
+    samples, rate_hz = soundfile.read(path)
+    soundfile.write(path, samples[::-1], rate_hz)
+    os.utime(path, ns=(1, 1))
+    after = pool.used(path)
+    assert after.sha256 == sha256_file(path)[:16] != before.sha256
 
 
 @pytest.mark.parametrize("file_rate_hz", [16000, 22050])
