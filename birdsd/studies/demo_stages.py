@@ -37,8 +37,8 @@ from birdsd.values import as_setting
 
 KILLED_FILE = "killed.json"
 MUON = "optim.optimizer=muon"
-# Species with few songs are learnt as often as those with many: after 12,000 samples BirdNET found the right
-# one of ten in 84% of 200 clips, without it in 72% of 300 (docs/denoiser.md).
+# Species with few songs are learnt as often as those with many: of two trainings with it BirdNET found the
+# right one of ten in 81% of 300 clips, of one without it in 73% of 400 (docs/denoiser.md).
 BALANCED = ("method.species_balance=1",)
 # Of each song. The aviary's 96 training recordings then make about as many training clips (some 700) as eight
 # recordings each of ten species do.
