@@ -22,8 +22,8 @@ def build(session: UiSession) -> None:
     desk = SceneDesk(session)
     step(
         1,
-        "Say what is heard when",
-        "each prompt alone at its time, and on the way to the next one less and less of it",
+        "Say what is heard, and when",
+        "each prompt is heard alone at its time and fades into the next one",
     )
     rows = edited_table(_COLUMNS, desk.first_animation(), "animation-rows", ("22%", "78%"))
     with gr.Row():
@@ -37,7 +37,7 @@ def build(session: UiSession) -> None:
         )  # fmt: skip
         loop = gr.Checkbox(
             False, label="Seamless loop", min_width=200, elem_id="animation-loop",
-            info="the last prompt goes over into the first",
+            info="the last prompt fades into the first",
         )  # fmt: skip
     with gr.Accordion("How it is made", open=False), gr.Row():
         steps = gr.Slider(

@@ -95,7 +95,7 @@ class _Tab:
                 with gr.Row():
                     self.others = gr.Checkbox(
                         False, label="Other birds sing", min_width=180, elem_id="scene-others",
-                        info="every part by another species",
+                        info="every part is sung by another species",
                     )  # fmt: skip
                     self.place = gr.Dropdown(
                         ["", *self.desk.vocabulary().environments], value="", label="Environment",
@@ -104,7 +104,7 @@ class _Tab:
                     )  # fmt: skip
                     self.recording = gr.Textbox(
                         "", label="Recording", max_lines=1, min_width=180, elem_id="scene-recording",
-                        info="where the table is over several",
+                        info="if the table covers several",
                     )  # fmt: skip
                 self.singers = edited_table(
                     _SINGERS, [["", ""]], "scene-singers", ("50%", "50%"), [0], spare=False
@@ -133,7 +133,7 @@ class _Tab:
             )  # fmt: skip
             self.loop = gr.Checkbox(
                 False, label="Seamless loop", min_width=200, elem_id="scene-loop",
-                info="the end goes on with the beginning",
+                info="the end runs into the beginning",
             )  # fmt: skip
 
     def _how(self) -> None:
@@ -150,7 +150,7 @@ class _Tab:
                     self.in_mix = gr.Checkbox(
                         False, label="They must be heard in the mix, too", elem_id="scene-in-mix",
                         min_width=260,
-                        info="a song that BirdNET does not hear there is swapped, then left out",
+                        info="songs that BirdNET does not hear there are replaced, and at last left out",
                     )  # fmt: skip
                     self.tries = gr.Slider(
                         1, 12, 4, step=1, label="Tries", info="of a song that is not confirmed",
@@ -159,7 +159,7 @@ class _Tab:
                     )  # fmt: skip
                 self.pool = gr.Textbox(
                     "", label="Recordings for backgrounds (pool)", max_lines=1, elem_id="scene-pool",
-                    info="a folder of this machine with a sub-folder for each environment",
+                    info="a folder on this machine with a sub-folder for each environment",
                 )  # fmt: skip
             with gr.Row():
                 self.steps = gr.Slider(

@@ -77,7 +77,7 @@ class Settings:
 @dataclass(frozen=True)
 class TableOptions:
     """How a label table is sung anew: `birds` says who sings whose part, `recording` whose rows are meant
-    where the table is over several."""
+    if the table covers several."""
 
     birds: Mapping[str, str] = field(default_factory=dict)
     environment: str = ""
