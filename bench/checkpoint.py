@@ -164,9 +164,9 @@ class _Large:
             os.fsync(stream.fileno())
 
     def restore(self) -> None:
-        checkpoint = self.checkpointer.newest()
+        checkpoint = self.checkpointer.newest(unread=True)
         assert checkpoint is not None
-        self.engine.load_state(checkpoint.tensor, checkpoint.state)
+        self.checkpointer.load(checkpoint, self.engine)
 
     def raw_read(self) -> None:
         buffer = bytearray(_PIECE_BYTES)
@@ -222,7 +222,7 @@ def _large(folder: Path, layers: int, rounds: int, warm_up: int) -> list[Row]:
     restore = contest.row("restore", "pread", 1.3)
     in_place = contest.row("restore", "reading into place", 1.3)
     copy = 1000 * statistics.median(contest.seconds["copy"])
-    # Restoring sums and then copies, in several threads: beside others it comes near to what it costs in all.
+    # Restoring reads and sums in several threads: beside others it comes near to what it costs in all.
     cpu = statistics.median(
         a / b for a, b in zip(*(contest.cpu_s[n] for n in ("restore", "pread")), strict=True)
     )

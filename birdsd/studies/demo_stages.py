@@ -32,6 +32,7 @@ from birdsd.sound.captions import prompt_for
 from birdsd.sound.mixing import EnvironmentPool
 from birdsd.studies.records import metrics_by_kind, source_name
 from birdsd.studies.stage_runner import Stages
+from birdsd.training.checkpoints.reading import positions
 from birdsd.training.devices.cores import multiplies_bf16
 from birdsd.values import as_setting
 
@@ -179,11 +180,13 @@ class Demo:
         ]
 
     def _half_way(self, method: str) -> bool:
-        """Whether the run of this method has seen half its samples and has something to resume from."""
+        """Whether the run of this method has saved the first half of its samples and gone on for a little:
+        killed while it saves them it would have to repeat all since the checkpoint before."""
         run = self._run_of(method)
-        if run is None or not any((run.folder / "checkpoints").glob("*/COMMIT.json")):
+        if run is None:
             return False
-        return self._seen(method) >= run.config["optim"]["total_samples"] / 2
+        saved, total = max(positions(run.folder), default=0), run.config["optim"]["total_samples"]
+        return saved >= total / 2 and self._seen(method) >= saved + total / 40
 
     def _seen(self, method: str) -> int:
         """The samples that the curve of this method's run reaches to."""

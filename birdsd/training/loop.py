@@ -31,12 +31,12 @@ from birdsd.training.batches.batches import (
     provide,
 )
 from birdsd.training.batches.global_batch import BatchPlan
-from birdsd.training.checkpoints.checkpoint import Checkpoint, Checkpointer, Event
+from birdsd.training.checkpoints.checkpoint import Checkpoint, Checkpointer, Event, SetAside
 from birdsd.training.devices.precision import choose_device, choose_precision, occupy, release, set_threads
 from birdsd.training.devices.world import World
 from birdsd.training.early import EarlyStop, take_best
 from birdsd.training.engines.base import Engine
-from birdsd.training.engines.choice import engine_name, make_engine
+from birdsd.training.engines.choice import engine_name, make_engine, reads_in_place
 from birdsd.training.engines.out_of_memory import (
     MicroBatchMemory,
     OutOfMemory,
@@ -87,6 +87,8 @@ def train(
                 return Trainer(config, method, index, run_folder, should_stop, events, world, beat).run()
             except OutOfMemory as error:
                 explain_restart(error, world)
+            except SetAside:  # named in an event: from the checkpoint before it
+                continue
     finally:
         world.close()
 
@@ -160,7 +162,7 @@ class Trainer:
             self.config.machine.save_in_background,
         )
         with self.clock("restore"):
-            checkpoint = self.checkpointer.newest()
+            checkpoint = self.checkpointer.newest(reads_in_place(self.config.machine, self.device))
             self._take_up(checkpoint)
         if self.position < self.total and self._train(checkpoint):
             self.events({"event": "stopped", "position": self.position, "seconds": self.clock.rounded()})
@@ -256,7 +258,7 @@ class Trainer:
         # Before the checkpoint's weights come and an engine deals them out: what a method makes, it makes
         # with the model that it starts from, whole on every rank.
         notes = provide(self.method, modules, self.world, alive)
-        if checkpoint is not None:
+        if checkpoint is not None and not checkpoint.unread:
             load_weights(modules.learner, checkpoint, "weights")
         self.engine = make_engine(
             modules.learner,
@@ -269,7 +271,7 @@ class Trainer:
         )
         set_threads(self.config.machine.threads, self.device)  # an engine may choose them too
         if checkpoint is not None:
-            self.engine.load_state(checkpoint.tensor, checkpoint.state)
+            self.checkpointer.load(checkpoint, self.engine)
         self.checkpointer.prepare(self.engine)
         return modules, notes
 

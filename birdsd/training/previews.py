@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from birdsd.diffusion.networks.finite import NotFinite
-from birdsd.errors import Mismatch
 from birdsd.training.checkpoints.reading import Checkpoint
 from birdsd.training.engines.out_of_memory import is_out_of_memory, reason_of
 
@@ -27,15 +26,8 @@ def load_weights(learner: Learner, checkpoint: Checkpoint, kind: str) -> None:
     for name, parameter in learner.named_parameters():
         if not parameter.requires_grad:
             continue
-        value = checkpoint.tensor(kind, name)
-        if value.shape != parameter.shape:
-            raise Mismatch(
-                f"checkpoint {checkpoint.folder}: {name} has the shape {list(value.shape)}, "
-                f"in the model it is {list(parameter.shape)}",
-                "the model of this run is not the one that was saved",
-                "use the version of birdsd that started the run, or start a new one",
-            )
-        parameter.copy_(value)
+        checkpoint.check_shape(kind, name, parameter.shape)
+        parameter.copy_(checkpoint.tensor(kind, name))
 
 
 def build_from_checkpoint(

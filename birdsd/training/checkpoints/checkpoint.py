@@ -43,6 +43,10 @@ def stage(name: str) -> None:
     """A named point of a save. It does nothing; the tests of kills put one here."""
 
 
+class SetAside(Exception):
+    """A checkpoint that was about to be loaded is damaged, and was set aside: begin with the one before."""
+
+
 @dataclass(frozen=True)
 class _Failure:
     """Why a save failed, the same on every rank."""
@@ -106,8 +110,9 @@ class Checkpointer:
 
     # -- restoring ----------------------------------------------------------------------------------
 
-    def newest(self) -> Checkpoint | None:
-        """The newest committed checkpoint whose checksums hold, the same on every rank.
+    def newest(self, unread: bool = False) -> Checkpoint | None:
+        """The newest committed checkpoint whose checksums hold, the same on every rank. With `unread` the
+        tensors' are left for `load`, which reads them but once.
 
         A bad one is set aside as NAME.bad..., named in an event, and the one before it is used. Raises
         `UserError` where there were checkpoints and none is whole, or where they are another run's.
@@ -115,7 +120,7 @@ class Checkpointer:
         self._join()
         self._tidy()
         while (name := self.world.from_first(self._newest_name())) is not None:
-            checkpoint, problem = read_committed(self.folder / name, self.world.rank, self.world.size)
+            checkpoint, problem = read_committed(self.folder / name, self.world.rank, self.world.size, unread)
             problems = [p for p in self.world.gather(problem) if p]
             if not problems and checkpoint is not None:
                 self._check_signature(checkpoint)
@@ -130,6 +135,18 @@ class Checkpointer:
                 "restore one from a copy, or delete them to start the run again",
             )
         return None
+
+    def load(self, checkpoint: Checkpoint, engine: Engine) -> None:
+        """Give an engine the state of a checkpoint. Raises `SetAside`, on all ranks, where its tensors are
+        read here for the first time and are not those that were written: the engine is of no use then."""
+        if not checkpoint.unread:
+            engine.load_state(checkpoint.tensor, checkpoint.state)
+            return
+        problems = [p for p in self.world.gather(checkpoint.read_into(engine.places())) if p]
+        if problems:
+            self._set_aside(checkpoint.folder.name, problems[0])
+            raise SetAside(checkpoint.folder)
+        engine.take_up(checkpoint.state)
 
     def _newest_name(self) -> str | None:
         if not self.folder.is_dir():

@@ -1,4 +1,5 @@
-"""Tensors in safetensors files: written from one buffer, checked and read back through one mapping.
+"""Tensors in safetensors files: written from one buffer; read back through one mapping, or in one pass into
+the memory where they are wanted.
 
 Any safetensors reader reads these files. Their checksums are xxh3 (64 bits) of blocks: computed beside
 the write by a second thread, and by a few threads at a restore, they cost less than the memory's traffic.
@@ -27,6 +28,7 @@ from torch import Tensor
 from birdsd.training.devices.copies import _threads
 
 BLOCK_BYTES = 16 << 20
+_PIECE_BYTES = 256 << 10  # still in a core's cache when it is summed
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,14 @@ def _sum(block: Sequence[memoryview]) -> str:
     return digest.hexdigest()
 
 
+def _read_all(descriptor: int, view: memoryview, offset: int) -> None:
+    while view:
+        count = os.preadv(descriptor, [view], offset)
+        if not count:
+            raise OSError(errno.EIO, "the file ends too early")
+        offset, view = offset + count, view[count:]
+
+
 def _write_all(descriptor: int, view: memoryview) -> int:
     size = len(view)
     while view:
@@ -191,6 +201,10 @@ def _reserve(descriptor: int, size: int) -> None:
 
 
 # -- reading --------------------------------------------------------------------------------------------
+
+
+class _Unreadable(Exception):
+    """What should be the header of a file is none."""
 
 
 class TensorFile:
@@ -219,33 +233,100 @@ class TensorFile:
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(self.path))
         return _sum([memoryview(self._map)[start:end]])
 
-    def difference(self, recorded: Mapping[str, object]) -> str | None:
-        """How the file differs from what a commit recorded, as a phrase; None where it does not."""
+    def difference(
+        self, recorded: Mapping[str, object], sums: Callable[[], FileSum] | None = None
+    ) -> str | None:
+        """How the file differs from what a commit recorded, as a phrase; None where it does not. `sums` reads
+        it in another way than `sum`."""
         name = self.path.name
         try:
             if self.size != recorded["size"]:
                 return f"{name} has {self.size} bytes instead of {recorded['size']}"
             if recorded["block_bytes"] != BLOCK_BYTES:
                 return f"{name} was summed in blocks of {recorded['block_bytes']} bytes, not {BLOCK_BYTES}"
-            if list(self.sum().xxh3_64) != recorded["xxh3_64"]:
-                return f"the bytes of {name} are not those that were written"
-        except OSError as error:
-            return f"{name} cannot be read ({error.strerror})"
+            written = recorded["xxh3_64"]
         except (KeyError, TypeError):
             return f"the record of {name} is damaged"
-        return None
+        try:
+            whole = list((sums or self.sum)().xxh3_64) == written
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+        except _Unreadable:
+            whole = False
+        return None if whole else f"the bytes of {name} are not those that were written"
+
+    def read_into(self, places: Mapping[str, Tensor]) -> FileSum:
+        """Read the whole file once: tensors that `places` names into these (fp32, contiguous, in host memory;
+        those of another size are passed over). Returns the checksums of what was read.
+
+        Each piece is summed while a core's cache still holds it, so that memory is passed over once.
+        """
+        parts = self._parts(places)
+        blocks = list(_blocks(parts))
+        with open(self.path, "rb", buffering=0) as stream, ThreadPoolExecutor(_threads()) as readers:
+            descriptor = stream.fileno()
+
+            def read(number: int) -> str:
+                digest, offset = xxhash.xxh3_64(), number * BLOCK_BYTES
+                for part in blocks[number]:
+                    for begin in range(0, len(part), _PIECE_BYTES):
+                        piece = part[begin : begin + _PIECE_BYTES]
+                        _read_all(descriptor, piece, offset)
+                        digest.update(piece)
+                        offset += len(piece)
+                return digest.hexdigest()
+
+            return FileSum(self.size, tuple(readers.map(read, range(len(blocks)))))
+
+    def _parts(self, places: Mapping[str, Tensor]) -> list[memoryview]:
+        """Where the bytes of the file are to go, in its order. Nothing is known of them yet: a header that is
+        not one is `_Unreadable`."""
+        try:
+            entries, length = self._header()
+            spans = sorted((*entry["data_offsets"], name) for name, entry in entries.items())
+            starts, ends = [start for start, _, _ in spans], [end for _, end, _ in spans]
+            if [*starts, self.size - length] != [0, *ends]:
+                raise ValueError("the tensors do not fill the file")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _Unreadable(str(error)) from error
+        parts = [memoryview(bytearray(length))]
+        for start, end, name in spans:
+            place = places.get(name)
+            if place is None or place.nbytes != end - start:
+                parts.append(memoryview(bytearray(end - start)))
+            else:
+                parts.append(_bytes_of(place.view(-1)))
+        return parts
+
+    def shape(self, name: str) -> list[int]:
+        """That of a tensor of the file, which is known to be whole."""
+        shape: list[int] = self._known()[name]["shape"]
+        return shape
+
+    def _header(self) -> tuple[dict[str, Any], int]:
+        """The entries of the file's tensors, and how many bytes stand before the tensors."""
+        with open(self.path, "rb") as stream:
+            length = 8 + int.from_bytes(stream.read(8), "little")
+            if length > self.size:
+                raise ValueError("the header is longer than the file")
+            entries: dict[str, Any] = json.loads(stream.read(length - 8))
+        entries.pop("__metadata__", None)
+        return entries, length
 
     def tensor(self, name: str) -> Tensor:
         """An fp32 tensor of the file: a view of the mapping, so it must not be written to."""
+        entry = self._known()[name]
+        start, end = entry["data_offsets"]
+        return self._body[start // 4 : end // 4].view(entry["shape"])
+
+    def _known(self) -> dict[str, Any]:
+        """The entries of a file that is known to be whole."""
         if self._entries is None:
-            length = 8 + int.from_bytes(self._bytes[:8].tobytes(), "little")
-            self._entries = json.loads(self._bytes[8:length].tobytes())
+            self._entries, length = self._header()
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "The given NumPy array is not writable")
                 self._body = torch.from_numpy(self._bytes[length:].view(np.float32))
-        entry = self._entries[name]
-        start, end = entry["data_offsets"]
-        return self._body[start // 4 : end // 4].view(entry["shape"])
+        return self._entries
 
 
 # -- memory and system calls ----------------------------------------------------------------------------

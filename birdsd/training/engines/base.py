@@ -75,6 +75,15 @@ class Engine(Protocol):
         """Take up the state of a checkpoint: `tensor(kind, name)`; the module has its weights already."""
         ...
 
+    def places(self) -> dict[str, Tensor]:
+        """Where the tensors of a checkpoint belong, by KIND/PARAMETER: written there (weights as well), and
+        then `take_up` called, it is as after `load_state`. Only of an engine that `reads_in_place`."""
+        ...
+
+    def take_up(self, extra: Mapping[str, Any]) -> None:
+        """What else a checkpoint holds (`extra_state`)."""
+        ...
+
     def extra_state(self) -> dict[str, Any]:
         """What else a checkpoint must hold, as JSON: the optimizer's step, the loss scale."""
         ...

@@ -66,6 +66,12 @@ def engine_name(machine: MachineConfig) -> tuple[str, str]:
     return "deepspeed", f"machine.engine=deepspeed, ZeRO stage {machine.zero_stage}"
 
 
+def reads_in_place(machine: MachineConfig, device: torch.device) -> bool:
+    """Whether the engine's state lies in host memory as a checkpoint holds it, so that one pass over the
+    files restores it (`Engine.places`)."""
+    return engine_name(machine)[0] == "torch" and device.type == "cpu" and machine.optimizer_bits == 32
+
+
 def make_engine(
     learner: Learner,
     optim: OptimConfig,

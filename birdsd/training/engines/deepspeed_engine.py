@@ -282,6 +282,14 @@ class DeepSpeedEngine(EngineBase):
             with self.ema.exchanged() if kind == "ema" and self.ema else nullcontext():
                 for name in self.parameter_names:
                     self._set(self._parameters[name], kind, tensor(kind, name))
+        self.take_up(extra)
+
+    def places(self) -> dict[str, Tensor]:
+        """None: DeepSpeed keeps the state in pieces."""
+        return {}
+
+    def take_up(self, extra: Mapping[str, Any]) -> None:
+        """See `Engine.take_up`."""
         for master in self._masters():
             self.optimizer.optimizer.state[master]["step"].fill_(float(extra["optimizer_step"]))
         if extra.get("loss_scale") and self.precision.name == "fp16":

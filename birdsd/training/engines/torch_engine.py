@@ -200,8 +200,23 @@ class TorchEngine(EngineBase):
                     self.optimizer.restore(chunk, kind, whole)  # type: ignore[union-attr]
                 else:
                     pairs += here
-            self.optimizer.state[chunk]["step"].fill_(float(extra["optimizer_step"]))
         self._copy(pairs)
+        self.take_up(extra)
+
+    @torch.no_grad()
+    def places(self) -> dict[str, Tensor]:
+        """See `Engine.places`."""
+        return {
+            f"{kind}/{name}": self.flat.view(self._tensor(kind, number), name)
+            for number in range(len(self.flat.chunks))
+            for name, _ in self.flat.members(number)
+            for kind in self.kinds
+        }
+
+    def take_up(self, extra: Mapping[str, Any]) -> None:
+        """See `Engine.take_up`."""
+        for chunk in self.flat.chunks:
+            self.optimizer.state[chunk]["step"].fill_(float(extra["optimizer_step"]))
         if self.scaler and extra.get("loss_scaler"):
             self.scaler.load_state_dict(extra["loss_scaler"])
 

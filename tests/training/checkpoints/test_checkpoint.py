@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from birdsd.errors import Damaged, Mismatch
+from birdsd.errors import Damaged, Mismatch, NotFound
 from birdsd.schema import OptimConfig
 from birdsd.shards.index import ShardIndex
 from birdsd.training.checkpoints import tensorfile
@@ -153,10 +153,80 @@ def test_checksums_of_what_is_written(tmp_path, monkeypatch, elements):
     assert (
         torch.equal(read["b"].flatten(), torch.arange(elements, elements + 6.0)) and read["scalar"].ndim == 0
     )
+    places = {"b": torch.zeros(2, 3), "scalar": torch.zeros(()), "a": torch.zeros(elements + 1)}
+    assert TensorFile(path).read_into(places).to_json() == recorded, "one pass sums as much"
+    assert all(torch.equal(places[name], read[name]) for name in ("b", "scalar"))
+    assert not places["a"].any(), "another size is passed over"
     data = bytearray(path.read_bytes())
     data[-1] ^= 4
     path.write_bytes(data)
-    assert "not those that were written" in TensorFile(path).difference(recorded)
+    file = TensorFile(path)
+    assert "not those that were written" in file.difference(recorded)
+    assert "not those that were written" in file.difference(recorded, lambda: file.read_into({}))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"\xff" * 8,
+        b"\x10" + bytes(7) + b"not JSON        ",
+        b"\x08" + bytes(7) + b"[1, 2]  ",
+        b"\x10" + bytes(7) + b'{"a": [1, 2]}   ',
+        b"\x40" + bytes(7) + b'{"a": {"data_offsets": [0, 99999999999999]}}'.ljust(64),
+        b"\x40" + bytes(7) + b'{"a": {"data_offsets": [-8, 4000]}}'.ljust(64),
+        b"\x40" + bytes(7) + b'{"a": {"data_offsets": ["0", null]}}'.ljust(64),
+    ],
+)
+def test_what_is_read_before_it_is_checked_may_be_anything(tmp_path, header):
+    buffer = TensorBuffer({"a": (1000,)})
+    buffer.body.fill_(1)
+    recorded = buffer.write(tmp_path / "x").to_json()
+    data = (tmp_path / "x").read_bytes()
+    (tmp_path / "x").write_bytes(header + data[len(header) :])
+    file = TensorFile(tmp_path / "x")
+    problem = file.difference(recorded, lambda: file.read_into({"a": torch.zeros(1000)}))
+    assert problem == "the bytes of x are not those that were written"
+
+
+def toy_engine(seed=0, **changes):
+    torch.manual_seed(seed)
+    optim = OptimConfig(**{**OPTIM, **changes})
+    return TorchEngine(ToyLearner(), optim, Precision("fp32", ""), torch.device("cpu"), World())
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "muon"}, {"ema_decay": 0.0}])
+def test_read_in_one_pass_or_in_two(tmp_path, changes):
+    """What `load` leaves is what `load_state` leaves: weights, moments, average and step."""
+    saved = toy_engine(**changes)
+    batch = {"noisy": torch.randn(4, 12), "clean": torch.randn(4, 12)}
+    for _ in range(3):
+        saved.step([(lambda: batch, torch.full((4,), 0.25))], 1e-2, 0.9)
+    checkpointer = Checkpointer(tmp_path, World(), "")
+    checkpointer.save(saved, 10, {})
+    checkpointer.wait()
+    states = []
+    for unread in (False, True):
+        engine = toy_engine(seed=1, **changes)
+        checkpoint = checkpointer.newest(unread)
+        assert checkpoint.unread is unread
+        checkpointer.load(checkpoint, engine)
+        states.append((engine.places(), engine.extra_state()))
+    (one, other), (plain, placed) = zip(*states, strict=True)
+    assert plain == placed == saved.extra_state() and plain["optimizer_step"] == 3
+    assert all(torch.equal(one[key], other[key]) for key in one) and len(one) == len(other)
+    assert all(torch.equal(one[key], value) for key, value in saved.places().items())
+
+
+def test_another_model_s_checkpoint_is_not_read_into_place(tmp_path):
+    engine = toy_engine()
+    checkpointer = Checkpointer(tmp_path, World(), "")
+    checkpointer.save(engine, 10, {})
+    checkpointer.wait()
+    places = engine.places()
+    with refuses(("outer.bias", "[2, 3]"), kind=Mismatch):
+        checkpointer.newest(unread=True).read_into({**places, "weights/outer.bias": torch.zeros(2, 3)})
+    with refuses(("weights", "more"), kind=NotFound):
+        checkpointer.newest(unread=True).read_into({**places, "weights/more": torch.zeros(2)})
 
 
 def test_a_header_of_many_blocks(tmp_path, monkeypatch):
@@ -196,10 +266,7 @@ def test_a_file_that_cannot_be_read_to_its_end(tmp_path):
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="looks into /proc")
 def test_deleted_checkpoints_free_their_space(tmp_path):
     """The one that a run resumed from is mapped until the first save, not for as long as the run lasts."""
-    torch.manual_seed(0)
-    engine = TorchEngine(
-        ToyLearner(), OptimConfig(**OPTIM), Precision("fp32", ""), torch.device("cpu"), World()
-    )
+    engine = toy_engine()
     checkpointer = Checkpointer(tmp_path, World(), "")
     checkpointer.prepare(engine)
     checkpointer.save(engine, 10, {})

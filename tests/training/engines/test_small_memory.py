@@ -201,6 +201,9 @@ def test_in_host_memory_a_learner_is_brought_to_the_device_for_use() -> None:
         def tensor(self, kind, name):
             return dict(ToyLearner().named_parameters())[name].detach()
 
+        def check_shape(self, kind, name, shape):
+            assert self.tensor(kind, name).shape == shape
+
     meta = torch.device("meta")
     for for_use, kind in ((False, "cpu"), (True, "meta")):
         parts = build_from_checkpoint(Method(), Saved(), meta, 0, for_use)
