@@ -6,7 +6,7 @@ this module returns may decide a setting.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from birdsd.evaluation.staircase import (
     Reconstruct,
     Staircase,
     Step,
+    reconstructions,
     reconstructor,
     staircase,
     with_generated,
@@ -108,18 +109,20 @@ class Reference:
         split = held_out_split(index) or ""
         found = read_real(index, split, recordings=recordings, limit=MOST_REAL) if split else []
         real, stages = _decoded(codec, found), None
+        reconstructed: list[Sound] = []
         if judge is not None:
             # Loading a network takes seconds: not for species of which the judge says nothing.
             heard = any(judge.class_of(clip.species) is not None for clip in real)
             reconstruct, why = _reconstruct(autoencoder if heard else None, codec)
+            through = _kept(reconstructions(codec, real, reconstruct), reconstructed) if reconstruct else None
             stages = staircase(
                 codec, real, judge, index.species,
-                reconstruct=reconstruct, held_out=split, why=why, progress=progress,
+                reconstructed=through, held_out=split, why=why, progress=progress,
             )  # fmt: skip
             stages = replace(stages, missing={k: v for k, v in stages.missing.items() if k != GENERATED})
         training = _decoded(codec, read_real(index, "train", limit=MOST_TRAINING))
         known = set(stages.known) if stages else set()
-        embedded = _embeddings(stages, CODEC)
+        embedded, after = _embeddings(stages, CODEC), _embeddings(stages, AUTOENCODER)
         yardstick = Yardstick(
             codec,
             [
@@ -134,6 +137,11 @@ class Reference:
                     else None,
                 )
                 for clip in training
+            ],
+            [
+                HeardClip(sound.species, at_rate(codec, sound), after(number, sound.species))
+                for number, sound in enumerate(reconstructed)
+                if sound.species
             ],
         )  # fmt: skip
         return cls(codec, judge, absent, split, real, stages, yardstick)
@@ -202,6 +210,13 @@ def _reconstruct(autoencoder: Path | str | None, codec: Codec) -> tuple[Reconstr
         return reconstructor(str(autoencoder), codec), {}
     except UserError as error:
         return None, {AUTOENCODER: str(error)}
+
+
+def _kept(sounds: Iterable[Sound], into: list[Sound]) -> Iterator[Sound]:
+    """The sounds, each of which is kept as it passes."""
+    for sound in sounds:
+        into.append(sound)
+        yield sound
 
 
 def _embeddings(judged: Staircase | None, stage: str) -> Callable[[int, str], np.ndarray | None]:

@@ -60,6 +60,7 @@ class Measure:
     """One figure of generated clips beside that of held-out ones; None where nothing can be said.
 
     `says` explains it in a sentence. Species count equally; those that one side lacks are left out.
+    `reconstructed`: that of held-out clips through the autoencoder, whose decoder draws generated ones too.
     """
 
     key: str
@@ -68,10 +69,15 @@ class Measure:
     says: str
     real: float | None
     generated: float | None
+    reconstructed: float | None = None
 
     def cells(self) -> tuple[str, str]:
         """(held-out, generated) as shown."""
         return _shown(self.real, self.unit), _shown(self.generated, self.unit)
+
+    def reconstructed_cell(self) -> str:
+        """`reconstructed` as shown."""
+        return _shown(self.reconstructed, self.unit)
 
 
 @dataclass(frozen=True)
@@ -82,9 +88,19 @@ class Measures:
     generated: int
     training: int
     rows: list[Measure]
+    reconstructed: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    def columns(self) -> list[str]:
+        """What the cells of a row are of."""
+        return ["held-out", *["through the autoencoder"] * bool(self.reconstructed), "generated"]
+
+    def cells(self, row: Measure) -> list[str]:
+        """The figures of a row as shown, a cell for each of `columns`."""
+        held_out, generated = row.cells()
+        return [held_out, *[row.reconstructed_cell()] * bool(self.reconstructed), generated]
 
     def has(self, key: str) -> bool:
         return any(row.key == key for row in self.rows)
@@ -94,11 +110,11 @@ class Measures:
 
     def text(self) -> str:
         """A table for a terminal."""
-        head = ["other measures", "held-out", "generated"]
-        lines = table([head, *([row.title, *row.cells()] for row in self.rows)])
+        lines = table([["other measures", *self.columns()], *([r.title, *self.cells(r)] for r in self.rows)])
         lines.append(
             f"({self.held_out} held-out, {self.generated} generated, {self.training} training clips; "
-            "distances: 0 is a copy; generated clips much nearer than held-out ones are copies)"
+            "distances: 0 is a copy; generated clips much nearer than held-out ones"
+            f"{' through the autoencoder' if self.reconstructed else ''} are copies)"
         )
         return "\n".join(lines)
 
@@ -126,11 +142,19 @@ class Yardstick:
     All clips are measured as sound that is encoded again, real ones like generated ones. The spectrum's
     distance is to the held-out clips of the same species; beside it stands that of training clips, real ones
     too. Distances to the nearest training clip are within the species, in pictures (one minus the
-    correlation, over all shifts) and in the judge's embedding (cosine) where clips have one.
+    correlation, over all shifts) and in the judge's embedding (cosine) where clips have one. `reconstructed`
+    are held-out clips through the autoencoder: smoother, and for that alone nearer to training clips.
     """
 
-    def __init__(self, codec: Codec, held_out: Sequence[HeardClip], training: Sequence[HeardClip]) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        held_out: Sequence[HeardClip],
+        training: Sequence[HeardClip],
+        reconstructed: Sequence[HeardClip] = (),
+    ) -> None:
         self.codec = codec
+        self.reconstructed = [(clip, _facts(codec, clip)) for clip in reconstructed]
         self.held_out = [(clip, _facts(codec, clip)) for clip in held_out]
         self.training = [(clip, _facts(codec, clip)) for clip in training]
 
@@ -138,19 +162,20 @@ class Yardstick:
         """The figures of generated clips beside those of held-out clips of the same species."""
         measured = [(clip, _facts(self.codec, clip)) for clip in generated]
         wanted = {clip.species for clip in generated}
-        held_out, known = (
+        held_out, known, through = (
             [pair for pair in part if pair[0].species in wanted] if wanted else list(part)
-            for part in (self.held_out, self.training)
+            for part in (self.held_out, self.training, self.reconstructed)
         )
+        sides = (held_out, measured, through)
         absolute = self.codec.keeps_level
 
         def beside(key: str) -> list[float | None]:
-            return [_by_species(side, key) for side in (held_out, measured)]
+            return [_by_species(side, key) for side in sides]
 
-        loud, floor = (beside(key) if absolute else [None, None] for key in ("loudness_db", "floor_db"))
-        spectrum = [_spectral(known, held_out), _spectral(measured, held_out)]
-        pictures = [_nearness(known, side) for side in (held_out, measured)]
-        embeddings = [_embedded(known, side) for side in (held_out, measured)]
+        loud, floor = (beside(key) if absolute else [None] * 3 for key in ("loudness_db", "floor_db"))
+        spectrum = [_spectral(side, held_out) for side in (known, measured, through)]
+        pictures = [_nearness(known, side) for side in sides]
+        embeddings = [_embedded(known, side) for side in sides]
         rows = [
             Measure("loudness", "loudness", "dBFS", "RMS level over the codec's band, median", *loud),
             Measure("floor", "noise floor", "dBFS", _FLOOR, *floor),
@@ -159,7 +184,7 @@ class Yardstick:
             *_nearest_rows("pictures", "nearest training clip, pictures", *pictures),
             *_nearest_rows("embedding", "nearest training clip, judge's embedding", *embeddings),
         ]
-        return Measures(len(held_out), len(measured), len(known), rows)
+        return Measures(len(held_out), len(measured), len(known), rows, len(through))
 
 
 _Measured = tuple[HeardClip, _Facts]
@@ -240,8 +265,10 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return np.asarray(values / (np.linalg.norm(values, axis=-1, keepdims=True) + 1e-12))
 
 
-def _nearest_rows(key: str, title: str, real: list[float], generated: list[float]) -> list[Measure]:
-    """The median distance, and how many are nearer than nearly all held-out clips are."""
+def _nearest_rows(key: str, title: str, *sides: list[float]) -> list[Measure]:
+    """The median distance, and how many are nearer than nearly all held-out clips are: of held-out, generated
+    and reconstructed clips."""
+    real, generated, _ = sides
     if not real and not generated:
         return []
     threshold = float(np.quantile(real, COPY)) if real else None
@@ -251,9 +278,9 @@ def _nearest_rows(key: str, title: str, real: list[float], generated: list[float
             return None
         return float(np.mean([value < threshold for value in values]))
 
-    medians = [float(np.median(values)) if values else None for values in (real, generated)]
+    medians = [float(np.median(values)) if values else None for values in sides]
     copies = "\u2026 nearer than 95% of held-out clips"
     return [
         Measure(f"nearest_{key}", title, "", _NEAREST, *medians),
-        Measure(f"copies_{key}", copies, "%", _COPIES, nearer(real), nearer(generated)),
+        Measure(f"copies_{key}", copies, "%", _COPIES, *map(nearer, sides)),
     ]

@@ -220,7 +220,7 @@ def staircase(
     judge: Judge,
     among: Sequence[str],
     *,
-    reconstruct: Reconstruct | None = None,
+    reconstructed: Iterable[Sound] | None = None,
     generated: Sequence[Sound] = (),
     held_out: str = "",
     why: dict[str, str] | None = None,
@@ -229,8 +229,9 @@ def staircase(
     """Judge every stage on the same clips.
 
     `real`: held-out clips of the split `held_out`; `among`: the run's species; `generated`: sounds with the
-    species that each was asked for. `why` says of a stage that cannot be measured why not. Clips of a species
-    that the judge has no class for are heard too, and are in no figure.
+    species that each was asked for; `reconstructed`: what the autoencoder leaves of `real`, in their order.
+    `why` says of a stage that cannot be measured why not. Clips of a species that the judge has no class for
+    are heard too, and are in no figure.
     """
     unknown = [name for name in among if judge.class_of(name) is None]
     if len(unknown) == len(among):  # nothing that it says would count
@@ -242,7 +243,7 @@ def staircase(
     groups = [clip.recording for clip in real]
     steps = []
 
-    def add(stage: str, sounds: Iterator[Sound] | Sequence[Sound], of: Sequence[str], unit: str) -> None:
+    def add(stage: str, sounds: Iterable[Sound], of: Sequence[str], unit: str) -> None:
         steps.append(_step(judge, stage, sounds, of, unit, among, progress))
 
     originals = [clip for clip in real if clip.original is not None]
@@ -259,14 +260,10 @@ def staircase(
         add(CODEC, (
             Sound(clip.name, decoded(codec, clip), codec.rate_hz, clip.species) for clip in real
         ), groups, "recordings")  # fmt: skip
-        if reconstruct is None:
+        if reconstructed is None:
             missing.setdefault(AUTOENCODER, "no autoencoder was given")
         else:
-            back = reconstruct
-            add(AUTOENCODER, (
-                Sound(clip.name, codec.decode(back(clip.image)), codec.rate_hz, clip.species)
-                for clip in real
-            ), groups, "recordings")  # fmt: skip
+            add(AUTOENCODER, reconstructed, groups, "recordings")
     staircase = Staircase(
         judge.title, judge.licence, judge.fingerprint, list(among), unknown, held_out if real else "",
         steps, missing,
@@ -307,6 +304,12 @@ def _step(
         if (named := Named.of([verdicts[n] for n in own], [groups[n] for n in own], unit)) is not None
     }
     return Step(stage, Named.of(verdicts, groups, unit), per_species, verdicts, heard.embeddings)
+
+
+def reconstructions(codec: Codec, real: Iterable[RealClip], reconstruct: Reconstruct) -> Iterator[Sound]:
+    """What the autoencoder leaves of each clip."""
+    for clip in real:
+        yield Sound(clip.name, codec.decode(reconstruct(clip.image)), codec.rate_hz, clip.species)
 
 
 def reconstructor(source: str, codec: Codec) -> Reconstruct:

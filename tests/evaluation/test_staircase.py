@@ -8,17 +8,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from scipy.ndimage import uniform_filter
 
 from birdsd.cli import main
 from birdsd.config import compose
 from birdsd.diffusion.learning.common import codec_of
 from birdsd.errors import NotFound
-from birdsd.evaluation import available_judge, judges
+from birdsd.evaluation import available_judge, judged_run, judges
 from birdsd.evaluation.judged_run import staircase_of
 from birdsd.evaluation.judges import Sound
 from birdsd.evaluation.judges.judgement import wilson
 from birdsd.evaluation.real_clips import RealClip, held_out_split, read_real
-from birdsd.evaluation.staircase import AUTOENCODER, CODEC, GENERATED, RECORDING, TITLES, staircase
+from birdsd.evaluation.staircase import (
+    AUTOENCODER,
+    CODEC,
+    GENERATED,
+    RECORDING,
+    TITLES,
+    reconstructions,
+    staircase,
+)
 from birdsd.evaluation.weak_check import WeakCheck
 from birdsd.files import write_json
 from birdsd.shards.index import ShardIndex
@@ -53,7 +62,8 @@ def noise(image):
 
 
 def test_the_stage_that_loses_the_bird_is_seen(codec):
-    told = staircase(codec, real_clips(codec), FakeJudge(), SPECIES, reconstruct=noise,
+    told = staircase(codec, real_clips(codec), FakeJudge(), SPECIES,
+                     reconstructed=reconstructions(codec, real_clips(codec), noise),
                      generated=sounds(codec), held_out="test", progress=False)  # fmt: skip
     shares = {step.stage: step.named.right.share for step in told.steps}
     assert list(shares) == [RECORDING, CODEC, AUTOENCODER, GENERATED]
@@ -222,6 +232,28 @@ def test_copies_of_training_clips_lie_nearer_than_held_out_ones(index, codec):
     assert measures.row("nearest_pictures").generated < 0.01 < measures.row("nearest_pictures").real
 
 
+@pytest.mark.parametrize("blurs", [False, True])
+def test_held_out_clips_through_the_autoencoder_are_measured_as_well(index, codec, monkeypatch, blurs):
+    """The decoder of generated clips smooths real ones too: what is near for that alone is no copy."""
+
+    def reconstruct(image):
+        if not blurs:
+            return image
+        blurred = uniform_filter(image.astype(np.float32), size=(1, 9, 9), mode="nearest")
+        return blurred.round().astype(np.uint8)
+
+    monkeypatch.setattr(judged_run, "_reconstruct", lambda source, codec: (reconstruct, {}))
+    measures = staircase_of(index, sounds(codec), autoencoder="x", judge=FakeJudge(), progress=False).measures
+    assert measures.reconstructed == measures.held_out > 0
+    rows = {row.key: row for row in measures.rows}
+    assert all(len(measures.cells(row)) == len(measures.columns()) == 3 for row in measures.rows)
+    shown = measures.text()
+    assert all(measures.cells(row)[1] in shown for row in measures.rows)
+    for key in ("floor", "fast", "nearest_pictures"):
+        assert (rows[key].reconstructed == pytest.approx(rows[key].real, abs=0.05)) is not blurs, key
+    assert rows["spectrum"].reconstructed < (20 if blurs else 0.1)
+
+
 # -- real clips -------------------------------------------------------------------------------------------
 
 
@@ -311,7 +343,8 @@ def test_birdnet_does_not_hear_the_bird_in_noise_that_an_autoencoder_left(two_sp
     codec = SpectrogramCodec.from_json(index.codec)
     clips = read_real(index, "test", recordings=birds, limit=4)
     judge = judges.find_judge()
-    told = staircase(codec, clips, judge, [*index.species, "Synthetic Ringer"], reconstruct=noise,
+    told = staircase(codec, clips, judge, [*index.species, "Synthetic Ringer"],
+                     reconstructed=reconstructions(codec, clips, noise),
                      generated=[Sound("none", np.zeros((1, 9), np.float32), 32000, index.species[0])],
                      held_out="test", progress=False)  # fmt: skip
     assert told.step(RECORDING).named.right.share > told.step(AUTOENCODER).named.right.share == 0
