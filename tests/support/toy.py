@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import sys
 import traceback
 from pathlib import Path
 
+import cloudpickle
 import numpy as np
 import torch
 from torch import nn
@@ -154,28 +156,40 @@ def losses(run: Path) -> dict[int, float]:
     return found
 
 
+# Forked from a process that has imported everything and computed nothing: with a torch built for GPUs, a
+# fork of one that has run backward cannot.
+_CLEAN = multiprocessing.get_context("forkserver")
+_CLEAN.set_forkserver_preload(["tests.support.preloaded"])
+
+
 def fork_ranks(world: int, work, log: Path) -> list[int]:
     """Run `work(rank)` in `world` forked processes that see each other; their exit codes by rank.
 
-    What they print goes to `log`. A traceback there and the exit code 1 stand for an exception.
+    What they print goes to `log`. A traceback there and the exit code 1 stand for an exception. They have the
+    environment and folder of this process, and of its memory what `work` refers to: patch modules within it.
     """
     port = _free_port()
-    children = []
-    for rank in range(world):
-        pid = os.fork()
-        if pid == 0:
-            _be_rank(rank, world, port, work, log)
-        children.append(pid)
-    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+    packed = cloudpickle.dumps((work, dict(os.environ)))
+    children = [
+        _CLEAN.Process(target=_be_rank, args=(rank, world, port, packed, log)) for rank in range(world)
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    return [child.exitcode for child in children]
 
 
-def _be_rank(rank: int, world: int, port: int, work, log: Path) -> None:
+def _be_rank(rank: int, world: int, port: int, packed: bytes, log: Path) -> None:
     status = 1
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.dup2(descriptor, 1), os.dup2(descriptor, 2)
         sys.stdout = sys.stderr = os.fdopen(descriptor, "w", buffering=1)  # pytest's are elsewhere
+        work, environment = cloudpickle.loads(packed)
+        os.environ.clear()
+        os.environ.update(environment)
         if world > 1:
             os.environ.update(
                 RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_PORT=str(port)

@@ -13,11 +13,7 @@ def shards(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def children(shards):
-    # Imported before the forks, so that each child need not do it again.
-    import torch.utils.tensorboard
-
     from birdsd.shards.index import ShardIndex
 
-    torch.optim.AdamW([torch.zeros(1)])  # the first one imports half of torch
     ShardIndex.open(shards)  # the indices beside the shards are made once
     return Children(shards)

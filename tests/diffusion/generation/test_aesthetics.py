@@ -367,8 +367,11 @@ def test_asked_to_stop_it_leaves_nothing_and_comes_back(index, pipeline_folder, 
 def test_killed_on_the_way_and_made_anew_by_two_ranks_it_is_the_same(
     run_folder, index, pipeline_folder, clip_folder, tmp_path
 ):
+    shards = index.folder
+
     def work(**options) -> None:
-        run_through(*aesthetic_method(index, pipeline_folder, clip_folder), tmp_path / "run", **options)
+        made = aesthetic_method(ShardIndex.open(shards), pipeline_folder, clip_folder)
+        run_through(*made, tmp_path / "run", **options)
 
     log, killed = tmp_path / "log.txt", lambda pulse: os.kill(os.getpid(), signal.SIGKILL)
     assert fork_ranks(1, lambda _: work(beat=killed), log) == [-signal.SIGKILL]
