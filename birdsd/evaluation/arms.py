@@ -19,7 +19,7 @@ from birdsd.evaluation.comparison import (
 from birdsd.evaluation.judged_run import Reference
 from birdsd.evaluation.judges import Sound
 from birdsd.evaluation.staircase import GENERATED, Named
-from birdsd.evaluation.weak_check import Clips, GeneratedClip, WeakCheck
+from birdsd.evaluation.weak_check import Clips, GeneratedClip, WeakCheck, as_clips
 from birdsd.sound.audio.recordings import read
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def judge_arms(
         if arm.name in heard:
             arm_clips = heard[arm.name]
             new = arm_clips.of(NEW)
-            near = weak.nearness(new) if new.levels else None
+            through = as_clips(reference.reconstructed) if reference else []
+            near = weak.nearness(new, through) if new.levels else None
             if near is not None:
                 arm_clips.clips = _with_distances(arm_clips.clips, near.distance)
             scores = {kind: weak.score(arm_clips.of(kind)) for kind in (NEW, KNOWN, IN_ENVIRONMENT)}

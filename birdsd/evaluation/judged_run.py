@@ -7,7 +7,7 @@ this module returns may decide a setting.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,8 @@ class JudgedRun:
     """What the judge and the measures say of a run's generated sounds.
 
     `staircase` is None without a judge, and `absent` says why there is none. `real` are the held-out clips,
-    of the split `held_out` ("" without any), each with the codec's sound.
+    of the split `held_out` ("" without any), each with the codec's sound; `reconstructed` is what the
+    autoencoder leaves of them, where it was heard.
     """
 
     staircase: Staircase | None
@@ -52,6 +53,7 @@ class JudgedRun:
     measures: Measures
     real: list[RealClip]
     held_out: str
+    reconstructed: list[Sound] = field(default_factory=list)
 
     def verdicts(self, stage: str) -> list[Verdict] | None:
         """Of a stage's clips in their order; None where it was not judged."""
@@ -87,6 +89,7 @@ class Reference:
     real: list[RealClip]
     real_stages: Staircase | None
     yardstick: Yardstick
+    reconstructed: list[Sound] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -144,12 +147,13 @@ class Reference:
                 if sound.species
             ],
         )  # fmt: skip
-        return cls(codec, judge, absent, split, real, stages, yardstick)
+        return cls(codec, judge, absent, split, real, stages, yardstick, reconstructed)
 
     def hear(self, generated: Sequence[Sound], progress: bool = True) -> JudgedRun:
         """Judge and measure generated sounds, each with the species that was asked for."""
         stages = self.judged(generated, progress)
-        return JudgedRun(stages, self.absent, self.measures(generated, stages), self.real, self.held_out)
+        measures = self.measures(generated, stages)
+        return JudgedRun(stages, self.absent, measures, self.real, self.held_out, self.reconstructed)
 
     def judged(self, generated: Sequence[Sound], progress: bool = True) -> Staircase | None:
         """The staircase with these sounds as its last stage; None without a judge."""

@@ -14,7 +14,7 @@ encoded again, so that what is judged is what is heard; one that comes as an ima
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from birdsd.format import table
 from birdsd.randomness import generator
 
 if TYPE_CHECKING:
+    from birdsd.evaluation.judges import Sound
     from birdsd.shards.index import ShardIndex
     from birdsd.sound.codec.protocol import Codec
 
@@ -92,7 +93,11 @@ class Score:
 
 @dataclass(frozen=True)
 class CopyCheck:
-    """How close generated clips come to training clips, beside how close held-out recordings come."""
+    """How close generated clips come to training clips, beside how close held-out recordings come.
+
+    Where it is known what the autoencoder leaves of held-out clips, generated ones are compared with these
+    (`threshold`): the decoder smooths both, and what is smoother is nearer to everything.
+    """
 
     generated_median: float
     held_out_median: float
@@ -102,6 +107,7 @@ class CopyCheck:
     variety_held_out: float
     training_sample: list[int]  # the nearest training sample of every generated clip
     distance: list[float]
+    reconstructed_median: float | None = None  # of held-out clips through the autoencoder
 
     @property
     def copies(self) -> bool:
@@ -115,11 +121,14 @@ class CopyCheck:
     def verdict(self) -> str:
         """One sentence on copies of training clips, and on variety."""
         found = "SIGNS OF COPYING" if self.copies else "no sign of copying"
+        through, them = "", "the held-out ones"
+        if self.reconstructed_median is not None:
+            through, them = f", through the autoencoder {self.reconstructed_median:.2f}", "the latter"
         return (
             "distance to the nearest training clip (0 = a copy, 1 = nothing in common), median: generated "
-            f"{self.generated_median:.2f}, held-out {self.held_out_median:.2f}; "
-            f"{self.closer_than_held_out:.0%} of the generated clips are nearer than the nearest 5% of the "
-            f"held-out ones: {found}. Distance between two clips of one species, median: generated "
+            f"{self.generated_median:.2f}, held-out {self.held_out_median:.2f}{through}; "
+            f"{self.closer_than_held_out:.0%} of the generated clips are nearer than the nearest 5% of "
+            f"{them}: {found}. Distance between two clips of one species, median: generated "
             f"{self.variety_generated:.2f}, held-out {self.variety_held_out:.2f}"
         )
 
@@ -291,8 +300,11 @@ def _variety(pictures: np.ndarray, clips: Clips, most: int = 24) -> float:
     return float(np.median(found)) if found else 0.0
 
 
-def nearness(training: Clips, held_out: Clips, generated: Clips) -> CopyCheck | None:
-    """How close generated and held-out clips come to training clips; None where either is missing."""
+def nearness(
+    training: Clips, held_out: Clips, generated: Clips, reconstructed: Clips | None = None
+) -> CopyCheck | None:
+    """How close generated and held-out clips come to training clips; None where either is missing.
+    `reconstructed`: held-out clips through the autoencoder, as `CopyCheck` says."""
     if not generated.levels or not held_out.levels:
         return None
     known, unseen, new = (
@@ -300,7 +312,10 @@ def nearness(training: Clips, held_out: Clips, generated: Clips) -> CopyCheck | 
     )
     which, distance = nearest(new, known)
     _, expected = nearest(unseen, known)
-    threshold = float(np.quantile(expected, 0.05))
+    through = None
+    if reconstructed is not None and reconstructed.levels:
+        _, through = nearest(np.stack([thumbnail(v) for v in reconstructed.levels]), known)
+    threshold = float(np.quantile(expected if through is None else through, 0.05))
     return CopyCheck(
         generated_median=float(np.median(distance)),
         held_out_median=float(np.median(expected)),
@@ -310,6 +325,7 @@ def nearness(training: Clips, held_out: Clips, generated: Clips) -> CopyCheck | 
         variety_held_out=_variety(unseen, held_out),
         training_sample=[training.number[int(i)] for i in which],
         distance=[float(d) for d in distance],
+        reconstructed_median=None if through is None else float(np.median(through)),
     )
 
 
@@ -363,15 +379,22 @@ class WeakCheck:
         """How often the classifier names what was asked for, in generated clips."""
         return score(self.classifier, generated, "generated clips")
 
-    def nearness(self, generated: Clips) -> CopyCheck | None:
-        """How close generated clips come to training clips, beside how close held-out ones come."""
-        return nearness(self.training, self.held_out, generated)
+    def nearness(self, generated: Clips, reconstructed: Sequence[GeneratedClip] = ()) -> CopyCheck | None:
+        """How close generated clips come to training clips, beside how close held-out ones come, as they are
+        and `reconstructed`."""
+        known = [clip for clip in reconstructed if clip.species in self.classifier.species]
+        return nearness(self.training, self.held_out, generated, self.heard(known) if known else None)
 
 
 def learning_check(
-    index: ShardIndex, generated: Sequence[GeneratedClip], *, limit: int = 2000
+    index: ShardIndex,
+    generated: Sequence[GeneratedClip],
+    *,
+    reconstructed: Sequence[GeneratedClip] = (),
+    limit: int = 2000,
 ) -> LearningCheck:
     """Score held-out recordings (validation, test) and generated clips by training recordings alone.
+    `reconstructed`: what the autoencoder leaves of held-out clips, where that is known.
 
     Raises `UserError` when the shards have no codec, fewer than two species, or when a clip was asked
     for a species that is not in the training split. Without held-out recordings `held_out` is None.
@@ -386,8 +409,17 @@ def learning_check(
         left_out=weak.left_out,
         held_out=score(weak.classifier, weak.held_out, "recordings"),
         generated=weak.score(clips),
-        nearness=weak.nearness(clips),
+        nearness=weak.nearness(clips, reconstructed),
     )
+
+
+def as_clips(sounds: Iterable[Sound]) -> list[GeneratedClip]:
+    """Those of one species, as the weak check takes them."""
+    return [
+        GeneratedClip(sound.species, waveform=sound.waveform, rate_hz=sound.rate_hz)
+        for sound in sounds
+        if sound.species
+    ]
 
 
 def _image(codec: Codec, clip: GeneratedClip) -> np.ndarray:

@@ -22,7 +22,7 @@ from birdsd.evaluation.judged_run import JudgedRun, staircase_of
 from birdsd.evaluation.judges import Sound
 from birdsd.evaluation.real_clips import decoded
 from birdsd.evaluation.staircase import CODEC, GENERATED
-from birdsd.evaluation.weak_check import GeneratedClip, LearningCheck, learning_check
+from birdsd.evaluation.weak_check import LearningCheck, as_clips, learning_check
 from birdsd.files import fingerprint, read_json, sha256_file, write_json
 from birdsd.pages.demo import DemoData, Interruption, Losses, Pair, Training, demo_page
 from birdsd.pages.media import AudioClip
@@ -134,8 +134,8 @@ def _judge(
         )
         for clip in clips
     ]  # fmt: skip
-    check = _check(index, sounds)
     judged = staircase_of(index, sounds, autoencoder=runs[0].export_folder, recordings=recordings)
+    check = _check(index, sounds, judged.reconstructed)
     pairs = _pairs(codec, clips, sounds, check, judged)
     judging_s = time.monotonic() - began
     scene = demo.scene(runs[-1], recordings, *_most_believed(check, judged))
@@ -188,18 +188,11 @@ def _most_believed(check: LearningCheck | None, judged: JudgedRun) -> tuple[list
     return (best, f"its birds are the two that {who} named right most often") if len(best) == 2 else ([], "")
 
 
-def _check(index: ShardIndex, sounds: list[Sound]) -> LearningCheck | None:
+def _check(index: ShardIndex, sounds: list[Sound], reconstructed: list[Sound]) -> LearningCheck | None:
     """The weak check on the sounds as they were written; None with fewer than two species."""
     if len(index.species) < 2:
         return None
-    return learning_check(
-        index,
-        [
-            GeneratedClip(sound.species, waveform=sound.waveform, rate_hz=sound.rate_hz)
-            for sound in sounds
-            if sound.species
-        ],
-    )
+    return learning_check(index, as_clips(sounds), reconstructed=as_clips(reconstructed))
 
 
 def _metadata(index: ShardIndex) -> Iterable[dict[str, Any]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.ndimage import uniform_filter
 
 from birdsd.errors import BadValue, NotFound, NothingLeft, UnknownName
 from birdsd.evaluation.judges.judgement import wilson
@@ -72,6 +73,18 @@ def test_copies_of_training_clips_show(index: ShardIndex, codec: SpectrogramCode
     ]
     moved = learning_check(index, shifted).nearness
     assert moved is not None and moved.copies, "a copy that was moved in time is a copy"
+    smooth = [
+        GeneratedClip(clip.species, image=uniform_filter(clip.image, size=(1, 9, 9)))
+        for clip in _made(codec, range(20, 26))
+    ]
+    alone = learning_check(index, smooth).nearness
+    beside = learning_check(index, smooth, reconstructed=smooth).nearness
+    assert alone is not None and beside is not None and alone.reconstructed_median is None
+    assert beside.reconstructed_median == beside.generated_median == alone.generated_median
+    assert beside.threshold != alone.threshold and not beside.copies, (
+        "as near as real ones that were smoothed"
+    )
+    assert learning_check(index, _made(codec, range(6)), reconstructed=smooth).nearness.copies
     same = learning_check(index, [clip for clip in _made(codec, range(20, 21)) for _ in range(5)]).nearness
     assert same is not None and same.variety_generated < 0.01 < same.variety_held_out
 
