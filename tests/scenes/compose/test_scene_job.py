@@ -317,12 +317,16 @@ def test_a_scene_is_on_the_disk_before_it_is_published(stage, tmp_path, monkeypa
 
     waited: list[str] = []
 
-    def waiting(paths):
+    def soon(paths):
         waited.extend(path.name for path in paths)
-        assert not list((tmp_path / "one").glob("*/labels.json")), "published too early"
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(batch, "fsync_all", waiting)
+        def wait():
+            assert not list((tmp_path / "one").glob("*/labels.json")), "published too early"
+            raise OSError(28, "No space left on device")
+
+        return wait
+
+    monkeypatch.setattr(batch, "fsync_soon", soon)
     with refuses(str(tmp_path), kind=DiskFull):
         run(stage, tmp_path / "one", prompt=PROSE)
     assert not list((tmp_path / "one").glob("*/labels.json")) and not list(
