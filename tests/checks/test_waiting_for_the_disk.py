@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
+
+import pytest
 
 from birdsd.files import fsync_all, fsync_soon, put_text
 

@@ -142,6 +142,24 @@ UNDERSTOOD: dict[str, Scene] = {
     "a Great Tit at the same time as a Little Owl": scene(
         [lone("Great Tit"), lone("Little Owl", together="e0")]
     ),
+    "At the same time a Great Tit and a Little Owl": scene(
+        [lone("Great Tit"), lone("Little Owl", together="e0")]
+    ),
+    "At the same time, a Great Tit and a Little Owl call twice": scene(
+        [lone("Great Tit", "call", repeat=2), lone("Little Owl", "call", repeat=2, together="e0")]
+    ),
+    "a Great Tit, then at the same time a Little Owl and a Marsh Wren": scene(
+        [lone("Great Tit"), lone("Little Owl", after=("e0",)), lone("Marsh Wren", together="e1")]
+    ),
+    "At the same time as a Great Tit, a Little Owl": scene(
+        [lone("Great Tit"), lone("Little Owl", together="e0")]
+    ),
+    "At the same time as a Great Tit, a Little Owl at 5 s": scene(
+        [lone("Great Tit", onset_s=5.0), lone("Little Owl", together="e0")]
+    ),
+    "a Great Tit and a Little Owl at 5 s at the same time": scene(
+        [lone("Great Tit", onset_s=5.0), lone("Little Owl", together="e0")]
+    ),
     "a Great Tit, a Little Owl and a Marsh Wren sing": scene(
         [
             lone("Great Tit", "song"),
@@ -212,6 +230,11 @@ REFUSED: dict[str, tuple[type[UserError] | str, ...]] = {
     "a bird singing": (BadValue, "bird", "species"),
     "a Great Tit at 10 s followed by a Little Owl at 5 s": (Mismatch, "10 s", "5 s", "before"),
     "10 s: a Great Tit at 12 s": (Mismatch, "12 s", "10 s"),
+    "at the same time a Great Tit": (Mismatch, "the Great Tit alone", "two birds"),
+    "at the same time a Great Tit then a Little Owl": (Mismatch, "the Great Tit alone", "two birds"),
+    "a Great Tit at 3 s at the same time as a Little Owl at 30 s": (Mismatch, "3 s", "30 s", "two times"),
+    "a Great Tit at 3 s and a Little Owl at 30 s at the same time": (Mismatch, "3 s", "30 s", "two times"),
+    "at the same time as a Great Tit": (BadValue, "a comma", "another clause"),
     "a Great Tit at the end": (BadValue, "at the end", "at 25 s"),
     "a Great Tit every 5 seconds": (NotSet, "every 5 s", "length"),
     "a Great Tit; rm -rf / #": (

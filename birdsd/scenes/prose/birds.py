@@ -16,6 +16,10 @@ _NO_BIRD = (("silence",), ("no", "bird"), ("no", "birds"), ("without", "birds"))
 def clause(reader: Reader, before: Clause | None) -> Clause:
     """One clause, what stands before its name included. `before` is the bird that 'another' refers to."""
     found = Clause(reader.peek().number)
+    start = reader.at
+    if at_once(reader):
+        found.say(reader.typed(start), at_once=True)
+        reader.phrase(",")
     while not at_a_name(reader) and reader.low() not in ("again", "another") and modifier(reader, found):
         reader.phrase(",")
     if reader.leads_to(ENVIRONMENT) and not _silent(reader, found):
@@ -46,8 +50,8 @@ def _more(reader: Reader, found: Clause) -> bool:
         return True
     if modifier(reader, found):
         return True
-    if reader.phrase("at", "the", "same", "time") or reader.phrase(("simultaneously", "together")):
-        if reader.low() not in ("as", "with") and not at_a_name(reader):
+    if at_once(reader):
+        if not at_a_name(reader):
             found.say(reader.typed(start), at_once=True)
             return True
         reader.at = start
@@ -67,6 +71,16 @@ def _more(reader: Reader, found: Clause) -> bool:
             reader.at = inside
             return modifier(reader, found) or _action(reader, found)
     reader.at = start
+    return False
+
+
+def at_once(reader: Reader) -> bool:
+    """'at the same time', of birds before or behind it; not 'at the same time as'."""
+    start = reader.at
+    if reader.phrase("at", "the", "same", "time") or reader.phrase(("simultaneously", "together")):
+        if reader.low() not in ("as", "with"):
+            return True
+        reader.at = start
     return False
 
 

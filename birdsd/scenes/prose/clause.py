@@ -77,7 +77,8 @@ class Clause:
     @property
     def bare(self) -> bool:
         """Whether it is a name and nothing more, which may share what is said of the next."""
-        return bool(self.species) and not set(self.said) - {"loudness", "distance_m"} and not self.sound_type
+        said = set(self.said) - {"loudness", "distance_m"} - (self.front & {"at_once"})
+        return bool(self.species) and not said and not self.sound_type
 
     def share(self, other: Clause) -> None:
         """Take over what was said behind the name of another clause, and not of this one."""
