@@ -7,6 +7,8 @@ import io
 import json
 import os
 import shutil
+import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +34,7 @@ from birdsd.sharing import private_folder, remove_leftovers, waiting_for
 LABELS = "labels.json"
 SCENE = "scene.yaml"  # what was asked for, for `scene=`: the recipe is not for people to edit
 MANIFEST = "manifest.csv"
+_SAID_EVERY_S = 30.0  # how far it is
 _COLUMNS = (
     "path",
     "recording_id",
@@ -93,7 +96,11 @@ class Batch:
         place: Path,
         done: Made,
     ) -> None:
-        for number in numbers:
+        said_s = time.monotonic()
+        for at, number in enumerate(numbers):
+            if time.monotonic() - said_s > _SAID_EVERY_S:
+                print(f"{at} of {len(numbers)} scenes", file=sys.stderr, flush=True)
+                said_s = time.monotonic()
             name = name_of(number)
             try:
                 scene = scene_of(number)
