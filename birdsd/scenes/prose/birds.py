@@ -10,6 +10,8 @@ from birdsd.scenes.prose.modifiers import at_a_name, modifier, place, places
 from birdsd.scenes.prose.reader import Reader
 from birdsd.scenes.prose.tokens import END, ENVIRONMENT, SPECIES, WORD
 
+# What may be said of a background, too.
+_STRETCHES = {"until_s", "until", "lasting_s"}
 _NO_BIRD = (("silence",), ("no", "bird"), ("no", "birds"), ("without", "birds"))
 
 
@@ -48,7 +50,11 @@ def _more(reader: Reader, found: Clause) -> bool:
     start = reader.at
     if found.species and _action(reader, found):
         return True
+    said = set(found.said)
     if modifier(reader, found):
+        behind = reader.tokens[start - 1]
+        if behind.kind == ENVIRONMENT and found.species and (new := (set(found.said) - said) & _STRETCHES):
+            reader.say(f"'{found.said[new.pop()]}' is said of the {found.species}, not of the {behind.name}")
         return True
     if at_once(reader):
         if not at_a_name(reader):

@@ -243,6 +243,7 @@ def _events(
     group.ids = [f"e{len(builder.events) + at}" for at in range(len(birds))]
     _at_once(builder, birds)
     for at, one in enumerate(birds):
+        one.check()
         fields = _common(builder, one, group, at)
         if one.snr_db is None and one.level_db is None:
             fields |= loudness.relative(loudness.EVENT_DB[one.loudness or ""], under_db)

@@ -16,8 +16,8 @@ from birdsd.scenes.checks import check_duration
 from birdsd.scenes.prose import words
 from birdsd.scenes.prose.birds import clause
 from birdsd.scenes.prose.build import Group, build
-from birdsd.scenes.prose.clause import Clause
-from birdsd.scenes.prose.modifiers import LATER_S, SOON_S, gap
+from birdsd.scenes.prose.clause import LATER_S, SOON_S, Clause
+from birdsd.scenes.prose.modifiers import gap
 from birdsd.scenes.prose.reader import Reader
 from birdsd.scenes.prose.tokens import END, NUMBER, SPECIES, tokenise
 from birdsd.scenes.scene import Scene, Span
@@ -225,6 +225,7 @@ def _add(course: _Course, join: Join, found: Clause) -> None:
         course.said.append(
             f"'{found.said['gap_s']}' counts from the end of what comes before the {found.species}"
         )
+    _check_waiting(join, found)
     gap_s = found.gap_s or join.gap_s
     if join.kind == "WHILE" and not found.species:
         join = Join("AND")  # a background goes with everything
@@ -265,6 +266,19 @@ def _add(course: _Course, join: Join, found: Clause) -> None:
         if join.kind == "SIGN" and found.species and found.gap_s is None:
             course.said.append("sentences that follow each other are heard one after the other")
         course.groups.append(Group([found], gap_s))
+
+
+def _check_waiting(join: Join, found: Clause) -> None:
+    """`UserError` for a bird that waits for the one before it, and has a time of its own."""
+    throughout = found.said.get("until") in words.WHOLE_SCENE
+    timed = join.gap_s not in (None, LATER_S) and found.onset_s is not None
+    if join.kind == "SEQ" and found.species and (throughout or timed):
+        said = join.words.strip(" ,;.")
+        raise Mismatch(
+            f"'{said}' and '{found.said['until' if throughout else 'onset_s']}' are both said of the "
+            f"{found.species}",
+            "a bird waits for what comes before it, or has a time of its own", "leave one of them out",
+        )  # fmt: skip
 
 
 def _frame(group: Group, found: Clause) -> None:
