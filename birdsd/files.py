@@ -215,11 +215,20 @@ def _waiting_threads(process: int) -> ThreadPoolExecutor:
 
 
 def _fsync(path: Path) -> None:
-    if path.is_dir():
-        fsync_folder(path)
-        return
-    with open(path, "rb") as stream:
-        os.fsync(stream.fileno())
+    # A thread waits for its turn after every call of the system: the fewer, the better.
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        if path.is_dir():
+            return  # where folders cannot be opened, they cannot be synced either
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
