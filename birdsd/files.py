@@ -11,7 +11,7 @@ import platform
 import re
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -192,7 +192,18 @@ def fsync_folder(folder: Path) -> None:
 
 def fsync_all(paths: Iterable[Path]) -> None:
     """Wait until all these files and folders are on the disk: at once, for it writes many as fast as one."""
-    list(_waiting_threads(os.getpid()).map(_fsync, paths))
+    fsync_soon(paths)()
+
+
+def fsync_soon(paths: Iterable[Path]) -> Callable[[], None]:
+    """Have them written to the disk meanwhile; what comes back waits for it, and raises what went wrong."""
+    begun = [_waiting_threads(os.getpid()).submit(_fsync, path) for path in paths]
+
+    def wait() -> None:
+        for one in begun:
+            one.result()
+
+    return wait
 
 
 @lru_cache(maxsize=1)
@@ -204,11 +215,20 @@ def _waiting_threads(process: int) -> ThreadPoolExecutor:
 
 
 def _fsync(path: Path) -> None:
-    if path.is_dir():
-        fsync_folder(path)
-        return
-    with open(path, "rb") as stream:
-        os.fsync(stream.fileno())
+    # A thread waits for its turn after every call of the system: the fewer, the better.
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        if path.is_dir():
+            return  # where folders cannot be opened, they cannot be synced either
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:

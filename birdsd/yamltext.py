@@ -106,7 +106,8 @@ def quoted(text: str) -> str:
         code = ord(character)
         return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
 
-    return '"' + "".join(map(one, text)) + '"'
+    plain = text.isprintable() and '"' not in text and "\\" not in text
+    return '"' + (text if plain else "".join(map(one, text))) + '"'
 
 
 def flow(value: Any) -> str:

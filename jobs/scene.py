@@ -10,7 +10,7 @@ from birdsd.runs.share import ArrayShare
 from birdsd.scenes.canvas.job import is_canvas, make_canvases
 from birdsd.scenes.compose import recipe
 from birdsd.scenes.compose.batch import Made, numbered, refused_lines, write_manifest
-from birdsd.scenes.compose.source import scenes_of
+from birdsd.scenes.compose.source import check_asked, scenes_of
 from birdsd.scenes.compose.stage import set_up, with_recipe
 from birdsd.scenes.compose.tables import came_out_text
 from birdsd.scenes.picture import draw_timeline
@@ -26,6 +26,7 @@ def run(config: SceneConfig) -> Outcome:
         return _outcome(out, done, "", lines)
     if config.recipe:
         return _again(config, out)
+    check_asked(config)  # before a model is loaded
     stage = set_up(config)
     scenes = scenes_of(config, stage.vocabulary, stage.longest_s)
     name_of = numbered(scenes.name, config.count)

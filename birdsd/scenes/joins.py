@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from birdsd.errors import BadValue, clipped
 from birdsd.randomness import generator
@@ -42,10 +43,15 @@ def place_backgrounds(
                 one.environment, _prompt(one), one.level_db, begin, finish,
                 0.0 if start <= 1e-9 else min(fade_in, (finish - begin) / 2),
                 0.0 if end >= duration_s - 1e-9 else min(fade_out, (finish - begin) / 2),
-                one.source, one.path, int(generator(scene.seed, "background", number).integers(2**31)),
+                one.source, one.path, _seed(scene.seed, number),
             )
         )  # fmt: skip
     return tuple(sorted(placed, key=lambda one: (one.from_s, one.environment)))
+
+
+@lru_cache(maxsize=256)  # a scene is solved at least twice
+def _seed(seed: int, number: int) -> int:
+    return int(generator(seed, "background", number).integers(2**31))
 
 
 def _edges(one: Background, songs: Sequence[PlacedEvent], duration_s: float) -> tuple[float, float]:

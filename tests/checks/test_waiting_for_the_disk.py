@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 
-from birdsd.files import fsync_all, put_text
+import pytest
+
+from birdsd.files import fsync_all, fsync_soon, put_text
 
 
 def _threads() -> set[threading.Thread]:
@@ -47,3 +50,11 @@ def test_a_forked_process_waits_too(tmp_path):
         os.waitpid(child, 0)
         raise AssertionError("the child hangs")
     assert os.waitstatus_to_exitcode(status) == 7
+
+
+def test_what_is_begun_is_waited_for_later_and_says_then_what_went_wrong(tmp_path: Path) -> None:
+    put_text(tmp_path / "one", "text")
+    fsync_soon([tmp_path / "one", tmp_path])()
+    wait = fsync_soon([tmp_path / "missing"])
+    with pytest.raises(FileNotFoundError):
+        wait()

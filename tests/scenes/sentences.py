@@ -142,6 +142,24 @@ UNDERSTOOD: dict[str, Scene] = {
     "a Great Tit at the same time as a Little Owl": scene(
         [lone("Great Tit"), lone("Little Owl", together="e0")]
     ),
+    "At the same time a Great Tit and a Little Owl": scene(
+        [lone("Great Tit"), lone("Little Owl", together="e0")]
+    ),
+    "At the same time, a Great Tit and a Little Owl call twice": scene(
+        [lone("Great Tit", "call", repeat=2), lone("Little Owl", "call", repeat=2, together="e0")]
+    ),
+    "a Great Tit, then at the same time a Little Owl and a Marsh Wren": scene(
+        [lone("Great Tit"), lone("Little Owl", after=("e0",)), lone("Marsh Wren", together="e1")]
+    ),
+    "At the same time as a Great Tit, a Little Owl": scene(
+        [lone("Great Tit"), lone("Little Owl", together="e0")]
+    ),
+    "At the same time as a Great Tit, a Little Owl at 5 s": scene(
+        [lone("Great Tit", onset_s=5.0), lone("Little Owl", together="e0")]
+    ),
+    "a Great Tit and a Little Owl at 5 s at the same time": scene(
+        [lone("Great Tit", onset_s=5.0), lone("Little Owl", together="e0")]
+    ),
     "a Great Tit, a Little Owl and a Marsh Wren sing": scene(
         [
             lone("Great Tit", "song"),
@@ -158,6 +176,12 @@ UNDERSTOOD: dict[str, Scene] = {
     ),
     "a Great Tit immediately followed by a Little Owl": scene(
         [lone("Great Tit"), lone("Little Owl", gap_s=SOON)]
+    ),
+    "a Great Tit, and later a Little Owl at 9 s": scene(
+        [lone("Great Tit"), lone("Little Owl", onset_s=9.0)]
+    ),
+    "a Great Tit in the distance at 6 dB in rain": scene(
+        [bird("Great Tit", snr_db=6.0, distance_m=80.0)], place("rain")
     ),
     "a Great Tit, and later a Little Owl": scene([lone("Great Tit"), lone("Little Owl", gap_s=PAUSE)]),
     "a Great Tit at 0:12 and a Little Owl at 1:02.5": scene(
@@ -212,6 +236,20 @@ REFUSED: dict[str, tuple[type[UserError] | str, ...]] = {
     "a bird singing": (BadValue, "bird", "species"),
     "a Great Tit at 10 s followed by a Little Owl at 5 s": (Mismatch, "10 s", "5 s", "before"),
     "10 s: a Great Tit at 12 s": (Mismatch, "12 s", "10 s"),
+    # Two things of which only one could act: none is dropped.
+    "two loud Great Tits at 6 dB in rain": (Mismatch, "loud", "6 dB", "level"),
+    "a faint Great Tit at -20 dBFS": (Mismatch, "faint", "-20 dBFS"),
+    "a loud Great Tit, a Little Owl and a Marsh Wren sing at 6 dB in rain": (Mismatch, "loud", "6 dB"),
+    "a Great Tit twice every 5 seconds with pauses of 2 s to 8 s": (Mismatch, "every 5 seconds", "pauses"),
+    "20 s: a Great Tit in the middle at 5 s": (Mismatch, "in the middle", "at 5 s", "onset"),
+    "a Great Tit, then a Little Owl at 9 s after 3 s": (Mismatch, "after 3 s", "at 9 s"),
+    "a Great Tit immediately followed by a Little Owl at 9 s": (Mismatch, "immediately", "at 9 s"),
+    "20 s: a Great Tit, then a Little Owl throughout": (Mismatch, "then", "throughout"),
+    "at the same time a Great Tit": (Mismatch, "the Great Tit alone", "two birds"),
+    "at the same time a Great Tit then a Little Owl": (Mismatch, "the Great Tit alone", "two birds"),
+    "a Great Tit at 3 s at the same time as a Little Owl at 30 s": (Mismatch, "3 s", "30 s", "two times"),
+    "a Great Tit at 3 s and a Little Owl at 30 s at the same time": (Mismatch, "3 s", "30 s", "two times"),
+    "at the same time as a Great Tit": (BadValue, "a comma", "another clause"),
     "a Great Tit at the end": (BadValue, "at the end", "at 25 s"),
     "a Great Tit every 5 seconds": (NotSet, "every 5 s", "length"),
     "a Great Tit; rm -rf / #": (

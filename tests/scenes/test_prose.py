@@ -57,6 +57,8 @@ def test_a_sentence_that_cannot_say_everything_says_so() -> None:
         ("a Great Tit in rain and a Little Owl in wind", "hear the same: rain and wind"),
         ("a Great Tit. A Little Owl.", "one after the other"),
         ("a Great Tit alternating with a Little Owl", "alternate twice"),
+        ("a Great Tit in loud rain until 20 s", "'until 20 s' is said of the Great Tit, not of the rain"),
+        ("a Great Tit and a Little Owl at 5 s at the same time", "'at 5 s' is said of all"),
     ],
 )
 def test_what_was_decided_is_said(text: str, said: str) -> None:

@@ -19,20 +19,21 @@ def joined(parts: Iterator[np.ndarray], fade: int, samples: int) -> Iterator[np.
     by `fade` samples, or by a third of the shorter one."""
     sent = 0
     held: np.ndarray | None = None
+    width = 0
     for part in parts:
         if held is not None:
             width = min(fade, len(held), len(part) // 3)
             rise = rising(width)
-            mixed = np.array(part, np.float32)
-            mixed[:width] = mixed[:width] * rise + held[len(held) - width :] * rise[::-1]
-            before, part = held[: len(held) - width], mixed
-            before = before[: samples - sent]
-            sent += len(before)
-            yield before
+            part = np.asarray(part, np.float32)
+            crossed = part[:width] * rise + held[len(held) - width :] * rise[::-1]
+            for ready in (held[: len(held) - width], crossed):
+                ready = ready[: samples - sent]
+                sent += len(ready)
+                yield ready
         if sent >= samples:
             return
         keep = min(fade, len(part) // 3)
-        body = part[: len(part) - keep][: samples - sent]
+        body = part[width : len(part) - keep][: samples - sent]
         sent += len(body)
         yield body
         held = part[len(part) - keep :]

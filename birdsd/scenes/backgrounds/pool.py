@@ -14,9 +14,10 @@ from birdsd.errors import NotFound, NothingLeft, unknown_name
 from birdsd.files import fingerprint, sha256_file
 from birdsd.randomness import generator
 from birdsd.scenes.backgrounds.joined import joined
+from birdsd.scenes.backgrounds.spool import frame_power
 from birdsd.scenes.bank.recorded import forbids_changes
 from birdsd.scenes.bank.split import SPLITS, split_of
-from birdsd.sound.audio.levels import active_level_db
+from birdsd.sound.audio.levels import FRAME_SAMPLES, active_level_db, active_power_db
 from birdsd.sound.audio.recordings import probe, read
 from birdsd.sound.mixing import EnvironmentPool
 
@@ -137,28 +138,33 @@ def _plan(files: list[Path], duration_s: float, seed: int | None) -> Iterator[tu
 
 def _parts(plan: list[tuple[Path, float, float]], rate_hz: int) -> Iterator[np.ndarray]:
     for path, start_s, length_s in plan:
-        part = _part(path, rate_hz, start_s, length_s)
-        level_db = active_level_db(part)
+        part, level_db = _part(path, rate_hz, start_s, length_s)
         # A pause in a recording stays one: nobody wants to hear its recorder's hiss at full level.
         gain_db = min(_LEVEL_DB - level_db, _MOST_DB) if np.isfinite(level_db) else 0.0
         yield part * np.float32(10 ** (gain_db / 20))
 
 
-def _part(path: Path, rate_hz: int, start_s: float, length_s: float) -> np.ndarray:
-    """float32 [samples], not to be written to, of a file that `_length_s` knows. Short files stay in memory:
-    the next scene wants them too."""
+def _part(path: Path, rate_hz: int, start_s: float, length_s: float) -> tuple[np.ndarray, float]:
+    """float32 [samples], not to be written to, of a file that `_length_s` knows, and its active level in
+    dBFS. Short files stay in memory: the next scene wants them too."""
     if _length_s(path) * rate_hz > _HELD_SAMPLES:
-        return read(path, rate_hz, start_s=start_s, duration_s=length_s)[0]
-    whole = _whole(path, *_state(path), rate_hz)
+        part = read(path, rate_hz, start_s=start_s, duration_s=length_s)[0]
+        return part, active_level_db(part)
+    whole, power = _whole(path, *_state(path), rate_hz)
     first = round(start_s * rate_hz)
-    return whole[first : first + max(1, round(length_s * rate_hz))]
+    part = whole[first : first + max(1, round(length_s * rate_hz))]
+    frames = len(part) // FRAME_SAMPLES
+    if first or frames < 2:
+        return part, active_level_db(part)
+    return part, active_power_db(power[:frames])
 
 
 @lru_cache(maxsize=_HELD_FILES)
-def _whole(path: Path, size: int, changed_ns: int, rate_hz: int) -> np.ndarray:
+def _whole(path: Path, size: int, changed_ns: int, rate_hz: int) -> tuple[np.ndarray, np.ndarray]:
+    """The sound, and the powers of its frames."""
     sound = read(path, rate_hz)[0]
     sound.flags.writeable = False
-    return sound
+    return sound, frame_power(sound)
 
 
 def _length_s(path: Path) -> float:

@@ -46,6 +46,10 @@ class Layer:
     def samples(self) -> int:
         return self.piece.samples
 
+    @property
+    def peak(self) -> float:
+        return self.piece.peak * self.gain
+
     def read(self, first: int, count: int) -> np.ndarray:
         """float32 [count] ([count, channels] of a wide piece): of the scene's samples from `first` on; zeros
         where it is silent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,11 +20,12 @@ HELD_SAMPLES = 1 << 22  # in memory: 16 MB, two minutes at 32 kHz
 
 @dataclass(frozen=True)
 class Piece:
-    """Mono float32 samples in a spool: `first` is where they begin in it."""
+    """Mono float32 samples in a spool: `first` is where they begin in it, `peak` the largest magnitude."""
 
     spool: Spool
     first: int
     samples: int
+    peak: float = math.inf
 
     def read(self, start: int, count: int) -> np.ndarray:
         """float32 [count], not to be written to: samples from `start` on, zeros where the piece does not
@@ -57,6 +59,10 @@ class WidePiece:
     def samples(self) -> int:
         return self.piece.samples // self.channels
 
+    @property
+    def peak(self) -> float:
+        return self.piece.peak
+
     def read(self, start: int, count: int) -> np.ndarray:
         """float32 [count, channels]: samples from `start` on, zeros where the piece does not reach."""
         return self.piece.read(start * self.channels, count * self.channels).reshape(-1, self.channels)
@@ -73,6 +79,11 @@ class SeenPiece:
     def samples(self) -> int:
         return self.wide.samples
 
+    @property
+    def peak(self) -> float:
+        """That it does not exceed."""
+        return self.wide.peak * float(np.abs(self.weights).sum())
+
     def read(self, start: int, count: int) -> np.ndarray:
         """float32 [count]."""
         return self.wide.read(start, count) @ self.weights
@@ -84,13 +95,15 @@ class SeenPiece:
         return _active_db(self.read(at, min(size, self.samples - at)) for at in starts)
 
 
+def frame_power(sound: np.ndarray) -> np.ndarray:
+    """float32 [samples // FRAME_SAMPLES]: the mean power of every whole frame."""
+    frames = sound[: len(sound) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
+    power: np.ndarray = np.square(frames).mean(axis=1)
+    return power
+
+
 def _active_db(blocks: Iterable[np.ndarray]) -> float:
-    power = [
-        np.square(block[: len(block) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)).mean(
-            axis=1
-        )
-        for block in blocks
-    ]
+    power = [frame_power(block) for block in blocks]
     return active_power_db(np.concatenate(power)) if power else -np.inf
 
 
@@ -105,14 +118,16 @@ class Spool:
 
     def add(self, parts: Iterable[np.ndarray]) -> Piece:
         """Append mono float [n] arrays, one after the other: one piece."""
-        first = self._samples
+        first, peak = self._samples, 0.0
         for part in parts:
+            if len(part):
+                peak = max(peak, float(part.max()), -float(part.min()))
             held = max(0, min(len(part), HELD_SAMPLES - self._samples))
             if held:
                 self._hold(part[:held])
             if held < len(part):
                 self._put_off(part[held:])
-        return Piece(self, first, self._samples - first)
+        return Piece(self, first, self._samples - first, peak)
 
     def add_wide(self, parts: Iterable[np.ndarray], channels: int) -> WidePiece:
         """The same of [n, channels] arrays."""

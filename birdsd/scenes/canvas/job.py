@@ -22,7 +22,7 @@ from birdsd.scenes.canvas.written import FORMAT, NAME, write_canvas
 from birdsd.scenes.compose.batch import Made, numbered
 from birdsd.scenes.compose.makers import clips_of
 from birdsd.scenes.compose.mixdown import FORMATS
-from birdsd.scenes.compose.source import FOR_TABLES, scenes_of
+from birdsd.scenes.compose.source import FOR_TABLES, check_count, scenes_of
 from birdsd.scenes.scene import Scene
 from birdsd.scenes.schedule import TYPICAL_S, solve
 from birdsd.scenes.vocabulary import Vocabulary, vocabulary_of_run
@@ -53,6 +53,7 @@ def is_canvas(config: SceneConfig) -> bool:
 def make_canvases(config: SceneConfig) -> tuple[Made, list[str]]:
     """Make this part's canvases that are not there yet; also lines about what came of them."""
     _check(config)
+    check_count(config)
     moving = kinds_of(config.moving)
     told: dict[str, Any] = {}
     if config.recipe:

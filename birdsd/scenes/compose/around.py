@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from birdsd.scenes.compose.mixdown import Stem, silence
+from birdsd.scenes.compose.mixdown import Stem, peak_of, silence
 from birdsd.scenes.compose.record import CameOut
 
 
@@ -25,6 +25,11 @@ class Around:
     @property
     def samples(self) -> int:
         return self.total
+
+    @property
+    def peak(self) -> float:
+        rounds = self.stem.samples // self.total + 2  # that sound at once, at most
+        return peak_of(self.stem) * rounds
 
     def read(self, first: int, count: int) -> np.ndarray:
         """float32 [count] or [count, channels]: everything of the stem that is heard there, in whichever

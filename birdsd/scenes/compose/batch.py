@@ -5,23 +5,36 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import shutil
+import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from birdsd.errors import AlreadyThere, DiskFull, NothingLeft, UserError
-from birdsd.files import explained_write, fsync_all, json_text, put_text, read_json, write_text
+from birdsd.files import (
+    explained_write,
+    fsync_folder,
+    fsync_soon,
+    json_text,
+    put_text,
+    read_json,
+    write_text,
+)
 from birdsd.scenes.compose import picture, recipe, tables
 from birdsd.scenes.compose.compose import Composer, Look
 from birdsd.scenes.compose.record import Composed
 from birdsd.scenes.scene import Scene
 from birdsd.scenes.store import to_yaml
-from birdsd.sharing import private_folder, publish, remove_leftovers, waiting_for
+from birdsd.sharing import private_folder, remove_leftovers, waiting_for
 
 LABELS = "labels.json"
 SCENE = "scene.yaml"  # what was asked for, for `scene=`: the recipe is not for people to edit
 MANIFEST = "manifest.csv"
+_SAID_EVERY_S = 30.0  # how far it is
 _COLUMNS = (
     "path",
     "recording_id",
@@ -67,7 +80,27 @@ class Batch:
         on, unless it is the only one; a full disk ends it at once, and nothing half-made is left."""
         done = Made()
         remove_leftovers(self.out, alone=False)
-        for number in numbers:
+        with private_folder(self.out) as place:
+            self._make_all(numbers, scene_of, name_of, place, done)
+        write_manifest(self.out)
+        if done.refused and not done.made and not done.kept:
+            name, why = done.refused[0]
+            raise NothingLeft(f"none of {len(numbers)} scenes can be made; {name}: {why}")
+        return done
+
+    def _make_all(
+        self,
+        numbers: Sequence[int],
+        scene_of: Callable[[int], Scene],
+        name_of: Callable[[int], str],
+        place: Path,
+        done: Made,
+    ) -> None:
+        said_s = time.monotonic()
+        for at, number in enumerate(numbers):
+            if time.monotonic() - said_s > _SAID_EVERY_S:
+                print(f"{at} of {len(numbers)} scenes", file=sys.stderr, flush=True)
+                said_s = time.monotonic()
             name = name_of(number)
             try:
                 scene = scene_of(number)
@@ -75,38 +108,51 @@ class Batch:
                 if self._is_there(name, told):
                     done.kept.append(name)
                     continue
-                done.last = self.make_one(scene, name, told)
+                done.last = self.make_one(scene, name, told, place)
                 done.made.append(name)
             except UserError as error:
                 full = isinstance(error, DiskFull) or isinstance(error.__cause__, OSError)
                 if len(numbers) == 1 or full:
                     raise
                 done.refused.append((name, str(error)))
-        write_manifest(self.out)
-        if done.refused and not done.made and not done.kept:
-            name, why = done.refused[0]
-            raise NothingLeft(f"none of {len(numbers)} scenes can be made; {name}: {why}")
-        return done
 
-    def make_one(self, scene: Scene, name: str, told: Mapping[str, Any]) -> Composed:
-        """Make one scene and publish its folder."""
-        with explained_write(self.out):
-            self.out.mkdir(parents=True, exist_ok=True)
-        with private_folder(self.out) as place, explained_write(self.out / name):
-            folder = place / name
-            folder.mkdir()
-            done = self.composer.compose(scene, name, folder, self.look)
-            sound = tables.sounds_of(done, folder, self.look.format)[0]
-            tables.write_tables(done, folder, sound.name)
-            if self.look.picture:
-                picture.draw_scene(done, sound, folder / f"{name}.png")
-            labels = json.dumps(done.to_json(), ensure_ascii=False, allow_nan=False)
-            put_text(folder / LABELS, labels + "\n")
-            put_text(folder / recipe.NAME, json_text(told))
-            put_text(folder / SCENE, to_yaml(scene))
-            # Tables can be made again from the labels; the rest is on the disk before it is published.
-            fsync_all([folder, *(path for path in folder.rglob("*") if path.parent.name != tables.FOLDER)])
-            publish(place, self.out, name)
+    def make_one(
+        self, scene: Scene, name: str, told: Mapping[str, Any], place: Path | None = None
+    ) -> Composed:
+        """Make one scene and publish its folder. `place`: a private folder of many scenes; they are there for
+        good once `write_manifest` has been called, whatever happens to the machine."""
+        if place is None:
+            with private_folder(self.out) as place:
+                done = self.make_one(scene, name, told, place)
+            fsync_folder(self.out)
+            return done
+        folder = place / name
+        try:
+            with explained_write(self.out / name):
+                return self._made(scene, name, told, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # of one that cannot be
+
+    def _made(self, scene: Scene, name: str, told: Mapping[str, Any], folder: Path) -> Composed:
+        folder.mkdir()
+        done = self.composer.compose(scene, name, folder, self.look)
+        large = _files(folder) + _files(folder / "stems")
+        waits = [fsync_soon(large)]  # while the small ones are made
+        sound = tables.sounds_of(done, folder, self.look.format)[0]
+        tables.write_tables(done, folder, sound.name)
+        if self.look.picture:
+            picture.draw_scene(done, sound, folder / f"{name}.png")
+        labels = json.dumps(done.to_json(), ensure_ascii=False, allow_nan=False)
+        put_text(folder / LABELS, labels + "\n")
+        put_text(folder / recipe.NAME, json_text(told))
+        put_text(folder / SCENE, to_yaml(scene))
+        # Tables can be made again from the labels; the rest is on the disk before it is published.
+        small = {*_files(folder), *_files(folder / "stems")}.difference(large)
+        stems = [folder / "stems"] if self.look.stems else []
+        waits.append(fsync_soon([folder, folder / tables.FOLDER, *stems, *small]))
+        for wait in waits:
+            wait()
+        os.replace(folder, self.out / name)
         return done
 
     def _is_there(self, name: str, told: Mapping[str, Any]) -> bool:
@@ -122,6 +168,15 @@ class Batch:
             "scenes that are there are never overwritten",
             "name another folder with out=, or delete this one",
         )
+
+
+def _files(folder: Path) -> list[Path]:
+    """Those right in a folder, if there is one."""
+    try:
+        with os.scandir(folder) as found:
+            return [folder / one.name for one in found if one.is_file()]
+    except FileNotFoundError:
+        return []
 
 
 def write_manifest(out: Path) -> None:

@@ -153,9 +153,9 @@ def _write(done: Composed, folder: Path, draft: Draft, look: Look) -> None:
         for one, stem in zip(written, stems, strict=True)
         if isinstance(stem, EventStem)
     ]
+    louder_ones = [louder(event, done.gain_db) for event in done.came_out]
     done.came_out = [
-        replace(louder(event, done.gain_db), stem=name)
-        for event, name in zip(done.came_out, names, strict=True)
+        replace(event, stem=name) if name else event for event, name in zip(louder_ones, names, strict=True)
     ]
     if draft.placed.loop:
         songs = [one for one, stem in zip(heard, stems, strict=True) if isinstance(stem, EventStem)]

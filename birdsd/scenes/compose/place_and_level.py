@@ -123,6 +123,11 @@ class EventStem:
     def samples(self) -> int:
         return self.song.piece.samples
 
+    @property
+    def peak(self) -> float:
+        sound = self.song.piece if self.song.heard is None else self.song.heard.wide
+        return sound.peak * self.gain
+
     def read(self, first: int, count: int) -> np.ndarray:
         sound = self.song.piece if self.song.heard is None else self.song.heard.wide
         return sound.read(first - self.start, count) * np.float32(self.gain)
@@ -154,6 +159,8 @@ def place(
                 f"{QUIETEST_DB:.0f} dBFS, {as_it_is.snr_db + quietest:.1f} dB "
                 f"above it instead of {event.snr_db:g}"
             )
+    # In steps of 0.0001 dB: another machine's last bit in a sum must not reach the file.
+    change_db = round(change_db, 4)
     stem = EventStem(song, start, 10 ** (change_db / 20))
     return stem, _came_out(event, song, stem, as_it_is.after(change_db), rate_hz, samples), note
 

@@ -45,21 +45,31 @@ class Scenes:
 def scenes_of(config: SceneConfig, vocabulary: Vocabulary, length_of: LengthOf | None = None) -> Scenes:
     """What the configuration asks for: exactly one of prompt, scene and distribution. `UserError` for names
     and numbers that cannot be, before anything is made."""
+    check_asked(config)
+    scenes = _scenes_of(config, vocabulary, length_of)
+    return replace(scenes, of=lambda k: as_loop(scenes.of(k))) if config.loop else scenes
+
+
+def check_asked(config: SceneConfig) -> None:
+    """`UserError` where nothing says what is to be heard, or more than one thing does; needs no model."""
     given = [name for name in ("prompt", "scene", "distribution") if getattr(config, name)]
     if len(given) != 1:
         kind = Mismatch if given else NotSet
         raise kind(
             f"{' and '.join(given)} are both set" if given else "there is no scene to make",
-            "exactly one of prompt, scene and distribution says what is heard",
+            "exactly one of prompt, scene and distribution says what is heard, or prompts of an animation",
             'e.g. prompt="a House Sparrow singing in rain, then a Black Phoebe"',
         )
-    scenes = _scenes_of(config, vocabulary, length_of)
-    return replace(scenes, of=lambda k: as_loop(scenes.of(k))) if config.loop else scenes
+    check_count(config)
+
+
+def check_count(config: SceneConfig) -> None:
+    """`UserError` for no scene, and for more than anybody wants."""
+    if not 1 <= config.count <= 10_000_000:
+        raise BadValue(f"count={config.count}", "at least one scene is made, and at most ten million")
 
 
 def _scenes_of(config: SceneConfig, vocabulary: Vocabulary, length_of: LengthOf | None) -> Scenes:
-    if not 1 <= config.count <= 10_000_000:
-        raise BadValue(f"count={config.count}", "at least one scene is made, and at most ten million")
     if not config.scene:
         _refuse_for_a_table(config, f"the scene is of {'a sentence' if config.prompt else 'a distribution'}")
     if config.prompt:

@@ -4,7 +4,7 @@ made."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,38 @@ def distribution_of(
         raise Mismatch(f"{place} has both events and events_per_minute", "one of them says how many")
     if made.events is None and made.events_per_minute is None:
         made = replace(made, events_per_minute=Draw("poisson", (10.0,)))
-    return checked_distribution(_with_names(made, vocabulary), vocabulary)
+    made = checked_distribution(_with_names(made, vocabulary), vocabulary)
+    _check_used(made, values)
+    return made
+
+
+def _check_used(made: Distribution, given: Collection[str]) -> None:
+    """`UserError` for what is given and can act on no scene."""
+    sounding = any(weight > 0 for name, weight in made.environments.items() if name != NONE)
+    silent = made.environments.get(NONE, 0.0) > 0
+    for name in ("snr_db", "background_db", "fade_s"):
+        if name in given and not sounding:
+            raise Mismatch(
+                f"{name} is given, and no scene has a background", "it acts where an environment is heard",
+                f"give environments, or leave {name} out",
+            )  # fmt: skip
+    if "level_db" in given and not silent:
+        raise Mismatch(
+            "level_db is given, and every scene has a background",
+            "over a background an event is as loud as snr_db says",
+            "leave level_db out, or give environments 'none' a weight",
+        )
+    for species in made.sound_types:
+        if not made.species.get(species):
+            raise Mismatch(
+                f"sound_types names {clipped(species)}, and species does not",
+                "a bird that is not drawn makes no sound",
+                "add it to species, or leave it out of sound_types",
+            )
+    for name in ("events", "individuals", "environments_per_scene"):
+        draw = getattr(made, name)
+        if draw is not None and draw.least == draw.greatest != round(draw.least):
+            raise BadValue(f"{name} is {draw.least:g}", "a whole number is expected")
 
 
 def _value(name: str, value: Any) -> Any:

@@ -19,10 +19,11 @@ def band_passed(
     enough not to ring. `exact`: narrow ones, centred on the edges, so that noise loses what lies outside."""
     edge = round(_EDGE_S * rate_hz)
     size = scipy.fft.next_fast_len(len(samples) + 2 * edge, real=True)
-    spectrum = _spectrum(samples, edge, size)
-    first, last = _shape(spectrum, rate_hz / size, rate_hz / 2, low_hz, high_hz, exact)
-    spectrum[:first] = 0
-    spectrum[last:] = 0
+    spectrum: np.ndarray = scipy.fft.rfft(_padded(samples, edge, size))
+    band = _Band(len(spectrum), rate_hz / size, rate_hz / 2, low_hz, high_hz, exact)
+    spectrum[: band.first] = 0
+    spectrum[band.last :] = 0
+    band.shape(spectrum[band.first : band.last])
     filtered: np.ndarray = scipy.fft.irfft(spectrum, size)[edge : edge + len(samples)]
     return filtered
 
@@ -31,17 +32,19 @@ def band_power(samples: np.ndarray, rate_hz: int, low_hz: float, high_hz: float,
     """The mean square of `band_passed(..., exact=True)` without `margin` samples at either end, to 1% where
     they last for more than a few periods of the band.
 
-    Only the band goes back into time, as an analytic signal at a lower rate: as exact, and in half the time.
+    Only the band is transformed, and goes back into time as an analytic signal at a lower rate: as exact, and
+    in a third of the time.
     """
     edge = round(_EDGE_S * rate_hz)
     size = _transform_size(len(samples) + 2 * edge)
-    spectrum = _spectrum(samples, edge, size)
-    first, last = _shape(spectrum, rate_hz / size, rate_hz / 2, low_hz, high_hz, exact=True)
-    if last <= first or len(samples) <= 2 * margin:
+    band = _Band(size // 2 + 1, rate_hz / size, rate_hz / 2, low_hz, high_hz, exact=True)
+    if band.last <= band.first or len(samples) <= 2 * margin:
         return 0.0
+    spectrum = _bins(_padded(samples, edge, size), band.first, band.last)
+    band.shape(spectrum)
     # A point of a narrow band would last long: with at least 512, the span is cut where it ends.
-    points = max(512, scipy.fft.next_fast_len(last - first))
-    analytic = scipy.fft.ifft(spectrum[first:last], points)
+    points = max(512, scipy.fft.next_fast_len(len(spectrum)))
+    analytic = scipy.fft.ifft(spectrum, points)
     begin, end = (round(at * points / size) for at in (edge + margin, edge + len(samples) - margin))
     inside = analytic[begin : max(end, begin + 1)].view(np.float32)
     # The two halves of the spectrum of a real signal, and ifft's division by fewer points.
@@ -49,48 +52,88 @@ def band_power(samples: np.ndarray, rate_hz: int, low_hz: float, high_hz: float,
 
 
 def _transform_size(least: int) -> int:
-    """A size of `least` or a little more of which few factors are not 2: faster than scipy's next one."""
-    power = 1 << max(0, (least - 1).bit_length() - 3)
-    return int(power * next(n for n in (5, 6, 8, 9, 10, 12, 16) if power * n >= least))
+    """A size of `least` or a little more of which few factors are not 2: faster than scipy's next one. A
+    multiple of 8."""
+    power = 1 << max(3, (least - 1).bit_length() - 3)
+    return int(power * next(n for n in (5, 6, 8) if power * n >= least))
 
 
-def _spectrum(samples: np.ndarray, edge: int, size: int) -> np.ndarray:
-    """complex64 [size // 2 + 1] of the samples, zeros around them."""
+def _padded(samples: np.ndarray, edge: int, size: int) -> np.ndarray:
+    """float32 [size]: the samples behind `edge` zeros, and zeros behind them."""
     padded = np.zeros(size, np.float32)
     padded[edge : edge + len(samples)] = samples
-    spectrum: np.ndarray = scipy.fft.rfft(padded)
-    return spectrum
+    return padded
 
 
-def _shape(
-    spectrum: np.ndarray, bin_hz: float, highest_hz: float, low_hz: float, high_hz: float, exact: bool
-) -> tuple[int, int]:
-    """Put the skirts of a band on a spectrum; the first bin that is not zero after it, and the one after the
-    last."""
-    step_hz = np.float32(bin_hz)
-    inside = 0.5 if exact else 0.0  # the share of a skirt that lies in the band
-    begin, end = 0, len(spectrum)
-    if low_hz > 0:
-        skirt = _EXACT_HZ if exact else max(_SKIRT_HZ, low_hz / 10)
-        first, last = _bins((low_hz - (1 - inside) * skirt, low_hz + inside * skirt), step_hz, len(spectrum))
-        hz = np.arange(first, last, dtype=np.float32) * step_hz
-        spectrum[first:last] *= _rise((hz - low_hz) / skirt + 1 - inside)
-        begin = first
-    if high_hz < highest_hz:
-        skirt = _EXACT_HZ if exact else max(_SKIRT_HZ, high_hz / 20)
-        first, last = _bins(
-            (high_hz - inside * skirt, high_hz + (1 - inside) * skirt), step_hz, len(spectrum)
-        )
-        hz = np.arange(first, last, dtype=np.float32) * step_hz
-        spectrum[first:last] *= _rise((high_hz - hz) / skirt + 1 - inside)
-        end = last
-    return begin, end
+def _bins(samples: np.ndarray, first: int, last: int) -> np.ndarray:
+    """complex64 [last - first]: these bins of the spectrum of real float32 [samples], a multiple of 8.
+
+    Every fourth sample is a signal of its own, and four are transformed at once, which takes little longer
+    than one of them (decimation in time).
+    """
+    size = len(samples)
+    half = size // 8  # the four spectra are mirrored there, and begin anew at twice that
+    parts = scipy.fft.rfft(samples.reshape(-1, 4), axis=0)
+    turns = _turns(first, last - first, size)
+    bins = np.empty(last - first, np.complex64)
+    for number in range(first // half, (last - 1) // half + 1):
+        begin, end = max(first, number * half), min(last, (number + 1) * half)
+        turn, found = turns[begin - first : end - first], bins[begin - first : end - first]
+        low, high = begin - number * half, end - number * half
+        rows = parts[low:high]
+        if mirrored := number % 2 == 1:
+            rows, turn = parts[half - high + 1 : half - low + 1][::-1], turn.conj()
+        np.multiply(rows[:, 3], turn, out=found)
+        for part in (2, 1):
+            found += rows[:, part]
+            found *= turn
+        found += rows[:, 0]
+        if mirrored:
+            np.conjugate(found, out=found)
+    return bins
 
 
-def _bins(edges_hz: tuple[float, float], step_hz: float, count: int) -> tuple[int, int]:
-    """The bins of a skirt, and one more on either side: before and behind it nothing changes, or all goes."""
-    first, last = (int(edge / step_hz) for edge in edges_hz)
-    return min(max(0, first - 1), count), min(max(0, last + 2), count)
+def _turns(first: int, count: int, size: int) -> np.ndarray:
+    """complex64 [count]: exp(-2 pi i k / size) for k from `first` on."""
+    step, few = -2j * np.pi / size, 64
+    fine = np.exp(step * np.arange(few)).astype(np.complex64)
+    coarse = np.exp(step * np.arange(first, first + count, few)).astype(np.complex64)
+    turns: np.ndarray = np.multiply.outer(coarse, fine).reshape(-1)[:count]
+    return turns
+
+
+class _Band:
+    """Which bins of a spectrum a band has with its skirts: `first` to before `last`."""
+
+    def __init__(
+        self, count: int, bin_hz: float, highest_hz: float, low_hz: float, high_hz: float, exact: bool
+    ) -> None:
+        self.first, self.last, self._step_hz = 0, count, np.float32(bin_hz)
+        self._rises: list[tuple[int, int, float, float, float]] = []  # bins, and where and how it rises
+        inside = 0.5 if exact else 0.0  # the share of a skirt that lies in the band
+        if low_hz > 0:
+            skirt = _EXACT_HZ if exact else max(_SKIRT_HZ, low_hz / 10)
+            bins = self._near(low_hz - (1 - inside) * skirt, low_hz + inside * skirt, count)
+            self._rises.append((*bins, low_hz, skirt, 1 - inside))
+            self.first = bins[0]
+        if high_hz < highest_hz:
+            skirt = _EXACT_HZ if exact else max(_SKIRT_HZ, high_hz / 20)
+            bins = self._near(high_hz - inside * skirt, high_hz + (1 - inside) * skirt, count)
+            self._rises.append((*bins, high_hz, -skirt, 1 - inside))
+            self.last = bins[1]
+
+    def _near(self, from_hz: float, to_hz: float, count: int) -> tuple[int, int]:
+        """The bins of a skirt, and one more on either side: before and behind it nothing changes, or all
+        goes."""
+        first, last = (int(edge / self._step_hz) for edge in (from_hz, to_hz))
+        return min(max(0, first - 1), count), min(max(0, last + 2), count)
+
+    def shape(self, spectrum: np.ndarray) -> None:
+        """Put the skirts on the bins from `first` to `last`."""
+        for first, last, edge_hz, skirt_hz, share in self._rises:
+            first, last = max(first, self.first), min(last, self.last)
+            hz = np.arange(first, last, dtype=np.float32) * self._step_hz
+            spectrum[first - self.first : last - self.first] *= _rise((hz - edge_hz) / skirt_hz + share)
 
 
 def _rise(at: np.ndarray) -> np.ndarray:

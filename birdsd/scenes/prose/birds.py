@@ -10,12 +10,18 @@ from birdsd.scenes.prose.modifiers import at_a_name, modifier, place, places
 from birdsd.scenes.prose.reader import Reader
 from birdsd.scenes.prose.tokens import END, ENVIRONMENT, SPECIES, WORD
 
+# What may be said of a background, too.
+_STRETCHES = {"until_s", "until", "lasting_s"}
 _NO_BIRD = (("silence",), ("no", "bird"), ("no", "birds"), ("without", "birds"))
 
 
 def clause(reader: Reader, before: Clause | None) -> Clause:
     """One clause, what stands before its name included. `before` is the bird that 'another' refers to."""
     found = Clause(reader.peek().number)
+    start = reader.at
+    if at_once(reader):
+        found.say(reader.typed(start), at_once=True)
+        reader.phrase(",")
     while not at_a_name(reader) and reader.low() not in ("again", "another") and modifier(reader, found):
         reader.phrase(",")
     if reader.leads_to(ENVIRONMENT) and not _silent(reader, found):
@@ -44,10 +50,14 @@ def _more(reader: Reader, found: Clause) -> bool:
     start = reader.at
     if found.species and _action(reader, found):
         return True
+    said = set(found.said)
     if modifier(reader, found):
+        behind = reader.tokens[start - 1]
+        if behind.kind == ENVIRONMENT and found.species and (new := (set(found.said) - said) & _STRETCHES):
+            reader.say(f"'{found.said[new.pop()]}' is said of the {found.species}, not of the {behind.name}")
         return True
-    if reader.phrase("at", "the", "same", "time") or reader.phrase(("simultaneously", "together")):
-        if reader.low() not in ("as", "with") and not at_a_name(reader):
+    if at_once(reader):
+        if not at_a_name(reader):
             found.say(reader.typed(start), at_once=True)
             return True
         reader.at = start
@@ -67,6 +77,16 @@ def _more(reader: Reader, found: Clause) -> bool:
             reader.at = inside
             return modifier(reader, found) or _action(reader, found)
     reader.at = start
+    return False
+
+
+def at_once(reader: Reader) -> bool:
+    """'at the same time', of birds before or behind it; not 'at the same time as'."""
+    start = reader.at
+    if reader.phrase("at", "the", "same", "time") or reader.phrase(("simultaneously", "together")):
+        if reader.low() not in ("as", "with"):
+            return True
+        reader.at = start
     return False
 
 

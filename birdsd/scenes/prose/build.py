@@ -210,6 +210,30 @@ def _stretch_places(
         builder.said.append("the background changes in the middle between two birds")
 
 
+def _at_once(builder: _Builder, birds: Sequence[Clause]) -> None:
+    """Birds that sound at the same time have one time, whoever it is said of; `UserError` where they
+    cannot."""
+    words = next((one.said["at_once"] for one in birds if one.at_once), None)
+    if words is None:
+        return
+    if len(birds) == 1 and birds[0].count == 1:
+        raise Mismatch(
+            f"'{words}' is said of the {birds[0].species} alone",
+            "it takes two birds, joined by 'and'", "leave it out, or name the other bird",
+        )  # fmt: skip
+    onsets = {one.onset_s: one for one in birds if one.onset_s is not None}
+    if len(onsets) > 1:
+        times = " and ".join(f"the {one.species} at {at:g} s" for at, one in sorted(onsets.items()))
+        raise Mismatch(
+            f"'{words}' is said of {times}", "these are two times",
+            "leave it out, or say one time for both",
+        )  # fmt: skip
+    if onsets and birds[0].onset_s is None:
+        (at, one), *_ = onsets.items()
+        birds[0].onset_s, one.onset_s = at, None
+        builder.said.append(f"'{one.said['onset_s']}' is said of all that sound '{words}'")
+
+
 def _events(
     builder: _Builder, groups: Sequence[Group], number: int, under_db: Sequence[float], shared: bool
 ) -> None:
@@ -217,12 +241,9 @@ def _events(
     group = groups[number]
     birds = group.birds
     group.ids = [f"e{len(builder.events) + at}" for at in range(len(birds))]
-    if len(birds) == 1 and birds[0].at_once and birds[0].count == 1:
-        raise Mismatch(
-            f"'{birds[0].said['at_once']}' is said of the {birds[0].species} alone",
-            "it takes two birds, joined by 'and'", "leave it out, or name the other bird",
-        )  # fmt: skip
+    _at_once(builder, birds)
     for at, one in enumerate(birds):
+        one.check()
         fields = _common(builder, one, group, at)
         if one.snr_db is None and one.level_db is None:
             fields |= loudness.relative(loudness.EVENT_DB[one.loudness or ""], under_db)

@@ -68,6 +68,20 @@ class Clause:
             setattr(self, name, value)
             self.said[name] = words
 
+    def check(self) -> None:
+        """`UserError` where two things are said of which only one could act."""
+        for one, other in _CONTRARY:
+            if one not in self.said or other not in self.said or self.said[one] == self.said[other]:
+                continue
+            if one == "loudness" and self.said[one] == self.said.get("distance_m"):
+                continue  # "in the distance": the number says how loud, and the words how far
+            if one == "gap_s" and self.gap_s == LATER_S:
+                continue  # "later, at 20 s"
+            raise Mismatch(
+                f"'{self.said[one]}' and '{self.said[other]}' are both said of the {self.species}",
+                f"only one of them could say its {_CALLED.get(other, other)}", "leave one of them out",
+            )  # fmt: skip
+
     @property
     def timed(self) -> bool:
         """Whether it says when it sounds, or how often."""
@@ -77,7 +91,8 @@ class Clause:
     @property
     def bare(self) -> bool:
         """Whether it is a name and nothing more, which may share what is said of the next."""
-        return bool(self.species) and not set(self.said) - {"loudness", "distance_m"} and not self.sound_type
+        said = set(self.said) - {"loudness", "distance_m"} - (self.front & {"at_once"})
+        return bool(self.species) and not said and not self.sound_type
 
     def share(self, other: Clause) -> None:
         """Take over what was said behind the name of another clause, and not of this one."""
@@ -87,8 +102,15 @@ class Clause:
         self.sound_type = self.sound_type or other.sound_type
 
 
+LATER_S, SOON_S = (2.0, 5.0), (0.05, 0.05)
+# Of what is said of a bird, what would say the same in another way.
+_CONTRARY = (
+    ("loudness", "snr_db"), ("loudness", "level_db"), ("snr_db", "level_db"), ("middle", "onset_s"),
+    ("gap_s", "onset_s"), ("gap_s", "middle"), ("pauses_s", "every_s"),
+)  # fmt: skip
 _CALLED = {
     "onset_s": "onset", "until_s": "end", "gap_s": "gap", "snr_db": "level", "level_db": "level",
     "places": "place",
-    "bearing_deg": "direction", "lasting_s": "length", "pauses_s": "pause",
+    "bearing_deg": "direction", "lasting_s": "length", "pauses_s": "pause", "every_s": "pause",
+    "middle": "onset",
 }  # fmt: skip

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from birdsd.scenes import loudness
 from birdsd.scenes.prose import words
-from birdsd.scenes.prose.clause import Clause, Place
+from birdsd.scenes.prose.clause import LATER_S, SOON_S, Clause, Place
 from birdsd.scenes.prose.reader import Reader
 from birdsd.scenes.prose.tokens import CLOCK, ENVIRONMENT, SPECIES
 
-LATER_S, SOON_S = (2.0, 5.0), (0.05, 0.05)
 _SAY_ANGLE = "say the angle at which it is heard, as in '20 degrees up'"
 
 

@@ -16,8 +16,8 @@ from birdsd.scenes.checks import check_duration
 from birdsd.scenes.prose import words
 from birdsd.scenes.prose.birds import clause
 from birdsd.scenes.prose.build import Group, build
-from birdsd.scenes.prose.clause import Clause
-from birdsd.scenes.prose.modifiers import LATER_S, SOON_S, gap
+from birdsd.scenes.prose.clause import LATER_S, SOON_S, Clause
+from birdsd.scenes.prose.modifiers import gap
 from birdsd.scenes.prose.reader import Reader
 from birdsd.scenes.prose.tokens import END, NUMBER, SPECIES, tokenise
 from birdsd.scenes.scene import Scene, Span
@@ -34,6 +34,7 @@ class Join:
     kind: str
     gap_s: Span | None = None
     words: str = ""
+    at_once: bool = False  # "at the same time": not at two times that are said
 
 
 @dataclass
@@ -99,21 +100,29 @@ def _length(reader: Reader) -> float | None:
 
 
 def _opening(reader: Reader, course: _Course) -> None:
-    """The first clause; 'after B, A' and 'before B, A' begin with the word that joins."""
+    """The first clause; 'after B, A', 'before B, A' and 'at the same time as B, A' begin with the word that
+    joins."""
     start = reader.at
     word = reader.low()
-    if word in ("after", "before") and _before_a_bird(reader):
-        reader.take()
+    as_another = reader.phrase("at", "the", "same", "time", "as")
+    if as_another or (word in ("after", "before") and _before_a_bird(reader)):
+        if not as_another:
+            reader.take()
         first = clause(reader, None)
         if not reader.phrase(","):
             reader.fail(
                 start,
                 "a comma and another clause are expected",
-                "as in 'after a Great Tit, a Little Owl'",
+                f"as in '{'at the same time as' if as_another else word} a Great Tit, a Little Owl'",
                 reader.at,
             )
         course.groups.append(Group([first]))
-        _add(course, Join("SEQ" if word == "after" else "REV"), clause(reader, first))
+        kind = "AND" if as_another else "SEQ" if word == "after" else "REV"
+        _add(
+            course,
+            Join(kind, words="at the same time", at_once=as_another and bool(first.species)),
+            clause(reader, first),
+        )
         return
     course.groups.append(Group([clause(reader, None)]))
 
@@ -192,7 +201,7 @@ def _conjunction(reader: Reader) -> Join | None:
         return Join("SEQ")  # "after 2 s" is read with the clause that it stands before
     if reader.phrase("at", "the", "same", "time"):
         reader.phrase("as")
-        return Join("AND")
+        return Join("AND", at_once=True)
     if reader.phrase(("while", "as")):
         return Join("WHILE")
     if reader.phrase("together", "with") or reader.phrase(("with", "alongside", "over")):
@@ -209,10 +218,14 @@ def _conjunction(reader: Reader) -> Join | None:
 def _add(course: _Course, join: Join, found: Clause) -> None:
     """Hang a clause on the course of the scene."""
     last = course.groups[-1]
+    if join.at_once and found.species and not found.at_once:
+        found.say(join.words.strip(" ,.;"), at_once=True)
+        found.front |= {"at_once"}
     if join.kind == "AND" and "gap_s" in found.said and "gap_s" not in found.front:
         course.said.append(
             f"'{found.said['gap_s']}' counts from the end of what comes before the {found.species}"
         )
+    _check_waiting(join, found)
     gap_s = found.gap_s or join.gap_s
     if join.kind == "WHILE" and not found.species:
         join = Join("AND")  # a background goes with everything
@@ -255,6 +268,19 @@ def _add(course: _Course, join: Join, found: Clause) -> None:
         course.groups.append(Group([found], gap_s))
 
 
+def _check_waiting(join: Join, found: Clause) -> None:
+    """`UserError` for a bird that waits for the one before it, and has a time of its own."""
+    throughout = found.said.get("until") in words.WHOLE_SCENE
+    timed = join.gap_s not in (None, LATER_S) and found.onset_s is not None
+    if join.kind == "SEQ" and found.species and (throughout or timed):
+        said = join.words.strip(" ,;.")
+        raise Mismatch(
+            f"'{said}' and '{found.said['until' if throughout else 'onset_s']}' are both said of the "
+            f"{found.species}",
+            "a bird waits for what comes before it, or has a time of its own", "leave one of them out",
+        )  # fmt: skip
+
+
 def _frame(group: Group, found: Clause) -> None:
     if group.frame is not None:
         raise Mismatch(
@@ -278,9 +304,13 @@ def _share(group: Group, course: _Course) -> None:
     if not bare or not last.species:
         return
     names = ", ".join(one.species for one in [*reversed(bare), last])
-    behind = [
-        words for name, words in last.said.items() if name not in {*last.front, "places", "heard", "at_once"}
-    ]
+    of_all = {
+        "places",
+        "heard",
+        "at_once",
+        *(["onset_s"] if any(one.at_once for one in group.clauses) else []),
+    }
+    behind = [words for name, words in last.said.items() if name not in {*last.front, *of_all}]
     if last.sound_type and not last.once:
         course.said.append(
             f"{names}: all with the sound '{last.sound_type}'"

@@ -22,7 +22,6 @@ class Wav24:
     def __init__(self, path: Path, rate_hz: int, channels: int) -> None:
         self.name, self._rate_hz, self._channels = str(path), rate_hz, channels
         self._samples = 0  # of all channels
-        self._loose = np.zeros(0, np.int32)  # fewer than four: three words of 32 bits hold four samples
         self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed with this
         self._put(self._header())
 
@@ -30,20 +29,13 @@ class Wav24:
         """int32 [n] or [n, channels] in steps of 24 bits. Raises `OSError` where they do not fit."""
         flat = samples.reshape(-1)
         self._samples += len(flat)
-        if len(self._loose):
-            flat = np.concatenate([self._loose, flat])
-        whole = len(flat) // 4 * 4
-        self._loose = flat[whole:].copy()
-        if whole:
-            self._put(_packed(flat[:whole]))
+        self._put(_packed(flat))
 
     def close(self) -> None:
         """Write what is left, and the header again. Closed twice is closed once."""
         if self._file.closed:
             return
         try:
-            if left := len(self._loose):
-                self._put(_packed(np.pad(self._loose, (0, 4 - left)))[: _BYTES * left])
             if self._samples * _BYTES % 2:
                 self._put(b"\0")
             self._file.seek(0)
@@ -75,10 +67,8 @@ class Wav24:
 
 
 def _packed(samples: np.ndarray) -> memoryview:
-    """Four samples, int32 [4 n], in three words each."""
-    one, two, three, four = (samples.view(np.uint32) & 0xFFFFFF).reshape(-1, 4).T
-    words = np.empty((len(one), 3), "<u4")
-    words[:, 0] = one | two << 24
-    words[:, 1] = two >> 8 | three << 16
-    words[:, 2] = three >> 16 | four << 8
-    return words.reshape(-1).view(np.uint8).data
+    """The lower three bytes of each sample, int32 [n]: all four are written, three bytes apart, and the next
+    sample lies over the highest."""
+    data = np.empty(_BYTES * len(samples) + 1, np.uint8)
+    np.ndarray(len(samples), "<i4", data, strides=(_BYTES,))[:] = samples
+    return data[:-1].data

@@ -47,9 +47,10 @@ NOTHING = Names()
 
 def clean_name(text: str) -> str:
     """A label as it is kept: one line, no control characters, composed Unicode, at most 120 characters."""
-    text = "".join(
-        c if unicodedata.category(c)[0] != "C" else " " for c in unicodedata.normalize("NFC", text)
-    )
+    if not (text.isascii() and text.isprintable()):  # most are, and have none of either
+        text = "".join(
+            c if unicodedata.category(c)[0] != "C" else " " for c in unicodedata.normalize("NFC", text)
+        )
     return " ".join(text.split())[:_LONGEST_NAME]
 
 

@@ -13,6 +13,7 @@ from birdsd.scenes.backgrounds import pool as pools
 from birdsd.scenes.backgrounds import spool as spools
 from birdsd.scenes.backgrounds.pool import Pool
 from birdsd.scenes.backgrounds.spool import Spool
+from birdsd.sound.audio.levels import active_level_db
 from birdsd.sound.audio.recordings import read
 from tests.support.songs_of_scenes import RATE_HZ, make_pool
 
@@ -81,9 +82,21 @@ def test_a_part_out_of_memory_is_the_part_that_is_read(tmp_path, monkeypatch, fi
     path = tmp_path / "rain.wav"
     soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(5 * file_rate_hz), file_rate_hz)
     for start_s, length_s in ((0.0, 5.0), (1.2345, 2.0), (3.3, 1.7)):
-        kept = pools._part(path, 16000, start_s, length_s)
+        kept, _ = pools._part(path, 16000, start_s, length_s)
         assert kept == pytest.approx(read(path, 16000, start_s=start_s, duration_s=length_s)[0], abs=1e-5)
     monkeypatch.setattr(pools, "_HELD_SAMPLES", 5 * 16000 - 1)
     pools._whole.cache_clear()
     pools._part(path, 16000, 0.0, 5.0)
     assert pools._whole.cache_info().currsize == 0  # a long one is not kept
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_part_comes_with_its_own_level_wherever_it_begins(tmp_path, monkeypatch, held):
+    path, sound = tmp_path / "one.wav", np.random.default_rng(1).standard_normal(9 * RATE_HZ)
+    sound *= np.linspace(0.01, 0.1, len(sound))  # parts have levels of their own
+    soundfile.write(path, sound, RATE_HZ)
+    monkeypatch.setattr(pools, "_HELD_SAMPLES", len(sound) if held else 0)
+    for start_s, length_s in ((0.0, 9.0), (0.0, 4.3), (2.7, 5.0), (0.0, 0.05), (8.9, 0.1)):
+        part, level_db = pools._part(path, RATE_HZ, start_s, length_s)
+        assert len(part) == round(length_s * RATE_HZ)
+        assert level_db == active_level_db(part)

@@ -167,6 +167,34 @@ def test_settings_that_contradict_are_refused(pipeline_folder, tmp_path, changes
         run(pipeline_folder, tmp_path, **changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "kind", "named"),
+    [
+        ({"prompts": []}, NotSet, "no scene"),
+        ({"prompts": ["", ROBIN]}, NotSet, "prompts is empty"),
+        ({"prompts": [ROBIN, WREN], "times": [1.0]}, Mismatch, "2 prompts and 1 times"),
+        ({"prompts": [ROBIN, WREN], "times": [2.0, 1.0]}, BadValue, "times=[2.0, 1.0]"),
+        ({"prompts": [ROBIN, WREN], "times": [0.0, float("nan")]}, BadValue, "nan"),
+        ({"prompts": [ROBIN, WREN], "times": [0.0, -1.0]}, BadValue, "-1.0"),
+        ({"prompts": [ROBIN, WREN], "times": [0.0, 9.0], "duration_s": 5.0}, BadValue, "9 s"),
+        ({"prompts": [ROBIN], "count": 0}, BadValue, "count=0"),
+        ({"prompt": "an American Robin", "scene": "a.yaml"}, Mismatch, "prompt and scene"),
+        ({"prompt": "an American Robin", "count": 0}, BadValue, "count=0"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_a_model_is_loaded(
+    pipeline_folder, tmp_path, monkeypatch, changes, kind, named
+):
+    def loaded(*_, **__):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("birdsd.scenes.canvas.job.load_model", loaded)
+    monkeypatch.setattr("birdsd.scenes.compose.makers.load_model", loaded)
+    with refuses(named, kind=kind):
+        run(pipeline_folder, tmp_path, **changes)
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_ffmpeg_mp4_is_refused_and_auto_says_so(pipeline_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(moving.shutil, "which", lambda _: None)
     with refuses("moving=mp4", "moving=gif", kind=Unsupported):

@@ -13,7 +13,10 @@ import pytest
 import soundfile
 
 from birdsd.errors import DiskFull, Mismatch, Unsupported
+from birdsd.scenes.backgrounds.render import Layer
+from birdsd.scenes.backgrounds.spool import Spool
 from birdsd.scenes.bank.licences import licence_of
+from birdsd.scenes.compose.around import Around
 from birdsd.scenes.compose.mixdown import (
     BLOCK,
     CEILING_DB,
@@ -21,12 +24,15 @@ from birdsd.scenes.compose.mixdown import (
     check_whole,
     fitting_gain_db,
     largest_error,
+    peak_of,
     quantised,
     read_stem,
     total,
     true_peak,
     write_mix,
 )
+from birdsd.scenes.compose.place_and_level import EventStem, Song
+from birdsd.scenes.placed import PlacedBackground
 from tests.support.errors import refuses
 
 RATE_HZ = 16000
@@ -112,6 +118,49 @@ def test_the_peak_between_the_samples_counts():
     assert peak == pytest.approx(0.9, abs=0.03)
     assert 20 * math.log10(peak * 10 ** (fitting_gain_db(peak) / 20)) <= CEILING_DB
     assert fitting_gain_db(0.5) == 0.0
+
+
+@dataclass
+class Bounded(Noise):
+    """Noise that says how loud it is at most."""
+
+    reads: int = 0
+
+    @property
+    def peak(self):
+        return self.level
+
+    def read(self, first, count):
+        self.reads += 1
+        return super().read(first, count)
+
+
+def test_what_stems_say_of_their_peaks_spares_a_pass_and_changes_no_gain():
+    quiet = [Bounded(0, 2 * BLOCK, 0.1), Bounded(BLOCK + 500, 5000, 0.25, 1)]
+    assert true_peak(quiet, 2 * BLOCK) == pytest.approx(0.35)
+    assert sum(stem.reads for stem in quiet) == 0
+    loud = [Bounded(0, 2 * BLOCK, 0.3), Bounded(BLOCK + 500, 5000, 0.95, 1)]
+    unsaid = [Noise(0, 2 * BLOCK, 0.3), Noise(BLOCK + 500, 5000, 0.95, 1)]
+    assert fitting_gain_db(true_peak(loud, 2 * BLOCK)) == fitting_gain_db(true_peak(unsaid, 2 * BLOCK)) < 0
+
+
+@pytest.mark.parametrize("stem", ["layer", "event", "wide", "folded"])
+def test_no_sample_of_a_stem_exceeds_its_peak(tmp_path, stem):
+    sound = np.random.default_rng(0).standard_normal(4000).astype(np.float32)
+    told = PlacedBackground("rain", "", -39.0, 0.0, 1.0)
+    with Spool(tmp_path / "spool") as spool:
+        piece = spool.add([sound[:1000], sound[1000:]])
+        wide = spool.add_wide([np.stack([sound, -2 * sound], axis=1)], 2)
+        layer = Layer(told, piece, 10, 0.5, 100, 100)
+        made = {
+            "layer": layer,
+            "event": EventStem(Song(None, piece, None, None), 10, 0.5),
+            "wide": Layer(told, wide, 10, 0.5, 0, 0),
+            "folded": Around(EventStem(Song(None, piece, None, None), 10, 0.5), 1500),
+        }[stem]
+        largest = float(np.abs(made.read(10, 4000 if stem != "folded" else 1490)).max())
+        assert 0.5 < largest <= peak_of(made) * (1 + 1e-6)
+        assert stem == "folded" or largest == pytest.approx(peak_of(made))
 
 
 def test_memory_does_not_grow_with_the_duration(tmp_path):

@@ -311,18 +311,31 @@ def test_a_full_disk_ends_the_batch_and_the_same_command_goes_on(stage, tmp_path
     assert len(run(stage, tmp_path, **settings).facts["made"]) == 4
 
 
+def test_a_long_batch_says_how_far_it_is(stage, tmp_path, monkeypatch, capsys):
+    settings = {"distribution": str(stage / "drawn.yaml"), "count": 3, "picture": False, "stems": False}
+    run(stage, tmp_path / "short", **settings)
+    assert "scenes" not in capsys.readouterr().err
+    monkeypatch.setattr("birdsd.scenes.compose.batch._SAID_EVERY_S", -1.0)
+    run(stage, tmp_path / "long", **settings)
+    assert capsys.readouterr().err.splitlines() == [f"{at} of 3 scenes" for at in range(3)]
+
+
 def test_a_scene_is_on_the_disk_before_it_is_published(stage, tmp_path, monkeypatch):
     """And where the disk has no room for it after all, nothing is published."""
     from birdsd.scenes.compose import batch
 
     waited: list[str] = []
 
-    def waiting(paths):
+    def soon(paths):
         waited.extend(path.name for path in paths)
-        assert not list((tmp_path / "one").glob("*/labels.json")), "published too early"
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(batch, "fsync_all", waiting)
+        def wait():
+            assert not list((tmp_path / "one").glob("*/labels.json")), "published too early"
+            raise OSError(28, "No space left on device")
+
+        return wait
+
+    monkeypatch.setattr(batch, "fsync_soon", soon)
     with refuses(str(tmp_path), kind=DiskFull):
         run(stage, tmp_path / "one", prompt=PROSE)
     assert not list((tmp_path / "one").glob("*/labels.json")) and not list(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from birdsd.errors import BadValue
+from birdsd.scenes.heard import band
 from birdsd.scenes.heard.band import band_passed, band_power
 from birdsd.scenes.heard.boundaries import measure
 from birdsd.scenes.heard.cutting import cut_out, without_floor
@@ -116,6 +117,34 @@ def test_a_song_is_shifted_and_hurried_as_asked():
             varied(song, RATE_HZ, **wrong)
 
 
+def whole_power(samples, rate_hz, low_hz, high_hz, margin):
+    """`band_power` with numpy's transform of the whole signal."""
+
+    def bins(padded, first, last):
+        return np.fft.rfft(padded)[first:last].astype(np.complex64)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(band, "_bins", bins)
+        return band.band_power(samples, rate_hz, low_hz, high_hz, margin)
+
+
+@pytest.mark.parametrize("size", [8, 40, 4096 + 8, 20480])
+def test_bins_of_a_spectrum_are_those_of_the_whole_one(size):
+    sound = np.random.default_rng(size).standard_normal(size).astype(np.float32)
+    whole = np.fft.rfft(sound.astype(np.float64))
+    eighth, last = size // 8, size // 2 + 1
+    for first, end in (
+        (0, last),
+        (0, 1),
+        (last - 1, last),
+        (eighth - 1, eighth + 2),
+        (eighth, 3 * eighth + 1),
+    ):
+        found = band._bins(sound, first, end)
+        assert found.dtype == np.complex64
+        assert np.allclose(found, whole[first:end], atol=1e-6 * np.abs(whole).max())
+
+
 @pytest.mark.parametrize("rate_hz", [16000, 32000, 48000])
 @pytest.mark.parametrize("band_hz", [(300, 700), (2000, 5000), (20, 8000), (6000, 24000)])
 @pytest.mark.parametrize("seconds", [0.4, 2.37])
@@ -129,5 +158,7 @@ def test_the_power_in_a_band_is_that_of_what_the_band_lets_through(rate_hz, band
         wanted_db = 10 * np.log10(np.square(passed, dtype=np.float64).mean())
         power = band_power(noise, rate_hz, low_hz, high_hz, margin)
         assert 10 * np.log10(power) == pytest.approx(wanted_db, abs=0.05)
+        # What it transforms, four samples apart, is what one transform of all of them gives.
+        assert power == pytest.approx(whole_power(noise, rate_hz, low_hz, high_hz, margin), rel=1e-5)
     assert band_power(0 * noise, rate_hz, low_hz, high_hz) == 0
     assert band_power(noise[:10], rate_hz, low_hz, high_hz, 5) == 0
