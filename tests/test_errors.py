@@ -114,14 +114,15 @@ def test_such_a_sentence_is_found() -> None:
 
 
 def test_a_remark_is_text_that_keeps_its_code_and_values() -> None:
-    said = Remark("2 of 3 clips are silent", "silent", clips=2, of=3)
+    text = "2 of 3 clips are silent"
+    said = Remark(text, "silent", clips=2, of=3)
     for one in (said, pickle.loads(pickle.dumps(said)), copy.deepcopy(said)):
-        assert one == "2 of 3 clips are silent" and type(one) is Remark
+        assert one == text and type(one) is Remark
         assert (one.code, one.facts) == ("silent", {"clips": 2, "of": 3})
-    assert json.dumps([said]) == '["2 of 3 clips are silent"]', "stored as ever"
+    assert json.dumps([said]) == f'["{text}"]', "stored as ever"
     assert coded(said) == {"code": "silent"} and coded("other text") == coded(Remark("no code")) == {}
     assert remarked(["another", said], "silent") is said
-    for remarks in ([], ["2 of 3 clips are silent"], [said, said]):
+    for remarks in ([], [text], [said, said]):
         with pytest.raises(AssertionError):
             remarked(remarks, "silent")
 

@@ -315,8 +315,9 @@ def test_no_room_knows_what_kind_a_codec_is() -> None:
 
 
 def test_a_verb_is_run_by_its_name(site, capsys) -> None:
-    assert main(["greet", "a", "robin"]) == 0
-    assert capsys.readouterr().out == "tweet, a robin\n"
+    birds = ["a", "robin"]
+    assert main(["greet", *birds]) == 0
+    assert capsys.readouterr().out == f"tweet, {' '.join(birds)}\n"
     assert main(["greet"]) == 2 and "nobody" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["greed"])

@@ -171,7 +171,7 @@ def test_rows_outlive_an_item_that_fails_or_is_cut_off(settings, fake_stage) -> 
     outcome, why = carry_out(fake_stage, "broken", 60, settings, record)
     assert outcome == FAILED and "as it had to be" in why
     outcome, why = carry_out(fake_stage, "long", 5, settings, record)
-    assert outcome == TIMED_OUT and "what it had is kept" in why
+    assert outcome == TIMED_OUT and "5 s" in why
     assert [(x["item"], x["what"]) for x in record.lines if x["what"] != "child"] == [
         ("short", "first"), ("short", "second"), ("broken", "first"), ("long", "first"),
     ]  # fmt: skip
@@ -265,7 +265,7 @@ def test_shards_for_the_journey_stay_within_their_limit(tmp_path: Path, monkeypa
     monkeypatch.setattr(data, "_prepare", prepare)
     monkeypatch.setattr(data, "ShardIndex", Index)
     said = data.pack(tmp_path / "recordings", tmp_path / "out", limit_mb=9.5)
-    assert asked[0] == 1 and "5.0 MB" in said and "at most 4 of a song" in said
+    assert asked[0] == 1 and "5.0 MB" in said and " 4 of " in said
     assert data.megabytes(tmp_path / "out") <= 9.5
     with refuses(str(tmp_path / "out"), "rm -r", kind=AlreadyThere):
         data.pack(tmp_path / "recordings", tmp_path / "out")

@@ -45,4 +45,4 @@ def test_a_common_and_a_scientific_name_of_one_species_are_pointed_out(capsys, t
     (folder / "Sayornis nigricans").rename(both / "Sayornis nigricans")
     facts, text = prepared(capsys, both, tmp_path / "merged")
     assert list(facts["species"]) == ["Black Phoebe"] and not facts["names_of_one_species"]
-    assert "one species to BirdNET" not in text
+    assert "BirdNET" not in text

@@ -136,15 +136,16 @@ def test_a_wrong_key_in_a_preset_of_ones_own(
 
 
 def test_few_names_are_told_in_full_and_many_are_not() -> None:
-    few = str(unknown_name("fruit", "aple", ["apple", "pear"]))
-    assert few == "unknown fruit 'aple'. valid: apple, pear. Did you mean 'apple'?"
+    few = unknown_name("fruit", "aple", ["apple", "pear"])
+    assert few.problem.endswith("fruit 'aple'") and few.expected.endswith(": apple, pear")
+    assert "'apple'" in few.hint and "pear" not in few.hint
     names = [f"species {number}" for number in range(500)]
     many = unknown_name("species", "species 77x", names, whole="birdsd inspect SHARDS")
     assert (
         "species 77" in str(many) and "of 500" in many.expected and "birdsd inspect SHARDS" in many.expected
     )
     assert len(str(many)) < 250
-    assert str(unknown_name("run", "x", [])).count("there are none") == 1
+    assert str(unknown_name("run", "x", [])).count(" none") == 1
     assert len(str(unknown_name("x", "n" * 999, ["m" * 999 + str(k) for k in range(9)]))) <= LONGEST
 
 

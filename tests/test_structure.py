@@ -220,9 +220,8 @@ def test_the_shape_can_be_printed() -> None:
     told = subprocess.run(
         [sys.executable, "-m", "tests.shape"], capture_output=True, text=True, check=True, cwd=ROOT
     ).stdout
-    assert "circles of modules, lazy imports too: 0" in told
-    assert "birdsd/runs/status" in told and "fullest folder: " in told
-    assert "functions with more than 6 parameters: " in told
+    assert re.search(r"^circles .*modules.*: 0$", told, re.MULTILINE)
+    assert "birdsd/runs/status" in told and "fullest folder: " in told and " 6 parameters: " in told
 
 
 def plan_of_the_house() -> tuple[set[str], dict[str, set[str]]]:

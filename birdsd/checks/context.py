@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from birdsd.errors import UserError
+from birdsd.remarks import coded
 from birdsd.runs.allocations import Submission
 from birdsd.runs.run import Run
 from birdsd.schema import SiteConfig, TrainConfig
@@ -29,7 +30,8 @@ class Finding:
     what_to_do: str = ""
 
     def to_json(self) -> dict[str, str]:
-        return asdict(self)
+        """Its fields, and the code of what was found where that has one."""
+        return {**asdict(self), **coded(self.what)}
 
 
 def ok(topic: str, what: str) -> Finding:

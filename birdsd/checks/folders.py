@@ -14,6 +14,7 @@ from birdsd.checks.context import ERROR, DoctorContext, Findings, error, explain
 from birdsd.checks.slurm import on_one_machine
 from birdsd.checks.software import ask
 from birdsd.errors import UserError
+from birdsd.remarks import Remark
 from birdsd.runs import allocations
 from birdsd.runs.models import hub
 from birdsd.site.filesystem import (
@@ -230,7 +231,7 @@ def check_checkpoints(context: DoctorContext) -> Findings:
     newest = max(names, key=lambda path: int(path.name))
     if problem := _damage(newest, context.deep):
         yield error(
-            "checkpoints", f"{newest.name}: {problem}",
+            "checkpoints", Remark(f"{newest.name}: {problem}", problem.code, **problem.facts),
             "no action needed: the run sets it aside and resumes from the previous one, if there is one",
         )  # fmt: skip
     else:
@@ -238,22 +239,26 @@ def check_checkpoints(context: DoctorContext) -> Findings:
         yield ok("checkpoints", f"the latest is at {newest.name} samples; {how}")
 
 
-def _damage(folder: Path, deep: bool) -> str:
-    """What is wrong with a committed checkpoint; "" for nothing. Only `deep` reads the weights."""
+def _damage(folder: Path, deep: bool) -> Remark | None:
+    """What is wrong with a committed checkpoint; None for nothing. Only `deep` reads the weights."""
     try:
         files: dict[str, Any] = json.loads((folder / "COMMIT.json").read_text(encoding="utf-8"))["files"]
         for name, recorded in sorted(files.items()):
             size = (folder / name).stat().st_size
             if size != recorded["size"]:
-                return f"{name} has {size} bytes instead of {recorded['size']}"
+                return Remark(
+                    f"{name} has {size} bytes instead of {recorded['size']}", "another-size", file=name
+                )
     except OSError as problem:
-        return f"{os.path.basename(str(problem.filename))} cannot be read ({problem.strerror})"
+        name = os.path.basename(str(problem.filename))
+        return Remark(f"{name} cannot be read ({problem.strerror})", "unreadable", file=name)
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
-        return f"COMMIT.json is damaged ({problem})"
+        return Remark(f"COMMIT.json is damaged ({problem})", "bad-commit", file="COMMIT.json")
     if not deep:
-        return ""
+        return None
     # The code that restores a checkpoint also validates it, in a separate process as it imports torch.
-    return ask([sys.executable, "-c", _READ_CHECKPOINT, str(folder)], _READING_S)[1]
+    found = ask([sys.executable, "-c", _READ_CHECKPOINT, str(folder)], _READING_S)[1]
+    return Remark(found, "other-bytes") if found else None
 
 
 def check_leftovers(context: DoctorContext) -> Findings:

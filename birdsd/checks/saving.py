@@ -11,6 +11,7 @@ from birdsd.config import as_dict
 from birdsd.diffusion.parameters import implied_shapes, learning_count
 from birdsd.errors import UserError
 from birdsd.method_facts import MethodFacts, find
+from birdsd.remarks import Remark
 from birdsd.runs.allocations import allocations, committed_checkpoints
 from birdsd.runs.models.hub import needed, snapshot, weights_shapes
 from birdsd.runs.run import Run, RunStore
@@ -35,7 +36,7 @@ def checkpoint_size(context: DoctorContext) -> tuple[int, str]:
     counted in the base model or in such a run's export, else estimated from the settings.
     """
     if context.run is not None and (size := _newest_checkpoint(context.run.folder)):
-        return size, "the run's newest checkpoint"
+        return size, Remark("the run's newest checkpoint", "measured", run=context.run.folder.name)
     settings = context.training
     if settings is None:
         return 0, ""
@@ -45,7 +46,8 @@ def checkpoint_size(context: DoctorContext) -> tuple[int, str]:
     alike = _runs_alike(context, settings, facts)
     for run in alike:
         if size := _newest_checkpoint(run.folder):
-            return size, f"a checkpoint of {run.folder.name}"
+            text = f"a checkpoint of {run.folder.name}"
+            return size, Remark(text, "measured-elsewhere", run=run.folder.name)
     if not facts.trains:
         return 0, f"method={settings.method.name} saves no checkpoints"
     each = _BYTES_PER_PARAMETER if settings.optim.ema_decay else _BYTES_PER_PARAMETER - _BYTES_OF_WEIGHT
@@ -53,9 +55,9 @@ def checkpoint_size(context: DoctorContext) -> tuple[int, str]:
     exports = [(run.export_folder, f"the export of {run.folder.name}") for run in alike]
     for folder, how_known in [*_pretrained(context), *exports]:
         if count := learning_count(settings, {**weights_shapes(folder), **clip}, species):
-            return count * each, f"counted in {how_known}"
+            return count * each, Remark(f"counted in {how_known}", "counted", folder=str(folder))
     count = learning_count(settings, {**implied_shapes(settings.model), **clip}, species)
-    return count * each, "estimated from the model's settings"
+    return count * each, Remark("estimated from the model's settings", "estimated")
 
 
 def _species(settings: Any, facts: MethodFacts) -> int:

@@ -20,6 +20,7 @@ from birdsd.cluster.next_allocation import Decision, decide
 from birdsd.cluster.task import RankTask
 from birdsd.errors import UserError
 from birdsd.files import exclusive
+from birdsd.remarks import coded
 from birdsd.runs.allocations import (
     Submission,
     allocation_of_environment,
@@ -53,7 +54,7 @@ def supervise(run: Run, submission: Submission) -> Decision:
             number += 1
             continue
         if decision.what == "stop":
-            run.event({"event": "chain stopped", **facts})
+            run.event({"event": "chain stopped", **facts, **coded(decision.reason)})
         print(f"birdsd: {decision.what}: {decision.reason}", flush=True)
         return decision
 

@@ -17,6 +17,7 @@ from typing import Literal
 
 from birdsd.cluster.script_lines import jobs_file
 from birdsd.errors import UserError
+from birdsd.remarks import Remark, coded
 from birdsd.runs.allocations import (
     FOLDER,
     Allocation,
@@ -101,9 +102,9 @@ def _silent(run: Run, submission: Submission, begun: Sequence[Start]) -> str:
     if len(row) < silent_limit(submission.site):
         return ""
     line = last_words(run.folder, dict.fromkeys(start.job_id for start in row))
-    return f"birdsd did not start in {len(row)} allocations in a row" + (
-        f"; the launcher said: {line}" if line else ""
-    )
+    text = f"birdsd did not start in {len(row)} allocations in a row"
+    text += f"; the launcher said: {line}" if line else ""
+    return Remark(text, "did-not-start", allocations=len(row), launcher=line)
 
 
 def _no_progress(run: Run, submission: Submission, part: str, begun: Sequence[Start]) -> str:
@@ -125,9 +126,9 @@ def _no_progress(run: Run, submission: Submission, part: str, begun: Sequence[St
     if submission.job != "train" and _reached(of_this[-1][0]) > _reached(of_this[0][0]):
         return ""
     last = next((a.ended.message for a, _ in reversed(of_this) if a.ended and a.ended.message), "")
-    return f"{limit} allocations in a row brought no new checkpoint beyond {first} samples" + (
-        f"; the last said: {last}" if last else ""
-    )
+    text = f"{limit} allocations in a row brought no new checkpoint beyond {first} samples"
+    text += f"; the last said: {last}" if last else ""
+    return Remark(text, "no-progress", allocations=limit, position=first)
 
 
 def _reached(allocation: Allocation) -> int:
@@ -143,7 +144,8 @@ def carry_out(run: Run, submission: Submission, decision: Decision) -> None:
     if decision.what != "again":
         _clear_chain(run, submission, job)
         if decision.what == "stop":
-            run.event({"event": "chain stopped", "reason": decision.reason, "job_id": job})
+            why = {"reason": decision.reason, **coded(decision.reason)}
+            run.event({"event": "chain stopped", **why, "job_id": job})
             print(f"birdsd: {run.folder.name} will not continue: {decision.reason}", flush=True)
         return
     event = {"event": "handed over", "how": how, "job_id": job, "reason": decision.reason}

@@ -50,10 +50,10 @@ birdsd_reached() {  # progress that outlives an allocation
     echo "${best:-0}"
 }
 
-birdsd_stop() {  # REASON STATUS: end this submission, and record why
+birdsd_stop() {  # REASON STATUS CODE: end this submission, and record why
     echo "birdsd: this submission will not continue: $1"
-    printf '{"time": %s, "event": "chain stopped", "reason": "%s", "job_id": "%s"}\n' \
-        "$(date +%s.%N)" "$1" "${birdsd_name%.*}" >>"$birdsd_run/events/batch-$birdsd_name.jsonl"
+    printf '{"time": %s, "event": "chain stopped", "reason": "%s", "code": "%s", "job_id": "%s"}\n' \
+        "$(date +%s.%N)" "$1" "$3" "${birdsd_name%.*}" >>"$birdsd_run/events/batch-$birdsd_name.jsonl"
     local job
     while read -r job; do
         case $job in '' | *[!0-9]*) ;; *) [ "$job" -le "${SLURM_JOB_ID:-0}" ] || scancel "$job" ;; esac
@@ -78,9 +78,9 @@ birdsd_begin() {  # count the starts that came to nothing; too many end the subm
     # Where nothing can be recorded, Slurm's own count must do.
     echo "begin $birdsd_name $now" >>"$birdsd_starts" || idle=${SLURM_RESTART_COUNT:-0}
     [ "$birdsd_silent" -lt "$birdsd_silent_limit" ] ||
-        birdsd_stop "birdsd did not start in $birdsd_silent allocations in a row" 1
+        birdsd_stop "birdsd did not start in $birdsd_silent allocations in a row" 1 did-not-start
     [ "$idle" -lt "$birdsd_idle_limit" ] ||
-        birdsd_stop "$idle allocations in a row brought nothing new beyond $now" 1
+        birdsd_stop "$idle allocations in a row brought nothing new beyond $now" 1 no-progress
 }
 
 birdsd_end() {  # STATUS: decide what comes next, in Python if it can be started
@@ -95,7 +95,7 @@ birdsd_end() {  # STATUS: decide what comes next, in Python if it can be started
         echo "birdsd: cannot be started on ${SLURMD_NODENAME:-this node} (status $status); the next job tries"
         exit "$1"
     fi
-    birdsd_stop "birdsd cannot be started on ${SLURMD_NODENAME:-this node} (status $status)" "$1"
+    birdsd_stop "birdsd cannot be started on ${SLURMD_NODENAME:-this node} (status $status)" "$1" cannot-start
 }
 
 mkdir -p "$birdsd_run/events"

@@ -168,7 +168,7 @@ def line_chart(
     left_out = sum(len(curve.x) - len(x) for curve, x, _ in series)
     series = [item for item in series if len(item[1])]
     if not series:
-        return Markup('<p class="quiet">{}: nothing to draw yet.</p>').format(y_label)
+        return Markup('<p class="quiet" data-code="empty">{}: nothing to draw yet.</p>').format(y_label)
     xs, ys = np.concatenate([x for _, x, _ in series]), np.concatenate([y for _, _, y in series])
     across, up = _limits(xs, ys, log_y)
     looks = {"line": ("", 2.2), "pale": (" pale", 1.2), "dots": (" dot", 7)}
@@ -183,6 +183,7 @@ def line_chart(
         "legend": [(f"s{c.colour}{looks[c.look][0]}", c.name) for c, _, _ in series if c.name],
         "x_label": x_label, "y_label": f"{y_label}{', logarithmic' if log_y else ''}", "alt": alt,
         "width": WIDTH, "height": HEIGHT, "strip": WIDTH / STRIPS, "caption": caption + remark,
+        "left_out": left_out,
         "x_ticks": [(across.share(tick), amount(tick)) for tick in across.ticks(5)],
         "y_ticks": [(up.share(tick), f"{tick:.4g}") for tick in up.ticks()],
         "gridlines": [(1 - up.share(tick)) * HEIGHT for tick in up.ticks()],

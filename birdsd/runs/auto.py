@@ -12,6 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from birdsd.errors import clipped
+from birdsd.remarks import Remark
 from birdsd.site.machine import gpu_devices
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def described(machine: MachineConfig, device: torch.device) -> str:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return f"machine=auto: {properties.name} ({properties.total_memory / 2**30:.0f} GiB), {precision}"
-    return f"machine=auto: the CPU ({_cores()} cores, {precision}), as {_why_no_gpu(machine)}"
+    why = _why_no_gpu(machine)
+    return Remark(f"machine=auto: the CPU ({_cores()} cores, {precision}), as {why}", why.code)
 
 
 @cache
@@ -57,19 +59,23 @@ def say(line: str) -> None:
         print(f"birdsd: {clipped(line, 300)}", file=sys.stderr, flush=True)
 
 
-def _why_no_gpu(machine: MachineConfig) -> str:
+def _why_no_gpu(machine: MachineConfig) -> Remark:
     import torch
 
     if machine.device == "cpu":
-        return "machine.device=cpu"
+        return Remark("machine.device=cpu", "cpu-asked-for")
     value = next((os.environ[name] for name in _GIVEN if os.environ.get(name)), "")
     if torch.version.cuda is None and (gpu_devices() or value):
-        return "this PyTorch has no CUDA, though there is a GPU: `birdsd doctor` shows more"
+        text = "this PyTorch has no CUDA, though there is a GPU: `birdsd doctor` shows more"
+        return Remark(text, "no-cuda")
     if value:
-        return "PyTorch sees none of the GPUs that Slurm gave this job: see `birdsd doctor --deep` in a job"
+        text = "PyTorch sees none of the GPUs that Slurm gave this job: see `birdsd doctor --deep` in a job"
+        return Remark(text, "gpus-of-slurm-unseen")
     if gpu_devices():
-        return "PyTorch sees no GPU, though there is one: `birdsd doctor --deep` shows more"
-    return "there is no GPU here"
+        return Remark(
+            "PyTorch sees no GPU, though there is one: `birdsd doctor --deep` shows more", "gpu-unseen"
+        )
+    return Remark("there is no GPU here", "no-gpu")
 
 
 # The variables in which Slurm lists a job's GPUs.

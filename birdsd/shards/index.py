@@ -23,6 +23,7 @@ import numpy as np
 
 from birdsd.errors import Damaged, NotFound, NothingLeft, UserError, unknown_name
 from birdsd.files import fingerprint, read_json
+from birdsd.remarks import Remark
 from birdsd.shards.storage.pixels import PIXELS_FILE, Pixels
 from birdsd.shards.storage.table import (
     ABSENT,
@@ -312,7 +313,11 @@ class ShardIndex:
             elif read.image is not None and pixels.shape not in (None, read.image.shape):
                 expected = f"{CODEC_FILE} says {list(pixels.shape or ())} (channels, bands, frames)"
                 name = self.shards(split)[number].name
-                yield f"{name}: {read.key}: its picture is {list(read.image.shape)}, {expected}"
+                found = list(read.image.shape)
+                text = f"{name}: {read.key}: its picture is {found}, {expected}"
+                yield Remark(
+                    text, "another-shape", key=read.key, found=found, expected=list(pixels.shape or ())
+                )
 
 
 def _verify_shard(path: Path, table: ShardTable) -> Iterator[str]:

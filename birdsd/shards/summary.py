@@ -82,7 +82,7 @@ class Summary:
 
     def add_skipped(self, path: Path, reason: str) -> None:
         """A clip that was left out on purpose."""
-        self.skipped.append({"path": str(path), "reason": reason})
+        self.skipped.append({"path": str(path), "reason": reason, **coded(reason)})
 
     def to_json(self) -> dict[str, Any]:
         return {**self._plain(), **self._of_songs()}

@@ -28,6 +28,8 @@ from birdsd.sound.species.vocabulary import banding_codes
 
 # In sets with more sound than this (a minute of work for two cores), near-identical ones are not looked for.
 MOST_LISTENED_S = 6 * 3600.0
+# How far two files are the same.
+BYTES, SAMPLES = "byte for byte", "sample for sample"
 _MIDDLE_S = 0.5  # of two files of equal length, what is compared before all of it
 _LENGTH_SLACK_S = 0.06
 
@@ -98,13 +100,13 @@ def merge_equal(recordings: Sequence[Recording], result: Identity | None = None)
     twins: list[tuple[list[Recording], str]] = []
     rest = list(recordings)
     for same_size in _alike(rest, lambda r: r.path.stat().st_size):
-        twins += [(found, "byte for byte") for found in _alike(same_size, lambda r: sha256_file(r.path))]
+        twins += [(found, BYTES) for found in _alike(same_size, lambda r: sha256_file(r.path))]
     doubles = {id(r) for found, _ in twins for r in found[1:]}
     rest = [r for r in rest if id(r) not in doubles]
     for same_length in _alike(rest, lambda r: (r.rate_hz, r.channels, round(r.duration_s * r.rate_hz))):
         for same_middle in _alike(same_length, lambda r: _samples_hash(r.path, _MIDDLE_S)):
             found = _alike(same_middle, lambda r: _samples_hash(r.path))
-            twins += [(same, "sample for sample") for same in found]
+            twins += [(same, SAMPLES) for same in found]
     kept: dict[int, Recording] = {id(r): r for r in recordings}
     for same, how in twins:
         one = _with_all_labels([kept[id(r)] for r in same])

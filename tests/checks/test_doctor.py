@@ -26,6 +26,7 @@ from tests.support.captured import facts_of_testbed, facts_of_university
 from tests.support.doctor import ALMA, TESTBED, case, levels, only
 from tests.support.histories import HOUR, History
 from tests.support.hub import pipeline
+from tests.support.remarks import codes, remarked
 from tests.support.shard_makers import foreign_set
 from tests.support.tiny import SPECIES, make_shards
 
@@ -190,20 +191,20 @@ def test_the_size_of_a_checkpoint_and_how_it_is_known(tmp_path: Path) -> None:
     settings = compose("train", ["model=tiny", f"runs={tmp_path}"])
     one = DoctorContext(None, settings, None, tmp_path)
     size, how = saving.checkpoint_size(one)
-    assert how.startswith("estimated") and size == pytest.approx(16 * (8_714_548 + 396_288), rel=0.02)
+    assert codes([how]) == ["estimated"] and size == pytest.approx(16 * (8_714_548 + 396_288), rel=0.02)
     history = History(tmp_path)
     write_json(history.folder / "config.json", asdict(settings))
     pipeline(history.folder / "export")
-    assert saving.checkpoint_size(one) == (16 * 20, f"counted in the export of {history.folder.name}")
+    size, how = saving.checkpoint_size(one)
+    assert size == 16 * 20 and remarked([how], "counted").facts == {"folder": str(history.folder / "export")}
     checkpoint = history.folder / "checkpoints" / "000000000008"
     write_json(checkpoint / "COMMIT.json", {})
     (checkpoint / "tensors").write_bytes(bytes(5000))
     size, how = saving.checkpoint_size(one)
-    assert size > 5000 and how == f"a checkpoint of {history.folder.name}"
-    assert saving.checkpoint_size(DoctorContext(None, None, history.run)) == (
-        size,
-        "the run's newest checkpoint",
-    )
+    name = {"run": history.folder.name}
+    assert size > 5000 and remarked([how], "measured-elsewhere").facts == name
+    same, how = saving.checkpoint_size(DoctorContext(None, None, history.run))
+    assert same == size and remarked([how], "measured").facts == name
     # Another model's checkpoints say nothing.
     other = DoctorContext(None, compose("train", ["model=small"]), None, tmp_path)
     assert saving.checkpoint_size(other)[1].startswith("estimated")
@@ -311,7 +312,11 @@ def test_a_check_that_fails_does_not_end_the_others(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(doctor, "CHECKS", (broken, unreadable, folders.check_runs_folder))
     found = doctor.diagnose(runs_root=tmp_path)
-    assert "this broke: it should not" in found[0].what and found[0].what_to_do == "mend it"
+    assert (
+        "this broke" in found[0].what
+        and "it should not" in found[0].what
+        and found[0].what_to_do == "mend it"
+    )
     assert any("/secret" in one.what and one.level == "warning" for one in found)
     assert found[-1].topic == "clock"
 

@@ -23,10 +23,12 @@ from tests.support.captured import facts_of_testbed, facts_of_university
 from tests.support.doctor import ALMA, TESTBED, case, levels, only
 from tests.support.histories import History
 from tests.support.hub import into_cache, pipeline
+from tests.support.remarks import remarked
 from tests.support.shard_makers import foreign_set, npy, sample_members, tar_of
 
 # -- files ----------------------------------------------------------------------------------------------
 
+STOPPED_BY = "robin on login1"
 MOUNTS = """\
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 30 22 0:25 / /home rw - nfs4 files.alma:/export/home rw
@@ -195,13 +197,13 @@ def test_leftovers(tmp_path: Path) -> None:
     (folder / "submitit" / "12_submitted.pkl.save_tmp").touch()
     (folder / "checkpoints" / "000000000016.partial").mkdir(parents=True)
     (folder / "checkpoints" / "000000000008.bad").mkdir()
-    allocations.request_stop(folder, "robin on login1")
+    allocations.request_stop(folder, STOPPED_BY)
     said = "\n".join(
         f"{one.level} {one.what}" for one in folders.check_leftovers(DoctorContext(run=history.run))
     )
     assert "warning submitit/12_submitted.pkl.save_tmp" in said
     assert "ok checkpoints/000000000016.partial" in said
-    assert "warning robin on login1" in said
+    assert f"warning {STOPPED_BY}" in said
     only(folders.check_checkpoints(DoctorContext(run=history.run)), "warning", "000000000008.bad")
 
 
@@ -250,10 +252,12 @@ def test_a_damaged_checkpoint(tmp_path: Path) -> None:
     data[500] ^= 1
     weights.write_bytes(data)
     assert look(deep=False).level == "ok"
-    assert look(deep=True).level == "error" and "are not those that were written" in look(deep=True).what
+    found = look(deep=True)
+    assert found.level == "error" and found.to_json()["code"] == "other-bytes"
     weights.write_bytes(data[:-1])
-    assert "999 bytes instead of 1000" in look(deep=False).what
+    smaller = look(deep=False)
+    assert remarked([smaller.what], "another-size") and "999 " in smaller.what and "1000" in smaller.what
     weights.unlink()
-    assert "cannot be read" in look(deep=False).what
+    assert remarked([look(deep=False).what], "unreadable").facts == {"file": weights.name}
     (folder / "COMMIT.json").write_text("{", encoding="utf-8")
     assert "COMMIT.json" in look(deep=False).what

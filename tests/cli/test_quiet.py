@@ -59,7 +59,7 @@ def test_training_generating_and_carrying_over_speak_with_one_voice(place: Path)
         place, "run", "generate", "run=model", f"add=[{run}]", "prompt=an American Robin", "steps=2",
         "machine=smoke",
     )  # fmt: skip
-    assert "1 clips in generated" in said
+    assert "1 clips" in said and "generated" in said
     assert "diffusers" in only_ours(
         place, "export", str(run), "--format", "diffusers", "peft", "--out", "out"
     )
@@ -156,7 +156,7 @@ def test_an_error_of_ours_and_a_traceback_come_through(place: Path):
     assert status == 2 and any(line.startswith("birdsd: ") and "9" in line for line in lines)
     program = "from birdsd import quiet\nwith quiet.terminal_for_us():\n    1 / 0"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.endswith("ZeroDivisionError: division by zero\n")
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("ZeroDivisionError: ")
 
 
 def test_what_c_code_prints_is_muted_for_a_moment_only(capfd):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from birdsd.runs.allocations import BEGAN, END, FOLDER, Allocation, Began, Ended
 from birdsd.runs.starts import last_words, note, silent_starts, starts
 from birdsd.runs.status.overview import status
 from tests.support.histories import History
+from tests.support.remarks import remarked
 
 JOB = "77"
 SRUN = "srun: error: n1: tasks 0-1: Exited with exit code 1\n"
@@ -60,8 +62,13 @@ class Batch:
             ["bash", "-c", "\n".join(lines)], capture_output=True, text=True, env=environment
         )
 
+    def stopped(self) -> list[tuple[str, str]]:
+        """(kind, reason) of each end of the chain."""
+        ends = [event for event in self.run.events() if event["event"] == "chain stopped"]
+        return [(event.get("code", ""), event["reason"]) for event in ends]
+
     def reasons(self) -> list[str]:
-        return [event["reason"] for event in self.run.events() if event["event"] == "chain stopped"]
+        return [reason for _, reason in self.stopped()]
 
     def calls(self) -> str:
         return self.called.read_text() if self.called.is_file() else ""
@@ -79,9 +86,10 @@ def broken(tmp_path: Path) -> str:
 def test_without_a_python_the_script_ends_with_srun_s_status_and_says_so(tmp_path: Path, broken: str) -> None:
     batch = Batch(tmp_path, python=broken)
     done = batch.start(command="(exit 7)")
-    assert done.returncode == 7 and "cannot be started" in done.stdout
+    assert done.returncode == 7
     assert "scontrol requeue" not in batch.calls()
-    assert len(batch.reasons()) == 1 and "cannot be started" in batch.reasons()[0]
+    ((code, reason),) = batch.stopped()
+    assert code == "cannot-start" and reason in done.stdout
     told = status(batch.run)
     assert told.state == "chain stopped" and told.way_out == f"birdsd logs {batch.run.folder.name}"
 
@@ -92,11 +100,11 @@ def test_a_chain_without_a_python_is_given_up_at_the_third_job(tmp_path: Path, b
         note_job = jobs_file(batch.run.folder, batch.submission.id)
         with open(note_job, "a") as stream:
             stream.write(f"{job}\n")
-    assert "the next job tries" in batch.start(SLURM_JOB_ID="77").stdout
-    assert "the next job tries" in batch.start(SLURM_JOB_ID="78").stdout
-    assert not batch.reasons()
+    for job in ("77", "78"):
+        said = batch.start(SLURM_JOB_ID=job).stdout.splitlines()
+        assert sum(line.startswith("birdsd: ") for line in said) == 1 and not batch.reasons()
     batch.start(SLURM_JOB_ID="79")
-    assert len(batch.reasons()) == 1
+    assert [code for code, _ in batch.stopped()] == ["cannot-start"]
     assert [line for line in batch.calls().splitlines() if "scancel" in line] == ["scancel 80", "scancel 81"]
 
 
@@ -106,7 +114,8 @@ def test_slurm_s_own_requeues_are_counted_where_no_script_comes_to_its_end(tmp_p
         batch.start(restart, command="trap - EXIT; exit 0")
     done = batch.start(3, command="echo srun runs")
     assert done.returncode == 1 and "srun runs" not in done.stdout
-    assert batch.reasons() == ["birdsd did not start in 3 allocations in a row"]
+    ((code, reason),) = batch.stopped()
+    assert code == "did-not-start" and re.findall(r"\d+", reason) == ["3"]
     assert len(silent_starts(batch.run.folder, batch.submission)) == 3
 
 
@@ -184,7 +193,9 @@ def test_silent_starts_end_a_submission_of_local_processes(tmp_path: Path) -> No
         note(history.folder, "s1", "end", name, 1)
         decision = decide(history.run, submission, Allocation(history.folder / FOLDER / name), 1)
         assert decision.what == ("again" if number < 2 else "stop"), decision
-    assert "No module named 'numpy'" in decision.reason and "3 allocations" in decision.reason
+    facts = remarked([decision.reason], "did-not-start").facts
+    assert facts == {"allocations": 3, "launcher": "ModuleNotFoundError: No module named 'numpy'"}
+    assert facts["launcher"] in decision.reason and "3 allocations" in decision.reason
 
 
 def test_one_that_spoke_in_between_is_no_silent_row(tmp_path: Path) -> None:

@@ -108,13 +108,13 @@ def test_a_key_that_is_added_is_on_its_page(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(reference, "settled", lambda job: starts if job == "toy" else real(job))
     pages = reference.pages()
     cells = table(pages["jobs/toy.md"])
-    assert cells["new_key"][:3] == ["whole number, or null", "`null`", "`3`"]
-    assert "null: as it comes" in cells["new_key"][3]
+    assert cells["new_key"][:3] == [f"{cells['inherited'][0]}, or null", "`null`", "`3`"]
+    assert "null: " in cells["new_key"][3]
     assert cells["mark"] == ["text", "`# no comment`", "`x`", ""]
     assert cells["inherited"] == ["whole number", "`2`", "", "said anew"]
     assert cells["inner.depth_m"] == ["number", "`1.5`", "", "how deep; 0: no &lt;limit> \\| none"]
-    assert "What lies below." in pages["jobs/toy.md"]
-    assert "| [toy](toy.md) | a toy of a job |" in pages["jobs/index.md"]
+    assert str(Inner.__doc__) in pages["jobs/toy.md"]
+    assert f"| [toy](toy.md) | {Toy.__doc__} |" in pages["jobs/index.md"]
 
 
 def test_every_preset_is_shown_with_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

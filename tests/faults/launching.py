@@ -199,7 +199,7 @@ def folder_unseen(drill: Drill) -> None:
     drill.wait("Slurm's word", lambda: "FAILED" in slurm(*said), 60)
     os.rename(away, run.folder)
     judged = status(run)
-    assert judged.state == "failed" and "could not be opened" in judged.note, judged
+    assert judged.state == "failed" and str(run.folder.resolve()) in judged.note, judged
     drill.resume()
     drill.finish()
 

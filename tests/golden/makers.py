@@ -19,6 +19,7 @@ from birdsd.cli import main
 from birdsd.cli.tables.verify import result_text
 from birdsd.sound.codec.codec import SpectrogramCodec
 from tests.golden.runs import made_runs, shapes, verified
+from tests.golden.sentences import answers, assumptions
 from tests.support.page_samples import samples
 from tests.support.pages import seen
 from tests.support.songs import write_shards
@@ -221,7 +222,7 @@ MESSAGES = (
 
 
 def texts(folder: Path) -> dict[str, Any]:
-    """Whole messages, by what was typed, and what `verify` prints where all is well."""
+    """Whole messages, by what was typed; what `verify` prints where all is well; answers and assumptions."""
     (folder / "none").mkdir(parents=True)
     found: dict[str, Any] = {}
     for typed in MESSAGES:
@@ -230,7 +231,7 @@ def texts(folder: Path) -> dict[str, Any]:
         text = said.getvalue().replace(str(folder), "{folder}")
         found[typed] = re.sub("nearest of [0-9]+", "nearest of #", text)  # it grows with every key
     found["verify"] = result_text(verified(folder / "verified"))
-    return found
+    return found | answers() | assumptions()
 
 
 KINDS: dict[str, Callable[[Path], dict[str, Any]]] = {

@@ -15,7 +15,7 @@ from birdsd.evaluation.comparison import KNOWN, NEW, ArmResult, Comparison, Made
 from birdsd.evaluation.grid_judgement import judge_cells
 from birdsd.evaluation.judged_run import Reference, staircase_of
 from birdsd.evaluation.judges import Sound
-from birdsd.evaluation.staircase import CODEC, GENERATED
+from birdsd.evaluation.staircase import CODEC, GENERATED, TITLES
 from birdsd.evaluation.weak_check import WeakCheck, learning_check, score
 from birdsd.pages.comparison.page import comparison_page
 from birdsd.pages.comparison.text import text as comparison_text
@@ -38,6 +38,11 @@ def sounds(codec, asked=SPECIES):
     return [Sound(s, one, codec.rate_hz, s) for s, one in zip(asked, made, strict=True)]
 
 
+def marks(path, key="data-code"):
+    """The marks of a page's notes and cells, in their order."""
+    return [attrs[key] for _, attrs in _Checker(path.read_text("utf-8")).tags if key in attrs]
+
+
 def page_text(path):
     return " ".join("".join(_Checker(path.read_text("utf-8")).text).split())
 
@@ -53,9 +58,10 @@ def demo(codec, index, tmp_path, judge, pairs=None):
 def test_the_demo_shows_the_staircase_each_species_and_the_split(codec, index, tmp_path):
     _, path = demo(codec, index, tmp_path, FakeJudge(known=SPECIES[:2]))
     words = page_text(path)
-    assert "Fake judge (CC0)" in words and "codec and back" in words and "generated" in words
-    assert "test recordings: nothing was trained on them" in words and "chosen on the validation" in words
-    assert "unknown to the judge" in words and "no class for Synthetic Trill" in words
+    assert "Fake judge (CC0)" in words and TITLES[CODEC] in words and "generated" in words
+    assert marks(path, "data-held-out") == ["test"]
+    assert marks(path).count("no-class") == 1 and "species-without-class" in marks(path)
+    assert words.count("Synthetic Trill") > 1
     assert "Other measures" in words and "noise floor" in words and "judge's embedding" in words
     assert "Species check" in words and "honest" not in words
 
@@ -66,13 +72,13 @@ def test_the_demo_without_a_judge_says_how_to_get_it_and_shows_the_weak_check(
     monkeypatch.setattr(judges, "installed", lambda: False)
     _, path = demo(codec, index, tmp_path, None)
     words = page_text(path)
-    assert HINT in words and "Only the weak check was used" in words and "Species check" in words
+    assert HINT in words and "no-judge" in marks(path) and "Species check" in words
     assert "noise floor" in words and "judge's embedding" not in words
 
 
 def test_the_demo_of_invented_species_says_that_the_judge_knows_none(codec, index, tmp_path):
     run, path = demo(codec, index, tmp_path, FakeJudge(known=()))
-    assert "knows none of these species" in page_text(path) and run.staircase.steps == []
+    assert "species-unknown" in marks(path) and "Fake judge" in page_text(path) and run.staircase.steps == []
 
 
 def test_each_generated_clip_stands_beside_a_held_out_one_with_both_verdicts(codec, index, tmp_path):
@@ -94,7 +100,7 @@ def test_each_generated_clip_stands_beside_a_held_out_one_with_both_verdicts(cod
     words = " ".join("".join(page.text).split())
     assert words.count("\u2713 Synthetic Low, confidence") == 4  # twice, on both sides
     assert words.count("heard as Synthetic High, confidence") == 3 and "rank" in words
-    assert "Generated 2" in words and "No clip of this species was held out." in words
+    assert "Generated 2" in words and marks(path).count("nothing-held-out") == 1
     assert "<script>alert" not in text
 
 
@@ -145,10 +151,11 @@ def test_a_comparison_has_the_judge_beside_the_weak_check(codec, index, tmp_path
     assert taught.measures.generated == 2
     row = next(line for line in comparison_text(told).splitlines() if line.startswith("Taught"))
     assert "50% of 2" in row and "Fake judge (CC0)" in comparison_text(told)
-    assert "no row 'generated'" not in comparison_text(told), "the arms are the generated rows"
+    missing = [one.facts["stage"] for one in told.stages.remarks() if one.code == "stage-missing"]
+    assert GENERATED not in missing, "the arms are the generated rows"
     words = page_text(comparison_page(tmp_path / "page.html", told, index))
-    assert "New species, Fake judge" in words and "New species, weak check" in words
-    assert "The judge on real clips" in words and "noise floor" in words
+    assert words.count("New species, ") == 2 and "New species, Fake judge" in words
+    assert TITLES[CODEC] in words and "noise floor" in words
     plain = json.loads(json.dumps(told.to_json()))
     assert plain["arms"][1]["heard"][NEW]["right"]["hits"] == 1
     assert plain["stages"]["judge"] == "Fake judge" and "new" in plain["arms"][1]["scores"]
@@ -157,12 +164,14 @@ def test_a_comparison_has_the_judge_beside_the_weak_check(codec, index, tmp_path
 def test_a_comparison_without_a_judge_says_so(codec, index, tmp_path, monkeypatch):
     monkeypatch.setattr(judges, "installed", lambda: False)
     told = comparison(codec, index, tmp_path, None)
-    words = page_text(comparison_page(tmp_path / "page.html", told, index))
+    path = comparison_page(tmp_path / "page.html", told, index)
+    words = page_text(path)
     assert HINT in comparison_text(told) and HINT in words and "(weak check)" in words
-    assert "New species, weak check" in words and told.to_json()["stages"] is None
+    assert words.count("New species, ") == 1 and told.to_json()["stages"] is None
+    assert "no-judge" in marks(path)
     unknown = comparison(codec, index, tmp_path, FakeJudge(known=()))
-    assert unknown.judge == "" and "knows none of these species" in comparison_text(unknown)
-    assert "knows none" in page_text(comparison_page(tmp_path / "page2.html", unknown, index))
+    assert unknown.judge == "" and unknown.stages.text() in comparison_text(unknown)
+    assert "species-unknown" in marks(comparison_page(tmp_path / "page2.html", unknown, index))
 
 
 # -- grid -------------------------------------------------------------------------------------------------
@@ -227,14 +236,18 @@ def test_an_audit_says_whether_the_species_is_still_heard(birds):
 def test_an_audit_without_the_row_says_why(birds, tmp_path, codec, monkeypatch):
     small = [preset("birdsong-small", griffin_lim_iterations=0)]
 
-    def said(folder, judge):
-        return audit_text(run_audit(folder, small, None, 0, listener_for(folder, judge)))
+    def heard(folder, judge):
+        result = run_audit(folder, small, None, 0, listener_for(folder, judge))
+        return result.hearing, audit_text(result)
 
-    assert "knows none of these species" in said(birds, FakeJudge(known=()))
-    some = said(birds, FakeJudge(known=("Synthetic High",)))
-    assert "Synthetic Low: left out" in some and "  2; before the codec" in some
+    hearing, said = heard(birds, FakeJudge(known=()))
+    assert (hearing.stretches, hearing.species) == (0, []) and "Fake judge" in hearing.missing
+    assert hearing.missing in said
+    hearing, said = heard(birds, FakeJudge(known=("Synthetic High",)))
+    assert (hearing.stretches, hearing.unknown) == (2, ["Synthetic Low"])
+    assert "Synthetic Low: left out" in said and "  2; before" in said
     monkeypatch.setattr(judges, "installed", lambda: False)
-    assert HINT in said(birds, None)
+    assert HINT in heard(birds, None)[1]
     assert run_audit(birds, small, None, 0).hearing is None
 
 

@@ -55,20 +55,23 @@ def test_the_demo_page_stands_alone_and_is_well_formed(
     assert sum(tag == "audio" for tag, _ in page.tags) == 2
     words = "".join(page.text)
     assert "killed at 2,400, resumed from 2,000" in words
-    assert "cannot be drawn (not finite): 1." in words
-    assert "33.3%" in words and "better than chance" in words
+    assert [attrs["data-left-out"] for _, attrs in page.tags if "data-left-out" in attrs] == ["1"]
+    verdicts = [
+        attrs["data-better-than-chance"] for _, attrs in page.tags if "data-better-than-chance" in attrs
+    ]
+    assert "33.3%" in words and "true" in verdicts
 
 
 def test_a_synthetic_aviary_is_named_synthetic_and_real_birds_are_not(
     codec: SpectrogramCodec, check: LearningCheck, tmp_path: Path
 ) -> None:
-    made = "".join(
-        _Checker(demo_page(tmp_path / "s", _data(codec, check, True, "x")).read_text("utf-8")).text
-    )
+    page = _Checker(demo_page(tmp_path / "s", _data(codec, check, True, "x")).read_text("utf-8"))
+    made = "".join(page.text)
     real = "".join(
         _Checker(demo_page(tmp_path / "r", _data(codec, None, False, "x")).read_text("utf-8")).text
     )
-    assert "not recordings of any animal" in made and "Held-out synthetic recording" in made
+    assert "synthetic" in [attrs.get("data-code") for _, attrs in page.tags]
+    assert "Synthetic birds" in made and "Held-out synthetic" in made
     assert "held-out synthetic recordings" in made
     assert "ynthetic" not in real and "Held-out recording" in real
 
@@ -153,10 +156,10 @@ def test_a_chart_draws_what_it_can_and_counts_the_rest() -> None:
         markers=[Marker(5, "<m>")],
     )
     _Checker(text)
-    assert "cannot be drawn (not finite): 3." in text and "&lt;loss&gt;" in text and "&lt;m&gt;" in text
+    assert 'data-left-out="3"' in text and "&lt;loss&gt;" in text and "&lt;m&gt;" in text
     drawn = re.search(r'class="series s1" d="([^"]+)"', text)
     assert drawn and drawn[1].count("L") < 700, "thinned"
-    assert "nothing to draw yet" in line_chart([Curve("a", [], [])], x_label="x", y_label="y", alt="z")
+    assert 'data-code="empty"' in line_chart([Curve("a", [], [])], x_label="x", y_label="y", alt="z")
     for single in ([0.0], [3.0], [0.0, 0.0]):
         _Checker(line_chart([Curve("a", single, single)], x_label="x", y_label="y", alt="z"))
     for values in ([5.0, 5.0], [4.9e-3, 5.1e-3], [1e-9, 1e9]):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from birdsd.cli.plan import plan
+from birdsd.format import size
 
 
 def test_a_model_that_is_here_is_planned_as_it_is(pipeline_folder: Path, tmp_path: Path) -> None:
@@ -25,6 +26,6 @@ def test_a_model_that_is_here_is_planned_as_it_is(pipeline_folder: Path, tmp_pat
     assert not facts["personalises"]
     (added / "training.json").write_text(json.dumps({**told, "kind": "aesthetic"}))
     tuned, text = plan("generate", [f"run={added}", "machine=smoke"])
-    assert tuned["personalises"] and "while a prompt is personalised" in text
+    assert tuned["personalises"] and size(tuned["personalisation"]) in text and "(none " not in text
     more = max(0, tuned["personalisation"] - max(tuned["activations"].values()))
     assert tuned["device_bytes"]["none"] == facts["device_bytes"]["none"] + more

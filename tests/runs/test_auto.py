@@ -20,6 +20,7 @@ from birdsd.planning.plan_training import make_plan, plan_training, with_chosen_
 from birdsd.planning.trace import Step
 from birdsd.runs import auto
 from birdsd.studies.study import machine_settings
+from tests.support.remarks import codes
 from tests.support.tiny import make_shards
 
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens where there is no GPU")
@@ -91,13 +92,14 @@ def test_why_a_cpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto, "gpu_devices", lambda: 0)
     for name in ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "SLURM_GPUS_ON_NODE"):
         monkeypatch.delenv(name, raising=False)
-    assert auto.described(machine, cpu).endswith("as there is no GPU here")
+    assert codes([auto.described(machine, cpu)]) == ["no-gpu"]
     monkeypatch.setattr(torch.version, "cuda", "12.4")
     monkeypatch.setenv("SLURM_JOB_GPUS", "0,1")
-    assert "none of the GPUs that Slurm gave this job" in auto.described(machine, cpu)
+    assert codes([auto.described(machine, cpu)]) == ["gpus-of-slurm-unseen"]
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert "this PyTorch has no CUDA" in auto.described(machine, cpu)
-    assert "machine.device=cpu" in auto.described(compose("train", ["machine.device=cpu"]).machine, cpu)
+    assert codes([auto.described(machine, cpu)]) == ["no-cuda"]
+    asked_for = auto.described(compose("train", ["machine.device=cpu"]).machine, cpu)
+    assert codes([asked_for]) == ["cpu-asked-for"] and "machine.device=cpu" in asked_for
 
 
 def test_one_rank_of_a_run_speaks(

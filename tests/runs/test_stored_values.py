@@ -180,7 +180,7 @@ environment:
         ("environment: {A: [1, 2]}\n", "A", BadValue),
         ("environment: [A]\n", "environment", BadValue),
         ("modules: {a: 1}\n", "modules", BadValue),
-        ("sbatch: {a\n", "cannot be read", Damaged),
+        ("sbatch: {a\n", "uni.yaml", Damaged),
     ],
 )
 def test_what_no_field_takes_is_refused_by_name_in_a_line(

@@ -294,3 +294,19 @@ REFUSED: dict[str, tuple[type[UserError] | str, ...]] = {
         "script",
     ),
 }
+
+
+# Sentences of which something had to be assumed, and what the assumption names.
+DECIDED = (
+    ("a goldfinch", ("American Goldfinch, Lesser Goldfinch",)),
+    ("an American Robin followed by a Great Tit in rain", ("rain ",)),
+    ("a Great Tit then a Great Tit", ("Great Tit", "'another'")),
+    ("a Great Tit, at 10 s, a Little Owl", ("'at 10 s'", "Great Tit")),
+    ("a Great Tit and a Little Owl at 5 s", ("'at 5 s'", "Little Owl")),
+    ("a Great Tit and a Little Owl calling at 5 s", ("'call', 'at 5 s'",)),
+    ("a Great Tit in rain and a Little Owl in wind", ("rain and wind",)),
+    ("a Great Tit. A Little Owl.", ("one after",)),
+    ("a Great Tit alternating with a Little Owl", ("twice",)),
+    ("a Great Tit in loud rain until 20 s", ("'until 20 s'", "Great Tit", "rain")),
+    ("a Great Tit and a Little Owl at 5 s at the same time", ("'at 5 s'", "all")),
+)

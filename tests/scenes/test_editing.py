@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from birdsd.errors import BadValue
+from birdsd.errors import BadValue, Mismatch, NotSet, UnknownName, UserError
 from birdsd.scenes.editing import (
     BIRDS,
     ENVIRONMENT,
@@ -50,10 +50,14 @@ def after(scene=SCENE, **cells: dict[int, str]):
     return edited(scene, KNOWN, events, backgrounds, "", "0")
 
 
-def problem(found) -> str:
+def error_of(found) -> UserError:
     assert found.scene is None
     (error,) = found.problems
-    return str(error)
+    return error
+
+
+def problem(found) -> str:
+    return str(error_of(found))
 
 
 def test_rows_show_what_was_understood():
@@ -148,7 +152,8 @@ def test_rows_come_and_go():
     assert [event.id for event in new.events] == ["e0", "e1", "e2"] and new.event("e2").onset_s == 9
     assert new.event("e2").snr_db == 12, "over a background where there is one"
     alone = edited(SCENE, KNOWN, [events[0], ["", "", "", "Great Tit", "", "", "", "-20 dBFS"]], [], "", 0)
-    assert "no background under it" in problem(alone), "an SNR, and the backgrounds are gone"
+    assert type(error_of(alone)) is Mismatch, "an SNR, and the backgrounds are gone"
+    assert "6 dB" in error_of(alone).problem and "level_db" in error_of(alone).hint
     silent = after(e0={LOUDNESS: "-20 dBFS"}).scene
     events, _ = rows(silent)
     gone = edited(silent, KNOWN, [events[0], ["", "", "", "Great Tit"]], [], "30", "5").scene
@@ -157,31 +162,31 @@ def test_rows_come_and_go():
 
 
 @pytest.mark.parametrize(
-    ("cells", "words"),
+    ("cells", "kind", "words"),
     [
-        ({"e0": {ONSET: "soon"}}, ["event e0 (American Robin)", "onset_s is soon"]),
-        ({"e0": {ONSET: "-1"}}, ["onset_s is -1", "from 0"]),
-        ({"e0": {ONSET: ".nan"}}, ["onset_s is nan"]),
-        ({"e0": {SPECIES: "Great Tot"}}, ["unknown species in event e0 'Great Tot'", "Great Tit"]),
-        ({"e0": {SPECIES: ""}}, ["event e0", "names no species"]),
-        ({"e0": {SOUND: "drumming"}}, ["never taught 'drumming' of American Robin", "song"]),
-        ({"e0": {LOUDNESS: "loud"}}, ["loudness is 'loud'", "-27 dBFS"]),
-        ({"e0": {LOUDNESS: "99 dB"}}, ["snr_db is 99", "from -30 to 60 dB"]),
-        ({"e0": {BIRDS: "0"}}, ["count is 0", "from 1"]),
-        ({"e0": {BIRDS: "many"}}, ["birds is 'many'", "whole number"]),
-        ({"e0": {TIMES: "often"}}, ["times is 'often'"]),
-        ({"e0": {TIMES: "until e1 ends"}}, ["wait for each other in a circle"]),
-        ({"b0": {ENVIRONMENT: "cave"}}, ["unknown environment 'cave'", "forest, rain"]),
-        ({"b0": {LEVEL: "loud"}}, ["background rain", "level_db is loud"]),
-        ({"b0": {LEVEL: "3"}}, ["level_db is 3", "from -90 to 0"]),
-        ({"b1": {FROM: "before e9"}}, ["e9"]),
-        ({"b0": {TO: "0"}}, ["background rain runs from 0 s to 0 s"]),
-        ({"e1": {SPECIES: "<script>alert(1)</script>"}}, ["<script>"]),
+        ({"e0": {ONSET: "soon"}}, BadValue, ["event e0 (American Robin)", "onset_s is soon"]),
+        ({"e0": {ONSET: "-1"}}, BadValue, ["onset_s is -1", "from 0"]),
+        ({"e0": {ONSET: ".nan"}}, BadValue, ["onset_s is nan"]),
+        ({"e0": {SPECIES: "Great Tot"}}, UnknownName, ["event e0", "'Great Tot'", "Great Tit"]),
+        ({"e0": {SPECIES: ""}}, NotSet, ["event e0 ()", "species"]),
+        ({"e0": {SOUND: "drumming"}}, UnknownName, ["event e0", "'drumming'", "American Robin", "song"]),
+        ({"e0": {LOUDNESS: "loud"}}, BadValue, ["loudness", "'loud'", "-27 dBFS"]),
+        ({"e0": {LOUDNESS: "99 dB"}}, BadValue, ["snr_db is 99", "from -30 to 60 dB"]),
+        ({"e0": {BIRDS: "0"}}, BadValue, ["count is 0", "from 1"]),
+        ({"e0": {BIRDS: "many"}}, BadValue, ["birds", "'many'", "whole"]),
+        ({"e0": {TIMES: "often"}}, BadValue, ["times", "'often'"]),
+        ({"e0": {TIMES: "until e1 ends"}}, Mismatch, ["e0 -> e1", "onset_s"]),
+        ({"b0": {ENVIRONMENT: "cave"}}, UnknownName, ["environment", "'cave'", "forest, rain"]),
+        ({"b0": {LEVEL: "loud"}}, BadValue, ["background rain", "level_db is loud"]),
+        ({"b0": {LEVEL: "3"}}, BadValue, ["level_db is 3", "from -90 to 0"]),
+        ({"b1": {FROM: "before e9"}}, UnknownName, ["e9"]),
+        ({"b0": {TO: "0"}}, BadValue, ["background rain", "from 0 s to 0 s"]),
+        ({"e1": {SPECIES: "<script>alert(1)</script>"}}, UnknownName, ["<script>"]),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_said_in_words_and_changes_nothing(cells, words):
-    text = problem(after(**cells))
-    assert all(word in text for word in words), text
+def test_what_cannot_be_is_said_in_words_and_changes_nothing(cells, kind, words):
+    error = error_of(after(**cells))
+    assert type(error) is kind and all(word in str(error) for word in words), error
 
 
 def test_every_row_that_cannot_be_read_is_said():

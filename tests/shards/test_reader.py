@@ -129,7 +129,7 @@ def test_a_flipped_byte_in_a_copied_shard_is_noticed(prepared: Path, tmp_path: P
         stream.write(bytes([byte ^ 1]))
     samples = ShardReader(ShardIndex.open(folder), "train").read_many(range(3))
     assert [s.weight for s in samples] == [1, 0, 1]
-    assert samples[1].key in samples[1].problem and "not those that were written" in samples[1].problem
+    assert samples[1].key in samples[1].problem and " .npy " in samples[1].problem
     found = list(ShardIndex.open(folder).verify())
     assert len(found) == 1 and samples[1].key in found[0]
     assert list(ShardIndex.open(prepared).verify()) == []

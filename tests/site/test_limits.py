@@ -96,7 +96,7 @@ def qos(**limits: str) -> list[tuple[str, ...]]:
         (Site(EIGHT, config=["MaxMemPerNode = 256000"]), (8, 16, 250), "slurm.conf MaxMemPerNode"),
         (Site(EIGHT, qos(user="cpu=-1,mem=-1,gres/gpu=-1")), (8, 16, 1006), "RealMemory"),
         (Site(EIGHT, qos(user="gres/gpu:h100=1")), (8, 16, 1006), "RealMemory"),
-        (Site(EIGHT, qos(user="cpu=4")), (4, 1, 503), "the share of 4 a100"),
+        (Site(EIGHT, qos(user="cpu=4")), (4, 1, 503), " 4 a100"),
     ],
 )
 def test_no_number_is_above_a_limit(at: Any, site: Site, expected: tuple[int, int, int], who: str) -> None:
@@ -167,7 +167,9 @@ def test_the_script_of_a_student_asks_for_what_the_qos_gives(at: Any, tmp_path: 
     assert "machine=auto: " in said and "1 a100 GPU" in said
     lines, said = submitted(capsys, *words, "site.cpus_per_task=128", "site.memory_gb_per_node=1006")
     assert {"--cpus-per-task=16", "--mem=64GB"} <= set(lines)
-    assert "16 CPUs per task instead of 128" in said and "64 GB per node instead of 1006" in said
+    assert all(
+        one in said for one in ("16 CPUs ", " 128: site.max_cpus=", "64 GB ", " 1006: site.max_memory_gb=")
+    )
 
 
 # -- the doctor ---------------------------------------------------------------------------------------------
@@ -318,7 +320,7 @@ def test_a_plan_knows_a_slice_from_the_whole_card() -> None:
     whole = hardware("auto", site=PRESET).card
     assert whole is not None and whole.gib == 80
     unnamed = hardware("auto", site=replace(PRESET, gpu_type=None))
-    assert unnamed.card is not None and "does not name its GPUs" in unnamed.assumed
+    assert unnamed.card is not None and "--gpu" in unnamed.assumed and unnamed.card.name in unnamed.assumed
     other = hardware("auto", site=replace(PRESET, gpu_type="3g.20gb")).card
     assert other is not None and other.gib == 20
 
@@ -376,7 +378,7 @@ def test_the_doctor_of_slices(at: Any) -> None:
     (several,) = check_limits(case(replace(site, gpus_per_node=28)))
     assert several.level == "error" and "28 GPUs of type a100_1g.10gb" in several.what
     (either,) = check_gpu_type(case(replace(site, gpu_type=None)))
-    assert either.level == "warning" and "may get either" in either.what
+    assert either.level == "warning" and "site.gpu_type=" in either.what_to_do and "MIG" in either.what
     assert not list(check_gpu_type(case(replace(site, gpu_type="a100"))))
     at(Site(SLICES))
     (alone,) = check_gpu_type(case(site))
@@ -457,7 +459,7 @@ def test_which_partition_is_for_jobs_without_a_gpu(at: Any) -> None:
     assert found(partition="short")[0]["cpu_partition"] is None
     at(Site(WHOLE))
     values, sources = found()
-    assert values["cpu_partition"] is None and "stay in the partition" in sources["cpu_partition"]
+    assert values["cpu_partition"] is None and "account" in sources["cpu_partition"]
 
 
 def test_the_doctor_of_jobs_without_a_gpu(at: Any) -> None:

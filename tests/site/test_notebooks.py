@@ -173,7 +173,7 @@ def test_a_run_saves_and_stops_before_the_session_ends(tmp_path: Path, capsys, m
     assert (run.folder / "checkpoints" / f"{facts['position']:012d}" / "COMMIT.json").is_file()
     ended = allocations(run.folder)[-1].ended
     assert ended is not None
-    assert (ended.reason, ended.status, ended.message) == ("stopped", STOPPED_STATUS, "the session ends")
+    assert (ended.reason, ended.status) == ("stopped", STOPPED_STATUS) and "session" in ended.message
     # The session is over: the same command says so again, and undoes nothing.
     assert main.main(["run", "train", *settings]) == STOPPED_STATUS
     assert f"birdsd pack {run.folder.name} --runs" in capsys.readouterr().out

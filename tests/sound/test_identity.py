@@ -11,7 +11,7 @@ import soundfile
 
 from birdsd.sound import identity as room
 from birdsd.sound.audio.recordings import probe
-from birdsd.sound.identity import group_recordings, identify, merge_equal, parent_of
+from birdsd.sound.identity import BYTES, SAMPLES, group_recordings, identify, merge_equal, parent_of
 from birdsd.sound.labels.annotation import Label, Recording
 from tests.support.sound_makers import save
 
@@ -57,8 +57,8 @@ def test_equal_bytes_are_one_recording_with_both_labels(tmp_path):
     assert [(double.path, kept.path) for double, kept in found.stands_for] == [(second, first)]
     (problem,) = found.problems
     assert problem.path == second and "20230510_060000.flac" in problem.reason
-    assert problem.reason.code == "same-recording" and problem.reason.facts["how"] == "byte for byte"
-    assert "Black Phoebe, House Sparrow" in problem.reason and "byte for byte" in problem.reason
+    assert problem.reason.code == "same-recording" and problem.reason.facts["how"] == BYTES
+    assert "Black Phoebe, House Sparrow" in problem.reason and BYTES in problem.reason
 
 
 def test_the_same_samples_in_another_container_are_one_recording(tmp_path):
@@ -74,7 +74,7 @@ def test_the_same_samples_in_another_container_are_one_recording(tmp_path):
     almost = save(tmp_path / "d.wav", almost, RATE, "PCM_16")
     found = merge_equal([recording(path) for path in (flac, wav, tagged, almost)])
     assert [r.path for r in found.recordings] == [flac, almost]
-    assert [problem.reason.facts["how"] for problem in found.problems] == ["sample for sample"] * 2
+    assert [problem.reason.facts["how"] for problem in found.problems] == [SAMPLES] * 2
 
 
 def test_clips_of_one_length_are_not_the_same_for_it(tmp_path):

@@ -14,6 +14,7 @@ from birdsd.config import compose
 from birdsd.diffusion.networks.finite import NotFinite
 from birdsd.errors import BadValue, Mismatch, NotFound, NothingLeft, NotSet, UnknownName, UserError
 from birdsd.evaluation.embedded.cache import EmbeddingCache
+from birdsd.evaluation.sim2real.arms import ARMS
 from birdsd.files import read_json
 from birdsd.sound.audio.recordings import write_wav
 from birdsd.sound.labels.load import load_recordings
@@ -313,7 +314,7 @@ def test_a_generator_that_failed_is_not_tried_again_for_each_of_its_cells(
     experiment.run()
     assert tried == ["shards of level all"]
     told = experiment.answer()
-    assert len(told.failed) == 8 and set(told.failed.values()) == {"out of memory."}
+    assert len(told.failed) == 8 and set(told.failed.values()) == {str(UserError("out of memory"))}
     assert told.score("real", "all") is not None
 
 
@@ -484,10 +485,10 @@ def test_the_head_learns_the_species_and_copies_only_real_windows(birds: Path, t
 def test_the_job_writes_a_page_with_the_sentence_and_the_power(birds: Path, tmp_path: Path) -> None:
     outcome = job.run(settings(birds, tmp_path))
     page = Path(outcome.facts["report"]).read_text()
+    both = next(arm for arm in ARMS if arm.name == "both")
     assert outcome.facts["sentence"] in outcome.text and "test recordings (" in outcome.text
     for text in (
-        "Does synthetic sound help?",
-        "Augmented and synthetic, confirmed",
+        f"{both.title}, confirmed",
         "80% power at",
         "Black Phoebe",
     ):

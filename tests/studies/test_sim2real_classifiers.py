@@ -151,7 +151,7 @@ def test_without_a_head_no_judge_is_needed(birds: Path, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(study_module, "find_judge", none)
     told = job.run(settings(birds, tmp_path, "classifier=regression", "levels=[all]")).facts
-    assert told["classifier"] == "logistic regression on log-mel statistics" and not told["failed"]
+    assert told["classifier"].startswith("logistic regression ") and not told["failed"]
     both = job.run(settings(birds, tmp_path, "classifier=regression,head", "levels=[all]")).facts
     assert list(both["classifiers"]) == ["regression"] and "no judge" in both["failed"]["head"]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from birdsd.schema import CodecConfig
 from birdsd.shards.index import ShardIndex
 from birdsd.studies.arms import METHODS, compare_methods, finetune_vs_scratch
 from birdsd.studies.results import carry_out, share_bytes
-from birdsd.studies.study import BASE, KNOWN, NEW, Study
+from birdsd.studies.study import BASE, IN_ENVIRONMENT, KNOWN, NEW, Study
 from birdsd.training.progress import Pulse
 from tests.support.errors import refuses
 from tests.support.fake_birdsd import SPECIES_HZ
@@ -255,10 +256,10 @@ def test_four_ways_are_song_and_song_in_its_environment(birds: Path, place: Path
     assert prompts == ["a Two", "a Four", "a One", "a Three", "a Two in rain",
                        "a Two with waves in the background"]  # fmt: skip
     arm = next(arm for arm in facts["arms"] if arm["name"] == "scratch_environment")
-    assert set(arm["scores"]) == {"new", "known", "new in an environment"}
+    assert set(arm["scores"]) == {NEW, KNOWN, IN_ENVIRONMENT}
     # The fake mixes noise where rain is asked for: half of the clips asked for in an environment.
     assert arm["background"]["pairs"] == 4 and arm["background"]["with_db"] > arm["background"]["without_db"]
-    assert "Effect of the environment" in Path(facts["report"]).read_text(encoding="utf-8")
+    assert 'data-code="environment"' in Path(facts["report"]).read_text(encoding="utf-8")
     only = study(
         birds, place, f"environment={place / 'places'}", "environments=[rain]", job="finetune_vs_scratch"
     )
@@ -295,9 +296,10 @@ def test_parts_share_the_arms_and_the_last_writes_the_whole_page(birds: Path, pl
         assert all(arm.model in models for arm in METHODS if arm in part and arm.model != BASE)
         assert models.isdisjoint({arm.model for other in parts if other is not part for arm in other})
     first = run(birds, place, "part=0/2")
-    assert "not available yet" in first.text and first.facts["missing"]
+    assert first.facts["missing"] and all(name in first.text for name in first.facts["missing"])
     page = Path(first.facts["report"]).read_text(encoding="utf-8")
-    assert "arms are missing" in page and "is not trained yet" in page
+    assert 'data-code="incomplete"' in page
+    assert set(re.findall(r'data-arm="([^"]+)"', page)) == set(first.facts["missing"])
     last = run(birds, place, "part=1/2")
     assert last.facts["missing"] == []
     assert "is incomplete" not in Path(last.facts["report"]).read_text(encoding="utf-8")

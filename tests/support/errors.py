@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,3 +24,13 @@ def refuses(
     missing = [one for one in ((named,) if isinstance(named, str) else named) if one not in error.problem]
     missing += [one for one in offers if one not in f"{error.expected} {error.hint}"]
     assert not missing, (missing, error)
+
+
+def refused_as(out: str, code: str, named: str, *offers: str) -> bool:
+    """Whether what `--json` printed is an error of this `code`, which names `named` and offers each of
+    `offers`."""
+    error = json.loads(out)["error"]
+    assert error["code"] == code and named in error["problem"], error
+    missing = [one for one in offers if one not in f"{error['expected']} {error['hint']}"]
+    assert not missing, (missing, error)
+    return True

@@ -15,6 +15,7 @@ from birdsd.checks.verify.compare import (
 )
 from birdsd.checks.verify.plan import Segment, Shape
 from birdsd.checks.verify.segments import RunObserver, SegmentResult
+from birdsd.remarks import Remark
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ def check_segments(segments: Sequence[Segment], results: Sequence[SegmentResult]
     pairs = {(segment.shape.world, segment.shape.stage) for segment in segments}
     met = {(r.segment.shape.world, r.segment.shape.stage) for r in results if r.reached > r.begin}
     if missing := sorted(pairs - met):
-        return Check("segments", False, f"no step at world {missing[0][0]}, stage {missing[0][1]}")
+        world, stage = missing[0]
+        text = f"no step at world {world}, stage {stage}"
+        return Check("segments", False, Remark(text, "shape-untried", world=world, stage=stage))
     stops = len(results) - kills - 1
     how = f"{kills} killed, {stops} stopped, the last one finished"
     met_all = f"{len(pairs)} combination{'s' * (len(pairs) > 1)} of world and stage"

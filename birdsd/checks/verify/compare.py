@@ -139,7 +139,7 @@ def compare_states(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndar
     for key in sorted(first):
         ours, theirs = first[key], second[key]
         if (ours.dtype, ours.shape) != (theirs.dtype, theirs.shape) or ours.tobytes() != theirs.tobytes():
-            return f"{key} is not bitwise identical"
+            return Remark(f"{key} is not bitwise identical", "tensor-differs", tensor=key)
     return ""
 
 

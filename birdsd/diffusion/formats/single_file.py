@@ -27,6 +27,7 @@ from birdsd.diffusion.generation import sampling
 from birdsd.diffusion.networks import models
 from birdsd.errors import Damaged, Mismatch, NotFound
 from birdsd.files import read_json, write_text
+from birdsd.remarks import Remark
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,10 +94,11 @@ def _markers(noise: Mapping[str, Any]) -> dict[str, Tensor]:
 def _notes(program: str, path: Path, obstacles: list[str]) -> list[str]:
     if not obstacles:
         return []
-    return [
+    text = (
         f"{_PROGRAMS[program]} cannot run this model: {'; '.join(obstacles)}. diffusers can: "
         f'StableDiffusionPipeline.from_single_file("{path.name}", config="{path.stem}{SETTINGS}")'
-    ]
+    )
+    return [Remark(text, "cannot-run", program=program, obstacles=obstacles)]
 
 
 _PROGRAMS = {"a1111": "AUTOMATIC1111", "comfyui": "ComfyUI", "ckpt": "AUTOMATIC1111 or ComfyUI"}

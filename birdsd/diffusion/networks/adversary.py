@@ -176,15 +176,15 @@ class Adversary:
         if opened is not None and opened >= _LUCK:
             return ""
         if opened is None or real is None or fake is None:
-            why = "its output is not finite"
+            kind, why = "not-finite", "its output is not finite"
         elif real - fake < _MARGIN[1]:
-            how = "does not tell" if real <= fake else "hardly tells"
+            kind, how = ("guesses", "does not tell") if real <= fake else ("nearly-guesses", "hardly tells")
             why = f"it {how} recordings ({real:.2f}) from reconstructions ({fake:.2f})"
         else:
-            why = f"it has won outright: recordings {real:.2f}, reconstructions {fake:.2f}"
+            kind, why = "won", f"it has won outright: recordings {real:.2f}, reconstructions {fake:.2f}"
         left = f"left out of all but {opened:.1%}" if opened else "left out"
         text = f"the adversary is {left}, and the autoencoder learns on without it: {why}"
-        return Remark(text, "adversary-left-out", opened=opened or 0.0, real=real, fake=fake)
+        return Remark(text, "adversary-left-out", why=kind, opened=opened or 0.0, real=real, fake=fake)
 
 
 def gate(real: Tensor, fake: Tensor, hinge: Tensor) -> Tensor:

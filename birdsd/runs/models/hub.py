@@ -17,6 +17,7 @@ from typing import Any
 
 from birdsd.errors import BadValue, Damaged, NotFound, UserError
 from birdsd.method_facts import facts_of
+from birdsd.remarks import Remark
 
 WEIGHTS = ("vae", "unet", "text_encoder")
 PARTS = (*WEIGHTS, "tokenizer", "scheduler")
@@ -225,15 +226,18 @@ def missing(folder: Path, parts: Iterable[str] = ()) -> list[str]:
     existing = parts_of(folder)
     required = tuple(parts) or existing
     if CLIP in required and CLIP not in existing:
-        return [f"clip: no config.json of a CLIP with its image tower in {folder}"]
+        text = f"clip: no config.json of a CLIP with its image tower in {folder}"
+        return [Remark(text, "no-image-tower", folder=str(folder))]
     if not existing:
-        return [f"{folder} is not a diffusers folder (it has none of {', '.join(PARTS)})"]
-    problems = []
+        text = f"{folder} is not a diffusers folder (it has none of {', '.join(PARTS)})"
+        return [Remark(text, "no-parts", folder=str(folder))]
+    problems: list[str] = []
     for part in required:
         place = folder / part
         if part == _only_part(folder) and not place.is_dir():
             place = folder
-        problems += [f"{part}: {phrase}" for phrase in _lacking(place, part)]
+        code = "part-incomplete" if place.is_dir() else "part-missing"
+        problems += [Remark(f"{part}: {phrase}", code, part=part) for phrase in _lacking(place, part)]
     return problems
 
 

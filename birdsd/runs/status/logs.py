@@ -16,6 +16,7 @@ from typing import TextIO
 
 from birdsd.errors import BadValue, NotFound, UserError, listed_names, unknown_name
 from birdsd.format import moment, printable
+from birdsd.remarks import Remark
 from birdsd.runs.allocations import Allocation, Submission, allocations
 from birdsd.runs.run import Run
 from birdsd.runs.starts import SUBMITIT_FOLDER, launcher_logs, silent_starts, supervisor_log
@@ -199,7 +200,7 @@ def _show_stacks(
         if paths:
             out.flush()
             return
-    say("the watchdog ended no rank, so there are no stack dumps")
+    say(Remark("the watchdog ended no rank, so there are no stack dumps", "no-stacks"))
 
 
 @dataclass

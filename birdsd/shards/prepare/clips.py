@@ -14,6 +14,7 @@ import numpy as np
 
 from birdsd.files import safe_name
 from birdsd.randomness import generator
+from birdsd.remarks import Remark
 from birdsd.schema import DataConfig
 from birdsd.shards.prepare.cuts import Band, Cuts, cut, parts, songs_in
 from birdsd.shards.prepare.further import FurtherCuts, Stretch
@@ -288,16 +289,18 @@ class SampleMaker:
         facts = self._facts(recording, clip, split)
         where = f"the clip at {clip.start_s:.2f} s"
         if clip.unknown and (recording.weak or not clip.labels):
-            named = f"may hold an unidentified bird ('{clip.unknown[0]}')"
-            yield Encoded(key, None, facts, f"{where} {named}", UNKNOWN_BIRD)
+            text = f"{where} may hold an unidentified bird ('{clip.unknown[0]}')"
+            yield Encoded(key, None, facts, Remark(text, "may-hold-a-bird"), UNKNOWN_BIRD)
             return
         if clip.partly and not clip.labels:
             # Neither a clip of that bird nor one without birds.
-            yield Encoded(key, None, facts, f"{where} has only the edge of '{clip.partly[0]}'")
+            yield Encoded(
+                key, None, facts, Remark(f"{where} has only the edge of '{clip.partly[0]}'", "edge-of-a-bird")
+            )
             return
         level = self.codec.level_db(clip.waveform)
         if level < SILENCE_DBFS:
-            yield Encoded(key, None, facts, f"{where} is silent", SILENT, clip.rows)
+            yield Encoded(key, None, facts, Remark(f"{where} is silent", "silent-clip"), SILENT, clip.rows)
             return
         facts["environment"] = recording.environment
         if self.data.keep_clean:
@@ -311,7 +314,7 @@ class SampleMaker:
             try:
                 mixture = make(name, clip, facts, level)
             except RecordingError as error:  # damage inside another file: the bird is not to blame
-                yield Encoded(key, None, facts, f"{where} was not mixed: {error}")
+                yield Encoded(key, None, facts, Remark(f"{where} was not mixed: {error}", "not-mixed"))
                 continue
             if mixture is not None:
                 yield replace(mixture, rows=clip.rows)

@@ -10,6 +10,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from birdsd.remarks import Remark
 from birdsd.sound.audio.pieces import Piece
 
 _HEAD_BYTES = 1 << 16
@@ -112,7 +113,7 @@ def _au(head: bytes, size: int) -> Unfinished | None:
     if promised or not 24 <= begin < min(size, len(head)):
         return None
     new = head[:8] + b"\xff" * 4 + head[12:begin]  # "not known", which the format allows
-    note = "its header was never finished: read to the end of the file"
+    note = Remark("its header was never finished: read to the end of the file", "unfinished-header")
     return Unfinished((new, (begin, size - begin)), note)
 
 
@@ -206,10 +207,10 @@ def _forgotten(path: Path, begin: int, promised: int, size: int, order: str, per
 
 
 def _note(promised: int, there: int, per_second: int) -> str:
-    return (
-        f"its header was never finished (it promises {promised / per_second:.2f} s): read to the end of the "
-        f"file, {there / per_second:.2f} s"
-    )
+    said_s, there_s = promised / per_second, there / per_second
+    text = f"its header was never finished (it promises {said_s:.2f} s): read to the end of the file, "
+    text += f"{there_s:.2f} s"
+    return Remark(text, "unfinished-header", promised_s=said_s, there_s=there_s)
 
 
 def _extended(data: bytes) -> float:

@@ -23,6 +23,7 @@ from birdsd.sound.labels.annotation import (
 from birdsd.sound.labels.layers import Facts
 from birdsd.sound.labels.rows import Row
 
+UNREADABLE_ROW = "a row that cannot be read"  # it may have named a bird, nobody knows when
 _SLACK_S = 0.05  # labels may end this much after the file (rounding by the tool that wrote them)
 _COVERED = 0.9  # a share of a file in boxes that say "no bird": then they mean all of it
 
@@ -84,7 +85,7 @@ class RecordingLabels:
             if row.about_birds:
                 self._take(row, boxed)
         if facts.doubtful:
-            self.unknown.append(Label("a row that cannot be read"))
+            self.unknown.append(Label(UNREADABLE_ROW))
         if self.silences and not self.labels and not self.is_birdless:
             self.unknown += self._between(self.silences)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from birdsd.remarks import Remark
 from birdsd.sound.species.names import species_key
 
 
@@ -43,19 +44,28 @@ class Vocabulary:
         merged: dict[str, list[str]] = {}
         for written, name in self.names().items():
             merged.setdefault(name, []).append(written)
-        findings = [
-            f"'{name}' is also written {_quoted(set(written) - {name})}: one species"
+        findings: list[str] = [
+            Remark(f"'{name}' is also written {_quoted(set(written) - {name})}: one species", "one-species")
             for name, written in sorted(merged.items())
             if len(set(written)) > 1
         ]
         names = sorted(merged)
         findings += [
-            f"'{a}' and '{b}' are nearly equal and counted as two species: rename one if they are the same"
+            Remark(
+                f"'{a}' and '{b}' are nearly equal and counted as two species: "
+                "rename one if they are the same",
+                "nearly-equal-names",
+                names=[a, b],
+            )
             for a, b in near_equal(names)
         ]
         codes = {code: name for name in names for code in banding_codes(name)}
         findings += [
-            f"'{name}' may be the code of '{codes[name.upper()]}': they are counted as two species"
+            Remark(
+                f"'{name}' may be the code of '{codes[name.upper()]}': they are counted as two species",
+                "name-or-code",
+                names=[name, codes[name.upper()]],
+            )
             for name in names
             if name.upper() in codes and codes[name.upper()] != name
         ]

@@ -38,6 +38,7 @@ from birdsd.checks.verify.verify import VerifyResult, verify
 from birdsd.cli.tables.verify import result_text
 from birdsd.errors import AlreadyThere, BadValue, UserError
 from tests.support.errors import refuses
+from tests.support.remarks import remarked
 
 REQUESTS = [
     ((1, 2, 4), (0, 1, 2, 3), 6),
@@ -172,7 +173,8 @@ def test_states():
     reference, other = tensors(), tensors()
     assert compare_states(reference, other) == ""
     other["exp_avg_sq/b"][2, 3] = np.nextafter(other["exp_avg_sq/b"][2, 3], np.float32(9))
-    assert compare_states(reference, other) == "exp_avg_sq/b is not bitwise identical"
+    differs = remarked([compare_states(reference, other)], "tensor-differs")
+    assert differs.facts == {"tensor": "exp_avg_sq/b"}
     absent = compare_states(reference, {k: reference[k] for k in list(reference)[1:]})
     named = next(iter(reference))
     assert (absent.code, absent.facts) == ("tensor-missing", {"tensor": named}) and named in absent
@@ -328,7 +330,8 @@ def test_a_leg_that_failed_or_never_came_is_found(reference, changed):
     results = course()
     segments = [result.segment for result in results]
     checks = check_all(reference, changed, segments, results[:2], USUAL, Limits())
-    assert [c.found for c in checks if not c.passed] == ["no step at world 2, stage 3"]
+    (untried,) = [c.found for c in checks if not c.passed]
+    assert remarked([untried], "shape-untried").facts == {"world": 2, "stage": 3}
     results[2].problem, results[2].too_late = "the run ended before this segment could be interrupted", True
     result = VerifyResult([], 6, BATCH, "cpu", "fp32", 1.0, results, check_all(
         reference, changed, segments, results, USUAL, Limits()), [], 2.0)  # fmt: skip

@@ -180,7 +180,7 @@ def test_one_recording_is_said(tmp_path: Path) -> None:
     index.dataset["species"] = {HIGH: {"train": {"recordings": 1}}, LOW: {"train": {"recordings": 9}}}
     method = make_method(configured(), index)
     told = method.setup(method.build(torch.device("cpu"), torch.float32), list, lambda: None)
-    assert any(line.startswith("High Bird: one training recording") for line in told)
+    assert remarked(told, "class-of-one-recording").facts == {"classes": [HIGH]}
 
 
 @pytest.mark.parametrize(("settings", "first"), [

@@ -23,6 +23,7 @@ from birdsd.sound.codec.codec import SpectrogramCodec
 from tests.support.errors import refuses
 from tests.support.formats_makers import PROMPTS, latents, load, load_single, same_pictures
 from tests.support.formats_makers import grand_folder as grand_folder
+from tests.support.remarks import remarked
 from tests.support.tiny import CODEC
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -246,7 +247,8 @@ def test_the_notes_say_what_a_program_cannot_know_from_the_file():
 
 def test_programs_that_cannot_run_the_model_are_named(pipeline_folder, tmp_path):
     notes = send(pipeline_folder, "a1111", tmp_path).notes
-    assert len(notes) == 1 and notes[0].startswith("AUTOMATIC1111 cannot run this model: the text encoder")
+    facts = remarked(notes, "cannot-run").facts
+    assert len(notes) == 1 and facts["program"] == "a1111" and "text encoder" in facts["obstacles"][0]
     assert "from_single_file" in notes[0]
 
 

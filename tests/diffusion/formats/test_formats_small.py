@@ -20,7 +20,7 @@ from birdsd.diffusion.generation.generate import Request
 from birdsd.diffusion.generation.generator import Generator
 from birdsd.errors import Mismatch, NotSet, Unsupported
 from birdsd.files import read_json
-from tests.support.errors import refuses
+from tests.support.errors import refused_as, refuses
 from tests.support.formats_makers import TOKENS, WORDS, drawn, latents, load
 from tests.support.formats_makers import aesthetic_folder as aesthetic_folder
 from tests.support.formats_makers import grand_folder as grand_folder
@@ -339,9 +339,9 @@ def test_export_and_import_on_the_command_line(grand_folder, lora_folder, tmp_pa
         f"{made['folder']} already contains"
     )
     status, out, error = birdsd(capfd, "export", lora_folder, "--format", "embedding")
-    assert (status, out) == (2, "") and "a lora can be exported as" in error
-    status, out, error = birdsd(capfd, "export", told["file"], "--format", "kohya")
-    assert status == 2 and "is a file" in error
+    assert (status, out) == (2, "") and "embedding" in error and "kohya" in error
+    status, out, error = birdsd(capfd, "export", told["file"], "--format", "kohya", "--json")
+    assert status == 2 and refused_as(out, "bad-value", told["file"], "birdsd import")
     status, out, error = birdsd(capfd, "import", "nowhere.safetensors")
     assert (status, out) == (2, "") and "nowhere.safetensors" in error
 

@@ -22,6 +22,7 @@ from birdsd.runs.effects import without_effect
 from birdsd.shards.index import ShardIndex
 from tests.support.errors import refuses
 from tests.support.fine import FINE, fine_shards
+from tests.support.remarks import remarked
 from tests.support.tiny import CODEC, batch, make_shards, train, train_config
 
 CPU = torch.device("cpu")
@@ -221,7 +222,8 @@ def test_settings_that_change_nothing_are_said() -> None:
     assert {line.partition("=")[0] for line in lines} == {"method.growth", "method.adversary_channels"}
     words = ["method=upscaler", "optim.total_samples=100", "method.adversary_weight=0.25"]
     (line,) = without_effect("train", words, compose("train", words))
-    assert "behind the last sample" in line
+    facts = remarked([line], "no-effect").facts
+    assert facts["key"] == "method.adversary_weight" and "adversary_start_samples" in facts["why"]
 
 
 # -- generation ---------------------------------------------------------------------------------------------
@@ -318,6 +320,7 @@ def test_anothers_file_is_measured_on_the_models_own_shards_before_it_is_used(
     assert "photos.pth: log-spectral distance" in said and "bicubic's" in said and "4 pictures" in said
     (run / "config.json").unlink()
     upscaling.load_upscaler(config, run / "export", Model())
-    assert "is not measured" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "photos.pth" in said and "bicubic's" not in said and "pictures" not in said
     with refuses("upscale_sharpness=0.5", kind=Mismatch):
         upscaling.load_upscaler(ClipsConfig(upscale=str(path), upscale_sharpness=0.5), run, Model())

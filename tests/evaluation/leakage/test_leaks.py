@@ -99,7 +99,7 @@ def test_the_same_id_bytes_or_samples_or_name(tmp_path):
         for a in (0, 3)
     ]
     (leak,) = leaks(parts[:1], [], parts[1:], listen=False).found
-    assert leak.kind == RECORDING and "parts of one recording" in leak.detail
+    assert leak.kind == RECORDING and "names" in leak.detail
     (leak,) = leaks([Recording(Path("a"), "XC77")], [], [Recording(Path("b"), "XC77")]).found
     assert leak.kind == RECORDING and "XC77" in leak.detail
 
@@ -121,7 +121,8 @@ def test_recordists_are_listed_and_refused_where_asked(tmp_path):
     found.refuse()
     with refuses(("Ann Lee", "train and test"), kind=Mismatch):
         found.refuse(recordists=True)
-    assert "1 recordist in two splits" in found.text()
+    last = found.text().splitlines()[-1]
+    assert last.startswith("leakage: 1 recordist ") and "Ann Lee" in found.text()
 
 
 def test_what_could_not_be_compared_is_said(tmp_path, monkeypatch):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
 
 from birdsd.errors import NothingLeft, UnknownName
 from birdsd.evaluation.embedded.heads import fit_head
-from birdsd.evaluation.sim2real.answer import TestClips, answer
+from birdsd.evaluation.sim2real.answer import TestClips, amount, answer
 from birdsd.evaluation.sim2real.arms import ARMS, Cell, cells_of, chosen_arms
 from birdsd.evaluation.sim2real.power import power_of
 from birdsd.evaluation.sim2real.text import answer_text
@@ -99,40 +100,47 @@ def test_the_sentence_says_how_much_at_which_amount_and_whether_the_interval_exc
         ("2", "all"),
     )  # fmt: skip
     sentence = told.sentence()
-    assert sentence.startswith("Synthetic clips helped with 2 recordings a species: added to augmented real")
-    assert "with all recordings (the interval includes zero)" in sentence
+    assert [(one.level, one.significant, one.difference.low > 0) for one in told.primary] == [
+        ("2", True, True), ("all", False, False),
+    ]  # fmt: skip
+    assert amount("2") in sentence.partition(":")[0] and amount("all") not in sentence.partition(":")[0]
     assert "excludes zero; p = " in sentence and sentence.count("95% interval") == 2
     assert "confirmed" in answer_text(told) and "80% power at" in answer_text(told)
     assert json.loads(json.dumps(told.to_json()))["sentence"] == sentence
     worse = found({**cells("augmented", "2", 0.5), **cells("both", "2", -0.5)})
-    assert worse.sentence().startswith("Synthetic clips did harm with 2 recordings")
+    assert [(one.significant, one.difference.high < 0) for one in worse.primary] == [(True, True)]
+    assert amount("2") in worse.sentence().partition(":")[0] and "harm" in worse.sentence()
     same = found({**cells("augmented", "2", 0), **cells("both", "2", 0.0)})
-    assert same.sentence().startswith("No effect of synthetic clips was shown")
+    assert not same.primary[0].significant and same.sentence().startswith("No effect ")
     assert same.effects[0].p_value == 1.0
 
 
 def test_without_the_augmented_pair_the_sentence_is_about_real_and_synthetic() -> None:
     told = found({**cells("real", "2", 0), **cells("synthetic", "2", 0.0)})
-    assert "added to real recordings" in told.sentence()
-    assert "no answer yet" in found(cells("real", "2", 0)).sentence()
+    assert [(one.arm, one.against) for one in told.primary] == [("synthetic", "real")]
+    assert "augmented" not in told.sentence()
+    alone = found(cells("real", "2", 0))
+    assert alone.primary == [] and not re.search(r"\d", alone.sentence())
 
 
 @pytest.mark.parametrize(
-    ("arm", "gain", "sentence"),
+    ("arm", "gain", "named"),
     [
-        (
-            "scenes",
-            1.0,
-            "Synthetic scenes helped with 2 recordings a species: added to real recordings, they ",
-        ),
-        ("scenes", 0.0, "No effect of synthetic scenes was shown: added to real recordings, they change "),
-        ("scenes_only", -0.5, "Synthetic scenes did harm with 2 recordings a species: in place of real "),
-        ("synthetic_only", 0.0, "No effect of synthetic clips was shown: in place of real recordings, they "),
+        ("scenes", 1.0, ("scenes", "helped", "added to")),
+        ("scenes", 0.0, ("scenes", "No effect", "added to")),
+        ("scenes_only", -0.5, ("scenes", "harm", "in place")),
+        ("synthetic_only", 0.0, ("clips", "No effect", "in place")),
     ],
 )
-def test_scenes_and_synthetic_sound_alone_have_their_answer_too(arm: str, gain: float, sentence: str) -> None:
+def test_scenes_and_synthetic_sound_alone_have_their_answer_too(
+    arm: str, gain: float, named: tuple[str, ...]
+) -> None:
+    """The sentences as they are: tests/golden/texts.json."""
     told = found({**cells("real", "2", 0.5 if gain < 0 else 0.0), **cells(arm, "2", gain)})
-    assert told.sentence().startswith(sentence)
+    (effect,) = told.primary
+    assert (effect.arm, effect.significant, effect.difference.low > 0) == (arm, gain != 0, gain > 0)
+    said = told.sentence().partition(", they ")[0]
+    assert all(one in said for one in named) and (amount("2") in said) == (gain != 0)
 
 
 def test_what_failed_and_what_is_missing_is_named_and_the_pairs_are_those_that_are_there() -> None:
@@ -142,7 +150,9 @@ def test_what_failed_and_what_is_missing_is_named_and_the_pairs_are_those_that_a
     told = found(results, failed=failed, missing=["real-2-s0"])
     assert "both-2-everything, real-2." in told.sentence()
     assert told.failures == [(["both-2-everything"], "NaN logits"), (["real-2"], "none")]
-    assert "Not trained yet: 1" in told.sentence() and "NaN logits" in answer_text(told)
+    assert (
+        told.missing == ["real-2-s0"] and ": 1 of " in told.sentence() and "NaN logits" in answer_text(told)
+    )
     assert told.effects[0].seeds == 2
 
 

@@ -16,13 +16,14 @@ from tests.support.songs_of_scenes import a_song
     [
         (
             EventVerdict("BirdNET", False, 0.01, "Great Tit"),
-            "not confirmed in 4 tries by BirdNET, which heard Great Tit",
+            ("4 tries", "BirdNET", "Great Tit"),
         ),
-        (EventVerdict("BirdNET", False, 0.12, "Synthetic Low"), "whose best score for it was 0.12"),
+        (EventVerdict("BirdNET", False, 0.12, "Synthetic Low"), ("4 tries", "BirdNET", "0.12")),
     ],
 )  # fmt: skip
-def test_why_an_event_is_left_out(verdict: EventVerdict, said: str) -> None:
+def test_why_an_event_is_left_out(verdict: EventVerdict, said: tuple[str, ...]) -> None:
     clip = a_song("Synthetic Low", 0)
     clip = replace(clip, verdict=verdict, origin=replace(clip.origin, tries=4))
-    assert said in why_not(clip)
-    assert "nothing sounded in 4 tries" in why_not(replace(clip, measured=None))
+    assert all(one in why_not(clip) for one in said)
+    silent = why_not(replace(clip, measured=None))
+    assert "4 tries" in silent and "BirdNET" not in silent

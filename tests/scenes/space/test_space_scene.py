@@ -27,6 +27,7 @@ from birdsd.sound.space.stereo import ortf_azimuth
 from tests.shards.prepare.test_prepare import all_samples
 from tests.support.errors import refuses
 from tests.support.located import located
+from tests.support.remarks import remarked
 from tests.support.shard_makers import CODEC, data_config
 from tests.support.songs_of_scenes import RATE_HZ, make_bank, make_pool
 
@@ -209,10 +210,11 @@ def test_other_orders_are_told_or_asked_for_and_what_is_no_ambisonics_is_named(f
 
 def test_settings_of_space_that_do_nothing_are_told():
     said = without_effect("scene", ["space.reverb_s=0"], SceneConfig(space=SpaceConfig(reverb_s=0.0)))
-    assert said == ["space.reverb_s=0 has no effect: layout=mono is heard from nowhere"]
+    facts = remarked(said, "no-effect").facts
+    assert (facts["key"], facts["value"]) == ("space.reverb_s", 0.0) and "layout=mono" in facts["why"]
     heard = SceneConfig(layout="foa", space=SpaceConfig(reverb_s=0.0, recorders="A=0,0 B=1,1"))
     (line,) = without_effect("scene", ["space.reverb_s=0", "space.recorders=A"], heard)
-    assert "only layout=array has recorders" in line
+    assert "layout=array" in remarked([line], "no-effect").facts["why"]
 
 
 def test_an_ortf_scene_is_heard_where_it_says(stage, tmp_path):
@@ -315,7 +317,7 @@ def test_a_loop_in_ambisonics_sums_too(stage, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said", "kind"),
     [
-        ({"layout": "quad"}, "unknown layout 'quad'", UnknownName),
+        ({"layout": "quad"}, "'quad'", UnknownName),
         ({"layout": "foa", "space": {"humidity_percent": 300.0}}, "humidity_percent is 300", BadValue),
         ({"layout": "foa", "space": {"heading_deg": 400.0}}, "heading_deg is 400", BadValue),
         ({"layout": "foa", "space": {"direct_db": math.nan}}, "direct_db is nan", BadValue),
@@ -324,7 +326,7 @@ def test_a_loop_in_ambisonics_sums_too(stage, tmp_path):
         ({"layout": "array", "space": {"recorders": "A=0,0 B=0,here"}}, "'here'", BadValue),
         ({"layout": "array", "space": {"recorders": "A=0,0 B=48.1"}}, "'B=48.1'", BadValue),
         ({"layout": "array", "space": {"recorders": "A=0,0 B=9000,0"}}, "not degrees", BadValue),
-        ({"layout": "array", "space": {"recorders": "nowhere.csv"}}, "nowhere.csv does not exist", NotFound),
+        ({"layout": "array", "space": {"recorders": "nowhere.csv"}}, "nowhere.csv", NotFound),
         ({"layout": "foa", "prompt": "a Synthetic High at 400 degrees"}, "-180 to 180", BadValue),
         ({"layout": "foa", "prompt": "a Synthetic High at 0 metres"}, "metres", BadValue),
     ],

@@ -20,7 +20,7 @@ from birdsd.shards.exports.birdnet import export_birdnet, folder_name
 from birdsd.shards.exports.cut import Asked
 from birdsd.shards.exports.huggingface import export_huggingface, licence_ids
 from tests.sound.test_identity import RATE, song
-from tests.support.errors import refuses
+from tests.support.errors import refused_as, refuses
 from tests.support.sound_makers import save
 
 NAMES = {"Wren": "Troglodytes troglodytes_Eurasian Wren", "Robin": "Erithacus rubecula_European Robin"}
@@ -199,13 +199,13 @@ def test_the_verb(sounds, tmp_path, capsys, monkeypatch):
     assert Path(facts["folder"]).name == f"{sounds.name}-birdnet" and facts["clips"] > 8
     assert main.main(["export", str(sounds), "--format", "birdnet", "huggingface", "--out", "both"]) == 0
     assert sorted(path.name for path in Path("both").iterdir()) == ["birdnet", "huggingface"]
-    for words, said in (
-        (["--format", "birdnet", "a1111"], "mixes models and sounds"),
-        (["--format", "birdnet", "huggingfaces"], "huggingface"),
-        (["--format", "birdnet", "--dtype", "fp16"], "--dtype has no effect"),
-        (["--format", "peft", "--clips", "3"], "--clips has no effect"),
+    for words, code, named, offers in (
+        (["--format", "birdnet", "a1111"], "mismatch", "birdnet a1111", "huggingface"),
+        (["--format", "birdnet", "huggingfaces"], "unknown-name", "'huggingfaces'", "huggingface"),
+        (["--format", "birdnet", "--dtype", "fp16"], "mismatch", "--dtype", ""),
+        (["--format", "peft", "--clips", "3"], "mismatch", "--clips", ""),
     ):
         capsys.readouterr()
-        assert main.main(["export", str(sounds), *words]) == 2
-        assert said in capsys.readouterr().err
+        assert main.main(["export", str(sounds), *words, "--json"]) == 2
+        assert refused_as(capsys.readouterr().out, code, named, offers)
     assert main.main(["export", str(tmp_path / "gone"), "--format", "birdnet"]) == 2

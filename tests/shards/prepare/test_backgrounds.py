@@ -114,7 +114,7 @@ def test_where_no_recording_has_a_stretch_without_song_it_is_said(tmp_path: Path
     report = run(tmp_path / "one", tmp_path / "s1", background_mixtures=1)
     said = without_background(tmp_path / "s1")
     for split in ("train", "validation", "test"):
-        assert sum(f"1 recording of the {split} split" in reason for reason in said) == 1
+        assert sum(f"{split} split" in reason and "1 recording " in reason for reason in said) == 1
     assert report.facts["splits"]["train"]["samples"] == 2
     for name, row in (("boxed", "0\t6\tWren\n"), ("unknown", "2.9\t3.6\tWren\n0\t2.8\t?\n3.7\t6\t?\n")):
         for number in range(2):
@@ -133,7 +133,7 @@ def test_where_no_recording_has_a_stretch_without_song_it_is_said(tmp_path: Path
     for name in ("always", "silent", "faint"):
         run(tmp_path / name, tmp_path / f"{name}-s", background_mixtures=1)
         assert not any("background_id" in s for s in all_samples(tmp_path / f"{name}-s"))
-        assert any(" 2 recordings of the" in reason for reason in without_background(tmp_path / f"{name}-s"))
+        assert any(" 2 recordings " in reason for reason in without_background(tmp_path / f"{name}-s"))
         assert "sounds-the-same" not in codes_of_problems(tmp_path / f"{name}-s")
 
 

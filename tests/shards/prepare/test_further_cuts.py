@@ -208,7 +208,10 @@ def test_songs_without_room_for_so_many_cuts_are_counted_and_said(tmp_path: Path
         by_path[sample["path"]] = by_path.get(sample["path"], 0) + 1
     assert by_path["wren/short.wav"] == 1 and 2 <= by_path["wren/a.wav"] < 10
     (line,) = limit_lines(report.facts["account"], data_config(tmp_path, tmp_path, cuts_per_song=10))
-    assert re.match(r"cuts +\d+ of (\d) songs; \1 songs had no room for 10 that differ, and gave 1 at", line)
+    cuts = {int(count): songs for count, songs in report.facts["account"]["cuts_of_songs"].items()}
+    total, songs, short, wanted, least = map(int, re.findall(r"\d+", line))
+    assert (total, songs) == (sum(count * of for count, of in cuts.items()), sum(cuts.values()))
+    assert short == songs and (wanted, least) == (10, 1) == (wanted, min(cuts))
 
 
 def test_labels_of_each_cut_are_what_it_shows(tmp_path: Path) -> None:

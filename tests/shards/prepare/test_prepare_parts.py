@@ -127,7 +127,8 @@ def test_the_job_takes_a_part(tones: Path, tmp_path: Path) -> None:
     settings = [f"data.recordings={tones}", f"data.shards={tmp_path / 's'}", "codec=birdsong-small"]
     settings += ["machine.processes=1", "data.samples_per_shard=4"]
     first = job.run(compose("prepare", [*settings, "part=0/2"]))
-    assert "other parts are still working" in first.text and first.facts["finished"] is False
+    assert first.facts["finished"] is False and len(first.text.splitlines()) == 1
+    assert f"{first.facts['shards_present']} of " in first.text, "how much of all parts there is"
     last = job.run(compose("prepare", [*settings, "part=1/2"]))
     assert last.facts["finished"] and "shards written" in last.text
     with refuses("part='1'", "part=0/8", kind=BadValue):

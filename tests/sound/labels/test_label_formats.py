@@ -172,10 +172,9 @@ def test_a_bad_row_is_a_problem_and_the_others_stay(tmp_path):
     )
     table = read_table(tmp_path / "t.csv")
     assert [row.file for row in table.rows] == ["b.wav"]
-    assert [problem.reason for problem in table.problems] == [
-        "row 2: the start is 'soon', not a number",
-        "row 4: it has a start without an end, or an end without a start",
-    ]
+    soon, lone = (problem.reason for problem in table.problems)
+    assert soon.startswith("row 2: ") and "start" in soon and "'soon'" in soon
+    assert lone.startswith("row 4: ") and "start" in lone and "end" in lone
 
 
 def test_columns_can_be_named_and_unknown_ones_get_the_nearest(tmp_path):

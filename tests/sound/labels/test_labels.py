@@ -93,9 +93,8 @@ def test_a_named_table_with_boxes_missing_files_and_files_from_elsewhere(tmp_pat
     assert a.labels[0].sound_type == "song"
     assert b.labels == ()
     assert [r.path.name for r in found.unlabelled] == ["c.wav"]
-    assert [p.reason for p in found.problems if p.path == table] == [
-        "row 5: the file 'gone.wav' does not exist"
-    ]
+    (gone,) = [p.reason for p in found.problems if p.path == table]
+    assert gone.startswith("row 5: ") and "'gone.wav'" in gone
 
 
 def test_a_file_gone_from_a_folder_that_is_there_is_not_replaced_by_its_namesake(tmp_path):

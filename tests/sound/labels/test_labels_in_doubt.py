@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from birdsd.errors import Damaged, NotFound, NothingLeft
+from birdsd.sound.labels.annotation import MISSING_FILE, UNREADABLE
 from birdsd.sound.labels.load import load_recordings
+from birdsd.sound.labels.recording_labels import UNREADABLE_ROW
 from tests.sound.labels.test_label_kinds import adds_up, boxes, put, raven, told
 from tests.support.errors import refuses
 from tests.support.remarks import codes as codes_of
@@ -28,7 +30,7 @@ def test_a_row_that_cannot_be_read_makes_no_file_birdless(tmp_path):
     (tmp_path / "labels.csv").write_text("file,start,end,label\nb.flac,x,1.4,Owl\nb.flac,4,4.5,Wren\n")
     found = adds_up(load_recordings(tmp_path, require_labels=False))
     assert boxes(found) == {"b.flac": [(4.0, "Wren")]}
-    assert unknown(found, "b.flac") == [("a row that cannot be read", None, None)]
+    assert unknown(found, "b.flac") == [(UNREADABLE_ROW, None, None)]
 
 
 @pytest.mark.parametrize("second", ["3.5\t4\t", "4\t3.5\tWren", "3.5\t4\tWren?"])
@@ -174,7 +176,7 @@ def test_every_row_that_finds_no_place_is_counted(tmp_path):
     (tmp_path / "labels.csv").write_text("file,label\n" + "\n".join(rows) + "\n")
     found = adds_up(load_recordings(tmp_path))
     assert found.account.read == 6
-    assert +found.account.left_out == {"its file is not in the set": 4, "in a file that cannot be read": 1}
+    assert +found.account.left_out == {MISSING_FILE: 4, UNREADABLE: 1}
 
 
 def test_the_folders_own_table_is_the_authority_and_that_is_said(tmp_path):

@@ -21,7 +21,7 @@ from birdsd.sound.separation.mat import load_bases
 from birdsd.sound.stems.events import EventMeter
 from birdsd.sound.stems.wav import FloatWav
 from tests.support.birds_and_noise import RATE_HZ, at_0_db, rain, song
-from tests.support.errors import refuses
+from tests.support.errors import refused_as, refuses
 from tests.support.sound_makers import save
 
 QUICK = {"bases": 6, "depth": 3}
@@ -199,22 +199,29 @@ def test_recordings_that_cannot_be_are_named_and_the_others_go_on(recordings: Pa
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("words", "code", "named", "offers"),
     [
-        ([], "nothing to separate"),
-        (["nowhere/"], "does not exist"),
-        (["{}", "method=magic"], "method of separation"),
-        (["{}", "bases=100000"], "bases is 100000"),
-        (["{}", "model=nowhere.safetensors"], "does not exist"),
-        (["{}", "model=a", "learn.bird=b"], "model and learn are both set"),
-        (["{}", "metod=gate"], "'method'"),
+        ([], "not-set", "", "recordings"),
+        (["nowhere/"], "not-found", "nowhere", ""),
+        (["{}", "method=magic"], "unknown-name", "'magic'", "gate"),
+        (["{}", "bases=100000"], "bad-value", "bases is 100000", ""),
+        (["{}", "model=nowhere.safetensors"], "not-found", "nowhere.safetensors", ""),
+        (["{}", "model=a", "learn.bird=b"], "mismatch", "model", "learn"),
+        (["{}", "metod=gate"], "unknown-name", "'metod'", "'method'"),
     ],
 )
-def test_mistakes_are_sentences(words: list[str], expected: str, recordings: Path, tmp_path: Path, capsys):
+def test_mistakes_are_sentences(
+    words: list[str], code: str, named: str, offers: str, recordings: Path, tmp_path: Path, capsys
+) -> None:
     typed = [word.replace("{}", str(recordings)) for word in words]
-    assert main.main(["run", "separate", *typed, f"out={tmp_path / 'out'}"]) == 2
+    typed = ["run", "separate", *typed, f"out={tmp_path / 'out'}"]
+    assert main.main([*typed, "--json"]) == 2
+    assert refused_as(capsys.readouterr().out, code, named, offers)
+    assert main.main(typed) == 2
     said = capsys.readouterr()
-    assert expected in said.err and "Traceback" not in said.err and not said.out
+    assert (
+        said.err.startswith("birdsd: ") and named in said.err and "Traceback" not in said.err and not said.out
+    )
 
 
 def test_words_without_an_equals_sign_are_recordings(recordings: Path, tmp_path: Path, capsys):
