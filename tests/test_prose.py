@@ -30,7 +30,6 @@ EXPECTED = {
     "studies/test_sim2real.py": (3, "names of stages"),
     "studies/test_study.py": (2, "prompts"),
     "test_gpu_check.py": (2, "a reason of a test's own, and a table's name"),
-    "training/checkpoints/test_checkpoint.py": (1, "what is wrong with a file of tensors has no code"),
     "training/checkpoints/test_failed_saves.py": (2, "why a save failed has no code"),
     "training/test_resume.py": (1, "the name of an event"),
     "ui/test_ui.py": (2, "prompts"),
