@@ -93,8 +93,8 @@ def text_of(done: Classified) -> str:
     old = done.windows - done.heard_now
     kept = f" ({old} of them heard before)" if old else ""
     total = span(sum(done.durations_s))
-    recordings, windows = _counted(len(done.names), "recording"), _counted(done.windows, "window")
-    lines += ["", f"{recordings}, {total}, {windows}{kept}", *done.remarks]
+    heard, windows = _counted(len(done.names), "recording"), _counted(done.windows, "window")
+    lines += ["", f"{heard}, {total}, {windows}{kept}", *done.remarks]
     return "\n".join([*lines, *left_out_lines(done.left_out)])
 
 
