@@ -9,8 +9,14 @@ from birdsd.errors import BadValue, Mismatch, NotFound, NotSet, unknown_name
 from birdsd.evaluation import leakage
 from birdsd.evaluation.classification.evaluation import Evaluation, evaluated
 from birdsd.evaluation.classification.events import event_scores
-from birdsd.evaluation.classification.figures import Thresholds, fixed, own_thresholds, validated
-from birdsd.evaluation.classification.hearing import classes_of, hear
+from birdsd.evaluation.classification.figures import (
+    Thresholds,
+    fixed,
+    kept_thresholds,
+    own_thresholds,
+    validated,
+)
+from birdsd.evaluation.classification.hearing import Classes, classes_of, hear
 from birdsd.evaluation.classification.scored import scored
 from birdsd.evaluation.classification.sounds import LabelledSounds, from_folder, from_shards, readable
 from birdsd.evaluation.judges import Judge, find_judge
@@ -25,6 +31,7 @@ from birdsd.sound.audio.recordings import rate_remarks
 from birdsd.sound.labels.annotation import Recording
 
 VALIDATION = "validation"
+_ALIKE = 1e-3  # thresholds
 LEAKS, THRESHOLDS = ("refuse", "strict", "list"), ("fixed", "own", VALIDATION)
 
 
@@ -122,9 +129,10 @@ def _thresholds(
 ) -> tuple[Thresholds | None, list[str]]:
     """Those of the judge, or the best on the validation split, where they are asked for; and what to say."""
     if config.thresholds == "own":
-        return own_thresholds(judge, classes_of(judge, sounds.species)), []
+        said = _chosen_here(config, index)
+        return own_thresholds(judge, classes_of(judge, sounds.species)), said
     if config.thresholds != VALIDATION or index is None:
-        return None, []
+        return None, _unused(config, judge, classes_of(judge, sounds.species))
     classes = classes_of(judge, sounds.species)
     held_out = readable(_sounds(config, index, VALIDATION))
     known = {classes.numbers[classes.column_of[name]]: name for name in classes.column_of}
@@ -137,6 +145,30 @@ def _thresholds(
     missing = [name for name, there in zip(table.classes, table.present, strict=True) if not there]
     said = f"no validation recording, so that the threshold is {config.threshold:g}: {', '.join(missing)}"
     return validated(table, config.threshold), [said] if missing else []
+
+
+def _unused(config: EvaluateConfig, judge: Judge, classes: Classes) -> list[str]:
+    """What to say where `birdsd classify` would take other thresholds."""
+    kept = kept_thresholds(judge)
+    values = [float(kept[number]) for number in classes.numbers] if kept else []
+    if not any(abs(value - config.threshold) > _ALIKE for value in values):
+        return []
+    text = (
+        f"precision, recall and F1 are at {config.threshold:g} for every class; `birdsd classify` takes the "
+        f"classifier's own thresholds ({min(values):.2g} to {max(values):.2g}): thresholds=own"
+    )
+    return [Remark(text, "own-thresholds-unused", low=min(values), high=max(values))]
+
+
+def _chosen_here(config: EvaluateConfig, index: ShardIndex | None) -> list[str]:
+    """What to say where a classifier's own thresholds may have been chosen on what is evaluated."""
+    if index is None or config.split == "test":
+        return []
+    text = (
+        f"a classifier's own thresholds were chosen on the {VALIDATION} clips of its shards: on split="
+        f"{config.split} of the same ones precision, recall and F1 flatter it (split=test does not)"
+    )
+    return [Remark(text, "own-thresholds-chosen-here", split=config.split)]
 
 
 def _leaks(

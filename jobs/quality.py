@@ -12,6 +12,7 @@ from birdsd.evaluation.judges import find_judge
 from birdsd.files import write_json
 from birdsd.jobs_api import Outcome
 from birdsd.pages.quality import quality_page
+from birdsd.runs.models.judges import judge_place
 from birdsd.schema import QualityConfig
 from birdsd.shards.index import ShardIndex
 
@@ -28,7 +29,7 @@ def run(config: QualityConfig) -> Outcome:
             )  # fmt: skip
     if config.resamples < 1:
         raise BadValue(f"resamples={config.resamples}", "it must be at least 1", "resamples=1000")
-    out, judge = Path(config.out), find_judge(config.judge)
+    out, judge = Path(config.out), find_judge(judge_place(config.judge, Path("runs")))
     index = ShardIndex.open(str(config.shards))
     cache = EmbeddingCache(judge, out / "embeddings")
     found = measure_folder(

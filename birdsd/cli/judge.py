@@ -275,7 +275,7 @@ def _classify(options: argparse.Namespace) -> int:
     written = write_tables(done, codec, told["format"])
     tables = sum(path.parent != done.out for path in written)
     files = ", ".join(path.name for path in written if path.parent == done.out)
-    also = f", and {tables} tables in tables/" if tables else ""
+    also = f", and {tables} {'table' if tables == 1 else 'tables'} in tables/" if tables else ""
     text = f"{text_of(done)}\nwritten to {told['out']}: {files}{also}"
     return emit(options, done.to_json(), text)
 

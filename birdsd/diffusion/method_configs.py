@@ -147,6 +147,8 @@ class ClassifierConfig(MethodConfig):
     shift_s: float = 0.0  # turned round in time, up to this much
     gain_db: float = 0.0  # up to this much louder or softer
     equaliser_db: float = 0.0  # a smooth curve over the bands, up to this much up or down
+    pitch_shift: float = 0.0  # every pitch higher or lower, up to this share
+    time_stretch: float = 0.0  # faster or slower, up to this share
     band_masks: int = 0  # stripes of bands left out (SpecAugment)
     time_masks: int = 0  # stripes of frames left out
     mask_share: float = 0.1  # the widest stripe, as a share of the picture

@@ -86,7 +86,8 @@ _HEARD = (
     "frame_weight=0.5",
     "dropout=0.2", "mixup=0.25", "mixup_snr_db=3", "background=0.5", "background_snr_low_db=3",
     "background_snr_high_db=20", "shift_s=0.5", "gain_db=6", "equaliser_db=3", "band_masks=1",
-    "time_masks=1", "mask_share=0.2", "patience=5", "spectral_subtraction=1",
+    "time_masks=1", "mask_share=0.2", "patience=5", "spectral_subtraction=1", "pitch_shift=0.1",
+    "time_stretch=0.2",
 )  # fmt: skip
 KEYS["classifier"] = _HEARD
 SHARED = ("method.species_balance=0.5", "seed=4", "optim.learning_rate=0.5", "optim.total_samples=77")

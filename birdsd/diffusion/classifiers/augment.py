@@ -7,7 +7,7 @@ no draw of the others, and a resumed run hears what it would have heard.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -57,6 +57,11 @@ class Augmentation:
             clip = self._over_background(clip, self._draw(position, "background"))
         if told.shift_s:
             clip = self._shifted(clip, self._draw(position, "shift"))
+        if told.pitch_shift:
+            factor = self._factor(position, "pitch", told.pitch_shift)
+            clip = replace(clip, power=higher(clip.power, factor))
+        if told.time_stretch:
+            clip = faster(clip, self._factor(position, "tempo", told.time_stretch))
         power = clip.power
         if told.equaliser_db:
             power = _equalised(power, told.equaliser_db, self._draw(position, "equaliser"))
@@ -69,6 +74,10 @@ class Augmentation:
 
     def _draw(self, position: int, kind: str) -> np.random.Generator:
         return generator(self.seed, "train", position, "classifier", kind)
+
+    def _factor(self, position: int, kind: str, share: float) -> float:
+        """As often above 1 as below, and as far on a logarithmic scale."""
+        return float(np.exp(self._draw(position, kind).uniform(-1, 1) * np.log1p(share)))
 
     def _mixed_up(self, clip: Clip, draw: np.random.Generator) -> Clip:
         """With another clip under or over it; both are heard, so the labels are the union."""
@@ -131,6 +140,31 @@ def mixed(power: np.ndarray, other: np.ndarray, ratio_db: float) -> np.ndarray:
     return np.asarray(power + other * np.float32(factor), np.float32)
 
 
+def higher(power: np.ndarray, factor: float) -> np.ndarray:
+    """Each pitch `factor` as far above the lowest band: another bird, or the same in another mood. What comes
+    in from beyond the highest band is as that one is."""
+    last = len(power) - 1
+    return _between(power, (last - (last - np.arange(last + 1)) / factor).clip(0, last))
+
+
+def faster(clip: Clip, factor: float) -> Clip:
+    """`factor` as fast. Where the clip ends early it begins again; labels of frames go along."""
+    width, steps = clip.power.shape[1], clip.frames.shape[-1]
+    places = np.arange(width) * factor % width
+    power = _between(np.concatenate([clip.power, clip.power[:, :1]], axis=1).T, places).T
+    frames = clip.frames
+    if steps:
+        frames = frames[:, ((np.arange(steps) + 0.5) * factor % steps).astype(int)]
+    return replace(clip, power=np.ascontiguousarray(power), frames=frames)
+
+
+def _between(rows: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """`rows` at `places` that may lie between two of them."""
+    low = np.minimum(places.astype(int), len(rows) - 2)
+    share = (places - low).astype(np.float32)[:, None]
+    return np.asarray(rows[low] * (1 - share) + rows[low + 1] * share, np.float32)
+
+
 def _equalised(power: np.ndarray, most_db: float, draw: np.random.Generator) -> np.ndarray:
     """Through a smooth curve over the bands, as another microphone, or leaves between, would be."""
     points = draw.uniform(-most_db, most_db, _CURVE_POINTS)
@@ -150,6 +184,8 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "shift_s": (0, 600, "in seconds"),
     "gain_db": (0, 60, "in dB"),
     "equaliser_db": (0, 60, "in dB"),
+    "pitch_shift": (0, 0.5, "a share of the pitch"),
+    "time_stretch": (0, 0.5, "a share of the tempo"),
     "band_masks": (0, 100, "a count"),
     "time_masks": (0, 100, "a count"),
     "patience": (0, 1e6, "a number of validations; 0: to the end"),

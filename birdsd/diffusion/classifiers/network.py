@@ -31,18 +31,22 @@ _RAREST = 1e-3  # share of clips that a network begins by expecting a class in
 _GROUP = 8  # channels that a norm takes together
 # Strides of the stem and of the four stages, (bands, frames). The CRNN keeps an eighth of the frames: at the
 # grid's 8 ms one in 64 ms, about the length of a note.
-STEM = (2, 4)
+STEM, _STEM_EDGE = (2, 4), (2, 3)
 FRAMES_TOGETHER = 16  # of the grid's, in a frame of the CNN's trunk
 _EMPHASIS = 4.0  # of loud frames: e^4 for each deviation, which is about 12 dB
 LAGS = (1, 2, 4, 8)  # of the grid's frames, over which a level's change is measured
 STRIDES = {"cnn": ((1, 1), (2, 2), (2, 2), (1, 1)), "crnn": ((1, 1), (2, 2), (2, 1), (1, 1))}
 
 
+def _followed() -> bool:
+    """Whether something is learnt, or a graph is written for ONNX: nothing may be computed over its input."""
+    return torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling()
+
+
 def _silu(x: Tensor) -> Tensor:
     """x * sigmoid(x) of something that nobody else holds: over it where nothing is learnt, with the same
-    numbers and without new memory; not in a graph that is written for ONNX."""
-    followed = torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling()
-    return functional.silu(x, inplace=not followed)
+    numbers and without new memory."""
+    return functional.silu(x, inplace=not _followed())
 
 
 class Block(nn.Module):
@@ -63,7 +67,8 @@ class Block(nn.Module):
         y = self.norm2(self.conv2(y))
         if self.stride != (1, 1):
             x = functional.avg_pool2d(x, self.stride, ceil_mode=True)
-        return _silu(y + self.shortcut(x))
+        x = self.shortcut(x)
+        return _silu(y + x if _followed() else y.add_(x))
 
 
 class Trunk(nn.Module):
@@ -71,7 +76,7 @@ class Trunk(nn.Module):
 
     def __init__(self, width: int, strides: tuple[tuple[int, int], ...]) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(2, width, (5, 7), STEM, (2, 3), bias=False)
+        self.stem = nn.Conv2d(2, width, (5, 7), STEM, _STEM_EDGE, bias=False)
         self.norm = nn.GroupNorm(width // _GROUP, width)
         sizes = [width * factor for factor in CLASSIFIER_WIDENING]
         self.stages = nn.ModuleList(
@@ -87,14 +92,29 @@ class Trunk(nn.Module):
 
     def forward(self, levels: Tensor) -> Tensor:
         """See the class."""
-        height = levels.shape[2]
-        place = torch.linspace(-1, 1, height, device=levels.device, dtype=levels.dtype)
-        x = torch.cat([levels, place.view(1, 1, height, 1).expand_as(levels)], dim=1)
-        x = _silu(self.norm(self.stem(x)))
+        x = _silu(self.norm(self._begun(levels)))
         for stage in self.stages:
             again = self.recomputes and torch.is_grad_enabled()
             x = checkpoint(stage, x, use_reentrant=False) if again else stage(x)
         return x
+
+    def _begun(self, levels: Tensor) -> Tensor:
+        """The stem's [B, width, bands', frames'] of levels and, as a second channel, the place of each band.
+
+        The place is the same in every clip. So in a network that is in use (its weights learn no more) what
+        the stem makes of it is computed once for a batch and added: the same but for roundings, in two
+        thirds of the time.
+        """
+        height, weight = levels.shape[2], self.stem.weight
+        place = torch.linspace(-1, 1, height, device=levels.device, dtype=levels.dtype).view(1, 1, height, 1)
+        if weight.requires_grad or _followed() or levels.dtype != torch.float32:
+            made: Tensor = self.stem(torch.cat([levels, place.expand_as(levels)], dim=1))
+            return made
+        last = weight.is_contiguous(memory_format=torch.channels_last)
+        order = torch.channels_last if last else torch.contiguous_format
+        own, other = (part.contiguous(memory_format=order) for part in weight.split(1, dim=1))
+        of_place = functional.conv2d(place.expand(-1, -1, -1, levels.shape[3]), other, None, STEM, _STEM_EDGE)
+        return functional.conv2d(levels, own, None, STEM, _STEM_EDGE).add_(of_place)
 
 
 class Cnn(nn.Module):

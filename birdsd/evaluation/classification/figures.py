@@ -53,10 +53,15 @@ def fixed(table: Scored, threshold: float) -> Thresholds:
     return Thresholds(np.full(len(table.classes), threshold), f"{threshold:g} for every class")
 
 
+def kept_thresholds(judge: Judge) -> Sequence[float]:
+    """Of each of its classes, where a judge keeps some: a classifier of method=classifier does."""
+    classifier = getattr(judge, "classifier", None)
+    return getattr(judge, "thresholds", None) or getattr(classifier, "thresholds", None) or ()
+
+
 def own_thresholds(judge: Judge, classes: Classes) -> Thresholds:
     """Those that a classifier keeps for its classes; `UserError` for a judge without any."""
-    classifier = getattr(judge, "classifier", None)
-    kept = getattr(judge, "thresholds", None) or getattr(classifier, "thresholds", None)
+    kept = kept_thresholds(judge)
     if not kept:
         raise NotFound(
             f"{judge.title} has no thresholds of its own", "a classifier of method=classifier has",

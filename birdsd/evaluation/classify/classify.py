@@ -20,9 +20,10 @@ from birdsd.diffusion.classifiers.folder import load_classifier
 from birdsd.diffusion.classifiers.place import WEIGHTS
 from birdsd.errors import BadValue, Mismatch, NotFound, NothingLeft, UserError, unknown_name
 from birdsd.evaluation.classify.detections import merged, of_frames, of_windows
-from birdsd.evaluation.classify.windows import Windows
+from birdsd.evaluation.classify.windows import SHORTEST, Windows
 from birdsd.evaluation.judges.sounds import Detection, SoundFile, SoundFiles
 from birdsd.files import fingerprint, read_json, safe_name, sha256_file, write_json
+from birdsd.remarks import Remark
 from birdsd.sound.audio.recordings import find_recordings, probe, rate_remarks
 from birdsd.workers import cores, done_by_workers
 
@@ -265,7 +266,26 @@ def _stretches(files: SoundFiles, listener: Listener, result: Classified) -> lis
             )
     paths = {name: file.path for name, file in zip(files.names(), files.files, strict=True)}
     result.remarks += rate_remarks(paths, codec.fmax_hz)
+    result.remarks += _brief(files, windows.window_s)
     return found
+
+
+def _brief(files: SoundFiles, window_s: float) -> list[str]:
+    """What to say of recordings that fill less of a window than would be heard at the end of a longer one."""
+    durations = zip(files.names(), files.files, strict=True)
+    brief = [name for name, file in durations if file.duration_s < SHORTEST * window_s]
+    if not brief:
+        return []
+    which = (
+        f"1 recording ({brief[0]}) is"
+        if len(brief) == 1
+        else f"{len(brief)} recordings ({brief[0]}, ...) are"
+    )
+    text = (
+        f"{which} shorter than {SHORTEST * window_s:.1f} s, a third of the clips that the classifier learnt: "
+        "the rest is heard as silence, and what is named there is a guess"
+    )
+    return [Remark(text, "recording-too-short", recordings=brief, needed_s=SHORTEST * window_s)]
 
 
 def _collect(

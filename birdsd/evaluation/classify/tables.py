@@ -33,7 +33,7 @@ def write_tables(done: Classified, codec: Codec, formats: Sequence[str]) -> list
         labels = [Label(one.species, one.start_s, one.end_s, low_hz, high_hz) for one in found]
         if "raven" in formats:
             path = place / f"{parts[-1]}.selections.txt"
-            scores = {"Confidence": [f"{one.score:.4f}" for one in found]} if found else None
+            scores = {"Confidence": [f"{one.score:.4f}" for one in found]}  # the column also where nothing is
             write_raven(path, labels, duration_s=duration_s, begin_file=Path(name).name, further=scores)
             written.append(path)
         if "audacity" in formats:
@@ -93,5 +93,10 @@ def text_of(done: Classified) -> str:
     old = done.windows - done.heard_now
     kept = f" ({old} of them heard before)" if old else ""
     total = span(sum(done.durations_s))
-    lines += ["", f"{len(done.names)} recordings, {total}, {done.windows} windows{kept}", *done.remarks]
+    heard, windows = _counted(len(done.names), "recording"), _counted(done.windows, "window")
+    lines += ["", f"{heard}, {total}, {windows}{kept}", *done.remarks]
     return "\n".join([*lines, *left_out_lines(done.left_out)])
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

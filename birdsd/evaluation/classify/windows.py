@@ -1,11 +1,12 @@
 """Windows with overlap over a recording of any length, and what a classifier says in each.
 
-A stretch of a recording is read and transformed at once: windows that overlap share their frames, and the
+A part of a recording is read and transformed at once: windows that overlap share their frames, and the
 network gets many of them together.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,8 +20,11 @@ from birdsd.sound.audio.levels import without_offset
 from birdsd.sound.audio.recordings import read
 
 _TOGETHER = 32  # windows that are cut and heard at once
+# Of sound that is read and transformed at once: what that makes stays in the processor's cache (300 s took a
+# seventh longer, and so did 20 s, by opening the file so often).
+_BLOCK_S = 75.0
 _NOTHING = -30.0  # the logit of every class where there is no sound
-_SHORTEST = 1 / 3  # of a window; less new sound at the end of a recording makes no further one
+SHORTEST = 1 / 3  # of a window; less new sound at the end of a recording makes no further one
 
 
 @dataclass(frozen=True)
@@ -60,29 +64,36 @@ class Windows:
             return 1
         whole = int(beyond_s / self.step_s + 1e-9)
         new_s = beyond_s - whole * self.step_s
-        return 1 + whole + (new_s >= _SHORTEST * min(self.window_s, self.step_s))
+        return 1 + whole + (new_s >= SHORTEST * min(self.window_s, self.step_s))
 
     def powers(self, path: Path, first: int, count: int) -> np.ndarray:
         """float32 [bands, frames of the grid] of the stretch that holds windows `first` to `first + count`,
-        filled up with silence where the recording ends."""
+        filled up with silence where the recording ends. What lies on either side of it is heard with it, so
+        that it begins and ends as it would in the middle of a longer one."""
         codec, grid = self.classifier.codec, self.classifier.grid
-        high_frames = (count - 1) * self.step_frames + grid.frames
-        samples = high_frames * grid.together * codec.hop
-        start_s = first * self.step_frames * grid.together * codec.hop / codec.rate_hz
+        frame = grid.together * codec.hop
+        wanted = (count - 1) * self.step_frames + grid.frames
+        edge = math.ceil(codec.least_samples / frame)  # half a window: a frame there hears its mirror image
+        before = min(edge, first * self.step_frames)
+        samples = (before + wanted + edge) * frame
+        start_s = (first * self.step_frames - before) * frame / codec.rate_hz
         sound = read(
             path, codec.rate_hz, start_s=start_s, duration_s=samples / codec.rate_hz, channels=codec.channels
         )
         sound = without_offset(sound[:, :samples], codec.rate_hz, codec.fmin_hz)
         stretch = np.zeros((len(sound), samples), np.float32)
         stretch[:, : sound.shape[1]] = sound
-        return grid.power(codec.image_of(stretch))
+        return grid.power(codec.image_of(stretch))[:, before : before + wanted]
 
     def heard(self, path: Path, first: int, count: int) -> Iterator[tuple[int, Heard]]:
         """(number of the first window, what is heard in it and those after) of a stretch, some at a time."""
-        power, frames = self.powers(path, first, count), self.classifier.grid.frames
-        for start in range(0, count, _TOGETHER):
-            numbers = range(start, min(count, start + _TOGETHER))
-            cut = [power[:, k * self.step_frames : k * self.step_frames + frames] for k in numbers]
-            heard = self.classifier.hear(cut)
-            heard.logits[[not one.any() for one in cut]] = _NOTHING  # whatever it learnt to say of silence
-            yield first + start, heard
+        frames, block = self.classifier.grid.frames, max(1, int(_BLOCK_S / self.step_s))
+        for begin in range(first, first + count, block):
+            windows = min(block, first + count - begin)
+            power = self.powers(path, begin, windows)
+            for start in range(0, windows, _TOGETHER):
+                numbers = range(start, min(windows, start + _TOGETHER))
+                cut = [power[:, k * self.step_frames : k * self.step_frames + frames] for k in numbers]
+                heard = self.classifier.hear(cut)
+                heard.logits[[not one.any() for one in cut]] = _NOTHING  # whatever it learnt of silence
+                yield begin + start, heard

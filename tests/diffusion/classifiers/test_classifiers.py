@@ -14,7 +14,14 @@ from torch import nn
 from torch.nn import functional
 
 from birdsd.config import compose
-from birdsd.diffusion.classifiers.augment import Augmentation, Clip, check_settings, mixed
+from birdsd.diffusion.classifiers.augment import (
+    Augmentation,
+    Clip,
+    check_settings,
+    faster,
+    higher,
+    mixed,
+)
 from birdsd.diffusion.classifiers.backbone import with_group_norms
 from birdsd.diffusion.classifiers.learner import ClassifierLearner, class_weights, named_right
 from birdsd.diffusion.classifiers.levels import Grid, Standard, without_steady
@@ -337,6 +344,8 @@ EACH = {
     "shift": {"shift_s": 0.2},
     "gain": {"gain_db": 6.0},
     "equaliser": {"equaliser_db": 6.0},
+    "pitch": {"pitch_shift": 0.1},
+    "tempo": {"time_stretch": 0.2},
     "masks": {"band_masks": 2, "time_masks": 2, "mask_share": 0.3},
 }
 
@@ -399,6 +408,29 @@ def test_a_shift_takes_the_frames_along() -> None:
         at = int(np.argmax((one.power == clip().power[:, 0][:, None]).all(axis=0)))
         expected = np.roll(clip().frames, round(at * 8 / 64), axis=1)
         assert np.array_equal(one.frames, expected) or at % 8, "to half a step"
+
+
+def test_a_pitch_rises_by_its_factor_and_stays_as_long() -> None:
+    tone = np.zeros((64, 10), np.float32)
+    tone[63 - 40] = 1  # 40 bands above the lowest
+    for factor, band in ((1.1, 44), (0.9, 36), (1.0, 40)):
+        made = higher(tone, factor)
+        assert made.shape == tone.shape and made.dtype == np.float32
+        assert (made.argmax(axis=0) == 63 - band).all() and made.max() == pytest.approx(1)
+    assert np.array_equal(higher(clip().power, 1.0), clip().power)
+    lower = higher(np.ones((64, 10), np.float32), 0.5)
+    assert (lower == 1).all(), "beyond the highest band it is as there"
+
+
+def test_a_faster_song_is_shorter_and_its_labels_go_along() -> None:
+    power, frames = np.zeros((64, 80), np.float32), np.zeros((2, 8), np.float32)
+    power[:, 40:60], frames[1, 4:6] = 1, 1
+    made = faster(Clip(power, np.ones(2, np.float32), frames, True), 1.25)
+    assert np.flatnonzero(made.power[0] > 0.5).tolist() == list(range(32, 48))
+    assert made.frames[1].tolist() == [0, 0, 0, 1, 1, 0, 0, 0] and made.power.shape == power.shape
+    slower = faster(Clip(power, np.ones(2, np.float32), frames[:, :0], False), 0.8)
+    assert np.flatnonzero(slower.power[0] > 0.5).tolist() == list(range(50, 75))
+    assert slower.frames.shape == (2, 0)
 
 
 @pytest.mark.parametrize("name", ["mixup", "mask_share", "dropout", "gain_db", "floor_db"])

@@ -71,3 +71,33 @@ def test_what_is_heard_is_the_same_to_the_bit_where_gradients_are_kept(kind, mon
         using = network(levels).logits
     assert written_over and all(written_over)
     assert torch.equal(using, learning) and torch.equal(levels, kept)
+
+
+@pytest.mark.parametrize("kind", ["cnn", "crnn"])
+@pytest.mark.parametrize("order", [torch.channels_last, torch.contiguous_format])
+def test_a_network_in_use_says_what_it_said_as_it_learnt(kind, order, monkeypatch):
+    """Its stem hears the place of the bands once for all clips: the same, in clips and in frames."""
+    torch.manual_seed(0)
+    network = build_network({"network": kind, "classes": 3, "width": 16}).eval()
+    if kind == "cnn":
+        network.settle(torch.randn(4, 1, BANDS, 48))
+    levels, shapes = torch.randn(5, 1, BANDS, 64), []
+    conv2d = networks.functional.conv2d
+
+    def watched(x, *rest, **named):
+        shapes.append(tuple(x.shape[:2]))
+        return conv2d(x, *rest, **named)
+
+    monkeypatch.setattr(networks.functional, "conv2d", watched)
+    learning = network(levels)
+    assert shapes[0] == (5, 2), "what learns goes through the stem itself: ZeRO gathers its weights there"
+    shapes.clear()
+    network.requires_grad_(False).to(memory_format=order)
+    with torch.no_grad():
+        using = network(levels)
+    assert shapes[:2] == [(1, 1), (5, 1)]
+    for name in ("logits", "embedding", "frames"):
+        wanted, found = getattr(learning, name), getattr(using, name)
+        assert (wanted is None) == (found is None) == (name == "frames" and kind == "cnn")
+        if wanted is not None:
+            torch.testing.assert_close(found, wanted.detach(), rtol=0, atol=1e-4)

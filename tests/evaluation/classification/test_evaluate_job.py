@@ -25,7 +25,7 @@ from birdsd.shards.storage.writer import ShardWriter
 from tests.support.errors import refuses
 from tests.support.fake_judge import FakeJudge
 from tests.support.pages import _Checker
-from tests.support.remarks import remarked
+from tests.support.remarks import codes, remarked
 from tests.support.songs import SPECIES, song, write_shards
 from tests.support.sound_makers import save
 
@@ -177,6 +177,27 @@ def test_a_classifier_may_bring_its_own_thresholds(index, judge, tmp_path):
     judge.thresholds = (0.11, 0.22, 0.33, 0.44)  # in the order of its classes: High, Low, Trill, Nobody's
     facts = run(tmp_path / "out", f"data.shards={index.folder}", thresholds="own").facts
     assert [row["threshold"] for row in facts["classes"]] == [0.11, 0.22, 0.33]
+    assert not {"own-thresholds-unused", "own-thresholds-chosen-here"} & set(codes(facts["notes"]))
+
+
+def test_thresholds_that_classify_would_take_are_told_of(index, judge, tmp_path):
+    facts = run(tmp_path / "plain", f"data.shards={index.folder}").facts
+    assert "own-thresholds-unused" not in codes(facts["notes"]), "it keeps none"
+    judge.thresholds = (0.11, 0.22, 0.33, 0.44)
+    told = remarked(
+        run(tmp_path / "out", f"data.shards={index.folder}").facts["notes"], "own-thresholds-unused"
+    )
+    assert told.facts == {"low": 0.11, "high": 0.44} and "thresholds=own" in told
+    judge.thresholds = (0.5,) * 4
+    facts = run(tmp_path / "same", f"data.shards={index.folder}").facts
+    assert "own-thresholds-unused" not in codes(facts["notes"])
+
+
+def test_thresholds_that_were_chosen_on_what_is_evaluated_are_said_to_flatter(index, judge, tmp_path):
+    judge.thresholds = (0.11, 0.22, 0.33, 0.44)
+    words = {"thresholds": "own", "split": "validation", "leaks": "list"}
+    facts = run(tmp_path / "out", f"data.shards={index.folder}", **words).facts
+    assert remarked(facts["notes"], "own-thresholds-chosen-here").facts == {"split": "validation"}
 
 
 def test_the_same_picture_under_another_id_is_a_leak(codec, judge, tmp_path):

@@ -16,8 +16,10 @@ from birdsd.config import compose
 from birdsd.diffusion.classifiers.folder import load_classifier
 from birdsd.errors import BadValue, Mismatch, NotFound, NothingLeft
 from birdsd.evaluation.classify import classify as module
+from birdsd.evaluation.classify import windows as windows_of_classify
 from birdsd.evaluation.classify.classify import ClassifySettings, Listener, classify
 from birdsd.evaluation.classify.detections import merged
+from birdsd.evaluation.classify.tables import write_tables
 from birdsd.evaluation.classify.windows import Windows
 from birdsd.evaluation.judges.sounds import Detection
 from birdsd.sound.audio.recordings import write_wav
@@ -99,6 +101,25 @@ def test_stretches_join_without_a_seam(cnn: Path, tmp_path: Path, monkeypatch: p
         assert spans(whole.detections[0], name) == spans(pieces.detections[0], name)
 
 
+@pytest.mark.parametrize("kind", ["cnn", "crnn"])
+def test_blocks_of_a_stretch_say_what_it_says_as_a_whole(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    path = night(tmp_path / "night.wav", rate_hz=22050)
+    windows = Windows(load_classifier(request.getfixturevalue(kind)), 0.75)
+    first, count = 3, windows.count(6.0) - 3
+    whole = list(windows.heard(path, first, count))
+    monkeypatch.setattr(windows_of_classify, "_BLOCK_S", 1.0)
+    blocks = list(windows.heard(path, first, count))
+    assert len(blocks) > len(whole) and blocks[0][0] == first
+    assert [start for start, _ in blocks] == list(
+        np.cumsum([first, *(len(h.logits) for _, h in blocks)])[:-1]
+    )
+    for part in ("logits", "frames") if kind == "crnn" else ("logits",):
+        wanted, found = (np.concatenate([getattr(h, part) for _, h in one]) for one in (whole, blocks))
+        np.testing.assert_allclose(found, wanted, atol=1e-3)  # a frame at an edge once heard its mirror image
+
+
 def test_birds_are_found_where_they_sing(cnn: Path, tmp_path: Path) -> None:
     path = night(tmp_path / "night.wav")
     found = classify(
@@ -160,6 +181,27 @@ def test_a_lower_rate_than_the_codecs_is_said(cnn: Path, tmp_path: Path) -> None
     assert told.facts == {"recordings": ["night.wav"], "needed_hz": 16000}
     assert re.findall(r"\d+", told)[:2] == ["1", "16000"] and "night.wav" in told
     assert found.names == ["night.wav"], "and it is heard all the same"
+
+
+def test_a_recording_that_hardly_fills_a_window_is_said(cnn: Path, tmp_path: Path) -> None:
+    for name, seconds in (("click", 0.02), ("short", 0.8 * CLIP_S)):
+        write_wav(tmp_path / f"in/{name}.wav", song((HIGH,), 2, seconds, 16000), 16000)
+    found = classify(
+        [tmp_path / "in"], cnn, tmp_path / "out", ClassifySettings(), processes=1, progress=False
+    )
+    said = remarked(found.remarks, "recording-too-short")
+    assert said.facts["recordings"] == ["click.wav"] and "click.wav" in said
+
+
+def test_tables_have_the_same_columns_where_nothing_is_heard(cnn: Path, tmp_path: Path) -> None:
+    night(tmp_path / "in/night.wav")
+    write_wav(tmp_path / "in/silence.wav", np.zeros(32000, np.float32), 16000)
+    found = classify(
+        [tmp_path / "in"], cnn, tmp_path / "out", ClassifySettings(), processes=1, progress=False
+    )
+    write_tables(found, CODEC, ["raven"])
+    heads = [path.read_text().splitlines()[0] for path in sorted((tmp_path / "out/tables").iterdir())]
+    assert len(heads) == 2 and heads[0] == heads[1] and heads[0].endswith("Confidence")
 
 
 def test_evaluation_says_of_a_lower_rate_too(cnn: Path, tmp_path: Path) -> None:
@@ -299,7 +341,7 @@ def test_it_says_what_it_found_and_what_to_do(cnn: Path, tmp_path: Path, capsys,
         assert named in said.err and offers in said.err
     assert main.main(["classify", "night.wav", f"run={cnn}", "processes=1"]) == 0
     told = capsys.readouterr().out
-    assert "1 recordings, " in told and HIGH in told and "classified" in told
+    assert "1 recording, " in told and HIGH in told and "classified" in told
     windows = re.search(r"(\d+) windows", told)[1]
     assert main.main(["classify", "night.wav", f"run={cnn}", "processes=1"]) == 0
     assert f"{windows} windows ({windows} " in capsys.readouterr().out, "all of them were heard before"

@@ -129,6 +129,16 @@ def test_a_judge_that_knows_none_of_the_species_is_said_and_the_distances_stand(
     assert told["judge"]["total"]["clips"] == 0 and told["quality"]["copies"]["generated"] > 0
 
 
+def test_a_run_is_a_judge_by_its_name(made, index, tmp_path, monkeypatch) -> None:
+    """As in `birdsd judge` and `birdsd run evaluate`; the classifier is taken from the run's folder."""
+    asked: list[str | None] = []
+    monkeypatch.setattr(job, "find_judge", lambda name=None: asked.append(name) or FakeJudge())
+    monkeypatch.setattr(job, "judge_place", lambda name, runs: str(runs / name / "export"))
+    words = [f"sounds={made}", f"shards={index.folder}", f"out={tmp_path}", "resamples=2", "judge=MINE"]
+    job.run(compose("quality", [*words, "machine=smoke"]))
+    assert asked == ["runs/MINE/export"]
+
+
 def test_what_is_not_set_is_asked_for() -> None:
     with refuses("sounds", "sounds=FOLDER shards=FOLDER", kind=NotSet):
         job.run(compose("quality", ["machine=smoke"]))
