@@ -234,7 +234,9 @@ def plan_of_the_house() -> tuple[set[str], dict[str, set[str]]]:
     for line in text.partition("```text\n")[2].partition("\n```")[0].splitlines():
         word = line.split()[0]
         folder = folder if line.startswith("  ") else word
-        named.add(folder + word if line.startswith("  ") else f"{word}__init__.py")
+        file = folder + word if line.startswith("  ") else f"{word}__init__.py"
+        assert file not in named, f"{file} is listed twice"
+        named.add(file)
     return named, arrows
 
 

@@ -209,6 +209,12 @@ sounds: read it before you publish.
 """
 
 
+def parts_of(pipeline: Any) -> dict[str, Any]:
+    """The parts of a loaded pipeline, as `write_pipeline` takes them."""
+    networks = {name: getattr(pipeline, name) for name in ("unet", "vae", "text_encoder", "tokenizer")}
+    return {**networks, "scheduler": dict(pipeline.scheduler.config)}
+
+
 def write_pipeline(
     folder: Path,
     *,

@@ -29,6 +29,7 @@ from tests.support.songs_of_scenes import make_pool
 from tests.support.tiny import CODEC
 from tests.support.untrained import make_model
 from tests.ui.test_ui import needs_browser, needs_gradio
+from tests.ui.test_ui import served as served
 
 PROSE = "an American Robin in loud rain followed by a Eurasian Wren in quiet rain"
 QUICK = Settings(steps=2, guidance=1.0, judged=False, tries=2)
@@ -186,14 +187,6 @@ def test_what_the_tab_says_is_escaped_and_errors_are_in_the_words_of_user_error(
     state, beside, shown, places = tab._edit(scene, *_rows(desk, scene, e0={ONSET: "2"}), "", "0", "")
     assert state.event("e0").onset_s == 2.0 and shown[0][ONSET] == "2" and "Understood as" in beside
     assert len(places) == 3 and not any(places[-1]), "an empty row to begin a background in"
-
-
-@pytest.fixture
-def served(session, monkeypatch):
-    monkeypatch.setattr(UiSession, "open", classmethod(lambda cls, asked: session))
-    page = server.serve(session.config, browser=False, wait=False)
-    yield page
-    page.close()
 
 
 @pytest.mark.slow

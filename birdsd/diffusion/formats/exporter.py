@@ -141,11 +141,7 @@ def merge(exported: Exported, folder: Path, base: str | None = None) -> Path:
     facts = carried(exported.training, "kind", "base", "words", "tokens")
     return export.write_pipeline(
         folder,
-        unet=pipeline.unet,
-        vae=pipeline.vae,
-        text_encoder=pipeline.text_encoder,
-        tokenizer=pipeline.tokenizer,
-        scheduler=dict(pipeline.scheduler.config),
+        **export.parts_of(pipeline),
         codec=model.codec.to_json(),
         heard=heard_together(sets),
         about={

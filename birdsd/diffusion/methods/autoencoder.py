@@ -9,7 +9,7 @@ latents are brought to mean 0 and standard deviation 1 in every channel, and the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from birdsd.diffusion import export
-from birdsd.diffusion.learning.base import Hollow, Learner, LearningMethod, Modules
+from birdsd.diffusion.learning.adversarial import AdversarialLearner
+from birdsd.diffusion.learning.base import Hollow, LearningMethod, Modules
 from birdsd.diffusion.learning.common import (
     codec_of,
     load_codec,
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 _MEASURED_SAMPLES = 256  # for the statistics of the latents; their error is below 1% long before
 
 
-class AutoencoderLearner(Learner):
+class AutoencoderLearner(AdversarialLearner):
     """The autoencoder, its loss, and what helps it to learn.
 
     The batch: `image` float [B, 3, H, W] in -1..1 and `noise` [B, C, h, w]; with an adversary `adversary`
@@ -63,19 +64,12 @@ class AutoencoderLearner(Learner):
 
     vae: Any
     features: Features
-    discriminator: Discriminator
+    weights: AutoencoderConfig
 
     def __init__(self, vae: nn.Module, method: AutoencoderConfig) -> None:
         super().__init__()
         self.vae = vae
         self.weights = method
-        self.adversary: Adversary | None = None
-
-    def with_adversary(self, discriminator: Discriminator) -> None:
-        """Let `discriminator` learn beside it."""
-        self.discriminator = discriminator
-        self.adversary = Adversary(discriminator, self.weights.adversary_weight)
-        self.measures = self.adversary.names
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """float32 [B]: reconstruction + kl_weight x KL + what else has a weight. An adversary adds gradients
@@ -117,19 +111,11 @@ class AutoencoderLearner(Learner):
         def pixel_loss(made: Tensor) -> Tensor:
             return sum(self._further(made, image), mean_error(made - image))
 
-        # Before its start there is nothing to compute; on a GPU, to know so would mean to wait for it.
-        waits = learning and self.weights.adversary_start_samples > 0 and image.device.type == "cpu"
-        idle = waits and not bool(active.any())
+        idle = self.idles(active, learning)
         term, measured = adversary.loss(image, decoded, active, pixel_loss, idle)
         if not learning:
             self.measured = measured
         return term
-
-    def remark(self, means: Mapping[str, Any], position: int) -> str:
-        """That the adversary was shut out of all of a validation."""
-        if self.adversary is None or position <= self.weights.adversary_start_samples:
-            return ""
-        return self.adversary.remark(means)
 
 
 class AutoencoderMethod(LearningMethod):

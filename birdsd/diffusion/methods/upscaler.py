@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from birdsd.diffusion import export
-from birdsd.diffusion.learning.base import Hollow, Learner, LearningMethod, Modules
+from birdsd.diffusion.learning.adversarial import AdversarialLearner
+from birdsd.diffusion.learning.base import Hollow, LearningMethod, Modules
 from birdsd.diffusion.learning.common import (
     codec_of,
     load_codec,
@@ -67,34 +68,31 @@ _MOST_CALIBRATED = 16  # pictures that the noise is measured on
 _FOLDS = 8  # a crop is as many coarse frames, or a multiple: autoencoders halve theirs up to three times
 
 
-class UpscalerLearner(Learner):
+class UpscalerLearner(AdversarialLearner):
     """The network with its two sets of weights, and the adversary of the second.
 
     The batch: `coarse` float [B, 1, h, w] and `fine` [B, 1, scale * h, scale * w] on 0..255, and with an
     adversary `adversary` float [B], 0 before its start.
     """
 
-    discriminator: Discriminator
+    weights: UpscalerConfig
 
     def __init__(self, network: Twofold, levels: Levels, method: UpscalerConfig) -> None:
         super().__init__()
         self.network, self.levels, self.weights = network, levels, method
-        self.adversary: Adversary | None = None
         self.measures = _MEASURED
 
     def with_adversary(self, discriminator: Discriminator) -> None:
         """Let `discriminator` judge the second set of weights."""
-        self.discriminator = discriminator
-        self.adversary = Adversary(discriminator, self.weights.adversary_weight)
-        self.measures = (*_MEASURED, *_SHARP_MEASURED, *self.adversary.names)
+        self.measures = (*_MEASURED, *_SHARP_MEASURED)
+        super().with_adversary(discriminator)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """float32 [B]: the error of the first set. The second adds gradients and no value, so that the curve
         is that of one thing from beginning to end."""
         coarse, fine, learning = batch["coarse"], batch["fine"], torch.is_grad_enabled()
         active = batch.get("adversary")
-        waits = learning and self.weights.adversary_start_samples > 0 and coarse.device.type == "cpu"
-        idle = active is not None and waits and not bool(active.any())
+        idle = active is not None and self.idles(active, learning)
         both = self.adversary is not None and not idle
         made, sharp = (self._finished(one, coarse) for one in self.network(coarse / 255, both))
         assert made is not None
@@ -143,12 +141,6 @@ class UpscalerLearner(Learner):
             found["sharp_distance_db"] = spectral_distance_db(levels, sharp, fine)
             found["sharp_detail"] = detail_db(levels, sharp) / detail
         return found
-
-    def remark(self, means: Any, position: int) -> str:
-        """That the adversary was shut out of all of a validation."""
-        if self.adversary is None or position <= self.weights.adversary_start_samples:
-            return ""
-        return self.adversary.remark(means)
 
 
 class UpscalerMethod(LearningMethod):

@@ -37,14 +37,10 @@ def average_run(
     mixture = mixture_for(length, known, optim, has_average)
     model = Generator(found.export_folder)
     put_weights(model.pipeline, mixed(checkpoints, mixture), f"birdsd ema {run}")
-    parts, averaged = model.pipeline, {"length": length, "positions": known, "error": round(mixture.error, 4)}
+    averaged = {"length": length, "positions": known, "error": round(mixture.error, 4)}
     export.write_pipeline(
         place,
-        unet=parts.unet,
-        vae=parts.vae,
-        text_encoder=parts.text_encoder,
-        tokenizer=parts.tokenizer,
-        scheduler=dict(parts.scheduler.config),
+        **export.parts_of(model.pipeline),
         codec=model.codec.to_json(),
         heard=heard_in(model.folder),
         about={**carried(model.training), "averaged": averaged},
