@@ -180,7 +180,12 @@ def _sum(block: Sequence[memoryview]) -> str:
 
 def _read_all(descriptor: int, view: memoryview, offset: int) -> None:
     while view:
-        count = os.preadv(descriptor, [view], offset)
+        if hasattr(os, "preadv"):
+            count = os.preadv(descriptor, [view], offset)
+        else:  # macOS
+            data = os.pread(descriptor, len(view), offset)
+            count = len(data)
+            view[:count] = data
         if not count:
             raise OSError(errno.EIO, "the file ends too early")
         offset, view = offset + count, view[count:]

@@ -166,6 +166,19 @@ def test_checksums_of_what_is_written(tmp_path, monkeypatch, elements):
     assert path.name in problem and file.difference(recorded, lambda: file.read_into({})) == problem
 
 
+def test_read_in_one_pass_where_the_system_cannot_read_into_memory(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "preadv", raising=False)
+    buffer = TensorBuffer({"a": (1000,), "b": (70_000,)})
+    buffer.body.copy_(torch.arange(buffer.body.numel()))
+    recorded = buffer.write(tmp_path / "x").to_json()
+    place = torch.zeros(70_000)
+    file = TensorFile(tmp_path / "x")
+    assert file.difference(recorded, lambda: file.read_into({"b": place})) is None
+    assert torch.equal(place, buffer.tensors["b"])
+    os.truncate(tmp_path / "x", 1 << 14)
+    assert file.difference(recorded, lambda: file.read_into({"b": place})), "it ends too early"
+
+
 @pytest.mark.parametrize(
     "header",
     [
