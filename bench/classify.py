@@ -36,7 +36,16 @@ from birdsd.training.devices.world import World
 
 SAMPLES, SPECIES = 64, ("American Robin", "Black Phoebe", "Eurasian Wren", "House Sparrow")
 OVERLAP = 0.5
-_OFF = ("dropout", "shift_s", "equaliser_db", "band_masks", "time_masks", "species_balance")
+_OFF = (
+    "dropout",
+    "shift_s",
+    "equaliser_db",
+    "pitch_shift",
+    "time_stretch",
+    "band_masks",
+    "time_masks",
+    "species_balance",
+)
 
 
 def run(size: Size) -> Iterator[Row]:

@@ -14,7 +14,7 @@ class QualityConfig:
 
     sounds: Text = None  # a folder of generated clips
     shards: Text = None  # real clips to compare with: those that the model was trained on
-    judge: Text = None  # folder of BirdNET, or an installed judge; null: the installed one
+    judge: Text = None  # folder of BirdNET, an installed judge, or a run; null: installed BirdNET
     resamples: int = 1_000  # draws of recordings for each interval
     seed: int = 0  # of draws, dealings and choices of clips
     out: str = "quality"
