@@ -28,7 +28,7 @@ from torch import Tensor
 from birdsd.training.devices.copies import _threads
 
 BLOCK_BYTES = 16 << 20
-_PIECE_BYTES = 256 << 10  # still in a core's cache when it is summed
+_PIECE_BYTES = 512 << 10  # still in a core's cache when it is summed
 
 
 @dataclass(frozen=True)
