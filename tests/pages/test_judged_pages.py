@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from birdsd.evaluation import judges
+from birdsd.evaluation import judged_run, judges
 from birdsd.evaluation.arms import judge_arms
 from birdsd.evaluation.audit_listener import listener_for
 from birdsd.evaluation.comparison import KNOWN, NEW, ArmResult, Comparison, MadeClip
@@ -64,6 +64,19 @@ def test_the_demo_shows_the_staircase_each_species_and_the_split(codec, index, t
     assert words.count("Synthetic Trill") > 1
     assert "Other measures" in words and "noise floor" in words and "judge's embedding" in words
     assert "Species check" in words and "honest" not in words
+
+
+def test_held_out_clips_through_the_autoencoder_have_a_column_of_their_own(
+    codec, index, tmp_path, monkeypatch
+):
+    run, path = demo(codec, index, tmp_path, FakeJudge())
+    assert run.measures.columns()[1:2] == ["generated"] and run.measures.columns()[0] in page_text(path)
+    monkeypatch.setattr(judged_run, "_reconstruct", lambda source, codec: (np.flipud, {}))
+    run, path = demo(codec, index, tmp_path, FakeJudge())
+    through, words = run.measures.columns()[1], page_text(path)
+    assert through.capitalize() in words and len(run.measures.columns()) == 3
+    rows = [" ".join([row.title, *run.measures.cells(row)]) for row in run.measures.rows]
+    assert all(row in words for row in rows), "a cell for each column"
 
 
 def test_the_demo_without_a_judge_says_how_to_get_it_and_shows_the_weak_check(
