@@ -154,8 +154,8 @@ def _unused(config: EvaluateConfig, judge: Judge, classes: Classes) -> list[str]
     if not any(abs(value - config.threshold) > _ALIKE for value in values):
         return []
     text = (
-        f"precision, recall and F1 are at {config.threshold:g} for every class; `birdsd classify` takes the "
-        f"classifier's own thresholds ({min(values):.2g} to {max(values):.2g}): thresholds=own"
+        f"precision, recall and F1 use the threshold {config.threshold:g} for every class; `birdsd classify` "
+        f"uses the classifier's own ({min(values):.2g} to {max(values):.2g}), as thresholds=own does here"
     )
     return [Remark(text, "own-thresholds-unused", low=min(values), high=max(values))]
 
@@ -165,8 +165,8 @@ def _chosen_here(config: EvaluateConfig, index: ShardIndex | None) -> list[str]:
     if index is None or config.split == "test":
         return []
     text = (
-        f"a classifier's own thresholds were chosen on the {VALIDATION} clips of its shards: on split="
-        f"{config.split} of the same ones precision, recall and F1 flatter it (split=test does not)"
+        f"a classifier's own thresholds were chosen on the {VALIDATION} clips of its shards: if these are "
+        f"the same, precision, recall and F1 on split={config.split} are optimistic (split=test is not)"
     )
     return [Remark(text, "own-thresholds-chosen-here", split=config.split)]
 

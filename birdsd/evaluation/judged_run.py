@@ -79,7 +79,8 @@ class JudgedRun:
 class Reference:
     """The real clips of a shard set, judged and measured once: any number of models is laid beside them.
 
-    `real_stages` are the stages that real clips go through; None without a judge.
+    `real_stages` are the stages that real clips go through; None without a judge. `reconstructed` is what the
+    autoencoder leaves of the held-out clips, where it was heard.
     """
 
     codec: Codec

@@ -39,7 +39,10 @@ _SPECTRUM = (
 )
 _FAST = "share of the envelope's modulation that is fast, as trills are"
 _NEAREST = "median distance to the nearest training clip of the species: 0 is a copy"
-_COPIES = "5% is expected; far more means that training clips were memorised"
+_COPIES = (
+    "5% of held-out clips by definition, and more of smoother ones (through the autoencoder); far more than "
+    "that means that training clips were memorised"
+)
 SPECTRUM_RANGE_DB = 60.0  # below its loudest band a mean spectrum says nothing about the bird
 
 

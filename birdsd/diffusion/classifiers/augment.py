@@ -141,14 +141,14 @@ def mixed(power: np.ndarray, other: np.ndarray, ratio_db: float) -> np.ndarray:
 
 
 def higher(power: np.ndarray, factor: float) -> np.ndarray:
-    """Each pitch `factor` as far above the lowest band: another bird, or the same in another mood. What comes
-    in from beyond the highest band is as that one is."""
+    """Each pitch `factor` times as far above the lowest band, as another individual sings. What comes in from
+    beyond the highest band is as that one is."""
     last = len(power) - 1
     return _between(power, (last - (last - np.arange(last + 1)) / factor).clip(0, last))
 
 
 def faster(clip: Clip, factor: float) -> Clip:
-    """`factor` as fast. Where the clip ends early it begins again; labels of frames go along."""
+    """`factor` times as fast. Where the clip ends early it begins again; labels of frames go along."""
     width, steps = clip.power.shape[1], clip.frames.shape[-1]
     places = np.arange(width) * factor % width
     power = _between(np.concatenate([clip.power, clip.power[:, :1]], axis=1).T, places).T

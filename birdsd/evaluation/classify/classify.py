@@ -282,8 +282,8 @@ def _brief(files: SoundFiles, window_s: float) -> list[str]:
         else f"{len(brief)} recordings ({brief[0]}, ...) are"
     )
     text = (
-        f"{which} shorter than {SHORTEST * window_s:.1f} s, a third of the clips that the classifier learnt: "
-        "the rest is heard as silence, and what is named there is a guess"
+        f"{which} shorter than {SHORTEST * window_s:.1f} s, a third of the clips that the classifier was "
+        "trained on: the rest is filled with silence, and what is named there is a guess"
     )
     return [Remark(text, "recording-too-short", recordings=brief, needed_s=SHORTEST * window_s)]
 

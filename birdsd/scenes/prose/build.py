@@ -225,8 +225,8 @@ def _at_once(builder: _Builder, birds: Sequence[Clause]) -> None:
     if len(onsets) > 1:
         times = " and ".join(f"the {one.species} at {at:g} s" for at, one in sorted(onsets.items()))
         raise Mismatch(
-            f"'{words}' is said of {times}", "these are two times",
-            "leave it out, or say one time for both",
+            f"'{words}' is said of {times}", "birds that sound at the same time have one time",
+            "leave it out, or give both the same time",
         )  # fmt: skip
     if onsets and birds[0].onset_s is None:
         (at, one), *_ = onsets.items()

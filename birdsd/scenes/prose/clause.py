@@ -79,7 +79,7 @@ class Clause:
                 continue  # "later, at 20 s"
             raise Mismatch(
                 f"'{self.said[one]}' and '{self.said[other]}' are both said of the {self.species}",
-                f"only one of them could say its {_CALLED.get(other, other)}", "leave one of them out",
+                f"only one of them can decide its {_CALLED.get(other, other)}", "leave one of them out",
             )  # fmt: skip
 
     @property

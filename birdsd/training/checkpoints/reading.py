@@ -98,7 +98,8 @@ def read_committed(
             return None, f"the bytes of {COMMIT} are not those that were written"
         files = {}
         for number, (name, recorded) in enumerate(sorted(commit["files"].items())):
-            if name != STATE if unread else number % size != rank:
+            mine = name == STATE if unread else number % size == rank
+            if not mine:
                 continue
             files[name] = TensorFile(folder / name)
             if problem := files[name].difference(recorded):
