@@ -20,14 +20,16 @@ if os.environ.get("PYTEST_XDIST_WORKER"):
 # which they are collected: the longest begin, so that at the end none is left that one worker alone has to
 # wait for.
 LONGEST_S = {
-    "planning/test_trace.py": 290, "diffusion/methods/test_taught_runs.py": 270,
-    "studies/test_study.py": 260, "docs/test_commands_run.py": 230, "cluster/test_cluster_runs.py": 200,
-    "test_gpu_check.py": 210, "studies/test_demo.py": 150, "test_bench.py": 80,
-    "checks/verify/test_verify.py": 125, "test_notebook.py": 85, "training/engines/test_worlds.py": 95,
-    "studies/test_sim2real_array.py": 75,
-    "evaluation/embedded/test_real.py": 65, "cli/test_busy.py": 60, "cli/test_quiet.py": 45,
-    "diffusion/generation/test_generate.py": 45, "scenes/compose/test_scene_array.py": 55,
-    "training/test_early.py": 40, "training/engines/test_out_of_memory.py": 40, "test_golden.py": 40,
+    "test_gpu_check.py": 310, "cluster/test_cluster_runs.py": 300, "studies/test_demo.py": 220,
+    "studies/test_study.py": 215, "diffusion/methods/test_taught_runs.py": 210, "test_bench.py": 190,
+    "test_notebook.py": 180, "planning/test_trace.py": 170, "docs/test_commands_run.py": 160,
+    "checks/verify/test_verify.py": 145, "studies/test_sim2real_array.py": 120, "cli/test_busy.py": 115,
+    "training/engines/test_worlds.py": 110, "evaluation/embedded/test_real.py": 105,
+    "cli/test_quiet.py": 100, "runs/status/test_what_next.py": 100,
+    "scenes/compose/test_scene_array.py": 85, "training/checkpoints/test_failed_saves.py": 70,
+    "diffusion/generation/test_generate.py": 55, "test_golden.py": 50,
+    "diffusion/formats/test_formats_field.py": 40, "training/test_early.py": 40,
+    "training/engines/test_out_of_memory.py": 35, "training/engines/test_small_memory.py": 30,
 }  # fmt: skip
 
 

@@ -102,7 +102,7 @@ def test_a_scene_that_cannot_be_made_does_not_end_the_demo(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_the_demo_walks_the_whole_way_through_a_kill(tmp_path: Path) -> None:
-    short = ["autoencoder_samples=32", "diffusion_samples=320", "clips_per_species=1", "steps=2"]
+    short = ["autoencoder_samples=32", "diffusion_samples=160", "clips_per_species=1", "steps=2"]
     command = [
         sys.executable,
         "-m",

@@ -22,7 +22,7 @@ from birdsd.errors import Damaged, NotFound, Unsupported, UserError
 from birdsd.files import read_json, write_json
 from birdsd.sound.codec.protocol import Codec
 
-TOGETHER = 8  # windows a batch: more do not fit the processor's cache
+TOGETHER = 16  # windows a batch
 
 
 @dataclass(frozen=True)

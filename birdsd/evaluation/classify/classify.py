@@ -25,6 +25,7 @@ from birdsd.evaluation.judges.sounds import Detection, SoundFile, SoundFiles
 from birdsd.files import fingerprint, read_json, safe_name, sha256_file, write_json
 from birdsd.remarks import Remark
 from birdsd.sound.audio.recordings import find_recordings, probe, rate_remarks
+from birdsd.training.devices.freed_memory import keep_freed_memory
 from birdsd.workers import cores, done_by_workers
 
 STRETCH_S = 300.0  # of sound that is read at once: a minute of 32 kHz is 8 MB
@@ -76,6 +77,7 @@ class Listener:
 
         if os.environ.get("OMP_NUM_THREADS") == "1":
             torch.set_num_threads(1)
+        keep_freed_memory()
         self.classifier = load_classifier(Path(self.folder))
         self.windows = Windows(self.classifier, self.settings.overlap)
         if self.settings.strong and not self._says_when:

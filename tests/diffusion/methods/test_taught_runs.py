@@ -8,10 +8,9 @@ import shutil
 import signal
 import sys
 import time
-from contextlib import suppress
 from dataclasses import asdict
 from fnmatch import fnmatchcase
-from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -178,13 +177,12 @@ def test_a_checkpoint_holds_what_learns_and_no_more(way, limit, straight):
 
 @pytest.fixture(scope="module")
 def deepspeed():
-    """Imported before the forks: it takes longer than the runs."""
+    """For the ranks: this process needs none."""
+    if find_spec("deepspeed") is None:
+        pytest.skip("DeepSpeed is not installed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DS_ACCELERATOR", "cpu")
-        module = pytest.importorskip("deepspeed")
-        with suppress(ImportError):  # every engine asks for it, and it brings torch's compiler along
-            import_module("deepspeed.runtime.zero.muon.muon_optimizer")
-        yield module
+        yield
 
 
 def ranks(world: int, log: Path, *arguments, **options) -> list[int]:
@@ -207,14 +205,18 @@ def ranks(world: int, log: Path, *arguments, **options) -> list[int]:
 def test_any_world_and_stage_of_zero_learns_the_same(
     way, deepspeed, straight, shards, pipeline_folder, tmp_path
 ):
-    """One run: two ranks of plain torch are killed, two of ZeRO-3 go on, one of ZeRO-1, two of ZeRO-2."""
+    """One run: two ranks of plain torch are killed, and two of ZeRO-3 go on. In two methods one of ZeRO-1
+    follows, and two of ZeRO-2; in the others not, as ZeRO-3 alone takes a learner apart."""
     run, told = tmp_path / "run", (way, shards, pipeline_folder, tmp_path / "run")
-    assert KILLED in ranks(2, tmp_path / "log0.txt", *told, kill_at=12)
-    for world, stage, stop_at in ((2, 3, 16), (1, 1, 20), (2, 2, 0)):
+    chain, kill_at = ((2, 3, 0),), 20  # by then the first save, at 8, is on disk
+    if way in ("full", "lora"):
+        chain, kill_at = ((2, 3, 16), (1, 1, 20), (2, 2, 0)), 12
+    assert KILLED in ranks(2, tmp_path / "log0.txt", *told, kill_at=kill_at)
+    for world, stage, stop_at in chain:
         zero = {"engine": "deepspeed", "zero_stage": stage, "stop_at": stop_at}
         ranks(world, tmp_path / f"log{stage}.txt", *told, **zero)
     came_from = [line["from"]["engine"] for line in read_metrics(run) if line["kind"] == "resume"]
-    assert came_from[-2:] == ["deepspeed-zero3", "deepspeed-zero1"]
+    assert came_from[-2:] == (["torch"] if len(chain) == 1 else ["deepspeed-zero3", "deepspeed-zero1"])
     same_curve(run, straight(way), rtol=1e-5)
     ours, theirs = exported(run), exported(straight(way))
     assert ours.keys() == theirs.keys()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -18,6 +19,7 @@ from birdsd.sound.audio.formats import (
     sort_files,
 )
 from birdsd.sound.audio.recordings import RecordingError, find_recordings, probe, read
+from birdsd.sound.audio.source import opened
 from birdsd.sound.audit.audit import run_audit
 from birdsd.sound.codec.codec import SpectrogramCodec
 from birdsd.sound.mixing import EnvironmentPool
@@ -82,6 +84,24 @@ def test_what_is_listed_as_readable_is_read_whatever_it_is_called(tmp_path, suff
         soundfile.write(stream, tone(1.0, 22050).T, 22050, format=written_as, subtype=subtype)
     assert find_recordings(tmp_path) == [path]
     assert abs(read(path, 22050)).max() == pytest.approx(0.2, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    "container", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "CAF", "AU", "FLAC", "VOC", "NIST"]
+)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_samples_of_16_bits_are_the_numbers_that_libsndfile_makes_of_them(tmp_path, container, channels):
+    draw = np.random.default_rng(0)
+    samples = draw.integers(-(2**15), 2**15, (5000, channels)).astype(np.int16)
+    samples[:2] = [[-(2**15)], [2**15 - 1]]
+    path = tmp_path / f"a.{container.lower()}"
+    with open(path, "wb") as stream:
+        soundfile.write(stream, samples, 22050, format=container, subtype="PCM_16")
+    wanted, _ = soundfile.read(path, dtype="float32", always_2d=True)
+    with opened(path) as source:
+        np.testing.assert_array_equal(source.decode(0, 5000), wanted)
+        np.testing.assert_array_equal(source.decode(1234, 100), wanted[1234:1334])
+    np.testing.assert_array_equal(wanted[:2, 0], np.float32([-1, 1 - 2**-15]))
 
 
 def test_a_pool_and_an_audit_name_what_they_do_not_read(tmp_path):

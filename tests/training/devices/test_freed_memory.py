@@ -13,7 +13,7 @@ from birdsd.training.devices.freed_memory import USERS_CHOICE
 
 _GNU_ONLY = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs the C library of GNU")
 
-# Ten steps, each of which takes six blocks of 30 MiB and gives them back; prints whether memory is kept, and
+# Ten steps, each of which takes six blocks and gives them back; prints whether memory is kept, and
 # the page faults of the steps.
 STEPS = """
 import ctypes, resource
@@ -27,9 +27,9 @@ library.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
 kept = {kept}
 faults = []
 for step in range(11):
-    blocks = [library.malloc(30 * 2**20) for _ in range(6)]
+    blocks = [library.malloc({mib} * 2**20) for _ in range(6)]
     for block in blocks:
-        library.memset(block, 1, 30 * 2**20)
+        library.memset(block, 1, {mib} * 2**20)
     for block in blocks:
         library.free(block)
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
@@ -37,10 +37,10 @@ print(kept, faults[-1] - faults[0])
 """
 
 
-def steps(kept: str, **environment: str) -> tuple[bool, int]:
+def steps(kept: str, mib: int = 30, **environment: str) -> tuple[bool, int]:
     clean = {name: value for name, value in os.environ.items() if name not in USERS_CHOICE}
     done = subprocess.run(
-        [sys.executable, "-c", STEPS.format(kept=kept)],
+        [sys.executable, "-c", STEPS.format(kept=kept, mib=mib)],
         env={**clean, **environment, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -51,9 +51,10 @@ def steps(kept: str, **environment: str) -> tuple[bool, int]:
 
 
 @_GNU_ONLY
-def test_pages_are_asked_for_once() -> None:
-    _, without = steps("False")
-    kept, with_it = steps("keep_freed_memory()")
+@pytest.mark.parametrize("mib", [30, 60])
+def test_pages_are_asked_for_once(mib: int) -> None:
+    _, without = steps("False", mib)
+    kept, with_it = steps("keep_freed_memory()", mib)
     assert kept and with_it < without / 5, (with_it, without)
 
 
