@@ -18,6 +18,7 @@ import numpy as np
 
 from birdsd.diffusion.classifiers.folder import load_classifier
 from birdsd.diffusion.classifiers.place import WEIGHTS
+from birdsd.diffusion.networks.freed_memory import keep_freed_memory
 from birdsd.errors import BadValue, Mismatch, NotFound, NothingLeft, UserError, unknown_name
 from birdsd.evaluation.classify.detections import merged, of_frames, of_windows
 from birdsd.evaluation.classify.windows import SHORTEST, Windows
@@ -25,7 +26,6 @@ from birdsd.evaluation.judges.sounds import Detection, SoundFile, SoundFiles
 from birdsd.files import fingerprint, read_json, safe_name, sha256_file, write_json
 from birdsd.remarks import Remark
 from birdsd.sound.audio.recordings import find_recordings, probe, rate_remarks
-from birdsd.training.devices.freed_memory import keep_freed_memory
 from birdsd.workers import cores, done_by_workers
 
 STRETCH_S = 300.0  # of sound that is read at once: a minute of 32 kHz is 8 MB

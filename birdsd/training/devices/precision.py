@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+from birdsd.diffusion.networks.freed_memory import keep_freed_memory
 from birdsd.errors import Mismatch, NotFound, unknown_name
 from birdsd.training.devices.cores import share_cores
-from birdsd.training.devices.freed_memory import keep_freed_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from birdsd.training.devices.freed_memory import USERS_CHOICE
+from birdsd.diffusion.networks.freed_memory import USERS_CHOICE
 
 _GNU_ONLY = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs the C library of GNU")
 
@@ -17,7 +17,7 @@ _GNU_ONLY = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs 
 # the page faults of the steps.
 STEPS = """
 import ctypes, resource
-from birdsd.training.devices.freed_memory import keep_freed_memory
+from birdsd.diffusion.networks.freed_memory import keep_freed_memory
 
 library = ctypes.CDLL(None)
 library.malloc.restype = ctypes.c_void_p
