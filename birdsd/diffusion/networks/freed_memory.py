@@ -26,8 +26,8 @@ _KEPT_BYTES = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Have the C library keep up to 2 GiB of freed memory, and take no large block from the system by itself;
-    whether it does.
+    """Have the C library keep up to 2 GiB of freed memory, and serve large blocks from its heap as well
+    instead of mapping each one anew; returns whether it does.
 
     The most memory that the process ever holds grows by up to a tenth (measured: 1% where no block is larger
     than 32 MiB, 10% with larger ones). Nothing happens where the user decided it (`USERS_CHOICE`), and with

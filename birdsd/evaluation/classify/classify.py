@@ -18,7 +18,6 @@ import numpy as np
 
 from birdsd.diffusion.classifiers.folder import load_classifier
 from birdsd.diffusion.classifiers.place import WEIGHTS
-from birdsd.diffusion.networks.freed_memory import keep_freed_memory
 from birdsd.errors import BadValue, Mismatch, NotFound, NothingLeft, UserError, unknown_name
 from birdsd.evaluation.classify.detections import merged, of_frames, of_windows
 from birdsd.evaluation.classify.windows import SHORTEST, Windows
@@ -77,7 +76,6 @@ class Listener:
 
         if os.environ.get("OMP_NUM_THREADS") == "1":
             torch.set_num_threads(1)
-        keep_freed_memory()
         self.classifier = load_classifier(Path(self.folder))
         self.windows = Windows(self.classifier, self.settings.overlap)
         if self.settings.strong and not self._says_when:

@@ -130,7 +130,7 @@ def without_offset(waveform: np.ndarray, rate_hz: int, low_hz: float = LOWEST_HZ
     power = float(np.square(means).mean()) if means.size else 0.0
     if power <= 10.0 ** (_OFFSET_DBFS / 10.0):
         return waveform
-    if power < _OFFSET_SHARE * sum(float(np.vdot(one, one)) for one in two) / two.size:
+    if power < _OFFSET_SHARE * float(np.square(two).mean()):
         return waveform
     if means.shape[1] > 1 and float(np.square(np.diff(means)).mean()) > _STEADY * power:
         return waveform  # wind, or the lowest part of a noise
@@ -141,7 +141,7 @@ def _means(sound: np.ndarray, step: int) -> np.ndarray:
     """float64 [channels, n]: means over `step` samples each; a rest is left out."""
     step = min(step, sound.shape[1]) or 1
     count = sound.shape[1] // step
-    # A product with ones, as `mean` would first make float64 of each sample.
+    # A product with ones: `mean` in float64 would convert every sample first.
     ones = np.ones(step, sound.dtype)
     means: np.ndarray = sound[:, : count * step].reshape(len(sound), count, step) @ ones
     return means.astype(np.float64) / step

@@ -181,9 +181,8 @@ def test_under_zero_3_with_an_adversary_beside_it_the_same_is_learnt(index, towe
         shards = ShardIndex.open(shards_folder)
         train(config, make_method(config, shards), shards, folder)
 
-    shards_folder = (
-        index.folder
-    )  # a rank opens its own: an open index has a lock, which no other process can have
+    # Each rank opens its own: an open index has a lock, which cannot be sent to another process.
+    shards_folder = index.folder
 
     def rank(_: int) -> None:
         run(tmp_path / "zero", engine="deepspeed", zero_stage=3)
